@@ -1,0 +1,118 @@
+"""The mapping file: which field of a product goes into which column. It is data, not code.
+
+Without it the six fields would be spelled out in the reader, the writer and the comparison, and a
+seventh would mean a release. The default ships as ``product_sync/mapping.yaml``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from product_sync.core.errors import MappingError
+
+DEFAULT_MAPPING = Path(__file__).parent.parent / "mapping.yaml"
+_RESERVED = frozenset({"source_id_type"})
+Name = Annotated[str, Field(min_length=1, max_length=63)]
+
+
+class Kind(StrEnum):
+    """``value``: the column's own type rules. ``reference``: the id of another document, as text."""
+
+    VALUE = "value"
+    REFERENCE = "reference"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ColumnSpec(_Strict):
+    """How one target column is filled.
+
+    ``source`` is a dotted path into the document (``_id`` for the id). A missing or null value takes the
+    ``default`` if one is given; else it is an error when ``required``, and NULL otherwise. With
+    ``update: false`` the column is written on insert and never compared or overwritten afterwards.
+    """
+
+    source: Annotated[str, Field(min_length=1)]
+    kind: Kind = Kind.VALUE
+    required: bool = True
+    default: Any = None
+    update: bool = True
+
+    @field_validator("source")
+    @classmethod
+    def _path(cls, source: str) -> str:
+        if any(not part or part.startswith("$") or "\0" in part for part in source.split(".")):
+            raise ValueError("a dotted path of field names, such as price or price.amount")
+        return source
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return tuple(self.source.split("."))
+
+    @property
+    def is_id(self) -> bool:
+        return self.source == "_id"
+
+    @property
+    def has_default(self) -> bool:
+        return self.default is not None
+
+
+class SourceSpec(_Strict):
+    collection: Annotated[str, Field(min_length=1)]
+
+
+class TargetSpec(_Strict):
+    """``table`` is looked up in ``schema``; letter case counts, as in PostgreSQL's quoted names."""
+
+    table: Name
+    db_schema: Annotated[Name, Field(alias="schema")] = "public"
+
+
+class Mapping(_Strict):
+    source: SourceSpec
+    target: TargetSpec
+    columns: dict[Name, ColumnSpec]
+
+    @model_validator(mode="after")
+    def _one_id(self) -> Mapping:
+        ids = [name for name, spec in self.columns.items() if spec.is_id]
+        if len(ids) != 1:
+            raise ValueError(f"exactly one column must have `source: _id`, found {ids or 'none'}")
+        if reserved := _RESERVED & self.columns.keys():
+            raise ValueError(f"column names used by product_sync itself: {sorted(reserved)}")
+        paths = [spec.path for spec in self.columns.values()]
+        for path in paths:
+            if any(path != other and other[: len(path)] == path for other in paths):
+                raise ValueError(f"`{'.'.join(path)}` is both a value and the parent of another value")
+        return self
+
+
+def load_mapping(path: Path = DEFAULT_MAPPING) -> Mapping:
+    """Read and validate a mapping file (YAML). Raises `MappingError` naming the file, the place and the fault."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MappingError(
+            f"Cannot read the mapping file {path}: {error.strerror}.",
+            hint="Set PRODUCT_SYNC_MAPPING to a readable file, or unset it to use the default.",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MappingError(f"The mapping file {path} is not valid YAML: {error}.") from error
+    try:
+        return Mapping.model_validate(document)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'file'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise MappingError(
+            f"The mapping file {path} is not valid: {faults}.",
+            hint=f"Compare it with {DEFAULT_MAPPING.name} of the package.",
+        ) from error

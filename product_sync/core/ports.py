@@ -1,0 +1,121 @@
+"""What the core needs from the two databases, as Protocols.
+
+The adapters implement them for MongoDB and PostgreSQL; `product_sync_tests.fakes` implements them in memory,
+and the same contract tests run on both, so that a fake cannot drift from the server it stands for.
+
+Tables of rows have the schemas of `Layout`: ``target_schema`` for what is in, or goes into, the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from product_sync.core.model import SourceBatch, SourceId
+
+
+class Source(Protocol):
+    """The collection of the product service."""
+
+    def snapshot(self) -> Iterator[SourceBatch]:
+        """Every document once, in pages of bounded rows and bytes, converted or rejected.
+
+        Raises `SourceMissing` if the collection does not exist, `Unreachable` or `AccessDenied` if it cannot
+        be read, `SourceReadError` if it fails in mid-read for longer than retries last.
+        """
+
+    def estimated_count(self) -> int:
+        """About how many documents there are, from the collection's metadata; for progress only."""
+
+    def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
+        """The documents of these ids as they are now, read from the primary; those that are gone are absent."""
+
+    def existing(self, ids: Sequence[SourceId]) -> set[SourceId]:
+        """Which of these ids exist now on the primary (a covered query: ids only)."""
+
+
+class TargetReader(Protocol):
+    """The cart service's table, read-only. Rows have ``Layout.target_schema``."""
+
+    def snapshot(self) -> Iterator[pa.RecordBatch]:
+        """Every row once, from one consistent snapshot, in canonical values."""
+
+    def estimated_count(self) -> int:
+        """About how many rows there are, from the server's statistics; for progress only."""
+
+    def fetch(self, ids: Sequence[str]) -> pa.Table:
+        """The rows of these ids as they are now; absent ids have no row. Order is not defined."""
+
+
+@dataclass(frozen=True)
+class WriteBatch:
+    """What one transaction does: rows to insert, to update, to delete. Any of the three may be empty.
+
+    ``inserts``, ``new``, ``old`` and ``deletes`` have ``Layout.target_schema``; ``new`` and ``old`` have the same
+    rows in the same order, ``old`` and ``deletes`` are the values that the target must still hold
+    (of ``old``, the compared columns count).
+    """
+
+    inserts: pa.Table
+    new: pa.Table
+    old: pa.Table
+    deletes: pa.Table
+
+    @property
+    def num_rows(self) -> int:
+        return self.inserts.num_rows + self.new.num_rows + self.deletes.num_rows
+
+    def slice(self, offset: int, length: int) -> WriteBatch:
+        """The rows ``offset`` to ``offset + length`` of inserts, updates and deletes taken in that order."""
+        updates_at = self.inserts.num_rows
+        deletes_at = updates_at + self.new.num_rows
+        return WriteBatch(
+            inserts=_cut(self.inserts, offset, length),
+            new=_cut(self.new, offset - updates_at, length),
+            old=_cut(self.old, offset - updates_at, length),
+            deletes=_cut(self.deletes, offset - deletes_at, length),
+        )
+
+
+def _cut(table: pa.Table, offset: int, length: int) -> pa.Table:
+    """The part of rows ``offset`` to ``offset + length`` that lies within the table; both may reach beyond it."""
+    start = min(max(offset, 0), table.num_rows)
+    stop = min(max(offset + length, start), table.num_rows)
+    return table.slice(start, stop - start)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Which ids a committed transaction wrote. An id that was asked for and is in none of them was not
+    written: the target had changed (a conflict), or a trigger swallowed the row."""
+
+    inserted: frozenset[str] = field(default_factory=frozenset)
+    updated: frozenset[str] = field(default_factory=frozenset)
+    deleted: frozenset[str] = field(default_factory=frozenset)
+
+
+class TargetWriter(Protocol):
+    """The one connection that writes. It holds the sync's advisory lock as long as it lives.
+
+    Errors of ``write`` and ``probe`` are `TransientError`, `CommitOutcomeUnknown`, `RowsRefused` or
+    `EveryBatchWouldFail`; nothing of a failed transaction remains.
+    """
+
+    def write(self, batch: WriteBatch) -> Written:
+        """One transaction: insert unless the id exists, update and delete by compare-and-swap, commit."""
+
+    def probe(self, batch: WriteBatch) -> Written:
+        """The same with deferred constraints checked at once, rolled back instead of committed."""
+
+    def happened(self, transaction: str) -> bool:
+        """Whether the transaction of a `CommitOutcomeUnknown` was committed. Waits while it is in progress."""
+
+    def reconnect(self) -> None:
+        """Open a new connection and take the lock again. Raises `TransientError` while the server is away,
+        `SyncAlreadyRunning` if another sync took the lock meanwhile."""
+
+    def fetch(self, ids: Sequence[str]) -> pa.Table:
+        """As `TargetReader.fetch`, on this connection."""
