@@ -22,6 +22,7 @@ driver is in ``__cause__``::
     │   └── EveryBatchWouldFail             stop the run
     ├── SourceReadError               1     the source failed in mid-read
     ├── LoadStopped                   1     the run stopped after it had begun to write
+    ├── ChecksFailed                  1     the run came to its end and its checks say no
     └── SyncCancelled               130     SIGTERM, Ctrl-C, Terminate
 
 Messages name the thing, the value and the way out. None of them holds a credential.
@@ -146,6 +147,10 @@ class SourceReadError(ProductSyncError):
 
 class LoadStopped(ProductSyncError):
     code = "load_stopped"
+
+
+class ChecksFailed(ProductSyncError):
+    code = "checks_failed"
 
 
 class SyncCancelled(ProductSyncError):

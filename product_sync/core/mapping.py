@@ -6,6 +6,7 @@ seventh would mean a release. The default ships as ``product_sync/mapping.yaml``
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +53,12 @@ class ColumnSpec(_Strict):
             raise ValueError("a dotted path of field names, such as price or price.amount")
         return source
 
+    @model_validator(mode="after")
+    def _plain_id(self) -> ColumnSpec:
+        if self.is_id and (self.has_default or not self.required or self.kind is not Kind.VALUE):
+            raise ValueError("`source: _id` takes no `default`, no `required: false` and no `kind`: every id is there")
+        return self
+
     @property
     def path(self) -> tuple[str, ...]:
         return tuple(self.source.split("."))
@@ -86,6 +93,8 @@ class Mapping(_Strict):
         ids = [name for name, spec in self.columns.items() if spec.is_id]
         if len(ids) != 1:
             raise ValueError(f"exactly one column must have `source: _id`, found {ids or 'none'}")
+        if len(self.columns) == 1:
+            raise ValueError("at least one column beside the id must be mapped")
         if reserved := _RESERVED & self.columns.keys():
             raise ValueError(f"column names used by product_sync itself: {sorted(reserved)}")
         paths = [spec.path for spec in self.columns.values()]
@@ -95,16 +104,29 @@ class Mapping(_Strict):
         return self
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice: of two lines for one column, PyYAML would drop the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", node.value[position][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def load_mapping(path: Path = DEFAULT_MAPPING) -> Mapping:
     """Read and validate a mapping file (YAML). Raises `MappingError` naming the file, the place and the fault."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise MappingError(
             f"Cannot read the mapping file {path}: {error.strerror}.",
             hint="Set PRODUCT_SYNC_MAPPING to a readable file, or unset it to use the default.",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-02-30
         raise MappingError(f"The mapping file {path} is not valid YAML: {error}.") from error
     try:
         return Mapping.model_validate(document)

@@ -1,0 +1,14 @@
+"""Reads the product service's MongoDB. It never writes to it.
+
+The only package that imports pymongo: what leaves it are plain values, Arrow batches and the errors of
+`product_sync.core.errors`.
+"""
+
+from __future__ import annotations
+
+from product_sync.adapters.mongodb.address import without_credentials
+from product_sync.adapters.mongodb.connection import connect
+from product_sync.adapters.mongodb.inspect import SourceHealth, inspect
+from product_sync.adapters.mongodb.source import MongoSource
+
+__all__ = ["MongoSource", "SourceHealth", "connect", "inspect", "without_credentials"]

@@ -1,0 +1,50 @@
+"""Tells which of the ids that were asked for a document answers to.
+
+The server is generous in what it calls equal: ``{$in: [5]}`` finds the ``_id`` 5 as int, long, double and
+Decimal128 (of which a collection holds at most one), and in a collection with a case-insensitive collation ``"A"``
+finds ``"a"``. The first is the same product under another type; the second is another product, whose row must not
+be taken for the one asked for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from bson.decimal128 import Decimal128
+
+from product_sync.adapters.mongodb import keyset
+from product_sync.core import conversion
+from product_sync.core.model import IdType, SourceId
+
+_INTEGERS = frozenset({IdType.INT, IdType.LONG})
+
+
+class Requested:
+    """The ids of one query."""
+
+    def __init__(self, ids: Sequence[SourceId]) -> None:
+        self._ids = frozenset(ids)
+        self._by_number: dict[Decimal, list[SourceId]] = defaultdict(list)
+        for source_id in self._ids:
+            if source_id.type in _INTEGERS:
+                self._by_number[Decimal(source_id.text)].append(source_id)
+
+    def matching(self, document: bytes) -> list[SourceId]:
+        """The requested ids that are this document's ``_id``; empty if the server's equality was too generous."""
+        value = conversion.decode(keyset.only_id(document))["_id"]
+        number = _number(value)
+        if number is not None:
+            return self._by_number.get(number, [])
+        source_id = conversion.source_id(value)
+        return [source_id] if source_id in self._ids else []
+
+
+def _number(value: Any) -> Decimal | None:
+    if isinstance(value, Decimal128):
+        return value.to_decimal()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Decimal(value)
+    return None

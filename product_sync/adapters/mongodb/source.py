@@ -1,0 +1,229 @@
+"""Reads the collection page by page, and single documents by id.
+
+Reading by skip and limit, or by ``$gt`` on a mixed ``_id``, loses documents in silence, and one cursor over the whole
+collection has to start again when it is lost. Here a page is one command with one reply, and the next page
+begins after the last ``_id`` of it: a failover costs one page.
+
+What a snapshot sees under writes: every document that was there all the time, exactly once, because an ``_id``
+never changes. A document that came or went meanwhile is seen or not.
+
+Read concerns (``docs/decisions/0005``): the snapshot reads what a majority holds, so that it never shows a value
+that a failover takes back. ``fetch`` and ``existing`` read what the primary holds *now*: where the majority lags
+behind, its value is older than the one that an event has already carried to the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar, cast
+
+from pymongo import ReadPreference
+from pymongo.collection import Collection
+from pymongo.cursor import RawBatchCursor
+from pymongo.database import Database
+from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from product_sync.adapters.mongodb import keyset
+from product_sync.adapters.mongodb.errors import failed_in_mid_read, is_transient, translated
+from product_sync.adapters.mongodb.requested import Requested
+from product_sync.core import conversion
+from product_sync.core.errors import ConfigurationError, SourceMissing, SourceReadError
+from product_sync.core.layout import Layout
+from product_sync.core.model import SourceBatch, SourceId
+from product_sync.core.retry import Backoff, RetryPolicy
+from product_sync.core.timing import SYSTEM_TIMING, Timing
+
+_Document = dict[str, Any]
+_Result = TypeVar("_Result")
+_ID_INDEX = "_id_"
+_BY_ID = [("_id", 1)]
+#: Ids in one ``$in``: far below the 48 MB that a message may have, and soon answered.
+_IDS_AT_ONCE = 1_000
+_NAMED_AT_MOST = 10
+_RETRY = RetryPolicy()
+
+
+class MongoSource:
+    """`product_sync.core.ports.Source` on a MongoDB collection; the collection's name is in the layout.
+
+    A page has at most ``page_rows`` documents and, unless one document alone is larger, ``page_bytes`` bytes of
+    BSON. Memory is bounded by the largest reply of the server, 16 MiB, and one page. A read that fails for a
+    transient reason is tried again as ``retry`` says, every page anew.
+    """
+
+    def __init__(
+        self,
+        database: Database[_Document],
+        layout: Layout,
+        *,
+        page_rows: int = 5_000,
+        page_bytes: int = 8 * 1024 * 1024,
+        retry: RetryPolicy = _RETRY,
+        timing: Timing = SYSTEM_TIMING,
+    ) -> None:
+        self._database = database
+        self._name = layout.collection
+        self._page_rows = page_rows
+        self._page_bytes = page_bytes
+        self._retry = retry
+        self._timing = timing
+        self._converter = conversion.RowConverter(layout)
+        self._projection = conversion.projection(layout)
+        # The read preference of the URL counts for the snapshot only.
+        self._majority: Collection[_Document] = database.get_collection(
+            self._name, read_concern=ReadConcern("majority")
+        )
+        self._primary: Collection[_Document] = database.get_collection(
+            self._name, read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("local")
+        )
+        self._uuid: object = None
+
+    def snapshot(self) -> Iterator[SourceBatch]:
+        """See `Source.snapshot`.
+
+        Raises `SourceReadError` also where the collection was replaced while it was read (``$out``, drop and
+        import): the pages would then be of two catalogues, or the second one not yet complete.
+        """
+        try:
+            self._uuid = self._collection_uuid()
+        except PyMongoError as error:
+            raise translated(error, self._database) from error
+        last: bytes | None = None
+        while documents := self._patiently(partial(self._page, last)):
+            last = documents[-1]
+            for page in _bounded(documents, self._page_bytes):
+                yield self._converter.batch(page)
+        self._confirm_collection()
+
+    def estimated_count(self) -> int:
+        """See `Source.estimated_count`. 0 for a collection that does not exist."""
+        return self._patiently(self._primary.estimated_document_count)
+
+    def count(self) -> int:
+        """How many documents there are now, counted through the ``_id`` index. Raises as `snapshot`."""
+        self._confirm_collection()
+        return self._patiently(partial(self._primary.count_documents, {}, hint=_ID_INDEX))
+
+    def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
+        """See `Source.fetch`. A document that can no longer be converted is among the rejects."""
+        return self._converter.batch([document for document, _ in self._by_id(ids, self._projection)])
+
+    def existing(self, ids: Sequence[SourceId]) -> set[SourceId]:
+        """See `Source.existing`. Ids are returned as they were asked for."""
+        return {asked for _, matches in self._by_id(ids, {"_id": 1}) for asked in matches}
+
+    def _page(self, last: bytes | None) -> list[bytes]:
+        """The documents that follow ``last``, in the order of ``_id``; empty at the end.
+
+        A negative limit asks for a single reply, after which no cursor is left open on the server. Without a batch
+        size of its own that reply would end after 101 documents. It ends at 16 MiB in any case, so a short
+        page does not mean the end.
+        """
+        replies = self._majority.find_raw_batches(
+            keyset.after(last) if last else {},
+            self._projection,
+            sort=_BY_ID,
+            hint=_ID_INDEX,
+            limit=-self._page_rows,
+            batch_size=self._page_rows,
+        )
+        return _documents(replies)
+
+    def _by_id(self, ids: Sequence[SourceId], projection: dict[str, int]) -> list[tuple[bytes, list[SourceId]]]:
+        """The documents that exist now, each with the ids of ``ids`` that it answers to."""
+        if self._uuid is None:
+            self._confirm_collection()
+        found: list[tuple[bytes, list[SourceId]]] = []
+        pending = iter(ids)
+        while chunk := list(islice(pending, _IDS_AT_ONCE)):
+            requested = Requested(chunk)
+            answers = [
+                (document, matches)
+                for document in self._patiently(partial(self._read, chunk, projection))
+                if (matches := requested.matching(document))
+            ]
+            found += answers
+            if len(answers) < len(chunk):
+                # A collection that was dropped answers like one in which these products were deleted.
+                self._confirm_collection()
+        return found
+
+    def _read(self, ids: Sequence[SourceId], projection: dict[str, int]) -> list[bytes]:
+        values = [conversion.to_bson(source_id) for source_id in ids]
+        replies = self._primary.find_raw_batches({"_id": {"$in": values}}, projection, hint=_ID_INDEX)
+        return _documents(replies)
+
+    def _patiently(self, read: Callable[[], _Result]) -> _Result:
+        """Run ``read`` until it succeeds, fails for good or the time for retries is used up."""
+        backoff = Backoff(self._retry, self._timing)
+        while True:
+            backoff.attempt()
+            try:
+                return read()
+            except PyMongoError as error:
+                if not is_transient(error) or not backoff.wait():
+                    raise failed_in_mid_read(error, self._database) from error
+
+    def _confirm_collection(self) -> None:
+        """Raise unless the collection is still the one that was read from first."""
+        current = self._patiently(self._collection_uuid)
+        if self._uuid is None:
+            self._uuid = current
+        elif current != self._uuid:
+            raise SourceReadError(
+                f"The collection {self._name!r} was replaced by another of the same name while it was being read.",
+                hint="Start the sync again when whatever rebuilds the catalogue has finished.",
+            )
+
+    def _collection_uuid(self) -> object:
+        """What tells the collection from a later one of the same name."""
+        found = next(iter(self._database.list_collections(filter={"name": self._name})), None)
+        if found is None:
+            raise self._missing()
+        if found["type"] != "collection":
+            raise ConfigurationError(
+                f"{self._name!r} in the database {self._database.name!r} is a {found['type']}, not a collection.",
+                hint="Name the collection itself in the mapping file: a view has no index on _id to be read by.",
+            )
+        return found["info"]["uuid"]
+
+    def _missing(self) -> SourceMissing:
+        collections = sorted(self._database.list_collection_names())
+        if collections:
+            return SourceMissing(
+                f"The database {self._database.name!r} has no collection {self._name!r}; it has: {_some(collections)}.",
+                hint="Correct source.collection in the mapping file, or the database in the URL.",
+            )
+        databases = sorted(self._database.client.list_database_names())
+        return SourceMissing(
+            f"There is no database {self._database.name!r}, or it is empty; there are: {_some(databases)}.",
+            hint="Correct the database in PRODUCT_SERVICE_MONGODB_URL.",
+        )
+
+
+def _documents(replies: RawBatchCursor[_Document]) -> list[bytes]:
+    with replies:
+        # The driver's annotation says documents; what comes are the bytes of a reply.
+        return [document for reply in cast("Iterator[bytes]", replies) for document in keyset.split(reply)]
+
+
+def _bounded(documents: list[bytes], page_bytes: int) -> Iterator[list[bytes]]:
+    """Cut into pages of at most ``page_bytes``, or of one document that is larger."""
+    page: list[bytes] = []
+    size = 0
+    for document in documents:
+        if page and size + len(document) > page_bytes:
+            yield page
+            page, size = [], 0
+        page.append(document)
+        size += len(document)
+    if page:
+        yield page
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED_AT_MOST])
+    return (shown or "none that this user may see") + (", …" if len(names) > _NAMED_AT_MOST else "")

@@ -1,0 +1,1 @@
+"""The cart service's table in PostgreSQL: reflecting, reading, locking, writing."""

@@ -1,0 +1,165 @@
+"""Opening connections to the cart's database, and saying why one cannot be opened.
+
+The one place where `CART_DB_URL` is read as an address, so that its password cannot leak elsewhere: driver messages
+about an address quote parts of it, and are therefore never passed on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import Final
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from product_sync.adapters.postgres import arrays
+from product_sync.core.errors import AccessDenied, ConfigurationError, Unreachable
+
+VARIABLE: Final = "CART_DB_URL"
+EXPECTED: Final = "postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+
+#: Used where the address does not say otherwise (libpq manual, "Parameter Key Words"; seconds, ``tcp_user_timeout``
+#: in milliseconds). A vanished host is noticed after about a minute, on our side and, as the server sees the
+#: connection close, on the other: the advisory lock must not outlive its holder.
+_DEFAULTS: Final = {
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+#: pg_current_xact_id() and trim_scale() came with 13.
+_OLDEST_SERVER: Final = 130000
+#: PostgreSQL cuts names at 63 bytes, without a word.
+_APPLICATION_NAME_BYTES: Final = 63
+_SCHEME: Final = re.compile(r"postgres(ql)?(\+[a-z0-9_]+)?://", re.IGNORECASE)
+
+# A failed connection has no SQLSTATE in libpq, only a text. These are the server's English ones; a text that is not
+# recognised, or is in another language, counts as unreachable and is quoted, so nothing is hidden.
+_NO_DATABASE: Final = re.compile(r"FATAL: +database .* does not exist")
+_DENIED: Final = re.compile(
+    r"authentication failed|no password supplied|role .* does not exist|no pg_hba\.conf entry|pg_hba\.conf rejects"
+    r"|permission denied|not permitted to log in|not currently accepting connections"
+    r"|requires a valid client certificate"
+)
+
+
+def connect(url: str, *, application_name: str = "product_sync") -> psycopg.Connection:
+    """A new connection in autocommit mode, with the server's own placeholders (``$1``) and canonical conversions.
+
+    ``url`` is ``postgresql://``, ``postgres://``, SQLAlchemy's ``postgresql+psycopg://`` or libpq's ``key=value`` form.
+    Time-outs for statements and locks, ``search_path`` and ``TimeZone`` stay as the role has them: values travel in
+    binary and names are qualified, so they decide nothing here, but triggers of the table's owner may rely on them.
+
+    Raises `ConfigurationError` for an address that is none and for a database that does not exist, `AccessDenied`
+    for a wrong password or role, `Unreachable` for everything else. None of them quotes the address.
+    """
+    parameters = _parse(url)
+    conninfo = make_conninfo(**{**_DEFAULTS, **parameters, "application_name": application_name})
+    try:
+        connection = psycopg.connect(
+            conninfo, autocommit=True, cursor_factory=psycopg.RawCursor, client_encoding="UTF8"
+        )
+    except psycopg.Error as error:
+        raise _refusal(str(error), parameters) from None
+    if connection.info.server_version < _OLDEST_SERVER:
+        version = connection.info.parameter_status("server_version")
+        connection.close()
+        raise ConfigurationError(
+            f"PostgreSQL at {_address(parameters)} has version {version}; 13 or newer is needed.",
+            hint="Upgrade the server.",
+        )
+    connection.server_cursor_factory = psycopg.RawServerCursor
+    arrays.register(connection)
+    return connection
+
+
+def application_name(run_id: str) -> str:
+    """How a session names itself to the server, and so to whoever finds the lock taken:
+    ``product_sync RUN HOST:PID``, in at most 63 bytes of ASCII."""
+    begin, end = f"product_sync {run_id[:8]} ", f":{os.getpid()}"
+    host = socket.gethostname().encode("ascii", "replace").decode()
+    return begin + host[: _APPLICATION_NAME_BYTES - len(begin) - len(end)] + end
+
+
+def without_credentials(url: str) -> str:
+    """``host:port/database`` of an address, all hosts of several, and nothing else. Raises `ConfigurationError`."""
+    return _address(_parse(url))
+
+
+def _parse(url: str) -> dict[str, str]:
+    """The parameters that the address gives, or `ConfigurationError`. The address itself is never quoted."""
+    text = url.strip()
+    if not text:
+        raise ConfigurationError(f"{VARIABLE} is empty.", hint=f"Set it to {EXPECTED}.")
+    if scheme := _SCHEME.match(text):
+        text = "postgresql://" + text[scheme.end() :]
+        # An unencoded @ or / in the password makes libpq take the rest of it for the host.
+        before_query = urlsplit(text)
+        if before_query.netloc.count("@") > 1 or "@" in before_query.path or "#" in text:
+            raise _invalid("a password with special characters must be percent-encoded (@ is %40, / is %2F, # is %23)")
+    elif "://" in text:
+        raise _invalid("it does not begin with postgresql://")
+    try:
+        parameters = {key: str(value) for key, value in conninfo_to_dict(text).items()}
+    except (psycopg.Error, UnicodeError):
+        raise _invalid(
+            "it has a part that libpq does not know; parameters of other tools (schema, pgbouncer) do not belong here"
+        ) from None
+    if not all(port.isdecimal() for port in parameters.get("port", "0").split(",") if port):
+        raise _invalid("the port is not a number; special characters of a password must be percent-encoded")
+    return parameters
+
+
+def _invalid(fault: str) -> ConfigurationError:
+    return ConfigurationError(f"{VARIABLE} is not a valid address: {fault}.", hint=f"Expected: {EXPECTED}.")
+
+
+def _address(parameters: dict[str, str]) -> str:
+    known = _with_defaults(parameters)
+    hosts = (known["host"] or known["hostaddr"] or "localhost").split(",")
+    ports = known["port"].split(",")
+    # One port serves all hosts, else there is one for each (libpq manual, "Specifying Multiple Hosts").
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    places = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in zip(hosts, ports, strict=False))
+    return f"{','.join(places)}/{known['dbname'] or known['user']}"
+
+
+def _with_defaults(parameters: dict[str, str]) -> dict[str, str]:
+    """Completed as libpq does it: from the environment, then as compiled in."""
+    options = pq.Conninfo.get_defaults()
+    defaults = {option.keyword.decode(): (option.val or option.compiled or b"").decode() for option in options}
+    return {**defaults, **parameters}
+
+
+def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | AccessDenied | Unreachable:
+    where, user = _address(parameters), _with_defaults(parameters)["user"]
+    if _NO_DATABASE.search(text):
+        return ConfigurationError(
+            f"The server at {where.rpartition('/')[0]} has no database {where.rpartition('/')[2]!r}.",
+            hint=f"Create it, or correct the name at the end of {VARIABLE}.",
+        )
+    reason = _reason(text)
+    if _DENIED.search(text):
+        return AccessDenied(
+            f"PostgreSQL at {where} refused user {user!r}: {reason}.",
+            hint=f"Check user and password in {VARIABLE}, and the server's pg_hba.conf.",
+        )
+    return Unreachable(
+        f"PostgreSQL at {where} cannot be reached: {reason}.",
+        hint=f"Check that the server runs and that {VARIABLE} names it: {EXPECTED}.",
+    )
+
+
+def _reason(text: str) -> str:
+    """The first line of a driver's text, from the server's own words on."""
+    reason = " ".join(text.split("\n")[0].split())
+    for begin in ("FATAL: ", "failed: "):
+        _, found, rest = reason.rpartition(begin)
+        reason = rest if found else reason
+    return reason.strip().rstrip(".")

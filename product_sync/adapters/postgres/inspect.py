@@ -1,0 +1,142 @@
+"""What the target is like before anything is written: rights, triggers, foreign keys, server.
+
+A dry run and `doctor` promise what a sync would meet. They ask the catalogue for it, which every role may read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from product_sync.adapters.postgres import queries
+from product_sync.adapters.postgres.connection import connect
+from product_sync.adapters.postgres.errors import read_error
+from product_sync.adapters.postgres.lock import holder_of, pools_transactions
+from product_sync.core.errors import AccessDenied, TableError
+from product_sync.core.layout import Layout
+from product_sync.core.model import TargetTable
+
+#: What happens to rows that reference a deleted one, where that changes them.
+_CASCADING: Final = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key onto the target: ``table`` is the referencing one, ``on_delete`` the action in SQL's words."""
+
+    name: str
+    table: str
+    on_delete: str
+
+    @property
+    def cascading(self) -> bool:
+        """Whether a deletion in the target would change the referencing table."""
+        return self.on_delete in _CASCADING
+
+
+@dataclass(frozen=True, slots=True)
+class Privileges:
+    """What the role may do with the mapped columns; column-level grants suffice. ``lacking`` names what it may not:
+    ``USAGE on schema shop``, ``INSERT on title``."""
+
+    select: bool
+    insert: bool
+    update: bool
+    delete: bool
+    lacking: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetHealth:
+    """The target as `doctor` and the dry run see it.
+
+    ``latency_ms`` is one round trip. ``triggers`` are those of the table's users: with any, nothing is probed.
+    ``lock_holder`` names a sync that is running.
+    """
+
+    server_version: str
+    latency_ms: float
+    role: str
+    in_recovery: bool
+    transaction_pooling: bool
+    row_security_active: bool
+    privileges: Privileges
+    triggers: tuple[str, ...]
+    foreign_keys: tuple[ForeignKey, ...]
+    lock_holder: str | None
+
+
+def health(url: str, layout: Layout, *, clock: Callable[[], float] = time.perf_counter) -> TargetHealth:
+    """Ask the server. Errors as `connect`; `TableError` if the table is gone."""
+    with closing(connect(url)) as connection:
+        try:
+            return _health(connection, url, layout, clock)
+        except psycopg.Error as error:
+            raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
+
+
+def table_oid(connection: psycopg.Connection, table: TargetTable) -> int:
+    """The table's OID, or `TableError` if it was dropped since it was reflected."""
+    row = connection.execute(queries.RELATION, [table.schema, table.name]).fetchone()
+    if row is None:
+        raise TableError(f"Table {table.qualified_name} does not exist any more.", hint="Was it renamed?")
+    return int(row[0])
+
+
+def refuse_row_security(connection: psycopg.Connection, table: TargetTable) -> None:
+    """Raise `AccessDenied` if row-level security may hide rows: they would count as missing, or be lost from view."""
+    if _scalar(connection, queries.ROW_SECURITY, table_oid(connection, table)) is True:
+        raise AccessDenied(
+            f"Row-level security is active on {table.qualified_name} for this role, so it may not see all rows.",
+            hint="Use a role with BYPASSRLS, or the owner of the table without FORCE ROW LEVEL SECURITY.",
+        )
+
+
+def _health(connection: psycopg.Connection, url: str, layout: Layout, clock: Callable[[], float]) -> TargetHealth:
+    oid = table_oid(connection, layout.table)
+    holder = holder_of(connection, layout.table)
+    started = clock()
+    row = connection.execute(queries.SERVER).fetchone()
+    latency_ms = (clock() - started) * 1000
+    version, in_recovery, role = row or ("unknown", False, "unknown")
+    return TargetHealth(
+        server_version=version,
+        latency_ms=latency_ms,
+        role=role,
+        in_recovery=in_recovery,
+        transaction_pooling=pools_transactions(connection, url),
+        row_security_active=_scalar(connection, queries.ROW_SECURITY, oid) is True,
+        privileges=_privileges(connection, layout, oid),
+        triggers=tuple(name for (name,) in connection.execute(queries.USER_TRIGGERS, [oid])),
+        foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(queries.FOREIGN_KEYS, [oid])),
+        lock_holder=None if holder is None else str(holder),
+    )
+
+
+def _privileges(connection: psycopg.Connection, layout: Layout, oid: int) -> Privileges:
+    usage, delete = connection.execute(queries.TABLE_RIGHTS, [oid]).fetchone() or (False, False)
+    granted = set(connection.execute(queries.COLUMN_RIGHTS, [oid]).fetchall())
+    mapped = [column.name for column in layout.columns]
+    needed = {"SELECT": mapped, "INSERT": mapped, "UPDATE": [column.name for column in layout.compared]}
+    lacking = {right: [name for name in names if (name, right) not in granted] for right, names in needed.items()}
+    return Privileges(
+        select=usage and not lacking["SELECT"],
+        insert=usage and not lacking["INSERT"],
+        update=usage and not lacking["UPDATE"],
+        delete=usage and delete,
+        lacking=(
+            *(() if usage else (f"USAGE on schema {layout.table.schema}",)),
+            *(f"{right} on {', '.join(names)}" for right, names in lacking.items() if names),
+            *(() if delete else ("DELETE",)),
+        ),
+    )
+
+
+def _scalar(connection: psycopg.Connection, query: psycopg.sql.SQL, *parameters: object) -> object:
+    row = connection.execute(query, parameters).fetchone()
+    return None if row is None else row[0]

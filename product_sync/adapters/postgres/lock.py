@@ -1,0 +1,99 @@
+"""One sync at a time per target table: a session advisory lock on the connection that writes.
+
+Two syncs at once would each undo the other's reading of the table. The lock lives in the target, where every sync
+must pass, whatever machine it runs on, and it goes with its connection: a killed run frees it. A transaction pooler
+voids it (each transaction may run in another session), so one in between is found out and refused.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from product_sync.adapters.postgres import queries
+from product_sync.adapters.postgres.connection import connect
+from product_sync.adapters.postgres.errors import read_error
+from product_sync.core.errors import SyncAlreadyRunning
+from product_sync.core.model import TargetTable
+
+#: How often a second look is taken whether the session stays the same.
+_POOLING_ROUNDS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A session by its server process. ``since`` is ``None`` where our role may not see it."""
+
+    backend: int
+    name: str | None
+    since: str | None
+
+    def __str__(self) -> str:
+        since = f", connected since {self.since}" if self.since else ""
+        return f"{self.name or 'an unnamed session'} (backend {self.backend}{since})"
+
+
+def try_lock(connection: psycopg.Connection, table: TargetTable) -> bool:
+    """Take the table's lock for this session, or say that another session has it."""
+    row = connection.execute(queries.TRY_LOCK, [_key(table)]).fetchone()
+    return row == (True,)
+
+
+def already_running(holder: Holder | None, table: TargetTable) -> SyncAlreadyRunning:
+    """The error for a taken lock; ``holder`` as `holder_of` gave it, ``None`` if it was freed in between."""
+    named = str(holder or "a sync that has just ended")
+    return SyncAlreadyRunning(
+        f"{table.qualified_name} is being synced by {named}.",
+        holder=named,
+        hint="Wait for it to end, or end that process; the lock goes with it.",
+    )
+
+
+def lock_holder(url: str, table: TargetTable) -> str | None:
+    """Who holds the table's lock now, or ``None``. Reads only; errors as `connect`, and `read_error` after it."""
+    with closing(connect(url)) as connection:
+        try:
+            holder = holder_of(connection, table)
+        except psycopg.Error as error:
+            raise read_error(error, table=table.qualified_name, broken=connection.closed) from error
+    return None if holder is None else str(holder)
+
+
+def holder_of(connection: psycopg.Connection, table: TargetTable) -> Holder | None:
+    """The session that holds the table's lock."""
+    row = connection.execute(queries.LOCK_HOLDER, [_key(table)]).fetchone()
+    return None if row is None else Holder(*row)
+
+
+def transaction_pooling(url: str) -> bool:
+    """Whether a transaction pooler stands between. Opens two connections; errors as `connect`."""
+    with closing(connect(url)) as connection:
+        return pools_transactions(connection, url)
+
+
+def pools_transactions(connection: psycopg.Connection, url: str) -> bool:
+    """Whether ``connection`` is served by changing sessions, tried with a second connection to the same ``url``.
+
+    While the second one is in a transaction it has a session for itself. If that is the first one's, or the first
+    one is then served by another, sessions are lent by the transaction.
+    """
+    mine = _backend_pid(connection)
+    with closing(connect(url)) as other:
+        for _ in range(_POOLING_ROUNDS):
+            with other.transaction():
+                # Asked before the first connection is: a pool of one session would make that wait for ever.
+                if _backend_pid(other) == mine or _backend_pid(connection) != mine:
+                    return True
+    return False
+
+
+def _backend_pid(connection: psycopg.Connection) -> int:
+    row = connection.execute(queries.BACKEND_PID).fetchone()
+    return -1 if row is None else int(row[0])
+
+
+def _key(table: TargetTable) -> str:
+    return f"product_sync:{table.qualified_name}"

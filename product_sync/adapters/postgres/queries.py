@@ -1,0 +1,311 @@
+"""Every statement that runs against the cart's database, with what it is for.
+
+All names are qualified, down to ``pg_catalog``: the role's ``search_path`` is left as it is, because triggers of the
+table's owner may need it, and must not decide what our statements mean. Identifiers are composed, values bound.
+Placeholders are the server's own (``$1``), so that a ``%`` in a column's name is only a character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from psycopg import sql
+
+from product_sync.adapters.postgres.arrays import wire
+from product_sync.core.layout import Layout, LayoutColumn
+
+# One consistent picture, and errors instead of filtered rows where row-level security would hide some (manual,
+# "row_security").
+BEGIN_SNAPSHOT: Final = sql.SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off")
+
+# The same protection for a single reading.
+BEGIN_READ: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL row_security = off")
+
+# Which server process serves this connection, and since when: a process id alone may be used again.
+BACKEND: Final = sql.SQL(
+    """
+    SELECT pid, backend_start::pg_catalog.text FROM pg_catalog.pg_stat_activity
+    WHERE pid = pg_catalog.pg_backend_pid()
+    """
+)
+
+# The process alone, asked twice to see whether a pooler changes it.
+BACKEND_PID: Final = sql.SQL("SELECT pg_catalog.pg_backend_pid()")
+
+# Begin, and learn the transaction's id before anything is written: it is needed when the answer of COMMIT is lost.
+# READ COMMITTED: a row that changed while the statement waited is compared again (manual, 13.2.1).
+BEGIN_WRITE: Final = sql.SQL(
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text"
+)
+
+# The probe gives way to everybody.
+BEGIN_PROBE: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '1s'")
+
+# Deferred constraints would never fire in a transaction that is rolled back.
+CHECK_DEFERRED: Final = sql.SQL("SET CONSTRAINTS ALL IMMEDIATE")
+
+# What became of a transaction whose answer was lost: committed, aborted, in progress, or NULL if too old.
+TRANSACTION_STATUS: Final = sql.SQL("SELECT pg_catalog.pg_xact_status($1::pg_catalog.xid8)")
+
+# A standby refuses writes until it is promoted; a role with default_transaction_read_only for ever.
+IN_RECOVERY: Final = sql.SQL("SELECT pg_catalog.pg_is_in_recovery()")
+
+# The sync's lock: one per table, held by the session, freed with the connection.
+TRY_LOCK: Final = sql.SQL("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended($1::pg_catalog.text, 0))")
+
+# Who holds it. An advisory lock's 64-bit key is shown as two halves (manual, "pg_locks").
+LOCK_HOLDER: Final = sql.SQL(
+    """
+    SELECT lock.pid, activity.application_name, activity.backend_start::pg_catalog.text
+    FROM pg_catalog.pg_locks AS lock
+    LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = lock.pid
+    WHERE lock.locktype = 'advisory' AND lock.granted AND lock.objsubid = 1
+      AND lock.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+      AND (lock.classid::pg_catalog.int8 << 32) | lock.objid::pg_catalog.int8
+          = pg_catalog.hashtextextended($1::pg_catalog.text, 0)
+    """
+)
+
+# End our own former session, which the server may keep alive, locks included, for minutes after the network lost it.
+END_FORMER_SESSION: Final = sql.SQL(
+    """
+    SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+    WHERE pid = $1::pg_catalog.int4 AND backend_start::pg_catalog.text = $2::pg_catalog.text
+    """
+)
+
+# A table by its exact name, with what SQLAlchemy does not tell: its kind, and whether its primary key is deferrable.
+RELATION: Final = sql.SQL(
+    """
+    SELECT class.oid, class.relkind, COALESCE(pkey.condeferrable, false)
+    FROM pg_catalog.pg_class AS class
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    LEFT JOIN pg_catalog.pg_constraint AS pkey ON pkey.conrelid = class.oid AND pkey.contype = 'p'
+    WHERE namespace.nspname = $1::pg_catalog.text AND class.relname = $2::pg_catalog.text
+    """
+)
+
+# Types as the server writes them, and collations under which different texts are equal.
+COLUMN_TYPES: Final = sql.SQL(
+    """
+    SELECT attribute.attname, pg_catalog.format_type(attribute.atttypid, attribute.atttypmod),
+           CASE WHEN NOT collation_.collisdeterministic THEN collation_.collname::pg_catalog.text END
+    FROM pg_catalog.pg_attribute AS attribute
+    LEFT JOIN pg_catalog.pg_collation AS collation_ ON collation_.oid = attribute.attcollation
+    WHERE attribute.attrelid = $1::pg_catalog.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+    """
+)
+
+# About how many rows: the density at the last ANALYZE times the size now, over all partitions; a table that was
+# never analysed counts as one row per 100 bytes.
+ESTIMATED_COUNT: Final = sql.SQL(
+    """
+    WITH target AS (SELECT $1::pg_catalog.oid AS oid)
+    SELECT COALESCE(sum(
+        pg_catalog.pg_relation_size(class.oid)
+        * CASE WHEN class.reltuples >= 0 AND class.relpages > 0
+               THEN class.reltuples / (class.relpages * pg_catalog.current_setting('block_size')::pg_catalog.float8)
+               ELSE 0.01 END
+    ), 0)::pg_catalog.int8
+    FROM pg_catalog.pg_class AS class, target
+    WHERE class.oid = target.oid
+       OR class.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(target.oid) WHERE isleaf)
+    """
+)
+
+# Under row-level security reads see fewer rows than there are.
+ROW_SECURITY: Final = sql.SQL("SELECT pg_catalog.row_security_active($1::pg_catalog.oid)")
+
+# What `doctor` and the dry run show of the server.
+SERVER: Final = sql.SQL(
+    "SELECT pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery(), CURRENT_USER::pg_catalog.text"
+)
+
+# Rights on the schema and the whole table.
+TABLE_RIGHTS: Final = sql.SQL(
+    """
+    SELECT pg_catalog.has_schema_privilege(class.relnamespace, 'USAGE'),
+           pg_catalog.has_table_privilege(class.oid, 'DELETE')
+    FROM pg_catalog.pg_class AS class WHERE class.oid = $1::pg_catalog.oid
+    """
+)
+
+# Rights per column: a grant on the table implies them, grants on the columns alone suffice.
+COLUMN_RIGHTS: Final = sql.SQL(
+    """
+    SELECT attribute.attname::pg_catalog.text, right_.name
+    FROM pg_catalog.pg_attribute AS attribute
+    CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS right_ (name)
+    WHERE attribute.attrelid = $1::pg_catalog.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+      AND pg_catalog.has_column_privilege(attribute.attrelid, attribute.attnum, right_.name)
+    """
+)
+
+# Triggers that are not the server's own, on the table or one of its partitions: they would run in a probe too.
+USER_TRIGGERS: Final = sql.SQL(
+    """
+    SELECT DISTINCT tgname::pg_catalog.text FROM pg_catalog.pg_trigger
+    WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')
+      AND (tgrelid = $1::pg_catalog.oid
+           OR tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid)))
+    ORDER BY 1
+    """
+)
+
+# Foreign keys onto the table or one of its partitions, and what they do when a row is deleted.
+FOREIGN_KEYS: Final = sql.SQL(
+    """
+    SELECT conname::pg_catalog.text, conrelid::pg_catalog.regclass::pg_catalog.text,
+           CASE confdeltype WHEN 'a' THEN 'NO ACTION' WHEN 'r' THEN 'RESTRICT' WHEN 'c' THEN 'CASCADE'
+                            WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT' END
+    FROM pg_catalog.pg_constraint
+    WHERE contype = 'f' AND conparentid = 0
+      AND (confrelid = $1::pg_catalog.oid
+           OR confrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid)))
+    ORDER BY 1
+    """
+)
+
+
+def table(layout: Layout) -> sql.Identifier:
+    return sql.Identifier(layout.table.schema, layout.table.name)
+
+
+def select_all(layout: Layout) -> sql.Composed:
+    """Every row, in canonical values."""
+    return sql.SQL("SELECT {} FROM {} AS p").format(_shown(layout), table(layout))
+
+
+def count(layout: Layout) -> sql.Composed:
+    """All rows, counted."""
+    return sql.SQL("SELECT count(*) FROM {}").format(table(layout))
+
+
+def select_by_ids(layout: Layout) -> sql.Composed:
+    """The rows of the ids in ``$1``. ``= ANY`` of an array keeps the index on the key."""
+    return sql.SQL("SELECT {} FROM {} AS p WHERE p.{} = ANY ({})").format(
+        _shown(layout),
+        table(layout),
+        sql.Identifier(layout.key.name),
+        wire(layout.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
+    )
+
+
+def insert(layout: Layout) -> sql.Composed:
+    """Rows that are not there yet. The conflict target is named: without it, a row that violates another unique
+    constraint would be skipped in silence."""
+    rows = _Rows([("k", layout.key), *_numbered("n", layout.values)])
+    return sql.SQL(
+        "INSERT INTO {table} AS p ({columns}) SELECT {values} FROM {rows} ON CONFLICT ({key}) DO NOTHING RETURNING {id}"
+    ).format(
+        table=table(layout),
+        columns=_comma(sql.Identifier(column.name) for column in layout.columns),
+        values=_comma(rows.values()),
+        rows=rows.unnested(),
+        key=sql.Identifier(layout.key.name),
+        id=_id(layout),
+    )
+
+
+def update(layout: Layout) -> sql.Composed:
+    """Compare-and-swap: new values only where the row still holds the old ones. The key stays outside the row
+    comparison, where it would cost the index."""
+    new, old = _numbered("n", layout.compared), _numbered("o", layout.compared)
+    rows = _Rows([("k", layout.key), *new, *old])
+    return sql.SQL(
+        "UPDATE {table} AS p SET {assignments} FROM {rows} WHERE p.{key} = {k} AND {unchanged} RETURNING {id}"
+    ).format(
+        table=table(layout),
+        assignments=_comma(
+            sql.SQL("{} = {}").format(sql.Identifier(column.name), rows.value(alias)) for alias, column in new
+        ),
+        rows=rows.unnested(),
+        key=sql.Identifier(layout.key.name),
+        k=rows.value("k"),
+        unchanged=_unchanged(rows, old),
+        id=_id(layout),
+    )
+
+
+def delete(layout: Layout) -> sql.Composed:
+    """Compare-and-swap: only rows that still hold all the values that were seen."""
+    old = _numbered("o", layout.values)
+    rows = _Rows([("k", layout.key), *old])
+    return sql.SQL("DELETE FROM {table} AS p USING {rows} WHERE p.{key} = {k} AND {unchanged} RETURNING {id}").format(
+        table=table(layout),
+        rows=rows.unnested(),
+        key=sql.Identifier(layout.key.name),
+        k=rows.value("k"),
+        unchanged=_unchanged(rows, old),
+        id=_id(layout),
+    )
+
+
+def written_by(layout: Layout) -> sql.Composed:
+    """Whether one of the rows ``$1`` was last written by transaction ``$2``, and whether one of the rows ``$3`` exists.
+
+    ``xmin`` holds the low 32 bits of the transaction that wrote the row (manual, 5.6 "System Columns").
+    """
+    return sql.SQL(
+        """
+        SELECT EXISTS (SELECT FROM {table} AS p WHERE p.{key} = ANY ({wrote})
+                       AND p.xmin = $2::pg_catalog.text::pg_catalog.xid8::pg_catalog.xid),
+               EXISTS (SELECT FROM {table} AS p WHERE p.{key} = ANY ({deleted}))
+        """
+    ).format(
+        table=table(layout),
+        key=sql.Identifier(layout.key.name),
+        wrote=wire(layout.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
+        deleted=wire(layout.key.type).parsed_array(sql.SQL("$3::pg_catalog.text[]")),
+    )
+
+
+class _Rows:
+    """Bound arrays as rows: ``ROWS FROM (unnest($1::…[]), unnest($2::…[])) AS u (alias, alias)``, the parameters in the
+    given order. It is what ``unnest`` of several arrays stands for, which takes no schema before its name."""
+
+    def __init__(self, columns: Sequence[tuple[str, LayoutColumn]]) -> None:
+        self._columns = dict(columns)
+
+    def unnested(self) -> sql.Composed:
+        arrays = (
+            sql.SQL(f"pg_catalog.unnest(${number}::pg_catalog.{{}}[])").format(
+                sql.Identifier(wire(column.type).element)
+            )
+            for number, column in enumerate(self._columns.values(), start=1)
+        )
+        return sql.SQL("ROWS FROM ({}) AS u ({})").format(
+            _comma(arrays), _comma(sql.Identifier(alias) for alias in self._columns)
+        )
+
+    def value(self, alias: str) -> sql.Composed:
+        return wire(self._columns[alias].type).parsed(sql.Identifier("u", alias))
+
+    def values(self) -> list[sql.Composed]:
+        return [self.value(alias) for alias in self._columns]
+
+
+def _numbered(prefix: str, columns: Iterable[LayoutColumn]) -> list[tuple[str, LayoutColumn]]:
+    return [(f"{prefix}{number}", column) for number, column in enumerate(columns)]
+
+
+def _unchanged(rows: _Rows, old: Sequence[tuple[str, LayoutColumn]]) -> sql.Composable:
+    if not old:
+        return sql.SQL("true")
+    return sql.SQL("ROW({}) IS NOT DISTINCT FROM ROW({})").format(
+        _comma(sql.Identifier("p", column.name) for _, column in old),
+        _comma(rows.value(alias) for alias, _ in old),
+    )
+
+
+def _shown(layout: Layout) -> sql.Composed:
+    return _comma(wire(column.type).shown(sql.Identifier("p", column.name)) for column in layout.columns)
+
+
+def _id(layout: Layout) -> sql.Composed:
+    return sql.SQL("{}::pg_catalog.text").format(sql.Identifier("p", layout.key.name))
+
+
+def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)

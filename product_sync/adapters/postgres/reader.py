@@ -1,0 +1,93 @@
+"""Reading the cart's table: as one consistent stream, or some rows by id.
+
+The verdict rests on this reading, so it is one snapshot, it fails rather than leave rows out, and its values are
+canonical: what is equal in the table is equal in the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Final
+
+import psycopg
+import pyarrow as pa
+
+from product_sync.adapters.postgres import arrays, queries
+from product_sync.adapters.postgres.connection import connect
+from product_sync.adapters.postgres.errors import read_error
+from product_sync.adapters.postgres.inspect import refuse_row_security, table_oid
+from product_sync.core.layout import Layout
+
+#: Rows per Arrow batch and per round trip of the server-side cursor. Larger ones are not faster.
+BATCH_ROWS: Final = 5_000
+#: Ids per statement of a reading by id.
+_IDS_PER_STATEMENT: Final = 10_000
+
+
+class PostgresReader:
+    """`product_sync.core.ports.TargetReader` on PostgreSQL. Each reading has a connection of its own.
+
+    Every method raises what `connect` raises, `AccessDenied` without SELECT or under row-level security,
+    `TableError` if the table or a column is gone, and `Unreachable` if the connection is lost half-way.
+    """
+
+    def __init__(self, url: str, layout: Layout, *, batch_rows: int = BATCH_ROWS) -> None:
+        self._url = url
+        self._layout = layout
+        self._batch_rows = batch_rows
+
+    def snapshot(self) -> Iterator[pa.RecordBatch]:
+        with self._reading() as connection:
+            refuse_row_security(connection, self._layout.table)
+            connection.execute(queries.BEGIN_SNAPSHOT)
+            with connection.cursor(name="product_sync_snapshot", binary=True) as cursor:
+                cursor.execute(queries.select_all(self._layout))
+                while rows := cursor.fetchmany(self._batch_rows):
+                    yield _record_batch(rows, self._layout)
+
+    def estimated_count(self) -> int:
+        with self._reading() as connection:
+            row = connection.execute(queries.ESTIMATED_COUNT, [table_oid(connection, self._layout.table)]).fetchone()
+            return 0 if row is None else int(row[0])
+
+    def count(self) -> int:
+        """How many rows there are now, counted."""
+        with self._reading() as connection:
+            refuse_row_security(connection, self._layout.table)
+            row = connection.execute(queries.count(self._layout)).fetchone()
+            return 0 if row is None else int(row[0])
+
+    def fetch(self, ids: Sequence[str]) -> pa.Table:
+        with self._reading() as connection:
+            refuse_row_security(connection, self._layout.table)
+            connection.execute(queries.BEGIN_READ)
+            return fetch(connection, self._layout, ids)
+
+    @contextmanager
+    def _reading(self) -> Iterator[psycopg.Connection]:
+        with closing(connect(self._url)) as connection:
+            try:
+                yield connection
+            except psycopg.Error as error:
+                table = self._layout.table.qualified_name
+                raise read_error(error, table=table, broken=connection.closed) from error
+
+
+def fetch(connection: psycopg.Connection, layout: Layout, ids: Sequence[str]) -> pa.Table:
+    """The rows of these ids on an open connection, with ``Layout.target_schema``. Raises driver errors."""
+    batches: list[pa.RecordBatch] = []
+    statement = queries.select_by_ids(layout)
+    for start in range(0, len(ids), _IDS_PER_STATEMENT):
+        chunk = arrays.ids(ids[start : start + _IDS_PER_STATEMENT])
+        with connection.cursor(binary=True) as cursor:
+            if rows := cursor.execute(statement, [chunk]).fetchall():
+                batches.append(_record_batch(rows, layout))
+    return pa.Table.from_batches(batches, schema=layout.target_schema)
+
+
+def _record_batch(rows: Sequence[tuple[object, ...]], layout: Layout) -> pa.RecordBatch:
+    columns = zip(layout.columns, zip(*rows, strict=True), strict=True)
+    return pa.record_batch(
+        [arrays.canonical(values, column.type) for column, values in columns], schema=layout.target_schema
+    )

@@ -1,0 +1,231 @@
+"""The one connection that writes: set-based transactions, compare-and-swap, under the sync's lock.
+
+Here the second promise is kept: nothing is written over a newer value, nothing two at a time. And the first: what a
+transaction wrote is what the server returned, and where its answer was lost the server is asked, not assumed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Self
+
+import psycopg
+import pyarrow as pa
+from psycopg.pq import TransactionStatus
+
+from product_sync.adapters.postgres import arrays, queries, reader
+from product_sync.adapters.postgres.connection import application_name, connect
+from product_sync.adapters.postgres.errors import describe, read_error, write_error
+from product_sync.adapters.postgres.inspect import refuse_row_security
+from product_sync.adapters.postgres.lock import already_running, holder_of, pools_transactions, try_lock
+from product_sync.core.errors import (
+    CommitOutcomeUnknown,
+    ConfigurationError,
+    NotAttempted,
+    TransactionPooling,
+    TransientError,
+)
+from product_sync.core.layout import Layout, LayoutColumn
+from product_sync.core.ports import WriteBatch, Written
+
+#: How long a transaction may stay in progress before the batch counts as failing, and how often it is asked about.
+_IN_PROGRESS_S: Final = 30.0
+_POLL_S: Final = 0.25
+
+
+class PostgresWriter:
+    """`product_sync.core.ports.TargetWriter` on PostgreSQL; closing it frees the lock.
+
+    Needs SELECT, INSERT and UPDATE on the one table, and DELETE for deletions. Opening it raises what `connect` raises,
+    `TransactionPooling` behind a transaction pooler, `AccessDenied` under row-level security and
+    `SyncAlreadyRunning` while another sync holds the lock.
+    """
+
+    def __init__(self, url: str, layout: Layout, *, run_id: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._url = url
+        self._layout = layout
+        self._name = application_name(run_id)
+        self._sleep = sleep
+        self._unknown: dict[str, Written] = {}
+        self._insert = queries.insert(layout).as_bytes()
+        self._update = queries.update(layout).as_bytes()
+        self._delete = queries.delete(layout).as_bytes()
+        connection = connect(url, application_name=self._name)
+        try:
+            self._admit(connection)
+            self._session = _session(connection)
+        except psycopg.Error as error:
+            broken = connection.closed
+            connection.close()
+            raise read_error(error, table=layout.table.qualified_name, broken=broken) from error
+        except NotAttempted:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection and with it the lock back. A transaction in progress is rolled back by the server."""
+        self._connection.close()
+
+    def write(self, batch: WriteBatch) -> Written:
+        with self._transaction():
+            transaction = self._begin()
+            written = self._apply(batch)
+            self._commit(transaction, written)
+        return written
+
+    def probe(self, batch: WriteBatch) -> Written:
+        with self._transaction():
+            self._connection.execute(queries.BEGIN_PROBE, prepare=False)
+            written = self._apply(batch)
+            self._connection.execute(queries.CHECK_DEFERRED)
+        return written
+
+    def fetch(self, ids: Sequence[str]) -> pa.Table:
+        with self._transaction():
+            return reader.fetch(self._connection, self._layout, ids)
+
+    def happened(self, transaction: str) -> bool:
+        """As in the port. When in doubt it did not: running a batch again changes no row twice, counting it blindly
+        would hide rows that were never written. Doubt is a status that the server no longer knows, and a
+        commit that left no trace: a transaction id that was lost in a crash or a failover is given out again
+        and may be that of a stranger, so one of our rows must bear it."""
+        with self._transaction():
+            if self._outcome(transaction) != "committed":
+                return False
+            written = self._unknown.get(transaction)
+            return written is None or self._left_traces(transaction, written)
+
+    def reconnect(self) -> None:
+        self._connection.close()
+        try:
+            connection = connect(self._url, application_name=self._name)
+        except (NotAttempted, ConfigurationError) as error:
+            # It could be opened once, so what is wrong now may be over soon (database notes, "Classes of errors").
+            raise TransientError(error.message, connection_lost=True) from error
+        self._connection = connection
+        with self._transaction():
+            if not try_lock(connection, self._layout.table):
+                self._take_from_former_session(connection)
+            self._session = _session(connection)
+
+    def _admit(self, connection: psycopg.Connection) -> None:
+        """Let only a session through that can hold the lock and see every row."""
+        table = self._layout.table
+        if pools_transactions(connection, self._url):
+            raise TransactionPooling(
+                f"A transaction pooler stands before {table.qualified_name}; it would void the sync's lock.",
+                hint="Let CART_DB_URL name the server itself, or a pool in session mode.",
+            )
+        refuse_row_security(connection, table)
+        if not try_lock(connection, table):
+            raise already_running(holder_of(connection, table), table)
+
+    def _take_from_former_session(self, connection: psycopg.Connection) -> None:
+        """The lock is taken: by our own lost session, which the server has not missed yet, or by another sync."""
+        holder = holder_of(connection, self._layout.table)
+        connection.execute(queries.END_FORMER_SESSION, self._session)
+        if holder is None or holder.backend == self._session[0]:
+            connection.close()
+            raise TransientError("The lost session still held the sync's lock; it was ended.", connection_lost=True)
+        connection.close()
+        raise already_running(holder, self._layout.table)
+
+    def _begin(self) -> str:
+        cursor = self._connection.execute(queries.BEGIN_WRITE, prepare=False)
+        cursor.nextset()
+        row = cursor.fetchone()
+        if row is None:
+            raise psycopg.InternalError("pg_current_xact_id() returned no row")
+        return str(row[0])
+
+    def _apply(self, batch: WriteBatch) -> Written:
+        layout = self._layout
+        return Written(
+            inserted=self._execute(self._insert, (batch.inserts, layout.columns)),
+            updated=self._execute(
+                self._update, (batch.new, (layout.key, *layout.compared)), (batch.old, layout.compared)
+            ),
+            deleted=self._execute(self._delete, (batch.deletes, layout.columns)),
+        )
+
+    def _execute(self, statement: bytes, *parts: tuple[pa.Table, Sequence[LayoutColumn]]) -> frozenset[str]:
+        """The ids that a statement wrote. ``parts`` are the tables and columns of its parameters, in order."""
+        if not parts[0][0].num_rows:
+            return frozenset()
+        parameters = [arrays.bound(table[column.name], column.type) for table, columns in parts for column in columns]
+        return frozenset(key for (key,) in self._connection.execute(statement, parameters).fetchall())
+
+    def _commit(self, transaction: str, written: Written) -> None:
+        try:
+            self._connection.commit()
+        except psycopg.Error as error:
+            if not self._connection.closed:
+                raise
+            # Whatever came before the connection broke, only the server knows whether COMMIT did.
+            self._unknown[transaction] = written
+            raise CommitOutcomeUnknown(
+                f"The answer to COMMIT was lost: {describe(error)}", transaction=transaction, written=written
+            ) from error
+
+    def _outcome(self, transaction: str) -> str | None:
+        for _ in range(int(_IN_PROGRESS_S / _POLL_S)):
+            try:
+                row = self._connection.execute(queries.TRANSACTION_STATUS, [transaction]).fetchone()
+            except psycopg.errors.InvalidParameterValue:
+                # "transaction ID is in the future": a server that lost it in a crash has not got there again.
+                return None
+            if row != ("in progress",):
+                return None if row is None else row[0]
+            self._sleep(_POLL_S)
+        raise TransientError(f"Transaction {transaction} is still in progress after {_IN_PROGRESS_S:g} s.")
+
+    def _left_traces(self, transaction: str, written: Written) -> bool:
+        wrote = written.inserted | written.updated
+        row = self._connection.execute(
+            queries.written_by(self._layout),
+            [arrays.ids(sorted(wrote)), transaction, arrays.ids(sorted(written.deleted))],
+        ).fetchone()
+        bears_it, still_there = row or (False, True)
+        return bool(bears_it) if wrote else not still_there
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Whatever happens inside: afterwards no transaction is open, and driver errors are the port's."""
+        try:
+            try:
+                yield
+            finally:
+                self._roll_back()
+        except psycopg.Error as error:
+            standby = error.sqlstate == "25006" and self._in_recovery()
+            raise write_error(error, broken=self._connection.closed, standby=standby) from error
+
+    def _roll_back(self) -> None:
+        if self._connection.closed or self._connection.info.transaction_status is TransactionStatus.IDLE:
+            return
+        try:
+            self._connection.rollback()
+        except psycopg.Error:
+            # Lost, or interrupted in mid-statement: the server rolls back when the connection goes.
+            self._connection.close()
+
+    def _in_recovery(self) -> bool:
+        try:
+            return self._connection.execute(queries.IN_RECOVERY).fetchone() == (True,)
+        except psycopg.Error:
+            return False
+
+
+def _session(connection: psycopg.Connection) -> tuple[int, str | None]:
+    """The server process of a connection and when it started."""
+    row = connection.execute(queries.BACKEND).fetchone()
+    return (connection.info.backend_pid, None) if row is None else (row[0], row[1])

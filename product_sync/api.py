@@ -1,0 +1,117 @@
+"""The functions behind the commands, for scripts: `sync`, `validate`, `stats`, `doctor`.
+
+They run the same Dagster jobs as the UI and the schedule, in this process, and answer with a report. A report is
+returned whatever happened; ``report.raise_for_error()`` turns what ended it into an exception.
+
+    from product_sync import sync
+    report = sync(dry_run=True).raise_for_error()
+    print(report.missing, report.changed)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from product_sync.core.errors import ProductSyncError
+from product_sync.reports import DoctorReport, StatsReport, SyncReport, ValidationReport
+from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from product_sync.core.progress import OnProgress
+
+
+def sync(
+    *,
+    dry_run: bool | None = None,
+    batch_size: int | None = None,
+    batch_delay_ms: int | None = None,
+    extra: Literal["report", "delete"] | None = None,
+    accept_source_count: int | None = None,
+    accept_changes: bool | None = None,
+    on_progress: OnProgress | None = None,
+    instance: dg.DagsterInstance | None = None,
+    **more: Any,
+) -> SyncReport:
+    """Find what is missing or changed, load it in batches, prove the result.
+
+    Arguments are those of `settings.SyncSettings`; what is left out comes from the environment, then the defaults.
+    ``instance`` is where the run is recorded: that of DAGSTER_HOME, or a local one in the state folder.
+    """
+    switches = {
+        "dry_run": dry_run, "batch_size": batch_size, "batch_delay_ms": batch_delay_ms, "extra": extra,
+        "accept_source_count": accept_source_count, "accept_changes": accept_changes, **more,
+    }  # fmt: skip
+    report = SyncReport(dry_run=bool(dry_run))
+    with _ending(report):
+        from product_sync.orchestration import running
+
+        SyncSettings.resolve(os.environ, switches)
+        TargetAddress.from_environment(os.environ)
+        SourceAddress.from_environment(os.environ)
+        with _recording(instance) as recorded:
+            running.run_sync(recorded, switches, report, on_progress)
+    return report
+
+
+def validate(*, on_progress: OnProgress | None = None, instance: dg.DagsterInstance | None = None) -> ValidationReport:
+    """Read both sides afresh and compare them. Writes to neither."""
+    report = ValidationReport()
+    with _ending(report):
+        from product_sync.orchestration import running
+
+        with _recording(instance) as recorded:
+            running.run_validation(recorded, report, on_progress)
+    return report
+
+
+def stats(*, instance: dg.DagsterInstance | None = None) -> StatsReport:
+    """Count both sides, and look up the last sync that succeeded in the run history."""
+    report = StatsReport()
+    with _ending(report):
+        from product_sync.orchestration import history
+        from product_sync.session import count_both
+
+        counted = count_both(
+            SourceAddress.from_environment(os.environ),
+            TargetAddress.from_environment(os.environ),
+            mapping_path(os.environ),
+        )
+        report.source_count, report.target_count = counted.source, counted.target
+        with _recording(instance) as recorded:
+            if last := history.last_successful_sync(recorded, counted.state_key):
+                report.last_sync_at, report.last_sync_run_id = last.ended_at.isoformat(), last.run_id
+    return report
+
+
+def doctor() -> DoctorReport:
+    """Look at both connections, each for itself, so that one that is down does not hide the other."""
+    from product_sync.diagnosis import examine
+
+    report = DoctorReport()
+    examine(report, os.environ)
+    return report
+
+
+@contextmanager
+def _ending(report: SyncReport | ValidationReport | StatsReport) -> Iterator[None]:
+    try:
+        yield
+    except ProductSyncError as error:
+        report.failure = error
+
+
+@contextmanager
+def _recording(instance: dg.DagsterInstance | None) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance where runs are recorded."""
+    if instance is not None:
+        yield instance
+        return
+    from product_sync.orchestration.instance import open_instance
+
+    with open_instance(os.environ, state_root(os.environ)) as opened:
+        yield opened

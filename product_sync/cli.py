@@ -1,0 +1,167 @@
+"""The `product-sync` command: thin, over the functions of `product_sync.api`.
+
+People get a progress bar on standard error and a summary on standard output; programs get, with ``--json``, one JSON
+object as the last line of standard output, whatever happened. Exit statuses are those of `core.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from product_sync.core.errors import ConfigurationError, ProductSyncError, SyncCancelled
+from product_sync.reports import DoctorReport, Report, StatsReport, SyncReport, ValidationReport
+
+_REPORTS: dict[str, type[Report]] = {
+    "sync": SyncReport,
+    "validate": ValidationReport,
+    "stats": StatsReport,
+    "doctor": DoctorReport,
+}
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="product_sync")
+def cli() -> None:
+    """Keeps the cart service's copy of the product catalogue right.
+
+    Needs PRODUCT_SERVICE_MONGODB_URL and CART_DB_URL. Exit status: 0 in agreement, 1 checks failed or stopped after
+    writing began, 2 bad usage or configuration, 3 nothing was attempted, 130 cancelled.
+    """
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
+@click.option("--batch-size", type=int, metavar="ROWS", help="Rows per transaction, 1 to 100000 [SYNC_BATCH_SIZE, 100]")
+@click.option("--delay-ms", type=int, metavar="MS", help="Pause between batches [SYNC_BATCH_DELAY_MS, 100]")
+@click.option("--extra", type=click.Choice(["report", "delete"]), help="Products only the cart has [report]")
+@click.option("--accept-source-count", type=int, metavar="N", help="Let a source through that shrank to N documents.")
+@click.option("--accept-changes", is_flag=True, help="Let more than half of the target be overwritten.")
+@_json_option
+def sync(as_json: bool, delay_ms: int | None, **options: Any) -> None:
+    """Find what is missing or changed, load it in batches, prove the result."""
+    from product_sync import api
+    from product_sync.terminal import progress_bar, show_sync
+
+    with progress_bar() as on_progress:
+        report = api.sync(batch_delay_ms=delay_ms, on_progress=on_progress, **options)
+    _finish(report, as_json=as_json, show=show_sync)
+
+
+@cli.command()
+@_json_option
+def validate(as_json: bool) -> None:
+    """Read both sides afresh and compare them. Writes nothing."""
+    from product_sync import api
+    from product_sync.terminal import progress_bar, show_validation
+
+    with progress_bar() as on_progress:
+        report = api.validate(on_progress=on_progress)
+    _finish(report, as_json=as_json, show=show_validation)
+
+
+@cli.command()
+@_json_option
+def stats(as_json: bool) -> None:
+    """Count both sides and say when a sync last succeeded."""
+    from product_sync import api
+    from product_sync.terminal import show_stats
+
+    _finish(api.stats(), as_json=as_json, show=show_stats)
+
+
+@cli.command()
+@_json_option
+def doctor(as_json: bool) -> None:
+    """Look at both connections: version, latency, privileges, the table."""
+    from product_sync import api
+    from product_sync.terminal import show_doctor
+
+    _finish(api.doctor(), as_json=as_json, show=show_doctor)
+
+
+@cli.command()
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".data",
+    show_default=True,
+    help="Data folder.",
+)
+def demo(folder: Path) -> None:
+    """Start a real MongoDB and PostgreSQL, plant drift in a sample catalogue, and repair it."""
+    from product_sync.embedded.demo import run_demo
+
+    run_demo(folder, click.echo)
+
+
+@cli.command()
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".data",
+    show_default=True,
+    help="Data folder.",
+)
+@click.option("--port", type=int, default=3000, show_default=True, help="Port of the Dagster UI.")
+def dev(folder: Path, port: int) -> None:
+    """The servers of the demo and the Dagster UI, until Ctrl-C."""
+    from product_sync.embedded.dev import run_dev
+
+    run_dev(folder, port, click.echo)
+
+
+def _finish(report: Report, *, as_json: bool, show: Callable[[Any], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+    else:
+        show(report)
+        _show_failure(report.failure)
+    sys.exit(report.exit_status)
+
+
+def _show_failure(failure: ProductSyncError | None) -> None:
+    if failure is not None:
+        click.secho(f"error ({failure.code}): {failure.message}", fg="red", err=True)
+        if failure.hint:
+            click.echo(f"  {failure.hint}", err=True)
+
+
+def _fail(failure: ProductSyncError, arguments: list[str]) -> NoReturn:
+    """End before a command could make its report: all keys all the same."""
+    _show_failure(failure)
+    command = next((argument for argument in arguments if argument in _REPORTS), None)
+    if "--json" in arguments and command:
+        click.echo(json.dumps(_REPORTS[command](failure=failure).as_json()))
+    sys.exit(failure.exit_status)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        cli.main(arguments, standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "product-sync"
+        _fail(ConfigurationError(error.format_message(), hint=f"See {command} --help."), arguments)
+    except ProductSyncError as error:
+        _fail(error, arguments)
+    except (KeyboardInterrupt, click.Abort):
+        _fail(SyncCancelled("Cancelled."), arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Measures how long a load would take, by really running its first batch and rolling it back.
+
+A number that was not measured is worse than none: where nothing could be tried, the estimate says why instead
+(design section 5, "Dry run").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from product_sync.core.batching import read_batches
+from product_sync.core.errors import EveryBatchWouldFail, RowsRefused, SourceReadError, TransientError, Unreachable
+from product_sync.core.layout import Layout
+from product_sync.core.load import DEFAULT_POLICY, WRITES, LoadPolicy
+from product_sync.core.pacing import Pacing
+from product_sync.core.ports import Source, TargetWriter, WriteBatch
+from product_sync.core.recheck import recheck
+from product_sync.core.timing import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """``seconds`` that the load would take, pauses included, or ``None`` and ``because``. ``batches`` that it
+    would have."""
+
+    seconds: float | None
+    batches: int
+    because: str | None = None
+
+
+def count_batches(plan: Path, pacing: Pacing) -> int:
+    """How many batches of inserts and updates the diff file makes."""
+    return sum(1 for _ in read_batches(plan, WRITES, pacing.batch_size))
+
+
+def not_probed(plan: Path, pacing: Pacing, because: str) -> Estimate:
+    """The estimate where no batch may be tried: zero if there is nothing to do, else none."""
+    batches = count_batches(plan, pacing)
+    return Estimate(None, batches, because) if batches else Estimate(0.0, 0)
+
+
+def estimate(
+    plan: Path,
+    layout: Layout,
+    source: Source,
+    writer: TargetWriter,
+    *,
+    source_taken_at: datetime,
+    pacing: Pacing,
+    timing: Timing,
+    policy: LoadPolicy = DEFAULT_POLICY,
+) -> Estimate:
+    """Try the first batch of ``plan`` and multiply. The writer holds the lock, and nothing is committed.
+
+    The first batch is read again as the load would. If the database refuses rows of it, the largest half that it
+    takes is the measure.
+    """
+    batches = count_batches(plan, pacing)
+    if batches == 0:
+        return Estimate(0.0, 0)
+    rows = next(read_batches(plan, WRITES, pacing.batch_size))
+    stale = (timing.now() - source_taken_at).total_seconds() > policy.source_recheck_after_s
+    started = timing.monotonic()
+    try:
+        batch = recheck(rows, layout, source, inserts_too=stale).batch
+        reading_s = timing.monotonic() - started
+        writing_s = _measured(writer, batch, timing)
+    except RowsRefused as error:
+        return Estimate(None, batches, f"The database refuses the rows of the first batch: {error}")
+    except (TransientError, EveryBatchWouldFail, SourceReadError, Unreachable) as error:
+        return Estimate(None, batches, f"The first batch could not be tried: {error}")
+    return Estimate(batches * (reading_s + writing_s) + (batches - 1) * pacing.pause_s(), batches)
+
+
+def _measured(writer: TargetWriter, batch: WriteBatch, timing: Timing) -> float:
+    """Seconds for the whole batch, scaled up from the first part of it that the database takes."""
+    parts = [batch]
+    refusal: RowsRefused | None = None
+    while parts:
+        part = parts.pop()
+        started = timing.monotonic()
+        try:
+            writer.probe(part)
+        except RowsRefused as error:
+            refusal = error
+            middle = part.num_rows // 2
+            if middle:
+                parts += [part.slice(middle, part.num_rows - middle), part.slice(0, middle)]
+        else:
+            return (timing.monotonic() - started) * batch.num_rows / max(part.num_rows, 1)
+    assert refusal is not None  # noqa: S101
+    raise refusal

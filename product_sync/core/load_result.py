@@ -1,0 +1,65 @@
+"""What a load did, told in counts that are always there, also when they are zero.
+
+The load fills the result in as it goes, so that a cancelled or stopped run can still say what it had done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from product_sync.core.model import SourceId
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailure:
+    """A batch of which at least one row was neither written nor settled. ``keys`` are its first ids."""
+
+    batch: int
+    rows: int
+    keys: tuple[str, ...]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why the rest was not attempted, and what to do about it."""
+
+    code: str
+    message: str
+    hint: str
+
+
+@dataclass
+class LoadResult:
+    """What was done so far.
+
+    Rows: ``planned`` to be tried; ``conflicts`` were settled by somebody else meanwhile; ``taken_back`` were
+    inserted and deleted again, because their product had gone; ``kept_referenced`` should have gone, but another
+    table references them; ``kept_undeletable`` likewise, but the role may not delete or the table would not let
+    go; ``quarantined`` were refused or swallowed by the database, or have become impossible to copy. ``batches``
+    were attempted, ``failed_batches`` of them failed. ``untried`` are documents that the database refused before
+    and that this run did not get to.
+
+    Without failed or unattempted batches ``planned`` is the sum of inserted, updated, deleted, conflicts and
+    quarantined, and of the extra rows that were kept.
+    """
+
+    planned: int = 0
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    conflicts: int = 0
+    taken_back: int = 0
+    kept_referenced: int = 0
+    kept_undeletable: int = 0
+    quarantined: int = 0
+    batches: int = 0
+    failed_batches: int = 0
+    not_attempted_batches: int = 0
+    retries: int = 0
+    duration_s: float = 0.0
+    rows_per_second: float = 0.0
+    failures: list[BatchFailure] = field(default_factory=list)
+    stop: Stop | None = None
+    no_deletion_because: str | None = None
+    untried: list[SourceId] = field(default_factory=list)

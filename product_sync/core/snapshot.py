@@ -1,0 +1,106 @@
+"""Reads each side once, as a stream, into a file.
+
+Memory does not grow with the catalogue, and the time noted is when reading *began*: every later guard (the age
+of a plan, whether to read a row again) counts from the oldest value that the file can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from product_sync.core import quarantine
+from product_sync.core.layout import Layout
+from product_sync.core.model import Reason, Stage
+from product_sync.core.ports import Source, TargetReader
+from product_sync.core.progress import Meter, OnProgress
+from product_sync.core.tables import TAKEN_AT, parquet_writer, row_count
+from product_sync.core.timing import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSnapshot:
+    """``documents`` were read, ``rejected`` of them cannot be copied; ``rejects`` counts these by reason (a document
+    with several faults under each). ``taken_at`` is when reading began."""
+
+    documents: int
+    rejected: int
+    rejects: Mapping[Reason, int]
+    taken_at: datetime
+    duration_s: float
+    rows_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSnapshot:
+    rows: int
+    taken_at: datetime
+    duration_s: float
+    rows_per_second: float
+
+
+def snapshot_source(
+    source: Source,
+    layout: Layout,
+    rows_path: Path,
+    rejects_path: Path,
+    *,
+    metadata: Mapping[str, str],
+    timing: Timing,
+    on_progress: OnProgress,
+) -> SourceSnapshot:
+    """Write every document to ``rows_path`` (``Layout.source_schema``) or ``rejects_path`` (`rejects_schema`).
+
+    Documents that share a text id are in both: their rows stay where they are, and whoever reads the rows leaves
+    out the ids of the rejects.
+    """
+    taken_at = timing.now()
+    stamped = _stamped(metadata, taken_at)
+    converted = rejects_path.with_name(f"{rejects_path.name}.without_duplicates")
+    meter = Meter("read source", source.estimated_count(), on_progress, timing)
+    with (
+        parquet_writer(rows_path, layout.source_schema, metadata=stamped) as rows,
+        parquet_writer(converted, quarantine.rejects_schema(layout), metadata=stamped) as rejects,
+    ):
+        for page in source.snapshot():
+            rows.write(page.rows)
+            if page.rejects:
+                rejects.write(quarantine.rejects_batch(layout, page.rejects, Stage.CONVERT))
+            meter.advance(page.documents)
+    try:
+        reasons = quarantine.add_duplicates(rows_path, converted, rejects_path, layout)
+    finally:
+        converted.unlink()
+    return SourceSnapshot(
+        documents=meter.done,
+        rejected=row_count(rejects_path),
+        rejects=reasons,
+        taken_at=taken_at,
+        duration_s=meter.elapsed_s,
+        rows_per_second=meter.rate,
+    )
+
+
+def snapshot_target(
+    reader: TargetReader,
+    layout: Layout,
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    timing: Timing,
+    on_progress: OnProgress,
+) -> TargetSnapshot:
+    """Write every row of the target to ``path`` (``Layout.target_schema``), as one consistent state."""
+    taken_at = timing.now()
+    meter = Meter("read target", reader.estimated_count(), on_progress, timing)
+    with parquet_writer(path, layout.target_schema, metadata=_stamped(metadata, taken_at)) as sink:
+        for batch in reader.snapshot():
+            sink.write(batch)
+            meter.advance(batch.num_rows)
+    return TargetSnapshot(sink.rows, taken_at, meter.elapsed_s, meter.rate)
+
+
+def _stamped(metadata: Mapping[str, str], taken_at: datetime) -> dict[str, str]:
+    return {**metadata, TAKEN_AT: taken_at.isoformat()}

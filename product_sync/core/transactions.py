@@ -1,0 +1,122 @@
+"""One transaction against a server that may stumble: retried, resolved, and cut down to its bad rows.
+
+The load would otherwise lose a hundred good rows with one bad one, or write a batch twice because the answer of
+its commit was lost (design section 5, steps 2 and 3).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import pyarrow as pa
+
+from product_sync.core.errors import CommitOutcomeUnknown, RowsRefused, TransientError
+from product_sync.core.ports import TargetWriter, WriteBatch, Written
+from product_sync.core.retry import Backoff, RetryPolicy
+from product_sync.core.timing import Timing
+
+_T = TypeVar("_T")
+
+
+class RetriesExhausted(Exception):  # noqa: N818 - it is what happened, as in the tree of `errors`
+    """The server did not recover in the time that a batch has. The last failure is the ``__cause__``."""
+
+
+class Transactions:
+    """The writer with patience. ``on_retry`` is called before each wait, as a sign of life."""
+
+    def __init__(
+        self,
+        writer: TargetWriter,
+        policy: RetryPolicy,
+        timing: Timing,
+        *,
+        on_retry: Callable[[], None],
+        logger: logging.Logger,
+    ) -> None:
+        self._writer = writer
+        self._policy = policy
+        self._timing = timing
+        self._on_retry = on_retry
+        self._logger = logger
+        self._backoff = Backoff(policy, timing)
+        self._connection_lost = False
+        self.retries = 0
+
+    def begin_batch(self) -> None:
+        """Give the next transactions the time that a new batch has for its retries."""
+        self._backoff = Backoff(self._policy, self._timing)
+
+    def isolate(self, batch: WriteBatch) -> Iterator[tuple[WriteBatch, Written | RowsRefused]]:
+        """Write ``batch``; when rows are refused, halve it until they stand alone.
+
+        Yields each part that was committed with what was written, and each refused single row with the
+        server's answer: together exactly the rows of ``batch``. Each part is a transaction of its own, because
+        deferred constraints fail only at its COMMIT.
+        """
+        parts = [batch] if batch.num_rows else []
+        while parts:
+            part = parts.pop()
+            try:
+                written = self.write(part)
+            except RowsRefused as refusal:
+                if part.num_rows == 1:
+                    yield part, refusal
+                    continue
+                middle = part.num_rows // 2
+                parts += [part.slice(middle, part.num_rows - middle), part.slice(0, middle)]
+            else:
+                yield part, written
+
+    def write(self, batch: WriteBatch) -> Written:
+        """One transaction, tried until it stands or the time is up (`RetriesExhausted`).
+
+        When the answer of a COMMIT was lost, the server is asked whether it happened before anything is sent again.
+        """
+        unknown: CommitOutcomeUnknown | None = None
+
+        def attempt() -> Written:
+            nonlocal unknown
+            if unknown is not None and self._writer.happened(unknown.transaction):
+                return _written(unknown)
+            unknown = None
+            try:
+                return self._writer.write(batch)
+            except CommitOutcomeUnknown as error:
+                unknown = error
+                raise
+
+        return self._patiently(attempt)
+
+    def fetch(self, ids: Sequence[str]) -> pa.Table:
+        """`TargetWriter.fetch`, with the same patience."""
+        return self._patiently(lambda: self._writer.fetch(ids))
+
+    def _patiently(self, action: Callable[[], _T]) -> _T:
+        while True:
+            self._backoff.attempt()
+            try:
+                if self._connection_lost:
+                    self._writer.reconnect()
+                    self._connection_lost = False
+                result = action()
+            except TransientError as error:
+                self._connection_lost = self._connection_lost or error.connection_lost
+                self._on_retry()
+                if not self._backoff.wait():
+                    raise RetriesExhausted(
+                        f"Gave up after {self._policy.total_s:g} s of retries: {error.message}"
+                    ) from error
+                self.retries += 1
+                self._logger.info("Trying again after: %s", error.message)
+            else:
+                self._backoff.succeeded()
+                return result
+
+
+def _written(error: CommitOutcomeUnknown) -> Written:
+    if not isinstance(error.written, Written):
+        raise TypeError(f"CommitOutcomeUnknown carries {type(error.written).__name__} instead of Written")
+    return error.written

@@ -1,0 +1,13 @@
+"""What Dagster loads: ``dagster dev``, ``dagster job execute -m product_sync.definitions``, the daemon.
+
+Loads with no variable set and no server reachable; only a schedule that is set wrongly is refused here, by name.
+"""
+
+import os
+
+import dagster as dg
+
+from product_sync.orchestration.build import build_definitions
+from product_sync.settings import ScheduleSettings
+
+defs: dg.Definitions = build_definitions(schedule=ScheduleSettings.from_environment(os.environ))

@@ -1,0 +1,196 @@
+"""A real PostgreSQL from a wheel, for the demo and the tests.
+
+We run ``initdb`` and ``postgres`` of the wheel ourselves. Its own ``get_server`` opens the permissions of every
+folder above its data, root's home included, and never closes them again; it also listens on no TCP port and
+leaves servers behind.
+
+As whom it runs and where its files are is decided in `placement`.
+
+Access is by password (SCRAM) on the loopback address; there is no Unix socket, whose path may have no more
+than 107 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from product_sync.embedded.errors import EmbeddedServerError
+from product_sync.embedded.libraries import EXIT_LOADER, missing_libraries
+from product_sync.embedded.placement import DISTRIBUTION, MAJOR_VERSION, places, server_account
+from product_sync.embedded.process import LOOPBACK, Account, ServerProcess, port_in_use, stop_server
+
+SUPERUSER = "postgres"
+_NAME = "PostgreSQL"
+_READY_TIMEOUT_S = 60.0
+
+
+class Postgres:
+    """One server on one data folder. `launch` starts it, `wait_until_ready` waits for it."""
+
+    def __init__(self, process: ServerProcess, *, port: int, data: Path, password: str, executable: Path) -> None:
+        self.process = process
+        self.port = port
+        self.home = data.parent
+        self._data = data
+        self._password = password
+        self._executable = executable
+
+    def url(self, database: str, *, driver: str = "postgresql") -> str:
+        return f"{driver}://{SUPERUSER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
+
+    def wait_until_ready(self) -> None:
+        """Until the server itself says so in its pid file (its last line, see `src/include/utils/pidfile.h`)."""
+        for _ in self.process.waiting(_READY_TIMEOUT_S):
+            lines = _pid_file(self._data)
+            if len(lines) >= 8 and lines[0] == str(self.process.pid) and lines[7].strip() == "ready":
+                return
+        raise self._died()
+
+    def _died(self) -> EmbeddedServerError:
+        log = self.process.log.read_text(errors="replace")
+        if self.process.exit_status() == EXIT_LOADER:
+            return missing_libraries(self._executable)
+        if "could not bind" in log:
+            return port_in_use(_NAME, self.port)
+        return EmbeddedServerError(
+            f"PostgreSQL ended with status {self.process.exit_status()} while it started: {_last_line(log)}",
+            hint=f"Its log is {self.process.log}. The data is sample data: if it is damaged, delete it (`make clean`).",
+        )
+
+
+def launch(folder: Path, *, port: int, log: Path, durable: bool, tell: Callable[[str], None]) -> Postgres:
+    """Start a server with its data under ``folder``, or outside it where its user cannot get there.
+
+    The data is made when absent (0.5 s); a server that a killed run left on it is stopped first. ``tell``
+    gets a sentence when a folder outside is used. With ``durable=False`` (tests) nothing is flushed to disk. Raises
+    `EmbeddedServerError`.
+    """
+    account = server_account()
+    binaries, home = places(folder, account, tell)
+    data = home / "data"
+    _check_owner(data, account)
+    stop_leftover(home)
+    _check_version(data)
+    if not data.exists():
+        _initialise(binaries, home, account)
+    executable = binaries / "bin" / "postgres"
+    settings = {"listen_addresses": LOOPBACK, "port": str(port), "unix_socket_directories": ""}
+    if not durable:
+        settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    command = [str(executable), "-D", str(data)]
+    for name, value in settings.items():
+        command += ["-c", f"{name}={value}"]
+    try:
+        # SIGINT is a fast shutdown; SIGTERM would wait for the clients.
+        process = ServerProcess(_NAME, command, log=log, stop_signal=signal.SIGINT, account=account)
+    except OSError as error:
+        raise _cannot_start(executable, error) from error
+    password = (home / "password").read_text().strip()
+    return Postgres(process, port=port, data=data, password=password, executable=executable)
+
+
+def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
+    """Make the data folder, with a random password for the superuser in the file ``password`` beside it.
+
+    It appears under its name only when it is complete: a kill in mid-way leaves nothing to stumble over.
+    """
+    unfinished = home / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
+    password = home / "password"
+    password.unlink(missing_ok=True)
+    password.touch(mode=0o600)
+    password.write_text(secrets.token_urlsafe(18) + "\n")
+    if account:
+        os.chown(unfinished, account.uid, account.gid)
+        os.chown(password, -1, account.gid)
+        password.chmod(0o640)
+    command = [
+        str(binaries / "bin" / "initdb"),
+        *("--pgdata", str(unfinished), "--username", SUPERUSER, "--pwfile", str(password)),
+        *("--auth", "scram-sha-256", "--encoding", "UTF8", "--no-sync", "--no-instructions"),
+        # Needs no locale of the system, and keeps the server's messages in English.
+        *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+    ]
+    try:
+        done = subprocess.run(  # noqa: S603 - a list, no shell; the executable was looked up by us
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+            **(account.options() if account else {}),
+        )
+    except OSError as error:
+        raise _cannot_start(binaries, error) from error
+    if done.returncode == EXIT_LOADER:
+        raise missing_libraries(binaries / "bin" / "initdb")
+    if done.returncode != 0:
+        raise EmbeddedServerError(
+            f"PostgreSQL cannot make its data folder in {home}: {_last_line(done.stderr)}",
+            hint="Is the disk full, or the folder another user's?",
+        )
+    unfinished.rename(home / "data")
+
+
+def _cannot_start(executable: Path, error: OSError) -> EmbeddedServerError:
+    return EmbeddedServerError(
+        f"{executable} cannot be started: {error.strerror}.",
+        hint=f"The wheel {DISTRIBUTION} may be made for another system; use your own servers (CART_DB_URL).",
+    )
+
+
+def _check_owner(data: Path, account: Account | None) -> None:
+    """PostgreSQL refuses data that another user made, in words that name no way out."""
+    try:
+        owner = data.stat().st_uid
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        owner = None
+    if owner != (account.uid if account else os.geteuid()):
+        raise EmbeddedServerError(
+            f"The data folder {data} was made by another user (as root, or not as root).",
+            hint="Start again as that user, or delete it as that user: it holds sample data (`make clean`).",
+        )
+
+
+def _check_version(data: Path) -> None:
+    try:
+        version = (data / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        return
+    if version != MAJOR_VERSION:
+        raise EmbeddedServerError(
+            f"The data folder {data} was made by PostgreSQL {version}; this is {MAJOR_VERSION}.",
+            hint="It holds sample data only: delete it (`make clean`) and start again.",
+        )
+
+
+def stop_leftover(home: Path) -> None:
+    """Stop the server that a killed run left on ``home`` (`Postgres.home`), if it did."""
+    data = home / "data"
+    lines = _pid_file(data)
+    if not lines or not lines[0].strip().isdigit():
+        return
+    stop_server(int(lines[0]), executable="postgres", folder=data, stop_signal=signal.SIGINT)
+    # PostgreSQL refuses to start when *any* process has that id now, which in a container is the rule.
+    (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _pid_file(data: Path) -> list[str]:
+    try:
+        return (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given.")

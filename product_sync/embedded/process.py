@@ -1,0 +1,217 @@
+"""Server processes that end with us, and what is left of those that did not.
+
+A demo that leaves a MongoDB and a PostgreSQL behind has harmed the machine it ran on, and its data folder
+could not be used again. So there are two nets:
+
+- A *watcher*, a shell that reads from a pipe whose other end only we hold, interrupts the server when the
+  pipe closes: whichever way we die, SIGKILL included. (The parent-death signal of Linux was not taken: it
+  fires when the *thread* that started the server ends, and is lost when the server changes its user.)
+- The next start on the same folder looks up the process id that the server wrote there, makes sure that it is
+  that server with that folder, and stops it. This covers a watcher that was killed as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from product_sync.embedded.errors import EmbeddedServerError, PortInUseError
+
+LOOPBACK = "127.0.0.1"
+STOP_TIMEOUT_S = 30.0
+_POLL_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The user that a server runs as, where it is not our own."""
+
+    name: str
+    uid: int
+    gid: int
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `subprocess.Popen` that start a child as this user, without our groups."""
+        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+
+class ServerProcess:
+    """One running server, in a session of its own: Ctrl-C in a terminal reaches us and not the server.
+
+    ``stop_signal`` is the one that lets the server close its files and its clients' connections.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        stop_signal: signal.Signals,
+        account: Account | None = None,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._stop_signal = stop_signal
+        self._watcher = _Watcher(stop_signal)
+        try:
+            with log.open("wb") as output:
+                self._process = subprocess.Popen(  # noqa: S603 - a list, no shell; the executable was looked up by us
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd="/",
+                    start_new_session=True,
+                    **(account.options() if account else {}),
+                )
+        except OSError:
+            self._watcher.dismiss()
+            raise
+        self._watcher.watch(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def exit_status(self) -> int | None:
+        """``None`` while it runs."""
+        return self._process.poll()
+
+    def waiting(self, timeout_s: float) -> Iterator[None]:
+        """Yield every few milliseconds until the server ends (then stop) or ``timeout_s`` have passed (then raise)."""
+        deadline = time.monotonic() + timeout_s
+        while self.exit_status() is None:
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(
+                    f"{self.name} did not become ready within {timeout_s:g} seconds.",
+                    hint=f"Its log is {self.log}. Is the machine very busy, or its disk full?",
+                )
+            yield
+            time.sleep(_POLL_S)
+
+    def ask_to_stop(self) -> None:
+        if self.exit_status() is None:
+            self._process.send_signal(self._stop_signal)
+
+    def stop(self) -> None:
+        """Ask, wait, and kill what has not ended after `STOP_TIMEOUT_S`. Safe to call twice."""
+        self.ask_to_stop()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._watcher.dismiss()
+
+
+class _Watcher:
+    """A shell that outlives us just long enough to interrupt the server, should the pipe to it break.
+
+    It is started before the server, so that there is no moment without it. It knows nothing of the server until
+    `watch`; after `dismiss` it sends no signal: the process id may belong to someone else by then.
+    """
+
+    _SCRIPT = 'read -r server || exit; read -r dismissed || kill -s "$1" "$server"'
+
+    def __init__(self, stop_signal: signal.Signals) -> None:
+        self._shell = subprocess.Popen(  # noqa: S603 - a constant script
+            ["/bin/sh", "-c", self._SCRIPT, "watcher", stop_signal.name.removeprefix("SIG")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            text=True,
+        )
+
+    def watch(self, pid: int) -> None:
+        self._tell(str(pid))
+
+    def dismiss(self) -> None:
+        self._tell("dismissed")
+        with contextlib.suppress(BrokenPipeError):
+            self._shell.communicate()
+
+    def _tell(self, line: str) -> None:
+        pipe = self._shell.stdin
+        # A watcher that somebody killed is no reason to fail: the next start on the folder is the second net.
+        with contextlib.suppress(BrokenPipeError):
+            if pipe is not None and not pipe.closed:
+                pipe.write(f"{line}\n")
+                pipe.flush()
+
+
+def stop_server(pid: int, *, executable: str, folder: Path, stop_signal: signal.Signals) -> bool:
+    """Stop the server ``pid`` that an earlier, killed run left on ``folder``. Returns whether it was one.
+
+    A process id on disk proves nothing, ids are used again: it must be a process of that name (``mongod`` may be
+    ``mongod-8.0``) which was given that data folder.
+    """
+    try:
+        process = psutil.Process(pid)
+        command = process.cmdline()
+        if not command or executable not in Path(command[0]).name or str(folder) not in command:
+            return False
+        process.send_signal(stop_signal)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_TIMEOUT_S)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied as error:
+        raise EmbeddedServerError(
+            f"The process {pid}, perhaps a server left on {folder}, belongs to another user.",
+            hint=f"Stop it as that user or as root (kill {pid}), then start again.",
+        ) from error
+    return True
+
+
+def free_port() -> int:
+    """A loopback port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the servers do: a port whose last connections are still in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def port_in_use(server: str, port: int) -> PortInUseError:
+    return PortInUseError(
+        f"{server} cannot listen on {LOOPBACK}:{port}: the port is in use{_holder(port)}.",
+        hint="Stop that process, or choose another port or none (then a free one is taken).",
+    )
+
+
+def _holder(port: int) -> str:
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return ""
+    for connection in connections:
+        if connection.status != psutil.CONN_LISTEN or not connection.laddr or not connection.pid:
+            continue
+        if connection.laddr.port == port:
+            with contextlib.suppress(psutil.Error):
+                return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
+    return ""

@@ -1,0 +1,182 @@
+"""Both embedded servers together, on one data folder, for as long as a ``with`` block lasts.
+
+The demo, ``product-sync dev`` and the tests all need the same thing: a MongoDB replica set and a PostgreSQL
+with their databases, now, and nothing of it left afterwards. Nothing here is used in production.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from product_sync.embedded import mongod, postgres
+from product_sync.embedded.errors import EmbeddedServerError, FolderInUseError, PortInUseError
+from product_sync.embedded.placement import outside_folders
+from product_sync.embedded.process import free_port, is_free, port_in_use
+
+SOURCE_DATABASE, CART_DATABASE, DAGSTER_DATABASE = "shop", "cart", "dagster"
+_ATTEMPTS = 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the running servers are. The PostgreSQL URLs hold the superuser's password: not for a log.
+
+    ``mongodb_url`` is of the database ``shop``, ``cart_url`` of ``cart``, ``dagster_url`` (in SQLAlchemy's form, for
+    psycopg2) of ``dagster``, ``postgres_url`` of ``postgres``. ``folder`` holds logs and data, ``postgres_folder`` is
+    where PostgreSQL's data really is.
+    """
+
+    folder: Path
+    postgres_folder: Path
+    mongodb_url: str
+    cart_url: str = field(repr=False)
+    dagster_url: str = field(repr=False)
+    postgres_url: str = field(repr=False)
+
+
+@contextmanager
+def running(
+    folder: Path,
+    *,
+    mongodb_port: int | None = None,
+    postgres_port: int | None = None,
+    durable: bool = True,
+    tell: Callable[[str], None] = _log.info,
+) -> Iterator[Servers]:
+    """Start both servers on ``folder`` (made when absent) and stop them at the end. About 2 s when new, 1 s after.
+
+    Without ports the ones of the last time are taken again if they are free, so that URLs stay valid from run
+    to run. ``durable=False`` turns PostgreSQL's flushing to disk off, for tests. ``tell`` gets what a person should
+    know: where the data is if it is not in ``folder``.
+
+    Raises `EmbeddedServerError` (`FolderInUseError`, `PortInUseError`) with nothing left running. If this process is
+    killed, the servers are stopped by their watchers, or by the next start on this folder.
+    """
+    folder = folder.resolve()
+    with _locked(folder), ExitStack() as stack:
+        servers = _start(folder, stack, (mongodb_port, postgres_port), durable=durable, tell=tell)
+        yield servers
+
+
+def remove(folder: Path) -> None:
+    """Delete ``folder`` and what lies outside it on its behalf; servers left by a killed run are stopped first.
+
+    Raises `FolderInUseError` while somebody uses it.
+    """
+    folder = folder.resolve()
+    homes = [folder, *outside_folders(folder)]
+    if not any(home.exists() for home in homes):
+        return
+    with _locked(folder):
+        mongod.stop_leftover(folder / "mongodb")
+        for home in homes:
+            postgres.stop_leftover(home / "postgres")
+            shutil.rmtree(home)
+
+
+def _start(
+    folder: Path,
+    stack: ExitStack,
+    ports: tuple[int | None, int | None],
+    *,
+    durable: bool,
+    tell: Callable[[str], None],
+) -> Servers:
+    executable = mongod.find_mongod()
+    for attempt in range(1, _ATTEMPTS + 1):
+        mongodb_port, postgres_port = _choose_ports(folder, ports)
+        with ExitStack() as attempted:
+            # Both start at the same time: each waits for its disk more than for a core.
+            mongo = mongod.launch(folder / "mongodb", port=mongodb_port, executable=executable)
+            attempted.callback(mongo.process.stop)
+            pg = postgres.launch(folder, port=postgres_port, log=folder / "postgres.log", durable=durable, tell=tell)
+            attempted.callback(pg.process.stop)
+            attempted.callback(mongo.process.ask_to_stop)
+            try:
+                pg.wait_until_ready()
+                mongo.wait_until_writable()
+            except PortInUseError:
+                # A free port can be taken before the server has it. One that was asked for is not replaced.
+                if attempt == _ATTEMPTS or ports != (None, None):
+                    raise
+                _ports_file(folder).unlink(missing_ok=True)
+                continue
+            _ports_file(folder).write_text(json.dumps([mongodb_port, postgres_port]))
+            _create_databases(pg)
+            stack.push(attempted.pop_all())
+            break
+    return Servers(
+        folder=folder,
+        postgres_folder=pg.home,
+        mongodb_url=mongo.url(SOURCE_DATABASE),
+        cart_url=pg.url(CART_DATABASE),
+        dagster_url=pg.url(DAGSTER_DATABASE, driver="postgresql+psycopg2"),
+        postgres_url=pg.url("postgres"),
+    )
+
+
+def _choose_ports(folder: Path, asked: tuple[int | None, int | None]) -> tuple[int, int]:
+    """The ports asked for (`PortInUseError` if in use), else those of the last run if they are free, else free ones."""
+    for name, port in zip(("MongoDB", "PostgreSQL"), asked, strict=True):
+        if port is not None and not is_free(port):
+            raise port_in_use(name, port)
+    try:
+        last = json.loads(_ports_file(folder).read_text())
+        remembered = [port if is_free(port) else None for port in (int(last[0]), int(last[1]))]
+    except (FileNotFoundError, ValueError, IndexError, TypeError, KeyError):
+        remembered = [None, None]
+    mongodb, postgresql = (port or old or free_port() for port, old in zip(asked, remembered, strict=True))
+    return mongodb, postgresql
+
+
+def _ports_file(folder: Path) -> Path:
+    return folder / "ports.json"
+
+
+def _create_databases(server: postgres.Postgres) -> None:
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        # database_names: which of our databases an earlier run has made already.
+        present = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+        for name in (CART_DATABASE, DAGSTER_DATABASE):
+            if name not in present:
+                # create_database: cannot run inside a transaction, hence autocommit.
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for us. The lock is the system's (flock): it ends with the process, so it is never stale."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"The data folder {folder} cannot be used: {error.strerror}.",
+            hint="Choose a folder that you may write to, or delete this one as its owner.",
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip()
+            raise FolderInUseError(
+                f"The data folder {folder} is in use by process {holder or 'unknown'}.",
+                hint="A demo or `make dev` runs there: wait for it or stop it, or work in another clone.",
+            ) from error
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)

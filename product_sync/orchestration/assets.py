@@ -1,0 +1,108 @@
+"""The four assets, the quarantine, and the two systems they stand between. Each body only wires."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+from pydantic import Field
+
+from product_sync.orchestration import names
+from product_sync.orchestration.metadata import (
+    diff_metadata,
+    load_metadata,
+    preview_metadata,
+    quarantine_metadata,
+    source_metadata,
+    target_metadata,
+)
+from product_sync.orchestration.resources import SyncResource
+
+_GROUP = "product_sync"
+
+mongodb_products = dg.AssetSpec(
+    names.MONGODB, kinds={"mongodb"}, group_name="systems", description="The product service's collection."
+)
+postgres_product = dg.AssetSpec(
+    names.POSTGRES, kinds={"postgres"}, group_name="systems", description="The cart service's table."
+)
+
+
+@dg.asset(
+    name=names.SOURCE_SNAPSHOT,
+    deps=[mongodb_products],
+    group_name=_GROUP,
+    kinds={"mongodb", "parquet"},
+    description="Every product of MongoDB, converted exactly; what cannot be converted is rejected with a reason.",
+)
+def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
+    session = sync.session(context)
+    return dg.MaterializeResult(metadata=source_metadata(session, session.snapshot_source()))
+
+
+@dg.asset(
+    name=names.TARGET_SNAPSHOT,
+    deps=[postgres_product],
+    group_name=_GROUP,
+    kinds={"postgres", "parquet"},
+    description="Every row of the cart service's product table, from one consistent snapshot.",
+)
+def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult(metadata=target_metadata(sync.session(context).snapshot_target()))
+
+
+@dg.asset(
+    name=names.DIFF,
+    deps=[mongo_product_snapshot, postgres_cart_snapshot],
+    group_name=_GROUP,
+    kinds={"duckdb", "parquet"},
+    description="Every difference, one row a product: missing (insert), changed (update) or extra (target only).",
+)
+def product_diff(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult(metadata=diff_metadata(sync.session(context).diff()))
+
+
+class LoadConfig(dg.Config):
+    dry_run: bool = Field(default=False, description="Do everything but write. Any switch that says so is enough.")
+
+
+@dg.multi_asset(
+    name=names.LOAD,
+    specs=[
+        dg.AssetSpec(
+            names.LOAD,
+            deps=[names.DIFF],
+            skippable=True,
+            group_name=_GROUP,
+            kinds={"postgres"},
+            description="The differences, written in batches, each in a transaction of its own.",
+        ),
+        dg.AssetSpec(
+            names.QUARANTINE,
+            deps=[names.SOURCE_SNAPSHOT, names.LOAD],
+            skippable=True,
+            group_name=_GROUP,
+            kinds={"parquet"},
+            description="The products that cannot be copied exactly, and why. Each is tried again on every run.",
+        ),
+    ],
+)
+def product_load(
+    context: dg.AssetExecutionContext, config: LoadConfig, sync: SyncResource
+) -> Iterator[dg.MaterializeResult[None]]:
+    session = sync.session(context)
+    if config.dry_run or session.settings.dry_run:
+        metadata = preview_metadata(session, session.preview())
+        context.log_event(dg.AssetObservation(asset_key=names.LOAD, metadata=metadata))
+        return
+    result = session.load()
+    yield dg.MaterializeResult(asset_key=names.LOAD, metadata=load_metadata(session, result))
+    yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(session))
+
+
+ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [
+    mongodb_products,
+    postgres_product,
+    mongo_product_snapshot,
+    postgres_cart_snapshot,
+    product_diff,
+    product_load,
+]

@@ -1,0 +1,46 @@
+"""Lets every asset be loaded as a pandas DataFrame: in a notebook, or by an asset that a user adds downstream.
+
+The steps write their Parquet files themselves, as streams; a catalogue never passes through here on its way in.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from product_sync.adapters import state
+from product_sync.orchestration.names import DIFF, QUARANTINE, SOURCE_SNAPSHOT, TARGET_SNAPSHOT
+from product_sync.settings import state_root
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FILES = {
+    SOURCE_SNAPSHOT: state.SOURCE_ROWS,
+    TARGET_SNAPSHOT: state.TARGET_ROWS,
+    DIFF: state.DIFF,
+    QUARANTINE: state.QUARANTINE,
+}
+
+
+class ParquetIOManager(dg.ConfigurableIOManager):
+    """Loads the newest file of an asset: one run writes at a time, so in a run that is the run's own."""
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        """The steps hand over no values; see the module."""
+        raise dg.DagsterInvariantViolationError(
+            f"{context.asset_key.to_user_string()} handed a {type(obj).__name__} to the Parquet IO manager,"
+            " which only reads. Choose another IO manager for this asset."
+        )
+
+    def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
+        import pandas as pd
+
+        name = context.asset_key.to_user_string()
+        root = state_root(os.environ)
+        path = state.newest_file(root, _FILES[name]) if name in _FILES else None
+        if path is None:
+            raise dg.DagsterInvariantViolationError(
+                f"{name} has no file under {root}. Materialise it first, with the same PRODUCT_SYNC_STATE."
+            )
+        return pd.read_parquet(path)

@@ -1,0 +1,60 @@
+"""The jobs: what `dagster job execute -j` takes, and what the schedule runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from product_sync.orchestration import names
+from product_sync.settings import SETTING_NAMES
+
+_SECTIONS = ("ops", "resources", "execution", "loggers")
+
+
+def _to_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Let ``dry_run: true`` stand at the top of the file beside Dagster's own sections, as the switches of ``sync``."""
+    sections = {name: dict(config[name]) for name in _SECTIONS if name in config}
+    switches = {name: value for name, value in config.items() if name not in _SECTIONS}
+    resources = sections.setdefault("resources", {})
+    sync = dict(resources.get("sync", {}))
+    resources["sync"] = {**sync, "config": {**sync.get("config", {}), **switches}}
+    return sections
+
+
+_config = dg.ConfigMapping(
+    config_fn=_to_run_config,
+    config_schema={
+        **{
+            name: dg.Field(dg.Any, is_required=False, description=f"As resources.sync.config.{name}.")
+            for name in sorted(SETTING_NAMES)
+        },
+        **{name: dg.Field(dict, is_required=False) for name in _SECTIONS},
+    },
+)
+_pipeline = dg.AssetSelection.assets(
+    names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD, names.QUARANTINE
+)
+
+product_sync = dg.define_asset_job(
+    names.SYNC_JOB,
+    selection=_pipeline,
+    config=_config,
+    description="Read both sides, find what differs, load it in batches, prove the result.",
+)
+product_sync_dry_run = dg.define_asset_job(
+    names.DRY_RUN_JOB,
+    selection=_pipeline,
+    config={"resources": {"sync": {"config": {"dry_run": True}}}},
+    description="Everything that product_sync does, except that nothing is written.",
+)
+validate_sync = dg.define_asset_job(
+    names.VALIDATE_JOB,
+    selection=dg.AssetSelection.checks(
+        dg.AssetCheckKey(dg.AssetKey(names.SOURCE_SNAPSHOT), names.SOURCE_LOOKS_COMPLETE),
+        dg.AssetCheckKey(dg.AssetKey(names.LOAD), names.TARGET_MATCHES_SOURCE),
+        dg.AssetCheckKey(dg.AssetKey(names.LOAD), names.NO_EXTRA_PRODUCTS),
+        dg.AssetCheckKey(dg.AssetKey(names.QUARANTINE), names.QUARANTINE_WITHIN_BUDGET),
+    ),
+    description="Read both sides afresh and compare them. Writes nothing.",
+)
+JOBS = [product_sync, product_sync_dry_run, validate_sync]

@@ -1,0 +1,28 @@
+"""The names by which Dagster knows our assets, jobs and checks: users type them and histories refer to them."""
+
+from typing import Final
+
+MONGODB = "mongodb_products"
+POSTGRES = "postgres_product"
+SOURCE_SNAPSHOT = "mongo_product_snapshot"
+TARGET_SNAPSHOT = "postgres_cart_snapshot"
+DIFF = "product_diff"
+LOAD = "product_load"
+QUARANTINE = "quarantined_products"
+
+SYNC_JOB = "product_sync"
+DRY_RUN_JOB = "product_sync_dry_run"
+VALIDATE_JOB = "validate_sync"
+
+SOURCE_LOOKS_COMPLETE = "source_looks_complete"
+CHANGE_IS_PLAUSIBLE = "change_is_plausible"
+TARGET_MATCHES_SOURCE = "target_matches_source"
+EVERY_BATCH_LOADED = "every_batch_loaded"
+QUARANTINE_WITHIN_BUDGET = "quarantine_within_budget"
+NO_EXTRA_PRODUCTS = "no_extra_products"
+
+HOST_TAG: Final = "product_sync/host"
+PROCESS_TAG: Final = "product_sync/process"
+
+#: Metadata of a load: which two sides it was about (`Layout.state_key`).
+STATE_KEY = "state_key"

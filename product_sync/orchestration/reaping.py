@@ -1,0 +1,62 @@
+"""Runs whose process was killed stay "started" in Dagster for ever, and the queue and the schedule wait for them.
+
+The default launcher cannot see a dead worker (docs/decisions/0007), so a run records where it runs, and whoever comes
+next marks it as failed: when its process is gone from this host, or when it has been silent for five minutes while
+nobody holds the sync's lock.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+
+import dagster as dg
+import psutil
+
+from product_sync.orchestration.names import HOST_TAG, PROCESS_TAG, SYNC_JOB
+from product_sync.orchestration.schedules import unfinished_syncs
+
+#: Reads and loads log a sign of life at least once a minute.
+SILENCE_S = 300.0
+_RUNNING = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+
+
+def process_tags() -> dict[str, str]:
+    """Where this process runs: its host, its pid, and when it started (pids are used again)."""
+    return {HOST_TAG: socket.gethostname(), PROCESS_TAG: f"{os.getpid()}@{psutil.Process().create_time():.0f}"}
+
+
+def reap_dead_runs(
+    instance: dg.DagsterInstance, *, lock_is_free: Callable[[], bool], clock: Callable[[], float] = time.time
+) -> list[str]:
+    """Mark runs that cannot go on as failed; returns their ids. ``clock`` gives seconds since 1970."""
+    reaped = []
+    for record in unfinished_syncs(instance):
+        run = record.dagster_run
+        if run.status not in _RUNNING:
+            continue
+        if _process_is_gone(run):
+            cause = f"its process {run.tags[PROCESS_TAG].partition('@')[0]} is gone"
+        elif _silent_for(instance, record, clock()) > SILENCE_S and lock_is_free():
+            cause = f"it has been silent for {SILENCE_S:.0f} seconds and holds no lock"
+        else:
+            continue
+        instance.report_run_failed(run, f"{SYNC_JOB}: this run was ended from outside: {cause}.")
+        reaped.append(run.run_id)
+    return reaped
+
+
+def _process_is_gone(run: dg.DagsterRun) -> bool:
+    if run.tags.get(HOST_TAG) != socket.gethostname() or PROCESS_TAG not in run.tags:
+        return False
+    pid, _, started = run.tags[PROCESS_TAG].partition("@")
+    try:
+        process = psutil.Process(int(pid))
+        return f"{process.create_time():.0f}" != started or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _silent_for(instance: dg.DagsterInstance, record: dg.RunRecord, now: float) -> float:
+    last = instance.get_records_for_run(record.dagster_run.run_id, limit=1, ascending=False).records
+    return now - (last[0].event_log_entry.timestamp if last else record.create_timestamp.timestamp())

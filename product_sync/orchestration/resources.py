@@ -1,0 +1,133 @@
+"""What a run is configured with: the two connections, the sync's settings, and who hears of its progress.
+
+Every field may be left out; the environment is asked for it when the run starts (`product_sync.settings`), never when
+definitions load. One resource, ``sync``, holds the switches of the whole run, so that the Materialize button of
+the UI takes them too: ``resources: {sync: {config: {dry_run: true}}}``.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from product_sync.core.progress import OnProgress, Progress
+from product_sync.orchestration.reaping import process_tags
+from product_sync.session import Session, open_session
+from product_sync.settings import (
+    SETTING_NAMES,
+    SOURCE_PASSWORD,
+    SOURCE_URL,
+    SOURCE_USER,
+    TARGET_URL,
+    SourceAddress,
+    SyncSettings,
+    TargetAddress,
+    mapping_path,
+    state_root,
+)
+
+#: Seconds between two signs of life in the event log; reaping waits for five times as long.
+SIGN_OF_LIFE_S = 60.0
+
+
+class MongoDBResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic only for type checkers
+    """The product service's MongoDB. Holds names of variables, not their values: run config is shown in the UI."""
+
+    url_variable: str = Field(
+        default=SOURCE_URL, description="Environment variable that holds the URL, with the database."
+    )
+    user_variable: str = Field(default=SOURCE_USER, description="Environment variable of the user, if not in the URL.")
+    password_variable: str = Field(default=SOURCE_PASSWORD, description="Environment variable of the password.")
+
+    def address(self) -> SourceAddress:
+        return SourceAddress.from_environment(os.environ, self.url_variable, self.user_variable, self.password_variable)
+
+
+class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic only for type checkers
+    """The cart service's PostgreSQL. Holds the name of a variable, not its value."""
+
+    url_variable: str = Field(default=TARGET_URL, description="Environment variable that holds the URL.")
+
+    def address(self) -> TargetAddress:
+        return TargetAddress.from_environment(os.environ, self.url_variable)
+
+
+class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic only for type checkers
+    """The settings of a run. What is left out comes from the environment, then from the defaults."""
+
+    mongodb: dg.ResourceDependency[MongoDBResource]
+    postgres: dg.ResourceDependency[PostgresResource]
+    dry_run: bool | None = Field(default=None, description="Do everything but write.")
+    batch_size: int | None = Field(
+        default=None, description="Rows per transaction, 1 to 100000. SYNC_BATCH_SIZE, else 100."
+    )
+    batch_delay_ms: int | None = Field(
+        default=None, description="Milliseconds between two batches, 0 or more. SYNC_BATCH_DELAY_MS, else 100."
+    )
+    extra: str | None = Field(
+        default=None, description="`report` or `delete` products that only the target has. Default: report."
+    )
+    accept_source_count: int | None = Field(
+        default=None, description="Let a source through that has shrunk to no fewer than this many documents."
+    )
+    accept_changes: bool | None = Field(default=None, description="Let more than half of the target be overwritten.")
+    settle_seconds: float | None = Field(
+        default=None, description="Seconds between the two readings of a difference before it counts. Default: 5."
+    )
+    source_recheck_after_s: float | None = Field(
+        default=None, description="Seconds after which a product to insert is read again. Default: 60."
+    )
+    retry_s: float | None = Field(
+        default=None, description="Seconds for which one failing batch is retried. Default: 60."
+    )
+    max_isolated_rows: int | None = Field(
+        default=None, description="Refused rows that stop the run (or 1 % of the planned rows, if more). Default: 1000."
+    )
+    max_delete_share: float | None = Field(
+        default=None, description="Share of the target, 0 to 1, above which no extra product is deleted. Default: 0.05."
+    )
+    probe: bool | None = Field(
+        default=None, description="In a dry run, run a first batch and roll it back. Default: true."
+    )
+
+    _on_progress: OnProgress | None = PrivateAttr(default=None)
+
+    def reporting_to(self, on_progress: OnProgress | None) -> "SyncResource":
+        """This resource with a listener, for callers in the same process."""
+        copy = self.model_copy()
+        copy._on_progress = on_progress  # noqa: SLF001 - our own attribute on our own copy
+        return copy
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Leave on the run where it runs, so that a killed one can be told from a slow one."""
+        if context.instance is not None and context.run is not None:
+            context.instance.add_run_tags(context.run.run_id, process_tags())
+
+    def session(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Session:
+        """What this run works with. Reads the environment and reflects the target table."""
+        return open_session(
+            self.mongodb.address(),
+            self.postgres.address(),
+            SyncSettings.resolve(os.environ, {name: getattr(self, name, None) for name in SETTING_NAMES}),
+            mapping_path=mapping_path(os.environ),
+            state_root=state_root(os.environ),
+            run_id=context.run.run_id,
+            on_progress=_signs_of_life(context.log.info, self._on_progress, time.monotonic),
+        )
+
+
+def _signs_of_life(log: Callable[[str], None], listener: OnProgress | None, clock: Callable[[], float]) -> OnProgress:
+    """Tell the listener everything and the event log once a minute: a log line costs milliseconds."""
+    last = clock()
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        if listener is not None:
+            listener(progress)
+        if clock() - last >= SIGN_OF_LIFE_S:
+            last = clock()
+            log(str(progress))
+
+    return report

@@ -1,0 +1,163 @@
+"""Runs a job in this process and reads its answer from what it recorded.
+
+The command line and the UI run the same job, and what they report comes from the same events: a number that is in the
+answer is also in the run's history.
+"""
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import dagster as dg
+
+from product_sync.core.errors import (
+    ChecksFailed,
+    ConfigurationError,
+    LoadStopped,
+    SyncAlreadyRunning,
+    SyncCancelled,
+)
+from product_sync.core.progress import OnProgress
+from product_sync.orchestration import names
+from product_sync.orchestration.build import build_definitions
+from product_sync.orchestration.reaping import process_tags, reap_dead_runs
+from product_sync.reports import SyncReport, ValidationReport
+from product_sync.session import lock_holder
+from product_sync.settings import TargetAddress, mapping_path
+
+_READ = {
+    dg.DagsterEventType.ASSET_MATERIALIZATION,
+    dg.DagsterEventType.ASSET_OBSERVATION,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+}
+_QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
+
+
+def run_sync(
+    instance: dg.DagsterInstance, switches: Mapping[str, Any], report: SyncReport, on_progress: OnProgress | None
+) -> None:
+    """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
+    target, mapping = TargetAddress.from_environment(os.environ), mapping_path(os.environ)
+    holder = lock_holder(target, mapping)
+    reap_dead_runs(instance, lock_is_free=lambda: holder is None)
+    if holder is not None and not report.dry_run:
+        raise SyncAlreadyRunning(
+            f"Another sync holds the lock: {holder}.", holder=holder, hint="Wait for it to end, or end it."
+        )
+    config = {**{name: value for name, value in switches.items() if value is not None}, "loggers": _QUIET}
+    report.run_id = str(uuid.uuid4())
+    try:
+        _execute(instance, names.SYNC_JOB, config, report.run_id, on_progress)
+    finally:
+        recorded = _Recorded(instance, report.run_id)
+        for item in fields(report):
+            if (value := recorded.number(item.name)) is not None:
+                setattr(report, item.name, value)
+        report.duration_s = recorded.duration_s
+        report.first_differences = recorded.table("first_differences")
+        report.first_quarantined = recorded.table("first_quarantined")
+        if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
+            report.valid = matches.passed
+            report.in_flight = _plain(matches)["in_flight"]
+    if stopped := recorded.text("stopped"):
+        raise LoadStopped(stopped)
+    recorded.raise_for_checks()
+
+
+def run_validation(instance: dg.DagsterInstance, report: ValidationReport, on_progress: OnProgress | None) -> None:
+    """Run the job of checks only and fill ``report``. Raises what ended the run early."""
+    run_id = str(uuid.uuid4())
+    try:
+        _execute(instance, names.VALIDATE_JOB, {"loggers": _QUIET}, run_id, on_progress)
+    finally:
+        recorded = _Recorded(instance, run_id)
+        if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
+            found = _plain(matches)
+            report.valid = matches.passed
+            report.source_count, report.target_count = found["source_count"], found["target_count"]
+            report.missing_in_target, report.changed = found["missing"], found["changed"]
+            report.extra_in_target, report.quarantined = found["extra"], found["quarantined"]
+            report.missing_ids, report.changed_ids = found["missing_ids"], found["changed_ids"]
+            report.extra_ids = found["extra_ids"]
+    recorded.raise_for_checks()
+
+
+def _execute(
+    instance: dg.DagsterInstance,
+    job_name: str,
+    config: Mapping[str, Any],
+    run_id: str,
+    on_progress: OnProgress | None,
+) -> None:
+    job = build_definitions(on_progress=on_progress).resolve_job_def(job_name)
+    try:
+        job.execute_in_process(instance=instance, run_id=run_id, run_config=dict(config), tags=process_tags())
+    except dg.DagsterInvalidConfigError as error:
+        raise ConfigurationError(str(error)) from error
+    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as error:
+        if run := instance.get_run_by_id(run_id):
+            instance.report_run_canceled(run)
+        raise SyncCancelled("Cancelled; the batch under way was rolled back.", hint="Run it again to go on.") from error
+    except dg.DagsterError:
+        if not _Recorded(instance, run_id).failed_checks:
+            raise
+
+
+def _plain(check: dg.AssetCheckEvaluation) -> dict[str, Any]:
+    return {name: value.value for name, value in check.metadata.items()}
+
+
+class _Recorded:
+    """What a run left in the event log: the metadata of its steps, the evaluations of its checks."""
+
+    def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
+        self._record = instance.get_run_record_by_id(run_id)
+        self._metadata: dict[str, dg.MetadataValue[Any]] = {}
+        self._checks: dict[str, dg.AssetCheckEvaluation] = {}
+        for entry in instance.all_logs(run_id, of_type=_READ):
+            event = entry.dagster_event
+            if event is None:
+                continue
+            if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+                self._checks[event.asset_check_evaluation_data.check_name] = event.asset_check_evaluation_data
+            elif event.event_type is dg.DagsterEventType.ASSET_OBSERVATION:
+                self._metadata.update(event.asset_observation_data.asset_observation.metadata)
+            else:
+                self._metadata.update(event.step_materialization_data.materialization.metadata)
+
+    @property
+    def duration_s(self) -> float | None:
+        if self._record is None or not self._record.start_time or not self._record.end_time:
+            return None
+        return round(self._record.end_time - self._record.start_time, 3)
+
+    @property
+    def failed_checks(self) -> list[dg.AssetCheckEvaluation]:
+        return [
+            check for check in self._checks.values()
+            if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
+        ]  # fmt: skip
+
+    def number(self, name: str) -> int | float | None:
+        value = self._metadata[name].value if name in self._metadata else None
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def text(self, name: str) -> str:
+        value = self._metadata[name].value if name in self._metadata else None
+        return value if isinstance(value, str) else ""
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        value = self._metadata.get(name)
+        if not isinstance(value, dg.TableMetadataValue):
+            return []
+        return [{key: str(text) for key, text in record.data.items()} for record in value.records]
+
+    def check(self, name: str) -> dg.AssetCheckEvaluation | None:
+        return self._checks.get(name)
+
+    def raise_for_checks(self) -> None:
+        if failed := self.failed_checks:
+            said = " ".join(f"{check.check_name}: {check.description}" for check in failed)
+            raise ChecksFailed(said, hint="The run's page in the UI has the first differences.")

@@ -1,0 +1,53 @@
+"""When the sync runs by itself, and when it does not: never on top of another one."""
+
+import dagster as dg
+
+from product_sync.core.errors import ConfigurationError
+from product_sync.orchestration.names import LOAD, SYNC_JOB
+from product_sync.settings import CRON, ScheduleSettings
+
+UNFINISHED = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+
+
+def unfinished_syncs(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
+    """Runs that load or will load: those of the job, and those that the UI's Materialize button started."""
+    records = instance.get_run_records(dg.RunsFilter(statuses=list(UNFINISHED)))
+    return [record for record in records if _loads(record.dagster_run)]
+
+
+def _loads(run: dg.DagsterRun) -> bool:
+    return run.job_name == SYNC_JOB or dg.AssetKey(LOAD) in (run.asset_selection or ())
+
+
+def sync_schedule(settings: ScheduleSettings) -> dg.ScheduleDefinition:
+    """The schedule of the sync job. Raises `ConfigurationError` for a cron expression that Dagster does not take."""
+
+    def run_unless_one_is_in_flight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if unfinished := unfinished_syncs(context.instance):
+            run = unfinished[0].dagster_run
+            return dg.SkipReason(f"Run {run.run_id} is {run.status.value.lower()}; the next tick looks again.")
+        return dg.RunRequest()
+
+    try:
+        return dg.ScheduleDefinition(
+            name="product_sync_schedule",
+            job_name=SYNC_JOB,
+            cron_schedule=settings.cron,
+            execution_timezone=settings.time_zone,
+            execution_fn=run_unless_one_is_in_flight,
+            default_status=(dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED),
+            description=(
+                "Runs the sync and skips a tick while one is queued or in progress. Set by SYNC_CRON_SCHEDULE, TIMEZONE"
+                " and ENABLE_SCHEDULER."
+            ),
+        )
+    except dg.DagsterInvalidDefinitionError as error:
+        raise ConfigurationError(
+            f"{CRON} is {settings.cron!r}.", hint="Expected: a cron expression of five fields, such as `*/10 * * * *`."
+        ) from error

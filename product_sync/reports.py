@@ -1,0 +1,135 @@
+"""What a sync, a validation and a look at the statistics answer: the same fields for scripts and for ``--json``.
+
+The keys are a contract with other programs: they are all present in every answer, and ``None`` says that a value
+is not known. An error never hides what was done before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from product_sync.core.errors import ProductSyncError
+
+CHECKS_FAILED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    code: str
+    message: str
+    hint: str
+
+
+@dataclass(kw_only=True)
+class Report:
+    """``failure`` is what ended it early; ``exit_status`` what the command line ends with."""
+
+    failure: ProductSyncError | None = field(default=None, repr=False)
+
+    #: Fields for people and scripts that the JSON answer leaves out.
+    _NOT_IN_JSON = frozenset({"failure", "first_differences", "first_quarantined"})
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        return ErrorInfo(self.failure.code, self.failure.message, self.failure.hint) if self.failure else None
+
+    @property
+    def exit_status(self) -> int:
+        return self.failure.exit_status if self.failure else 0
+
+    def raise_for_error(self) -> Self:
+        """Raise what ended it, if anything did; else return the report."""
+        if self.failure:
+            raise self.failure
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        content = {name: value for name, value in asdict(self).items() if name not in self._NOT_IN_JSON}
+        if self.error:
+            content["error"] = asdict(self.error)
+        return content
+
+
+@dataclass(kw_only=True)
+class SyncReport(Report):
+    """One run of the sync. Counts are rows; ``duration_s`` and ``estimated_s`` are seconds.
+
+    ``missing``, ``changed`` and ``extra`` are what the diff found, without the quarantined products; ``in_flight``
+    are differences that were on their way when the result was verified. ``valid`` says that nothing was missing or
+    changed afterwards, apart from the quarantined; ``None`` in a dry run. ``first_differences`` and
+    ``first_quarantined`` are the first rows of each kind, as the UI shows them.
+    """
+
+    run_id: str | None = None
+    dry_run: bool = False
+    source_count: int | None = None
+    target_count: int | None = None
+    missing: int | None = None
+    changed: int | None = None
+    extra: int | None = None
+    inserted: int | None = None
+    updated: int | None = None
+    deleted: int | None = None
+    conflicts: int | None = None
+    taken_back: int | None = None
+    kept_referenced: int | None = None
+    quarantined: int | None = None
+    in_flight: int | None = None
+    batches: int | None = None
+    failed_batches: int | None = None
+    not_attempted_batches: int | None = None
+    duration_s: float | None = None
+    estimated_s: float | None = None
+    valid: bool | None = None
+    first_differences: list[dict[str, str]] = field(default_factory=list, repr=False)
+    first_quarantined: list[dict[str, str]] = field(default_factory=list, repr=False)
+
+
+@dataclass(kw_only=True)
+class ValidationReport(Report):
+    """Both sides read afresh and compared. The lists hold the first ten ids of each kind."""
+
+    valid: bool | None = None
+    source_count: int | None = None
+    target_count: int | None = None
+    missing_in_target: int | None = None
+    changed: int | None = None
+    extra_in_target: int | None = None
+    quarantined: int | None = None
+    missing_ids: list[str] | None = None
+    changed_ids: list[str] | None = None
+    extra_ids: list[str] | None = None
+
+
+@dataclass(kw_only=True)
+class StatsReport(Report):
+    """How many products each side has now, and the last sync that succeeded: its end in ISO 8601, UTC."""
+
+    source_count: int | None = None
+    target_count: int | None = None
+    last_sync_at: str | None = None
+    last_sync_run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionReport:
+    """One side as seen from here. ``latency_ms`` is one round trip in milliseconds; ``None`` is not known."""
+
+    reachable: bool = False
+    error: ErrorInfo | None = None
+    version: str | None = None
+    latency_ms: float | None = None
+    privileges: list[str] | None = None
+    lacking: list[str] | None = None
+    replica_set: str | None = None
+    table: dict[str, str] | None = None
+    notes: list[str] | None = None
+
+
+@dataclass(kw_only=True)
+class DoctorReport(Report):
+    """Both connections. ``table`` maps the target's columns to their types."""
+
+    mongodb: ConnectionReport = field(default_factory=ConnectionReport)
+    postgres: ConnectionReport = field(default_factory=ConnectionReport)

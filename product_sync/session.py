@@ -1,0 +1,425 @@
+"""One run's view of the world: the settings, the layout, the files, the two databases; and the steps on them.
+
+It joins the core with the adapters and knows no orchestrator. Connections are opened for a step and closed when it
+ends, however it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from product_sync.adapters import mongodb, state
+from product_sync.adapters.postgres import lock
+from product_sync.adapters.postgres.connection import without_credentials
+from product_sync.adapters.postgres.inspect import Privileges, TargetHealth, health
+from product_sync.adapters.postgres.reader import PostgresReader
+from product_sync.adapters.postgres.reflect import reflect
+from product_sync.adapters.postgres.writer import PostgresWriter
+from product_sync.adapters.state import RunFiles, StateFolder
+from product_sync.core import quarantine, verdicts
+from product_sync.core.deletion import DeletionFacts
+from product_sync.core.diff import DiffCounts, Difference, changed_columns, diff, first_differences
+from product_sync.core.dry_run import Estimate, estimate, not_probed
+from product_sync.core.errors import AccessDenied, NotAttempted, StalePlan
+from product_sync.core.layout import Layout, bind
+from product_sync.core.load import LoadPolicy, load
+from product_sync.core.load_result import BatchFailure, LoadResult, Stop
+from product_sync.core.mapping import load_mapping
+from product_sync.core.model import Reason, SourceId
+from product_sync.core.pacing import FixedPacing
+from product_sync.core.progress import OnProgress
+from product_sync.core.retry import RetryPolicy
+from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
+from product_sync.core.tables import RUN_ID, STATE_KEY, TAKEN_AT, read_metadata
+from product_sync.core.timing import SYSTEM_TIMING, Timing
+from product_sync.core.verdicts import Verdict
+from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
+
+if TYPE_CHECKING:
+    from product_sync.core.ports import Source, TargetReader
+
+#: A diff older than this is refused: too much may have happened since (design section 5).
+OLDEST_PLAN = timedelta(hours=1)
+#: Metadata of a diff: the run whose source snapshot it was made from.
+SOURCE_RUN = "source_run"
+#: How many rows of each kind people are shown.
+SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the diff found, for people."""
+
+    counts: DiffCounts
+    changed_columns: Mapping[str, int]
+    first: list[Difference]
+    duration_s: float
+
+    @property
+    def rows_per_second(self) -> float:
+        rows = self.counts.source_count + self.counts.target_count
+        return rows / self.duration_s if self.duration_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A diff that may be loaded, with what it was made from."""
+
+    path: Path
+    counts: DiffCounts
+    source: RunFiles
+    source_taken_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a load would do. ``estimate.seconds`` is measured, or ``None`` with the reason why not; ``lacking`` names
+    the privileges that the load would need and the role has not."""
+
+    counts: DiffCounts
+    estimate: Estimate
+    first: list[Difference]
+    rejects_by_reason: Mapping[Reason, int]
+    lacking: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many products each side has now, counted and not estimated."""
+
+    source: int
+    target: int
+    state_key: str
+
+
+@dataclass(frozen=True)
+class Session:
+    """Made by `open_session`, one for each step of a run."""
+
+    source_address: SourceAddress
+    target_address: TargetAddress
+    settings: SyncSettings
+    layout: Layout
+    folder: StateFolder
+    files: RunFiles
+    on_progress: OnProgress
+    timing: Timing = SYSTEM_TIMING
+
+    # Gather.
+
+    def snapshot_source(self) -> SourceSnapshot:
+        """Read every document of the source into this run's files."""
+        with self.source() as source:
+            snapshot = snapshot_source(
+                source,
+                self.layout,
+                self.files.path(state.SOURCE_ROWS),
+                self.files.path(state.REJECTS),
+                metadata=self.metadata,
+                timing=self.timing,
+                on_progress=self.on_progress,
+            )
+        self.files.write_json(state.SOURCE_COUNT, {"documents": snapshot.documents})
+        return snapshot
+
+    def snapshot_target(self, name: str = state.TARGET_ROWS) -> TargetSnapshot:
+        """Read every row of the target into this run's file ``name``."""
+        return snapshot_target(
+            self.reader,
+            self.layout,
+            self.files.path(name),
+            metadata=self.metadata,
+            timing=self.timing,
+            on_progress=self.on_progress,
+        )
+
+    # Decide.
+
+    def diff(self) -> Found:
+        """Compare the newest snapshots, this run's first, and write every difference down."""
+        started = self.timing.monotonic()
+        source, target = self._newest(state.SOURCE_ROWS), self._newest(state.TARGET_ROWS)
+        source_rows, target_rows = source.path(state.SOURCE_ROWS), target.path(state.TARGET_ROWS)
+        taken_at = min(_taken_at(source_rows), _taken_at(target_rows))
+        out = self.files.path(state.DIFF)
+        counts = diff(
+            self.layout,
+            source_rows,
+            source.path(state.REJECTS),
+            target_rows,
+            self.previous_quarantine,
+            out,
+            metadata={**self.metadata, TAKEN_AT: taken_at.isoformat(), SOURCE_RUN: source.run_id},
+        )
+        self.files.write_json(state.DIFF_COUNTS, asdict(counts))
+        return Found(
+            counts,
+            changed_columns(out, self.layout),
+            first_differences(out, self.layout, SHOWN),
+            self.timing.monotonic() - started,
+        )
+
+    def plan(self) -> Plan:
+        """The newest diff, this run's first. Raises `StalePlan` if there is none, or it is too old to be trusted."""
+        run = self._newest(state.DIFF)
+        path = run.path(state.DIFF)
+        age = self.timing.now() - _taken_at(path)
+        if age > OLDEST_PLAN:
+            raise StalePlan(
+                f"The diff of run {run.run_id} is {age.total_seconds() / 60:.0f} minutes old; loads trust 60.",
+                hint=f"Materialise {_MADE_BY[state.SOURCE_ROWS]} and what follows it again.",
+            )
+        source = self.folder.run(read_metadata(path)[SOURCE_RUN])
+        return Plan(
+            path,
+            DiffCounts(**run.read_json(state.DIFF_COUNTS) or {}),
+            source,
+            _taken_at(source.path(state.SOURCE_ROWS)),
+        )
+
+    def first_rejects(self) -> list[dict[str, Any]]:
+        """The first documents of the newest source snapshot that cannot be copied."""
+        entries = quarantine.first_entries(self._newest(state.REJECTS).path(state.REJECTS), SHOWN)
+        return list(entries.to_pylist())
+
+    def first_differences(self) -> list[Difference]:
+        """The first rows of each kind in the newest diff."""
+        return first_differences(self._newest(state.DIFF).path(state.DIFF), self.layout, SHOWN)
+
+    # Apply.
+
+    def preview(self) -> Preview:
+        """Everything that `load` does, short of writing."""
+        plan, target = self.plan(), self._target_health()
+        lacking = self._lacking(plan.counts, target.privileges)
+        return Preview(
+            plan.counts,
+            self._estimate(plan, target, lacking),
+            first_differences(plan.path, self.layout, SHOWN),
+            quarantine.summary(plan.source.path(state.REJECTS)),
+            ", ".join(lacking),
+        )
+
+    def load(self) -> LoadResult:
+        """Write the differences; keep the quarantine up to date, also when it is stopped or cancelled."""
+        plan, result = self.plan(), LoadResult()
+        target = self._target_health()
+        self._require_privileges(plan.counts, target)
+        with self.source() as source, self._writer() as writer:
+            try:
+                load(
+                    plan.path,
+                    self.layout,
+                    source,
+                    writer,
+                    self.files.path(state.LOAD_REJECTS),
+                    source_taken_at=plan.source_taken_at,
+                    pacing=self._pacing,
+                    timing=self.timing,
+                    on_progress=self.on_progress,
+                    metadata=self.metadata,
+                    deletion_facts=self._deletion_facts(plan, target),
+                    policy=self._policy,
+                    result=result,
+                )
+            finally:
+                self.files.write_json(state.LOAD_RESULT, asdict(result))
+        self._update_quarantine(plan, result)
+        return result
+
+    def judge_source(self, run: RunFiles) -> Verdict:
+        """Whether the source snapshot of ``run`` looks complete."""
+        documents = (run.read_json(state.SOURCE_COUNT) or {})["documents"]
+        return verdicts.source_looks_complete(documents, self.folder.read_baseline(), self.settings.accept_source_count)
+
+    def loaded(self) -> LoadResult:
+        """What the newest load did, this run's first."""
+        return _load_result(self._newest(state.LOAD_RESULT).read_json(state.LOAD_RESULT) or {})
+
+    def settle_s(self, name: str) -> float:
+        """Seconds still to wait until `settle_seconds` have passed since the reading in the file ``name`` began."""
+        age = self.timing.now() - _taken_at(self.files.path(name))
+        return max(0.0, self.settings.settle_seconds - age.total_seconds())
+
+    # What the steps share.
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {STATE_KEY: self.folder.key, RUN_ID: self.files.run_id}
+
+    @property
+    def previous_quarantine(self) -> Path | None:
+        return self.folder.quarantine if self.folder.quarantine.exists() else None
+
+    @contextmanager
+    def source(self) -> Iterator[Source]:
+        address = self.source_address
+        with mongodb.connect(address.url, user=address.user, password=address.password) as database:
+            yield mongodb.MongoSource(database, self.layout, timing=self.timing)
+
+    @property
+    def reader(self) -> TargetReader:
+        return PostgresReader(self.target_address.url, self.layout)
+
+    def _writer(self) -> PostgresWriter:
+        return PostgresWriter(self.target_address.url, self.layout, run_id=self.files.run_id)
+
+    @property
+    def _pacing(self) -> FixedPacing:
+        return FixedPacing(self.settings.batch_size, self.settings.batch_delay_ms)
+
+    @property
+    def _policy(self) -> LoadPolicy:
+        return LoadPolicy(
+            source_recheck_after_s=self.settings.source_recheck_after_s,
+            isolated_rows=self.settings.max_isolated_rows,
+            retry=RetryPolicy(total_s=self.settings.retry_s),
+        )
+
+    def _update_quarantine(self, plan: Plan, result: LoadResult) -> None:
+        quarantine.merge(
+            self.previous_quarantine,
+            [plan.source.path(state.REJECTS), self.files.path(state.LOAD_REJECTS)],
+            self.folder.quarantine,
+            now=self.timing.now(),
+            run_id=self.files.run_id,
+            untried=result.untried,
+        )
+
+    def _target_health(self) -> TargetHealth:
+        return health(self.target_address.url, self.layout)
+
+    def _newest(self, name: str) -> RunFiles:
+        if self.files.has(name):
+            return self.files
+        if newest := self.folder.newest(name):
+            return newest
+        raise StalePlan(
+            f"There is no {name} for this source, target and mapping yet.",
+            hint=f"Materialise {_MADE_BY[name]} first.",
+        )
+
+    def _lacking(self, counts: DiffCounts, privileges: Privileges) -> list[str]:
+        """The privileges that this load needs and the role has not."""
+        delete = self.settings.extra == "delete" and counts.extra > 0
+        needed = {
+            "INSERT": bool(counts.missing) and not privileges.insert,
+            "UPDATE": bool(counts.changed) and not privileges.update,
+            "DELETE": delete and not privileges.delete,
+        }
+        return [name for name, is_lacking in needed.items() if is_lacking]
+
+    def _require_privileges(self, counts: DiffCounts, target: TargetHealth) -> None:
+        """Say before the first batch what the last one would find out. Raises `AccessDenied`."""
+        if lacking := ", ".join(self._lacking(counts, target.privileges)):
+            table = self.layout.table.qualified_name
+            raise AccessDenied(
+                f"The role {target.role!r} may not {lacking} on {table}: {'; '.join(target.privileges.lacking)}.",
+                hint=f"GRANT {lacking} ON {table} TO {target.role};",
+            )
+
+    def _deletion_facts(self, plan: Plan, target: TargetHealth) -> DeletionFacts | None:
+        if self.settings.extra != "delete":
+            return None
+        return DeletionFacts(
+            extra=plan.counts.extra,
+            target_count=plan.counts.target_count,
+            source_complete=self.judge_source(plan.source).passed,
+            cascading_foreign_keys=[key.name for key in target.foreign_keys if key.cascading],
+            max_delete_share=self.settings.max_delete_share,
+        )
+
+    def _estimate(self, plan: Plan, target: TargetHealth, lacking: list[str]) -> Estimate:
+        obstacle = ""
+        if not self.settings.probe:
+            obstacle = "The probe is turned off."
+        elif target.triggers:
+            obstacle = f"The table has triggers, which a probe would fire: {', '.join(target.triggers)}."
+        elif lacking:
+            obstacle = f"The role {target.role!r} lacks {', '.join(lacking)}."
+        if obstacle:
+            return not_probed(plan.path, self._pacing, obstacle)
+        try:
+            with self.source() as source, self._writer() as writer:
+                return estimate(
+                    plan.path,
+                    self.layout,
+                    source,
+                    writer,
+                    source_taken_at=plan.source_taken_at,
+                    pacing=self._pacing,
+                    timing=self.timing,
+                    policy=self._policy,
+                )
+        except NotAttempted as error:
+            return not_probed(plan.path, self._pacing, error.message)
+
+
+_MADE_BY = {
+    state.SOURCE_ROWS: "mongo_product_snapshot",
+    state.REJECTS: "mongo_product_snapshot",
+    state.TARGET_ROWS: "postgres_cart_snapshot",
+    state.DIFF: "product_diff",
+    state.LOAD_RESULT: "product_load",
+}
+
+
+def _load_result(content: dict[str, Any]) -> LoadResult:
+    """`LoadResult` as `dataclasses.asdict` wrote it to JSON."""
+    failures = [BatchFailure(**{**failure, "keys": tuple(failure["keys"])}) for failure in content["failures"]]
+    untried = [SourceId(*source_id) for source_id in content["untried"]]
+    stop = Stop(**content["stop"]) if content["stop"] else None
+    return LoadResult(**{**content, "failures": failures, "untried": untried, "stop": stop})
+
+
+def _taken_at(path: Path) -> datetime:
+    return datetime.fromisoformat(read_metadata(path)[TAKEN_AT])
+
+
+def open_session(
+    source: SourceAddress,
+    target: TargetAddress,
+    settings: SyncSettings,
+    *,
+    mapping_path: Path,
+    state_root: Path,
+    run_id: str,
+    on_progress: OnProgress,
+) -> Session:
+    """Read the mapping, reflect the table, bind the two, and open the state folder that belongs to them.
+
+    Raises `ConfigurationError` or `NotAttempted` for whatever does not fit, before anything is read.
+    """
+    layout = reflect_layout(target, mapping_path)
+    key = state_key(source, target, layout)
+    folder = StateFolder(state_root, key)
+    return Session(source, target, settings, layout, folder, folder.run(run_id), on_progress)
+
+
+def reflect_layout(target: TargetAddress, mapping_path: Path) -> Layout:
+    mapping = load_mapping(mapping_path)
+    return bind(mapping, reflect(target.url, mapping.target.db_schema, mapping.target.table))
+
+
+def state_key(source: SourceAddress, target: TargetAddress, layout: Layout) -> str:
+    return layout.state_key(mongodb.without_credentials(source.url), without_credentials(target.url))
+
+
+def lock_holder(target: TargetAddress, mapping_path: Path) -> str | None:
+    """Who holds the sync's lock on the target table, in words, or ``None``."""
+    holder = lock.lock_holder(target.url, reflect_layout(target, mapping_path).table)
+    return None if holder is None else str(holder)
+
+
+def count_both(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> Counted:
+    """Count both sides, reading ids only."""
+    layout = reflect_layout(target, mapping_path)
+    with mongodb.connect(source.url, user=source.user, password=source.password) as database:
+        documents = mongodb.MongoSource(database, layout).count()
+    rows = PostgresReader(target.url, layout).count()
+    return Counted(documents, rows, state_key(source, target, layout))

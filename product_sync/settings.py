@@ -1,0 +1,170 @@
+"""Every setting: its name in the environment, its default, its bounds.
+
+The environment is read here and nowhere else, when a setting is used and not at import, so that definitions load
+on a machine with no variable set. Each value is checked on the way in; the error names the variable, what it
+holds and what it should look like. Values that may hold a password are never repeated in an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from product_sync.core.errors import ConfigurationError
+from product_sync.core.mapping import DEFAULT_MAPPING
+from product_sync.core.pacing import DEFAULT_BATCH_SIZE, DEFAULT_PAUSE_MS, checked_batch_size, checked_pause_ms
+
+SOURCE_URL, SOURCE_USER, SOURCE_PASSWORD = "PRODUCT_SERVICE_MONGODB_URL", "MONGO_USER", "MONGO_PASSWORD"
+TARGET_URL = "CART_DB_URL"
+BATCH_SIZE, BATCH_DELAY_MS = "SYNC_BATCH_SIZE", "SYNC_BATCH_DELAY_MS"
+CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
+STATE, MAPPING = "PRODUCT_SYNC_STATE", "PRODUCT_SYNC_MAPPING"
+
+Environment = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAddress:
+    """Where the product service's MongoDB is. Never shown: the URL may hold a password."""
+
+    url: str
+    user: str | None = None
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return "SourceAddress(…)"
+
+    @classmethod
+    def from_environment(
+        cls, env: Environment, url: str = SOURCE_URL, user: str = SOURCE_USER, password: str = SOURCE_PASSWORD
+    ) -> SourceAddress:
+        return cls(_required(env, url, "mongodb://host:27017/shop"), env.get(user) or None, env.get(password) or None)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetAddress:
+    """Where the cart service's PostgreSQL is. Never shown: the URL may hold a password."""
+
+    url: str
+
+    def __repr__(self) -> str:
+        return "TargetAddress(…)"
+
+    @classmethod
+    def from_environment(cls, env: Environment, url: str = TARGET_URL) -> TargetAddress:
+        return cls(_required(env, url, "postgresql://user@host:5432/cart"))
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSettings:
+    """How one run behaves. The bounds are those of design section 5 and 6.
+
+    ``batch_size`` rows per transaction; ``batch_delay_ms`` milliseconds between batches; ``extra`` is ``report`` or
+    ``delete``; ``accept_source_count`` lets a source through that has shrunk to at least so many documents;
+    ``accept_changes`` lets more than half of the target be overwritten; ``settle_seconds`` between two readings of a
+    difference; ``source_recheck_after_s`` seconds after which rows to insert are read again; ``retry_s`` seconds
+    for which one batch is retried; ``max_isolated_rows`` refused rows that stop a run; ``max_delete_share`` of the
+    target above which no extra row is deleted; ``probe`` runs and rolls back a first batch in a dry run.
+    """
+
+    dry_run: bool = False
+    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_delay_ms: int = DEFAULT_PAUSE_MS
+    extra: str = "report"
+    accept_source_count: int | None = None
+    accept_changes: bool = False
+    settle_seconds: float = 5.0
+    source_recheck_after_s: float = 60.0
+    retry_s: float = 60.0
+    max_isolated_rows: int = 1_000
+    max_delete_share: float = 0.05
+    probe: bool = True
+
+    def __post_init__(self) -> None:
+        checked_batch_size(self.batch_size, name=f"batch_size ({BATCH_SIZE})")
+        checked_pause_ms(self.batch_delay_ms, name=f"batch_delay_ms ({BATCH_DELAY_MS})")
+        _check(self.extra in ("report", "delete"), "extra", self.extra, "`report` or `delete`")
+        _check(self.settle_seconds >= 0, "settle_seconds", self.settle_seconds, "0 or more seconds")
+        _check(self.source_recheck_after_s >= 0, "source_recheck_after_s", self.source_recheck_after_s, "0 or more")
+        _check(self.retry_s >= 0, "retry_s", self.retry_s, "0 or more seconds")
+        _check(self.max_isolated_rows >= 0, "max_isolated_rows", self.max_isolated_rows, "0 or more rows")
+        _check(0 <= self.max_delete_share <= 1, "max_delete_share", self.max_delete_share, "a share from 0 to 1")
+
+    @classmethod
+    def resolve(cls, env: Environment, overrides: Mapping[str, Any]) -> SyncSettings:
+        """What a caller says wins over the environment, which wins over the default; ``None`` says nothing."""
+        values: dict[str, Any] = {
+            "batch_size": _whole(env, BATCH_SIZE, "rows per batch"),
+            "batch_delay_ms": _whole(env, BATCH_DELAY_MS, "milliseconds between batches"),
+        }
+        values.update({name: value for name, value in overrides.items() if name in SETTING_NAMES and value is not None})
+        return cls(**{name: value for name, value in values.items() if value is not None})
+
+
+SETTING_NAMES = frozenset(item.name for item in fields(SyncSettings))
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSettings:
+    cron: str
+    time_zone: str
+    enabled: bool
+
+    @classmethod
+    def from_environment(cls, env: Environment) -> ScheduleSettings:
+        """The cron expression is judged by who runs it (`orchestration.schedules`)."""
+        cron = env.get(CRON, "").strip() or "*/10 * * * *"
+        time_zone = env.get(TIME_ZONE, "").strip() or "UTC"
+        try:
+            ZoneInfo(time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            _check(False, TIME_ZONE, time_zone, "a name of the IANA time zone database, such as `Europe/Paris`")
+        return cls(cron, time_zone, _flag(env, ENABLE_SCHEDULER, default=False))
+
+
+def mapping_path(env: Environment) -> Path:
+    return Path(env[MAPPING]) if env.get(MAPPING) else DEFAULT_MAPPING
+
+
+def state_root(env: Environment) -> Path:
+    """`PRODUCT_SYNC_STATE`; else beside the Dagster instance; else in the user's state folder."""
+    if env.get(STATE):
+        return Path(env[STATE]).expanduser().absolute()
+    if env.get("DAGSTER_HOME"):
+        return Path(env["DAGSTER_HOME"]).expanduser().absolute() / "product_sync_state"
+    base = Path(env["XDG_STATE_HOME"]) if env.get("XDG_STATE_HOME") else Path.home() / ".local" / "state"
+    return base.absolute() / "product_sync"
+
+
+def _required(env: Environment, name: str, form: str) -> str:
+    if value := env.get(name, "").strip():
+        return value
+    raise ConfigurationError(f"{name} is not set.", hint=f"Expected form: {name}={form}")
+
+
+def _whole(env: Environment, name: str, form: str) -> int | None:
+    text = env.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        _check(False, name, text, f"a whole number: {form}")
+        raise AssertionError from None
+
+
+def _flag(env: Environment, name: str, *, default: bool) -> bool:
+    text = env.get(name, "").strip().lower()
+    if not text:
+        return default
+    known = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    _check(text in known, name, text, "`true` or `false`")
+    return known[text]
+
+
+def _check(holds: bool, name: str, value: object, form: str) -> None:
+    if not holds:
+        raise ConfigurationError(f"{name} is {value!r}.", hint=f"Expected: {form}.")

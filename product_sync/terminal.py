@@ -1,0 +1,166 @@
+"""What people see on a terminal: the progress bar on standard error, the summaries on standard output.
+
+Standard output stays free for the answer, so that it can be piped; where standard error is no terminal, the bar
+becomes a line every few seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from product_sync.core.progress import OnProgress, Progress
+from product_sync.reports import DoctorReport, StatsReport, SyncReport, ValidationReport
+
+#: Seconds between two progress lines where there is no terminal to draw a bar on.
+_LINE_EVERY_S = 2.0
+
+
+@contextmanager
+def progress_bar() -> Iterator[OnProgress]:
+    """A listener that draws one bar a stage while the block runs."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(console)
+        return
+    columns = (
+        TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bar(*columns, console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def draw(progress: Progress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bar.add_task(progress.stage, rate="")
+            bar.update(
+                tasks[progress.stage],
+                completed=progress.done,
+                total=progress.total,
+                rate=f"{progress.rate:,.0f} rows/s",
+            )
+
+        yield draw
+
+
+def _lines(console: Console) -> OnProgress:
+    last: dict[str, float] = {}
+
+    def report(progress: Progress) -> None:
+        ended = progress.total is not None and progress.done >= progress.total
+        if ended or time.monotonic() - last.get(progress.stage, 0.0) >= _LINE_EVERY_S:
+            last[progress.stage] = time.monotonic()
+            console.print(str(progress), highlight=False)
+
+    return report
+
+
+def show_sync(report: SyncReport) -> None:
+    """The counts of a run, and what they say."""
+    if report.run_id is None:
+        return
+    table = _table("Dry run: nothing was written" if report.dry_run else "Sync", report.run_id)
+    _row(table, "products in MongoDB", report.source_count)
+    _row(table, "products in PostgreSQL before", report.target_count)
+    _row(table, "missing", report.missing, "inserted", report.inserted)
+    _row(table, "changed", report.changed, "updated", report.updated)
+    _row(table, "only in PostgreSQL", report.extra, "deleted", report.deleted)
+    _row(table, "quarantined", report.quarantined)
+    if not report.dry_run:
+        _row(table, "changed by others meanwhile", report.conflicts, "still on their way", report.in_flight)
+        _row(table, "taken back", report.taken_back, "kept for a cart", report.kept_referenced)
+        _row(table, "batches", report.batches, "failed", report.failed_batches)
+        _row(table, "", None, "not attempted", report.not_attempted_batches)
+    _row(table, "seconds", report.duration_s, *(("estimated", report.estimated_s) if report.dry_run else ()))
+    Console().print(table)
+    if report.dry_run:
+        _rows("First differences", report.first_differences)
+        _rows("First documents that cannot be copied", report.first_quarantined)
+    _verdict(report.valid)
+
+
+def show_validation(report: ValidationReport) -> None:
+    if report.source_count is None:
+        return
+    table = _table("Validation", "")
+    _row(table, "products in MongoDB", report.source_count)
+    _row(table, "products in PostgreSQL", report.target_count)
+    _row(table, "missing", report.missing_in_target, ", ".join(report.missing_ids or ()))
+    _row(table, "changed", report.changed, ", ".join(report.changed_ids or ()))
+    _row(table, "only in PostgreSQL", report.extra_in_target, ", ".join(report.extra_ids or ()))
+    _row(table, "quarantined", report.quarantined)
+    Console().print(table)
+    _verdict(report.valid)
+
+
+def show_stats(report: StatsReport) -> None:
+    table = _table("Statistics", "")
+    _row(table, "products in MongoDB", report.source_count)
+    _row(table, "products in PostgreSQL", report.target_count)
+    _row(table, "last sync that succeeded", None, report.last_sync_at or "none yet")
+    _row(table, "its run", None, report.last_sync_run_id or "none yet")
+    Console().print(table)
+
+
+def show_doctor(report: DoctorReport) -> None:
+    for name, connection in (("MongoDB", report.mongodb), ("PostgreSQL", report.postgres)):
+        table = Table(title=name, title_justify="left", show_header=False)
+        for key, value in asdict(connection).items():
+            if value is not None:
+                table.add_row(key, _words(value))
+        Console().print(table)
+
+
+def _rows(title: str, rows: list[dict[str, str]]) -> None:
+    if not rows:
+        return
+    table = Table(*rows[0], title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row.values()))
+    Console().print(table)
+
+
+def _table(title: str, caption: str) -> Table:
+    table = Table(title=title, caption=caption, title_justify="left", show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    return table
+
+
+def _row(table: Table, name: str, value: float | None, follow: str = "", then: float | None = None) -> None:
+    table.add_row(name, _number(value), follow, _number(then))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {text}" for name, text in value.items())
+    if isinstance(value, list):
+        return "\n".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _verdict(valid: bool | None) -> None:
+    if valid is not None:
+        Console().print(
+            "[green]The copy agrees with the source, apart from the quarantined products.[/]"
+            if valid
+            else "[red]The copy does not agree with the source.[/]"
+        )

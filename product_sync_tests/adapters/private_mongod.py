@@ -1,0 +1,76 @@
+"""A MongoDB of the test's own, for what cannot be done to the shared one: access control, failures, a crash.
+
+It is a standalone server, so these tests also prove that a source without a replica set can be read.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from product_sync.embedded.mongod import find_mongod
+from product_sync.embedded.process import LOOPBACK, ServerProcess, free_port
+
+
+class PrivateMongod:
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._options = options
+        self._process = self._start()
+
+    def url(self, database: str = "shop", *, login: str = "", options: str = "") -> str:
+        return f"mongodb://{login}{LOOPBACK}:{self.port}/{database}{options}"
+
+    def stop(self) -> None:
+        self._process.stop()
+
+    def crash_and_restart(self) -> None:
+        """As after a power cut: no connection is closed in order, and the data comes from the journal."""
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.stop()
+        self._process = self._start()
+
+    def _start(self) -> ServerProcess:
+        process = ServerProcess(
+            "MongoDB",
+            [
+                str(find_mongod()),
+                *("--dbpath", str(self._folder), "--bind_ip", LOOPBACK, "--port", str(self.port), "--nounixsocket"),
+                *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"),
+                *self._options,
+            ],
+            log=self._folder / "mongod.log",
+            stop_signal=signal.SIGTERM,
+        )
+        for _ in process.waiting(60.0):
+            if _answers(self.port):
+                return process
+        raise AssertionError(f"mongod ended with {process.exit_status()}: {(self._folder / 'mongod.log').read_text()}")
+
+
+@contextmanager
+def private_mongod(*options: str) -> Iterator[PrivateMongod]:
+    with tempfile.TemporaryDirectory(prefix="product_sync_mongod_") as folder:
+        server = PrivateMongod(Path(folder), *options)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def _answers(port: int) -> bool:
+    with MongoClient[dict[str, Any]](LOOPBACK, port, serverSelectionTimeoutMS=200) as client:
+        try:
+            client.admin.command("ping")
+        except PyMongoError:
+            return False
+        return True

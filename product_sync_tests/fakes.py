@@ -1,0 +1,270 @@
+"""The two databases in memory, with faults on demand, and a clock that nobody waits for.
+
+They implement the ports of the core. The contract suites run on them and on the real servers alike; what only a
+fault can show (a lost commit answer, a kill between two calls) is scripted here, call by call.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import math
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import bson
+import pyarrow as pa
+
+from product_sync.core.conversion import CODEC_OPTIONS, RowConverter, source_key, to_bson
+from product_sync.core.errors import CommitOutcomeUnknown, EveryBatchWouldFail, RowsRefused, SourceMissing, TransientError
+from product_sync.core.layout import Layout
+from product_sync.core.model import SourceBatch, SourceId
+from product_sync.core.ports import WriteBatch, Written
+from product_sync.core.timing import Timing
+
+Step = BaseException | Callable[[], object] | None
+Row = dict[str, Any]
+
+
+class FakeTime:
+    """A clock that moves only when somebody sleeps, or with `pass_`. ``sleeps`` are the seconds asked for."""
+
+    def __init__(self, start: dt.datetime = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)) -> None:
+        self._start = start
+        self._seconds = 0.0
+        self.sleeps: list[float] = []
+        self.chance = 1.0
+
+    def pass_(self, seconds: float) -> None:
+        self._seconds += seconds
+
+    def now(self) -> dt.datetime:
+        return self._start + dt.timedelta(seconds=self._seconds)
+
+    def _sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.pass_(seconds)
+
+    @property
+    def timing(self) -> Timing:
+        return Timing(now=self.now, monotonic=lambda: self._seconds, sleep=self._sleep, random=lambda: self.chance)
+
+
+class Script:
+    """What happens at which call. A step is an error to raise, or something to do just before the call.
+
+    ``kill_at`` raises `KeyboardInterrupt` at the n-th call of any kind, counted from 1.
+    """
+
+    def __init__(self) -> None:
+        self._steps: defaultdict[str, deque[Step]] = defaultdict(deque)
+        self.calls: Counter[str] = Counter()
+        self.log: list[str] = []
+        self.kill_at: int | None = None
+
+    def on(self, call: str, *steps: Step) -> None:
+        """At the next calls of this name; ``None`` is a call without a fault."""
+        self._steps[call].extend(steps)
+
+    def play(self, call: str) -> None:
+        self.calls[call] += 1
+        self.log.append(call)
+        if self.calls.total() == self.kill_at:
+            raise KeyboardInterrupt
+        step = self._steps[call].popleft() if self._steps[call] else None
+        if isinstance(step, BaseException):
+            raise step
+        if step is not None:
+            step()
+
+
+class FakeSource:
+    """A collection: documents by ``_id``, in the order in which they came. ``None`` is one that does not exist."""
+
+    def __init__(
+        self, layout: Layout, documents: Iterable[Mapping[str, Any]] | None = (), *, page_rows: int = 1_000
+    ) -> None:
+        self._collection = layout.collection
+        self._exists = documents is not None
+        self._converter = RowConverter(layout)
+        self._page_rows = page_rows
+        self._documents: dict[Any, dict[str, Any]] = {}
+        self.script = Script()
+        for document in documents or ():
+            self.put(document)
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def put(self, document: Mapping[str, Any]) -> None:
+        self._documents[_identity(document["_id"])] = dict(document)
+
+    def remove(self, bson_id: Any) -> None:
+        del self._documents[_identity(bson_id)]
+
+    def snapshot(self) -> Iterator[SourceBatch]:
+        if not self._exists:
+            raise SourceMissing(f"There is no collection {self._collection}.")
+        documents = iter(list(self._documents.values()))
+        while page := list(itertools.islice(documents, self._page_rows)):
+            self.script.play("source.snapshot")
+            yield self._converted(page)
+
+    def estimated_count(self) -> int:
+        return len(self._documents)
+
+    def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
+        self.script.play("source.fetch")
+        keys = [_identity(to_bson(source_id)) for source_id in ids]
+        return self._converted([self._documents[key] for key in keys if key in self._documents])
+
+    def existing(self, ids: Sequence[SourceId]) -> set[SourceId]:
+        self.script.play("source.existing")
+        return {source_id for source_id in ids if _identity(to_bson(source_id)) in self._documents}
+
+    def _converted(self, documents: Iterable[Mapping[str, Any]]) -> SourceBatch:
+        return self._converter.batch(bson.encode(document, codec_options=CODEC_OPTIONS) for document in documents)
+
+
+def _identity(bson_id: Any) -> Any:
+    """MongoDB takes 5 of any number type for the same ``_id``."""
+    return float(bson_id) if isinstance(bson_id, int | float) else source_key(bson_id)
+
+
+class FakeTarget:
+    """The table and the one connection that writes to it; a reader and a writer in one.
+
+    ``refuses`` names the constraint that a row violates, if any; ids in ``swallows`` vanish in a trigger; ids in
+    ``referenced`` cannot be deleted.
+    """
+
+    def __init__(self, layout: Layout, rows: Iterable[Row] = ()) -> None:
+        self._layout = layout
+        self._key = layout.key.name
+        self.rows: dict[str, Row] = {row[self._key]: dict(row) for row in rows}
+        self.script = Script()
+        self.refuses: Callable[[Row], str | None] = lambda _: None
+        self.swallows: set[str] = set()
+        self.referenced: set[str] = set()
+        self.may_delete = True
+        self.committed: list[WriteBatch] = []
+        self._connected = True
+        self._lost_answers: deque[bool] = deque()
+        self._outcomes: dict[str, bool] = {}
+
+    def lose_commit_answer(self, *, committed: bool) -> None:
+        """The next COMMIT breaks the connection; ``committed`` says what became of it."""
+        self._lost_answers.append(committed)
+
+    def snapshot(self) -> Iterator[pa.RecordBatch]:
+        self.script.play("target.snapshot")
+        yield from self._table(self.rows.values()).to_batches(max_chunksize=1_000)
+
+    def estimated_count(self) -> int:
+        return len(self.rows)
+
+    def fetch(self, ids: Sequence[str]) -> pa.Table:
+        self._play("target.fetch")
+        return self._table(self.rows[row_id] for row_id in dict.fromkeys(ids) if row_id in self.rows)
+
+    def write(self, batch: WriteBatch) -> Written:
+        self._play("target.write")
+        rows, written = self._executed(batch)
+        if self._lost_answers:
+            return self._commit_in_the_dark(batch, rows, written)
+        self.rows = rows
+        self.committed.append(batch)
+        return written
+
+    def probe(self, batch: WriteBatch) -> Written:
+        self._play("target.probe")
+        return self._executed(batch)[1]
+
+    def happened(self, transaction: str) -> bool:
+        self._play("target.happened")
+        return self._outcomes[transaction]
+
+    def reconnect(self) -> None:
+        self.script.play("target.reconnect")
+        self._connected = True
+
+    def _play(self, call: str) -> None:
+        assert self._connected, f"{call} on a lost connection, without reconnect"
+        try:
+            self.script.play(call)
+        except TransientError as error:
+            self._connected = not error.connection_lost
+            raise
+
+    def _commit_in_the_dark(self, batch: WriteBatch, rows: dict[str, Row], written: Written) -> Written:
+        transaction = str(len(self._outcomes) + 700)
+        self._outcomes[transaction] = self._lost_answers.popleft()
+        if self._outcomes[transaction]:
+            self.rows = rows
+            self.committed.append(batch)
+        self._connected = False
+        raise CommitOutcomeUnknown("server closed the connection", transaction=transaction, written=written)
+
+    def _executed(self, batch: WriteBatch) -> tuple[dict[str, Row], Written]:
+        rows = dict(self.rows)
+        inserted, updated = self._insert(rows, batch), self._update(rows, batch)
+        deleted = self._delete(rows, batch)
+        return rows, Written(frozenset(inserted), frozenset(updated), frozenset(deleted))
+
+    def _insert(self, rows: dict[str, Row], batch: WriteBatch) -> Iterator[str]:
+        for row in self._values(batch.inserts):
+            if row[self._key] not in rows and row[self._key] not in self.swallows:
+                self._check(row)
+                rows[row[self._key]] = row
+                yield row[self._key]
+
+    def _update(self, rows: dict[str, Row], batch: WriteBatch) -> Iterator[str]:
+        compared = [column.name for column in self._layout.compared]
+        for new, old in zip(self._values(batch.new), self._values(batch.old), strict=True):
+            row = rows.get(new[self._key])
+            if row is not None and _same(row, old, compared) and new[self._key] not in self.swallows:
+                row = row | {name: new[name] for name in compared}
+                self._check(row)
+                rows[row[self._key]] = row
+                yield row[self._key]
+
+    def _delete(self, rows: dict[str, Row], batch: WriteBatch) -> Iterator[str]:
+        if batch.deletes.num_rows and not self.may_delete:
+            raise EveryBatchWouldFail("permission denied for table product", sqlstate="42501")
+        for old in self._values(batch.deletes):
+            row = rows.get(old[self._key])
+            if row is not None and _same(row, old, self._layout.target_schema.names):
+                if row[self._key] in self.referenced:
+                    raise RowsRefused("the row is still referenced from table cart_item", sqlstate="23503")
+                del rows[row[self._key]]
+                yield row[self._key]
+
+    def _check(self, row: Row) -> None:
+        if violated := self.refuses(row):
+            raise RowsRefused(f"new row violates {violated}", sqlstate="23514")
+
+    def _table(self, rows: Iterable[Row]) -> pa.Table:
+        held = list(rows)
+        columns = [pa.array([row[field.name] for row in held], field.type) for field in self._layout.target_schema]
+        return pa.Table.from_arrays(columns, schema=self._layout.target_schema)
+
+    @staticmethod
+    def _values(table: pa.Table) -> list[Row]:
+        """Canonical values; Python's dates end before PostgreSQL's, so instants stay integers."""
+        columns = {
+            field.name: table[field.name].cast(pa.int64()) if pa.types.is_timestamp(field.type) else table[field.name]
+            for field in table.schema
+        }
+        rows: list[Row] = pa.table(columns).to_pylist()
+        return rows
+
+
+def _same(left: Row, right: Row, names: Iterable[str]) -> bool:
+    return all(_same_value(left[name], right[name]) for name in names)
+
+
+def _same_value(left: Any, right: Any) -> bool:
+    if isinstance(left, float) and isinstance(right, float) and math.isnan(left) and math.isnan(right):
+        return True
+    return bool(left == right)

@@ -1,0 +1,137 @@
+"""A network that fails on demand: a TCP proxy that loses an answer, a request, or a whole connection.
+
+Drivers cannot be mocked into a lost COMMIT answer: what the server did and what the client heard must really differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
+
+
+@dataclass
+class _Loss:
+    """The next request that contains ``marker`` breaks the connection of its client. It reaches the server only if
+    ``delivered``; the server's side stays open, and the server none the wiser, if ``stranded``."""
+
+    marker: bytes
+    delivered: bool
+    stranded: bool
+
+
+class Proxy:
+    """Forwards connections to ``host:port`` and breaks them as told. Made by `proxy`."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._loss: _Loss | None = None
+        self._sockets: list[socket.socket] = [self._listener]
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def url(self, url: str) -> str:
+        """The same address through this proxy."""
+        return address_through(url, self._listener.getsockname()[1])
+
+    def lose_answer_to(self, marker: bytes) -> None:
+        """The next such request is delivered and carried out; its answer never arrives."""
+        self._loss = _Loss(marker, delivered=True, stranded=False)
+
+    def lose_request(self, marker: bytes, *, stranded: bool = False) -> None:
+        """The next such request never arrives. ``stranded``: the server still believes in the connection."""
+        self._loss = _Loss(marker, delivered=False, stranded=stranded)
+
+    def close(self) -> None:
+        _shut(*self._sockets)
+        for thread in self._threads:
+            thread.join(5)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the listener is shut when the proxy closes
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._target)
+                self._sockets += [client, server]
+                link = _Link(client, server)
+                self._start(self._requests, link)
+                self._start(_answers, link)
+
+    def _requests(self, link: _Link) -> None:
+        for data in _received(link.client):
+            loss = self._loss
+            if loss is not None and loss.marker in data:
+                self._loss = None
+                link.break_at(data, loss)
+                return
+            link.server.sendall(data)
+        _shut(link.server)
+
+
+@dataclass
+class _Link:
+    """A client's connection and the one to the server that stands behind it."""
+
+    client: socket.socket
+    server: socket.socket
+    deaf: threading.Event = field(default_factory=threading.Event)
+    answered: threading.Event = field(default_factory=threading.Event)
+
+    def break_at(self, data: bytes, loss: _Loss) -> None:
+        self.deaf.set()
+        if loss.delivered:
+            self.server.sendall(data)
+            self.answered.wait(5)
+        _shut(self.client)
+        if not loss.stranded:
+            _shut(self.server)
+
+
+def _answers(link: _Link) -> None:
+    for data in _received(link.server):
+        if link.deaf.is_set():
+            link.answered.set()
+        else:
+            link.client.sendall(data)
+    _shut(link.client)
+
+
+def address_through(url: str, port: int) -> str:
+    """An address with its credentials, led through a local port."""
+    parts = urlsplit(url)
+    credentials, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}"))
+
+
+@contextmanager
+def proxy(url: str) -> Iterator[Proxy]:
+    """A proxy before the server of ``url``."""
+    parts = urlsplit(url)
+    opened = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _received(source: socket.socket) -> Iterator[bytes]:
+    with contextlib.suppress(OSError):  # the other side, or the proxy, closed it
+        while data := source.recv(65536):
+            yield data
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):  # already closed
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()
