@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from product_sync.core.errors import ProductSyncError
+from product_sync.core.progress import OnProgress, no_progress
 from product_sync.reports import DoctorReport, StatsReport, SyncReport, ValidationReport
 from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
 if TYPE_CHECKING:
     import dagster as dg
-
-    from product_sync.core.progress import OnProgress
 
 
 def sync(
@@ -33,7 +32,7 @@ def sync(
     extra: Literal["report", "delete"] | None = None,
     accept_source_count: int | None = None,
     accept_changes: bool | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
     **more: Any,
 ) -> SyncReport:
@@ -58,7 +57,7 @@ def sync(
     return report
 
 
-def validate(*, on_progress: OnProgress | None = None, instance: dg.DagsterInstance | None = None) -> ValidationReport:
+def validate(*, on_progress: OnProgress = no_progress, instance: dg.DagsterInstance | None = None) -> ValidationReport:
     """Read both sides afresh and compare them. Writes to neither."""
     report = ValidationReport()
     with _ending(report):

@@ -7,6 +7,7 @@ becomes a line every few seconds.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,6 +23,9 @@ from product_sync.reports import DoctorReport, StatsReport, SyncReport, Validati
 
 #: Seconds between two progress lines where there is no terminal to draw a bar on.
 _LINE_EVERY_S = 2.0
+_WIDTH_WITHOUT_TERMINAL = 120
+_SHORT_CELL, _CELL_WIDTH = 16, 40
+_SHOWN_PER_KIND = 3
 
 
 @contextmanager
@@ -80,10 +84,10 @@ def show_sync(report: SyncReport) -> None:
         _row(table, "batches", report.batches, "failed", report.failed_batches)
         _row(table, "", None, "not attempted", report.not_attempted_batches)
     _row(table, "seconds", report.duration_s, *(("estimated", report.estimated_s) if report.dry_run else ()))
-    Console().print(table)
+    _output().print(table)
     if report.dry_run:
-        _rows("First differences", report.first_differences)
-        _rows("First documents that cannot be copied", report.first_quarantined)
+        _rows("First differences", report.first_differences, "op")
+        _rows("First documents that cannot be copied", report.first_quarantined, "reasons")
     _verdict(report.valid)
 
 
@@ -97,7 +101,7 @@ def show_validation(report: ValidationReport) -> None:
     _row(table, "changed", report.changed, ", ".join(report.changed_ids or ()))
     _row(table, "only in PostgreSQL", report.extra_in_target, ", ".join(report.extra_ids or ()))
     _row(table, "quarantined", report.quarantined)
-    Console().print(table)
+    _output().print(table)
     _verdict(report.valid)
 
 
@@ -107,7 +111,7 @@ def show_stats(report: StatsReport) -> None:
     _row(table, "products in PostgreSQL", report.target_count)
     _row(table, "last sync that succeeded", None, report.last_sync_at or "none yet")
     _row(table, "its run", None, report.last_sync_run_id or "none yet")
-    Console().print(table)
+    _output().print(table)
 
 
 def show_doctor(report: DoctorReport) -> None:
@@ -116,16 +120,30 @@ def show_doctor(report: DoctorReport) -> None:
         for key, value in asdict(connection).items():
             if value is not None:
                 table.add_row(key, _words(value))
-        Console().print(table)
+        _output().print(table)
 
 
-def _rows(title: str, rows: list[dict[str, str]]) -> None:
+def _rows(title: str, rows: list[dict[str, str]], kind: str) -> None:
+    """The first few rows of each ``kind``, one line each; the UI has more of them, and whole."""
     if not rows:
         return
-    table = Table(*rows[0], title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        needed = max(len(row[name]) for row in rows)
+        fixed = needed if needed <= _SHORT_CELL else None
+        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=_CELL_WIDTH, min_width=fixed)
+    shown: Counter[str] = Counter()
     for row in rows:
-        table.add_row(*map(escape, row.values()))
-    Console().print(table)
+        shown[row[kind]] += 1
+        if shown[row[kind]] <= _SHOWN_PER_KIND:
+            table.add_row(*map(escape, row.values()))
+    _output().print(table)
+
+
+def _output() -> Console:
+    """Standard output; wide enough to be read where nobody says how wide it is, as in a log."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH_WITHOUT_TERMINAL)
 
 
 def _table(title: str, caption: str) -> Table:
@@ -159,7 +177,7 @@ def _words(value: object) -> str:
 
 def _verdict(valid: bool | None) -> None:
     if valid is not None:
-        Console().print(
+        _output().print(
             "[green]The copy agrees with the source, apart from the quarantined products.[/]"
             if valid
             else "[red]The copy does not agree with the source.[/]"

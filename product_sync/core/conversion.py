@@ -213,7 +213,7 @@ class _Field:
             return self._rule(_default_as_bson(column.default))
         except MisfitError as misfit:
             raise MappingError(
-                f"The default of column {column.name!r}, {column.default!r}, does not fit {column.type}: "
+                f"The default of column {column.name!r}, {cut(repr(column.default))}, does not fit {column.type}: "
                 f"{misfit.reason}.",
                 hint="Change the default in the mapping file; it is converted by the rules for documents.",
             ) from misfit

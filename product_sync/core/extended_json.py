@@ -18,6 +18,7 @@ from bson.regex import Regex
 
 #: Characters of a value that the quarantine keeps.
 EXCERPT_LENGTH = 200
+_KEPT = EXCERPT_LENGTH + 1
 
 _OPTIONS = json_util.CANONICAL_JSON_OPTIONS.with_options(uuid_representation=UuidRepresentation.STANDARD)
 
@@ -56,7 +57,7 @@ def _pieces(value: Any) -> Iterator[str]:
     if isinstance(value, DBRef):
         value = value.as_doc()
     elif isinstance(value, Code):
-        value = {"$code": str(value)} | ({} if value.scope is None else {"$scope": value.scope})
+        value = {"$code": value[:_KEPT]} | ({} if value.scope is None else {"$scope": value.scope})
     if isinstance(value, dict):
         yield "{"
         for position, (name, member) in enumerate(value.items()):
@@ -77,11 +78,10 @@ def _pieces(value: Any) -> Iterator[str]:
 def _atom(value: Any) -> str:
     """The JSON of a value without members. What is longer than an excerpt is shortened first: the JSON of the
     rest is still longer than an excerpt, so that the cut is marked."""
-    kept = EXCERPT_LENGTH + 1
     if isinstance(value, str):
-        value = value[:kept]
+        value = value[:_KEPT]
     elif isinstance(value, Regex):
-        value = Regex(value.pattern[:kept], value.flags)
+        value = Regex(value.pattern[:_KEPT], value.flags)
     elif isinstance(value, bytes):
-        value = Binary(value[:kept], value.subtype if isinstance(value, Binary) else 0)
+        value = Binary(value[:_KEPT], value.subtype if isinstance(value, Binary) else 0)
     return canonical_json(value)

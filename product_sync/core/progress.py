@@ -29,6 +29,11 @@ class Progress:
             return None
         return 100.0 * self.done / self.total if self.total else 100.0
 
+    def __str__(self) -> str:
+        share = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,} ({self.percent:.0f} %)"
+        left = "" if self.seconds_left is None else f", {self.seconds_left:.0f} s left"
+        return f"{self.stage}: {share}, {self.rate:,.0f} rows/s{left}"
+
 
 OnProgress = Callable[[Progress], None]
 

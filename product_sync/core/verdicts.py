@@ -29,13 +29,13 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``severity`` matters only where ``passed`` is false. ``numbers`` hold what was judged, zeros too;
+    """``severity`` matters only where ``passed`` is false. ``numbers`` hold what was judged, zeros too, and first ids;
     ``description`` says what is wrong and what to do next."""
 
     check: str
     passed: bool
     severity: Severity
-    numbers: Mapping[str, int | float | str | None]
+    numbers: Mapping[str, int | float | str | list[str] | None]
     description: str
 
 
@@ -114,6 +114,9 @@ def target_matches_source(verification: Verification) -> Verdict:
             "extra": verification.extra,
             "quarantined": verification.quarantined,
             "in_flight": verification.in_flight,
+            "missing_ids": list(verification.missing_ids),
+            "changed_ids": list(verification.changed_ids),
+            "extra_ids": list(verification.extra_ids),
         },
         description,
     )

@@ -6,6 +6,8 @@ Every number it shows is compared with what was planted; a demo that only looks 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from product_sync.core.errors import ProductSyncError
 from product_sync.embedded import environment
 from product_sync.embedded.catalogue import Planted, fill
 from product_sync.embedded.servers import running
+from product_sync.settings import state_root
 
 
 class DemoFailed(ProductSyncError):  # noqa: N818 - it is what happened, as in the tree of `core.errors`
@@ -30,6 +33,8 @@ def run_demo(folder: Path, tell: Callable[[str], None]) -> None:
     tell("Starting a real MongoDB (a replica set of one) and a real PostgreSQL …")
     with running(folder, tell=tell) as servers:
         environment.enter(servers)
+        # The catalogue is planted anew, so what an earlier demo has learnt of it would be wrong.
+        shutil.rmtree(state_root(os.environ), ignore_errors=True)
         planted = fill(servers.mongodb_url, servers.cart_url)
         tell(_what_was_planted(planted))
         _dry_run(planted, tell)

@@ -37,7 +37,7 @@ def missing_libraries(executable: Path) -> EmbeddedServerError:
     missing = find_missing(executable)
     packages = sorted({_PACKAGES[library] for library in missing if library in _PACKAGES})
     unknown = [library for library in missing if library not in _PACKAGES]
-    hint = f"Install it: apt-get install {' '.join(packages)}." if packages else ""
+    hint = f"Run `apt-get install {' '.join(packages)}`." if packages else ""
     if unknown:
         hint += f" Find the packages of {', '.join(unknown)} for your system."
     return EmbeddedServerError(

@@ -163,11 +163,12 @@ def stop_server(pid: int, *, executable: str, folder: Path, stop_signal: signal.
         if not command or executable not in Path(command[0]).name or str(folder) not in command:
             return False
         process.send_signal(stop_signal)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_TIMEOUT_S)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        # It is not our child: in a container whose first process reaps nobody it stays a zombie for ever.
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                process.kill()
+            time.sleep(_POLL_S)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied as error:

@@ -2,25 +2,25 @@
 
 import dagster as dg
 
-from product_sync.core.progress import OnProgress
+from product_sync.core.progress import OnProgress, no_progress
 from product_sync.orchestration.assets import ASSETS
 from product_sync.orchestration.checks import CHECKS
 from product_sync.orchestration.io_manager import ParquetIOManager
 from product_sync.orchestration.jobs import JOBS
-from product_sync.orchestration.resources import MongoDBResource, PostgresResource, SyncResource
+from product_sync.orchestration.resources import Listener, MongoDBResource, PostgresResource, SyncResource
 from product_sync.orchestration.schedules import sync_schedule
 from product_sync.orchestration.sensors import reap_dead_runs_sensor
 from product_sync.settings import ScheduleSettings
 
 
 def build_definitions(
-    *, schedule: ScheduleSettings | None = None, on_progress: OnProgress | None = None
+    *, schedule: ScheduleSettings | None = None, on_progress: OnProgress = no_progress
 ) -> dg.Definitions:
     """All definitions; without ``schedule`` none is made. ``on_progress`` hears of runs in this process.
 
     The executor works in process: a step of its own process costs two seconds and the steps follow each other anyway.
     """
-    mongodb, postgres = MongoDBResource(), PostgresResource()
+    mongodb, postgres, listener = MongoDBResource(), PostgresResource(), Listener(on_progress)
     return dg.Definitions(
         assets=ASSETS,
         asset_checks=CHECKS,
@@ -30,7 +30,7 @@ def build_definitions(
         resources={
             "mongodb": mongodb,
             "postgres": postgres,
-            "sync": SyncResource(mongodb=mongodb, postgres=postgres).reporting_to(on_progress),
+            "sync": SyncResource(mongodb=mongodb, postgres=postgres, listener=listener),
             "io_manager": ParquetIOManager(),
         },
         executor=dg.in_process_executor,

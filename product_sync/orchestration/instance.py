@@ -9,7 +9,11 @@ from sqlalchemy.exc import OperationalError
 
 from product_sync.core.errors import ConfigurationError, Unreachable
 
-_LOCAL = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
+_LOCAL = """\
+telemetry: {enabled: false}
+nux: {enabled: false}
+python_logs: {managed_python_loggers: [product_sync], python_log_level: INFO}
+"""
 
 
 @contextmanager

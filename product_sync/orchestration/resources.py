@@ -8,11 +8,12 @@ the UI takes them too: ``resources: {sync: {config: {dry_run: true}}}``.
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import dagster as dg
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from product_sync.core.progress import OnProgress, Progress
+from product_sync.core.progress import OnProgress, Progress, no_progress
 from product_sync.orchestration.reaping import process_tags
 from product_sync.session import Session, open_session
 from product_sync.settings import (
@@ -30,6 +31,13 @@ from product_sync.settings import (
 
 #: Seconds between two signs of life in the event log; reaping waits for five times as long.
 SIGN_OF_LIFE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of the progress of runs in this process: nobody, in Dagster's own."""
+
+    on_progress: OnProgress = no_progress
 
 
 class MongoDBResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic only for type checkers
@@ -57,6 +65,7 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg] # gen
 class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic only for type checkers
     """The settings of a run. What is left out comes from the environment, then from the defaults."""
 
+    listener: dg.ResourceDependency[Listener]
     mongodb: dg.ResourceDependency[MongoDBResource]
     postgres: dg.ResourceDependency[PostgresResource]
     dry_run: bool | None = Field(default=None, description="Do everything but write.")
@@ -92,14 +101,6 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         default=None, description="In a dry run, run a first batch and roll it back. Default: true."
     )
 
-    _on_progress: OnProgress | None = PrivateAttr(default=None)
-
-    def reporting_to(self, on_progress: OnProgress | None) -> "SyncResource":
-        """This resource with a listener, for callers in the same process."""
-        copy = self.model_copy()
-        copy._on_progress = on_progress  # noqa: SLF001 - our own attribute on our own copy
-        return copy
-
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Leave on the run where it runs, so that a killed one can be told from a slow one."""
         if context.instance is not None and context.run is not None:
@@ -114,18 +115,17 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
             mapping_path=mapping_path(os.environ),
             state_root=state_root(os.environ),
             run_id=context.run.run_id,
-            on_progress=_signs_of_life(context.log.info, self._on_progress, time.monotonic),
+            on_progress=_signs_of_life(context.log.info, self.listener.on_progress, time.monotonic),
         )
 
 
-def _signs_of_life(log: Callable[[str], None], listener: OnProgress | None, clock: Callable[[], float]) -> OnProgress:
+def _signs_of_life(log: Callable[[str], None], listener: OnProgress, clock: Callable[[], float]) -> OnProgress:
     """Tell the listener everything and the event log once a minute: a log line costs milliseconds."""
     last = clock()
 
     def report(progress: Progress) -> None:
         nonlocal last
-        if listener is not None:
-            listener(progress)
+        listener(progress)
         if clock() - last >= SIGN_OF_LIFE_S:
             last = clock()
             log(str(progress))

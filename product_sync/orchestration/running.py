@@ -36,7 +36,7 @@ _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
 def run_sync(
-    instance: dg.DagsterInstance, switches: Mapping[str, Any], report: SyncReport, on_progress: OnProgress | None
+    instance: dg.DagsterInstance, switches: Mapping[str, Any], report: SyncReport, on_progress: OnProgress
 ) -> None:
     """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
     target, mapping = TargetAddress.from_environment(os.environ), mapping_path(os.environ)
@@ -66,7 +66,7 @@ def run_sync(
     recorded.raise_for_checks()
 
 
-def run_validation(instance: dg.DagsterInstance, report: ValidationReport, on_progress: OnProgress | None) -> None:
+def run_validation(instance: dg.DagsterInstance, report: ValidationReport, on_progress: OnProgress) -> None:
     """Run the job of checks only and fill ``report``. Raises what ended the run early."""
     run_id = str(uuid.uuid4())
     try:
@@ -89,7 +89,7 @@ def _execute(
     job_name: str,
     config: Mapping[str, Any],
     run_id: str,
-    on_progress: OnProgress | None,
+    on_progress: OnProgress,
 ) -> None:
     job = build_definitions(on_progress=on_progress).resolve_job_def(job_name)
     try:
@@ -152,7 +152,8 @@ class _Recorded:
         value = self._metadata.get(name)
         if not isinstance(value, dg.TableMetadataValue):
             return []
-        return [{key: str(text) for key, text in record.data.items()} for record in value.records]
+        names_in_order = [column.name for column in value.schema.columns]
+        return [{name: str(record.data[name]) for name in names_in_order} for record in value.records]
 
     def check(self, name: str) -> dg.AssetCheckEvaluation | None:
         return self._checks.get(name)

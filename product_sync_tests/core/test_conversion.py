@@ -173,8 +173,8 @@ def test_a_document_with_a_bad_value_keeps_its_id_so_that_it_still_counts_as_pre
         (INTEGER, [0], Reason.WRONG_TYPE),
         (INTEGER, {"a": 0}, Reason.WRONG_TYPE),
         (ColumnType(TypeName.DOUBLE), 10**400, Reason.OUT_OF_RANGE),
-        (ColumnType(TypeName.NUMERIC), 10**131_072, Reason.OUT_OF_RANGE),
         (ColumnType(TypeName.VARCHAR, length=3), "none", Reason.TOO_LONG),
+        (ColumnType(TypeName.VARCHAR, length=3), "x" * 10_000, Reason.TOO_LONG),
         (ColumnType(TypeName.TIMESTAMPTZ), "2024-01-01", Reason.WRONG_TYPE),
         (
             ColumnType(TypeName.TIMESTAMPTZ),

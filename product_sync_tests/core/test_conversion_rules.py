@@ -14,7 +14,9 @@ from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectI
 from bson.datetime_ms import DatetimeMS
 
 from product_sync.core.conversion import _RULES, RowConverter
+from product_sync.core.misfit import MisfitError
 from product_sync.core.model import ColumnType, Reason, Reject, TypeName
+from product_sync.core.numbers import numeric_rule
 from product_sync_tests.core.layouts import TEXT, layout_of
 
 ID = ObjectId("507f1f77bcf86cd799439011")
@@ -245,6 +247,13 @@ def test_an_enormous_exponent_costs_no_time(column_type: ColumnType) -> None:
     for exponent in ("1E+6144", "-1E+6144", "1E-6176"):
         converted(column_type, Decimal128(exponent))
     assert time.perf_counter() - started < 0.5
+
+
+def test_a_plain_numeric_ends_where_that_of_postgresql_ends() -> None:
+    convert = numeric_rule(None, None)
+    assert convert(Int64(1)) == "1"
+    with pytest.raises(MisfitError, match=Reason.OUT_OF_RANGE):
+        convert(10**131_072)
 
 
 REFERENCES: list[tuple[ColumnType, Any, Any]] = [

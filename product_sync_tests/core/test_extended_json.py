@@ -82,7 +82,7 @@ def test_a_value_nested_however_deep_is_cut(wrap: Any) -> None:
         value = wrap(value)
     assert excerpt(value)[-1] == "…"
     while isinstance(value, (list, dict)):  # freed level by level: the destructor recurses too
-        value = value[0 if isinstance(value, list) else ""]
+        value = value[0] if isinstance(value, list) else value[""]
 
 
 def test_letters_stay_readable_and_a_broken_byte_becomes_its_escape() -> None:

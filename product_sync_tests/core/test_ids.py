@@ -94,7 +94,7 @@ def test_the_key_of_a_document_is_its_id_as_canonical_extended_json(bson_id: Any
     assert json_util.loads(source_key(bson_id), json_options=OPTIONS) == bson_id
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(IDS, max_size=50), st.lists(TEXTS.map(lambda text: text.replace("\0", "")), max_size=50))
 def test_sql_derives_the_same_key_as_python(ids: list[Any], texts: list[str]) -> None:
     control_characters = "".join(map(chr, range(1, 160)))

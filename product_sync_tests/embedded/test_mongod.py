@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from product_sync.embedded import mongod
+from product_sync.embedded import libraries, mongod
 from product_sync.embedded.errors import EmbeddedServerError
+from product_sync.embedded.libraries import missing_libraries
 from product_sync.embedded.mongod import find_mongod
 from product_sync.embedded.servers import running
 
@@ -70,18 +72,28 @@ def _refusal(folder: Path, monkeypatch: pytest.MonkeyPatch, program: Path) -> st
     return str(refused.value)
 
 
-def test_missing_libraries_are_named_with_their_packages(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A program linked with a libcurl of another name: the loader does not find it, as on a bare machine.
-    whole = find_mongod({}).read_bytes()
+def test_a_missing_library_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A program linked with a library of another name: the loader does not find it, as on a bare machine.
+    true = shutil.which("true")
+    assert true is not None
     program = _program(tmp_path / "mongod")
-    program.write_bytes(whole.replace(b"libcurl.so.4\0", b"libcurl.so.9\0").replace(b"libssl.so.3\0", b"libssl.so.9\0"))
-    monkeypatch.setattr("product_sync.embedded.libraries._PACKAGES", {"libcurl.so.9": "libcurl9", "libgone.so": "none"})
+    program.write_bytes(Path(true).read_bytes().replace(b"libc.so.6\0", b"libx.so.6\0"))
     message = _refusal(folder, monkeypatch, program)
-    assert "libcurl.so.9, libssl.so.9" in message
-    assert "apt-get install libcurl9." in message
-    assert "Find the packages of libssl.so.9" in message
+    assert "mongod cannot be loaded: shared libraries are missing (libx.so.6)." in message
+    assert "Find the packages of libx.so.6 for your system." in message
+
+
+def test_missing_libraries_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (
+        "libcurl.so.4 => not found",
+        "libssl.so.3 => not found",
+        "libcrypto.so.3 => not found",
+        "libm.so.6 => /lib/x",
+    )
+    monkeypatch.setattr(libraries, "_ldd", lambda _: "\n".join(f"\t{line}" for line in lines))
+    error = missing_libraries(Path("mongod"))
+    assert "(libcrypto.so.3, libcurl.so.4, libssl.so.3)" in error.message
+    assert error.hint == "Run `apt-get install libcurl4 libssl3`."
 
 
 def test_a_program_of_another_system_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,91 @@
+"""The contract of the target, on PostgreSQL and on the fake that stands for it in the tests of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import pytest
+from psycopg import sql
+
+from product_sync.adapters.postgres.reader import PostgresReader
+from product_sync.adapters.postgres.reflect import reflect
+from product_sync.adapters.postgres.writer import PostgresWriter
+from product_sync.core.layout import Layout
+from product_sync_tests.adapters.postgres_tables import execute
+from product_sync_tests.fakes import FakeTarget
+from product_sync_tests.target_contract import (
+    Row,
+    TargetContract,
+    TargetOf,
+    every_type_layout,
+    write_batch,
+)
+
+
+class _PostgresTarget:
+    def __init__(self, url: str, layout: Layout, writer: PostgresWriter) -> None:
+        self._url = url
+        self.reader = PostgresReader(url, layout, batch_rows=2)
+        self.writer = writer
+
+    def remove(self, key: str) -> None:
+        execute(self._url, sql.SQL("DELETE FROM everything WHERE id = {}").format(key))
+
+    def refuse_title(self, title: str) -> None:
+        execute(self._url, sql.SQL("ALTER TABLE everything ADD CHECK (title <> {})").format(title))
+
+    def swallow(self, key: str) -> None:
+        execute(
+            self._url,
+            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            sql.SQL(
+                "CREATE TRIGGER swallow BEFORE INSERT ON everything "
+                "FOR EACH ROW WHEN (NEW.id = {}) EXECUTE FUNCTION swallow()"
+            ).format(key),
+        )
+
+
+class _MemoryTarget:
+    def __init__(self, layout: Layout, rows: Sequence[Row]) -> None:
+        self._fake = self.reader = self.writer = FakeTarget(layout)
+        self._fake.write(write_batch(layout, inserts=rows))
+
+    def remove(self, key: str) -> None:
+        self._fake.rows.pop(key, None)
+
+    def refuse_title(self, title: str) -> None:
+        self._fake.refuses = lambda row: "check_title" if row["title"] == title else None
+
+    def swallow(self, key: str) -> None:
+        self._fake.swallows = {key}
+
+
+class TestPostgresTarget(TargetContract):
+    @pytest.fixture
+    def target_of(self, cart_url: str) -> Iterator[TargetOf]:
+        with ExitStack() as stack:
+
+            def make(layout: Layout, rows: Sequence[Row]) -> _PostgresTarget:
+                columns = sql.SQL(", ").join(
+                    sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(str(column.type)))
+                    for column in layout.columns
+                )
+                execute(cart_url, sql.SQL("CREATE TABLE everything ({}, PRIMARY KEY (id))").format(columns))
+                writer = stack.enter_context(PostgresWriter(cart_url, layout, run_id="contract"))
+                writer.write(write_batch(layout, inserts=rows))
+                return _PostgresTarget(cart_url, layout, writer)
+
+            yield make
+
+    def test_the_table_is_reflected_as_the_layout_has_it(self, target_of: TargetOf, cart_url: str) -> None:
+        layout = every_type_layout()
+        target_of(layout, [])
+        reflected = reflect(cart_url, "public", "everything")
+        assert [column.type for column in reflected.columns] == [column.type for column in layout.columns]
+
+
+class TestFakeTarget(TargetContract):
+    @pytest.fixture
+    def target_of(self) -> TargetOf:
+        return _MemoryTarget

@@ -1,0 +1,291 @@
+"""What every `product_sync.core.ports.TargetReader` and `TargetWriter` promises: run on PostgreSQL, and on the fake.
+
+A subclass provides the fixture ``target_of``: given a layout and the rows that are there already (canonical values),
+it returns a `Target` to read, to write, and to meddle with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from product_sync.core.errors import RowsRefused
+from product_sync.core.layout import Layout, bind
+from product_sync.core.mapping import ColumnSpec, SourceSpec, TargetSpec
+from product_sync.core.mapping import Mapping as SyncMapping
+from product_sync.core.model import ColumnType, TableColumn, TargetTable, TypeName
+from product_sync.core.ports import TargetReader, TargetWriter, WriteBatch, Written
+
+Row = Mapping[str, Any]
+
+INFINITY, MINUS_INFINITY = 2**63 - 1, -(2**63)
+
+#: One column of every type that the target may have, nullable but for the key.
+EVERY_TYPE: Mapping[str, ColumnType] = {
+    "id": ColumnType(TypeName.TEXT),
+    "small": ColumnType(TypeName.SMALLINT),
+    "whole": ColumnType(TypeName.INTEGER),
+    "big": ColumnType(TypeName.BIGINT),
+    "price": ColumnType(TypeName.NUMERIC, precision=20, scale=4),
+    "amount": ColumnType(TypeName.NUMERIC),
+    "single": ColumnType(TypeName.REAL),
+    "double": ColumnType(TypeName.DOUBLE),
+    "title": ColumnType(TypeName.TEXT),
+    "name": ColumnType(TypeName.VARCHAR, length=12),
+    "active": ColumnType(TypeName.BOOLEAN),
+    "moment": ColumnType(TypeName.TIMESTAMPTZ),
+    "token": ColumnType(TypeName.UUID),
+}
+
+#: Rows at the edges of every type.
+EDGES: Sequence[Row] = (
+    {"id": "nulls"},
+    {
+        "id": "least",
+        "small": -(2**15),
+        "whole": -(2**31),
+        "big": -(2**63),
+        "price": "-9999999999999999.9999",
+        "amount": "-0.000000000000000000000000000001",
+        "single": -3.4028234663852886e38,
+        "double": -1.7976931348623157e308,
+        "title": "",
+        "name": "",
+        "active": False,
+        # 4713 BC, January 1: about where PostgreSQL's calendar begins.
+        "moment": -210_866_803_200_000_000,
+        "token": "00000000-0000-0000-0000-000000000000",
+    },
+    {
+        "id": "most",
+        "small": 2**15 - 1,
+        "whole": 2**31 - 1,
+        "big": 2**63 - 1,
+        "price": "9999999999999999.9999",
+        "amount": "123456789012345678901234567890123456789012345678901234567890",
+        "single": 1.401298464324817e-45,
+        "double": 5e-324,
+        "title": "Ω 😀 \u202e\\ ' \" \t\r\n' ; DROP TABLE product; -- %s $1 {}",
+        "name": "😀" * 12,
+        "active": True,
+        # Beyond the year 9999, where Python's datetime ends.
+        "moment": 9_000_000_000_000_000_000,
+        "token": "ffffffff-ffff-4fff-bfff-ffffffffffff",
+    },
+    {
+        "id": "not finite",
+        "price": "NaN",
+        "amount": "Infinity",
+        "single": float("nan"),
+        "double": float("-inf"),
+        "moment": INFINITY,
+    },
+    {
+        "id": "not finite either",
+        "amount": "-Infinity",
+        "single": float("inf"),
+        "double": float("nan"),
+        "moment": MINUS_INFINITY,
+    },
+    {"id": "plain", "price": "99.9", "amount": "0", "single": 0.0, "double": 0.1, "moment": 1_700_000_000_123_456},
+    {"id": "", "title": "the empty id"},
+)
+
+
+class Target(Protocol):
+    """A table under test: the two ports, and the hands of another client and of the table's owner."""
+
+    @property
+    def reader(self) -> TargetReader: ...
+
+    @property
+    def writer(self) -> TargetWriter: ...
+
+    def remove(self, key: str) -> None:
+        """Another client deletes the row."""
+
+    def refuse_title(self, title: str) -> None:
+        """From now on a constraint refuses rows with this title."""
+
+    def swallow(self, key: str) -> None:
+        """From now on a trigger makes a new row with this id vanish."""
+
+
+TargetOf = Callable[[Layout, Sequence[Row]], Target]
+
+
+def every_type_layout(*, not_updated: Sequence[str] = ()) -> Layout:
+    """`EVERY_TYPE` as a table ``everything``, each column mapped from the field of its name."""
+    columns = tuple(TableColumn(name, str(type_), type_, name != "id", False) for name, type_ in EVERY_TYPE.items())
+    specs = {
+        name: ColumnSpec(source="_id" if name == "id" else name, required=name == "id", update=name not in not_updated)
+        for name in EVERY_TYPE
+    }
+    target = TargetSpec(table="everything")
+    mapping = SyncMapping(source=SourceSpec(collection="products"), target=target, columns=specs)
+    return bind(mapping, TargetTable("public", "everything", columns, ("id",)))
+
+
+def table_of(layout: Layout, rows: Sequence[Row]) -> pa.Table:
+    """Canonical rows with ``Layout.target_schema``; a column that a row leaves out is NULL."""
+    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in layout.target_schema]
+    return pa.table(columns, schema=layout.target_schema)
+
+
+def write_batch(
+    layout: Layout,
+    *,
+    inserts: Sequence[Row] = (),
+    updates: Sequence[tuple[Row, Row]] = (),
+    deletes: Sequence[Row] = (),
+) -> WriteBatch:
+    """A batch of canonical rows; ``updates`` are pairs of the old and the new row."""
+    return WriteBatch(
+        inserts=table_of(layout, inserts),
+        new=table_of(layout, [new for _, new in updates]),
+        old=table_of(layout, [old for old, _ in updates]),
+        deletes=table_of(layout, deletes),
+    )
+
+
+def rows_of(table: pa.Table) -> dict[str, dict[str, str]]:
+    """Rows by id, each value as the text of its canonical form: NaN equals itself, and no date is too far."""
+    shown = {}
+    for name in table.schema.names:
+        column = table[name]
+        if pa.types.is_timestamp(column.type):
+            column = pc.cast(column, pa.int64())
+        shown[name] = [repr(value) for value in column.to_pylist()]
+    ids = table["id"].to_pylist()
+    assert len(set(ids)) == len(ids), "an id was read twice"
+    return {key: {name: shown[name][at] for name in shown} for at, key in enumerate(ids)}
+
+
+class TargetContract:
+    """The promises. Subclasses are collected; this class has no ``Test`` in its name and is not."""
+
+    @pytest.fixture
+    def layout(self) -> Layout:
+        return every_type_layout(not_updated=("name",))
+
+    def content(self, target: Target, layout: Layout) -> dict[str, dict[str, str]]:
+        return rows_of(pa.Table.from_batches(target.reader.snapshot(), schema=layout.target_schema))
+
+    def test_an_empty_table_is_read_as_no_rows(self, target_of: TargetOf, layout: Layout) -> None:
+        target = target_of(layout, [])
+        assert self.content(target, layout) == {}
+        assert target.reader.fetch(["x"]).num_rows == 0
+        assert target.reader.fetch(["x"]).schema == layout.target_schema
+
+    def test_every_value_of_every_type_is_read_as_it_was_written(self, target_of: TargetOf, layout: Layout) -> None:
+        target = target_of(layout, [])
+        written = target.writer.write(write_batch(layout, inserts=EDGES))
+        assert written == Written(inserted=frozenset(row["id"] for row in EDGES))
+        assert self.content(target, layout) == rows_of(table_of(layout, EDGES))
+
+    def test_rows_are_fetched_by_id_and_absent_ids_have_none(self, target_of: TargetOf, layout: Layout) -> None:
+        target = target_of(layout, EDGES)
+        for port in (target.reader, target.writer):
+            found = port.fetch(["most", "no such id", "", "most"])
+            assert rows_of(found) == {
+                key: row for key, row in rows_of(table_of(layout, EDGES)).items() if key in ("most", "")
+            }
+            assert port.fetch([]).schema == layout.target_schema
+
+    def test_every_value_is_recognised_when_it_is_compared_and_swapped(
+        self, target_of: TargetOf, layout: Layout
+    ) -> None:
+        target = target_of(layout, EDGES)
+        updates = [(row, {**row, "title": "new", "whole": 1}) for row in EDGES]
+        written = target.writer.write(write_batch(layout, updates=updates))
+        assert written == Written(updated=frozenset(row["id"] for row in EDGES))
+        assert self.content(target, layout) == rows_of(table_of(layout, [new for _, new in updates]))
+
+    def test_every_value_is_recognised_when_it_is_deleted(self, target_of: TargetOf, layout: Layout) -> None:
+        target = target_of(layout, EDGES)
+        written = target.writer.write(write_batch(layout, deletes=EDGES))
+        assert written == Written(deleted=frozenset(row["id"] for row in EDGES))
+        assert self.content(target, layout) == {}
+
+    @pytest.mark.parametrize("column", [name for name in EVERY_TYPE if name not in ("id", "name")])
+    def test_a_row_that_another_client_changed_is_not_overwritten(
+        self, target_of: TargetOf, layout: Layout, column: str
+    ) -> None:
+        seen = {**EDGES[1], "id": "p"}
+        changed_meanwhile = {**seen, column: EDGES[2][column]}
+        nulled_meanwhile = {**seen, "id": "q", column: None}
+        target = target_of(layout, [changed_meanwhile, nulled_meanwhile])
+        seen_too = {**seen, "id": "q"}
+        updates = [(seen, {**seen, "title": "old news"}), (seen_too, {**seen_too, "title": "old news"})]
+        assert target.writer.write(write_batch(layout, updates=updates)) == Written()
+        assert target.writer.write(write_batch(layout, deletes=[seen, seen_too])) == Written()
+        assert self.content(target, layout) == rows_of(table_of(layout, [changed_meanwhile, nulled_meanwhile]))
+
+    def test_a_row_that_another_client_inserted_is_left_alone(self, target_of: TargetOf, layout: Layout) -> None:
+        target = target_of(layout, [{"id": "p", "title": "newer"}])
+        inserts = [{"id": "p", "title": "older"}, {"id": "q", "title": "mine"}]
+        assert target.writer.write(write_batch(layout, inserts=inserts)) == Written(inserted=frozenset({"q"}))
+        assert self.content(target, layout) == rows_of(
+            table_of(layout, [{"id": "p", "title": "newer"}, {"id": "q", "title": "mine"}])
+        )
+
+    def test_a_row_that_another_client_deleted_does_not_come_back(self, target_of: TargetOf, layout: Layout) -> None:
+        target = target_of(layout, [{"id": "p"}, {"id": "q"}])
+        target.remove("p")
+        updates = [({"id": key}, {"id": key, "title": "new"}) for key in ("p", "q")]
+        assert target.writer.write(write_batch(layout, updates=updates)) == Written(updated=frozenset({"q"}))
+        assert set(self.content(target, layout)) == {"q"}
+
+    def test_a_column_that_is_not_updated_is_neither_compared_nor_overwritten(
+        self, target_of: TargetOf, layout: Layout
+    ) -> None:
+        target = target_of(layout, [{"id": "p", "title": "old", "name": "theirs"}])
+        update = ({"id": "p", "title": "old", "name": "stale"}, {"id": "p", "title": "new", "name": "ours"})
+        assert target.writer.write(write_batch(layout, updates=[update])).updated == {"p"}
+        assert target.writer.fetch(["p"]).select(["title", "name"]).to_pylist() == [{"title": "new", "name": "theirs"}]
+
+    def test_all_three_kinds_are_one_transaction(self, target_of: TargetOf, layout: Layout) -> None:
+        before = [{"id": "changed", "title": "old"}, {"id": "extra"}]
+        target = target_of(layout, before)
+        target.refuse_title("bad")
+        parts: dict[str, Any] = {
+            "updates": [(before[0], {"id": "changed", "title": "new"})],
+            "deletes": [before[1]],
+        }
+        with pytest.raises(RowsRefused):
+            target.writer.write(
+                write_batch(layout, inserts=[{"id": "a", "title": "good"}, {"id": "b", "title": "bad"}], **parts)
+            )
+        assert self.content(target, layout) == rows_of(table_of(layout, before))
+        written = target.writer.write(write_batch(layout, inserts=[{"id": "a", "title": "good"}], **parts))
+        assert written == Written(frozenset({"a"}), frozenset({"changed"}), frozenset({"extra"}))
+
+    def test_a_row_that_a_trigger_swallows_is_not_counted(self, target_of: TargetOf, layout: Layout) -> None:
+        target = target_of(layout, [])
+        target.swallow("p")
+        inserts = [{"id": "p"}, {"id": "q"}]
+        assert target.writer.write(write_batch(layout, inserts=inserts)).inserted == {"q"}
+
+    def test_a_probe_tells_what_would_be_written_and_changes_no_row(self, target_of: TargetOf, layout: Layout) -> None:
+        before = [{"id": "p", "title": "old"}, {"id": "extra"}]
+        target = target_of(layout, before)
+        planned = write_batch(
+            layout,
+            inserts=[{"id": "new"}, {"id": "p"}],
+            updates=[(before[0], {"id": "p", "title": "new"})],
+            deletes=[before[1]],
+        )
+        assert target.writer.probe(planned) == Written(frozenset({"new"}), frozenset({"p"}), frozenset({"extra"}))
+        assert self.content(target, layout) == rows_of(table_of(layout, before))
+        target.refuse_title("new")
+        with pytest.raises(RowsRefused):
+            target.writer.probe(planned)
+
+    def test_a_batch_of_nothing_writes_nothing(self, target_of: TargetOf, layout: Layout) -> None:
+        target = target_of(layout, EDGES)
+        assert target.writer.write(write_batch(layout)) == Written()
+        assert self.content(target, layout) == rows_of(table_of(layout, EDGES))
