@@ -17,7 +17,13 @@ import bson
 import pyarrow as pa
 
 from product_sync.core.conversion import CODEC_OPTIONS, RowConverter, source_key, to_bson
-from product_sync.core.errors import CommitOutcomeUnknown, EveryBatchWouldFail, RowsRefused, SourceMissing, TransientError
+from product_sync.core.errors import (
+    CommitOutcomeUnknown,
+    EveryBatchWouldFail,
+    RowsRefused,
+    SourceMissing,
+    TransientError,
+)
 from product_sync.core.layout import Layout
 from product_sync.core.model import SourceBatch, SourceId
 from product_sync.core.ports import WriteBatch, Written

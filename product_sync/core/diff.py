@@ -188,7 +188,8 @@ def first_differences(path: Path, layout: Layout, limit_per_op: int = 10) -> lis
     file = ds.dataset(path, format="parquet")
     shown: list[Difference] = []
     for op in Op:
-        rows = file.head(limit_per_op, filter=(ds.field("op") == str(op)) & ~ds.field("refused_before"))
+        wanted = (ds.field("op") == str(op)) & ~ds.field("refused_before")
+        rows = file.scanner(filter=wanted, batch_size=_PAGE_ROWS, batch_readahead=1).head(limit_per_op)
         for index in range(rows.num_rows):
             shown.extend(_lines(rows.slice(index, 1), op, layout))
     return shown

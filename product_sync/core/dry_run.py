@@ -77,18 +77,16 @@ def estimate(
 def _measured(writer: TargetWriter, batch: WriteBatch, timing: Timing) -> float:
     """Seconds for the whole batch, scaled up from the first part of it that the database takes."""
     parts = [batch]
-    refusal: RowsRefused | None = None
-    while parts:
+    while True:
         part = parts.pop()
         started = timing.monotonic()
         try:
             writer.probe(part)
-        except RowsRefused as error:
-            refusal = error
+        except RowsRefused:
             middle = part.num_rows // 2
             if middle:
                 parts += [part.slice(middle, part.num_rows - middle), part.slice(0, middle)]
+            if not parts:
+                raise
         else:
             return (timing.monotonic() - started) * batch.num_rows / max(part.num_rows, 1)
-    assert refusal is not None  # noqa: S101
-    raise refusal

@@ -110,7 +110,7 @@ class Transactions:
                         f"Gave up after {self._policy.total_s:g} s of retries: {error.message}"
                     ) from error
                 self.retries += 1
-                self._logger.info("Trying again after: %s", error.message)
+                self._logger.warning("Trying again after: %s", error.message)
             else:
                 self._backoff.succeeded()
                 return result

@@ -19,10 +19,10 @@ from product_sync.orchestration.resources import SyncResource
 _GROUP = "product_sync"
 
 mongodb_products = dg.AssetSpec(
-    names.MONGODB, kinds={"mongodb"}, group_name="systems", description="The product service's collection."
+    names.MONGODB, kinds={"mongodb"}, group_name=_GROUP, description="The product service's collection."
 )
 postgres_product = dg.AssetSpec(
-    names.POSTGRES, kinds={"postgres"}, group_name="systems", description="The cart service's table."
+    names.POSTGRES, kinds={"postgres"}, group_name=_GROUP, description="The cart service's table."
 )
 
 

@@ -80,3 +80,12 @@ def role(url: str, *grants: LiteralString, password: str = PASSWORD) -> Iterator
             sql.SQL("DROP OWNED BY {}").format(identifier),
             sql.SQL("DROP ROLE {}").format(identifier),
         )
+
+
+@contextmanager
+def locked(url: str, table: str) -> Iterator[None]:
+    """Another client holds the whole table."""
+    with psycopg.connect(url) as connection:
+        connection.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier(table)))
+        yield
+        connection.rollback()

@@ -18,8 +18,8 @@ from product_sync.adapters.mongodb import MongoSource, connect
 from product_sync.core.errors import ConfigurationError, SourceMissing, SourceReadError
 from product_sync.core.model import IdType, SourceId
 from product_sync.core.retry import RetryPolicy
-from product_sync.core.timing import Timing
 from product_sync_tests.adapters.private_mongod import PrivateMongod, private_mongod
+from product_sync_tests.fakes import FakeTime
 from product_sync_tests.source_contract import (
     Documents,
     SourceContract,
@@ -105,7 +105,8 @@ class TestPages:
     def test_ids_of_every_type_are_read_exactly_once(
         self, shop: Shop, page_rows: int, collation: dict[str, Any] | None
     ) -> None:
-        products = shop.create_collection("products", **({"collation": collation} if collation else {}))
+        shop.command({"create": "products"} | ({"collation": collation} if collation else {}))
+        products = shop["products"]
         for bson_id in IDS_OF_EVERY_TYPE:
             products.insert_one(product(bson_id))
         not_utf8 = encode(product("QQQ")).replace(b"QQQ", b"\xff\xfeQ")
@@ -123,14 +124,14 @@ class TestPages:
         assert {batch.documents for batch in batches[:-1]} == {page_rows}
 
     def test_a_page_reads_only_its_own_documents(self, shop: Shop) -> None:
-        shop["products"].insert_many([product(number) for number in range(200)])
+        shop["products"].insert_many([product(number) for number in range(450)])
         shop.command("profile", 2)
 
-        list(source(shop, page_rows=50).snapshot())
+        list(source(shop, page_rows=150).snapshot())
 
         shop.command("profile", 0)
         finds = list(shop["system.profile"].find({"command.find": "products"}))
-        assert [find["docsExamined"] for find in finds] == [50, 50, 50, 50, 0]
+        assert [find["docsExamined"] for find in finds] == [150, 150, 150, 0]
         assert not any(find.get("cursorid") for find in finds), "no cursor may be left on the server"
 
     def test_only_mapped_fields_travel(self, shop: Shop) -> None:
@@ -227,6 +228,25 @@ class TestById:
         assert [row["price"] for row in rows_of([before.fetch([SourceId(IdType.STRING, "a")])])] == [2]
 
 
+def test_a_snapshot_reads_what_a_majority_holds_and_a_lookup_what_the_primary_holds_now(mongodb_url: str) -> None:
+    with connect(mongodb_url + "&readPreference=secondaryPreferred") as shop:
+        shop["products"].insert_one(product("a"))
+        shop.command("profile", 2)
+
+        list(source(shop).snapshot())
+        source(shop).fetch([SourceId(IdType.STRING, "a")])
+        source(shop).existing([SourceId(IdType.STRING, "a")])
+
+        shop.command("profile", 0)
+        finds = [entry["command"] for entry in shop["system.profile"].find({"command.find": "products"})]
+    assert [(find["readConcern"]["level"], find.get("$readPreference", {}).get("mode")) for find in finds] == [
+        ("majority", "secondaryPreferred"),
+        ("majority", "secondaryPreferred"),
+        ("local", None),
+        ("local", None),
+    ]
+
+
 class TestWhatIsThere:
     def test_a_missing_collection_is_named_with_those_that_exist(self, shop: Shop) -> None:
         for number in range(12):
@@ -284,22 +304,6 @@ class TestWhatIsThere:
             reading.existing(asked)
 
 
-class FakeTime:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.waits: list[float] = []
-
-    def sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        self.now_s += seconds
-
-    @property
-    def timing(self) -> Timing:
-        return Timing(monotonic=lambda: self.now_s, sleep=self.sleep, random=lambda: 1.0)
-
-
 @pytest.fixture(scope="module")
 def fragile_server() -> Iterator[PrivateMongod]:
     with private_mongod("--setParameter", "enableTestCommands=1") as server:
@@ -348,7 +352,7 @@ class TestFailures:
         seen += pages
 
         assert ids_of(seen) == ALL_TEN
-        assert time.waits, "the first failure is not tried again at once"
+        assert time.sleeps, "the first failure is not tried again at once"
 
     def test_a_crash_in_mid_read_costs_a_page_and_loses_nothing(
         self, fragile: Shop, fragile_server: PrivateMongod
@@ -372,7 +376,7 @@ class TestFailures:
         with pytest.raises(SourceReadError, match="stopped answering") as caught:
             list(pages)
 
-        assert time.waits == [1, 2, 4, 8, 5]
+        assert time.sleeps == [1, 2, 4, 8, 5]
         assert caught.value.exit_status == 1
 
     def test_an_error_that_would_come_again_is_not_retried(self, fragile: Shop) -> None:
@@ -384,7 +388,7 @@ class TestFailures:
         with pytest.raises(SourceReadError, match="code 292"):
             list(pages)
 
-        assert time.waits == []
+        assert time.sleeps == []
 
     def test_looking_up_ids_survives_a_short_failure(self, fragile: Shop) -> None:
         time = FakeTime()
@@ -393,4 +397,4 @@ class TestFailures:
         assert reading.existing(ALL_TEN) == set(ALL_TEN)
         fail(fragile, {"times": 3}, "find", closeConnection=True)
         assert reading.fetch(ALL_TEN).documents == 10
-        assert len(time.waits) >= 2
+        assert len(time.sleeps) >= 2

@@ -50,7 +50,7 @@ UNSUPPORTED = {
 
 def _reflected(url: str, *declarations: str) -> list[TableColumn]:
     columns = ", ".join(f"c{number} {declaration}" for number, declaration in enumerate(declarations))
-    execute(url, sql.SQL(f"CREATE TABLE t (id text PRIMARY KEY, {columns})"))  # type: ignore[arg-type] # from above
+    execute(url, sql.SQL(f"CREATE TABLE t (id text PRIMARY KEY, {columns})"))
     return list(reflect(url, "public", "t").columns[1:])
 
 
@@ -65,7 +65,9 @@ def test_every_other_type_is_named_as_the_server_names_it(cart_url: str) -> None
         "CREATE TYPE mood AS ENUM ('sad', 'ok')",
         "CREATE DOMAIN short_text AS varchar(3)",
         "CREATE TYPE unknown_to_sqlalchemy AS (a int)",
-        "CREATE COLLATION same_letters (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        "CREATE COLLATION same_letters (locale = 'C')",
+        # The embedded server has no ICU, and so no honest collation of this kind.
+        "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'same_letters'",
     )
     columns = _reflected(cart_url, *UNSUPPORTED)
     assert {column.declared: column.type for column in columns} == dict.fromkeys(UNSUPPORTED.values())
@@ -112,7 +114,7 @@ def test_a_missing_table_is_named_with_those_that_exist(cart_url: str, product_t
         reflect(cart_url, "public", "Product")
     with pytest.raises(TableError, match=r"no table shop\.product; schema shop has no tables\."):
         reflect(cart_url, "shop", product_table)
-    execute(cart_url, *(sql.SQL(f"CREATE TABLE t{number:02} ()") for number in range(12)))  # type: ignore[arg-type] # a number
+    execute(cart_url, *(sql.SQL(f"CREATE TABLE t{number:02} ()") for number in range(12)))
     with pytest.raises(TableError) as caught:
         reflect(cart_url, "public", "none")
     assert "product, t00, t01, t02, t03, t04, t05, t06, t07, t08, …" in caught.value.message

@@ -177,8 +177,6 @@ class Bench:
         return dict(zip(table["id"].to_pylist(), table["reasons"].to_pylist(), strict=True))
 
 
-def make_bench(
-    folder: Path, documents: Iterable[Mapping[str, Any]] = (), rows: Iterable[dict[str, Any]] = ()
-) -> Bench:
+def make_bench(folder: Path, documents: Iterable[Mapping[str, Any]] = (), rows: Iterable[dict[str, Any]] = ()) -> Bench:
     layout = product_layout()
     return Bench(folder, FakeSource(layout, documents), FakeTarget(layout, rows), layout)

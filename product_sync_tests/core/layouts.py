@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import abc
 from typing import Any
 
 from product_sync.core.layout import Layout, bind
@@ -13,7 +14,7 @@ TEXT = ColumnType(TypeName.TEXT)
 INTEGER = ColumnType(TypeName.INTEGER)
 
 
-def table_of(columns: dict[str, ColumnType | None], *, nullable: bool = True, key: str = "id") -> TargetTable:
+def table_of(columns: abc.Mapping[str, ColumnType | None], *, nullable: bool = True, key: str = "id") -> TargetTable:
     return TargetTable(
         schema="public",
         name="product",

@@ -102,7 +102,7 @@ def in_range(column_type: ColumnType, number: Fraction) -> bool:
     """Whether the number, rounded to what the column can hold, is not beyond its ends (cut off, for numeric)."""
     match column_type.name:
         case TypeName.SMALLINT | TypeName.INTEGER | TypeName.BIGINT:
-            half = 2 ** {TypeName.SMALLINT: 15, TypeName.INTEGER: 31, TypeName.BIGINT: 63}[column_type.name]
+            half = 1 << {TypeName.SMALLINT: 15, TypeName.INTEGER: 31, TypeName.BIGINT: 63}[column_type.name]
             return -half <= number <= half - 1
         case TypeName.NUMERIC:
             whole = 131_072 if column_type.precision is None else column_type.precision - (column_type.scale or 0)

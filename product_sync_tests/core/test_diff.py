@@ -120,10 +120,6 @@ def test_columns_whose_names_differ_in_letter_case_only_are_kept_apart(tmp_path:
     assert changed_columns(tmp_path / "diff", layout) == {"price": 0, "Price": 1}
 
 
-def test_a_layout_of_nothing_but_ids_is_compared_too(tmp_path: Path) -> None:
-    assert compare(layout_of({}), tmp_path, {}, {}).changed == 0
-
-
 def test_the_diff_says_where_it_comes_from(tmp_path: Path) -> None:
     compare(typed_layout(), tmp_path, {}, {})
     assert read_metadata(tmp_path / "diff") == {"run_id": "7"}

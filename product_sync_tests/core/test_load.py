@@ -164,7 +164,9 @@ def test_too_many_refused_rows_stop_the_run(tmp_path: Path) -> None:
 
 def test_an_error_that_every_batch_would_meet_stops_at_once_and_says_what_to_do(tmp_path: Path) -> None:
     bench = with_missing(tmp_path, 40)
-    bench.target.script.on("target.write", None, EveryBatchWouldFail("No space left.", sqlstate="53100", hint="Free some."))
+    bench.target.script.on(
+        "target.write", None, EveryBatchWouldFail("No space left.", sqlstate="53100", hint="Free some.")
+    )
     result = bench.load()
     assert (result.inserted, result.failed_batches, result.not_attempted_batches) == (10, 1, 2)
     assert result.stop is not None

@@ -73,13 +73,22 @@ def test_data_and_binaries_go_outside_a_private_folder_which_stays_private(priva
     assert not outside.exists()
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that everybody may enter, in the place of /var/tmp."""
+    folder = Path(tempfile.mkdtemp(prefix="public_"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @as_root
 def test_a_folder_of_somebody_else_in_the_place_outside_is_not_used(
-    private: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    private: Path, public: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = server_account()
     assert account is not None
-    monkeypatch.setattr(placement, "_OUTSIDE", (str(tmp_path),))
+    monkeypatch.setattr(placement, "_OUTSIDE", (str(public),))
     monkeypatch.delenv("TMPDIR", raising=False)
     (planted,) = placement._outside_candidates(private / "data")
     planted.mkdir()

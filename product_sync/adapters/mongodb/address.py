@@ -53,7 +53,7 @@ def parse(url: str) -> Address:
     if not database:
         raise _unusable("names no database")
     if not _DATABASE.fullmatch(database):
-        raise _unusable("has no valid database name after the host")
+        raise _unusable("has no valid database name after the host (a / in a password must be written as %2F)")
     return Address(
         display=f"{scheme}://{_display_hosts(hosts, scheme)}/{quote(database)}",
         database=database,

@@ -10,7 +10,6 @@ import os
 import re
 import socket
 from typing import Final
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import pq
@@ -20,6 +19,7 @@ from product_sync.adapters.postgres import arrays
 from product_sync.core.errors import AccessDenied, ConfigurationError, Unreachable
 
 VARIABLE: Final = "CART_DB_URL"
+_PORT: Final = "5432"
 EXPECTED: Final = "postgresql://USER:PASSWORD@HOST:5432/DATABASE"
 
 #: Used where the address does not say otherwise (libpq manual, "Parameter Key Words"; seconds, ``tcp_user_timeout``
@@ -99,9 +99,9 @@ def _parse(url: str) -> dict[str, str]:
         raise ConfigurationError(f"{VARIABLE} is empty.", hint=f"Set it to {EXPECTED}.")
     if scheme := _SCHEME.match(text):
         text = "postgresql://" + text[scheme.end() :]
-        # An unencoded @ or / in the password makes libpq take the rest of it for the host.
-        before_query = urlsplit(text)
-        if before_query.netloc.count("@") > 1 or "@" in before_query.path or "#" in text:
+        # An unencoded @ or / in the password makes libpq take the rest of it for the host or the database.
+        authority, _, path = text[len("postgresql://") :].partition("?")[0].partition("/")
+        if authority.count("@") > 1 or "@" in path or "#" in text:
             raise _invalid("a password with special characters must be percent-encoded (@ is %40, / is %2F, # is %23)")
     elif "://" in text:
         raise _invalid("it does not begin with postgresql://")
@@ -126,7 +126,10 @@ def _address(parameters: dict[str, str]) -> str:
     ports = known["port"].split(",")
     # One port serves all hosts, else there is one for each (libpq manual, "Specifying Multiple Hosts").
     ports = ports * len(hosts) if len(ports) == 1 else ports
-    places = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in zip(hosts, ports, strict=False))
+    places = (
+        f"[{host}]:{port or _PORT}" if ":" in host else f"{host}:{port or _PORT}"
+        for host, port in zip(hosts, ports, strict=False)
+    )
     return f"{','.join(places)}/{known['dbname'] or known['user']}"
 
 

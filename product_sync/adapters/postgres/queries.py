@@ -290,9 +290,7 @@ def _numbered(prefix: str, columns: Iterable[LayoutColumn]) -> list[tuple[str, L
     return [(f"{prefix}{number}", column) for number, column in enumerate(columns)]
 
 
-def _unchanged(rows: _Rows, old: Sequence[tuple[str, LayoutColumn]]) -> sql.Composable:
-    if not old:
-        return sql.SQL("true")
+def _unchanged(rows: _Rows, old: Sequence[tuple[str, LayoutColumn]]) -> sql.Composed:
     return sql.SQL("ROW({}) IS NOT DISTINCT FROM ROW({})").format(
         _comma(sql.Identifier("p", column.name) for _, column in old),
         _comma(rows.value(alias) for alias, _ in old),

@@ -1,0 +1,41 @@
+"""A stage tells how far it is, how fast, and how long it will take."""
+
+from __future__ import annotations
+
+from product_sync.core.progress import Meter, Progress
+from product_sync_tests.fakes import FakeTime
+
+
+def test_rate_and_time_left_follow_from_what_is_done() -> None:
+    time, heard = FakeTime(), list[Progress]()
+    meter = Meter("load", 400, heard.append, time.timing)
+    time.pass_(2)
+    meter.advance(100)
+    assert heard == [Progress("load", done=100, total=400, rate=50, seconds_left=6)]
+    assert heard[0].percent == 25
+
+
+def test_nothing_is_promised_before_anything_is_done() -> None:
+    time, heard = FakeTime(), list[Progress]()
+    Meter("load", 400, heard.append, time.timing).advance(0)
+    assert heard == [Progress("load", done=0, total=400, rate=0, seconds_left=None)]
+
+
+def test_an_unknown_total_stays_unknown() -> None:
+    time, heard = FakeTime(), list[Progress]()
+    meter = Meter("read", None, heard.append, time.timing)
+    time.pass_(1)
+    meter.advance(5)
+    assert (heard[0].total, heard[0].percent, heard[0].seconds_left) == (None, None, None)
+
+
+def test_an_estimate_that_was_too_low_grows() -> None:
+    time, heard = FakeTime(), list[Progress]()
+    meter = Meter("read", 5, heard.append, time.timing)
+    time.pass_(1)
+    meter.advance(9)
+    assert (heard[0].total, heard[0].percent, heard[0].seconds_left) == (9, 100, 0)
+
+
+def test_nothing_to_do_is_all_done() -> None:
+    assert Progress("load", done=0, total=0, rate=0, seconds_left=None).percent == 100

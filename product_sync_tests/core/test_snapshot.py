@@ -1,0 +1,79 @@
+"""Both sides are read once, page by page, and nothing of a reading that failed remains."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from product_sync.core.errors import SourceReadError
+from product_sync.core.model import Reason
+from product_sync.core.progress import Progress, no_progress
+from product_sync.core.snapshot import snapshot_source, snapshot_target
+from product_sync.core.tables import RUN_ID, TAKEN_AT, read_metadata
+from product_sync_tests.core.bench import document, make_bench, row
+from product_sync_tests.fakes import FakeSource, FakeTarget, FakeTime
+from product_sync_tests.source_contract import product_layout
+
+LAYOUT = product_layout()
+METADATA = {RUN_ID: "run-1"}
+
+
+def test_every_document_is_a_row_or_a_reject(tmp_path: Path) -> None:
+    documents = [document("a"), document("b", price=1.5, title=None), document("c"), document("d", title=7)]
+    time, heard = FakeTime(), list[Progress]()
+    source = FakeSource(LAYOUT, documents, page_rows=2)
+    source.script.on("source.snapshot", lambda: time.pass_(1), lambda: time.pass_(1))
+    snapshot = snapshot_source(
+        source,
+        LAYOUT,
+        tmp_path / "rows",
+        tmp_path / "rejects",
+        metadata=METADATA,
+        timing=time.timing,
+        on_progress=heard.append,
+    )
+    assert (snapshot.documents, snapshot.rejected) == (4, 2)
+    assert snapshot.rejects == {Reason.NOT_EXACT: 1, Reason.MISSING_FIELD: 1, Reason.WRONG_TYPE: 1}
+    assert (snapshot.duration_s, snapshot.rows_per_second) == (2, 2)
+    assert pq.read_table(tmp_path / "rows")["id"].to_pylist() == ["a", "c"]
+    assert pq.read_table(tmp_path / "rejects")["id"].to_pylist() == ["b", "d"]
+    assert [(progress.done, progress.total) for progress in heard] == [(2, 4), (4, 4)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rejects", "rows"]
+
+
+def test_a_snapshot_is_as_old_as_the_moment_when_reading_began(tmp_path: Path) -> None:
+    time = FakeTime(dt.datetime(2026, 5, 6, 7, 8, 9, tzinfo=dt.UTC))
+    source = FakeSource(LAYOUT, [document("a")])
+    source.script.on("source.snapshot", lambda: time.pass_(3_600))
+    target = FakeTarget(LAYOUT, [row("a")])
+    target.script.on("target.snapshot", lambda: time.pass_(3_600))
+    began = time.now()
+    snapshot = snapshot_source(
+        source,
+        LAYOUT,
+        tmp_path / "rows",
+        tmp_path / "rejects",
+        metadata=METADATA,
+        timing=time.timing,
+        on_progress=no_progress,
+    )
+    assert snapshot.taken_at == began
+    for name in ("rows", "rejects"):
+        assert read_metadata(tmp_path / name) == METADATA | {TAKEN_AT: "2026-05-06T07:08:09+00:00"}
+    read = snapshot_target(
+        target, LAYOUT, tmp_path / "target", metadata=METADATA, timing=time.timing, on_progress=no_progress
+    )
+    assert (read.rows, read.taken_at, read.duration_s) == (1, began + dt.timedelta(hours=1), 3_600)
+    assert read_metadata(tmp_path / "target")[TAKEN_AT] == "2026-05-06T08:08:09+00:00"
+
+
+def test_a_source_that_fails_in_mid_read_leaves_no_half_snapshot(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    bench.source = FakeSource(LAYOUT, [document(name) for name in "abc"], page_rows=1)
+    bench.source.script.on("source.snapshot", None, SourceReadError("no primary"))
+    with pytest.raises(SourceReadError):
+        bench.compare()
+    assert list(tmp_path.iterdir()) == []
