@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from product_sync.core.errors import ProductSyncError
 from product_sync.core.progress import OnProgress, no_progress
@@ -26,41 +26,56 @@ if TYPE_CHECKING:
 
 def sync(
     *,
-    dry_run: bool | None = None,
+    dry_run: bool = False,
     batch_size: int | None = None,
     batch_delay_ms: int | None = None,
     extra: Literal["report", "delete"] | None = None,
     accept_source_count: int | None = None,
     accept_changes: bool | None = None,
+    settle_seconds: float | None = None,
+    source_recheck_after_s: float | None = None,
+    retry_s: float | None = None,
+    max_isolated_rows: int | None = None,
+    max_delete_share: float | None = None,
+    probe: bool | None = None,
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
-    **more: Any,
 ) -> SyncReport:
     """Find what is missing or changed, load it in batches, prove the result.
 
-    Arguments are those of `settings.SyncSettings`; what is left out comes from the environment, then the defaults.
-    ``instance`` is where the run is recorded: that of DAGSTER_HOME, or a local one in the state folder.
+    Arguments are those of `settings.SyncSettings`, which gives units and bounds; what is left out comes from the
+    environment, then the defaults. ``on_progress`` hears of every stage. ``instance`` is where the run is recorded:
+    that of DAGSTER_HOME, or a local one in the state folder.
+
+    The report's ``failure`` is a `ConfigurationError` or `NotAttempted` if nothing was done, `ChecksFailed` or
+    `LoadStopped` if the result is not what it should be, `SyncCancelled` after SIGINT or SIGTERM; its counts are then
+    what was done before. Whatever is no `ProductSyncError` is a bug, and is raised.
     """
     switches = {
         "dry_run": dry_run, "batch_size": batch_size, "batch_delay_ms": batch_delay_ms, "extra": extra,
-        "accept_source_count": accept_source_count, "accept_changes": accept_changes, **more,
+        "accept_source_count": accept_source_count, "accept_changes": accept_changes,
+        "settle_seconds": settle_seconds, "source_recheck_after_s": source_recheck_after_s, "retry_s": retry_s,
+        "max_isolated_rows": max_isolated_rows, "max_delete_share": max_delete_share, "probe": probe,
     }  # fmt: skip
-    report = SyncReport(dry_run=bool(dry_run))
+    report = SyncReport(dry_run=dry_run)
     with _ending(report):
+        SyncSettings.resolve(os.environ, switches)
+        _check_both_addresses()
         from product_sync.orchestration import running
 
-        SyncSettings.resolve(os.environ, switches)
-        TargetAddress.from_environment(os.environ)
-        SourceAddress.from_environment(os.environ)
         with _recording(instance) as recorded:
             running.run_sync(recorded, switches, report, on_progress)
     return report
 
 
 def validate(*, on_progress: OnProgress = no_progress, instance: dg.DagsterInstance | None = None) -> ValidationReport:
-    """Read both sides afresh and compare them. Writes to neither."""
+    """Read both sides afresh and compare them. Writes to neither.
+
+    Takes and answers as `sync` does; the failure is `ChecksFailed` where the two sides do not agree.
+    """
     report = ValidationReport()
     with _ending(report):
+        _check_both_addresses()
         from product_sync.orchestration import running
 
         with _recording(instance) as recorded:
@@ -69,17 +84,17 @@ def validate(*, on_progress: OnProgress = no_progress, instance: dg.DagsterInsta
 
 
 def stats(*, instance: dg.DagsterInstance | None = None) -> StatsReport:
-    """Count both sides, and look up the last sync that succeeded in the run history."""
+    """Count both sides, and look up in ``instance`` the last sync of these two sides that succeeded.
+
+    The failure is a `ConfigurationError` or `NotAttempted` where a side cannot be counted.
+    """
     report = StatsReport()
     with _ending(report):
+        source, target = _check_both_addresses()
         from product_sync.orchestration import history
         from product_sync.session import count_both
 
-        counted = count_both(
-            SourceAddress.from_environment(os.environ),
-            TargetAddress.from_environment(os.environ),
-            mapping_path(os.environ),
-        )
+        counted = count_both(source, target, mapping_path(os.environ))
         report.source_count, report.target_count = counted.source, counted.target
         with _recording(instance) as recorded:
             if last := history.last_successful_sync(recorded, counted.state_key):
@@ -88,12 +103,20 @@ def stats(*, instance: dg.DagsterInstance | None = None) -> StatsReport:
 
 
 def doctor() -> DoctorReport:
-    """Look at both connections, each for itself, so that one that is down does not hide the other."""
+    """Look at both connections, each for itself, so that one that is down does not hide the other.
+
+    The report's ``failure`` is the first thing that would keep a sync from working.
+    """
     from product_sync.diagnosis import examine
 
     report = DoctorReport()
     examine(report, os.environ)
     return report
+
+
+def _check_both_addresses() -> tuple[SourceAddress, TargetAddress]:
+    """Name a variable that is not set before anything is imported, opened or recorded."""
+    return SourceAddress.from_environment(os.environ), TargetAddress.from_environment(os.environ)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ object as the last line of standard output, whatever happened. Exit statuses are
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -119,29 +120,47 @@ def dev(folder: Path, port: int) -> None:
     run_dev(folder, port, click.echo)
 
 
-def _finish(report: Report, *, as_json: bool, show: Callable[[Any], None]) -> None:
-    if as_json:
-        click.echo(json.dumps(report.as_json()))
-    else:
+class _LogLines(logging.Handler):
+    """Log records as lines on standard error as it is at that moment: while a bar is drawn, it is the bar's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.secho(self.format(record), fg="red" if record.levelno >= logging.ERROR else "yellow", err=True)
+
+
+def _finish(report: Report, *, as_json: bool, show: Callable[[Any], None]) -> NoReturn:
+    if not as_json:
         show(report)
-        _show_failure(report.failure)
-    sys.exit(report.exit_status)
+    _end(report, as_json=as_json)
 
 
-def _show_failure(failure: ProductSyncError | None) -> None:
-    if failure is not None:
+def _end(report: Report, *, as_json: bool) -> NoReturn:
+    if failure := report.failure:
         click.secho(f"error ({failure.code}): {failure.message}", fg="red", err=True)
         if failure.hint:
             click.echo(f"  {failure.hint}", err=True)
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+    sys.exit(report.exit_status)
 
 
 def _fail(failure: ProductSyncError, arguments: list[str]) -> NoReturn:
     """End before a command could make its report: all keys all the same."""
-    _show_failure(failure)
-    command = next((argument for argument in arguments if argument in _REPORTS), None)
-    if "--json" in arguments and command:
-        click.echo(json.dumps(_REPORTS[command](failure=failure).as_json()))
-    sys.exit(failure.exit_status)
+    _end(_unfinished(failure, arguments), as_json=_wants_json(arguments))
+
+
+def _unfinished(failure: ProductSyncError, arguments: list[str]) -> Report:
+    report = _REPORTS.get(_command(arguments), Report)(failure=failure)
+    if isinstance(report, SyncReport):
+        report.dry_run = "--dry-run" in arguments
+    return report
+
+
+def _command(arguments: list[str]) -> str:
+    return next((argument for argument in arguments if argument in _REPORTS), "")
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    return "--json" in arguments and _command(arguments) in _REPORTS
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -149,18 +168,30 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. Ends with the exit status; a bug in this package ends with its traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _interrupt)
+    handler = _LogLines(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger("product_sync").addHandler(handler)
     try:
-        cli.main(arguments, standalone_mode=False)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "product-sync"
+        cli.main(arguments, prog_name="product-sync", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = context.command_path if context else "product-sync"
         _fail(ConfigurationError(error.format_message(), hint=f"See {command} --help."), arguments)
     except ProductSyncError as error:
         _fail(error, arguments)
     except (KeyboardInterrupt, click.Abort):
         _fail(SyncCancelled("Cancelled."), arguments)
+    except Exception as error:
+        if _wants_json(arguments):
+            bug = ProductSyncError(f"{type(error).__name__}: see the traceback.", hint="This is a bug: please report it.")
+            click.echo(json.dumps(_unfinished(bug, arguments).as_json()))
+        raise
 
 
 if __name__ == "__main__":

@@ -7,7 +7,14 @@ from dataclasses import asdict
 
 from product_sync.adapters import mongodb
 from product_sync.adapters.postgres.inspect import TargetHealth, health
-from product_sync.core.errors import AccessDenied, NotAttempted, ProductSyncError, SourceMissing, TransactionPooling
+from product_sync.core.errors import (
+    AccessDenied,
+    ProductSyncError,
+    SourceMissing,
+    TableError,
+    TransactionPooling,
+    Unreachable,
+)
 from product_sync.core.mapping import load_mapping
 from product_sync.reports import ConnectionReport, DoctorReport, ErrorInfo
 from product_sync.session import reflect_layout
@@ -26,11 +33,16 @@ def _look(
     try:
         connection, problem = ask()
     except ProductSyncError as error:
-        answered = not isinstance(error, NotAttempted) or isinstance(error, AccessDenied)
-        info = ErrorInfo(error.code, error.message, error.hint)
-        connection, problem = ConnectionReport(reachable=answered, error=info), error
+        connection, problem = ConnectionReport(reachable=_answered(error), error=_info(error)), error
     report.failure = report.failure or problem
     return connection
+
+
+def _answered(error: ProductSyncError) -> bool | None:
+    """Whether the server answered, as far as the error says. A setting that cannot be used says nothing."""
+    if isinstance(error, TableError | SourceMissing | AccessDenied):
+        return True
+    return False if isinstance(error, Unreachable) else None
 
 
 def _examine_source(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:

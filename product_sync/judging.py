@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from product_sync.adapters import state
 from product_sync.core import quarantine, verdicts
-from product_sync.core.diff import DiffCounts
-from product_sync.core.verdicts import Verdict
+from product_sync.core.tables import row_count
+from product_sync.core.verdicts import Severity, Verdict
 from product_sync.core.verify import Verification, confirm, verify
+from product_sync.plan import counts_of
 from product_sync.session import Session
 
 
 def judge_source(session: Session) -> Verdict:
     """The run's own source snapshot, taken now if it has none."""
-    if not session.files.has(state.SOURCE_ROWS):
-        session.snapshot_source()
+    _snapshot_source_once(session)
     return session.judge_source(session.files)
 
 
 def judge_change(session: Session) -> Verdict:
     """The newest diff, this run's first."""
-    counts = session.plan().counts
-    return verdicts.change_is_plausible(counts.changed, counts.target_count, session.settings.accept_changes)
+    return session.judge_change()
 
 
 def judge_load(session: Session) -> Verdict:
@@ -33,39 +32,61 @@ def judge_load(session: Session) -> Verdict:
 
 
 def judge_result(session: Session) -> list[Verdict]:
-    """Whether the target matches the source, what it has too much, and what is quarantined: one reading for all."""
+    """Whether the target matches the source, what it has too much, and what is quarantined: one reading for all.
+
+    Where a load of this run has passed, the size of the source becomes the baseline of the next runs.
+    """
     verification = _verification(session)
-    verdict = verdicts.target_matches_source(verification)
     loaded = session.files.has(state.LOAD_RESULT)
-    if loaded and verdict.passed:
-        session.folder.write_baseline(verification.source_count, session.files.run_id)
     kept = session.loaded().kept_referenced if loaded else 0
-    by_reason = {str(reason): count for reason, count in quarantine.summary(session.files.path(state.REJECTS)).items()}
-    return [
-        verdict,
+    judged = [
+        verdicts.target_matches_source(verification),
         verdicts.no_extra_products(verification, verification.extra_ids, kept),
-        verdicts.quarantine_within_budget(verification.quarantined, verification.source_count, by_reason),
+        verdicts.quarantine_within_budget(
+            verification.quarantined, verification.source_count, _by_reason(session, verification)
+        ),
     ]
+    if loaded and all(_passes(verdict) for verdict in [*judged, judge_load(session)]):
+        session.folder.write_baseline(verification.source_count, session.files.run_id)
+    return judged
+
+
+def _passes(verdict: Verdict) -> bool:
+    return verdict.passed or verdict.severity is Severity.WARN
+
+
+def _by_reason(session: Session, verification: Verification) -> dict[str, int]:
+    """Documents by reason, as they are now. Of those that the database would not take, only the number is known
+    that still have the values which it refused."""
+    rejects = session.files.path(state.REJECTS)
+    by_reason = {str(reason): count for reason, count in quarantine.summary(rejects).items()}
+    return by_reason | {"kept_out_by_database": verification.quarantined - row_count(rejects)}
+
+
+def _snapshot_source_once(session: Session) -> None:
+    with session.files.alone():
+        if not session.files.has(state.SOURCE_COUNT):
+            session.snapshot_source()
 
 
 def _verification(session: Session) -> Verification:
-    if not session.files.has(state.SOURCE_ROWS):
-        session.snapshot_source()
+    proven = _diff_is_the_proof(session)
+    _snapshot_source_once(session)
+    if not proven:
+        session.snapshot_target(state.VERIFIED_TARGET_ROWS)
     reader = session.reader
     with session.source() as source:
-        if _nothing_was_written(session):
-            counts = DiffCounts(**session.files.read_json(state.DIFF_COUNTS) or {})
+        if proven:
             return confirm(
                 session.layout,
                 session.files.path(state.DIFF),
-                counts,
+                counts_of(session.files),
                 source=source,
                 reader=reader,
                 timing=session.timing,
                 on_progress=session.on_progress,
-                settle_s=session.settle_s(state.TARGET_ROWS),
+                settle_s=session.settings.settle_seconds,
             )
-        session.snapshot_target(state.VERIFIED_TARGET_ROWS)
         return verify(
             session.layout,
             session.files.path(state.SOURCE_ROWS),
@@ -82,8 +103,7 @@ def _verification(session: Session) -> Verification:
         )
 
 
-def _nothing_was_written(session: Session) -> bool:
-    """Then the diff that was just made is the reading that proves the result."""
-    if not (session.files.has(state.DIFF) and session.files.has(state.LOAD_RESULT)):
-        return False
-    return session.loaded().planned == 0
+def _diff_is_the_proof(session: Session) -> bool:
+    """Whether this run has read both sides, compared them and found nothing to write: there is no fresher reading."""
+    made_here = (state.SOURCE_COUNT, state.TARGET_ROWS, state.DIFF_COUNTS, state.LOAD_RESULT)
+    return all(session.files.has(name) for name in made_here) and session.loaded().planned == 0

@@ -6,12 +6,10 @@ is not known. An error never hides what was done before it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from product_sync.core.errors import ProductSyncError
-
-CHECKS_FAILED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,10 @@ class Report:
         return self
 
     def as_json(self) -> dict[str, Any]:
-        content = {name: value for name, value in asdict(self).items() if name not in self._NOT_IN_JSON}
+        """All keys in their order, ``None`` where nothing is known, and ``error`` last if something ended it."""
+        content = {
+            item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name not in self._NOT_IN_JSON
+        }
         if self.error:
             content["error"] = asdict(self.error)
         return content
@@ -114,9 +115,13 @@ class StatsReport(Report):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionReport:
-    """One side as seen from here. ``latency_ms`` is one round trip in milliseconds; ``None`` is not known."""
+    """One side as seen from here. ``latency_ms`` is one round trip in milliseconds; ``None`` is not known.
 
-    reachable: bool = False
+    ``replica_set`` is the name of MongoDB's; ``None`` for a standalone server. ``table`` maps the columns of the
+    reflected target to their types.
+    """
+
+    reachable: bool | None = None
     error: ErrorInfo | None = None
     version: str | None = None
     latency_ms: float | None = None
@@ -129,7 +134,11 @@ class ConnectionReport:
 
 @dataclass(kw_only=True)
 class DoctorReport(Report):
-    """Both connections. ``table`` maps the target's columns to their types."""
+    """Both connections, each for itself. ``failure`` is the first thing that would keep a sync from working."""
 
     mongodb: ConnectionReport = field(default_factory=ConnectionReport)
     postgres: ConnectionReport = field(default_factory=ConnectionReport)
+
+
+def _plain(value: object) -> object:
+    return asdict(value) if isinstance(value, ConnectionReport) else value

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from product_sync import plan
 from product_sync.adapters import mongodb, state
 from product_sync.adapters.postgres import lock
 from product_sync.adapters.postgres.connection import without_credentials
@@ -25,28 +25,25 @@ from product_sync.core import quarantine, verdicts
 from product_sync.core.deletion import DeletionFacts
 from product_sync.core.diff import DiffCounts, Difference, changed_columns, diff, first_differences
 from product_sync.core.dry_run import Estimate, estimate, not_probed
-from product_sync.core.errors import AccessDenied, NotAttempted, StalePlan
+from product_sync.core.errors import AccessDenied, NotAttempted
 from product_sync.core.layout import Layout, bind
 from product_sync.core.load import LoadPolicy, load
 from product_sync.core.load_result import BatchFailure, LoadResult, Stop
 from product_sync.core.mapping import load_mapping
 from product_sync.core.model import Reason, SourceId
 from product_sync.core.pacing import FixedPacing
-from product_sync.core.progress import OnProgress
+from product_sync.core.progress import OnProgress, Progress
 from product_sync.core.retry import RetryPolicy
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
-from product_sync.core.tables import RUN_ID, STATE_KEY, TAKEN_AT, read_metadata
+from product_sync.core.tables import RUN_ID, STATE_KEY, TAKEN_AT
 from product_sync.core.timing import SYSTEM_TIMING, Timing
 from product_sync.core.verdicts import Verdict
+from product_sync.plan import Plan
 from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
 
 if TYPE_CHECKING:
     from product_sync.core.ports import Source, TargetReader
 
-#: A diff older than this is refused: too much may have happened since (design section 5).
-OLDEST_PLAN = timedelta(hours=1)
-#: Metadata of a diff: the run whose source snapshot it was made from.
-SOURCE_RUN = "source_run"
 #: How many rows of each kind people are shown.
 SHOWN = 10
 
@@ -64,16 +61,6 @@ class Found:
     def rows_per_second(self) -> float:
         rows = self.counts.source_count + self.counts.target_count
         return rows / self.duration_s if self.duration_s else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A diff that may be loaded, with what it was made from."""
-
-    path: Path
-    counts: DiffCounts
-    source: RunFiles
-    source_taken_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +95,7 @@ class Session:
     folder: StateFolder
     files: RunFiles
     on_progress: OnProgress
-    timing: Timing = SYSTEM_TIMING
+    timing: Timing
 
     # Gather.
 
@@ -141,11 +128,15 @@ class Session:
     # Decide.
 
     def diff(self) -> Found:
-        """Compare the newest snapshots, this run's first, and write every difference down."""
+        """Compare the newest snapshots, this run's first, and write every difference down.
+
+        Raises `ChecksFailed` for a source snapshot that does not look complete.
+        """
         started = self.timing.monotonic()
-        source, target = self._newest(state.SOURCE_ROWS), self._newest(state.TARGET_ROWS)
+        source, target = self._newest(state.SOURCE_COUNT), self._newest(state.TARGET_ROWS)
+        plan.require(self.judge_source(source))
         source_rows, target_rows = source.path(state.SOURCE_ROWS), target.path(state.TARGET_ROWS)
-        taken_at = min(_taken_at(source_rows), _taken_at(target_rows))
+        taken_at = min(plan.taken_at(source_rows), plan.taken_at(target_rows))
         out = self.files.path(state.DIFF)
         counts = diff(
             self.layout,
@@ -154,7 +145,7 @@ class Session:
             target_rows,
             self.previous_quarantine,
             out,
-            metadata={**self.metadata, TAKEN_AT: taken_at.isoformat(), SOURCE_RUN: source.run_id},
+            metadata={**self.metadata, TAKEN_AT: taken_at.isoformat(), plan.SOURCE_RUN: source.run_id},
         )
         self.files.write_json(state.DIFF_COUNTS, asdict(counts))
         return Found(
@@ -164,72 +155,59 @@ class Session:
             self.timing.monotonic() - started,
         )
 
-    def plan(self) -> Plan:
-        """The newest diff, this run's first. Raises `StalePlan` if there is none, or it is too old to be trusted."""
-        run = self._newest(state.DIFF)
-        path = run.path(state.DIFF)
-        age = self.timing.now() - _taken_at(path)
-        if age > OLDEST_PLAN:
-            raise StalePlan(
-                f"The diff of run {run.run_id} is {age.total_seconds() / 60:.0f} minutes old; loads trust 60.",
-                hint=f"Materialise {_MADE_BY[state.SOURCE_ROWS]} and what follows it again.",
-            )
-        source = self.folder.run(read_metadata(path)[SOURCE_RUN])
-        return Plan(
-            path,
-            DiffCounts(**run.read_json(state.DIFF_COUNTS) or {}),
-            source,
-            _taken_at(source.path(state.SOURCE_ROWS)),
-        )
-
     def first_rejects(self) -> list[dict[str, Any]]:
         """The first documents of the newest source snapshot that cannot be copied."""
-        entries = quarantine.first_entries(self._newest(state.REJECTS).path(state.REJECTS), SHOWN)
+        entries = quarantine.first_entries(self._newest(state.SOURCE_COUNT).path(state.REJECTS), SHOWN)
         return list(entries.to_pylist())
 
     def first_differences(self) -> list[Difference]:
         """The first rows of each kind in the newest diff."""
-        return first_differences(self._newest(state.DIFF).path(state.DIFF), self.layout, SHOWN)
+        return first_differences(self._newest(state.DIFF_COUNTS).path(state.DIFF), self.layout, SHOWN)
 
     # Apply.
 
     def preview(self) -> Preview:
         """Everything that `load` does, short of writing."""
-        plan, target = self.plan(), self._target_health()
-        lacking = self._lacking(plan.counts, target.privileges)
+        todo, target = self._plan(), self._target_health()
+        lacking = self._lacking(todo.counts, target.privileges)
         return Preview(
-            plan.counts,
-            self._estimate(plan, target, lacking),
-            first_differences(plan.path, self.layout, SHOWN),
-            quarantine.summary(plan.source.path(state.REJECTS)),
+            todo.counts,
+            self._estimate(todo, target, lacking),
+            first_differences(todo.path, self.layout, SHOWN),
+            quarantine.summary(todo.source.path(state.REJECTS)),
             ", ".join(lacking),
         )
 
     def load(self) -> LoadResult:
-        """Write the differences; keep the quarantine up to date, also when it is stopped or cancelled."""
-        plan, result = self.plan(), LoadResult()
+        """Write the differences, and bring the quarantine up to date, also when the load is stopped on its way.
+
+        When it is cancelled the quarantine stays as it was, and the next run meets the refused rows again. Raises
+        `ChecksFailed` for a change that is not plausible and `NotAttempted` where nothing can be written.
+        """
+        todo, result = self._plan(), LoadResult()
         target = self._target_health()
-        self._require_privileges(plan.counts, target)
+        self._require_privileges(todo.counts, target)
         with self.source() as source, self._writer() as writer:
             try:
                 load(
-                    plan.path,
+                    todo.path,
                     self.layout,
                     source,
                     writer,
                     self.files.path(state.LOAD_REJECTS),
-                    source_taken_at=plan.source_taken_at,
+                    source_taken_at=todo.source_taken_at,
                     pacing=self._pacing,
                     timing=self.timing,
                     on_progress=self.on_progress,
                     metadata=self.metadata,
-                    deletion_facts=self._deletion_facts(plan, target),
+                    deletion_facts=self._deletion_facts(todo, target),
                     policy=self._policy,
                     result=result,
                 )
             finally:
                 self.files.write_json(state.LOAD_RESULT, asdict(result))
-        self._update_quarantine(plan, result)
+            # While the lock is held: two runs that merge at once would lose what one of them has learnt.
+            self._update_quarantine(todo, result)
         return result
 
     def judge_source(self, run: RunFiles) -> Verdict:
@@ -241,10 +219,10 @@ class Session:
         """What the newest load did, this run's first."""
         return _load_result(self._newest(state.LOAD_RESULT).read_json(state.LOAD_RESULT) or {})
 
-    def settle_s(self, name: str) -> float:
-        """Seconds still to wait until `settle_seconds` have passed since the reading in the file ``name`` began."""
-        age = self.timing.now() - _taken_at(self.files.path(name))
-        return max(0.0, self.settings.settle_seconds - age.total_seconds())
+    def judge_change(self) -> Verdict:
+        """Whether the newest diff, this run's first, is a change that may be written."""
+        counts = plan.counts_of(self._newest(state.DIFF_COUNTS))
+        return verdicts.change_is_plausible(counts.changed, counts.target_count, self.settings.accept_changes)
 
     # What the steps share.
 
@@ -281,10 +259,14 @@ class Session:
             retry=RetryPolicy(total_s=self.settings.retry_s),
         )
 
-    def _update_quarantine(self, plan: Plan, result: LoadResult) -> None:
+    def _plan(self) -> Plan:
+        plan.require(self.judge_change())
+        return plan.newest_plan(self.folder, self.files, self.timing.now())
+
+    def _update_quarantine(self, done: Plan, result: LoadResult) -> None:
         quarantine.merge(
             self.previous_quarantine,
-            [plan.source.path(state.REJECTS), self.files.path(state.LOAD_REJECTS)],
+            [done.source.path(state.REJECTS), self.files.path(state.LOAD_REJECTS)],
             self.folder.quarantine,
             now=self.timing.now(),
             run_id=self.files.run_id,
@@ -295,14 +277,7 @@ class Session:
         return health(self.target_address.url, self.layout)
 
     def _newest(self, name: str) -> RunFiles:
-        if self.files.has(name):
-            return self.files
-        if newest := self.folder.newest(name):
-            return newest
-        raise StalePlan(
-            f"There is no {name} for this source, target and mapping yet.",
-            hint=f"Materialise {_MADE_BY[name]} first.",
-        )
+        return plan.newest(self.folder, self.files, name)
 
     def _lacking(self, counts: DiffCounts, privileges: Privileges) -> list[str]:
         """The privileges that this load needs and the role has not."""
@@ -323,18 +298,18 @@ class Session:
                 hint=f"GRANT {lacking} ON {table} TO {target.role};",
             )
 
-    def _deletion_facts(self, plan: Plan, target: TargetHealth) -> DeletionFacts | None:
+    def _deletion_facts(self, todo: Plan, target: TargetHealth) -> DeletionFacts | None:
         if self.settings.extra != "delete":
             return None
         return DeletionFacts(
-            extra=plan.counts.extra,
-            target_count=plan.counts.target_count,
-            source_complete=self.judge_source(plan.source).passed,
+            extra=todo.counts.extra,
+            target_count=todo.counts.target_count,
+            source_complete=self.judge_source(todo.source).passed,
             cascading_foreign_keys=[key.name for key in target.foreign_keys if key.cascading],
             max_delete_share=self.settings.max_delete_share,
         )
 
-    def _estimate(self, plan: Plan, target: TargetHealth, lacking: list[str]) -> Estimate:
+    def _estimate(self, todo: Plan, target: TargetHealth, lacking: list[str]) -> Estimate:
         obstacle = ""
         if not self.settings.probe:
             obstacle = "The probe is turned off."
@@ -343,30 +318,21 @@ class Session:
         elif lacking:
             obstacle = f"The role {target.role!r} lacks {', '.join(lacking)}."
         if obstacle:
-            return not_probed(plan.path, self._pacing, obstacle)
+            return not_probed(todo.path, self._pacing, obstacle)
         try:
             with self.source() as source, self._writer() as writer:
                 return estimate(
-                    plan.path,
+                    todo.path,
                     self.layout,
                     source,
                     writer,
-                    source_taken_at=plan.source_taken_at,
+                    source_taken_at=todo.source_taken_at,
                     pacing=self._pacing,
                     timing=self.timing,
                     policy=self._policy,
                 )
         except NotAttempted as error:
-            return not_probed(plan.path, self._pacing, error.message)
-
-
-_MADE_BY = {
-    state.SOURCE_ROWS: "mongo_product_snapshot",
-    state.REJECTS: "mongo_product_snapshot",
-    state.TARGET_ROWS: "postgres_cart_snapshot",
-    state.DIFF: "product_diff",
-    state.LOAD_RESULT: "product_load",
-}
+            return not_probed(todo.path, self._pacing, error.message)
 
 
 def _load_result(content: dict[str, Any]) -> LoadResult:
@@ -375,10 +341,6 @@ def _load_result(content: dict[str, Any]) -> LoadResult:
     untried = [SourceId(*source_id) for source_id in content["untried"]]
     stop = Stop(**content["stop"]) if content["stop"] else None
     return LoadResult(**{**content, "failures": failures, "untried": untried, "stop": stop})
-
-
-def _taken_at(path: Path) -> datetime:
-    return datetime.fromisoformat(read_metadata(path)[TAKEN_AT])
 
 
 def open_session(
@@ -390,15 +352,21 @@ def open_session(
     state_root: Path,
     run_id: str,
     on_progress: OnProgress,
+    timing: Timing = SYSTEM_TIMING,
 ) -> Session:
     """Read the mapping, reflect the table, bind the two, and open the state folder that belongs to them.
 
     Raises `ConfigurationError` or `NotAttempted` for whatever does not fit, before anything is read.
     """
     layout = reflect_layout(target, mapping_path)
-    key = state_key(source, target, layout)
-    folder = StateFolder(state_root, key)
-    return Session(source, target, settings, layout, folder, folder.run(run_id), on_progress)
+    folder = StateFolder(state_root, state_key(source, target, layout))
+    files = folder.begin(run_id, timing.now())
+
+    def report(progress: Progress) -> None:
+        files.touch()
+        on_progress(progress)
+
+    return Session(source, target, settings, layout, folder, files, report, timing)
 
 
 def reflect_layout(target: TargetAddress, mapping_path: Path) -> Layout:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import fields
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +19,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from product_sync.core.progress import OnProgress, Progress
-from product_sync.reports import DoctorReport, StatsReport, SyncReport, ValidationReport
+from product_sync.reports import DoctorReport, ErrorInfo, StatsReport, SyncReport, ValidationReport
 
 #: Seconds between two progress lines where there is no terminal to draw a bar on.
 _LINE_EVERY_S = 2.0
@@ -60,18 +60,18 @@ def _lines(console: Console) -> OnProgress:
 
     def report(progress: Progress) -> None:
         ended = progress.total is not None and progress.done >= progress.total
-        if ended or time.monotonic() - last.get(progress.stage, 0.0) >= _LINE_EVERY_S:
+        if ended or time.monotonic() - last.get(progress.stage, -_LINE_EVERY_S) >= _LINE_EVERY_S:
             last[progress.stage] = time.monotonic()
-            console.print(str(progress), highlight=False)
+            console.print(str(progress), highlight=False, markup=False, soft_wrap=True)
 
     return report
 
 
 def show_sync(report: SyncReport) -> None:
     """The counts of a run, and what they say."""
-    if report.run_id is None:
+    if report.source_count is None and report.target_count is None:
         return
-    table = _table("Dry run: nothing was written" if report.dry_run else "Sync", report.run_id)
+    table = _table("Dry run: nothing was written" if report.dry_run else "Sync", report.run_id or "")
     _row(table, "products in MongoDB", report.source_count)
     _row(table, "products in PostgreSQL before", report.target_count)
     _row(table, "missing", report.missing, "inserted", report.inserted)
@@ -92,6 +92,7 @@ def show_sync(report: SyncReport) -> None:
 
 
 def show_validation(report: ValidationReport) -> None:
+    """What differs, with the first ids of each kind."""
     if report.source_count is None:
         return
     table = _table("Validation", "")
@@ -106,6 +107,9 @@ def show_validation(report: ValidationReport) -> None:
 
 
 def show_stats(report: StatsReport) -> None:
+    """The counts of both sides and the last sync."""
+    if report.source_count is None:
+        return
     table = _table("Statistics", "")
     _row(table, "products in MongoDB", report.source_count)
     _row(table, "products in PostgreSQL", report.target_count)
@@ -115,11 +119,12 @@ def show_stats(report: StatsReport) -> None:
 
 
 def show_doctor(report: DoctorReport) -> None:
+    """What each server says of itself; what is not known is left out."""
     for name, connection in (("MongoDB", report.mongodb), ("PostgreSQL", report.postgres)):
         table = Table(title=name, title_justify="left", show_header=False)
-        for key, value in asdict(connection).items():
-            if value is not None:
-                table.add_row(key, _words(value))
+        for item in fields(connection):
+            if (value := getattr(connection, item.name)) is not None:
+                table.add_row(item.name.replace("_", " "), escape(_words(value)))
         _output().print(table)
 
 
@@ -156,7 +161,7 @@ def _table(title: str, caption: str) -> Table:
 
 
 def _row(table: Table, name: str, value: float | None, follow: str = "", then: float | None = None) -> None:
-    table.add_row(name, _number(value), follow, _number(then))
+    table.add_row(name, _number(value), escape(follow), _number(then))
 
 
 def _number(value: float | None) -> str:
@@ -166,6 +171,8 @@ def _number(value: float | None) -> str:
 
 
 def _words(value: object) -> str:
+    if isinstance(value, ErrorInfo):
+        return f"{value.message}\n{value.hint}".rstrip()
     if isinstance(value, dict):
         return "\n".join(f"{name}: {text}" for name, text in value.items())
     if isinstance(value, list):

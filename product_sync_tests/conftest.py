@@ -10,27 +10,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
 
-import psycopg
 import pytest
-from psycopg import sql
-from pymongo import MongoClient
 
 from product_sync.embedded.servers import Servers, remove, running
-
-# original_product_table: the table of the cart service as it was designed first, in prices of whole cents.
-ORIGINAL_TABLE = """
-CREATE TABLE product (
-    id         text    PRIMARY KEY,
-    title      text    NOT NULL,
-    price      integer NOT NULL,
-    image      text    NOT NULL,
-    "sellerId" text    NOT NULL,
-    quantity   integer NOT NULL
-)
-"""
+from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
+from product_sync_tests.market import Market, open_market
 
 
 @pytest.fixture(scope="session")
@@ -50,30 +35,26 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture
 def mongodb_url(servers: Servers) -> Iterator[str]:
     """The URL of a MongoDB database that is empty and of this test alone."""
-    name = f"test_{uuid4().hex[:12]}"
-    yield _with_database(servers.mongodb_url, name)
-    with MongoClient[dict[str, object]](servers.mongodb_url) as client:
-        client.drop_database(name)
+    with mongodb_database(servers) as url:
+        yield url
 
 
 @pytest.fixture
 def cart_url(servers: Servers) -> Iterator[str]:
     """The URL, as superuser, of a PostgreSQL database that is empty and of this test alone."""
-    name = f"test_{uuid4().hex[:12]}"
-    with psycopg.connect(servers.postgres_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    yield _with_database(servers.postgres_url, name)
-    with psycopg.connect(servers.postgres_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with cart_database(servers) as url:
+        yield url
 
 
 @pytest.fixture
 def product_table(cart_url: str) -> str:
     """The cart's original table, empty, in ``cart_url``; its name."""
-    with psycopg.connect(cart_url) as connection:
-        connection.execute(ORIGINAL_TABLE)
+    create_product_table(cart_url)
     return "product"
 
 
-def _with_database(url: str, name: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+@pytest.fixture
+def market(servers: Servers, tmp_path: Path) -> Iterator[Market]:
+    """Both sides, the collection absent and the table empty, and `product-sync` commands on them."""
+    with open_market(servers, tmp_path / "state") as opened:
+        yield opened

@@ -30,6 +30,7 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port = self._listener.getsockname()[1]
         self._loss: _Loss | None = None
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
@@ -37,7 +38,7 @@ class Proxy:
 
     def url(self, url: str) -> str:
         """The same address through this proxy."""
-        return address_through(url, self._listener.getsockname()[1])
+        return address_through(url, self._port)
 
     def lose_answer_to(self, marker: bytes) -> None:
         """The next such request is delivered and carried out; its answer never arrives."""

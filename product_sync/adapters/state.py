@@ -14,15 +14,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from product_sync.core.errors import ConfigurationError
 
-#: How many runs keep their files; older ones are removed when a new run begins.
+#: How many runs keep their files.
 KEPT_RUNS = 5
+#: A run that gave a sign of life within this time keeps its files in any case: dry runs beside a long sync would else
+#: take its snapshots away from under it.
+KEPT_AT_LEAST = timedelta(hours=1)
 
 SOURCE_ROWS = "source.parquet"
 SOURCE_COUNT = "source.json"
@@ -54,6 +61,16 @@ class RunFiles:
     def has(self, name: str) -> bool:
         return self.path(name).exists()
 
+    def touch(self) -> None:
+        """Give a sign of life."""
+        os.utime(self.folder)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other step of this run is in here: with one process a step, two checks run at once."""
+        with FileLock(self.path(".lock")):
+            yield
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         write_json(self.path(name), content)
 
@@ -77,17 +94,23 @@ class StateFolder:
         return self.folder / QUARANTINE
 
     def run(self, run_id: str) -> RunFiles:
-        """The files of this run, its folder made; the oldest runs beyond `KEPT_RUNS` are removed."""
-        files = RunFiles(self.folder / "runs" / run_id)
+        """The files of this run, which need not be there any more."""
+        return RunFiles(self.folder / "runs" / run_id)
+
+    def begin(self, run_id: str, now: datetime) -> RunFiles:
+        """The files of this run, its folder made; old ones beyond `KEPT_RUNS` are removed. ``now`` is aware."""
+        files = self.run(run_id)
         try:
             files.folder.mkdir(parents=True, exist_ok=True)
+            files.touch()
         except OSError as error:
             raise ConfigurationError(
                 f"Cannot write to the state folder {self.root}: {error.strerror}.",
                 hint="Set PRODUCT_SYNC_STATE to a folder that this user can write to.",
             ) from error
+        alive_since = (now - KEPT_AT_LEAST).timestamp()
         for old in self._runs()[KEPT_RUNS:]:
-            if old != files.folder:
+            if old != files.folder and _changed_at(old) < alive_since:
                 shutil.rmtree(old, ignore_errors=True)
         return files
 
@@ -95,7 +118,14 @@ class StateFolder:
         """The newest run that has this file."""
         runs = [RunFiles(folder) for folder in self._runs()]
         having = [run for run in runs if run.has(name)]
-        return max(having, key=lambda run: run.path(name).stat().st_mtime_ns, default=None)
+        return max(having, key=lambda run: _changed_at(run.path(name)), default=None)
+
+    def newest_file(self, name: str) -> Path | None:
+        """The newest file of this name: the state's own, or that of the newest run that has it."""
+        if (own := self.folder / name).exists():
+            return own
+        run = self.newest(name)
+        return run.path(name) if run else None
 
     def read_baseline(self) -> int | None:
         """How many documents the source had when the target was last proven to match it."""
@@ -108,13 +138,21 @@ class StateFolder:
     def _runs(self) -> list[Path]:
         folder = self.folder / "runs"
         found = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-        return sorted(found, key=lambda entry: entry.stat().st_mtime_ns, reverse=True)
+        return sorted(found, key=_changed_at, reverse=True)
 
 
-def newest_file(root: Path, name: str) -> Path | None:
-    """The newest file of this name under any state key."""
+def keys_with(root: Path, name: str) -> list[str]:
+    """The state keys below ``root`` that have a file of this name, in a run or of their own."""
     found = [*root.glob(f"*/runs/*/{name}"), *root.glob(f"*/{name}")]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return sorted({path.relative_to(root).parts[0] for path in found})
+
+
+def _changed_at(path: Path) -> float:
+    """Seconds since 1970; 0 for what another run has just removed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

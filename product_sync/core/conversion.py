@@ -33,7 +33,6 @@ from product_sync.core.ids import (
     possible_ids,
     source_id,
     source_key,
-    source_key_sql,
     to_bson,
 )
 from product_sync.core.layout import Layout, LayoutColumn
@@ -50,7 +49,6 @@ __all__ = [
     "projection",
     "source_id",
     "source_key",
-    "source_key_sql",
     "to_bson",
 ]
 

@@ -5,6 +5,7 @@ import dagster as dg
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.orchestration.assets import ASSETS
 from product_sync.orchestration.checks import CHECKS
+from product_sync.orchestration.executor import in_process_by_default
 from product_sync.orchestration.io_manager import ParquetIOManager
 from product_sync.orchestration.jobs import JOBS
 from product_sync.orchestration.resources import Listener, MongoDBResource, PostgresResource, SyncResource
@@ -16,10 +17,7 @@ from product_sync.settings import ScheduleSettings
 def build_definitions(
     *, schedule: ScheduleSettings | None = None, on_progress: OnProgress = no_progress
 ) -> dg.Definitions:
-    """All definitions; without ``schedule`` none is made. ``on_progress`` hears of runs in this process.
-
-    The executor works in process: a step of its own process costs two seconds and the steps follow each other anyway.
-    """
+    """All definitions; without ``schedule`` none is made. ``on_progress`` hears of runs in this process."""
     mongodb, postgres, listener = MongoDBResource(), PostgresResource(), Listener(on_progress)
     return dg.Definitions(
         assets=ASSETS,
@@ -33,5 +31,5 @@ def build_definitions(
             "sync": SyncResource(mongodb=mongodb, postgres=postgres, listener=listener),
             "io_manager": ParquetIOManager(),
         },
-        executor=dg.in_process_executor,
+        executor=in_process_by_default,
     )

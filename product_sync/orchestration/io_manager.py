@@ -4,13 +4,16 @@ The steps write their Parquet files themselves, as streams; a catalogue never pa
 """
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from product_sync.adapters import state
+from product_sync.adapters.state import StateFolder, keys_with
 from product_sync.orchestration.names import DIFF, QUARANTINE, SOURCE_SNAPSHOT, TARGET_SNAPSHOT
-from product_sync.settings import state_root
+from product_sync.session import reflect_layout, state_key
+from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +41,19 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
         name = context.asset_key.to_user_string()
         root = state_root(os.environ)
-        path = state.newest_file(root, _FILES[name]) if name in _FILES else None
+        path = _newest_file(root, _FILES[name]) if name in _FILES else None
         if path is None:
             raise dg.DagsterInvariantViolationError(
                 f"{name} has no file under {root}. Materialise it first, with the same PRODUCT_SYNC_STATE."
             )
         return pd.read_parquet(path)
+
+
+def _newest_file(root: Path, name: str) -> Path | None:
+    """Asks the databases which state is meant only where there are several: a notebook may not reach them."""
+    keys = keys_with(root, name)
+    if len(keys) > 1:
+        target = TargetAddress.from_environment(os.environ)
+        layout = reflect_layout(target, mapping_path(os.environ))
+        keys = [state_key(SourceAddress.from_environment(os.environ), target, layout)]
+    return StateFolder(root, keys[0]).newest_file(name) if keys else None

@@ -17,20 +17,25 @@ def _to_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
     switches = {name: value for name, value in config.items() if name not in _SECTIONS}
     resources = sections.setdefault("resources", {})
     sync = dict(resources.get("sync", {}))
-    resources["sync"] = {**sync, "config": {**sync.get("config", {}), **switches}}
+    settings = {**sync.get("config", {}), **switches}
+    if sync.get("config", {}).get("dry_run") and not settings["dry_run"]:
+        settings["dry_run"] = True  # dry is on if any switch says so
+    resources["sync"] = {**sync, "config": settings}
     return sections
 
 
-_config = dg.ConfigMapping(
-    config_fn=_to_run_config,
-    config_schema={
-        **{
-            name: dg.Field(dg.Any, is_required=False, description=f"As resources.sync.config.{name}.")
-            for name in sorted(SETTING_NAMES)
-        },
-        **{name: dg.Field(dict, is_required=False) for name in _SECTIONS},
+def _to_dry_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, and dry whatever it says: a default in the job's config would be gone with any config of a user."""
+    return _to_run_config({**config, "dry_run": True})
+
+
+_SCHEMA = {
+    **{
+        name: dg.Field(dg.Any, is_required=False, description=f"As resources.sync.config.{name}.")
+        for name in sorted(SETTING_NAMES)
     },
-)
+    **{name: dg.Field(dict, is_required=False) for name in _SECTIONS},
+}
 _pipeline = dg.AssetSelection.assets(
     names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD, names.QUARANTINE
 )
@@ -38,13 +43,13 @@ _pipeline = dg.AssetSelection.assets(
 product_sync = dg.define_asset_job(
     names.SYNC_JOB,
     selection=_pipeline,
-    config=_config,
+    config=dg.ConfigMapping(config_fn=_to_run_config, config_schema=_SCHEMA),
     description="Read both sides, find what differs, load it in batches, prove the result.",
 )
 product_sync_dry_run = dg.define_asset_job(
     names.DRY_RUN_JOB,
     selection=_pipeline,
-    config={"resources": {"sync": {"config": {"dry_run": True}}}},
+    config=dg.ConfigMapping(config_fn=_to_dry_run_config, config_schema=_SCHEMA),
     description="Everything that product_sync does, except that nothing is written.",
 )
 validate_sync = dg.define_asset_job(

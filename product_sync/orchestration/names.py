@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import dagster as dg
+
 MONGODB = "mongodb_products"
 POSTGRES = "postgres_product"
 SOURCE_SNAPSHOT = "mongo_product_snapshot"
@@ -13,6 +15,9 @@ QUARANTINE = "quarantined_products"
 SYNC_JOB = "product_sync"
 DRY_RUN_JOB = "product_sync_dry_run"
 VALIDATE_JOB = "validate_sync"
+
+JOB_NAMES: Final = frozenset({SYNC_JOB, DRY_RUN_JOB, VALIDATE_JOB})
+OUR_ASSETS: Final = frozenset(map(dg.AssetKey, (SOURCE_SNAPSHOT, TARGET_SNAPSHOT, DIFF, LOAD, QUARANTINE)))
 
 SOURCE_LOOKS_COMPLETE = "source_looks_complete"
 CHANGE_IS_PLAUSIBLE = "change_is_plausible"

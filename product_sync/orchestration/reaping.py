@@ -13,12 +13,11 @@ from collections.abc import Callable
 import dagster as dg
 import psutil
 
-from product_sync.orchestration.names import HOST_TAG, PROCESS_TAG, SYNC_JOB
-from product_sync.orchestration.schedules import unfinished_syncs
+from product_sync.orchestration.names import HOST_TAG, PROCESS_TAG
+from product_sync.orchestration.schedules import unfinished_runs
 
 #: Reads and loads log a sign of life at least once a minute.
 SILENCE_S = 300.0
-_RUNNING = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 
 
 def process_tags() -> dict[str, str]:
@@ -29,11 +28,14 @@ def process_tags() -> dict[str, str]:
 def reap_dead_runs(
     instance: dg.DagsterInstance, *, lock_is_free: Callable[[], bool], clock: Callable[[], float] = time.time
 ) -> list[str]:
-    """Mark runs that cannot go on as failed; returns their ids. ``clock`` gives seconds since 1970."""
+    """Mark runs that cannot go on as failed; returns their ids. ``clock`` gives seconds since 1970.
+
+    Dry runs and validations too: they stand in the same queue. Runs that wait there are left alone.
+    """
     reaped = []
-    for record in unfinished_syncs(instance):
+    for record in unfinished_runs(instance):
         run = record.dagster_run
-        if run.status not in _RUNNING:
+        if run.status is dg.DagsterRunStatus.QUEUED:
             continue
         if _process_is_gone(run):
             cause = f"its process {run.tags[PROCESS_TAG].partition('@')[0]} is gone"
@@ -41,7 +43,7 @@ def reap_dead_runs(
             cause = f"it has been silent for {SILENCE_S:.0f} seconds and holds no lock"
         else:
             continue
-        instance.report_run_failed(run, f"{SYNC_JOB}: this run was ended from outside: {cause}.")
+        instance.report_run_failed(run, f"This run was ended from outside: {cause}.")
         reaped.append(run.run_id)
     return reaped
 

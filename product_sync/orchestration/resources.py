@@ -14,6 +14,7 @@ import dagster as dg
 from pydantic import Field
 
 from product_sync.core.progress import OnProgress, Progress, no_progress
+from product_sync.orchestration.executor import shares_one_process
 from product_sync.orchestration.reaping import process_tags
 from product_sync.session import Session, open_session
 from product_sync.settings import (
@@ -102,8 +103,11 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     )
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Leave on the run where it runs, so that a killed one can be told from a slow one."""
-        if context.instance is not None and context.run is not None:
+        """Leave on the run where it runs, so that a killed one can be told from a slow one.
+
+        Steps in processes of their own come and go: none of them stands for the run.
+        """
+        if context.instance is not None and context.run is not None and shares_one_process(context.run):
             context.instance.add_run_tags(context.run.run_id, process_tags())
 
     def session(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Session:

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from product_sync.core.errors import ConfigurationError
-from product_sync.orchestration.names import LOAD, SYNC_JOB
+from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
 from product_sync.settings import CRON, ScheduleSettings
 
 UNFINISHED = (
@@ -15,21 +15,22 @@ UNFINISHED = (
 )
 
 
-def unfinished_syncs(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
-    """Runs that load or will load: those of the job, and those that the UI's Materialize button started."""
+def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
+    """Runs of ours that are queued or in progress: of our jobs, or started by the UI's Materialize button."""
     records = instance.get_run_records(dg.RunsFilter(statuses=list(UNFINISHED)))
-    return [record for record in records if _loads(record.dagster_run)]
+    return [record for record in records if _is_ours(record.dagster_run)]
 
 
-def _loads(run: dg.DagsterRun) -> bool:
-    return run.job_name == SYNC_JOB or dg.AssetKey(LOAD) in (run.asset_selection or ())
+def _is_ours(run: dg.DagsterRun) -> bool:
+    checked = {key.asset_key for key in run.asset_check_selection or ()}
+    return run.job_name in JOB_NAMES or not OUR_ASSETS.isdisjoint(checked | set(run.asset_selection or ()))
 
 
 def sync_schedule(settings: ScheduleSettings) -> dg.ScheduleDefinition:
     """The schedule of the sync job. Raises `ConfigurationError` for a cron expression that Dagster does not take."""
 
     def run_unless_one_is_in_flight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if unfinished := unfinished_syncs(context.instance):
+        if unfinished := unfinished_runs(context.instance):
             run = unfinished[0].dagster_run
             return dg.SkipReason(f"Run {run.run_id} is {run.status.value.lower()}; the next tick looks again.")
         return dg.RunRequest()

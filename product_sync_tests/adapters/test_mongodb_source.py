@@ -248,6 +248,15 @@ def test_a_snapshot_reads_what_a_majority_holds_and_a_lookup_what_the_primary_ho
 
 
 class TestWhatIsThere:
+    def test_documents_are_counted_one_by_one(self, shop: Shop) -> None:
+        shop["products"].insert_many([product(number) for number in range(7)])
+
+        assert source(shop).count() == 7
+
+    def test_a_missing_collection_has_no_count(self, shop: Shop) -> None:
+        with pytest.raises(SourceMissing):
+            source(shop).count()
+
     def test_a_missing_collection_is_named_with_those_that_exist(self, shop: Shop) -> None:
         for number in range(12):
             shop[f"collection{number:02}"].insert_one({})

@@ -88,6 +88,11 @@ def test_the_estimate_follows_the_servers_statistics(cart_url: str, product_tabl
     assert reader.estimated_count() == 20_000
 
 
+def test_the_count_is_exact(cart_url: str, product_table: str) -> None:
+    execute(cart_url, MANY, "DELETE FROM product WHERE price = 7")
+    assert PostgresReader(cart_url, layout_of(cart_url)).count() == 19_999
+
+
 def test_the_estimate_of_a_partitioned_table_is_the_sum_of_its_partitions(cart_url: str) -> None:
     execute(
         cart_url,
@@ -107,7 +112,7 @@ def test_rows_hidden_by_row_level_security_are_an_error_and_not_missing(cart_url
     execute(cart_url, MANY, "ALTER TABLE product ENABLE ROW LEVEL SECURITY")
     with role(cart_url, "GRANT SELECT ON product TO {}") as user:
         reader = PostgresReader(user.url, layout)
-        for read in (lambda: list(reader.snapshot()), lambda: reader.fetch(["1"])):
+        for read in (lambda: list(reader.snapshot()), lambda: reader.fetch(["1"]), reader.count):
             with pytest.raises(AccessDenied, match=r"Row-level security is active on public\.product"):
                 read()
 

@@ -34,13 +34,14 @@ BACKEND: Final = sql.SQL(
 BACKEND_PID: Final = sql.SQL("SELECT pg_catalog.pg_backend_pid()")
 
 # Begin, and learn the transaction's id before anything is written: it is needed when the answer of COMMIT is lost.
-# READ COMMITTED: a row that changed while the statement waited is compared again (manual, 13.2.1).
+# READ COMMITTED: a row that changed while the statement waited is compared again (manual, 13.2.1). Not READ WRITE:
+# who set the role or the database read-only meant it.
 BEGIN_WRITE: Final = sql.SQL(
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text"
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text"
 )
 
 # The probe gives way to everybody.
-BEGIN_PROBE: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '1s'")
+BEGIN_PROBE: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '1s'")
 
 # Deferred constraints would never fire in a transaction that is rolled back.
 CHECK_DEFERRED: Final = sql.SQL("SET CONSTRAINTS ALL IMMEDIATE")
@@ -180,6 +181,11 @@ def select_all(layout: Layout) -> sql.Composed:
 def count(layout: Layout) -> sql.Composed:
     """All rows, counted."""
     return sql.SQL("SELECT count(*) FROM {}").format(table(layout))
+
+
+def count_all(layout: Layout) -> sql.Composed:
+    """How many rows there are, counted."""
+    return sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(table(layout))
 
 
 def select_by_ids(layout: Layout) -> sql.Composed:

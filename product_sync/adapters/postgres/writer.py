@@ -33,6 +33,8 @@ from product_sync.core.ports import WriteBatch, Written
 #: How long a transaction may stay in progress before the batch counts as failing, and how often it is asked about.
 _IN_PROGRESS_S: Final = 30.0
 _POLL_S: Final = 0.25
+#: How long the server may take to hear that an interrupted statement is not wanted any more.
+_CANCEL_S: Final = 5.0
 
 
 class PostgresWriter:
@@ -210,13 +212,21 @@ class PostgresWriter:
             raise write_error(error, broken=self._connection.closed, standby=standby) from error
 
     def _roll_back(self) -> None:
-        if self._connection.closed or self._connection.info.transaction_status is TransactionStatus.IDLE:
+        connection = self._connection
+        status = connection.info.transaction_status
+        if connection.closed or status is TransactionStatus.IDLE:
             return
         try:
-            self._connection.rollback()
+            if status is TransactionStatus.ACTIVE:
+                # Interrupted in mid-statement. A server that waits for a row does not see the connection close, and
+                # would keep our locks for as long as it waits.
+                connection.cancel_safe(timeout=_CANCEL_S)
+                connection.close()
+            else:
+                connection.rollback()
         except psycopg.Error:
-            # Lost, or interrupted in mid-statement: the server rolls back when the connection goes.
-            self._connection.close()
+            # The server rolls back by itself once the connection is gone.
+            connection.close()
 
     def _in_recovery(self) -> bool:
         try:

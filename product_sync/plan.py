@@ -1,0 +1,92 @@
+"""What a step may build on: the files of its own run, else the newest ones of the same source, target and mapping.
+
+Any asset can be materialised by itself, so a load may meet a diff of another day, and a diff a snapshot that a check
+has refused. Here is decided what is still to be trusted; without it, pressing one button would write what the checks
+of an earlier run had stopped (design section 5, "The load never trusts an old plan").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from product_sync.adapters import state
+from product_sync.adapters.state import RunFiles, StateFolder
+from product_sync.core.diff import DiffCounts
+from product_sync.core.errors import ChecksFailed, StalePlan
+from product_sync.core.tables import TAKEN_AT, read_metadata
+from product_sync.core.verdicts import Verdict
+
+#: A diff older than this is refused: too much may have happened since (design section 5).
+OLDEST_PLAN = timedelta(hours=1)
+#: Metadata of a diff: the run whose source snapshot it was made from.
+SOURCE_RUN = "source_run"
+
+_MADE_BY = {
+    state.SOURCE_COUNT: "mongo_product_snapshot",
+    state.TARGET_ROWS: "postgres_cart_snapshot",
+    state.DIFF_COUNTS: "product_diff",
+    state.LOAD_RESULT: "product_load",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A diff that may be loaded, with what it was made from."""
+
+    path: Path
+    counts: DiffCounts
+    source: RunFiles
+    source_taken_at: datetime
+
+
+def newest(folder: StateFolder, own: RunFiles, name: str) -> RunFiles:
+    """The run whose file ``name`` is to be used: this one, else the newest. Raises `StalePlan` if there is none.
+
+    ``name`` is the file that its step writes last, so that the others are there too.
+    """
+    if own.has(name):
+        return own
+    if found := folder.newest(name):
+        return found
+    raise StalePlan(
+        f"{_MADE_BY[name]} has not been materialised for this source, target and mapping yet.",
+        hint=f"Materialise {_MADE_BY[name]} first.",
+    )
+
+
+def newest_plan(folder: StateFolder, own: RunFiles, now: datetime) -> Plan:
+    """The newest diff, this run's first. Raises `StalePlan` if there is none or it is older than `OLDEST_PLAN`."""
+    run = newest(folder, own, state.DIFF_COUNTS)
+    path = run.path(state.DIFF)
+    age = now - taken_at(path)
+    if age > OLDEST_PLAN:
+        raise StalePlan(
+            f"The diff of run {run.run_id} is {age.total_seconds() / 60:.0f} minutes old; loads trust"
+            f" {OLDEST_PLAN.total_seconds() / 60:.0f}.",
+            hint="Materialise both snapshots and product_diff again.",
+        )
+    source = folder.run(read_metadata(path)[SOURCE_RUN])
+    if not source.has(state.SOURCE_COUNT):
+        raise StalePlan(
+            f"The source snapshot of run {source.run_id}, which the diff was made from, is no longer there.",
+            hint="Materialise both snapshots and product_diff again.",
+        )
+    return Plan(path, counts_of(run), source, taken_at(source.path(state.SOURCE_ROWS)))
+
+
+def counts_of(run: RunFiles) -> DiffCounts:
+    """The counts of the diff of ``run``."""
+    return DiffCounts(**run.read_json(state.DIFF_COUNTS) or {})
+
+
+def taken_at(path: Path) -> datetime:
+    """When the reading began that the file was made from."""
+    return datetime.fromisoformat(read_metadata(path)[TAKEN_AT])
+
+
+def require(verdict: Verdict) -> None:
+    """Raise `ChecksFailed` if the verdict did not pass. In a run of the whole pipeline the checks have come first."""
+    if not verdict.passed:
+        raise ChecksFailed(f"{verdict.check}: {verdict.description}")

@@ -1,0 +1,199 @@
+"""A small shop on the real servers: a few products in MongoDB, the cart's table, and runs of the Dagster jobs on them.
+
+Runs are made in this process and recorded in an instance of the test's own; what a test looks at is what Dagster
+recorded, and what the two databases hold afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+from psycopg.rows import tuple_row
+from pymongo import MongoClient
+
+from product_sync.core.progress import OnProgress, no_progress
+from product_sync.orchestration import names
+from product_sync.orchestration.build import build_definitions
+
+#: Quick settings for tests; each can be overridden by a run.
+QUICK = {"batch_delay_ms": 0, "settle_seconds": 0.0}
+
+
+def product(name: str, **fields: Any) -> dict[str, Any]:
+    """A product document with the id ``name``."""
+    return {
+        "_id": name,
+        "title": f"The {name}",
+        "price": 500,
+        "image": "i.jpg",
+        "sellerId": "s1",
+        "quantity": 1,
+    } | fields
+
+
+def ids(count: int) -> list[str]:
+    return [f"p{number:04}" for number in range(count)]
+
+
+@dataclass
+class Outcome:
+    """What Dagster recorded of one run."""
+
+    instance: dg.DagsterInstance
+    run_id: str
+    success: bool
+
+    @cached_property
+    def events(self) -> list[dg.DagsterEvent]:
+        entries = self.instance.all_logs(self.run_id)
+        return [entry.dagster_event for entry in entries if entry.dagster_event]
+
+    @property
+    def log(self) -> str:
+        return "\n".join(entry.user_message or entry.message for entry in self.instance.all_logs(self.run_id))
+
+    @property
+    def failures(self) -> str:
+        """The errors of the steps that raised, with their causes."""
+        texts = [str(event.step_failure_data.error) for event in self.events if event.is_step_failure]
+        return "\n".join(texts)
+
+    @property
+    def checks(self) -> dict[str, dg.AssetCheckEvaluation]:
+        kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        found = [event.asset_check_evaluation_data for event in self.events if event.event_type is kind]
+        return {evaluation.check_name: evaluation for evaluation in found}
+
+    @property
+    def materialized(self) -> dict[str, dict[str, Any]]:
+        """The metadata of each materialised asset, tables as lists of dicts."""
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        found = [event.step_materialization_data.materialization for event in self.events if event.event_type is kind]
+        return {item.asset_key.to_user_string(): _plain(item.metadata) for item in found}
+
+    @property
+    def observed(self) -> dict[str, dict[str, Any]]:
+        kind = dg.DagsterEventType.ASSET_OBSERVATION
+        found = [event.asset_observation_data.asset_observation for event in self.events if event.event_type is kind]
+        return {item.asset_key.to_user_string(): _plain(item.metadata) for item in found}
+
+
+def _plain(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
+    return {
+        name: [dict(record.data) for record in value.records]
+        if isinstance(value, dg.TableMetadataValue)
+        else value.value
+        for name, value in metadata.items()
+    }
+
+
+@dataclass
+class Shop:
+    mongodb_url: str
+    cart_url: str
+    state: Path
+    instance: dg.DagsterInstance
+    environment: dict[str, str] = field(repr=False)
+
+    # Both sides.
+
+    def put(self, *documents: Mapping[str, Any]) -> None:
+        """Insert or replace documents in the collection."""
+        with MongoClient[dict[str, Any]](self.mongodb_url) as client:
+            products = client.get_default_database()["products"]
+            for document in documents:
+                products.replace_one({"_id": document["_id"]}, document, upsert=True)
+
+    def remove(self, *keys: Any) -> None:
+        with MongoClient[dict[str, Any]](self.mongodb_url) as client:
+            client.get_default_database()["products"].delete_many({"_id": {"$in": list(keys)}})
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Execute as the owner of the cart's database, and commit."""
+        with psycopg.connect(self.cart_url, row_factory=tuple_row) as connection:
+            cursor = connection.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    @property
+    def rows(self) -> dict[str, tuple[Any, ...]]:
+        """The cart's table: price, title by id."""
+        return {row[0]: row[1:] for row in self.sql("SELECT id, price, title FROM product ORDER BY id")}
+
+    @property
+    def fingerprint(self) -> list[tuple[Any, ...]]:
+        """All rows with the transactions that wrote them: equal only if nothing was written."""
+        return self.sql("SELECT xmin::text, ctid::text, product FROM product ORDER BY id")
+
+    def files(self) -> dict[str, bytes]:
+        """What outlives runs: the quarantine and the baseline."""
+        return {path.name: path.read_bytes() for path in self.state.glob("*/*") if path.is_file()}
+
+    @property
+    def quarantine(self) -> dict[str, dict[str, Any]]:
+        frame = build_definitions().load_asset_value(names.QUARANTINE, instance=self.instance)
+        return {row["source_key"]: row for row in frame.to_dict("records")}
+
+    # Runs.
+
+    def run(
+        self,
+        job: str = names.SYNC_JOB,
+        *,
+        config: Mapping[str, Any] | None = None,
+        on_progress: OnProgress = no_progress,
+        **switches: Any,
+    ) -> Outcome:
+        """Run a job in this process. ``switches`` are those of the ``sync`` resource, ``config`` the rest."""
+        definition = build_definitions(on_progress=on_progress).resolve_job_def(job)
+        sync = {"resources": {"sync": {"config": {**QUICK, **switches}}}}
+        result = definition.execute_in_process(
+            instance=self.instance, run_config={**sync, **(config or {})}, raise_on_error=False
+        )
+        return Outcome(self.instance, result.run_id, result.success)
+
+    def materialize(self, *assets: str, **switches: Any) -> Outcome:
+        """As the UI's Materialize button does with these assets selected."""
+        definition = build_definitions().resolve_implicit_global_asset_job_def()
+        result = definition.execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(name) for name in assets],
+            run_config={"resources": {"sync": {"config": {**QUICK, **switches}}}},
+            raise_on_error=False,
+        )
+        return Outcome(self.instance, result.run_id, result.success)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Another sync holds the lock."""
+        with psycopg.connect(self.cart_url, application_name="another sync") as connection:
+            connection.execute("SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))")
+            yield
+
+
+@pytest.fixture
+def shop(
+    mongodb_url: str, cart_url: str, product_table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shop]:
+    """An empty shop: no product on either side. The collection exists."""
+    environment = {
+        "PRODUCT_SERVICE_MONGODB_URL": mongodb_url,
+        "CART_DB_URL": cart_url,
+        "PRODUCT_SYNC_STATE": str(tmp_path / "state"),
+    }
+    unset: Sequence[str] = ("MONGO_USER", "MONGO_PASSWORD", "PRODUCT_SYNC_MAPPING", "SYNC_BATCH_SIZE", "DAGSTER_HOME")
+    for name in unset:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with MongoClient[dict[str, Any]](mongodb_url) as client:
+        client.get_default_database().create_collection("products")
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Shop(mongodb_url, cart_url, tmp_path / "state", instance, environment)
