@@ -363,7 +363,7 @@ def open_session(
     files = folder.begin(run_id, timing.now())
 
     def report(progress: Progress) -> None:
-        files.touch()
+        files.touch(timing.now())
         on_progress(progress)
 
     return Session(source, target, settings, layout, folder, files, report, timing)

@@ -11,7 +11,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
+
+_CHUNK: Final = 65_536
 
 
 @dataclass
@@ -69,13 +72,14 @@ class Proxy:
                 self._start(_answers, link)
 
     def _requests(self, link: _Link) -> None:
-        for data in _received(link.client):
-            loss = self._loss
-            if loss is not None and loss.marker in data:
-                self._loss = None
-                link.break_at(data, loss)
-                return
-            link.server.sendall(data)
+        with contextlib.suppress(OSError):  # either side, or the proxy, closed it
+            while data := link.client.recv(_CHUNK):
+                loss = self._loss
+                if loss is not None and loss.marker in data:
+                    self._loss = None
+                    link.break_at(data, loss)
+                    return
+                link.server.sendall(data)
         _shut(link.server)
 
 
@@ -99,11 +103,12 @@ class _Link:
 
 
 def _answers(link: _Link) -> None:
-    for data in _received(link.server):
-        if link.deaf.is_set():
-            link.answered.set()
-        else:
-            link.client.sendall(data)
+    with contextlib.suppress(OSError):  # either side, or the proxy, closed it
+        while data := link.server.recv(_CHUNK):
+            if link.deaf.is_set():
+                link.answered.set()
+            else:
+                link.client.sendall(data)
     _shut(link.client)
 
 
@@ -123,12 +128,6 @@ def proxy(url: str) -> Iterator[Proxy]:
         yield opened
     finally:
         opened.close()
-
-
-def _received(source: socket.socket) -> Iterator[bytes]:
-    with contextlib.suppress(OSError):  # the other side, or the proxy, closed it
-        while data := source.recv(65536):
-            yield data
 
 
 def _shut(*sockets: socket.socket) -> None:

@@ -61,9 +61,9 @@ class RunFiles:
     def has(self, name: str) -> bool:
         return self.path(name).exists()
 
-    def touch(self) -> None:
-        """Give a sign of life."""
-        os.utime(self.folder)
+    def touch(self, now: datetime) -> None:
+        """Give a sign of life. ``now`` is aware."""
+        os.utime(self.folder, (now.timestamp(), now.timestamp()))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -102,7 +102,7 @@ class StateFolder:
         files = self.run(run_id)
         try:
             files.folder.mkdir(parents=True, exist_ok=True)
-            files.touch()
+            files.touch(now)
         except OSError as error:
             raise ConfigurationError(
                 f"Cannot write to the state folder {self.root}: {error.strerror}.",
@@ -145,6 +145,12 @@ def keys_with(root: Path, name: str) -> list[str]:
     """The state keys below ``root`` that have a file of this name, in a run or of their own."""
     found = [*root.glob(f"*/runs/*/{name}"), *root.glob(f"*/{name}")]
     return sorted({path.relative_to(root).parts[0] for path in found})
+
+
+def find_run(root: Path, run_id: str) -> RunFiles | None:
+    """The files of a run below ``root``, under whatever state key; ``None`` if it has none."""
+    folder = next(root.glob(f"*/runs/{run_id}"), None)
+    return RunFiles(folder) if folder else None
 
 
 def _changed_at(path: Path) -> float:

@@ -127,8 +127,9 @@ def _excerpt_sql(text: str) -> str:
 # Adds the documents that share a text id: rejects get a defect more, rows become rejects.
 # Two documents with one text differ in the type of their _id, so only ids of the rarer types need a look: none at
 # all in a catalogue that has one type. min and max stand for count(DISTINCT …), which would keep a set for each id.
+# Reading documents twice is cheap; DuckDB would rather keep them, in 160 MB and 6 s instead of 0.8 for 3 million.
 _ADD_DUPLICATES_SQL = f"""
-WITH documents AS (
+WITH documents AS NOT MATERIALIZED (
     SELECT id, id_type FROM read_parquet($rows) AS rows (id_type, id)
     UNION ALL
     SELECT id, {ID_TYPE} FROM read_parquet($rejects) WHERE id IS NOT NULL

@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from product_sync.adapters.state import LOAD_RESULT, find_run
 from product_sync.core.errors import (
     ChecksFailed,
     ConfigurationError,
@@ -25,13 +26,17 @@ from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
 from product_sync.reports import SyncReport, ValidationReport
 from product_sync.session import lock_holder
-from product_sync.settings import TargetAddress, mapping_path
+from product_sync.settings import TargetAddress, mapping_path, state_root
 
 _READ = {
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.ASSET_OBSERVATION,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 }
+#: What a load counts as it goes.
+_DONE = frozenset(
+    {"inserted", "updated", "deleted", "conflicts", "taken_back", "kept_referenced", "batches", "failed_batches"}
+)
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
@@ -55,6 +60,8 @@ def run_sync(
         for item in fields(report):
             if (value := recorded.number(item.name)) is not None:
                 setattr(report, item.name, value)
+        if not recorded.has_loaded:
+            _tell_interrupted_load(report)
         report.duration_s = recorded.duration_s
         report.first_differences = recorded.table("first_differences")
         report.first_quarantined = recorded.table("first_quarantined")
@@ -105,6 +112,17 @@ def _execute(
             raise
 
 
+def _tell_interrupted_load(report: SyncReport) -> None:
+    """Fill in what a load had done when it was ended in the middle: Dagster records only a load that came to its end.
+
+    How many batches were not attempted stays unknown.
+    """
+    files = find_run(state_root(os.environ), report.run_id or "")
+    done = (files.read_json(LOAD_RESULT) if files else None) or {}
+    for name in _DONE.intersection(done):
+        setattr(report, name, done[name])
+
+
 def _plain(check: dg.AssetCheckEvaluation) -> dict[str, Any]:
     return {name: value.value for name, value in check.metadata.items()}
 
@@ -116,6 +134,7 @@ class _Recorded:
         self._record = instance.get_run_record_by_id(run_id)
         self._metadata: dict[str, dg.MetadataValue[Any]] = {}
         self._checks: dict[str, dg.AssetCheckEvaluation] = {}
+        self.has_loaded = False
         for entry in instance.all_logs(run_id, of_type=_READ):
             event = entry.dagster_event
             if event is None:
@@ -126,6 +145,7 @@ class _Recorded:
                 self._metadata.update(event.asset_observation_data.asset_observation.metadata)
             else:
                 self._metadata.update(event.step_materialization_data.materialization.metadata)
+                self.has_loaded |= event.asset_key == dg.AssetKey(names.LOAD)
 
     @property
     def duration_s(self) -> float | None:

@@ -113,7 +113,7 @@ def test_rows_hidden_by_row_level_security_are_an_error_and_not_missing(cart_url
     with role(cart_url, "GRANT SELECT ON product TO {}") as user:
         reader = PostgresReader(user.url, layout)
         for read in (lambda: list(reader.snapshot()), lambda: reader.fetch(["1"]), reader.count):
-            with pytest.raises(AccessDenied, match=r"Row-level security is active on public\.product"):
+            with pytest.raises(AccessDenied, match="row-level security"):
                 read()
 
 
@@ -131,9 +131,9 @@ def test_a_table_or_a_column_that_went_away_is_named(cart_url: str, product_tabl
     with pytest.raises(TableError, match="image"):
         list(reader.snapshot())
     execute(cart_url, "DROP TABLE product")
-    with pytest.raises(TableError, match=r"public\.product does not exist any more"):
+    with pytest.raises(TableError, match="product"):
         list(reader.snapshot())
-    with pytest.raises(TableError):
+    with pytest.raises(TableError, match=r"public\.product does not exist any more"):
         reader.estimated_count()
 
 

@@ -162,6 +162,13 @@ def test_documents_that_share_a_text_id_are_quarantined_and_counted_as_two(tmp_p
     )
 
 
+def test_of_two_documents_with_one_text_id_the_unusable_one_counts_too(tmp_path: Path) -> None:
+    hexadecimal = "507f1f77bcf86cd799439011"
+    bench = make_bench(tmp_path, [document(ObjectId(hexadecimal)), document(hexadecimal, price="free")])
+    counts = bench.compare()
+    assert (counts.source_count, counts.missing, counts.quarantined) == (2, 0, 2)
+
+
 def test_a_refused_product_is_excused_only_while_it_keeps_the_refused_values(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, [document("a", price=1), document("b")])
     bench.target.refuses = lambda new: "price_is_fair" if new["price"] == 1 else None

@@ -368,6 +368,19 @@ def test_refused_rows_that_the_load_did_not_get_to_stay_in_quarantine(tmp_path: 
     assert bench.compare().refused == 1
 
 
+def test_refused_rows_whose_batch_failed_stay_in_quarantine(tmp_path: Path) -> None:
+    bench = with_missing(tmp_path, 2)
+    bench.target.refuses = lambda new: "price_is_fair" if new["id"] == "p0000" else None
+    bench.load()
+    bench.merge_quarantine()
+    assert bench.compare().refused == 1
+    bench.target.script.on("target.write", TransientError("deadlock detected", sqlstate="40P01"))
+    result = bench.load(policy=LoadPolicy(retry=RetryPolicy(total_s=0)))
+    assert (result.failed_batches, [source_id.text for source_id in result.untried]) == (1, ["p0000"])
+    bench.merge_quarantine()
+    assert bench.compare().refused == 1
+
+
 def test_a_cancelled_load_has_counted_what_it_did(tmp_path: Path) -> None:
     bench = with_missing(tmp_path, 30)
     bench.target.script.on("target.write", None, KeyboardInterrupt())

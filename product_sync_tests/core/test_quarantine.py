@@ -163,6 +163,9 @@ class TestDuplicates:
         found = self.add(tmp_path, ["5", "null"], rejects)
         assert [entry["reasons"] for entry in found.values()] == [["unsupported_id"]] * 2
 
+    def test_a_document_that_was_read_twice_is_not_its_own_duplicate(self, tmp_path: Path) -> None:
+        assert self.add(tmp_path, [5, 6, 7, "a", "a"]) == {}
+
     def test_a_catalogue_of_one_type_has_none(self, tmp_path: Path) -> None:
         assert self.add(tmp_path, ["a", "b"]) == {}
         assert self.add(tmp_path, []) == {}

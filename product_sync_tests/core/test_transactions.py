@@ -88,6 +88,15 @@ def test_a_new_batch_has_new_time_and_the_connection_stays_known_as_lost() -> No
     assert patient.write(batch) == Written(inserted=frozenset({"a"}))
 
 
+def test_a_lost_connection_stays_lost_whatever_the_failed_reconnect_says() -> None:
+    target = FakeTarget(LAYOUT)
+    target.script.on("target.write", TransientError("gone", connection_lost=True))
+    target.script.on("target.reconnect", TransientError("too many connections", connection_lost=False))
+    written = transactions(target, FakeTime()).write(write_batch(LAYOUT, inserts=[row("a")]))
+    assert written == Written(inserted=frozenset({"a"}))
+    assert target.script.calls["target.reconnect"] == 2
+
+
 def test_a_lost_answer_is_asked_about_also_when_asking_fails_at_first() -> None:
     target = FakeTarget(LAYOUT)
     target.lose_commit_answer(committed=True)

@@ -103,11 +103,11 @@ def test_a_document_that_can_no_longer_be_copied_was_in_flight(tmp_path: Path) -
 
 
 def test_rows_that_the_load_saw_refused_are_excused(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path, [document("a"), document("b")])
+    bench = make_bench(tmp_path, [document("a"), document("b")], [row("extra")])
     bench.target.refuses = lambda new: "price_is_fair" if new["id"] == "a" else None
     verification = bench.sync()
     assert verification.valid
-    assert (verification.missing, verification.quarantined) == (0, 1)
+    assert (verification.missing, verification.extra, verification.quarantined) == (0, 1, 1)
 
 
 def test_many_differences_are_read_again_in_chunks_and_ten_are_named(

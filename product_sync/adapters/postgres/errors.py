@@ -123,7 +123,10 @@ def read_error(error: psycopg.Error, *, table: str, broken: bool) -> ProductSync
             f"The connection was lost while {table} was read: {message}", hint="Nothing was changed; start again."
         )
     if state == "42501":
-        return AccessDenied(f"{table} cannot be read: {message}", hint=f"GRANT SELECT ON {table} to the role.")
+        return AccessDenied(
+            f"{table} cannot be read: {message}",
+            hint=f"GRANT SELECT ON {table} to the role; under row-level security it needs BYPASSRLS too.",
+        )
     if state in {"42P01", "42703", "3F000"}:
         return TableError(
             f"{table} changed while it was used: {message}", hint="Start again, so that the table is reflected anew."

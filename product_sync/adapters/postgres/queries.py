@@ -15,12 +15,9 @@ from psycopg import sql
 from product_sync.adapters.postgres.arrays import wire
 from product_sync.core.layout import Layout, LayoutColumn
 
-# One consistent picture, and errors instead of filtered rows where row-level security would hide some (manual,
-# "row_security").
-BEGIN_SNAPSHOT: Final = sql.SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off")
-
-# The same protection for a single reading.
-BEGIN_READ: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL row_security = off")
+# One consistent picture for all statements of a reading, and an error instead of fewer rows where row-level security
+# would hide some (manual, "row_security").
+BEGIN_READ: Final = sql.SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off")
 
 # Which server process serves this connection, and since when: a process id alone may be used again.
 BACKEND: Final = sql.SQL(
@@ -180,11 +177,6 @@ def select_all(layout: Layout) -> sql.Composed:
 
 def count(layout: Layout) -> sql.Composed:
     """All rows, counted."""
-    return sql.SQL("SELECT count(*) FROM {}").format(table(layout))
-
-
-def count_all(layout: Layout) -> sql.Composed:
-    """How many rows there are, counted."""
     return sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(table(layout))
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from product_sync.adapters.postgres import arrays, queries
 from product_sync.adapters.postgres.connection import connect
 from product_sync.adapters.postgres.errors import read_error
-from product_sync.adapters.postgres.inspect import refuse_row_security, table_oid
+from product_sync.adapters.postgres.inspect import table_oid
 from product_sync.core.layout import Layout
 
 #: Rows per Arrow batch and per round trip of the server-side cursor. Larger ones are not faster.
@@ -38,13 +38,13 @@ class PostgresReader:
         self._batch_rows = batch_rows
 
     def snapshot(self) -> Iterator[pa.RecordBatch]:
-        with self._reading() as connection:
-            refuse_row_security(connection, self._layout.table)
-            connection.execute(queries.BEGIN_SNAPSHOT)
-            with connection.cursor(name="product_sync_snapshot", binary=True) as cursor:
-                cursor.execute(queries.select_all(self._layout))
-                while rows := cursor.fetchmany(self._batch_rows):
-                    yield _record_batch(rows, self._layout)
+        with (
+            self._reading() as connection,
+            connection.cursor(name="product_sync_snapshot", binary=True) as cursor,
+        ):
+            cursor.execute(queries.select_all(self._layout))
+            while rows := cursor.fetchmany(self._batch_rows):
+                yield _record_batch(rows, self._layout)
 
     def estimated_count(self) -> int:
         with self._reading() as connection:
@@ -54,28 +54,18 @@ class PostgresReader:
     def count(self) -> int:
         """How many rows there are now, counted."""
         with self._reading() as connection:
-            refuse_row_security(connection, self._layout.table)
             row = connection.execute(queries.count(self._layout)).fetchone()
-            return 0 if row is None else int(row[0])
-
-    def count(self) -> int:
-        """How many rows there are, counted."""
-        with self._reading() as connection:
-            refuse_row_security(connection, self._layout.table)
-            connection.execute(queries.BEGIN_READ)
-            row = connection.execute(queries.count_all(self._layout)).fetchone()
             return 0 if row is None else int(row[0])
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         with self._reading() as connection:
-            refuse_row_security(connection, self._layout.table)
-            connection.execute(queries.BEGIN_READ)
             return fetch(connection, self._layout, ids)
 
     @contextmanager
     def _reading(self) -> Iterator[psycopg.Connection]:
         with closing(connect(self._url)) as connection:
             try:
+                connection.execute(queries.BEGIN_READ)
                 yield connection
             except psycopg.Error as error:
                 table = self._layout.table.qualified_name

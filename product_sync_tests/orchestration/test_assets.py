@@ -1,0 +1,264 @@
+"""What each asset tells in the UI, what becomes of it when a run goes wrong, and what a single one builds on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from product_sync.core.progress import Progress
+from product_sync.orchestration import names
+from product_sync.orchestration.build import build_definitions
+from product_sync_tests.shop import Shop, ids, product
+
+#: A rule of the cart's table that a product can break, which the conversion cannot know.
+NOT_NEGATIVE = "ALTER TABLE product ADD CONSTRAINT not_negative CHECK (price >= 0)"
+
+
+def refuse_with(shop: Shop, sqlstate: str, when: str) -> None:
+    """A trigger that raises ``sqlstate`` for the rows of ``when``."""
+    shop.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION 'refused by the trigger' USING ERRCODE = '{sqlstate}'; END $$"
+    )
+    shop.sql(f"CREATE TRIGGER refuse BEFORE INSERT ON product FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse()")
+
+
+def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_differed(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(3)), product("bad", price="12"))
+    shop.sql("INSERT INTO product VALUES ('p0001', 'The p0001', 7, 'i.jpg', 's1', 1), ('x', 't', 1, 'i', 's', 1)")
+    told = shop.run().materialized
+
+    source, target = told[names.SOURCE_SNAPSHOT], told[names.TARGET_SNAPSHOT]
+    assert (source["documents"], source["rejected"], target["rows"]) == (4, 1, 2)
+    assert source["rejected_by_reason"] == [{"name": "wrong_type", "rows": 1}]
+
+    found = told[names.DIFF]
+    expected = {
+        "source_count": 4,
+        "target_count": 2,
+        "missing": 2,
+        "changed": 1,
+        "extra": 1,
+        "quarantined": 1,
+        "refused": 0,
+    }
+    assert expected.items() <= found.items()
+    assert {"op": "update", "id": "p0001", "column": "price", "old": "7", "new": "500"} in found["first_differences"]
+    assert {"name": "price", "rows": 1} in found["changed_by_column"]
+    assert {"name": "title", "rows": 0} in found["changed_by_column"], "zeros are told"
+
+    done = told[names.LOAD]
+    expected = {
+        "planned": 3, "inserted": 2, "updated": 1, "deleted": 0, "conflicts": 0, "taken_back": 0, "kept_referenced": 0,
+        "quarantined": 0, "batches": 1, "failed_batches": 0, "not_attempted_batches": 0, "retries": 0,
+        "stopped": "", "failed": [],
+    }  # fmt: skip
+    assert expected.items() <= done.items()
+    assert {line["id"] for line in done["first_differences"]} == {"p0000", "p0001", "p0002", "x"}
+
+    kept = told[names.QUARANTINE]
+    assert kept["quarantined"] == 1
+    [entry] = kept["first_quarantined"]
+    assert (entry["columns"], entry["reasons"]) == ("price", "wrong_type")
+    for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD):
+        assert told[name]["duration_s"] > 0
+        assert told[name]["rows_per_second"] > 0
+
+
+def test_a_row_that_the_database_refuses_is_isolated_logged_and_tried_again_until_it_is_mended(shop: Shop) -> None:
+    shop.sql(NOT_NEGATIVE)
+    shop.put(*(product(name) for name in ids(120)), product("bad", price=-1))
+    first = shop.run(batch_size=50)
+    assert first.success
+    assert first.materialized[names.LOAD]["inserted"] == 120
+    [entry] = shop.quarantine.values()
+    assert (entry["id"], list(entry["reasons"]), entry["attempts"]) == ("bad", ["refused_by_database"], 1)
+
+    shop.put(product("new"))
+    second = shop.run()
+    assert second.materialized[names.LOAD]["batches"] == 2, "what was refused comes last, in a batch of its own"
+    assert second.materialized[names.LOAD]["inserted"] == 1
+    assert [entry["attempts"] for entry in shop.quarantine.values()] == [2]
+    assert second.checks[names.QUARANTINE_WITHIN_BUDGET].metadata["kept_out_by_database"].value == 1
+
+    shop.put(product("bad", price=1))
+    assert shop.run().materialized[names.LOAD]["inserted"] == 1
+    assert shop.quarantine == {}
+
+
+def test_a_quarantined_product_leaves_when_it_is_deleted_at_the_source(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(200)), product("bad", price="12"))
+    shop.run()
+    assert len(shop.quarantine) == 1
+    shop.remove("bad")
+    assert shop.run().success
+    assert shop.quarantine == {}
+
+
+def test_a_load_that_stops_still_tells_its_counts_and_keeps_what_it_did_not_get_to(shop: Shop) -> None:
+    shop.sql(NOT_NEGATIVE)
+    shop.put(*(product(name) for name in ids(200)), product("bad", price=-1))
+    assert shop.run().success
+    refuse_with(shop, "42501", "NEW.id = 'x2'")
+    shop.put(product("x1"), product("x2"), product("x3"))
+    stopped = shop.run(batch_size=1)
+
+    assert not stopped.success
+    done = stopped.materialized[names.LOAD]
+    assert (done["inserted"], done["batches"], done["failed_batches"], done["not_attempted_batches"]) == (1, 2, 1, 2)
+    assert "refused by the trigger" in done["stopped"]
+    assert done["failed"][0]["keys"] == "x2"
+    assert not stopped.checks[names.EVERY_BATCH_LOADED].passed
+    assert stopped.checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["x2", "x3"]
+    assert stopped.materialized[names.QUARANTINE]["quarantined"] == 1
+    assert [(entry["id"], entry["attempts"]) for entry in shop.quarantine.values()] == [("bad", 1)]
+
+
+def test_a_batch_that_waits_too_long_for_a_lock_fails_and_the_next_one_is_loaded(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(3)))
+    assert shop.run().success
+    shop.put(product("p0000", price=1), product("p0001", price=1))
+    with psycopg.connect(shop.cart_url) as other:
+        other.execute("ALTER ROLE CURRENT_USER IN DATABASE " + other.info.dbname + " SET lock_timeout = '100ms'")
+        other.commit()
+        other.execute("SELECT FROM product WHERE id = 'p0000' FOR UPDATE")
+        outcome = shop.run(batch_size=1, retry_s=0.3)
+    done = outcome.materialized[names.LOAD]
+    assert (outcome.success, done["failed_batches"], done["updated"]) == (False, 1, 1)
+    assert "lock timeout" in done["failed"][0]["cause"]
+    assert shop.run().success, "the next run converges"
+    assert {price for price, _ in shop.rows.values()} == {1, 500}
+
+
+def test_nothing_is_written_while_another_sync_holds_the_lock(shop: Shop) -> None:
+    shop.put(product("a"))
+    with shop.locked():
+        outcome = shop.run()
+    assert not outcome.success
+    assert "is being synced by another sync" in outcome.failures
+    assert names.LOAD not in outcome.materialized
+    assert shop.rows == {}
+
+
+def test_every_asset_loads_as_a_data_frame(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(3)), product("bad", price="12"))
+    shop.sql("INSERT INTO product VALUES ('x', 't', 1, 'i', 's', 1)")
+    shop.run()
+    frames = {
+        name: build_definitions().load_asset_value(name, instance=shop.instance)
+        for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.QUARANTINE)
+    }
+    assert sorted(frames[names.SOURCE_SNAPSHOT]["id"]) == ids(3)
+    assert list(frames[names.TARGET_SNAPSHOT]["id"]) == ["x"]
+    assert list(frames[names.DIFF]["op"]) == ["insert"] * 3 + ["extra"]
+    assert [list(reasons) for reasons in frames[names.QUARANTINE]["reasons"]] == [["wrong_type"]]
+
+
+def test_a_load_alone_uses_the_newest_diff_of_the_same_two_sides(shop: Shop) -> None:
+    shop.put(product("a"))
+    shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF)
+    assert shop.rows == {}
+    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
+    assert loaded.success
+    assert loaded.materialized[names.LOAD]["inserted"] == 1
+    assert list(shop.rows) == ["a"]
+
+
+def test_the_result_of_a_load_alone_is_proven_by_a_fresh_reading_of_both_sides(shop: Shop) -> None:
+    shop.put(product("a"))
+    assert shop.run().success
+    shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF)
+    shop.put(product("later"))
+    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
+    assert loaded.materialized[names.LOAD]["planned"] == 0
+    assert loaded.checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["later"]
+
+
+def test_a_load_alone_writes_nothing_of_a_diff_that_a_check_has_stopped(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(150)))
+    assert shop.run().success
+    before = shop.fingerprint
+    shop.put(*(product(name, price=1) for name in ids(150)))
+    assert not shop.run().success
+    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
+    assert not loaded.success
+    assert "change_is_plausible" in loaded.failures
+    assert shop.fingerprint == before
+
+
+def test_a_diff_alone_is_not_made_of_a_source_that_a_check_has_stopped(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(10)))
+    assert shop.run().success
+    shop.remove(*ids(5))
+    assert not shop.run().success
+    outcome = shop.materialize(names.DIFF)
+    assert not outcome.success
+    assert "source_looks_complete" in outcome.failures
+
+
+def test_a_diff_older_than_an_hour_is_refused(shop: Shop) -> None:
+    shop.put(product("a"))
+    shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF)
+    [diff] = shop.state.glob("*/runs/*/diff.parquet")
+    rewrite_metadata(diff, {"taken_at": "2020-01-01T00:00:00+00:00"})
+    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
+    assert not loaded.success
+    assert "minutes old; loads trust 60" in loaded.failures
+    assert shop.rows == {}
+
+
+def test_another_target_never_meets_the_state_of_the_first(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.put(product("a"))
+    shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF)
+    shop.sql("CREATE SCHEMA other")
+    shop.sql("CREATE TABLE other.product (LIKE product INCLUDING ALL)")
+    mapping = shop.state.parent / "mapping.yaml"
+    mapping.write_text(other_schema())
+    monkeypatch.setenv("PRODUCT_SYNC_MAPPING", str(mapping))
+    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
+    assert not loaded.success
+    assert "product_diff has not been materialised for this source, target and mapping yet" in loaded.failures
+    shop.run()
+    frame = build_definitions().load_asset_value(names.TARGET_SNAPSHOT, instance=shop.instance)
+    assert len(frame) == 0
+    assert shop.rows == {}
+    assert shop.sql("SELECT id FROM other.product") == [("a",)]
+
+
+def test_the_files_of_a_long_run_survive_the_dry_runs_beside_it(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(3)))
+    once = iter([True])
+
+    def other_runs(progress: Progress) -> None:
+        if progress.stage == "load" and next(once, False):
+            for _ in range(6):
+                assert shop.run(dry_run=True, probe=False).success
+
+    outcome = shop.run(batch_size=1, on_progress=other_runs)
+    assert outcome.success
+    assert outcome.materialized[names.LOAD]["inserted"] == 3
+
+
+def other_schema() -> str:
+    import yaml
+
+    from product_sync.core.mapping import DEFAULT_MAPPING
+
+    content: dict[str, Any] = yaml.safe_load(DEFAULT_MAPPING.read_text())
+    content["target"]["schema"] = "other"
+    return json.dumps(content)
+
+
+def rewrite_metadata(path: Path, changes: Mapping[str, str]) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    pq.write_table(table.replace_schema_metadata({**metadata, **changes}), path)
+    os.utime(path)

@@ -1,0 +1,113 @@
+"""A dry run shows everything and changes nothing: not the target, not the quarantine, not what later runs go by."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from product_sync.orchestration import names
+from product_sync.orchestration.history import last_successful_sync
+from product_sync_tests.shop import Shop, ids, product
+
+
+def with_drift(shop: Shop) -> None:
+    """Ten synced products and one in quarantine; then one missing, one changed, one extra, one more that cannot go."""
+    shop.put(*(product(name) for name in ids(199)), product("bad", price="12"))
+    assert shop.run().success
+    shop.put(product("new"), product("p0001", price=501), product("worse", title=None))
+    shop.sql("INSERT INTO product VALUES ('gone', 't', 1, 'i', 's', 1)")
+
+
+def test_a_dry_run_shows_what_a_sync_would_do_and_leaves_everything_as_it_was(shop: Shop) -> None:
+    with_drift(shop)
+    rows, files = shop.fingerprint, shop.files()
+    last = last_successful_sync(shop.instance, state_key(shop))
+    dry = shop.run(dry_run=True)
+    assert dry.success
+
+    shown = dry.observed[names.LOAD]
+    assert (shown["missing"], shown["changed"], shown["extra"], shown["quarantined"]) == (1, 1, 1, 2)
+    assert shown["batches"] == 1
+    assert shown["estimated_s"] > 0
+    assert shown["privileges"] == "sufficient"
+    differences = {
+        (line["op"], line["id"], line["column"], line["old"], line["new"]) for line in shown["first_differences"]
+    }
+    assert ("update", "p0001", "price", "500", "501") in differences
+    assert {line["id"] for line in shown["first_differences"]} == {"new", "p0001", "gone"}
+    assert {line["reasons"] for line in shown["first_quarantined"]} == {"wrong_type", "missing_field"}
+
+    assert shop.fingerprint == rows
+    assert shop.files() == files
+    assert last_successful_sync(shop.instance, state_key(shop)) == last
+
+
+def test_in_a_dry_run_the_load_is_observed_not_materialised_and_its_checks_are_skipped(shop: Shop) -> None:
+    shop.put(product("a"))
+    dry = shop.run(dry_run=True)
+    assert set(dry.materialized) == {names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF}
+    assert set(dry.checks) == {names.SOURCE_LOOKS_COMPLETE, names.CHANGE_IS_PLAUSIBLE}
+    skipped = {event.step_key for event in dry.events if event.event_type is dg.DagsterEventType.STEP_SKIPPED}
+    assert skipped == {"product_load_every_batch_loaded", "validation"}
+    assert shop.rows == {}
+
+
+@pytest.mark.parametrize(
+    ("job", "switch"),
+    [
+        (names.SYNC_JOB, {"dry_run": True}),
+        (names.SYNC_JOB, {"ops": {"product_load": {"config": {"dry_run": True}}}}),
+        (names.SYNC_JOB, {"dry_run": False, "resources": {"sync": {"config": {"dry_run": True}}}}),
+        (names.DRY_RUN_JOB, {"dry_run": False, "batch_size": 10}),
+    ],
+    ids=["at the top", "of the load", "dry if any switch says so", "the dry job stays dry with a config of its own"],
+)
+def test_each_of_the_switches_makes_a_run_dry(shop: Shop, job: str, switch: dict[str, object]) -> None:
+    shop.put(product("a"))
+    dry = shop.run(job, config=switch)
+    assert dry.success
+    assert names.LOAD in dry.observed
+    assert shop.rows == {}
+
+
+def test_a_dry_run_tries_its_first_batch_under_the_lock_and_says_so_where_it_cannot(shop: Shop) -> None:
+    shop.put(product("a"))
+    with shop.locked():
+        dry = shop.run(dry_run=True)
+    assert dry.success
+    assert dry.observed[names.LOAD]["estimated_s"] is None
+    assert "another sync" in dry.observed[names.LOAD]["estimate"]
+
+
+def test_a_dry_run_of_a_reader_names_the_privileges_that_a_sync_would_lack(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.put(product("a"))
+    monkeypatch.setenv("CART_DB_URL", reader_url(shop))
+    dry = shop.run(dry_run=True)
+    assert dry.success
+    assert dry.observed[names.LOAD]["privileges"] == "INSERT"
+    assert dry.observed[names.LOAD]["estimated_s"] is None
+    real = shop.run()
+    assert not real.success
+    assert "GRANT INSERT ON public.product" in real.failures
+    assert shop.rows == {}
+
+
+def reader_url(shop: Shop) -> str:
+    """The cart's database for a role that may only read."""
+    shop.sql(
+        "DO $$ BEGIN CREATE ROLE only_reads LOGIN PASSWORD 'reads'; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    )
+    shop.sql("GRANT SELECT ON product TO only_reads")
+    return with_user(shop.cart_url, "only_reads", "reads")
+
+
+def with_user(url: str, user: str, password: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{user}:{password}@{rest.rpartition('@')[2]}"
+
+
+def state_key(shop: Shop) -> str:
+    [folder] = [path for path in shop.state.iterdir() if path.is_dir()]
+    return folder.name

@@ -1,0 +1,89 @@
+"""The schedule: set by the environment, refused by name where it is wrong, and never on top of another run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from product_sync.core.errors import ConfigurationError
+from product_sync.orchestration import names
+from product_sync.orchestration.build import build_definitions
+from product_sync.orchestration.schedules import UNFINISHED, sync_schedule
+from product_sync.settings import ScheduleSettings
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
+def tick(instance: dg.DagsterInstance) -> tuple[int, str]:
+    """How many runs a tick asks for, and why it asks for none."""
+    repository = build_definitions(schedule=ScheduleSettings.from_environment({})).get_repository_def()
+    context = dg.build_schedule_context(instance=instance, repository_def=repository)
+    data = repository.get_schedule_def("product_sync_schedule").evaluate_tick(context)
+    return len(data.run_requests or ()), data.skip_message or ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"SYNC_CRON_SCHEDULE": "every day"}, "SYNC_CRON_SCHEDULE is 'every day'"),
+        ({"SYNC_CRON_SCHEDULE": "61 * * * *"}, "SYNC_CRON_SCHEDULE is '61 * * * *'"),
+        ({"TIMEZONE": "Mars/Olympus"}, "TIMEZONE is 'Mars/Olympus'"),
+        ({"ENABLE_SCHEDULER": "perhaps"}, "ENABLE_SCHEDULER is 'perhaps'"),
+    ],
+)
+def test_a_schedule_that_is_set_wrongly_is_refused_by_name(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match="is") as refused:
+        build_definitions(schedule=ScheduleSettings.from_environment(environment))
+    assert named in str(refused.value)
+    assert "Expected" in str(refused.value)
+
+
+def test_the_schedule_is_every_ten_minutes_in_utc_and_off_until_it_is_enabled() -> None:
+    schedule = sync_schedule(ScheduleSettings.from_environment({}))
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("*/10 * * * *", "UTC")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    enabled = sync_schedule(
+        ScheduleSettings.from_environment(
+            {"ENABLE_SCHEDULER": "true", "TIMEZONE": "Europe/Paris", "SYNC_CRON_SCHEDULE": "5 4 * * *"}
+        )
+    )
+    assert (enabled.cron_schedule, enabled.execution_timezone) == ("5 4 * * *", "Europe/Paris")
+    assert enabled.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_a_tick_starts_the_sync(instance: dg.DagsterInstance) -> None:
+    assert tick(instance) == (1, "")
+
+
+@pytest.mark.parametrize("status", UNFINISHED, ids=lambda status: str(status.value))
+def test_a_tick_is_skipped_with_a_reason_while_a_run_is_queued_or_in_progress(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    run = dg.DagsterRun(job_name=names.SYNC_JOB, status=status)
+    instance.add_run(run)
+    requested, reason = tick(instance)
+    assert requested == 0
+    assert run.run_id in reason
+
+
+def test_a_tick_is_skipped_while_a_run_of_the_materialize_button_is_in_progress(instance: dg.DagsterInstance) -> None:
+    selection = frozenset({dg.AssetKey(names.LOAD)})
+    instance.add_run(
+        dg.DagsterRun(job_name="__ASSET_JOB", status=dg.DagsterRunStatus.STARTED, asset_selection=selection)
+    )
+    assert tick(instance)[0] == 0
+
+
+def test_runs_of_other_projects_and_runs_that_have_ended_do_not_keep_a_tick_back(instance: dg.DagsterInstance) -> None:
+    others = frozenset({dg.AssetKey("invoices")})
+    instance.add_run(dg.DagsterRun(job_name="__ASSET_JOB", status=dg.DagsterRunStatus.STARTED, asset_selection=others))
+    instance.add_run(dg.DagsterRun(job_name="invoicing", status=dg.DagsterRunStatus.STARTED))
+    for status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
+        instance.add_run(dg.DagsterRun(job_name=names.SYNC_JOB, status=status))
+    assert tick(instance) == (1, "")
