@@ -66,7 +66,7 @@ class WriteBatch:
 
     @property
     def num_rows(self) -> int:
-        return self.inserts.num_rows + self.new.num_rows + self.deletes.num_rows
+        return int(self.inserts.num_rows + self.new.num_rows + self.deletes.num_rows)
 
     def slice(self, offset: int, length: int) -> WriteBatch:
         """The rows ``offset`` to ``offset + length`` of inserts, updates and deletes taken in that order."""

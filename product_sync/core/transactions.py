@@ -20,7 +20,7 @@ from product_sync.core.timing import Timing
 _T = TypeVar("_T")
 
 
-class RetriesExhausted(Exception):  # noqa: N818 - it is what happened, as in the tree of `errors`
+class RetriesExhausted(Exception):
     """The server did not recover in the time that a batch has. The last failure is the ``__cause__``."""
 
 

@@ -19,7 +19,7 @@ from product_sync.embedded.servers import running
 from product_sync.settings import state_root
 
 
-class DemoFailed(ProductSyncError):  # noqa: N818 - it is what happened, as in the tree of `core.errors`
+class DemoFailed(ProductSyncError):
     """What the sync reported is not what was planted."""
 
     code = "demo_failed"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -13,11 +14,13 @@ import psycopg
 from psycopg import sql
 
 from product_sync.adapters.postgres.reflect import reflect
+from product_sync.core.errors import SyncAlreadyRunning, TransientError
 from product_sync.core.layout import Layout, bind
 from product_sync.core.mapping import ColumnSpec, SourceSpec, TargetSpec
 from product_sync.core.mapping import Mapping as SyncMapping
 from product_sync.core.model import TargetTable
 
+_T = TypeVar("_T")
 #: The password of every `role`, to be looked for where it must not be.
 PASSWORD = "s3cret-of-the-test"
 
@@ -89,3 +92,25 @@ def locked(url: str, table: str) -> Iterator[None]:
         connection.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier(table)))
         yield
         connection.rollback()
+
+
+def patiently(action: Callable[[], _T]) -> _T:
+    """Try until it works: the server notices that a client has gone a moment after the client does."""
+    for _ in range(200):
+        try:
+            return action()
+        except (SyncAlreadyRunning, TransientError):
+            time.sleep(0.02)
+    return action()
+
+
+def other_sessions(url: str, expected: int) -> bool:
+    """Whether the database comes to have this many sessions beside the one that asks."""
+    query: LiteralString = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    for _ in range(200):
+        if execute(url, query) == [(expected,)]:
+            return True
+        time.sleep(0.02)
+    return False

@@ -13,7 +13,7 @@ import pytest
 from product_sync.adapters.postgres.errors import Consequence, consequence, write_error
 from product_sync.adapters.postgres.writer import PostgresWriter
 from product_sync.core.errors import EveryBatchWouldFail, RowsRefused, TransientError, WriteError
-from product_sync_tests.adapters.postgres_tables import PASSWORD, execute, layout_of, locked, product, role
+from product_sync_tests.adapters.postgres_tables import PASSWORD, execute, layout_of, locked, patiently, product, role
 from product_sync_tests.target_contract import Row, write_batch
 
 
@@ -219,7 +219,7 @@ def test_a_session_that_an_administrator_ends_is_a_lost_connection(cart_url: str
             with pytest.raises(TransientError) as caught:
                 writer.write(write_batch(layout, inserts=[product("p")]))
             assert caught.value.connection_lost
-        writer.reconnect()
+        patiently(writer.reconnect)
         assert writer.write(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
 
 

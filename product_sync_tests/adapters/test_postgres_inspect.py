@@ -8,7 +8,7 @@ from product_sync.adapters.postgres.inspect import ForeignKey, Privileges, healt
 from product_sync.adapters.postgres.lock import lock_holder, transaction_pooling
 from product_sync.adapters.postgres.writer import PostgresWriter
 from product_sync.core.errors import TableError
-from product_sync_tests.adapters.postgres_tables import execute, layout_of, role
+from product_sync_tests.adapters.postgres_tables import execute, layout_of, other_sessions, role
 from product_sync_tests.pooler import transaction_pooler
 
 ALL = Privileges(select=True, insert=True, update=True, delete=True, lacking=())
@@ -111,6 +111,7 @@ def test_a_sync_that_is_running_is_shown_also_to_a_role_that_sees_little(cart_ur
             assert holder.startswith("product_sync 0a1b2c3d ")
             assert ("connected since" in holder) == (url == cart_url)
         assert health(cart_url, layout).lock_holder == lock_holder(cart_url, layout.table)
+    assert other_sessions(cart_url, 0)
     assert lock_holder(cart_url, layout.table) is None
 
 

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from product_sync.adapters.postgres.reader import PostgresReader
 from product_sync.core.errors import AccessDenied, NotAttempted, TableError, Unreachable
-from product_sync_tests.adapters.postgres_tables import PASSWORD, execute, layout_of, locked, role
+from product_sync_tests.adapters.postgres_tables import PASSWORD, execute, layout_of, locked, other_sessions, role
 from product_sync_tests.network import proxy
 
 MANY = sql.SQL(
@@ -31,8 +31,7 @@ def test_a_reading_that_is_not_finished_leaves_no_session_behind(cart_url: str, 
     batches = PostgresReader(cart_url, layout_of(cart_url)).snapshot()
     next(batches)
     batches.close()  # type: ignore[attr-defined] # a generator, as everything that yields
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    assert execute(cart_url, "SELECT pg_sleep(0.05)", others) == [(0,)]
+    assert other_sessions(cart_url, 0)
 
 
 def test_the_roles_own_settings_do_not_change_what_is_read(cart_url: str) -> None:

@@ -281,6 +281,7 @@ class TestMerge:
 
     def test_a_quarantine_without_refusals_excuses_nothing(self, tmp_path: Path) -> None:
         self.run(tmp_path, [reject("b")])
+        assert pq.read_table(tmp_path / "quarantine")["refused"].null_count == 1
         assert refused_rows(tmp_path / "quarantine", LAYOUT).num_rows == 0
 
 

@@ -23,8 +23,7 @@ _PORT: Final = "5432"
 EXPECTED: Final = "postgresql://USER:PASSWORD@HOST:5432/DATABASE"
 
 #: Used where the address does not say otherwise (libpq manual, "Parameter Key Words"; seconds, ``tcp_user_timeout``
-#: in milliseconds). A vanished host is noticed after about a minute, on our side and, as the server sees the
-#: connection close, on the other: the advisory lock must not outlive its holder.
+#: in milliseconds). A vanished server is noticed after about a minute; `lock` sees to a vanished client.
 _DEFAULTS: Final = {
     "connect_timeout": "10",
     "keepalives": "1",

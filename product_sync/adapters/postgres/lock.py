@@ -38,6 +38,7 @@ class Holder:
 
 def try_lock(connection: psycopg.Connection, table: TargetTable) -> bool:
     """Take the table's lock for this session, or say that another session has it."""
+    connection.execute(queries.KEEP_ALIVE, prepare=False)
     row = connection.execute(queries.TRY_LOCK, [_key(table)]).fetchone()
     return row == (True,)
 

@@ -49,6 +49,12 @@ TRANSACTION_STATUS: Final = sql.SQL("SELECT pg_catalog.pg_xact_status($1::pg_cat
 # A standby refuses writes until it is promoted; a role with default_transaction_read_only for ever.
 IN_RECOVERY: Final = sql.SQL("SELECT pg_catalog.pg_is_in_recovery()")
 
+# The server probes the session that holds the lock, as the client probes the server: a host that vanishes without a
+# word would else keep the lock for hours, until the system's own keep-alives notice.
+KEEP_ALIVE: Final = sql.SQL(
+    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
+)
+
 # The sync's lock: one per table, held by the session, freed with the connection.
 TRY_LOCK: Final = sql.SQL("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended($1::pg_catalog.text, 0))")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Final, Self
 
 import psycopg
@@ -54,17 +54,14 @@ class PostgresWriter:
         self._insert = queries.insert(layout).as_bytes()
         self._update = queries.update(layout).as_bytes()
         self._delete = queries.delete(layout).as_bytes()
-        connection = connect(url, application_name=self._name)
-        try:
-            self._admit(connection)
-            self._session = _session(connection)
-        except psycopg.Error as error:
-            broken = connection.closed
-            connection.close()
-            raise read_error(error, table=layout.table.qualified_name, broken=broken) from error
-        except NotAttempted:
-            connection.close()
-            raise
+        with ExitStack() as on_failure:
+            connection = on_failure.enter_context(closing(connect(url, application_name=self._name)))
+            try:
+                self._session = _session(connection)
+                self._admit(connection)
+            except psycopg.Error as error:
+                raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
+            on_failure.pop_all()
         self._connection = connection
 
     def __enter__(self) -> Self:
@@ -115,9 +112,10 @@ class PostgresWriter:
             raise TransientError(error.message, connection_lost=True) from error
         self._connection = connection
         with self._transaction():
+            session = _session(connection)
             if not try_lock(connection, self._layout.table):
                 self._take_from_former_session(connection)
-            self._session = _session(connection)
+            self._session = session
 
     def _admit(self, connection: psycopg.Connection) -> None:
         """Let only a session through that can hold the lock and see every row."""
