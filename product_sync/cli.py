@@ -170,7 +170,10 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script. Ends with the exit status; a bug in this package ends with its traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Under nohup a hangup is to be ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
     handler = _LogLines(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.getLogger("product_sync").addHandler(handler)
@@ -189,7 +192,9 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(SyncCancelled("Cancelled."), arguments)
     except Exception as error:
         if _wants_json(arguments):
-            bug = ProductSyncError(f"{type(error).__name__}: see the traceback.", hint="This is a bug: please report it.")
+            bug = ProductSyncError(
+                f"{type(error).__name__}: see the traceback.", hint="This is a bug: please report it."
+            )
             click.echo(json.dumps(_unfinished(bug, arguments).as_json()))
         raise
 

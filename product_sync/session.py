@@ -347,18 +347,14 @@ def open_session(
     source: SourceAddress,
     target: TargetAddress,
     settings: SyncSettings,
+    layout: Layout,
     *,
-    mapping_path: Path,
     state_root: Path,
     run_id: str,
     on_progress: OnProgress,
     timing: Timing = SYSTEM_TIMING,
 ) -> Session:
-    """Read the mapping, reflect the table, bind the two, and open the state folder that belongs to them.
-
-    Raises `ConfigurationError` or `NotAttempted` for whatever does not fit, before anything is read.
-    """
-    layout = reflect_layout(target, mapping_path)
+    """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used."""
     folder = StateFolder(state_root, state_key(source, target, layout))
     files = folder.begin(run_id, timing.now())
 
@@ -370,6 +366,10 @@ def open_session(
 
 
 def reflect_layout(target: TargetAddress, mapping_path: Path) -> Layout:
+    """Read the mapping, reflect the table and bind the two.
+
+    Raises `ConfigurationError` or `NotAttempted` for whatever does not fit, before anything is read.
+    """
     mapping = load_mapping(mapping_path)
     return bind(mapping, reflect(target.url, mapping.target.db_schema, mapping.target.table))
 

@@ -66,9 +66,8 @@ class Market:
     env: dict[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         self.env = {
-            **inherited,
+            **clean_environment(),
             "PRODUCT_SERVICE_MONGODB_URL": self.mongodb_url,
             "CART_DB_URL": self.cart_url,
             "PRODUCT_SYNC_STATE": str(self.state),
@@ -76,10 +75,10 @@ class Market:
 
     # What is on the two sides.
 
-    def stock(self, products: Sequence[Product]) -> None:
+    def stock(self, products: Sequence[Product], collection: str = "products") -> None:
         """Put documents into the source."""
         with MongoClient[Product](self.mongodb_url) as client:
-            client.get_default_database()["products"].insert_many(products)
+            client.get_default_database()[collection].insert_many(products)
 
     def unstock(self, query: Mapping[str, Any]) -> None:
         with MongoClient[Product](self.mongodb_url) as client:
@@ -112,18 +111,24 @@ class Market:
 
     def run(self, *arguments: str, **env: str) -> Outcome:
         """A command to its end. ``env`` is added to the variables."""
-        return self.start(*arguments, **env).outcome()
+        with self.start(*arguments, **env) as command:
+            return command.outcome()
 
-    def start(self, *arguments: str, **env: str) -> Running:
-        process = subprocess.Popen(
+    @contextmanager
+    def start(self, *arguments: str, **env: str) -> Iterator[Running]:
+        """A command under way, killed at the end of the block if it still runs then."""
+        with subprocess.Popen(
             [sys.executable, "-m", "product_sync.cli", *arguments],
             env={**self.env, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
-        return Running(process)
+        ) as process:
+            try:
+                yield Running(process)
+            finally:
+                process.kill()
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Give this process the variables that a command would have, for calls of `product_sync.api`."""
@@ -131,6 +136,11 @@ class Market:
             monkeypatch.delenv(name)
         for name, value in self.env.items():
             monkeypatch.setenv(name, value)
+
+
+def clean_environment() -> dict[str, str]:
+    """The variables of this process without those that configure the sync, Dagster or a database."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
 @contextmanager
@@ -148,11 +158,13 @@ class Running:
     process: subprocess.Popen[str]
 
     def outcome(self) -> Outcome:
-        try:
-            stdout, stderr = self.process.communicate(timeout=_TIMEOUT_S)
-        finally:
-            self.process.kill()
+        stdout, stderr = self.process.communicate(timeout=_TIMEOUT_S)
         return Outcome(self.process.returncode, stdout, stderr)
+
+    def wait_until(self, holds: Callable[[], object]) -> None:
+        """Look again and again while the command runs; fail if it ends before."""
+        wait_until(lambda: holds() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.outcome()
 
     def send(self, number: signal.Signals) -> Outcome:
         self.process.send_signal(number)

@@ -97,6 +97,10 @@ class Pooler:
                 if kind in (b"Q", b"S") and self._answer(session, client) == _IDLE:
                     return
                 kind, body = _read(client)
+        except EOFError:
+            # The client left in mid-transaction. Whoever is lent the session next must not find himself in it.
+            _roll_back(session)
+            raise
         finally:
             self._free.put(session)
 
@@ -117,6 +121,12 @@ def transaction_pooler(url: str, *, sessions: int = 3) -> Iterator[Pooler]:
         yield pooler
     finally:
         pooler.close()
+
+
+def _roll_back(session: socket.socket) -> None:
+    session.sendall(_message(b"Q", b"ROLLBACK\0"))
+    while _read(session) != (b"Z", _IDLE):
+        pass
 
 
 def _message(kind: bytes, body: bytes) -> bytes:

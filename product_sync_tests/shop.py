@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import psycopg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from psycopg.rows import tuple_row
 from pymongo import MongoClient
 
@@ -41,6 +43,25 @@ def product(name: str, **fields: Any) -> dict[str, Any]:
 
 def ids(count: int) -> list[str]:
     return [f"p{number:04}" for number in range(count)]
+
+
+def record_run(
+    instance: dg.DagsterInstance,
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
+    *,
+    job: str = names.SYNC_JOB,
+    tags: Mapping[str, str] | None = None,
+    assets: frozenset[dg.AssetKey] | None = None,
+) -> str:
+    """A run that Dagster knows of, as somebody else's process left it; returns its id."""
+    origin = RemoteJobOrigin(
+        RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("product_sync"), "__repository__"), job
+    )
+    run = dg.DagsterRun(
+        job_name=job, status=status, tags=dict(tags or {}), asset_selection=assets, remote_job_origin=origin
+    )
+    instance.add_run(run)
+    return run.run_id
 
 
 @dataclass
@@ -101,7 +122,6 @@ class Shop:
     cart_url: str
     state: Path
     instance: dg.DagsterInstance
-    environment: dict[str, str] = field(repr=False)
 
     # Both sides.
 
@@ -136,10 +156,16 @@ class Shop:
         """What outlives runs: the quarantine and the baseline."""
         return {path.name: path.read_bytes() for path in self.state.glob("*/*") if path.is_file()}
 
+    def frame(self, asset: str) -> pd.DataFrame:
+        """The asset as a notebook would load it."""
+        frame = build_definitions().load_asset_value(asset, instance=self.instance)
+        assert isinstance(frame, pd.DataFrame)
+        return frame
+
     @property
     def quarantine(self) -> dict[str, dict[str, Any]]:
-        frame = build_definitions().load_asset_value(names.QUARANTINE, instance=self.instance)
-        return {row["source_key"]: row for row in frame.to_dict("records")}
+        """The entries by their source key."""
+        return {entry["source_key"]: dict(entry) for _, entry in self.frame(names.QUARANTINE).iterrows()}
 
     # Runs.
 
@@ -196,4 +222,4 @@ def shop(
     with MongoClient[dict[str, Any]](mongodb_url) as client:
         client.get_default_database().create_collection("products")
     with dg.DagsterInstance.ephemeral() as instance:
-        yield Shop(mongodb_url, cart_url, tmp_path / "state", instance, environment)
+        yield Shop(mongodb_url, cart_url, tmp_path / "state", instance)

@@ -1,6 +1,6 @@
-"""`product-sync` as programs use it: a day in the life of a market, each command a process, its last line one JSON object.
+"""`product-sync` as programs use it: each command a process, the last line of its standard output one JSON object.
 
-The commands run once for the whole module; each test looks at one promise.
+The commands of a day run once for the whole module; each test looks at one promise.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from product_sync.embedded.servers import Servers
 from product_sync_tests.market import Market, Outcome, open_market, product, products
 
 SYNC_KEYS = (
-    "run_id, dry_run, source_count, target_count, missing, changed, extra, inserted, updated, deleted, conflicts,"
-    " taken_back, kept_referenced, quarantined, in_flight, batches, failed_batches, not_attempted_batches, duration_s,"
-    " estimated_s, valid"
-).split(", ")
+    "run_id", "dry_run", "source_count", "target_count", "missing", "changed", "extra", "inserted", "updated",
+    "deleted", "conflicts", "taken_back", "kept_referenced", "quarantined", "in_flight", "batches", "failed_batches",
+    "not_attempted_batches", "duration_s", "estimated_s", "valid",
+)  # fmt: skip
 VALIDATE_KEYS = (
-    "valid, source_count, target_count, missing_in_target, changed, extra_in_target, quarantined, missing_ids,"
-    " changed_ids, extra_ids"
-).split(", ")
-STATS_KEYS = ["source_count", "target_count", "last_sync_at", "last_sync_run_id"]
+    "valid", "source_count", "target_count", "missing_in_target", "changed", "extra_in_target", "quarantined",
+    "missing_ids", "changed_ids", "extra_ids",
+)  # fmt: skip
+STATS_KEYS = ("source_count", "target_count", "last_sync_at", "last_sync_run_id")
 CONNECTION_KEYS = (
-    "reachable, error, version, latency_ms, privileges, lacking, replica_set, table, notes"
-).split(", ")
+    "reachable", "error", "version", "latency_ms", "privileges", "lacking", "replica_set", "table", "notes",
+)  # fmt: skip
 
 MISSING, CHANGED, IN_BOTH = 25, 6, 100
 
@@ -89,9 +89,9 @@ def day(market: Market) -> Day:
 
 def test_every_answer_has_exactly_the_promised_keys_in_their_order(day: Day) -> None:
     for outcome in (day.dry_run, day.sync, day.second_sync):
-        assert list(outcome.answer) == SYNC_KEYS
-    assert list(day.validation.answer) == VALIDATE_KEYS
-    assert list(day.stats_before.answer) == list(day.stats_after.answer) == STATS_KEYS
+        assert tuple(outcome.answer) == SYNC_KEYS
+    assert tuple(day.validation.answer) == VALIDATE_KEYS
+    assert tuple(day.stats_before.answer) == tuple(day.stats_after.answer) == STATS_KEYS
 
 
 def test_standard_output_holds_the_answer_alone(day: Day) -> None:
@@ -192,7 +192,7 @@ def test_doctor_looks_at_both_connections(day: Day, market: Market) -> None:
     mongodb, postgres = outcome.answer["mongodb"], outcome.answer["postgres"]
     assert outcome.status == 0
     assert list(outcome.answer) == ["mongodb", "postgres"]
-    assert list(mongodb) == list(postgres) == CONNECTION_KEYS
+    assert tuple(mongodb) == tuple(postgres) == CONNECTION_KEYS
     assert mongodb["reachable"] is postgres["reachable"] is True
     assert mongodb["version"] == "6.0.5"
     assert int(postgres["version"].partition(".")[0]) >= 13

@@ -1,6 +1,11 @@
 """``product-sync dev``: the embedded servers, the sample catalogue and the Dagster UI, until Ctrl-C."""
 
+from __future__ import annotations
+
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,16 +13,21 @@ from pathlib import Path
 
 from product_sync.embedded import environment
 from product_sync.embedded.catalogue import fill
-from product_sync.embedded.process import is_free, port_in_use
+from product_sync.embedded.errors import EmbeddedServerError, PortInUseError
+from product_sync.embedded.process import LOOPBACK, is_free, port_in_use
 from product_sync.embedded.servers import Servers, running
 
 _STOP_S = 30.0
 
 
 def run_dev(folder: Path, port: int, tell: Callable[[str], None]) -> None:
-    """Returns when it is interrupted, with everything stopped. ``port`` is the UI's."""
+    """Returns when it is interrupted, with everything stopped. ``port`` is the UI's.
+
+    Raises `EmbeddedServerError` if the port is in use, or if a server or the UI does not start.
+    """
     if not is_free(port):
-        raise port_in_use("the Dagster UI", port)
+        taken = port_in_use("The Dagster UI", port)
+        raise PortInUseError(taken.message, hint="Stop that process, or choose another port: --port.")
     new = not (folder / "dagster").exists()
     with running(folder, tell=tell) as servers:
         if new:
@@ -30,7 +40,7 @@ def run_dev(folder: Path, port: int, tell: Callable[[str], None]) -> None:
 
 def _where(servers: Servers, port: int, script: Path) -> str:
     return (
-        f"Dagster UI   http://127.0.0.1:{port}\n"
+        f"Dagster UI   http://{LOOPBACK}:{port}\n"
         f"Data         {servers.folder}\n"
         f"In another shell: `source {script}`, then `product-sync sync`.\n"
         "Ctrl-C stops all of it."
@@ -38,15 +48,32 @@ def _where(servers: Servers, port: int, script: Path) -> str:
 
 
 def _serve(port: int) -> None:
+    """Run ``dagster dev`` until it ends or we are interrupted.
+
+    It gets a session of its own, so that a Ctrl-C on the terminal reaches it once, from us, and while it
+    still has its databases.
+    """
     dagster = shutil.which("dagster", path=str(Path(sys.executable).parent)) or "dagster"
-    command = [dagster, "dev", "-m", "product_sync.definitions", "-h", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command)  # noqa: S603 - our own command line
+    command = [dagster, "dev", "-m", "product_sync.definitions", "-h", LOOPBACK, "-p", str(port)]
+    process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own command line
     try:
-        process.wait()
+        status = process.wait()
     except KeyboardInterrupt:
-        # A Ctrl-C on the terminal reached it too; a SIGTERM reached only us.
-        process.terminate()
-        process.wait(_STOP_S)
+        return
     finally:
+        _stop(process)
+    raise EmbeddedServerError(f"The Dagster UI ended with status {status}.", hint="What it said is above.")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Let Dagster stop its processes; what is left of them after `_STOP_S`, or at a second Ctrl-C, is killed."""
+    try:
         if process.poll() is None:
-            process.kill()
+            process.send_signal(signal.SIGINT)
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -26,10 +26,7 @@ def open_instance(env: Mapping[str, str], state_root: Path) -> Iterator[dg.Dagst
                 f"DAGSTER_HOME is {str(folder)!r}, which is no folder.", hint="Create it or unset it."
             )
     else:
-        folder = state_root / "dagster"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "dagster.yaml").exists():
-            (folder / "dagster.yaml").write_text(_LOCAL, encoding="utf-8")
+        folder = _local_folder(state_root)
     try:
         instance = dg.DagsterInstance.from_config(str(folder.absolute()))
     except OperationalError as error:
@@ -42,3 +39,17 @@ def open_instance(env: Mapping[str, str], state_root: Path) -> Iterator[dg.Dagst
         ) from error
     with instance:
         yield instance
+
+
+def _local_folder(state_root: Path) -> Path:
+    folder = state_root / "dagster"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "dagster.yaml").exists():
+            (folder / "dagster.yaml").write_text(_LOCAL, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot write to the state folder {state_root}: {error.strerror}.",
+            hint="Set PRODUCT_SYNC_STATE to a folder that this user can write to.",
+        ) from error
+    return folder

@@ -47,6 +47,9 @@ def diff_metadata(found: Found) -> Metadata:
 def preview_metadata(session: Session, preview: Preview) -> Metadata:
     return {
         **_numbers(preview.counts),
+        "inserted": 0,
+        "updated": 0,
+        "deleted": 0,
         "batches": preview.estimate.batches,
         "estimated_s": preview.estimate.seconds,
         "estimate": preview.estimate.because or "measured: the first batch was run and rolled back",

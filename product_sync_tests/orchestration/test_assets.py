@@ -13,7 +13,6 @@ import pytest
 
 from product_sync.core.progress import Progress
 from product_sync.orchestration import names
-from product_sync.orchestration.build import build_definitions
 from product_sync_tests.shop import Shop, ids, product
 
 #: A rule of the cart's table that a product can break, which the conversion cannot know.
@@ -54,12 +53,12 @@ def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_d
     assert {"name": "title", "rows": 0} in found["changed_by_column"], "zeros are told"
 
     done = told[names.LOAD]
-    expected = {
+    expected_load: dict[str, Any] = {
         "planned": 3, "inserted": 2, "updated": 1, "deleted": 0, "conflicts": 0, "taken_back": 0, "kept_referenced": 0,
         "quarantined": 0, "batches": 1, "failed_batches": 0, "not_attempted_batches": 0, "retries": 0,
         "stopped": "", "failed": [],
     }  # fmt: skip
-    assert expected.items() <= done.items()
+    assert expected_load.items() <= done.items()
     assert {line["id"] for line in done["first_differences"]} == {"p0000", "p0001", "p0002", "x"}
 
     kept = told[names.QUARANTINE]
@@ -151,8 +150,7 @@ def test_every_asset_loads_as_a_data_frame(shop: Shop) -> None:
     shop.sql("INSERT INTO product VALUES ('x', 't', 1, 'i', 's', 1)")
     shop.run()
     frames = {
-        name: build_definitions().load_asset_value(name, instance=shop.instance)
-        for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.QUARANTINE)
+        name: shop.frame(name) for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.QUARANTINE)
     }
     assert sorted(frames[names.SOURCE_SNAPSHOT]["id"]) == ids(3)
     assert list(frames[names.TARGET_SNAPSHOT]["id"]) == ["x"]
@@ -225,8 +223,7 @@ def test_another_target_never_meets_the_state_of_the_first(shop: Shop, monkeypat
     assert not loaded.success
     assert "product_diff has not been materialised for this source, target and mapping yet" in loaded.failures
     shop.run()
-    frame = build_definitions().load_asset_value(names.TARGET_SNAPSHOT, instance=shop.instance)
-    assert len(frame) == 0
+    assert len(shop.frame(names.TARGET_SNAPSHOT)) == 0, "of the two states, the one that the environment names"
     assert shop.rows == {}
     assert shop.sql("SELECT id FROM other.product") == [("a",)]
 

@@ -15,7 +15,7 @@ import pytest
 from product_sync.orchestration import names
 from product_sync.orchestration.reaping import SILENCE_S, process_tags, reap_dead_runs
 from product_sync.orchestration.sensors import reap_dead_runs_sensor
-from product_sync_tests.shop import Shop
+from product_sync_tests.shop import Shop, record_run
 
 STARTED = dg.DagsterRunStatus.STARTED
 
@@ -36,18 +36,6 @@ def gone() -> dict[str, str]:
     return process_tags() | {names.PROCESS_TAG: f"{process.pid}@{started:.0f}"}
 
 
-def add_run(
-    instance: dg.DagsterInstance,
-    tags: dict[str, str] | None = None,
-    *,
-    job: str = names.SYNC_JOB,
-    status: dg.DagsterRunStatus = STARTED,
-) -> str:
-    run = dg.DagsterRun(job_name=job, status=status, tags=tags or {})
-    instance.add_run(run)
-    return run.run_id
-
-
 def status_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
     run = instance.get_run_by_id(run_id)
     assert run is not None
@@ -66,19 +54,19 @@ def taken() -> bool:
 def test_a_run_whose_process_is_gone_is_marked_as_failed(
     instance: dg.DagsterInstance, gone: dict[str, str], job: str
 ) -> None:
-    run_id = add_run(instance, gone, job=job)
+    run_id = record_run(instance, tags=gone, job=job)
     assert reap_dead_runs(instance, lock_is_free=taken) == [run_id]
     assert status_of(instance, run_id) is dg.DagsterRunStatus.FAILURE
     assert "is gone" in "".join(entry.message for entry in instance.all_logs(run_id))
 
 
 def test_a_process_that_got_the_number_of_a_killed_one_does_not_pass_for_it(instance: dg.DagsterInstance) -> None:
-    run_id = add_run(instance, process_tags() | {names.PROCESS_TAG: f"{os.getpid()}@1"})
+    run_id = record_run(instance, tags=process_tags() | {names.PROCESS_TAG: f"{os.getpid()}@1"})
     assert reap_dead_runs(instance, lock_is_free=taken) == [run_id]
 
 
 def test_a_run_that_lives_is_left_alone(instance: dg.DagsterInstance) -> None:
-    run_id = add_run(instance, process_tags())
+    run_id = record_run(instance, tags=process_tags())
     assert reap_dead_runs(instance, lock_is_free=free) == []
     assert status_of(instance, run_id) is STARTED
 
@@ -86,7 +74,7 @@ def test_a_run_that_lives_is_left_alone(instance: dg.DagsterInstance) -> None:
 def test_a_process_on_another_host_is_not_looked_for_on_this_one(
     instance: dg.DagsterInstance, gone: dict[str, str]
 ) -> None:
-    add_run(instance, gone | {names.HOST_TAG: "elsewhere"})
+    record_run(instance, tags=gone | {names.HOST_TAG: "elsewhere"})
     assert reap_dead_runs(instance, lock_is_free=free) == []
 
 
@@ -94,7 +82,7 @@ def test_a_process_on_another_host_is_not_looked_for_on_this_one(
 def test_a_silent_run_is_dead_if_nobody_holds_the_lock(
     instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
-    run_id = add_run(instance, status=status)
+    run_id = record_run(instance, status)
     later = time.time() + SILENCE_S + 1
     assert reap_dead_runs(instance, lock_is_free=taken, clock=lambda: later) == []
     assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: later - 60) == []
@@ -102,12 +90,12 @@ def test_a_silent_run_is_dead_if_nobody_holds_the_lock(
 
 
 def test_a_run_that_waits_in_the_queue_is_not_silent(instance: dg.DagsterInstance) -> None:
-    add_run(instance, status=dg.DagsterRunStatus.QUEUED)
+    record_run(instance, dg.DagsterRunStatus.QUEUED)
     assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: time.time() + 10 * SILENCE_S) == []
 
 
 def test_a_run_that_said_something_a_minute_ago_is_alive(instance: dg.DagsterInstance) -> None:
-    run_id = add_run(instance)
+    run_id = record_run(instance)
     run = instance.get_run_by_id(run_id)
     assert run is not None
     instance.report_engine_event("load: 100/200", run)
@@ -115,7 +103,7 @@ def test_a_run_that_said_something_a_minute_ago_is_alive(instance: dg.DagsterIns
 
 
 def test_the_sensor_reaps_and_says_what_it_did(shop: Shop, instance: dg.DagsterInstance, gone: dict[str, str]) -> None:
-    run_id = add_run(instance, gone)
+    run_id = record_run(instance, tags=gone)
     said = reap_dead_runs_sensor(dg.build_sensor_context(instance=instance))
     assert isinstance(said, dg.SkipReason)
     assert run_id in (said.skip_message or "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from product_sync.core.progress import Progress
@@ -40,9 +42,7 @@ def test_a_run_that_lacks_a_variable_fails_and_names_it(shop: Shop, monkeypatch:
     ("switches", "named"),
     [({"batch_size": 0}, "batch_size"), ({"batch_delay_ms": -1}, "batch_delay_ms"), ({"extra": "drop"}, "extra")],
 )
-def test_a_setting_out_of_bounds_fails_the_run_and_is_named(
-    shop: Shop, switches: dict[str, object], named: str
-) -> None:
+def test_a_setting_out_of_bounds_fails_the_run_and_is_named(shop: Shop, switches: dict[str, Any], named: str) -> None:
     outcome = shop.run(**switches)
     assert not outcome.success
     assert named in outcome.failures

@@ -12,12 +12,20 @@ from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.schedules import UNFINISHED, sync_schedule
 from product_sync.settings import ScheduleSettings
+from product_sync_tests.shop import record_run
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("instance"))) as opened:
+        yield opened
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as opened:
-        yield opened
+def instance(opened: dg.DagsterInstance) -> dg.DagsterInstance:
+    """Without any run."""
+    opened.wipe()
+    return opened
 
 
 def tick(instance: dg.DagsterInstance) -> tuple[int, str]:
@@ -65,25 +73,20 @@ def test_a_tick_starts_the_sync(instance: dg.DagsterInstance) -> None:
 def test_a_tick_is_skipped_with_a_reason_while_a_run_is_queued_or_in_progress(
     instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
-    run = dg.DagsterRun(job_name=names.SYNC_JOB, status=status)
-    instance.add_run(run)
+    run_id = record_run(instance, status)
     requested, reason = tick(instance)
     assert requested == 0
-    assert run.run_id in reason
+    assert run_id in reason
 
 
 def test_a_tick_is_skipped_while_a_run_of_the_materialize_button_is_in_progress(instance: dg.DagsterInstance) -> None:
-    selection = frozenset({dg.AssetKey(names.LOAD)})
-    instance.add_run(
-        dg.DagsterRun(job_name="__ASSET_JOB", status=dg.DagsterRunStatus.STARTED, asset_selection=selection)
-    )
+    record_run(instance, job="__ASSET_JOB", assets=frozenset({dg.AssetKey(names.LOAD)}))
     assert tick(instance)[0] == 0
 
 
 def test_runs_of_other_projects_and_runs_that_have_ended_do_not_keep_a_tick_back(instance: dg.DagsterInstance) -> None:
-    others = frozenset({dg.AssetKey("invoices")})
-    instance.add_run(dg.DagsterRun(job_name="__ASSET_JOB", status=dg.DagsterRunStatus.STARTED, asset_selection=others))
-    instance.add_run(dg.DagsterRun(job_name="invoicing", status=dg.DagsterRunStatus.STARTED))
+    record_run(instance, job="__ASSET_JOB", assets=frozenset({dg.AssetKey("invoices")}))
+    record_run(instance, job="invoicing")
     for status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
-        instance.add_run(dg.DagsterRun(job_name=names.SYNC_JOB, status=status))
+        record_run(instance, status)
     assert tick(instance) == (1, "")

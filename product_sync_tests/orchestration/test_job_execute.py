@@ -1,0 +1,196 @@
+"""``dagster job execute``, as a person or a crontab types it: configuration, exit status, signals, secrets."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+from pymongo import MongoClient
+
+from product_sync.orchestration import names
+from product_sync.orchestration.build import build_definitions
+from product_sync_tests.shop import Outcome, Shop, ids, product
+
+DAGSTER = str(Path(sys.executable).with_name("dagster"))
+EXECUTE = [DAGSTER, "job", "execute", "-m", "product_sync.definitions", "-j"]
+CONFIGURATION = Path(__file__).parents[2] / "dagster.yaml"
+
+
+@pytest.fixture
+def home(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Dagster instance with the project's settings, on SQLite."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    lines = CONFIGURATION.read_text().splitlines(keepends=True)
+    (folder / "dagster.yaml").write_text(
+        "".join(line for line in lines if line.startswith(("telemetry", "nux", "python_logs")))
+    )
+    monkeypatch.setenv("DAGSTER_HOME", str(folder))
+    monkeypatch.setenv("SYNC_BATCH_DELAY_MS", "0")
+    return folder
+
+
+@pytest.fixture
+def instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(str(home)) as opened:
+        yield opened
+
+
+def execute(job: str, *, config: str = "", folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command; ``config`` is the content of the file for ``-c``."""
+    command = [*EXECUTE, job]
+    if config:
+        (folder / "run.yaml").write_text(config)
+        command += ["-c", str(folder / "run.yaml")]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+
+
+def newest(instance: dg.DagsterInstance) -> Outcome:
+    run = instance.get_runs(limit=1)[0]
+    return Outcome(instance, run.run_id, run.is_success)
+
+
+def test_definitions_load_with_no_variable_set_and_no_server_reachable(tmp_path: Path) -> None:
+    program = (
+        "from product_sync.definitions import defs; print(sorted(job.name for job in defs.resolve_all_job_defs()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, env={}, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in names.JOB_NAMES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dagster_finds_the_definitions_valid(home: Path) -> None:
+    done = subprocess.run(
+        [DAGSTER, "definitions", "validate", "-m", "product_sync.definitions"],
+        check=False, capture_output=True, text=True, timeout=120, cwd=home,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dry_run_then_a_sync_then_a_validation_that_fails(
+    shop: Shop, home: Path, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    shop.sql("ALTER TABLE product ADD CONSTRAINT not_negative CHECK (price >= 0)")
+    shop.put(*(product(name) for name in ids(100)), product("bad", price=-1))
+
+    dry = execute(names.SYNC_JOB, config="dry_run: true\nbatch_size: 50\n", folder=tmp_path)
+    assert dry.returncode == 0, dry.stderr
+    assert shop.rows == {}
+
+    real = execute(names.SYNC_JOB, folder=tmp_path)
+    assert real.returncode == 0, real.stderr
+    assert len(shop.rows) == 100
+    assert "Row bad goes to the quarantine" in newest(instance).log, "failures are in the run's own log"
+
+    # Two checks in processes of their own, which need the same reading at the same time.
+    shop.sql("DELETE FROM product WHERE id = 'p0000'")
+    config = "resources: {sync: {config: {settle_seconds: 0}}}\nexecution: {config: {multiprocess: {}}}\n"
+    red = execute(names.VALIDATE_JOB, config=config, folder=tmp_path)
+    assert red.returncode == 1
+    assert newest(instance).checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["p0000"]
+    assert len(newest(instance).checks) == 4
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"dryrun": True},
+        {"ops": {"product_load": {"config": {"dryrun": True}}}},
+        {"resources": {"sync": {"config": {"dryrun": True}}}},
+        {"dry_run": "perhaps"},
+    ],
+)
+def test_a_typo_in_the_configuration_is_refused_before_anything_is_done(shop: Shop, config: dict[str, object]) -> None:
+    job = build_definitions().resolve_job_def(names.SYNC_JOB)
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        job.execute_in_process(instance=shop.instance, run_config=config)
+    assert not shop.state.exists()
+
+
+def test_sigterm_rolls_back_the_batch_and_frees_the_lock_and_the_next_run_converges(
+    shop: Shop, home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.put(*(product(name) for name in ids(30)))
+    monkeypatch.setenv("SYNC_BATCH_SIZE", "10")
+    with psycopg.connect(shop.cart_url) as other:
+        # The second batch waits for this row, in the middle of its transaction.
+        other.execute("INSERT INTO product VALUES ('p0015', 't', 1, 'i', 's', 1)")
+        process = subprocess.Popen([*EXECUTE, names.SYNC_JOB], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: waiting(other) == 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) != 0
+        assert waiting(other) == 0
+        assert other.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).fetchone() == (0,)
+        other.rollback()
+    assert len(shop.rows) == 10, "the first batch stays, the second is gone"
+    [run] = instance.get_runs(limit=1)
+    # Dagster says "cancelled" only where it was asked to terminate the run; a bare signal it counts as a failure.
+    assert run.status is dg.DagsterRunStatus.FAILURE
+    assert "interrupted" in newest(instance).log
+    assert shop.run().success
+    assert sorted(shop.rows) == ids(30)
+
+
+def waiting(connection: psycopg.Connection) -> int:
+    """How many sessions of ours wait for a lock in this database."""
+    row = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    ).fetchone()
+    connection.execute("SELECT pg_stat_clear_snapshot()")
+    return int(row[0]) if row else 0
+
+
+def wait_until(holds: object, seconds: float = 60.0) -> None:
+    assert callable(holds)
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def test_no_password_is_in_any_file_of_the_instance_after_success_and_after_failures(
+    shop: Shop, home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mongo_secret, cart_secret, wrong = "planted-in-mongo-1", "planted-in-cart-2", "wrong-planted-3"
+    database = shop.mongodb_url.rpartition("/")[2].partition("?")[0]
+    with MongoClient[dict[str, object]](shop.mongodb_url) as client:
+        client[database].command("createUser", "planted", pwd=mongo_secret, roles=["readWrite"])
+    shop.sql("DROP ROLE IF EXISTS planted")
+    shop.sql(f"CREATE ROLE planted LOGIN SUPERUSER PASSWORD '{cart_secret}'")
+
+    def urls(mongo: str, cart: str) -> None:
+        host = shop.mongodb_url.removeprefix("mongodb://")
+        monkeypatch.setenv("PRODUCT_SERVICE_MONGODB_URL", f"mongodb://planted:{mongo}@{host}&authSource={database}")
+        monkeypatch.setenv("CART_DB_URL", f"postgresql://planted:{cart}@{shop.cart_url.rpartition('@')[2]}")
+
+    shop.put(product("a"))
+    recorded = Shop(shop.mongodb_url, shop.cart_url, shop.state, instance)
+    try:
+        urls(mongo_secret, cart_secret)
+        assert recorded.run().success
+        shop.put(product("b"))
+        shop.sql("CREATE RULE ro AS ON INSERT TO product DO INSTEAD SELECT 1 / 0")
+        assert not recorded.run().success
+        urls(wrong, cart_secret)
+        assert "refused" in recorded.run().failures
+        urls(mongo_secret, wrong)
+        assert "refused user 'planted'" in recorded.run().failures
+    finally:
+        shop.sql("DROP ROLE planted")
+    places = [path for folder in (home, shop.state) for path in folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in places)
+    for secret in (mongo_secret, cart_secret, wrong):
+        assert [path.name for path in places if secret.encode() in path.read_bytes()] == []

@@ -1,0 +1,233 @@
+"""A real webserver with a real daemon, the project's ``dagster.yaml`` and Dagster's storage on PostgreSQL.
+
+What the UI does goes through GraphQL, so the tests speak it: Materialize, execute a check, launch, Terminate, the
+schedule. One pair of processes serves all tests of this module; each of them leaves the two sides equal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from pymongo import MongoClient
+
+from product_sync.embedded.process import free_port
+from product_sync.embedded.servers import Servers
+from product_sync.orchestration import names
+from product_sync.orchestration.reaping import reap_dead_runs
+from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
+from product_sync_tests.shop import Outcome, Shop, ids, product
+
+ROOT = Path(__file__).parents[2]
+DAGSTER = str(Path(sys.executable).with_name("dagster"))
+QUICK: dict[str, Any] = {"batch_delay_ms": 0, "settle_seconds": 0.0}
+#: Ten batches, a second apart.
+SLOW: dict[str, Any] = {"batch_size": 1, "batch_delay_ms": 1000, "settle_seconds": 0.0}
+LAUNCH = """
+mutation ($parameters: ExecutionParams!) {
+  launchRun(executionParams: $parameters) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}
+"""
+TERMINATE = "mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"
+START_SCHEDULE = "mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) { __typename } }"
+LOCATION = {"repositoryLocationName": "product_sync", "repositoryName": "__repository__"}
+
+
+@dataclass
+class Server:
+    """The webserver's GraphQL, and the shop that its runs work on."""
+
+    url: str
+    shop: Shop
+
+    def ask(self, query: str, **variables: object) -> dict[str, Any]:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})  # noqa: S310 - our own
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - our own
+            content: dict[str, Any] = json.load(answer)
+        assert "errors" not in content, content
+        data: dict[str, Any] = content["data"]
+        return data
+
+    def launch(self, job: str, sync: dict[str, Any] | None = None, **selection: object) -> str:
+        """Launch a run as the UI does; returns its id. ``selection`` is of assets or checks."""
+        config = {"resources": {"sync": {"config": QUICK if sync is None else sync}}}
+        selector = {**LOCATION, "jobName": job, **selection}
+        launched = self.ask(LAUNCH, parameters={"selector": selector, "runConfigData": config})["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
+
+    def record(self, run_id: str) -> dg.RunRecord:
+        record = self.shop.instance.get_run_record_by_id(run_id)
+        assert record is not None
+        return record
+
+    def status(self, run_id: str) -> dg.DagsterRunStatus:
+        return self.record(run_id).dagster_run.status
+
+    def finished(self, run_id: str) -> Outcome:
+        wait_until(lambda: self.record(run_id).dagster_run.is_finished)
+        return Outcome(self.shop.instance, run_id, self.record(run_id).dagster_run.is_success)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def server(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("home")
+    (home / "dagster.yaml").write_bytes((ROOT / "dagster.yaml").read_bytes())
+    port = free_port()
+    with (
+        mongodb_database(servers) as mongodb_url,
+        cart_database(servers) as cart_url,
+        cart_database(servers) as storage_url,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        create_product_table(cart_url)
+        with MongoClient[dict[str, Any]](mongodb_url) as client:
+            client.get_default_database().create_collection("products")
+        environment = {
+            "PRODUCT_SERVICE_MONGODB_URL": mongodb_url,
+            "CART_DB_URL": cart_url,
+            "PRODUCT_SYNC_STATE": str(home / "state"),
+            "DAGSTER_HOME": str(home),
+            "DAGSTER_PG_URL": storage_url.replace("postgresql://", "postgresql+psycopg2://"),
+            "SYNC_CRON_SCHEDULE": "* * * * *",
+            "SYNC_BATCH_DELAY_MS": "0",
+        }
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        with (
+            dg.DagsterInstance.from_config(str(home)) as instance,
+            dagster_dev(home, port),
+        ):
+            shop = Shop(mongodb_url, cart_url, home / "state", instance)
+            yield Server(f"http://127.0.0.1:{port}/graphql", shop)
+
+
+@contextmanager
+def dagster_dev(home: Path, port: int) -> Iterator[None]:
+    """``dagster dev`` with the project's workspace, until the block ends."""
+    command = [DAGSTER, "dev", "-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    log = home / "dagster-dev.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=home)
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    try:
+        wait_until(answers)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+
+
+def test_what_the_ui_launches_runs_one_after_the_other(server: Server) -> None:
+    shop = server.shop
+    shop.put(*(product(name) for name in ids(5)))
+    pipeline = [
+        {"path": [name]}
+        for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD, names.QUARANTINE)
+    ]
+    checks = [{"assetKey": {"path": [names.LOAD]}, "name": names.TARGET_MATCHES_SOURCE}]
+    dry = server.launch("__ASSET_JOB", {**QUICK, "dry_run": True}, assetSelection=pipeline)
+    check = server.launch("__ASSET_JOB", assetSelection=[], assetCheckSelection=checks)
+    materialize = server.launch("__ASSET_JOB", assetSelection=pipeline)
+    job = server.launch(names.SYNC_JOB)
+    wait_until(lambda: server.status(dry) is not dg.DagsterRunStatus.QUEUED)
+    assert server.status(job) is dg.DagsterRunStatus.QUEUED, "it waits for the others"
+
+    assert server.finished(dry).success
+    assert server.finished(dry).observed[names.LOAD]["missing"] == 5
+    assert names.LOAD not in server.finished(dry).materialized
+
+    checked = server.finished(check)
+    assert not checked.success
+    assert set(checked.checks) == {names.TARGET_MATCHES_SOURCE}
+    assert checked.checks[names.TARGET_MATCHES_SOURCE].metadata["missing"].value == 5, "the dry run wrote nothing"
+
+    assert server.finished(materialize).materialized[names.LOAD]["inserted"] == 5
+    assert server.finished(job).materialized[names.LOAD]["inserted"] == 0
+    assert sorted(shop.rows) == ids(5)
+    times = [(server.record(run).start_time, server.record(run).end_time) for run in (dry, check, materialize, job)]
+    for (_, ended), (started, _) in pairwise(times):
+        assert ended is not None
+        assert started is not None
+        assert ended <= started
+
+
+def test_terminate_rolls_back_frees_the_lock_and_the_next_run_converges(server: Server) -> None:
+    shop = server.shop
+    shop.put(*(product(f"t{number}") for number in range(10)))
+    run_id = server.launch(names.SYNC_JOB, SLOW)
+    wait_until(lambda: "t1" in shop.rows)
+    assert server.ask(TERMINATE, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    wait_until(lambda: server.record(run_id).dagster_run.is_finished)
+    assert server.status(run_id) is dg.DagsterRunStatus.CANCELED
+    assert "t9" not in shop.rows
+    assert server.finished(server.launch(names.SYNC_JOB)).success
+    assert {f"t{number}" for number in range(10)} <= set(shop.rows)
+
+
+def test_a_killed_run_is_marked_as_failed_and_the_queue_goes_on(server: Server) -> None:
+    shop = server.shop
+    shop.put(*(product(f"k{number}") for number in range(10)))
+    run_id = server.launch(names.SYNC_JOB, SLOW)
+    wait_until(lambda: "k1" in shop.rows)
+    process, _, _ = server.record(run_id).dagster_run.tags[names.PROCESS_TAG].partition("@")
+    os.kill(int(process), signal.SIGKILL)
+    after = server.launch(names.SYNC_JOB)
+    # The sensor looks every 30 seconds; this is what it does.
+    wait_until(
+        lambda: (
+            run_id in reap_dead_runs(shop.instance, lock_is_free=lambda: False)
+            or server.status(run_id).value == "FAILURE"
+        )
+    )
+    assert server.status(run_id) is dg.DagsterRunStatus.FAILURE
+    assert server.finished(after).success
+    assert {f"k{number}" for number in range(10)} <= set(shop.rows)
+
+
+def test_the_daemon_runs_the_schedule(server: Server) -> None:
+    server.shop.put(product("scheduled"))
+    selector = {**LOCATION, "scheduleName": "product_sync_schedule"}
+    started = server.ask(START_SCHEDULE, selector=selector)["startSchedule"]
+    assert started["__typename"] == "ScheduleStateResult"
+    wait_until(lambda: "scheduled" in server.shop.rows)
+    by_schedule = dg.RunsFilter(tags={"dagster/schedule_name": "product_sync_schedule"})
+    [record, *_] = server.shop.instance.get_run_records(by_schedule)
+    assert server.finished(record.dagster_run.run_id).success

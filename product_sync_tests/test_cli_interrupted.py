@@ -1,0 +1,100 @@
+"""Whatever ends a sync in mid-load: whole batches stay, the lock is free, the history knows, the next sync goes on."""
+
+from __future__ import annotations
+
+import signal
+
+import psycopg
+import pytest
+
+from product_sync import api
+from product_sync.adapters.postgres.lock import lock_holder
+from product_sync.core.model import TargetTable
+from product_sync.orchestration.instance import open_instance
+from product_sync_tests.market import Market, products, wait_until
+
+BATCH, ALL = 10, 60
+PRODUCT = TargetTable("public", "product", (), ("id",))
+
+
+def status_of_run(market: Market, run_id: str) -> str:
+    with open_instance({}, market.state) as instance:
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        return run.status.value
+
+
+def only_run(market: Market) -> str:
+    with open_instance({}, market.state) as instance:
+        (run,) = instance.get_runs()
+        return run.run_id
+
+
+def assert_the_next_sync_goes_on(market: Market, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    market.enter(monkeypatch)
+    report = api.sync(batch_delay_ms=0).raise_for_error()
+    assert (report.inserted, report.valid) == (left, True)
+    assert len(market.rows()) == ALL
+
+
+def test_ctrl_c_keeps_the_batches_that_are_done(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    market.stock(products(ALL))
+    with market.start("sync", "--json", "--batch-size", str(BATCH), "--delay-ms", "2000") as command:
+        command.wait_until(lambda: len(market.rows()) >= 2 * BATCH)
+        outcome = command.send(signal.SIGINT)
+
+    written = len(market.rows())
+    assert outcome.status == 130
+    assert outcome.error["code"] == "cancelled"
+    assert "Traceback" not in outcome.stderr
+    assert written % BATCH == 0
+    assert written < ALL
+    assert (outcome.answer["missing"], outcome.answer["inserted"]) == (ALL, written)
+    assert outcome.answer["batches"] == written / BATCH
+    assert outcome.answer["valid"] is outcome.answer["not_attempted_batches"] is None
+    assert status_of_run(market, outcome.answer["run_id"]) == "CANCELED"
+    assert lock_holder(market.cart_url, PRODUCT) is None
+    assert_the_next_sync_goes_on(market, monkeypatch, ALL - written)
+
+
+def test_sigterm_rolls_the_batch_under_way_back(market: Market) -> None:
+    market.stock(products(ALL))
+    command = market.start("sync", "--json", "--batch-size", str(BATCH), "--delay-ms", "0")
+    with psycopg.connect(market.cart_url) as other, command as running:
+        # The second batch has to wait for this row, with its first five rows written already.
+        other.execute("INSERT INTO product VALUES ('p0015', 'by another', 1, 'i', 's', 1)")
+        running.wait_until(lambda: market.sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        outcome = running.send(signal.SIGTERM)
+        other.rollback()
+
+    assert outcome.status == 130
+    assert outcome.error["code"] == "cancelled"
+    assert sorted(market.rows()) == [f"p{number:04}" for number in range(BATCH)]
+    assert outcome.answer["inserted"] == BATCH
+    assert status_of_run(market, outcome.answer["run_id"]) == "CANCELED"
+    assert lock_holder(market.cart_url, PRODUCT) is None
+
+
+def test_a_killed_sync_is_marked_as_failed_by_the_next(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    market.stock(products(ALL))
+    with market.start("sync", "--batch-size", str(BATCH), "--delay-ms", "30000") as command:
+        command.wait_until(lambda: len(market.rows()) == BATCH)
+        command.send(signal.SIGKILL)
+    killed = only_run(market)
+    assert status_of_run(market, killed) == "STARTED"
+    wait_until(lambda: lock_holder(market.cart_url, PRODUCT) is None)
+
+    assert_the_next_sync_goes_on(market, monkeypatch, ALL - BATCH)
+    assert status_of_run(market, killed) == "FAILURE"
+
+
+def test_a_sync_beside_another_is_told_who_it_is(market: Market) -> None:
+    market.stock(products(ALL))
+    with market.start("sync", "--batch-size", str(BATCH), "--delay-ms", "30000") as first:
+        first.wait_until(lambda: len(market.rows()) == BATCH)
+        second = market.run("sync", "--json")
+    assert second.status == 3
+    assert second.error["code"] == "already_running"
+    assert f":{first.process.pid} " in second.error["message"]
+    assert second.answer["inserted"] is None
+    assert len(market.rows()) == BATCH

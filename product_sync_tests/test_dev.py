@@ -1,0 +1,76 @@
+"""`product-sync dev`: the servers and the Dagster UI, until an interrupt stops all of it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from product_sync.embedded.process import LOOPBACK, free_port
+from product_sync.embedded.servers import remove
+from product_sync_tests.market import clean_environment, wait_until
+
+
+def test_it_serves_the_ui_and_one_interrupt_stops_everything(tmp_path: Path) -> None:
+    folder, port = tmp_path / "data", free_port()
+    command = [sys.executable, "-m", "product_sync.cli", "dev", "--folder", str(folder), "--port", str(port)]
+    log = tmp_path / "log"
+    try:
+        with (
+            log.open("w") as output,
+            subprocess.Popen(command, env=clean_environment(), stdout=output, stderr=subprocess.STDOUT) as dev,
+        ):
+            try:
+                wait_until(lambda: dev.poll() is not None or answers(port))
+                assert dev.poll() is None, log.read_text()
+                below = psutil.Process(dev.pid).children(recursive=True)
+                assert any("postgres" in process.name() for process in below)
+                dev.send_signal(signal.SIGINT)
+                assert dev.wait(60) == 0, log.read_text()
+            finally:
+                dev.kill()
+        wait_until(lambda: not any(map(is_alive, below)))
+    finally:
+        remove(folder)
+    said = log.read_text()
+    assert f"http://{LOOPBACK}:{port}" in said
+    assert "Everything is stopped." in said
+
+
+def test_a_port_in_use_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        shown = subprocess.run(
+            [sys.executable, "-m", "product_sync.cli", "dev", "--folder", str(tmp_path / "data"), "--port", str(port)],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert shown.returncode not in (0, 130)
+    assert f"{LOOPBACK}:{port}" in shown.stderr
+    assert "--port" in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/server_info", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False

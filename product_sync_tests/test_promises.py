@@ -1,0 +1,153 @@
+"""What the original design promised, one test a promise, through the whole pipeline on the real servers."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from bson import Binary, Int64, ObjectId
+from pymongo import monitoring
+
+from product_sync.core.progress import Progress
+from product_sync.orchestration import names
+from product_sync_tests.shop import Shop, ids, product, shop
+
+__all__ = ["shop"]
+
+
+def transactions(shop: Shop) -> list[int]:
+    """How many rows of the table each transaction wrote, largest first."""
+    return [count for (count,) in shop.sql("SELECT count(*) FROM product GROUP BY xmin ORDER BY 1 DESC")]
+
+
+def test_products_are_written_in_batches_of_a_hundred_each_in_a_transaction_of_its_own(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(250)))
+    outcome = shop.run()
+    assert outcome.materialized[names.LOAD]["batches"] == 3
+    assert transactions(shop) == [100, 100, 50]
+
+
+def test_only_what_is_missing_or_changed_is_written(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(20)))
+    assert shop.run().success
+    before = shop.fingerprint
+    shop.put(product("p0007", price=7), product("new"))
+    done = shop.run().materialized[names.LOAD]
+    assert (done["inserted"], done["updated"]) == (1, 1)
+    assert [row for row in shop.fingerprint if row in before] == [row for row in before if "p0007" not in row[2]]
+
+
+def test_a_second_sync_writes_nothing(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(20)))
+    assert shop.run().success
+    before = shop.fingerprint
+    assert shop.run().materialized[names.LOAD]["planned"] == 0
+    assert shop.fingerprint == before
+
+
+def test_both_sides_are_compared_as_sets_and_no_product_is_looked_up_alone(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(300)))
+    assert shop.run().success
+    asked = _Commands()
+    monitoring.register(asked)
+    try:
+        assert shop.run().success
+    finally:
+        asked.deaf = True
+    assert asked.finds <= 3, "a page, the empty page after it, and nothing for each product"
+
+
+def test_a_dry_run_writes_nothing(shop: Shop) -> None:
+    shop.put(product("a"))
+    assert shop.run(dry_run=True).observed[names.LOAD]["missing"] == 1
+    assert shop.rows == {}
+
+
+def test_progress_is_told_after_every_batch(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(5)))
+    heard: list[Progress] = []
+    shop.run(batch_size=2, on_progress=heard.append)
+    load = [progress for progress in heard if progress.stage == "load"]
+    assert [(progress.done, progress.total, progress.percent) for progress in load] == [
+        (2, 5, 40.0), (4, 5, 80.0), (5, 5, 100.0),
+    ]  # fmt: skip
+
+
+def test_there_is_a_pause_between_two_batches(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(3)))
+    done = shop.run(batch_size=1, batch_delay_ms=300).materialized[names.LOAD]
+    assert done["duration_s"] >= 0.6
+
+
+def test_a_batch_that_fails_does_not_stop_the_next_one_and_is_logged(shop: Shop) -> None:
+    shop.sql(
+        "CREATE FUNCTION busy() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'deadlock, says the trigger' USING ERRCODE = '40P01'; END $$"
+    )
+    shop.sql(
+        "CREATE TRIGGER busy BEFORE INSERT ON product FOR EACH ROW WHEN (NEW.id = 'p0003') EXECUTE FUNCTION busy()"
+    )
+    shop.put(*(product(name) for name in ids(9)))
+    outcome = shop.run(batch_size=3, retry_s=0.2)
+    done = outcome.materialized[names.LOAD]
+    assert not outcome.success
+    assert (done["batches"], done["failed_batches"], done["inserted"]) == (3, 1, 6)
+    assert done["failed"][0]["keys"] == "p0003, p0004, p0005"
+    assert "deadlock, says the trigger" in done["failed"][0]["cause"]
+
+
+def test_one_bad_row_costs_one_row(shop: Shop) -> None:
+    shop.sql("ALTER TABLE product ADD CONSTRAINT not_negative CHECK (price >= 0)")
+    shop.put(*(product(name) for name in ids(199)), product("bad", price=-1))
+    outcome = shop.run()
+    assert outcome.success
+    assert outcome.materialized[names.LOAD]["inserted"] == 199
+
+
+def test_two_syncs_never_write_at_once(shop: Shop) -> None:
+    shop.put(product("a"))
+    with shop.locked():
+        assert not shop.run().success
+    assert shop.rows == {}
+    assert shop.run().success
+
+
+def test_ids_become_text_without_loss(shop: Shop) -> None:
+    uuid = UUID("12345678-1234-5678-1234-567812345678")
+    kinds = ["legacy-1", 42, Int64(2**40), ObjectId("507f1f77bcf86cd799439011"), Binary.from_uuid(uuid)]
+    shop.put(*(product("x") | {"_id": kind} for kind in kinds))
+    assert shop.run().success
+    assert set(shop.rows) == {"legacy-1", "42", str(2**40), "507f1f77bcf86cd799439011", str(uuid)}
+
+
+def test_a_newer_value_is_never_overwritten(shop: Shop) -> None:
+    """The event of a change arrives between our comparison and our batch."""
+    shop.put(product("a"))
+    assert shop.run().success
+    shop.put(product("a", price=600))
+
+    def event(progress: Progress) -> None:
+        if progress.stage == "read target":
+            shop.put(product("a", price=700))
+            shop.sql("UPDATE product SET price = 700 WHERE id = 'a'")
+
+    done = shop.run(on_progress=event).materialized[names.LOAD]
+    assert (done["updated"], done["conflicts"]) == (0, 1)
+    assert shop.rows["a"][0] == 700
+
+
+class _Commands(monitoring.CommandListener):
+    """Counts the reads of the collection. Listeners cannot be taken back, hence ``deaf``."""
+
+    def __init__(self) -> None:
+        self.finds = 0
+        self.deaf = False
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if not self.deaf and event.command_name == "find":
+            self.finds += 1
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Not of interest."""
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Not of interest."""

@@ -1,0 +1,131 @@
+"""The steps of a run without an orchestrator: what they build on, and what they leave when they are cut off."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from product_sync import judging
+from product_sync.adapters import state
+from product_sync.core.errors import StalePlan
+from product_sync.core.progress import OnProgress, Progress, no_progress
+from product_sync.core.timing import SYSTEM_TIMING
+from product_sync.plan import newest_plan
+from product_sync.session import Session, count_both, lock_holder, open_session, reflect_layout
+from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path
+from product_sync_tests.shop import Shop, ids, product, shop
+
+__all__ = ["shop"]
+
+
+def begin(shop: Shop, *, on_progress: OnProgress = no_progress, **settings: object) -> Session:
+    """The session of a new run."""
+    target = TargetAddress(shop.cart_url)
+    return open_session(
+        SourceAddress(shop.mongodb_url),
+        target,
+        SyncSettings.resolve({}, {"batch_delay_ms": 0, "settle_seconds": 0.0, **settings}),
+        reflect_layout(target, mapping_path({})),
+        state_root=shop.state,
+        run_id=str(uuid4()),
+        on_progress=on_progress,
+    )
+
+
+def read_and_compare(session: Session) -> Session:
+    session.snapshot_source()
+    session.snapshot_target()
+    session.diff()
+    return session
+
+
+def test_a_step_uses_the_files_of_its_own_run_and_not_newer_ones_of_another(shop: Shop) -> None:
+    shop.put(product("a"))
+    mine = read_and_compare(begin(shop))
+    shop.put(product("b"))
+    read_and_compare(begin(shop))
+    assert mine.load().inserted == 1
+    assert list(shop.rows) == ["a"]
+
+
+def test_a_diff_whose_source_snapshot_is_gone_is_refused(shop: Shop) -> None:
+    shop.put(product("a"))
+    first = begin(shop)
+    first.snapshot_source()
+    first.snapshot_target()
+    second = begin(shop)
+    second.diff()
+    shutil.rmtree(first.files.folder)
+    with pytest.raises(StalePlan, match="no longer there"):
+        second.load()
+
+
+def test_a_diff_is_as_old_as_the_reading_it_was_made_from(shop: Shop) -> None:
+    shop.put(product("a"))
+    session = read_and_compare(begin(shop))
+    started = datetime.now(UTC)
+    newest_plan(session.folder, session.files, started + timedelta(minutes=59))
+    with pytest.raises(StalePlan, match="61 minutes old"):
+        newest_plan(session.folder, session.files, started + timedelta(minutes=61, seconds=1))
+
+
+def test_a_cancelled_load_leaves_its_counts_frees_the_lock_and_keeps_the_quarantine(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(5)))
+
+    def cancel(progress: Progress) -> None:
+        if progress.stage == "load" and progress.done == 2:
+            raise KeyboardInterrupt
+
+    session = read_and_compare(begin(shop, on_progress=cancel, batch_size=1))
+    with pytest.raises(KeyboardInterrupt):
+        session.load()
+    assert session.loaded().inserted == 2
+    assert lock_holder(TargetAddress(shop.cart_url), mapping_path({})) is None
+    assert session.previous_quarantine is None
+    assert read_and_compare(begin(shop)).load().inserted == 3
+
+
+def test_the_holder_of_the_lock_is_named(shop: Shop) -> None:
+    with shop.locked():
+        holder = lock_holder(TargetAddress(shop.cart_url), mapping_path({}))
+    assert holder is not None
+    assert "another sync" in holder
+
+
+def test_both_sides_are_counted_and_not_estimated(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(7)))
+    shop.sql("INSERT INTO product VALUES ('x', 't', 1, 'i', 's', 1)")
+    counted = count_both(SourceAddress(shop.mongodb_url), TargetAddress(shop.cart_url), mapping_path({}))
+    assert (counted.source, counted.target) == (7, 1)
+
+
+def test_progress_keeps_the_files_of_a_run_from_being_taken_for_old_ones(shop: Shop) -> None:
+    shop.put(product("a"))
+    session = begin(shop)
+    os.utime(session.files.folder, (0, 0))
+    session.on_progress(Progress("load", 1, 2, 1.0, 1.0))
+    assert session.files.folder.stat().st_mtime > 0
+
+
+def test_a_difference_counts_only_after_the_time_to_settle_even_where_nothing_was_written(shop: Shop) -> None:
+    shop.put(product("a"))
+    shop.sql("INSERT INTO product VALUES ('a', 'The a', 500, 'i.jpg', 's1', 1), ('x', 't', 1, 'i', 's', 1)")
+    slept: list[float] = []
+    session = read_and_compare(begin(shop, settle_seconds=5.0))
+    session.load()
+    judging.judge_result(replace(session, timing=replace(SYSTEM_TIMING, sleep=slept.append)))
+    assert slept == [5.0]
+
+
+def test_the_files_of_a_run_can_be_read_by_their_owner_only(shop: Shop) -> None:
+    shop.put(product("a"))
+    session = read_and_compare(begin(shop))
+    tables = [path for path in Path(session.files.folder).iterdir() if path.suffix == ".parquet"]
+    assert {path.stat().st_mode & 0o077 for path in tables} == {0}
+    assert session.files.has(state.DIFF)

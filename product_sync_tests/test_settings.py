@@ -1,0 +1,110 @@
+"""Every setting: where it comes from, what wins, and what is said of a value that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from product_sync.core.errors import ConfigurationError
+from product_sync.core.mapping import DEFAULT_MAPPING
+from product_sync.settings import (
+    ScheduleSettings,
+    SourceAddress,
+    SyncSettings,
+    TargetAddress,
+    mapping_path,
+    state_root,
+)
+
+
+class TestSyncSettings:
+    def test_the_defaults_are_those_of_the_original_design(self) -> None:
+        settings = SyncSettings.resolve({}, {})
+        assert (settings.batch_size, settings.batch_delay_ms) == (100, 100)
+        assert (settings.dry_run, settings.extra, settings.settle_seconds) == (False, "report", 5.0)
+
+    def test_the_environment_wins_over_the_defaults_and_a_caller_over_both(self) -> None:
+        env = {"SYNC_BATCH_SIZE": "7", "SYNC_BATCH_DELAY_MS": "0"}
+        assert SyncSettings.resolve(env, {}).batch_size == 7
+        assert SyncSettings.resolve(env, {"batch_size": 9}).batch_size == 9
+        assert SyncSettings.resolve(env, {"batch_size": None}).batch_delay_ms == 0
+
+    def test_an_empty_variable_is_as_good_as_none(self) -> None:
+        assert SyncSettings.resolve({"SYNC_BATCH_SIZE": " "}, {}) == SyncSettings()
+
+    @pytest.mark.parametrize("value", ["0", "-5", "100001", "1e3", "ten", "1.5"])
+    def test_a_batch_size_that_cannot_be_is_named(self, value: str) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            SyncSettings.resolve({"SYNC_BATCH_SIZE": value}, {})
+        assert "SYNC_BATCH_SIZE" in caught.value.message
+        assert value in caught.value.message
+        assert caught.value.hint
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("batch_delay_ms", -1),
+            ("extra", "remove"),
+            ("settle_seconds", -0.1),
+            ("source_recheck_after_s", -1),
+            ("retry_s", -1),
+            ("max_isolated_rows", -1),
+            ("max_delete_share", 1.1),
+            ("max_delete_share", float("nan")),
+        ],
+    )
+    def test_every_bound_is_kept(self, name: str, value: object) -> None:
+        with pytest.raises(ConfigurationError, match=name):
+            SyncSettings.resolve({}, {name: value})
+
+
+class TestSchedule:
+    def test_the_defaults_are_every_ten_minutes_in_utc_and_off(self) -> None:
+        assert ScheduleSettings.from_environment({}) == ScheduleSettings("*/10 * * * *", "UTC", enabled=False)
+
+    @pytest.mark.parametrize(("text", "enabled"), [("true", True), ("1", True), ("OFF", False), ("no", False)])
+    def test_it_is_switched_in_the_usual_words(self, text: str, enabled: bool) -> None:
+        assert ScheduleSettings.from_environment({"ENABLE_SCHEDULER": text}).enabled is enabled
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("TIMEZONE", "Mars/Olympus"), ("TIMEZONE", "../etc"), ("ENABLE_SCHEDULER", "maybe")]
+    )
+    def test_what_cannot_be_is_named_with_the_form(self, name: str, value: str) -> None:
+        with pytest.raises(ConfigurationError, match=name) as caught:
+            ScheduleSettings.from_environment({name: value})
+        assert value in caught.value.message
+        assert caught.value.hint.startswith("Expected: ")
+
+
+class TestAddresses:
+    def test_they_do_not_show_what_they_hold(self) -> None:
+        source = SourceAddress("mongodb://u:secret@h/shop", "u", "secret")
+        assert "secret" not in f"{source!r} {TargetAddress('postgresql://u:secret@h/cart')!r}"
+
+    def test_an_empty_user_or_password_counts_as_none(self) -> None:
+        env = {"PRODUCT_SERVICE_MONGODB_URL": " mongodb://h/shop ", "MONGO_USER": "", "MONGO_PASSWORD": ""}
+        assert SourceAddress.from_environment(env) == SourceAddress("mongodb://h/shop")
+
+    @pytest.mark.parametrize("address", [SourceAddress, TargetAddress])
+    def test_one_that_is_not_set_is_named_with_its_form(self, address: type[SourceAddress | TargetAddress]) -> None:
+        with pytest.raises(ConfigurationError, match="is not set") as caught:
+            address.from_environment({})
+        assert "://" in caught.value.hint
+
+
+class TestFolders:
+    def test_the_state_lies_where_it_is_told_to(self, tmp_path: Path) -> None:
+        home = tmp_path / "home"
+        assert state_root({"PRODUCT_SYNC_STATE": str(tmp_path), "DAGSTER_HOME": str(home)}) == tmp_path
+
+    def test_else_it_lies_beside_the_dagster_instance(self, tmp_path: Path) -> None:
+        assert state_root({"DAGSTER_HOME": str(tmp_path)}).parent == tmp_path
+
+    def test_else_in_the_user_s_state_folder(self, tmp_path: Path) -> None:
+        assert state_root({"XDG_STATE_HOME": str(tmp_path)}) == tmp_path / "product_sync"
+        assert state_root({}) == Path.home() / ".local" / "state" / "product_sync"
+
+    def test_the_mapping_is_the_package_s_own_unless_one_is_named(self) -> None:
+        assert mapping_path({}) == mapping_path({"PRODUCT_SYNC_MAPPING": ""}) == DEFAULT_MAPPING
+        assert mapping_path({"PRODUCT_SYNC_MAPPING": "mine.yaml"}) == Path("mine.yaml")
