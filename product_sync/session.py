@@ -208,6 +208,7 @@ class Session:
                 self.files.write_json(state.LOAD_RESULT, asdict(result))
             # While the lock is held: two runs that merge at once would lose what one of them has learnt.
             self._update_quarantine(todo, result)
+        self.files.write_json(state.LOAD_RESULT, asdict(result))
         return result
 
     def judge_source(self, run: RunFiles) -> Verdict:
@@ -264,6 +265,7 @@ class Session:
         return plan.newest_plan(self.folder, self.files, self.timing.now())
 
     def _update_quarantine(self, done: Plan, result: LoadResult) -> None:
+        started = self.timing.monotonic()
         quarantine.merge(
             self.previous_quarantine,
             [done.source.path(state.REJECTS), self.files.path(state.LOAD_REJECTS)],
@@ -272,6 +274,7 @@ class Session:
             run_id=self.files.run_id,
             untried=result.untried,
         )
+        result.quarantine_s = self.timing.monotonic() - started
 
     def _target_health(self) -> TargetHealth:
         return health(self.target_address.url, self.layout)
@@ -380,8 +383,7 @@ def state_key(source: SourceAddress, target: TargetAddress, layout: Layout) -> s
 
 def lock_holder(target: TargetAddress, mapping_path: Path) -> str | None:
     """Who holds the sync's lock on the target table, in words, or ``None``."""
-    holder = lock.lock_holder(target.url, reflect_layout(target, mapping_path).table)
-    return None if holder is None else str(holder)
+    return lock.lock_holder(target.url, reflect_layout(target, mapping_path).table)
 
 
 def count_both(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> Counted:

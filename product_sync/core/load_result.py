@@ -38,7 +38,7 @@ class LoadResult:
     table references them; ``kept_undeletable`` likewise, but the role may not delete or the table would not let
     go; ``quarantined`` were refused or swallowed by the database, or have become impossible to copy. ``batches``
     were attempted, ``failed_batches`` of them failed. ``untried`` are documents that the database refused before
-    and that this run did not get to.
+    and that this run did not get to. ``quarantine_s`` are the seconds that bringing the quarantine up to date took.
 
     Without failed or unattempted batches ``planned`` is the sum of inserted, updated, deleted, conflicts and
     quarantined, and of the extra rows that were kept.
@@ -59,6 +59,7 @@ class LoadResult:
     retries: int = 0
     duration_s: float = 0.0
     rows_per_second: float = 0.0
+    quarantine_s: float = 0.0
     failures: list[BatchFailure] = field(default_factory=list)
     stop: Stop | None = None
     no_deletion_because: str | None = None

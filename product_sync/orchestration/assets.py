@@ -95,7 +95,7 @@ def product_load(
         return
     result = session.load()
     yield dg.MaterializeResult(asset_key=names.LOAD, metadata=load_metadata(session, result))
-    yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(session))
+    yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(session, result))
 
 
 ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [

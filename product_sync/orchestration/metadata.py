@@ -71,10 +71,13 @@ def load_metadata(session: Session, result: LoadResult) -> Metadata:
     }
 
 
-def quarantine_metadata(session: Session) -> Metadata:
+def quarantine_metadata(session: Session, result: LoadResult) -> Metadata:
     path = session.folder.quarantine
+    quarantined = row_count(path)
     return {
-        "quarantined": row_count(path),
+        "quarantined": quarantined,
+        "duration_s": result.quarantine_s,
+        "rows_per_second": quarantined / result.quarantine_s if result.quarantine_s else 0.0,
         "quarantined_by_reason": _by_name(quarantine.summary(path)),
         "first_quarantined": _entries(quarantine.first_entries(path, SHOWN).to_pylist()),
     }

@@ -65,7 +65,7 @@ def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_d
     assert kept["quarantined"] == 1
     [entry] = kept["first_quarantined"]
     assert (entry["columns"], entry["reasons"]) == ("price", "wrong_type")
-    for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD):
+    for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD, names.QUARANTINE):
         assert told[name]["duration_s"] > 0
         assert told[name]["rows_per_second"] > 0
 
