@@ -28,7 +28,7 @@ def test_it_shows_a_repair_from_beginning_to_end(tmp_path: Path) -> None:
         remove(folder)
     assert shown.returncode == 0, shown.stderr
     order = [
-        " 60 changed, 10 extra (1 of them in a cart)",
+        "66 changed, 10 extra (1 of them in a cart)",
         "1. product-sync sync --dry-run",
         "nothing was written",
         "2. product-sync sync",
