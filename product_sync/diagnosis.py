@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from product_sync.adapters import mongodb
-from product_sync.adapters.postgres.inspect import TargetHealth, health
+from product_sync.adapters.postgres.inspect import TargetHealth, health, server_health
 from product_sync.core.errors import (
     AccessDenied,
+    MappingError,
     ProductSyncError,
     SourceMissing,
     TableError,
@@ -40,7 +41,7 @@ def _look(
 
 def _answered(error: ProductSyncError) -> bool | None:
     """Whether the server answered, as far as the error says. A setting that cannot be used says nothing."""
-    if isinstance(error, TableError | SourceMissing | AccessDenied):
+    if isinstance(error, SourceMissing | AccessDenied):
         return True
     return False if isinstance(error, Unreachable) else None
 
@@ -73,7 +74,16 @@ def _examine_source(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSy
 
 def _examine_target(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:
     address = TargetAddress.from_environment(env)
-    layout = reflect_layout(address, mapping_path(env))
+    try:
+        layout = reflect_layout(address, mapping_path(env))
+    except (TableError, MappingError) as error:
+        server = server_health(address.url)
+        return (
+            ConnectionReport(
+                reachable=True, error=_info(error), version=server.version, latency_ms=round(server.latency_ms, 2)
+            ),
+            error,
+        )
     found = health(address.url, layout)
     problem = _target_problem(found)
     held = asdict(found.privileges)
@@ -81,8 +91,8 @@ def _examine_target(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSy
         ConnectionReport(
             reachable=True,
             error=_info(problem),
-            version=found.server_version,
-            latency_ms=round(found.latency_ms, 2),
+            version=found.server.version,
+            latency_ms=round(found.server.latency_ms, 2),
             privileges=[name.upper() for name in ("select", "insert", "update", "delete") if held[name]],
             lacking=list(found.privileges.lacking),
             table={column.name: str(column.type) for column in layout.columns},
@@ -100,14 +110,14 @@ def _target_problem(found: TargetHealth) -> ProductSyncError | None:
     if found.privileges.select and found.privileges.insert and found.privileges.update:
         return None
     return AccessDenied(
-        f"The role {found.role!r} lacks: {'; '.join(found.privileges.lacking)}.",
+        f"The role {found.server.role!r} lacks: {'; '.join(found.privileges.lacking)}.",
         hint="Syncs need SELECT, INSERT and UPDATE; dry runs and validation only SELECT.",
     )
 
 
 def _notes(found: TargetHealth) -> list[str]:
-    notes = [f"connected as {found.role}"]
-    if found.in_recovery:
+    notes = [f"connected as {found.server.role}"]
+    if found.server.in_recovery:
         notes.append("the server is in recovery: a standby cannot be written to")
     if found.triggers:
         notes.append(f"triggers: {', '.join(found.triggers)}; a dry run will not probe")

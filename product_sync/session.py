@@ -297,8 +297,8 @@ class Session:
         if lacking := ", ".join(self._lacking(counts, target.privileges)):
             table = self.layout.table.qualified_name
             raise AccessDenied(
-                f"The role {target.role!r} may not {lacking} on {table}: {'; '.join(target.privileges.lacking)}.",
-                hint=f"GRANT {lacking} ON {table} TO {target.role};",
+                f"The role {target.server.role!r} may not {lacking} on {table}: {'; '.join(target.privileges.lacking)}.",
+                hint=f"GRANT {lacking} ON {table} TO {target.server.role};",
             )
 
     def _deletion_facts(self, todo: Plan, target: TargetHealth) -> DeletionFacts | None:
@@ -319,7 +319,7 @@ class Session:
         elif target.triggers:
             obstacle = f"The table has triggers, which a probe would fire: {', '.join(target.triggers)}."
         elif lacking:
-            obstacle = f"The role {target.role!r} lacks {', '.join(lacking)}."
+            obstacle = f"The role {target.server.role!r} lacks {', '.join(lacking)}."
         if obstacle:
             return not_probed(todo.path, self._pacing, obstacle)
         try:

@@ -15,7 +15,9 @@ import product_sync
 from product_sync import api, cli
 from product_sync.core.progress import Progress
 from product_sync.reports import SyncReport
+from product_sync_tests.adapters.postgres_tables import role
 from product_sync_tests.market import Market, product, products
+from product_sync_tests.pooler import transaction_pooler
 
 # take_lock: as a sync on public.product takes it.
 TAKE_LOCK = "SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))"
@@ -240,6 +242,27 @@ class TestDoctor:
         assert report.postgres.error
         assert (report.mongodb.error.code, report.postgres.error.code) == ("source_missing", "table")
         assert report.exit_status == 2
+        assert report.postgres.version, "the server is told all the same"
+        assert report.postgres.latency_ms is not None
+
+    def test_privileges_that_are_lacking_are_named(self, market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+        market.stock(products(1))
+        with role(market.cart_url, "GRANT SELECT, INSERT ON product TO {}") as user:
+            monkeypatch.setenv("CART_DB_URL", user.url)
+            report = api.doctor()
+        assert report.exit_status == 3
+        assert report.postgres.privileges == ["SELECT", "INSERT"]
+        assert report.postgres.lacking is not None
+        assert any(lacking.startswith("UPDATE") for lacking in report.postgres.lacking)
+
+    def test_transaction_pooling_is_told(self, market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+        market.stock(products(1))
+        with transaction_pooler(market.cart_url, sessions=2) as pooler:
+            monkeypatch.setenv("CART_DB_URL", pooler.url)
+            report = api.doctor()
+        assert report.exit_status == 3
+        assert report.failure is not None
+        assert report.failure.code == "transaction_pooling"
 
 
 def test_a_bug_ends_with_its_traceback_and_with_all_keys(

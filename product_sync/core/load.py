@@ -91,6 +91,8 @@ def load(
     result.planned = count_rows(plan, WRITES)
     if deletion_facts is not None:
         result.no_deletion_because = deletion.obstacle(deletion_facts)
+        if result.no_deletion_because is not None:
+            logger.warning("No extra row is deleted. %s", result.no_deletion_because)
     deleting = deletion_facts is not None and result.no_deletion_because is None
     if deleting:
         result.planned += count_rows(plan, (Op.EXTRA,))

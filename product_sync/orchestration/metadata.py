@@ -51,7 +51,7 @@ def preview_metadata(session: Session, preview: Preview) -> Metadata:
         "updated": 0,
         "deleted": 0,
         "batches": preview.estimate.batches,
-        "estimated_s": preview.estimate.seconds,
+        "estimated_s": None if preview.estimate.seconds is None else round(preview.estimate.seconds, 3),
         "estimate": preview.estimate.because or "measured: the first batch was run and rolled back",
         "privileges": preview.lacking or "sufficient",
         "first_differences": _table([asdict(line) for line in preview.first], _DIFFERENCE),

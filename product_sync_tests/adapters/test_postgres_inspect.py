@@ -18,10 +18,10 @@ def test_a_healthy_target_lacks_nothing(cart_url: str, product_table: str) -> No
     ticks = iter([10.0, 10.25])
     found = health(cart_url, layout_of(cart_url), clock=lambda: next(ticks))
     assert found.privileges == ALL
-    assert found.server_version.split(".")[0].isdecimal()
-    assert found.latency_ms == 250
-    assert found.role == "postgres"
-    assert (found.in_recovery, found.transaction_pooling, found.row_security_active) == (False, False, False)
+    assert found.server.version.split(".")[0].isdecimal()
+    assert found.server.latency_ms == 250
+    assert found.server.role == "postgres"
+    assert (found.server.in_recovery, found.transaction_pooling, found.row_security_active) == (False, False, False)
     assert (found.triggers, found.foreign_keys, found.lock_holder) == ((), (), None)
 
 

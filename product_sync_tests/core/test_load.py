@@ -438,10 +438,13 @@ def test_a_product_that_came_back_as_another_type_of_id_is_not_deleted(tmp_path:
     assert hexadecimal in bench.target.rows
 
 
-def test_too_many_extra_rows_are_not_deleted_and_the_reason_is_given(tmp_path: Path) -> None:
+def test_too_many_extra_rows_are_not_deleted_and_the_reason_is_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bench = make_bench(tmp_path, [document("a")], [row("a"), row("x")])
     bench.compare()
     result = bench.load(deletion_facts=facts(1, target_count=2))
     assert (result.planned, result.deleted) == (0, 0)
     assert result.no_deletion_because is not None
     assert "5%" in result.no_deletion_because
+    assert result.no_deletion_because in caplog.text

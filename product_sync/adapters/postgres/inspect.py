@@ -52,17 +52,24 @@ class Privileges:
 
 
 @dataclass(frozen=True, slots=True)
-class TargetHealth:
-    """The target as `doctor` and the dry run see it.
+class ServerHealth:
+    """The server, whatever tables it has. ``latency_ms`` is one round trip in milliseconds."""
 
-    ``latency_ms`` is one round trip. ``triggers`` are those of the table's users: with any, nothing is probed.
-    ``lock_holder`` names a sync that is running.
-    """
-
-    server_version: str
+    version: str
     latency_ms: float
     role: str
     in_recovery: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetHealth:
+    """The target as `doctor` and the dry run see it.
+
+    ``triggers`` are those of the table's users: with any, nothing is probed. ``lock_holder`` names a sync that is
+    running.
+    """
+
+    server: ServerHealth
     transaction_pooling: bool
     row_security_active: bool
     privileges: Privileges
@@ -78,6 +85,15 @@ def health(url: str, layout: Layout, *, clock: Callable[[], float] = time.perf_c
             return _health(connection, url, layout, clock)
         except psycopg.Error as error:
             raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
+
+
+def server_health(url: str, *, clock: Callable[[], float] = time.perf_counter) -> ServerHealth:
+    """Ask the server about itself only. Errors as `connect`."""
+    with closing(connect(url)) as connection:
+        try:
+            return _server(connection, clock)
+        except psycopg.Error as error:
+            raise read_error(error, table="the server", broken=connection.closed) from error
 
 
 def table_oid(connection: psycopg.Connection, table: TargetTable) -> int:
@@ -100,15 +116,8 @@ def refuse_row_security(connection: psycopg.Connection, table: TargetTable) -> N
 def _health(connection: psycopg.Connection, url: str, layout: Layout, clock: Callable[[], float]) -> TargetHealth:
     oid = table_oid(connection, layout.table)
     holder = holder_of(connection, layout.table)
-    started = clock()
-    row = connection.execute(queries.SERVER).fetchone()
-    latency_ms = (clock() - started) * 1000
-    version, in_recovery, role = row or ("unknown", False, "unknown")
     return TargetHealth(
-        server_version=version,
-        latency_ms=latency_ms,
-        role=role,
-        in_recovery=in_recovery,
+        server=_server(connection, clock),
         transaction_pooling=pools_transactions(connection, url),
         row_security_active=_scalar(connection, queries.ROW_SECURITY, oid) is True,
         privileges=_privileges(connection, layout, oid),
@@ -116,6 +125,14 @@ def _health(connection: psycopg.Connection, url: str, layout: Layout, clock: Cal
         foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(queries.FOREIGN_KEYS, [oid])),
         lock_holder=None if holder is None else str(holder),
     )
+
+
+def _server(connection: psycopg.Connection, clock: Callable[[], float]) -> ServerHealth:
+    started = clock()
+    row = connection.execute(queries.SERVER).fetchone()
+    latency_ms = (clock() - started) * 1000
+    version, in_recovery, role = row or ("unknown", False, "unknown")
+    return ServerHealth(version, latency_ms, role, in_recovery)
 
 
 def _privileges(connection: psycopg.Connection, layout: Layout, oid: int) -> Privileges:
