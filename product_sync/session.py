@@ -295,10 +295,10 @@ class Session:
     def _require_privileges(self, counts: DiffCounts, target: TargetHealth) -> None:
         """Say before the first batch what the last one would find out. Raises `AccessDenied`."""
         if lacking := ", ".join(self._lacking(counts, target.privileges)):
-            table = self.layout.table.qualified_name
+            table, role = self.layout.table.qualified_name, target.server.role
             raise AccessDenied(
-                f"The role {target.server.role!r} may not {lacking} on {table}: {'; '.join(target.privileges.lacking)}.",
-                hint=f"GRANT {lacking} ON {table} TO {target.server.role};",
+                f"The role {role!r} may not {lacking} on {table}: {'; '.join(target.privileges.lacking)}.",
+                hint=f"GRANT {lacking} ON {table} TO {role};",
             )
 
     def _deletion_facts(self, todo: Plan, target: TargetHealth) -> DeletionFacts | None:
