@@ -84,9 +84,13 @@ def quarantine_metadata(session: Session, result: LoadResult) -> Metadata:
 
 
 def _numbers(values: Any) -> Metadata:
-    """All numbers of a dataclass, by the names of its fields."""
+    """All numbers of a dataclass, by the names of its fields; seconds and rates to the third place."""
     found = {item.name: getattr(values, item.name) for item in fields(values)}
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+    return {
+        name: round(value, 3) if isinstance(value, float) else value
+        for name, value in found.items()
+        if isinstance(value, int | float)
+    }
 
 
 def _by_name(values: Mapping[Any, int]) -> dg.TableMetadataValue:
