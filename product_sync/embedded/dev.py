@@ -55,6 +55,8 @@ def _serve(port: int) -> None:
     """
     dagster = shutil.which("dagster", path=str(Path(sys.executable).parent)) or "dagster"
     command = [dagster, "dev", "-m", "product_sync.definitions", "-h", LOOPBACK, "-p", str(port)]
+    # A shell's background job begins with SIGINT ignored, which a child inherits, and Dagster stops at nothing else.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own command line
     try:
         status = process.wait()
