@@ -26,6 +26,13 @@ _REPORTS: dict[str, type[Report]] = {
     "stats": StatsReport,
     "doctor": DoctorReport,
 }
+_folder_option = click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".data",
+    show_default=True,
+    help="Data folder.",
+)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 
 
@@ -90,13 +97,7 @@ def doctor(as_json: bool) -> None:
 
 
 @cli.command()
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=".data",
-    show_default=True,
-    help="Data folder.",
-)
+@_folder_option
 def demo(folder: Path) -> None:
     """Start a real MongoDB and PostgreSQL, plant drift in a sample catalogue, and repair it."""
     from product_sync.embedded.demo import run_demo
@@ -105,13 +106,7 @@ def demo(folder: Path) -> None:
 
 
 @cli.command()
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=".data",
-    show_default=True,
-    help="Data folder.",
-)
+@_folder_option
 @click.option("--port", type=int, default=3000, show_default=True, help="Port of the Dagster UI.")
 def dev(folder: Path, port: int) -> None:
     """The servers of the demo and the Dagster UI, until Ctrl-C."""
