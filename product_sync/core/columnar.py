@@ -70,6 +70,11 @@ class Documents:
     def __getitem__(self, index: int) -> bytes:
         return bytes(self.data[self.starts[index] : self.ends[index]])
 
+    def each(self) -> Iterator[bytes]:
+        """The documents one by one."""
+        for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
+            yield bytes(self.data[start:end])
+
     def pages(self, page_bytes: int) -> Iterator[Documents]:
         """Cut into pages of at most ``page_bytes``, or of one document that is larger."""
         start = 0

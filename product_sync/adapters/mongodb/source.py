@@ -115,7 +115,34 @@ class MongoSource:
 
     def existing(self, ids: Sequence[SourceId]) -> set[SourceId]:
         """See `Source.existing`. Ids are returned as they were asked for."""
-        return {asked for _, matches in self._by_id(ids, {"_id": 1}) for asked in matches}
+        if self._uuid is None:
+            self._confirm_collection()
+        found: set[SourceId] = set()
+        pending = iter(ids)
+        while chunk := list(islice(pending, _IDS_AT_ONCE)):
+            found |= self._patiently(partial(self._existing_under_this_id, chunk))
+        # What was not seen at a glance is looked for with care: an integer may be stored in another width.
+        missed = [source_id for source_id in ids if source_id not in found]
+        return found | {asked for _, matches in self._by_id(missed, {"_id": 1}) for asked in matches}
+
+    def _existing_under_this_id(self, ids: Sequence[SourceId]) -> set[SourceId]:
+        """Those of ``ids`` for which a document with this very ``_id``, byte by byte, is in the first answer."""
+        wanted = {keyset.id_document(source_id): source_id for source_id in ids}
+        answer = self._database.command(
+            {
+                "find": self._name,
+                "filter": keyset.any_of(wanted),
+                "projection": {"_id": 1},
+                "hint": _ID_INDEX,
+                "batchSize": len(ids),
+                "singleBatch": True,
+                "readConcern": {"level": "local"},
+            },
+            read_preference=ReadPreference.PRIMARY,
+            codec_options=_RAW,
+        )
+        documents = reply.documents(bytes(answer["cursor"].raw))
+        return {wanted[document] for document in documents.each() if document in wanted}
 
     def _page(self, last: bytes | None) -> Documents:
         """The documents that follow ``last``, in the order of ``_id``; empty at the end.
