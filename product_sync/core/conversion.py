@@ -67,8 +67,8 @@ Row = tuple[Any, ...]
 
 # timestamptz holds 4713-11-24 BC to the end of 294276 AD (Julian day 0, and END_TIMESTAMP of PostgreSQL's
 # timestamp.h). Microseconds since 1970 in an int64 end before that, on 294247-01-10.
-_EARLIEST_MS = -210_866_803_200_000
-_LATEST_MS = (2**63 - 1) // 1000
+EARLIEST_MS = -210_866_803_200_000
+LATEST_MS = (2**63 - 1) // 1000
 
 
 def decode(raw: bytes) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _to_timestamp(value: Any) -> int:
     if type(value) is not DatetimeMS:
         raise MisfitError(Reason.WRONG_TYPE)
     milliseconds = int(value)
-    if not _EARLIEST_MS <= milliseconds <= _LATEST_MS:
+    if not EARLIEST_MS <= milliseconds <= LATEST_MS:
         raise MisfitError(Reason.OUT_OF_RANGE)
     return milliseconds * 1000
 
@@ -203,8 +203,8 @@ class _Field:
         self.name = column.name
         self._path = column.path
         self._rule = _reference_rule(column.type) if column.kind is Kind.REFERENCE else _rule(column.type)
-        self._required = column.required and not column.has_default
-        self._default = self._canonical_default(column) if column.has_default else None
+        self.required = column.required and not column.has_default
+        self.default = self._canonical_default(column) if column.has_default else None
 
     def _canonical_default(self, column: LayoutColumn) -> Any:
         try:
@@ -225,9 +225,9 @@ class _Field:
             if not inside:
                 raise MisfitError(Reason.WRONG_TYPE)
         if value is None:
-            if self._required:
+            if self.required:
                 raise MisfitError(Reason.MISSING_FIELD)
-            return self._default
+            return self.default
         return self._rule(value)
 
     def offending(self, document: dict[str, Any]) -> Any:
@@ -274,6 +274,7 @@ class RowConverter:
         self._key = _key_rule(layout.key.type)
         self._fields = tuple(_Field(column) for column in layout.values)
         self._readers = tuple(field.read for field in self._fields)
+        self._by_name = {field.name: field for field in self._fields}
 
     def convert(self, document: dict[str, Any]) -> Row | Reject:
         """A row of canonical values in the order of ``Layout.source_schema``, or the document's reject with
@@ -290,20 +291,31 @@ class RowConverter:
         A document that cannot be decoded is rejected as ``invalid_bson``, under its ``_id`` if that can be read,
         else under the hash of its bytes.
         """
-        rows: list[Row] = []
-        rejects: list[Reject] = []
-        for raw in raw_documents:
-            try:
-                converted = self.convert(decode(raw))
-            except InvalidBSON as error:
-                converted = self._undecodable(raw, error)
-            if isinstance(converted, Reject):
-                rejects.append(converted)
-            else:
-                rows.append(converted)
-        return SourceBatch(self._assemble(rows), tuple(rejects), len(rows) + len(rejects))
+        outcomes = self.each(raw_documents)
+        rejects = tuple(outcome for outcome in outcomes if isinstance(outcome, Reject))
+        rows = [outcome for outcome in outcomes if not isinstance(outcome, Reject)]
+        return SourceBatch(self.assemble(rows), rejects, len(outcomes))
 
-    def _assemble(self, rows: list[Row]) -> pa.RecordBatch:
+    def each(self, raw_documents: Iterable[bytes]) -> list[Row | Reject]:
+        """What becomes of each document, in order; as `batch`."""
+        return [self._outcome(raw) for raw in raw_documents]
+
+    def may_be_absent(self, name: str) -> bool:
+        """Whether a document without a value for this column of ``layout.values`` is a row all the same."""
+        return not self._by_name[name].required
+
+    def default(self, name: str) -> Any:
+        """The canonical value of this column of ``layout.values`` where a document has none."""
+        return self._by_name[name].default
+
+    def _outcome(self, raw: bytes) -> Row | Reject:
+        try:
+            return self.convert(decode(raw))
+        except InvalidBSON as error:
+            return self._undecodable(raw, error)
+
+    def assemble(self, rows: list[Row]) -> pa.RecordBatch:
+        """Rows of canonical values as columns, with ``Layout.source_schema``."""
         columns = zip(*rows, strict=True) if rows else [()] * len(self._schema)
         arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)

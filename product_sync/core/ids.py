@@ -109,12 +109,12 @@ def _json_string_sql(text: str) -> str:
     return f"""'"' || {text} || '"'"""
 
 
-#: Bytes of a BSON element's value by its type, for the types that an ``_id`` may have: fixed, or those
-#: that come on top of the length with which the value begins (bsonspec.org).
-_FIXED_SIZE = {
+#: Bytes of a BSON element's value by its type, fixed, or those that come on top of the length with which the value
+#: begins (bsonspec.org). Regular expressions have neither.
+FIXED_SIZES = {
     0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0
 }  # fmt: skip
-_EXTRA_SIZE = {0x02: 4, 0x03: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
+_EXTRA_SIZES = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
 _ID_NAME = b"_id\0"
 
 
@@ -126,12 +126,18 @@ def id_element(raw: bytes) -> bytes | None:
     value_at = 5 + len(_ID_NAME)
     if raw[5:value_at] != _ID_NAME:
         return None
-    kind = raw[4]
-    if kind in _FIXED_SIZE:
-        size = _FIXED_SIZE[kind]
-    elif kind in _EXTRA_SIZE and len(raw) >= value_at + 4:
-        size = struct.unpack_from("<i", raw, value_at)[0] + _EXTRA_SIZE[kind]
-    else:
+    size = value_size(raw, raw[4], value_at)
+    if size is None:
         return None
     element = raw[4 : value_at + size]
     return struct.pack("<i", len(element) + 5) + element + b"\0"
+
+
+def value_size(raw: bytes, kind: int, at: int) -> int | None:
+    """Bytes of the value of BSON type ``kind`` that begins at ``at``; ``None`` where that cannot be told."""
+    if kind in FIXED_SIZES:
+        return FIXED_SIZES[kind]
+    if kind not in _EXTRA_SIZES or len(raw) < at + 4:
+        return None
+    length: int = struct.unpack_from("<i", raw, at)[0]
+    return length + _EXTRA_SIZES[kind]

@@ -19,6 +19,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, cast
 
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
 from pymongo.collection import Collection
 from pymongo.cursor import RawBatchCursor
@@ -26,10 +28,11 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from product_sync.adapters.mongodb import keyset
+from product_sync.adapters.mongodb import keyset, reply
 from product_sync.adapters.mongodb.errors import failed_in_mid_read, is_transient, translated
 from product_sync.adapters.mongodb.requested import Requested
 from product_sync.core import conversion
+from product_sync.core.columnar import Documents, PageConverter
 from product_sync.core.errors import ConfigurationError, SourceMissing, SourceReadError
 from product_sync.core.layout import Layout
 from product_sync.core.model import SourceBatch, SourceId
@@ -44,6 +47,7 @@ _BY_ID = [("_id", 1)]
 _IDS_AT_ONCE = 1_000
 _NAMED_AT_MOST = 10
 _RETRY = RetryPolicy()
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 
 class MongoSource:
@@ -72,10 +76,8 @@ class MongoSource:
         self._timing = timing
         self._converter = conversion.RowConverter(layout)
         self._projection = conversion.projection(layout)
+        self._pages = PageConverter(layout)
         # The read preference of the URL counts for the snapshot only.
-        self._majority: Collection[_Document] = database.get_collection(
-            self._name, read_concern=ReadConcern("majority")
-        )
         self._primary: Collection[_Document] = database.get_collection(
             self._name, read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("local")
         )
@@ -93,9 +95,9 @@ class MongoSource:
             raise translated(error, self._database) from error
         last: bytes | None = None
         while documents := self._patiently(partial(self._page, last)):
-            last = documents[-1]
-            for page in _bounded(documents, self._page_bytes):
-                yield self._converter.batch(page)
+            last = documents[len(documents) - 1]
+            for page in documents.pages(self._page_bytes):
+                yield self._pages.batch(page)
         self._confirm_collection()
 
     def estimated_count(self) -> int:
@@ -113,24 +115,57 @@ class MongoSource:
 
     def existing(self, ids: Sequence[SourceId]) -> set[SourceId]:
         """See `Source.existing`. Ids are returned as they were asked for."""
-        return {asked for _, matches in self._by_id(ids, {"_id": 1}) for asked in matches}
+        if self._uuid is None:
+            self._confirm_collection()
+        found: set[SourceId] = set()
+        pending = iter(ids)
+        while chunk := list(islice(pending, _IDS_AT_ONCE)):
+            found |= self._patiently(partial(self._existing_under_this_id, chunk))
+        # What was not seen at a glance is looked for with care: an integer may be stored in another width.
+        missed = [source_id for source_id in ids if source_id not in found]
+        return found | {asked for _, matches in self._by_id(missed, {"_id": 1}) for asked in matches}
 
-    def _page(self, last: bytes | None) -> list[bytes]:
+    def _existing_under_this_id(self, ids: Sequence[SourceId]) -> set[SourceId]:
+        """Those of ``ids`` for which a document with this very ``_id``, byte by byte, is in the first answer."""
+        wanted = {keyset.id_document(source_id): source_id for source_id in ids}
+        answer = self._database.command(
+            {
+                "find": self._name,
+                "filter": keyset.any_of(wanted),
+                "projection": {"_id": 1},
+                "hint": _ID_INDEX,
+                "batchSize": len(ids),
+                "singleBatch": True,
+                "readConcern": {"level": "local"},
+            },
+            read_preference=ReadPreference.PRIMARY,
+            codec_options=_RAW,
+        )
+        documents = reply.documents(bytes(answer["cursor"].raw))
+        return {wanted[document] for document in documents.each() if document in wanted}
+
+    def _page(self, last: bytes | None) -> Documents:
         """The documents that follow ``last``, in the order of ``_id``; empty at the end.
 
-        A negative limit asks for a single reply, after which no cursor is left open on the server. Without a batch
-        size of its own that reply would end after 101 documents. It ends at 16 MiB in any case, so a short
-        page does not mean the end.
+        A single batch leaves no cursor open on the server. Without a batch size of its own it would end after 101
+        documents. It ends at 16 MiB in any case, so a short page does not mean the end.
         """
-        replies = self._majority.find_raw_batches(
-            keyset.after(last) if last else {},
-            self._projection,
-            sort=_BY_ID,
-            hint=_ID_INDEX,
-            limit=-self._page_rows,
-            batch_size=self._page_rows,
+        answer = self._database.command(
+            {
+                "find": self._name,
+                "filter": keyset.after(last) if last else {},
+                "projection": self._projection,
+                "sort": dict(_BY_ID),
+                "hint": _ID_INDEX,
+                "limit": self._page_rows,
+                "batchSize": self._page_rows,
+                "singleBatch": True,
+                "readConcern": {"level": "majority"},
+            },
+            read_preference=self._database.read_preference,
+            codec_options=_RAW,
         )
-        return _documents(replies)
+        return reply.documents(bytes(answer["cursor"].raw))
 
     def _by_id(self, ids: Sequence[SourceId], projection: dict[str, int]) -> list[tuple[bytes, list[SourceId]]]:
         """The documents that exist now, each with the ids of ``ids`` that it answers to."""
@@ -208,20 +243,6 @@ def _documents(replies: RawBatchCursor[_Document]) -> list[bytes]:
     with replies:
         # The driver's annotation says documents; what comes are the bytes of a reply.
         return [document for reply in cast("Iterator[bytes]", replies) for document in keyset.split(reply)]
-
-
-def _bounded(documents: list[bytes], page_bytes: int) -> Iterator[list[bytes]]:
-    """Cut into pages of at most ``page_bytes``, or of one document that is larger."""
-    page: list[bytes] = []
-    size = 0
-    for document in documents:
-        if page and size + len(document) > page_bytes:
-            yield page
-            page, size = [], 0
-        page.append(document)
-        size += len(document)
-    if page:
-        yield page
 
 
 def _some(names: Sequence[str]) -> str:

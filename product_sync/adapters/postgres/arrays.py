@@ -65,6 +65,11 @@ class Wire:
     parse_array: LiteralString = "{}"
     show: LiteralString = "{}"
 
+    @property
+    def is_own_form(self) -> bool:
+        """Whether an element is of the column's type already, binary form and all."""
+        return self.parse == "{}"
+
     def parsed(self, element: sql.Composable) -> sql.Composed:
         return sql.SQL(self.parse).format(element)
 
@@ -119,8 +124,7 @@ def bound(column: pa.ChunkedArray, column_type: ColumnType) -> BinaryArray:
     values = column.combine_chunks()
     if not len(values):
         return BinaryArray(struct.pack("!iII", 0, 0, form.oid))
-    if column_type.name is TypeName.TIMESTAMPTZ:
-        values = _since_2000(values)
+    values = on_the_wire(values, column_type)
     elements = _text_elements(values) if form.dtype is None else _fixed_elements(values, np.dtype(form.dtype))
     header = struct.pack("!iIIii", 1, values.null_count > 0, form.oid, len(values), 1)
     return BinaryArray(header + elements)
@@ -142,19 +146,24 @@ def canonical(values: Sequence[Any], column_type: ColumnType) -> pa.Array:
     return column
 
 
+def on_the_wire(values: pa.Array, column_type: ColumnType) -> pa.Array:
+    """Canonical values as the numbers or the text that the server is sent."""
+    if column_type.name is TypeName.TIMESTAMPTZ:
+        return _since_2000(values)
+    return values.cast(pa.int8()) if column_type.name is TypeName.BOOLEAN else values
+
+
 def _fixed_elements(values: pa.Array, dtype: np.dtype[Any]) -> bytes:
-    if pa.types.is_boolean(values.type):
-        values = values.cast(pa.int8())
     elements = np.empty(len(values), dtype=[("length", ">i4"), ("value", dtype)])
     elements["length"] = dtype.itemsize
     if not values.null_count:
         elements["value"] = values.to_numpy(zero_copy_only=False)
         return elements.tobytes()
     elements["value"] = values.fill_null(0).to_numpy(zero_copy_only=False)
-    nulls = _nulls(values)
-    elements["length"][nulls] = -1
+    is_null = nulls(values)
+    elements["length"][is_null] = -1
     sent = np.ones((len(values), elements.dtype.itemsize), dtype=bool)
-    sent[nulls, 4:] = False
+    sent[is_null, 4:] = False
     octets = elements.view(np.uint8).reshape(sent.shape)
     return octets[sent].tobytes()
 
@@ -168,7 +177,7 @@ def _text_elements(values: pa.Array) -> bytes:
     data = np.frombuffer(data_buffer or b"", np.uint8)[offsets[0] : offsets[-1]]
     lengths = np.diff(offsets).astype(">i4")
     if values.null_count:
-        lengths[_nulls(values)] = -1
+        lengths[nulls(values)] = -1
     starts = offsets[:-1] - offsets[0] + 4 * np.arange(len(filled))
     heads = starts[:, np.newaxis] + np.arange(4)
     octets = np.empty(4 * len(filled) + len(data), np.uint8)
@@ -179,9 +188,10 @@ def _text_elements(values: pa.Array) -> bytes:
     return octets.tobytes()
 
 
-def _nulls(values: pa.Array) -> NDArray[np.bool_]:
-    nulls: NDArray[np.bool_] = values.is_null().to_numpy(zero_copy_only=False)
-    return nulls
+def nulls(values: pa.Array) -> NDArray[np.bool_]:
+    """Which values are NULL."""
+    mask: NDArray[np.bool_] = values.is_null().to_numpy(zero_copy_only=False)
+    return mask
 
 
 def _since_1970(values: pa.Array) -> pa.Array:

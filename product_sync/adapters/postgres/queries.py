@@ -157,6 +157,13 @@ USER_TRIGGERS: Final = sql.SQL(
     """
 )
 
+# Whether rules say what an INSERT does. COPY does not follow them (manual, "COPY").
+INSERT_RULES: Final = sql.SQL(
+    """
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = $1::pg_catalog.oid AND ev_type = '3')
+    """
+)
+
 # Foreign keys onto the table or one of its partitions, and what they do when a row is deleted.
 FOREIGN_KEYS: Final = sql.SQL(
     """
@@ -209,6 +216,13 @@ def insert(layout: Layout) -> sql.Composed:
         rows=rows.unnested(),
         key=sql.Identifier(layout.key.name),
         id=_id(layout),
+    )
+
+
+def copy_in(layout: Layout) -> sql.Composed:
+    """Rows of which none is there yet, by the fastest way in. One that is there is an error for all."""
+    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
+        table(layout), _comma(sql.Identifier(column.name) for column in layout.columns)
     )
 
 

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from typing import Final, Self
 
 import psycopg
 import pyarrow as pa
 from psycopg.pq import TransactionStatus
 
-from product_sync.adapters.postgres import arrays, queries, reader
+from product_sync.adapters.postgres import arrays, copying, queries, reader
 from product_sync.adapters.postgres.connection import application_name, connect
 from product_sync.adapters.postgres.errors import describe, read_error, write_error
-from product_sync.adapters.postgres.inspect import refuse_row_security
+from product_sync.adapters.postgres.inspect import refuse_row_security, table_oid
 from product_sync.adapters.postgres.lock import already_running, holder_of, pools_transactions, try_lock
 from product_sync.core.errors import (
     CommitOutcomeUnknown,
     ConfigurationError,
     NotAttempted,
+    RowsRefused,
     TransactionPooling,
     TransientError,
 )
@@ -35,6 +37,8 @@ _IN_PROGRESS_S: Final = 30.0
 _POLL_S: Final = 0.25
 #: How long the server may take to hear that an interrupted statement is not wanted any more.
 _CANCEL_S: Final = 5.0
+#: From how many inserts on COPY is so much faster that a failed attempt is worth it.
+_COPY_ROWS: Final = 500
 
 
 class PostgresWriter:
@@ -59,6 +63,7 @@ class PostgresWriter:
             try:
                 self._session = _session(connection)
                 self._admit(connection)
+                self._copies = copying.is_possible(layout) and not _has_insert_rules(connection, layout)
             except psycopg.Error as error:
                 raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
             on_failure.pop_all()
@@ -75,17 +80,28 @@ class PostgresWriter:
         self._connection.close()
 
     def write(self, batch: WriteBatch) -> Written:
-        with self._transaction():
-            transaction = self._begin()
-            written = self._apply(batch)
-            self._commit(transaction, written)
-        return written
+        return self._run(batch, self._begin, self._commit)
 
     def probe(self, batch: WriteBatch) -> Written:
+        return self._run(batch, self._begin_probe, self._check_deferred)
+
+    def _run(self, batch: WriteBatch, begin: Callable[[], str], end: Callable[[str, Written], None]) -> Written:
+        """One transaction. Many inserts go by COPY, which has no ON CONFLICT and does not say which rows a trigger
+        swallowed: where it fails for the rows' sake, or takes fewer, nothing of it is kept, and the statements that
+        can tell have the word."""
+        if self._copies and batch.inserts.num_rows >= _COPY_ROWS:
+            with suppress(RowsRefused), self._transaction():
+                transaction = begin()
+                if self._copy(batch.inserts) == batch.inserts.num_rows:
+                    inserted = frozenset(batch.inserts[self._layout.key.name].to_pylist())
+                    written = replace(self._update_and_delete(batch), inserted=inserted)
+                    end(transaction, written)
+                    return written
         with self._transaction():
-            self._connection.execute(queries.BEGIN_PROBE, prepare=False)
-            written = self._apply(batch)
-            self._connection.execute(queries.CHECK_DEFERRED)
+            transaction = begin()
+            inserted = self._execute(self._insert, (batch.inserts, self._layout.columns))
+            written = replace(self._update_and_delete(batch), inserted=inserted)
+            end(transaction, written)
         return written
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
@@ -147,10 +163,30 @@ class PostgresWriter:
             raise psycopg.InternalError("pg_current_xact_id() returned no row")
         return str(row[0])
 
-    def _apply(self, batch: WriteBatch) -> Written:
+    def _begin_probe(self) -> str:
+        self._connection.execute(queries.BEGIN_PROBE, prepare=False)
+        return ""
+
+    def _check_deferred(self, _transaction: str, _written: Written) -> None:
+        self._connection.execute(queries.CHECK_DEFERRED)
+
+    def _copy(self, rows: pa.Table) -> int:
+        """How many of the rows the server took."""
+        with self._connection.cursor() as cursor:
+            with cursor.copy(queries.copy_in(self._layout)) as copy:
+                is_sent = False
+                try:
+                    copy.write(copying.encoded(rows, self._layout))
+                    is_sent = True
+                finally:
+                    if not is_sent and not self._connection.closed:
+                        # Leaving the block waits for the server, which may be waiting for a row.
+                        self._connection.cancel_safe(timeout=_CANCEL_S)
+            return cursor.rowcount
+
+    def _update_and_delete(self, batch: WriteBatch) -> Written:
         layout = self._layout
         return Written(
-            inserted=self._execute(self._insert, (batch.inserts, layout.columns)),
             updated=self._execute(
                 self._update, (batch.new, (layout.key, *layout.compared)), (batch.old, layout.compared)
             ),
@@ -231,6 +267,10 @@ class PostgresWriter:
             return self._connection.execute(queries.IN_RECOVERY).fetchone() == (True,)
         except psycopg.Error:
             return False
+
+
+def _has_insert_rules(connection: psycopg.Connection, layout: Layout) -> bool:
+    return connection.execute(queries.INSERT_RULES, [table_oid(connection, layout.table)]).fetchone() == (True,)
 
 
 def _session(connection: psycopg.Connection) -> tuple[int, str | None]:
