@@ -49,7 +49,7 @@ class _Wording:
 
 
 class Catalogue:
-    """``count`` products. `documents` and `rows` give them in the order of their numbers, which is that of their ids."""
+    """``count`` products, made one by one from their numbers, in the order of which their ids rise."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -94,7 +94,7 @@ class Catalogue:
 
 
 def ensure(mongodb_url: str, catalogue: Catalogue) -> bool:
-    """Fill ``mongodb_url`` with the catalogue unless it is there already; whether it had to be made (20 s a million)."""
+    """Fill ``mongodb_url`` with the catalogue unless it is there; whether it had to be made (a minute a million)."""
     with MongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
         database = client.get_default_database()
         wanted = {"_id": _MARKER, "version": VERSION, "count": catalogue.count}
@@ -120,7 +120,7 @@ def _batches(catalogue: Catalogue) -> Iterator[list[dict[str, Any]]]:
 
 
 def _dice(number: int) -> tuple[int, ...]:
-    """Six numbers of 32 bits, fixed for each product. A seeded generator for each product would take ten times as long."""
+    """Six numbers of 32 bits, fixed for each product. A generator seeded for each would take ten times as long."""
     digest = hashlib.blake2b(number.to_bytes(8, "big"), digest_size=24).digest()
     return tuple(int.from_bytes(digest[position : position + 4], "big") for position in range(0, 24, 4))
 

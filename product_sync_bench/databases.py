@@ -72,14 +72,15 @@ _FILL_CARTS: LiteralString = """
 INSERT INTO cart_item (product_id, quantity) SELECT id, 1 FROM product ORDER BY md5('cart' || id) LIMIT 1000
 """
 
-# rows_written: what was written to the table itself, and to all tables of the database, staging and catalogues included.
+# rows_written: what was written to the table and to all tables of the database, staging and catalogues included; how
+# much was read from files: the target is fresh, so nothing of it is in the server's own buffers.
 _ROWS_WRITTEN: LiteralString = """
 SELECT
-    coalesce((SELECT sum(n_tup_ins) FROM pg_stat_user_tables WHERE relname = 'product'), 0)::bigint,
-    coalesce((SELECT sum(n_tup_upd) FROM pg_stat_user_tables WHERE relname = 'product'), 0)::bigint,
-    coalesce((SELECT sum(n_tup_del) FROM pg_stat_user_tables WHERE relname = 'product'), 0)::bigint,
+    coalesce((SELECT sum(n_tup_ins) FROM pg_stat_user_tables WHERE relid = to_regclass('public.product')), 0)::bigint,
+    coalesce((SELECT sum(n_tup_upd) FROM pg_stat_user_tables WHERE relid = to_regclass('public.product')), 0)::bigint,
+    coalesce((SELECT sum(n_tup_del) FROM pg_stat_user_tables WHERE relid = to_regclass('public.product')), 0)::bigint,
     tup_inserted + tup_updated + tup_deleted,
-    (blks_hit + blks_read) * current_setting('block_size')::bigint
+    blks_read * current_setting('block_size')::bigint
 FROM pg_stat_database WHERE datname = %s
 """
 
@@ -87,7 +88,9 @@ FROM pg_stat_database WHERE datname = %s
 _LOG_POSITION: LiteralString = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
 
 # clients_left: connections to the target that the server still holds.
-_CLIENTS_LEFT: LiteralString = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
+_CLIENTS_LEFT: LiteralString = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
+)
 
 # statement_log: every statement of the target's clients becomes a line of the server's log, without its values.
 _STATEMENT_LOG: tuple[LiteralString, ...] = (

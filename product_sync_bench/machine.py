@@ -25,7 +25,9 @@ def server_versions(servers: Servers) -> dict[str, str]:
     with MongoClient[dict[str, Any]](servers.mongodb_url) as client:
         mongodb = str(client.server_info()["version"])
     with psycopg.connect(servers.postgres_url) as connection:
-        version, fsync = connection.execute("SELECT current_setting('server_version'), current_setting('fsync')").fetchone() or ("?", "?")
+        version, fsync = connection.execute(
+            "SELECT current_setting('server_version'), current_setting('fsync')"
+        ).fetchone() or ("?", "?")
     return {"MongoDB": mongodb, "PostgreSQL": f"{version}, fsync {fsync}", "Python": platform.python_version()}
 
 

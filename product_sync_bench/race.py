@@ -65,7 +65,7 @@ class Race:
         self._tell = tell
 
     def run(self, rounds: int, names: frozenset[str] | None, keep: Keep) -> Section:
-        """Measure ``rounds`` times; only the contestants of ``names`` if given. ``keep`` gets the section after each round."""
+        """Measure ``rounds`` times, only the contestants of ``names`` if given. ``keep`` gets it after each."""
         self._home.mkdir(parents=True, exist_ok=True)
         (self._home / "dagster.yaml").write_text(_DAGSTER)
         if catalogues.ensure(self._source_url, self._catalogue):
@@ -128,9 +128,7 @@ class Race:
             run.complaint = _last_line(log, hide=urlsplit(target.url).password)
         if heat.verified:
             run.verdict = verification.verify(target.url, self._expected, digest, before)
-        entry = Entry(
-            heat.group, heat.scenario, heat.name, contestant.how.replace("\n", " "), contestant.keeps_table
-        )
+        entry = Entry(heat.group, heat.scenario, heat.name, contestant.how.replace("\n", " "), contestant.keeps_table)
         section.add(entry).runs.append(run)
         self._tell(
             f"{section.products:>10,}  {heat.scenario:24}  {heat.name:36} {cost.wall_s:8.2f} s"

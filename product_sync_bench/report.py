@@ -28,11 +28,12 @@ from product_sync_bench.results import (
 _HEAD = """\
 # Benchmarks
 
-Written by `make bench`; the figures of every single run are in [benchmarks.json](benchmarks.json). Each contestant is a
-process of its own, measured from outside: wall time and processor time with its start, the peak of memory with its
-children, the databases excluded. Figures are medians, peaks are maxima. Contestants are interleaved, and each run gets a
-fresh copy of the target, with the carts' table that references it. After each run the rows are compared with the source
-by code that shares nothing with product_sync. × is the time in relation to that of product_sync: over 1 is slower.
+Written by `make bench`; the figures of every single run are in [benchmarks.json](benchmarks.json). Each contestant is
+a process of its own, measured from outside: wall time and processor time with its start, the peak of memory with its
+children, the databases excluded. Figures are medians, peaks are maxima. Contestants are interleaved, and each run gets
+a fresh copy of the target, with the carts' table that references it. After each run the rows are compared with the
+source by code that shares nothing with product_sync. A time in brackets is in
+relation to that of product_sync: over 1 is slower.
 """
 
 
@@ -198,7 +199,7 @@ def _felt(section: Section) -> list[str]:
                 )
             )
     head = (
-        "what the databases feel", "", "MongoDB sends, MB", "calls", "PostgreSQL statements", "pages read, MB",
+        "what the databases feel", "", "MongoDB sends, MB", "calls", "PostgreSQL statements", "reads, MB",
         "inserted / updated / deleted in the table", "rows written in all", "WAL, MB",
     )  # fmt: skip
     return [*table(head, rows), ""] if rows else []

@@ -82,7 +82,9 @@ class Section:
     entries: list[Entry] = field(default_factory=list)
 
     def find(self, group: str, scenario: str, name: str) -> Entry | None:
-        return next((one for one in self.entries if (one.group, one.scenario, one.name) == (group, scenario, name)), None)
+        return next(
+            (one for one in self.entries if (one.group, one.scenario, one.name) == (group, scenario, name)), None
+        )
 
     def of(self, group: str, scenario: str | None = None) -> list[Entry]:
         return [one for one in self.entries if one.group == group and scenario in (None, one.scenario)]
@@ -122,7 +124,9 @@ def goals(sections: Sequence[Section]) -> list[Goal]:
 
 def fastest_peer(section: Section, scenario: str) -> Entry | None:
     """The fastest of those that keep the table and got the rows right."""
-    rivals = [one for one in section.of(RACE, scenario) if one.name != PRODUCT_SYNC and one.keeps_table and one.succeeded]
+    rivals = [
+        one for one in section.of(RACE, scenario) if one.name != PRODUCT_SYNC and one.keeps_table and one.succeeded
+    ]
     return min(rivals, key=lambda one: one.wall_s, default=None)
 
 
@@ -164,8 +168,7 @@ def _memory_goals(sections: Sequence[Section]) -> list[Goal]:
             "children included",
         )
         for section in sections
-        if section.products >= _MILLION
-        and (ours := [one for one in section.of(RACE) if one.name == PRODUCT_SYNC])
+        if section.products >= _MILLION and (ours := [one for one in section.of(RACE) if one.name == PRODUCT_SYNC])
     ]
 
 
@@ -194,4 +197,6 @@ def _start_goals(section: Section) -> list[Goal]:
     ours = section.find(START, UNCHANGED, PRODUCT_SYNC)
     if floor is None or ours is None:
         return []
-    return [Goal("start: a sync of 100 products, s more", _START_LIMIT_S, ours.wall_s - floor.wall_s, f"than {EMPTY_JOB}")]
+    return [
+        Goal("start: a sync of 100 products, s more", _START_LIMIT_S, ours.wall_s - floor.wall_s, f"than {EMPTY_JOB}")
+    ]

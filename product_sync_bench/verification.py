@@ -52,7 +52,7 @@ class Shape:
 
 @dataclass(slots=True)
 class Verdict:
-    """What is wrong; nothing is if all is empty. ``altered_table`` and ``left_behind`` are sentences and table names."""
+    """What is wrong; nothing is if all is empty. ``altered_table`` are sentences, ``left_behind`` names of tables."""
 
     missing: int = 0
     differing: int = 0

@@ -34,7 +34,7 @@ _SCHEMA: Final = Schema(
         "quantity": pa.int32(),
     }
 )
-_TYPES: Final = {
+_TYPES: Final[dict[str, dict[str, Any]]] = {
     "id": {"data_type": "text"},
     "title": {"data_type": "text"},
     "price": {"data_type": "bigint", "precision": 32},
