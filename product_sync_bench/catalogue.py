@@ -1,9 +1,10 @@
 """The catalogue that everything is measured on: the same documents every time, about 615 bytes of BSON each.
 
 A product has the six mapped fields and what a real one has beside them, so that a tool which reads whole documents
-pays for it. All are regular: what the tools do to messy documents is another question, and a faster answer to a
-smaller one would decide the race. A product is a pure function of its number, so the expected row of any product is
-known here without asking anyone's conversion.
+pays for it. In the race all are regular: what the tools do to messy documents is another question, and a faster answer
+to a smaller one would decide it. In an irregular catalogue every hundredth product has a field of another type, as
+years of importers leave behind; its row is the same. A product is a pure function of its number, so the expected row
+of any product is known here without asking anyone's conversion.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Final
 
-from bson import ObjectId
+from bson import Decimal128, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
@@ -30,6 +31,7 @@ _SEED = 20_260_601
 _LAUNCH = datetime(2016, 1, 4, 8, 0, tzinfo=UTC)
 _BATCH = 10_000
 _VARIETY = 4_096
+_IRREGULAR_EVERY = 100
 _SELLERS = 5_000
 #: Bytes of description that bring a document to about 615 bytes of BSON.
 _DESCRIPTION = 177
@@ -51,8 +53,9 @@ class _Wording:
 class Catalogue:
     """``count`` products, made one by one from their numbers, in the order of which their ids rise."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, irregular: bool = False) -> None:
         self.count = count
+        self.irregular = irregular
         random = Random(_SEED)  # noqa: S311 - sample data that must be the same every time
         self._wordings = [_wording(random) for _ in range(_VARIETY)]
 
@@ -75,7 +78,7 @@ class Catalogue:
         wording = self._wordings[dice[0] % _VARIETY]
         _, title, price, image, _, quantity = self.row(number)
         created = _LAUNCH + timedelta(seconds=30 * number)
-        return {
+        document = {
             "_id": _object_id(number, dice),
             "title": title,
             "description": wording.description,
@@ -91,6 +94,9 @@ class Catalogue:
             "createdAt": created,
             "updatedAt": created + timedelta(hours=dice[5] % 4_000),
         }
+        if self.irregular and number % _IRREGULAR_EVERY == 0:
+            document |= _irregularity(document, number // _IRREGULAR_EVERY)
+        return document
 
 
 def ensure(mongodb_url: str, catalogue: Catalogue) -> bool:
@@ -117,6 +123,21 @@ def mean_document_bytes(mongodb_url: str) -> int:
 def _batches(catalogue: Catalogue) -> Iterator[list[dict[str, Any]]]:
     for start in range(0, catalogue.count, _BATCH):
         yield [catalogue.document(number) for number in range(start, min(start + _BATCH, catalogue.count))]
+
+
+def _irregularity(document: dict[str, Any], kind: int) -> dict[str, Any]:
+    """One of the mapped fields in another type, of the same value."""
+    match kind % 5:
+        case 0:
+            return {"price": float(document["price"])}
+        case 1:
+            return {"price": Decimal128(f"{document['price']}.00")}
+        case 2:
+            return {"quantity": Int64(document["quantity"])}
+        case 3:
+            return {"quantity": float(document["quantity"])}
+        case _:
+            return {"sellerId": str(document["sellerId"])}
 
 
 def _dice(number: int) -> tuple[int, ...]:

@@ -251,7 +251,8 @@ class Target:
 
 def source_url(servers: Servers, catalogue: Catalogue) -> str:
     """The URL of the MongoDB database that holds ``catalogue``."""
-    return urlunsplit(urlsplit(servers.mongodb_url)._replace(path=f"/bench_{catalogue.count}"))
+    name = f"bench_{catalogue.count}{'_irregular' if catalogue.irregular else ''}"
+    return urlunsplit(urlsplit(servers.mongodb_url)._replace(path=f"/{name}"))
 
 
 def _source_work(client: MongoClient[dict[str, Any]]) -> tuple[int, int]:

@@ -23,7 +23,19 @@ from product_sync_bench.catalogue import Catalogue
 from product_sync_bench.contestants import Contestant, Place
 from product_sync_bench.databases import DRIFTED, EMPTY, EQUAL, Felt, Target
 from product_sync_bench.measuring import Cost, measure
-from product_sync_bench.results import DRIFT, FLOORS, INITIAL, PACING, RACE, START, UNCHANGED, Entry, Run, Section
+from product_sync_bench.results import (
+    DRIFT,
+    FLOORS,
+    INITIAL,
+    IRREGULAR,
+    PACING,
+    RACE,
+    START,
+    UNCHANGED,
+    Entry,
+    Run,
+    Section,
+)
 
 _STATES: Final = {INITIAL: EMPTY, UNCHANGED: EQUAL, DRIFT: DRIFTED}
 #: The pace is of interest where a default load takes minutes and not hours.
@@ -62,14 +74,16 @@ class Race:
         self._rows = folder / f"rows_{catalogue.count}"
         self._expected = folder / f"expected_{catalogue.count}"
         self._source_url = databases.source_url(servers, catalogue)
+        self._irregular = Catalogue(catalogue.count, irregular=True)
         self._tell = tell
 
     def run(self, rounds: int, names: frozenset[str] | None, keep: Keep) -> Section:
         """Measure ``rounds`` times, only the contestants of ``names`` if given. ``keep`` gets it after each."""
         self._home.mkdir(parents=True, exist_ok=True)
         (self._home / "dagster.yaml").write_text(_DAGSTER)
-        if catalogues.ensure(self._source_url, self._catalogue):
-            self._tell(f"made a catalogue of {self._catalogue.count:,} products")
+        for catalogue in (self._catalogue, self._irregular):
+            if catalogues.ensure(databases.source_url(self._servers, catalogue), catalogue):
+                self._tell(f"made a catalogue of {catalogue.count:,} products")
         target = Target(self._servers, self._catalogue)
         try:
             target.make_templates()
@@ -111,6 +125,8 @@ class Race:
             _Heat(FLOORS, UNCHANGED, one.name, one, verified=False)
             for one in (contestants.drain(), contestants.copy_out(), contestants.empty_job())
         ]
+        ours = contestants.product_sync()
+        heats.append(_Heat(IRREGULAR, UNCHANGED, ours.name, ours))
         copy_in = contestants.copy_in()
         heats.append(_Heat(FLOORS, INITIAL, copy_in.name, copy_in))
         if self._catalogue.count <= _PACED_UP_TO:
@@ -122,7 +138,7 @@ class Race:
         target.begin(_STATES[heat.scenario], contestant.setup)
         with psycopg.connect(target.url) as connection:
             before = verification.shape(connection)
-        cost, felt, log = self._start(target, contestant)
+        cost, felt, log = self._start(target, heat)
         run = Run(cost, felt)
         if cost.status != 0:
             run.complaint = _last_line(log, hide=urlsplit(target.url).password)
@@ -131,20 +147,22 @@ class Race:
         entry = Entry(heat.group, heat.scenario, heat.name, contestant.how.replace("\n", " "), contestant.keeps_table)
         section.add(entry).runs.append(run)
         self._tell(
-            f"{section.products:>10,}  {heat.scenario:24}  {heat.name:36} {cost.wall_s:8.2f} s"
+            f"{section.products:>10,}  {heat.group:9}  {heat.scenario:24}  {heat.name:38} {cost.wall_s:8.2f} s"
             f"  {cost.cpu_s:8.2f} s CPU  {cost.peak_bytes / 1e6:6.0f} MB"
             f"{'' if run.succeeded else f'  FAILED {run.complaint} {run.verdict}'}"
         )
 
-    def _start(self, target: Target, contestant: Contestant) -> tuple[Cost, Felt, Path]:
+    def _start(self, target: Target, heat: _Heat) -> tuple[Cost, Felt, Path]:
         own = self._folder / "run"
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir()
-        place = Place(self._source_url, target.url, own, self._home, self._rows)
+        source = self._irregular if heat.group == IRREGULAR else self._catalogue
+        source_url = databases.source_url(self._servers, source)
+        place = Place(source_url, target.url, own, self._home, self._rows)
         log = self._folder / "run.log"
         limit = _LIMIT_S * max(1.0, self._catalogue.count / 1e6)
         with target.feeling() as felt:
-            cost = measure(contestant.command(place), env=place.environment(), folder=own, log=log, limit_s=limit)
+            cost = measure(heat.contestant.command(place), env=place.environment(), folder=own, log=log, limit_s=limit)
         return cost, felt, log
 
 

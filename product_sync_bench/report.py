@@ -12,6 +12,7 @@ from product_sync_bench.results import (
     DRIFT,
     FLOORS,
     INITIAL,
+    IRREGULAR,
     PACING,
     RACE,
     SCENARIOS,
@@ -61,7 +62,7 @@ def _section(section: Section) -> list[str]:
         ", ".join(f"{name} {version}" for name, version in section.versions.items()) + ".",
         "",
     ]
-    for part in (_race, _wrongs, _floors, _felt, _pacing, _start):
+    for part in (_race, _wrongs, _irregular, _floors, _felt, _pacing, _start):
         parts += part(section)
     return parts
 
@@ -169,6 +170,14 @@ def _sentences(run: Run) -> list[str]:
     tables = sorted({name.rstrip("0123456789").rstrip("_") for name in verdict.left_behind})
     sentences += [f"left behind: {', '.join(tables)}"] if tables else []
     return sentences
+
+
+def _irregular(section: Section) -> list[str]:
+    irregular = section.find(IRREGULAR, UNCHANGED, PRODUCT_SYNC)
+    if irregular is None:
+        return []
+    ratio = _with_ratio(section, UNCHANGED, irregular)
+    return [f"With 1 % of the documents irregular, {UNCHANGED}: {ratio} s, {_outcome([irregular])}.", ""]
 
 
 def _floors(section: Section) -> list[str]:

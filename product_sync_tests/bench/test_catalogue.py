@@ -20,6 +20,17 @@ def test_the_row_is_what_the_document_becomes() -> None:
         assert texts == [str(value) for value in catalogue.row(number)]
 
 
+def test_an_irregular_product_has_the_same_row_and_one_field_of_another_type() -> None:
+    regular, irregular = Catalogue(1_000), Catalogue(1_000, irregular=True)
+    odd = [
+        number
+        for number in range(1_000)
+        if bson.encode(regular.document(number)) != bson.encode(irregular.document(number))
+    ]
+    assert len(odd) == 10
+    assert all(regular.row(number) == irregular.row(number) for number in odd)
+
+
 def test_ids_differ_and_rise() -> None:
     catalogue = Catalogue(5_000)
     ids = [catalogue.row(number)[0] for number in range(5_000)]
