@@ -219,7 +219,8 @@ def _pacing(section: Section) -> list[str]:
     for name in section.names(PACING):
         initial, drift = (section.find(PACING, scenario, name) for scenario in (INITIAL, DRIFT))
         present = [one for one in (initial, drift) if one is not None]
-        rows.append((name, *(f"{one.wall_s:.2f}" for one in present), _outcome(present)))
+        label = f"{name} (one run)" if section.rounds > 1 and len(present[0].runs) == 1 else name
+        rows.append((label, *(f"{one.wall_s:.2f}" for one in present), _outcome(present)))
     head = ("product_sync at other paces", f"{INITIAL}, s", f"{DRIFT}, s", "rows and table")
     return [*table(head, rows), ""] if rows else []
 
