@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,15 @@ def server_versions(servers: Servers) -> dict[str, str]:
             "SELECT current_setting('server_version'), current_setting('fsync')"
         ).fetchone() or ("?", "?")
     return {"MongoDB": mongodb, "PostgreSQL": f"{version}, fsync {fsync}", "Python": platform.python_version()}
+
+
+def commit() -> dict[str, str]:
+    """Which commit of this repository was measured, with ``-dirty`` if it was changed; nothing without git."""
+    if (git := shutil.which("git")) is None:
+        return {}
+    command = [git, "describe", "--always", "--dirty", "--exclude", "*"]
+    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)  # noqa: S603 - constant arguments
+    return {"commit": found.stdout.strip()} if found.returncode == 0 else {}
 
 
 def load() -> float:

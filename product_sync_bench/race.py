@@ -112,19 +112,20 @@ class Race:
             rounds=rounds,
             measured_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             machine=machine.describe(),
-            versions=machine.server_versions(self._servers) | contestants.versions(),
+            versions=machine.server_versions(self._servers) | contestants.versions() | machine.commit(),
             load_before=self._load_before,
         )
 
     def _heats(self, round_number: int, names: frozenset[str] | None) -> Iterator[_Heat]:
-        heats = _start_heats() if self._catalogue.count == _SMALLEST else self._race_heats()
-        chosen = [heat for heat in heats if names is None or heat.contestant.name in names]
-        chosen = [heat for heat in chosen if round_number == 0 or not heat.once]
-        shift = round_number % max(1, len(chosen))
-        yield from chosen[shift:] + chosen[:shift]
+        heats = _start_heats() if self._catalogue.count == _SMALLEST else self._race_heats(round_number)
+        for heat in heats:
+            if (names is None or heat.contestant.name in names) and (round_number == 0 or not heat.once):
+                yield heat
 
-    def _race_heats(self) -> list[_Heat]:
+    def _race_heats(self, round_number: int) -> list[_Heat]:
         taking_part = [contestants.product_sync(), *contestants.peers()]
+        first = round_number % len(taking_part)
+        taking_part = taking_part[first:] + taking_part[:first]
         heats = [_Heat(RACE, scenario, one.name, one) for scenario in _STATES for one in taking_part]
         heats += [
             _Heat(FLOORS, UNCHANGED, one.name, one, verified=False)
