@@ -12,7 +12,7 @@ import click
 
 from product_sync.core.errors import ProductSyncError
 from product_sync.embedded.servers import running
-from product_sync_bench import report, results
+from product_sync_bench import contestants, report, results
 from product_sync_bench.catalogue import Catalogue
 from product_sync_bench.contestants import MissingContestantError
 from product_sync_bench.race import Race
@@ -61,6 +61,9 @@ def main(
         report_file.write_text(report.render(sections))
         return
     try:
+        known = contestants.names()
+        if unknown := set(only) - known:
+            raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(sorted(known))}", param_hint="--only")
         with running(folder / "servers", durable=True, tell=click.echo) as servers:
             for size in (_START_PRODUCTS, *products):
                 race = Race(servers, Catalogue(size), folder.resolve(), click.echo)

@@ -145,6 +145,12 @@ def empty_job() -> Contestant:
     )
 
 
+def names() -> frozenset[str]:
+    """All names. Raises `MissingContestantError`."""
+    everyone = (product_sync(), *peers(), drain(), copy_out(), copy_in(), empty_job())
+    return frozenset(one.name for one in everyone)
+
+
 def versions() -> dict[str, str]:
     """The versions of everything that takes part, by distribution."""
     names = (

@@ -182,10 +182,21 @@ def _irregular(section: Section) -> list[str]:
 
 def _floors(section: Section) -> list[str]:
     rows = [
-        (entry.name, entry.how, f"{entry.wall_s:.2f}", f"{entry.cpu_s:.2f}", f"{entry.peak_bytes / 1e6:.0f}")
+        (
+            entry.name,
+            entry.how,
+            f"{entry.wall_s:.2f}",
+            ""
+            if (ours := section.find(RACE, entry.scenario, PRODUCT_SYNC)) is None
+            else f"{entry.wall_s / ours.wall_s:.2f}",
+            entry.scenario,
+            f"{entry.cpu_s:.2f}",
+            f"{entry.peak_bytes / 1e6:.0f}",
+        )
         for entry in section.of(FLOORS)
     ]
-    return ["Floors:", "", *table(("", "", "s", "processor, s", "peak, MB"), rows), ""] if rows else []
+    head = ("floor", "", "s", "as a share of product_sync's", "with", "processor, s", "peak, MB")
+    return [*table(head, rows), ""] if rows else []
 
 
 def _felt(section: Section) -> list[str]:
