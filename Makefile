@@ -2,10 +2,13 @@
 # PYTHON names the interpreter that .venv is made with, WORKERS how many test processes run at once.
 PYTHON ?= python3
 WORKERS ?= 2
+# PRODUCTS are the sizes of the catalogues that `make bench` measures on, ROUNDS how often, BENCH further options.
+PRODUCTS ?= 100000 1000000
+ROUNDS ?= 3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check format clean
+.PHONY: help demo dev test check bench format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
@@ -29,11 +32,15 @@ check: ## lint, format, types, layers
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+bench: ## product_sync against its peers and the floors: docs/benchmarks.md
+	@scripts/make-venv bench
+	@.venv/bin/python -m product_sync_bench $(PRODUCTS:%=--products %) --rounds $(ROUNDS) $(BENCH)
+
 format: ## put the code into the form that `make check` wants
 	@scripts/make-venv dev
 	.venv/bin/ruff format
 	.venv/bin/ruff check --fix
 
 clean: ## delete the sample data and all caches; .venv stays
-	@if [ -x .venv/bin/python ]; then .venv/bin/python -m product_sync.embedded .data; fi
+	@if [ -x .venv/bin/python ]; then .venv/bin/python -m product_sync.embedded .data/bench/servers && .venv/bin/python -m product_sync.embedded .data; fi
 	rm -rf .data build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,81 @@
+"""``python -m product_sync_bench``: what `make bench` calls.
+
+The report goes to docs/benchmarks.md when each figure is a median of at least three runs, else beside the data, so that
+trying it out does not replace figures that mean something.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from product_sync.core.errors import ProductSyncError
+from product_sync.embedded.servers import running
+from product_sync_bench import contestants, report, results
+from product_sync_bench.catalogue import Catalogue
+from product_sync_bench.contestants import MissingContestantError
+from product_sync_bench.race import Race
+from product_sync_bench.results import Section
+
+_START_PRODUCTS = 100
+_ENOUGH_ROUNDS = 3
+_REPORT = Path("docs/benchmarks.md")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--products", type=click.IntRange(min=1_000), multiple=True, default=(100_000, 1_000_000), show_default=True,
+    help="Size of a catalogue; may be given several times.",
+)  # fmt: skip
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each contestant.")
+@click.option("--only", multiple=True, metavar="NAME", help="Only this contestant; may be given several times.")
+@click.option(
+    "--folder", type=click.Path(file_okay=False, path_type=Path), default=".data/bench", show_default=True,
+    help="Data folder. The catalogues in it are kept for the next time.",
+)  # fmt: skip
+@click.option(
+    "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path),
+    help=f"Where the report goes [{_REPORT} from {_ENOUGH_ROUNDS} rounds on, else beside the data].",
+)  # fmt: skip
+@click.option("--write-only", is_flag=True, help="Measure nothing: write the report again from the figures beside it.")
+def main(
+    products: tuple[int, ...],
+    rounds: int,
+    only: tuple[str, ...],
+    folder: Path,
+    report_file: Path | None,
+    write_only: bool,
+) -> None:
+    """Measure product_sync, its peers and the floors, and write the report."""
+    report_file = report_file or (_REPORT if rounds >= _ENOUGH_ROUNDS else folder / "benchmarks.md")
+    figures = report_file.with_suffix(".json")
+    sections = results.read(figures)
+
+    def keep(section: Section) -> None:
+        sections[section.products] = section
+        results.write(figures, sections)
+        report_file.write_text(report.render(sections))
+
+    if write_only:
+        report_file.write_text(report.render(sections))
+        return
+    try:
+        known = contestants.names()
+        if unknown := set(only) - known:
+            raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(sorted(known))}", param_hint="--only")
+        with running(folder / "servers", durable=True, tell=click.echo) as servers:
+            # The start is a comparison of two: half of it would replace the whole.
+            for size in products if only else (_START_PRODUCTS, *products):
+                race = Race(servers, Catalogue(size), folder.resolve(), click.echo)
+                section = race.run(rounds, frozenset(only) or None, keep)
+                click.echo(f"\n{report.summary(section)}\n")
+    except MissingContestantError as error:
+        raise click.ClickException(str(error)) from error
+    except ProductSyncError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{report_file} and {figures}")
+
+
+if __name__ == "__main__":
+    main()

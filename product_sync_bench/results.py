@@ -1,0 +1,212 @@
+"""What was measured, as it is kept beside the report, and the arithmetic on it: medians, ratios, targets.
+
+The figures of every single run are kept in a file, so that the report can be written again without measuring again
+and a reader can see the spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from product_sync_bench.contestants import EMPTY_JOB, PRODUCT_SYNC
+from product_sync_bench.databases import Felt
+from product_sync_bench.measuring import Cost
+from product_sync_bench.verification import Verdict
+
+INITIAL, UNCHANGED, DRIFT = "initial load", "nothing changed", "1 % changed, 0.1 % lost"
+SCENARIOS: Final = (INITIAL, UNCHANGED, DRIFT)
+RACE, FLOORS, PACING, START, IRREGULAR = "race", "floors", "pacing", "start", "irregular"
+
+
+@dataclass(slots=True)
+class Run:
+    """One process: what it cost, what the databases felt of it, what it left in the target."""
+
+    cost: Cost
+    felt: Felt
+    verdict: Verdict | None = None
+    complaint: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        """It said so, and the rows are those of the source."""
+        return self.cost.status == 0 and (self.verdict is None or self.verdict.rows_are_right)
+
+
+@dataclass(slots=True)
+class Entry:
+    """All runs of one contestant in one scenario of one group."""
+
+    group: str
+    scenario: str
+    name: str
+    how: str
+    keeps_table: bool
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def wall_s(self) -> float:
+        return median(run.cost.wall_s for run in self.runs)
+
+    @property
+    def cpu_s(self) -> float:
+        return median(run.cost.cpu_s for run in self.runs)
+
+    @property
+    def peak_bytes(self) -> float:
+        """The largest, not the median: a limit on memory is met or it is not."""
+        return max(run.cost.peak_bytes for run in self.runs)
+
+    @property
+    def succeeded(self) -> bool:
+        return all(run.succeeded for run in self.runs)
+
+
+@dataclass(slots=True)
+class Section:
+    """One catalogue, measured in one go. ``versions`` are of distributions and servers, ``machine`` is a sentence."""
+
+    products: int
+    document_bytes: int
+    rounds: int
+    measured_at: str
+    machine: str
+    versions: dict[str, str]
+    load_before: float
+    entries: list[Entry] = field(default_factory=list)
+
+    def find(self, group: str, scenario: str, name: str) -> Entry | None:
+        return next(
+            (one for one in self.entries if (one.group, one.scenario, one.name) == (group, scenario, name)), None
+        )
+
+    def of(self, group: str, scenario: str | None = None) -> list[Entry]:
+        return [one for one in self.entries if one.group == group and scenario in (None, one.scenario)]
+
+    def names(self, group: str) -> list[str]:
+        return list(dict.fromkeys(one.name for one in self.of(group)))
+
+    def add(self, entry: Entry) -> Entry:
+        if (known := self.find(entry.group, entry.scenario, entry.name)) is not None:
+            return known
+        self.entries.append(entry)
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure that is to be reached. ``against`` says what it is measured against."""
+
+    what: str
+    limit: float
+    measured: float
+    against: str
+
+    @property
+    def reached(self) -> bool:
+        return self.measured <= self.limit
+
+
+def goals(sections: Sequence[Section]) -> list[Goal]:
+    """The goals of issue 3 for which there are figures, in its order."""
+    found = [goal for section in sections for goal in _race_goals(section)]
+    found += [goal for section in sections for goal in _irregular_goals(section)]
+    found += _memory_goals(sections)
+    found += _growth_goals(sections)
+    found += [goal for section in sections for goal in _start_goals(section)]
+    return found
+
+
+def fastest_peer(section: Section, scenario: str) -> Entry | None:
+    """The fastest of those that keep the table and got the rows right."""
+    rivals = [
+        one for one in section.of(RACE, scenario) if one.name != PRODUCT_SYNC and one.keeps_table and one.succeeded
+    ]
+    return min(rivals, key=lambda one: one.wall_s, default=None)
+
+
+def read(file: Path) -> dict[int, Section]:
+    """The sections kept in ``file``, by size; none if it does not exist."""
+    return _SECTIONS.validate_json(file.read_bytes()) if file.exists() else {}
+
+
+def write(file: Path, sections: dict[int, Section]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(_SECTIONS.dump_json(dict(sorted(sections.items()))) + b"\n")
+
+
+_SECTIONS: Final = TypeAdapter(dict[int, Section])
+_RACE_LIMITS: Final = {UNCHANGED: 0.5, DRIFT: 0.6, INITIAL: 1.0}
+_MILLION: Final = 1_000_000
+_MEMORY_LIMIT_MB: Final = 500.0
+_GROWTH_LIMIT: Final = 1.15
+_IRREGULAR_LIMIT: Final = 1.15
+_START_LIMIT_S: Final = 1.5
+
+
+def _race_goals(section: Section) -> list[Goal]:
+    if section.products != _MILLION:
+        return []
+    found = []
+    for scenario, limit in _RACE_LIMITS.items():
+        ours, peer = section.find(RACE, scenario, PRODUCT_SYNC), fastest_peer(section, scenario)
+        if ours is not None and peer is not None:
+            found.append(Goal(f"{scenario}: wall time", limit, ours.wall_s / peer.wall_s, f"× {peer.name}"))
+    return found
+
+
+def _irregular_goals(section: Section) -> list[Goal]:
+    regular, irregular = (section.find(group, UNCHANGED, PRODUCT_SYNC) for group in (RACE, IRREGULAR))
+    if section.products < _MILLION or regular is None or irregular is None:
+        return []
+    what = f"{UNCHANGED}, 1 % of the documents irregular: wall time"
+    return [Goal(what, _IRREGULAR_LIMIT, irregular.wall_s / regular.wall_s, "× that with regular documents")]
+
+
+def _memory_goals(sections: Sequence[Section]) -> list[Goal]:
+    return [
+        Goal(
+            f"{section.products:,} products: peak memory, MB",
+            _MEMORY_LIMIT_MB,
+            max(one.peak_bytes for one in ours) / 1e6,
+            "children included",
+        )
+        for section in sections
+        if section.products >= _MILLION and (ours := [one for one in section.of(RACE) if one.name == PRODUCT_SYNC])
+    ]
+
+
+def _growth_goals(sections: Sequence[Section]) -> list[Goal]:
+    sizes = {section.products: section for section in sections}
+    if not {_MILLION, 10 * _MILLION} <= sizes.keys():
+        return []
+    small, large = sizes[_MILLION], sizes[10 * _MILLION]
+    found = []
+    for scenario in SCENARIOS:
+        one, ten = (section.find(RACE, scenario, PRODUCT_SYNC) for section in (small, large))
+        if one is not None and ten is not None:
+            found.append(
+                Goal(
+                    f"{scenario}: cost per product at ten million",
+                    _GROWTH_LIMIT,
+                    ten.wall_s / one.wall_s / 10,
+                    "× that at one million",
+                )
+            )
+    return found
+
+
+def _start_goals(section: Section) -> list[Goal]:
+    floor = section.find(START, UNCHANGED, EMPTY_JOB)
+    ours = section.find(START, UNCHANGED, PRODUCT_SYNC)
+    if floor is None or ours is None:
+        return []
+    return [
+        Goal("start: a sync of 100 products, s more", _START_LIMIT_S, ours.wall_s - floor.wall_s, f"than {EMPTY_JOB}")
+    ]
