@@ -294,11 +294,13 @@ class Session:
 
     def _require_privileges(self, counts: DiffCounts, target: TargetHealth) -> None:
         """Say before the first batch what the last one would find out. Raises `AccessDenied`."""
-        if lacking := ", ".join(self._lacking(counts, target.privileges)):
-            table, role = self.layout.table.qualified_name, target.server.role
+        if lacking := self._lacking(counts, target.privileges):
+            table, role, names = self.layout.table.qualified_name, target.server.role, ", ".join(lacking)
+            # The others are lacking too, but nobody asked for them.
+            because = [right for right in target.privileges.lacking if right.startswith(("USAGE", *lacking))]
             raise AccessDenied(
-                f"The role {role!r} may not {lacking} on {table}: {'; '.join(target.privileges.lacking)}.",
-                hint=f"GRANT {lacking} ON {table} TO {role};",
+                f"The role {role!r} may not {names} on {table}: it lacks {'; '.join(because)}.",
+                hint=f"GRANT {names} ON {table} TO {role};",
             )
 
     def _deletion_facts(self, todo: Plan, target: TargetHealth) -> DeletionFacts | None:

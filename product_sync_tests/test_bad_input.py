@@ -190,6 +190,9 @@ class TestTarget:
                 "access_denied", NOT_ATTEMPTED, f"GRANT INSERT ON public.product TO {clerk.name}", CART_DB_URL=clerk.url
             )
         assert report.as_json()["missing"] == 1, "what was found before is still told"
+        assert report.error
+        assert "INSERT on id, title" in report.error.message
+        assert "DELETE" not in report.error.message, "it is not needed, so it is not asked for"
 
     def test_a_dry_run_needs_no_privilege_to_write(self, market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
         market.stock(products(2))
