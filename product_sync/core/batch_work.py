@@ -93,10 +93,12 @@ class BatchWork:
                 yield part.num_rows, len(outcome.deleted)
             elif outcome.sqlstate in _REFERENCED:
                 self._result.kept_referenced += 1
-                self._logger.warning("Row %s stays: another table references it.", part.deletes[self._key][0])
+                self._logger.warning(
+                    "Row %s stays: another table references it.", cut(part.deletes[self._key][0].as_py())
+                )
             else:
                 self._result.kept_undeletable += 1
-                self._logger.warning("Row %s stays: %s", part.deletes[self._key][0], outcome)
+                self._logger.warning("Row %s stays: %s", cut(part.deletes[self._key][0].as_py()), outcome)
 
     def _take_back(self, rows: pa.Table, part: WriteBatch, written: Written) -> None:
         """Delete again what was inserted for a product that has gone: its delete event may have come first."""
@@ -116,7 +118,7 @@ class BatchWork:
                 "%d products were deleted while they were inserted; their rows stay: %s Rows: %s",
                 doomed.num_rows,
                 error,
-                ", ".join(sorted(gone)),
+                ", ".join(cut(row_id) for row_id in sorted(gone)),
             )
 
     def _gone(self, asked: list[SourceId]) -> set[str]:
@@ -150,7 +152,7 @@ class BatchWork:
     def _isolate(self, rows: pa.Table, row: pa.Table, reason: Reason, answer: str) -> None:
         """Quarantine one row (``Layout.target_schema``) that the database would not take."""
         source_id = diff_rows.source_ids(diff_rows.with_ids(rows, "id", row[self._key].to_pylist()))[0]
-        self._logger.warning("Row %s goes to the quarantine: %s", source_id.text, answer)
+        self._logger.warning("Row %s goes to the quarantine: %s", cut(source_id.text), answer)
         self._isolated += 1
         self._result.quarantined += 1
         reject = Reject(source_key(to_bson(source_id)), source_id, (Defect(self._key, reason, cut(answer)),))

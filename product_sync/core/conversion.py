@@ -13,7 +13,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 import bson
@@ -40,6 +41,7 @@ from product_sync.core.mapping import Kind
 from product_sync.core.misfit import MisfitError
 from product_sync.core.model import ColumnType, Defect, Reason, Reject, SourceBatch, SourceId, TypeName
 from product_sync.core.numbers import Rule
+from product_sync.core.repeated import RepeatedFields, document_key
 
 __all__ = [
     "CODEC_OPTIONS",
@@ -201,7 +203,7 @@ class _Field:
 
     def __init__(self, column: LayoutColumn) -> None:
         self.name = column.name
-        self._path = column.path
+        self.path = column.path
         self._rule = _reference_rule(column.type) if column.kind is Kind.REFERENCE else _rule(column.type)
         self.required = column.required and not column.has_default
         self.default = self._canonical_default(column) if column.has_default else None
@@ -218,7 +220,7 @@ class _Field:
 
     def read(self, document: dict[str, Any]) -> Any:
         """The canonical value, or `MisfitError`."""
-        path = self._path
+        path = self.path
         value = document.get(path[0])
         if len(path) > 1:
             value, inside = _descend(value, path[1:])
@@ -232,7 +234,7 @@ class _Field:
 
     def offending(self, document: dict[str, Any]) -> Any:
         """The value that `read` could not use, or the one that stands in its way."""
-        return _descend(document, self._path)[0]
+        return _descend(document, self.path)[0]
 
 
 def _descend(value: Any, path: tuple[str, ...]) -> tuple[Any, bool]:
@@ -275,6 +277,7 @@ class RowConverter:
         self._fields = tuple(_Field(column) for column in layout.values)
         self._readers = tuple(field.read for field in self._fields)
         self._by_name = {field.name: field for field in self._fields}
+        self._repeated = RepeatedFields([column.path for column in layout.columns])
 
     def convert(self, document: dict[str, Any]) -> Row | Reject:
         """A row of canonical values in the order of ``Layout.source_schema``, or the document's reject with
@@ -310,9 +313,14 @@ class RowConverter:
 
     def _outcome(self, raw: bytes) -> Row | Reject:
         try:
-            return self.convert(decode(raw))
+            document = decode(raw)
         except InvalidBSON as error:
             return self._undecodable(raw, error)
+        repeated = self._repeated.among(raw)
+        outcome = self._reject(document, repeated) if repeated else self.convert(document)
+        if isinstance(outcome, Reject):
+            return replace(outcome, source_key=document_key(raw, document.get("_id")))
+        return outcome
 
     def assemble(self, rows: list[Row]) -> pa.RecordBatch:
         """Rows of canonical values as columns, with ``Layout.source_schema``."""
@@ -320,10 +328,16 @@ class RowConverter:
         arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _reject(self, document: dict[str, Any]) -> Reject:
+    def _reject(self, document: dict[str, Any], repeated: Collection[tuple[str, ...]] = ()) -> Reject:
+        """``repeated`` are the paths on which a name stands twice in the document."""
         bson_id = document.get("_id")
         identity, defects = self._identify(bson_id)
+        if ("_id",) in repeated:
+            identity, defects = None, [Defect(self._key_name, Reason.REPEATED_FIELD, excerpt(bson_id))]
         for field in self._fields:
+            if field.path in repeated:
+                defects.append(Defect(field.name, Reason.REPEATED_FIELD, excerpt(field.offending(document))))
+                continue
             try:
                 field.read(document)
             except MisfitError as misfit:
@@ -347,6 +361,6 @@ class RowConverter:
                 pass
             else:
                 identity, defects = self._identify(bson_id)
-                return Reject(source_key(bson_id), identity, (*defects, defect))
+                return Reject(document_key(raw, bson_id), identity, (*defects, defect))
         digest = hashlib.sha256(raw).hexdigest()
         return Reject(f'{{"$undecodable": "{digest}"}}', None, (defect,))

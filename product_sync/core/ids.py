@@ -7,6 +7,7 @@ and two products with one text would overwrite each other, each run the other wa
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 import uuid
@@ -23,6 +24,10 @@ from product_sync.core.model import IdType, SourceId
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+#: Characters of a `source_key` that are kept as they are, and what is kept of a longer one beside its hash.
+LONGEST_KEY = 1_000
+_KEY_BEGINNING = 200
 
 _INT32, _INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
 
@@ -81,8 +86,15 @@ def is_canonical_uuid(text: str) -> bool:
 
 
 def source_key(bson_id: Any) -> str:
-    """The name of a source document in the quarantine: the canonical extended JSON of its ``_id``."""
-    return canonical_json(bson_id)
+    """The name of a source document in the quarantine: the canonical extended JSON of its ``_id``.
+
+    One of more than `LONGEST_KEY` characters is shortened to its beginning and the SHA-256 of it all: an ``_id`` may
+    have megabytes (``docs/decisions/0026``). No JSON ends like that, so a short key is never taken for a long one.
+    """
+    key = canonical_json(bson_id)
+    if len(key) <= LONGEST_KEY:
+        return key
+    return f"{key[:_KEY_BEGINNING]}… sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def source_key_sql(id_type: str, text: str) -> str:
@@ -90,7 +102,7 @@ def source_key_sql(id_type: str, text: str) -> str:
 
     JSON is spelled out, because DuckDB's ``to_json`` writes control characters with other letters than Python.
     """
-    return f"""CASE {id_type}
+    key = f"""CASE {id_type}
         WHEN '{IdType.OBJECT_ID}' THEN '{{"$oid": "' || {text} || '"}}'
         WHEN '{IdType.INT}' THEN '{{"$numberInt": "' || {text} || '"}}'
         WHEN '{IdType.LONG}' THEN '{{"$numberLong": "' || {text} || '"}}'
@@ -98,6 +110,11 @@ def source_key_sql(id_type: str, text: str) -> str:
             || '", "subType": "04"}}}}'
         ELSE {_json_string_sql(text)}
     END"""
+    return f"""if(
+        length({key}) <= {LONGEST_KEY},
+        {key},
+        left({key}, {_KEY_BEGINNING}) || '… sha256:' || sha256({key})
+    )"""
 
 
 def _json_string_sql(text: str) -> str:

@@ -28,6 +28,7 @@ from product_sync.core.errors import (
     SyncAlreadyRunning,
     Unreachable,
 )
+from product_sync.core.extended_json import cut
 from product_sync.core.layout import Layout
 from product_sync.core.load_result import BatchFailure, LoadResult, Stop
 from product_sync.core.model import Op
@@ -185,7 +186,7 @@ class _BatchLoop:
         self._failures_in_row += 1
         self._result.failed_batches += 1
         self._leave_untried(rows)
-        keys = tuple(diff_rows.ids(rows.slice(0, _LOGGED_KEYS)))
+        keys = tuple(cut(row_id) for row_id in diff_rows.ids(rows.slice(0, _LOGGED_KEYS)))
         failure = BatchFailure(self._result.batches, rows.num_rows, keys, str(error))
         if len(self._result.failures) < _KEPT_FAILURES:
             self._result.failures.append(failure)

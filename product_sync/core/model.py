@@ -155,6 +155,7 @@ class Reason(StrEnum):
     INVALID_UTF8 = "invalid_utf8"
     TOO_LONG = "too_long"
     INVALID_BSON = "invalid_bson"
+    REPEATED_FIELD = "repeated_field"
     REFUSED_BY_DATABASE = "refused_by_database"
     SUPPRESSED_BY_DATABASE = "suppressed_by_database"
 
@@ -173,7 +174,7 @@ class Defect:
 class Reject:
     """A source document that goes to the quarantine.
 
-    ``source_key`` is the canonical extended JSON of its ``_id``. ``source_id`` is ``None`` only where the
+    ``source_key`` names it (`ids.source_key`). ``source_id`` is ``None`` only where the
     ``_id`` itself cannot be converted. All failing columns are named, not only the first.
     """
 

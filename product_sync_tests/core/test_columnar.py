@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -159,6 +160,16 @@ def test_a_field_that_is_there_twice_is_read_as_one_by_one() -> None:
         element(0x02, b"title", string(b"last")),
     )
     assert_same(layout_of({"title": TEXT}), [twice] * 3)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.tuples(st.sampled_from(["title", "price", "n", "_id"]), VALUES), max_size=6), max_size=9))
+def test_documents_with_names_that_stand_twice_are_read_as_one_by_one(bodies: list[list[tuple[str, Any]]]) -> None:
+    raws = [encoded(REGULAR)]
+    for number, body in enumerate(bodies):
+        members = [bson.encode({name: value}, codec_options=CODEC_OPTIONS)[4:-1] for name, value in body]
+        raws.append(document(element(0x10, b"_id", struct.pack("<i", number)), *members))
+    assert_same(REGULAR_LAYOUT, raws)
 
 
 def test_a_field_that_is_not_mapped_is_read_as_one_by_one() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from product_sync.core.conversion import CODEC_OPTIONS, decode
-from product_sync.core.ids import id_element, possible_ids, source_id, source_key, source_key_sql, to_bson
+from product_sync.core.ids import LONGEST_KEY, id_element, possible_ids, source_id, source_key, source_key_sql, to_bson
 from product_sync.core.model import IdType, SourceId
 from product_sync_tests.core.layouts import document, element, string
 
@@ -106,6 +106,22 @@ def test_sql_derives_the_same_key_as_python(ids: list[Any], texts: list[str]) ->
                 [str(source.type), source.text],
             ).fetchall()
             assert found == [(source_key(to_bson(source)),)]
+
+
+@pytest.mark.parametrize("text", ["a" * 997, "a" * 998, "a" * 999, "\n" * 600, 'ü"' * 700, "🎈" * 2_000_000])
+def test_a_long_key_is_bounded_and_sql_bounds_it_alike(text: str) -> None:
+    key = source_key(text)
+    assert len(key) <= LONGEST_KEY
+    assert key != source_key(text + "b")
+    with duckdb.connect() as connection:
+        query = f"SELECT {source_key_sql('id_type', 'id')} FROM (SELECT 'string' AS id_type, $1 AS id)"
+        assert connection.execute(query, [text]).fetchall() == [(key,)]
+
+
+def test_documents_of_megabytes_as_ids_have_keys_of_their_own() -> None:
+    keys = {source_key({"a": "x" * 3_000_000, "b": last}) for last in range(3)}
+    assert len(keys) == 3
+    assert max(len(key) for key in keys) <= LONGEST_KEY
 
 
 def test_a_key_is_valid_utf8_even_where_the_id_is_not() -> None:

@@ -170,13 +170,14 @@ class TestDuplicates:
         assert self.add(tmp_path, ["a", "b"]) == {}
         assert self.add(tmp_path, []) == {}
 
-    def test_a_long_id_is_whole_in_the_key_and_cut_in_the_value(self, tmp_path: Path) -> None:
+    def test_a_long_id_is_named_alike_in_sql_and_cut_in_the_value(self, tmp_path: Path) -> None:
         text = "123\n" * 1000
         rows = write_rows(tmp_path / "rows", [text])
         other = Reject('"other"', SourceId("uuid", text), (Defect("price", Reason.NOT_EXACT, ""),))
         add_duplicates(rows, write_rejects(tmp_path / "rejects", [other]), tmp_path / "out", LAYOUT)
         entry = entries(tmp_path / "out")[source_key(text)]
         assert entry["values"] == [source_key(text)[:EXCERPT_LENGTH] + "…"]
+        assert entry["id"] == text
 
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
