@@ -65,6 +65,9 @@ CODEC_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS,
 )
 
+#: The name of a field that no shop has.
+_IN_NO_DOCUMENT = "product_sync: in no document"
+
 Row = tuple[Any, ...]
 
 # timestamptz holds 4713-11-24 BC to the end of 294276 AD (Julian day 0, and END_TIMESTAMP of PostgreSQL's
@@ -83,8 +86,12 @@ def projection(layout: Layout) -> dict[str, int]:
 
     Not the dotted paths: projecting ``price.amount`` makes the server leave out a ``price`` that is not a
     document, and what is of the wrong type would look missing, and get the default.
+
+    And one field more than any document has. The server stops when it has found as many elements as were asked for: a
+    field that comes twice would hide one that comes later, or be hidden itself. Among one more element there is always
+    one of the two (docs/decisions/0025).
     """
-    return {"_id": 1} | {column.path[0]: 1 for column in layout.columns}
+    return {"_id": 1} | {column.path[0]: 1 for column in layout.columns} | {_IN_NO_DOCUMENT: 1}
 
 
 def _text_rule(length: int | None) -> Rule:

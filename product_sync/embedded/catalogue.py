@@ -296,6 +296,7 @@ def _bad_documents(random: Random) -> Iterator[_Bad]:
     twice = good(12)
     yield _Bad(twice.document, Reason.DUPLICATE_ID, twice.row)
     yield _Bad(twice.document | {"_id": twice.row.id}, Reason.DUPLICATE_ID)
+    yield _Bad(_with_second_price(good(13).document), Reason.REPEATED_FIELD)
 
 
 def _in_latin_1(document: Mapping[str, Any]) -> RawBSONDocument:
@@ -303,6 +304,12 @@ def _in_latin_1(document: Mapping[str, Any]) -> RawBSONDocument:
     raw = bson.encode(document)
     # Two bytes of UTF-8 become one of Latin-1 and a blank, so that the lengths in the BSON stay right.
     return RawBSONDocument(raw.replace("Rosé Candle".encode(), b"Ros\xe9  Candle"))
+
+
+def _with_second_price(document: Mapping[str, Any]) -> RawBSONDocument:
+    """The document with another ``price`` at its end, as a driver that builds BSON by hand can store it."""
+    elements = bson.encode(document)[4:-1] + bson.encode({"price": 999})[4:-1]
+    return RawBSONDocument((len(elements) + 5).to_bytes(4, "little") + elements + b"\0")
 
 
 def _cart_items(random: Random, rows: list[_Row], extra: list[_Row]) -> list[tuple[object, ...]]:

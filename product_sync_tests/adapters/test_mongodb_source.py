@@ -16,7 +16,7 @@ from pymongo.database import Database
 
 from product_sync.adapters.mongodb import MongoSource, connect
 from product_sync.core.errors import ConfigurationError, SourceMissing, SourceReadError
-from product_sync.core.model import IdType, SourceId
+from product_sync.core.model import IdType, Reason, SourceId
 from product_sync.core.retry import RetryPolicy
 from product_sync_tests.adapters.private_mongod import PrivateMongod, private_mongod
 from product_sync_tests.fakes import FakeTime
@@ -142,6 +142,23 @@ class TestPages:
 
         shop.command("profile", 0)
         assert shop["system.profile"].find_one({"command.find": "products"})["responseLength"] < 1_000  # type: ignore[index]
+
+    @pytest.mark.parametrize("repeated", ["title", "price", "quantity"])
+    @pytest.mark.parametrize("place", ["first", "last"])
+    def test_a_field_that_comes_twice_is_quarantined_and_hides_no_other(
+        self, shop: Shop, repeated: str, place: str
+    ) -> None:
+        """The server stops reading a document when it has found as many elements as were asked for."""
+        whole, more = product("a", description="between"), encode({repeated: 77})[4:-1]
+        elements = encode({"_id": whole.pop("_id")})[4:-1]
+        elements += more + encode(whole)[4:-1] if place == "first" else encode(whole)[4:-1] + more
+        shop["products"].insert_one(RawBSONDocument(len(elements + b"12345").to_bytes(4, "little") + elements + b"\0"))
+        (batch,) = source(shop).snapshot()
+
+        assert [(defect.column, defect.reason) for reject in batch.rejects for defect in reject.defects][:1] == [
+            (repeated, Reason.REPEATED_FIELD)
+        ]
+        assert batch.rows.num_rows == 0
 
     def test_a_page_ends_at_its_bytes_also_where_one_document_has_more(self, shop: Shop) -> None:
         sizes = [15_000_000, 9_000_000, 5_000_000, 2_000_000, 2_000_000, 100, 15_900_000, 100]

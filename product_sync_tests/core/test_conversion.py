@@ -109,7 +109,8 @@ def test_a_dotted_path_walks_through_documents_only(price: Any, outcome: Any) ->
 
 def test_what_stands_in_a_dotted_path_reaches_us_from_the_server(mongodb_url: str) -> None:
     layout = layout_of({"price": INTEGER}, NESTED)
-    assert projection(layout) == {"_id": 1, "price": 1}
+    assert projection(layout).keys() >= {"_id", "price"}
+    assert not any("." in name for name in projection(layout))
     with MongoClient[dict[str, Any]](mongodb_url) as client:
         products = client.get_default_database()["products"]
         products.insert_one({"_id": 1, "price": 5, "other": "x"})
