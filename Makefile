@@ -8,7 +8,7 @@ ROUNDS ?= 3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check bench format clean
+.PHONY: help demo dev test check bench torture format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
@@ -35,6 +35,10 @@ check: ## lint, format, types, layers
 bench: ## product_sync against its peers and the floors: docs/benchmarks.md
 	@scripts/make-venv bench
 	@.venv/bin/python -m product_sync_bench $(PRODUCTS:%=--products %) --rounds $(ROUNDS) $(BENCH)
+
+torture: ## the campaigns that try to break the promises: docs/torture (about half an hour)
+	@scripts/make-venv test
+	.venv/bin/python -m product_sync_torture.live --report docs/torture/live.md
 
 format: ## put the code into the form that `make check` wants
 	@scripts/make-venv dev

@@ -1,0 +1,124 @@
+"""A short slice of the campaign under live events, and the judge's eye: planted harm is found, and laid to whom it is
+due."""
+
+from __future__ import annotations
+
+import pytest
+
+from product_sync.embedded.servers import Servers
+from product_sync_torture.live.campaign import play
+from product_sync_torture.live.histories import CONSUMER, OURS, Fact, ShopHistory, Written, product, version_of
+from product_sync_torture.live.judge import Run, judge_end, judge_rest, judge_runs, judge_writes
+from product_sync_torture.live.shop import CONSUMERS, Consumer, Traffic
+
+RUN = Run(started=10.0, ended=20.0, settle_s=1.0)
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS, ids=lambda consumer: consumer.name)
+def test_no_harm_is_done_under_live_events(servers: Servers, consumer: Consumer) -> None:
+    played = play(servers, consumer, Traffic(600), seed=7)
+    assert played.judged.violations == []
+    counts = played.judged.counts
+    assert counts["ours: insert"] > 0
+    assert counts["ours: update"] + counts["said: conflicts"] > 0
+    assert played.lost > 0
+
+
+def shop_of(*facts: tuple[str, int | None, float]) -> ShopHistory:
+    """Writes of the shop that took no time: product, version, when."""
+    history = ShopHistory()
+    for product_id, version, at in facts:
+        history.add(product_id, Fact(version, at, at))
+    return history
+
+
+def ours(old: int | None, new: int | None, at: float = 15.0) -> Written:
+    return Written(at, OURS, "a", old, new)
+
+
+def consumers(old: int | None, new: int | None, at: float = 15.0) -> Written:
+    return Written(at, CONSUMER, "a", old, new)
+
+
+class TestWrites:
+    SHOP = shop_of(("a", 1, 1.0), ("a", 2, 12.0), ("a", 3, 14.0))
+
+    def faults(self, *entries: Written) -> list[str]:
+        return judge_writes(self.SHOP, entries, [RUN]).violations
+
+    def test_what_the_shop_held_while_the_run_was_reading_is_right(self) -> None:
+        assert self.faults(ours(None, 1)) == []
+        assert self.faults(consumers(None, 1, 2.0), ours(1, 2), ours(2, 3)) == []
+
+    def test_an_update_to_an_older_version_is_found(self) -> None:
+        assert "turned from version 3 to 2" in self.faults(consumers(None, 3), ours(3, 2))[0]
+
+    def test_an_update_that_changes_nothing_is_found(self) -> None:
+        assert "turned from version 3 to 3" in self.faults(ours(3, 3))[0]
+
+    def test_a_version_that_comes_too_early_or_never_was_is_found(self) -> None:
+        assert "did not hold" in self.faults(ours(1, 3, 13.0))[0]
+        assert "did not hold" in self.faults(ours(1, 9))[0]
+
+    def test_a_row_that_mixes_two_versions_is_found(self) -> None:
+        row = {"id": "a", **product("a", 2), "price": product("a", 3)["price"]}
+        mixed = version_of(row)
+        assert mixed == -1
+        assert "did not hold" in self.faults(Written(15.0, OURS, "a", 1, mixed))[0]
+
+    def test_an_older_version_that_comes_back_after_a_deletion_is_found(self) -> None:
+        entries = [consumers(None, 3, 14.5), consumers(3, None, 14.6), ours(None, 2)]
+        assert "came back as version 2" in self.faults(*entries)[0]
+
+    def test_the_deletion_of_a_living_product_is_found(self) -> None:
+        assert "deleted although" in self.faults(ours(3, None))[0]
+
+    def test_the_deletion_of_a_product_that_was_gone_for_a_moment_is_right(self) -> None:
+        shop = shop_of(("a", 1, 1.0), ("a", None, 11.0))
+        assert judge_writes(shop, [ours(1, None)], [RUN]).violations == []
+
+    def test_what_the_consumer_turns_back_is_the_consumers(self) -> None:
+        judged = judge_writes(self.SHOP, [consumers(3, 2)], [RUN])
+        assert judged.violations == []
+        assert judged.counts["consumer's: turned back"] == 1
+
+
+class TestRest:
+    SHOP = shop_of(("a", 1, 1.0), ("a", None, 12.0))
+
+    def test_a_deleted_product_that_rose_by_our_insert_is_found(self) -> None:
+        assert "risen by our insert" in judge_rest(self.SHOP, [ours(None, 1)], set()).violations[0]
+
+    def test_one_that_rose_by_an_event_or_was_never_deleted_is_not_ours(self) -> None:
+        assert judge_rest(self.SHOP, [ours(None, 1), consumers(1, 1)], set()).violations == []
+        assert judge_rest(self.SHOP, [ours(None, 1)], {"a"}).violations == []
+
+    def test_one_that_was_taken_back_is_not_left(self) -> None:
+        assert not judge_rest(self.SHOP, [ours(None, 1), ours(1, None)], set()).counts
+
+
+class TestRuns:
+    RED = Run(10.0, 20.0, 1.0, "checks_failed: a is changed", ("a",))
+    SHOP = shop_of(("a", 1, 1.0), ("a", 2, 11.0))
+
+    def test_a_run_that_is_red_for_a_stale_product_has_a_cause(self) -> None:
+        judged = judge_runs(self.SHOP, [consumers(None, 1, 2.0)], [self.RED])
+        assert judged.violations == []
+        assert judged.counts["runs: products that were stale"] == 1
+
+    def test_a_run_that_is_red_for_a_product_that_agreed_is_found(self) -> None:
+        assert judge_runs(self.SHOP, [consumers(1, 2, 12.0)], [self.RED]).violations
+
+    def test_a_run_that_is_red_and_names_nothing_is_found(self) -> None:
+        assert judge_runs(self.SHOP, [], [Run(10.0, 20.0, 1.0, "lost its way")]).violations
+
+
+class TestEnd:
+    SHOP = shop_of(("a", 1, 1.0), ("b", 2, 1.0), ("b", None, 2.0))
+
+    def test_the_last_version_of_all_products_is_what_both_sides_hold(self) -> None:
+        assert judge_end(self.SHOP, {"a": 1}, {"a": 1}).violations == []
+
+    @pytest.mark.parametrize("target", [{}, {"a": 9}, {"a": 1, "b": 2}, {"a": -1}])
+    def test_a_row_too_few_too_many_or_of_another_version_is_found(self, target: dict[str, int | None]) -> None:
+        assert len(judge_end(self.SHOP, {"a": 1}, target).violations) == 1

@@ -1,0 +1,139 @@
+"""Reads the histories and says what was done wrong, and by whom: by us, or by the consumer of the events.
+
+Nothing of `product_sync` is used here: the judge knows the shop's versions, the audit of the target and when each run
+began and ended.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from product_sync_torture.live.histories import ShopHistory, Written
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One sync. ``complaint`` is the error that it ended with, empty for none; ``named`` are the products that it
+    called missing or changed."""
+
+    started: float
+    ended: float
+    settle_s: float
+    complaint: str = ""
+    named: tuple[str, ...] = ()
+
+
+@dataclass
+class Judgement:
+    """``violations`` are ours, each with what happened. ``counts`` tell how much there was to go wrong."""
+
+    violations: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def judge_writes(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> Judgement:
+    """Every write of ours, by what the shop held while the run that wrote it was reading."""
+    judged = Judgement()
+    newest: dict[str, int] = {}
+    for entry in audit:
+        who = "ours" if entry.by_us else "consumer's"
+        judged.counts[f"{who}: {_kind(entry)}"] += 1
+        if entry.new is not None and entry.old is not None and entry.new < entry.old:
+            judged.counts[f"{who}: turned back"] += 1
+        if entry.by_us:
+            judged.violations += _faults(shop, entry, _run_of(entry, runs), newest.get(entry.id, 0))
+        newest[entry.id] = max(newest.get(entry.id, 0), entry.new or 0)
+    return judged
+
+
+def _kind(entry: Written) -> str:
+    return "insert" if entry.old is None else "delete" if entry.new is None else "update"
+
+
+def _run_of(entry: Written, runs: Sequence[Run]) -> Run:
+    return next(run for run in reversed(runs) if run.started <= entry.at)
+
+
+def _faults(shop: ShopHistory, entry: Written, run: Run, newest: int) -> list[str]:
+    at_the_time = shop.versions_between(entry.id, run.started, entry.at)
+    faults = []
+    if entry.new is None:
+        if None not in at_the_time:
+            faults.append(f"{entry.id}: deleted although the shop had it all the time")
+    elif entry.new not in at_the_time:
+        faults.append(f"{entry.id}: got version {entry.new}, which the shop did not hold during the run")
+    if entry.old is not None and entry.new is not None and entry.new <= entry.old:
+        faults.append(f"{entry.id}: turned from version {entry.old} to {entry.new}")
+    if entry.old is None and entry.new is not None and entry.new < newest and None not in at_the_time:
+        faults.append(f"{entry.id}: came back as version {entry.new} after it had been {newest}, and is not deleted")
+    return faults
+
+
+def judge_rest(shop: ShopHistory, audit: Sequence[Written], lost_deletes: set[str]) -> Judgement:
+    """The rows of deleted products that are left when all events have arrived and no sync has run since.
+
+    If the event of the deletion was not lost, it was applied after the deletion; a row that stands there all the same
+    was brought back afterwards, by whoever wrote it last.
+    """
+    judged = Judgement()
+    last = {entry.id: entry for entry in audit}
+    alive = shop.now()
+    for row_id, entry in last.items():
+        if entry.new is None or row_id in alive:
+            continue
+        if row_id in lost_deletes:
+            judged.counts["left: its delete event was lost"] += 1
+        elif entry.by_us:
+            judged.violations.append(f"{row_id}: deleted, and risen by our insert of version {entry.new}")
+        else:
+            judged.counts["left: risen by a late event"] += 1
+    return judged
+
+
+def judge_runs(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> Judgement:
+    """Every complaint is about a product that really was not in the target as the shop had it, for as long as the run
+    looked."""
+    judged = Judgement(counts=Counter({"runs": len(runs)}))
+    for run in runs:
+        if not run.complaint:
+            continue
+        judged.counts["runs: red"] += 1
+        if not run.named:
+            judged.violations.append(f"red without a product: {run.complaint}")
+        for product_id in run.named:
+            in_shop = shop.versions_between(product_id, run.ended - run.settle_s, run.ended)
+            in_cart = _row_versions(audit, product_id, run.ended - run.settle_s, run.ended)
+            if in_shop & in_cart and len(in_shop) == 1 == len(in_cart):
+                judged.violations.append(f"red because of {product_id}, which agreed: {run.complaint}")
+            else:
+                judged.counts["runs: products that were stale"] += 1
+    return judged
+
+
+def _row_versions(audit: Sequence[Written], row_id: str, start: float, end: float) -> set[int | None]:
+    entries = [entry for entry in audit if entry.id == row_id and entry.at <= end]
+    before = [entry.new for entry in entries if entry.at <= start]
+    return {before[-1] if before else None} | {entry.new for entry in entries if entry.at > start}
+
+
+def judge_end(shop: ShopHistory, source: Mapping[str, int | None], target: Mapping[str, int | None]) -> Judgement:
+    """Both sides hold the last version of every product, and nothing else."""
+    judged = Judgement()
+    expected = shop.now()
+    for side, found in (("shop", source), ("target", target)):
+        wrong = {row_id for row_id in expected.keys() | found.keys() if expected.get(row_id) != found.get(row_id)}
+        judged.violations += [
+            f"{row_id}: version {found.get(row_id)} in the {side} at the end, not {expected.get(row_id)}"
+            for row_id in sorted(wrong)
+        ]
+    judged.counts["products at the end"] = len(expected)
+    return judged
+
+
+def together(parts: Sequence[Judgement]) -> Judgement:
+    """All of them as one."""
+    return Judgement(
+        [violation for part in parts for violation in part.violations], sum((part.counts for part in parts), Counter())
+    )
