@@ -38,6 +38,9 @@ def sync(
     max_isolated_rows: int | None = None,
     max_delete_share: float | None = None,
     probe: bool | None = None,
+    plan: str | None = None,
+    max_plan_age_s: float | None = None,
+    max_drift_growth: float | None = None,
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
 ) -> SyncReport:
@@ -56,8 +59,9 @@ def sync(
         "accept_source_count": accept_source_count, "accept_changes": accept_changes,
         "settle_seconds": settle_seconds, "source_recheck_after_s": source_recheck_after_s, "retry_s": retry_s,
         "max_isolated_rows": max_isolated_rows, "max_delete_share": max_delete_share, "probe": probe,
+        "plan": plan, "max_plan_age_s": max_plan_age_s, "max_drift_growth": max_drift_growth,
     }  # fmt: skip
-    report = SyncReport(dry_run=dry_run)
+    report = SyncReport(dry_run=dry_run, plan_id=plan)
     with _ending(report):
         SyncSettings.resolve(os.environ, switches)
         _check_both_addresses()

@@ -48,6 +48,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
+@click.option("--plan", metavar="ID", help="Execute the plan that a dry run has made, and nothing else.")
 @click.option("--batch-size", type=int, metavar="ROWS", help="Rows per transaction, 1 to 100000 [SYNC_BATCH_SIZE, 100]")
 @click.option("--delay-ms", type=int, metavar="MS", help="Pause between batches [SYNC_BATCH_DELAY_MS, 100]")
 @click.option("--extra", type=click.Choice(["report", "delete"]), help="Products only the cart has [report]")

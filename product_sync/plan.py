@@ -17,9 +17,10 @@ from product_sync.core.diff import DiffCounts
 from product_sync.core.errors import ChecksFailed, StalePlan
 from product_sync.core.tables import TAKEN_AT, read_metadata
 from product_sync.core.verdicts import Verdict
+from product_sync.settings import OLDEST_PLAN_S
 
-#: A diff older than this is refused: too much may have happened since (design section 5).
-OLDEST_PLAN = timedelta(hours=1)
+#: A diff older than this is refused (design section 5).
+OLDEST_PLAN = timedelta(seconds=OLDEST_PLAN_S)
 #: Metadata of a diff: the run whose source snapshot it was made from.
 SOURCE_RUN = "source_run"
 
@@ -33,12 +34,14 @@ _MADE_BY = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A diff that may be loaded, with what it was made from."""
+    """A diff that may be loaded, with what it was made from. ``skipped`` rows of the plan that a run executes are no
+    longer as planned, and not in it."""
 
     path: Path
     counts: DiffCounts
     source: RunFiles
     source_taken_at: datetime
+    skipped: int = 0
 
 
 def newest(folder: StateFolder, own: RunFiles, name: str) -> RunFiles:

@@ -56,6 +56,9 @@ class Report:
 class SyncReport(Report):
     """One run of the sync. Counts are rows; ``duration_s`` and ``estimated_s`` are seconds.
 
+    ``plan_id`` is the plan that a dry run has made or that the run executes; ``skipped_since_plan`` its rows that had
+    changed since.
+
     ``missing``, ``changed`` and ``extra`` are what the diff found, without the quarantined products; ``in_flight``
     are differences that were on their way when the result was verified. ``valid`` says that nothing was missing or
     changed afterwards, apart from the quarantined; ``None`` in a dry run. ``first_differences`` and
@@ -63,6 +66,7 @@ class SyncReport(Report):
     """
 
     run_id: str | None = None
+    plan_id: str | None = None
     dry_run: bool = False
     source_count: int | None = None
     target_count: int | None = None
@@ -73,6 +77,7 @@ class SyncReport(Report):
     updated: int | None = None
     deleted: int | None = None
     conflicts: int | None = None
+    skipped_since_plan: int | None = None
     taken_back: int | None = None
     kept_referenced: int | None = None
     quarantined: int | None = None

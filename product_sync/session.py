@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from product_sync import plan
+from product_sync import approved, plan
 from product_sync.adapters import mongodb, state
 from product_sync.adapters.postgres import lock
 from product_sync.adapters.postgres.connection import without_credentials
@@ -27,10 +27,10 @@ from product_sync.core.diff import DiffCounts, Difference, changed_columns, diff
 from product_sync.core.dry_run import Estimate, estimate, not_probed
 from product_sync.core.errors import AccessDenied, NotAttempted
 from product_sync.core.layout import Layout, bind
-from product_sync.core.load import LoadPolicy, load
+from product_sync.core.load import WRITES, LoadPolicy, load
 from product_sync.core.load_result import BatchFailure, LoadResult, Stop
 from product_sync.core.mapping import load_mapping
-from product_sync.core.model import Reason, SourceId
+from product_sync.core.model import Op, Reason, SourceId
 from product_sync.core.pacing import FixedPacing
 from product_sync.core.progress import OnProgress, Progress
 from product_sync.core.retry import RetryPolicy
@@ -66,13 +66,14 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Preview:
     """What a load would do. ``estimate.seconds`` is measured, or ``None`` with the reason why not; ``lacking`` names
-    the privileges that the load would need and the role has not."""
+    the privileges that the load would need and the role has not; ``plan_id`` is what the diff is kept as."""
 
     counts: DiffCounts
     estimate: Estimate
     first: list[Difference]
     rejects_by_reason: Mapping[Reason, int]
     lacking: str
+    plan_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,9 @@ class Session:
     # Gather.
 
     def snapshot_source(self) -> SourceSnapshot:
-        """Read every document of the source into this run's files."""
+        """Read every document of the source into this run's files. Raises `StalePlan` if that would be in vain."""
+        if self.settings.plan:
+            approved.approved_plan(self.folder, self.settings, self.timing.now())
         with self.source() as source:
             snapshot = snapshot_source(
                 source,
@@ -167,7 +170,11 @@ class Session:
     # Apply.
 
     def preview(self) -> Preview:
-        """Everything that `load` does, short of writing."""
+        """Everything that `load` does, short of writing. The diff is kept as a plan.
+
+        Raises `ConfigurationError` where a plan is to be executed: that would be dry and not dry at once.
+        """
+        replace(self.settings, dry_run=True)
         todo, target = self._plan(), self._target_health()
         lacking = self._lacking(todo.counts, target.privileges)
         return Preview(
@@ -176,6 +183,7 @@ class Session:
             first_differences(todo.path, self.layout, SHOWN),
             quarantine.summary(todo.source.path(state.REJECTS)),
             ", ".join(lacking),
+            approved.keep(self.folder, todo, self.settings.extra),
         )
 
     def load(self) -> LoadResult:
@@ -184,7 +192,8 @@ class Session:
         When it is cancelled the quarantine stays as it was, and the next run meets the refused rows again. Raises
         `ChecksFailed` for a change that is not plausible and `NotAttempted` where nothing can be written.
         """
-        todo, result = self._plan(), LoadResult()
+        todo = self._only_approved(self._plan())
+        result = LoadResult(skipped_since_plan=todo.skipped)
         target = self._target_health()
         self._require_privileges(todo.counts, target)
         with self.source() as source, self._writer() as writer:
@@ -258,11 +267,20 @@ class Session:
             source_recheck_after_s=self.settings.source_recheck_after_s,
             isolated_rows=self.settings.max_isolated_rows,
             retry=RetryPolicy(total_s=self.settings.retry_s),
+            only_as_planned=self.settings.plan is not None,
         )
 
     def _plan(self) -> Plan:
         plan.require(self.judge_change())
         return plan.newest_plan(self.folder, self.files, self.timing.now())
+
+    def _only_approved(self, fresh: Plan) -> Plan:
+        """What of the plan that this run is to execute is still as planned; all of it where there is no such plan."""
+        if not self.settings.plan:
+            return fresh
+        found = approved.approved_plan(self.folder, self.settings, self.timing.now())
+        ops = tuple(Op) if self.settings.extra == "delete" else WRITES
+        return approved.only_approved(found, fresh, self.files, self.layout, ops, self.settings.max_drift_growth)
 
     def _update_quarantine(self, done: Plan, result: LoadResult) -> None:
         started = self.timing.monotonic()

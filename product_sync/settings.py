@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from product_sync.core.errors import ConfigurationError
@@ -22,6 +23,11 @@ TARGET_URL = "CART_DB_URL"
 BATCH_SIZE, BATCH_DELAY_MS = "SYNC_BATCH_SIZE", "SYNC_BATCH_DELAY_MS"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
 STATE, MAPPING = "PRODUCT_SYNC_STATE", "PRODUCT_SYNC_MAPPING"
+
+#: Seconds after which a diff, or the plan of a dry run, is too old to be written: too much may have happened since.
+OLDEST_PLAN_S = 3_600.0
+#: Plans are kept for a day (`adapters.state.KEPT_PLANS`).
+_LONGEST_PLAN_AGE_S = 86_400.0
 
 Environment = Mapping[str, str]
 
@@ -67,7 +73,9 @@ class SyncSettings:
     ``accept_changes`` lets more than half of the target be overwritten; ``settle_seconds`` between two readings of a
     difference; ``source_recheck_after_s`` seconds after which rows to insert are read again; ``retry_s`` seconds
     for which one batch is retried; ``max_isolated_rows`` refused rows that stop a run; ``max_delete_share`` of the
-    target above which no extra row is deleted; ``probe`` runs and rolls back a first batch in a dry run.
+    target above which no extra row is deleted; ``probe`` runs and rolls back a first batch in a dry run; ``plan`` is
+    the id of a dry run's plan, which then is all that is executed, unless it is older than ``max_plan_age_s`` seconds
+    or the drift has grown since by more than ``max_drift_growth`` of it.
     """
 
     dry_run: bool = False
@@ -82,6 +90,9 @@ class SyncSettings:
     max_isolated_rows: int = 1_000
     max_delete_share: float = 0.05
     probe: bool = True
+    plan: str | None = None
+    max_plan_age_s: float = OLDEST_PLAN_S
+    max_drift_growth: float = 0.2
 
     def __post_init__(self) -> None:
         checked_batch_size(self.batch_size, name=f"batch_size ({BATCH_SIZE})")
@@ -92,6 +103,11 @@ class SyncSettings:
         _check(self.retry_s >= 0, "retry_s", self.retry_s, "0 or more seconds")
         _check(self.max_isolated_rows >= 0, "max_isolated_rows", self.max_isolated_rows, "0 or more rows")
         _check(0 <= self.max_delete_share <= 1, "max_delete_share", self.max_delete_share, "a share from 0 to 1")
+        _check(self.plan is None or _is_run_id(self.plan), "plan", self.plan, "the plan_id that a dry run printed")
+        _check(not (self.plan and self.dry_run), "plan", self.plan, "either a plan to execute or a dry run, not both")
+        age, longest = self.max_plan_age_s, _LONGEST_PLAN_AGE_S
+        _check(0 <= age <= longest, "max_plan_age_s", age, f"0 to {longest:.0f} seconds: plans are kept for a day")
+        _check(self.max_drift_growth >= 0, "max_drift_growth", self.max_drift_growth, "a share, 0 or more")
 
     @classmethod
     def resolve(cls, env: Environment, overrides: Mapping[str, Any]) -> SyncSettings:
@@ -163,6 +179,13 @@ def _flag(env: Environment, name: str, *, default: bool) -> bool:
     known = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
     _check(text in known, name, text, "`true` or `false`")
     return known[text]
+
+
+def _is_run_id(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _check(holds: bool, name: str, value: object, form: str) -> None:

@@ -80,6 +80,8 @@ def show_sync(report: SyncReport) -> None:
     _row(table, "quarantined", report.quarantined)
     if not report.dry_run:
         _row(table, "changed by others meanwhile", report.conflicts, "still on their way", report.in_flight)
+        if report.plan_id:
+            _row(table, "changed since the plan", report.skipped_since_plan)
         _row(table, "taken back", report.taken_back, "kept for a cart", report.kept_referenced)
         _row(table, "batches", report.batches, "failed", report.failed_batches)
         _row(table, "", None, "not attempted", report.not_attempted_batches)
@@ -88,6 +90,8 @@ def show_sync(report: SyncReport) -> None:
     if report.dry_run:
         _rows("First differences", report.first_differences, "op")
         _rows("First documents that cannot be copied", report.first_quarantined, "reasons")
+        if report.plan_id:
+            _output().print(f"To do exactly this: product-sync sync --plan {report.plan_id}")
     _verdict(report.valid)
 
 

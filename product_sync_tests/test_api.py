@@ -93,6 +93,21 @@ class TestLock:
         assert (dry.exit_status, dry.missing, dry.estimated_s) == (0, 2, None)
 
 
+class TestPlan:
+    def test_a_dry_run_names_a_plan_and_a_sync_executes_it(self, market: Market) -> None:
+        market.stock(products(3))
+        plan = sync(dry_run=True).raise_for_error().plan_id
+        report = sync(plan=plan).raise_for_error()
+        assert (report.plan_id, report.inserted, report.skipped_since_plan, report.valid) == (plan, 3, 0, True)
+
+    def test_a_refused_plan_is_a_run_that_attempted_nothing(self, market: Market) -> None:
+        market.stock(products(1))
+        plan = sync(dry_run=True).plan_id
+        refused = sync(plan=plan, max_plan_age_s=0.0)
+        assert (refused.exit_status, refused.error and refused.error.code) == (3, "stale_plan")
+        assert (refused.plan_id, market.rows()) == (plan, {})
+
+
 class TestChecks:
     def test_a_quarantine_over_its_budget_fails_and_loads_what_fits(self, market: Market) -> None:
         market.stock([*products(3), product(8, price="a lot")])

@@ -129,3 +129,14 @@ def test_the_files_of_a_run_can_be_read_by_their_owner_only(shop: Shop) -> None:
     tables = [path for path in Path(session.files.folder).iterdir() if path.suffix == ".parquet"]
     assert {path.stat().st_mode & 0o077 for path in tables} == {0}
     assert session.files.has(state.DIFF)
+
+
+def test_a_plan_is_kept_to_even_where_a_product_changes_between_the_reading_and_its_batch(shop: Shop) -> None:
+    shop.put(product("a", price=2), product("b", price=2))
+    shop.sql("INSERT INTO product VALUES ('a', 'The a', 1, 'i.jpg', 's1', 1), ('b', 'The b', 1, 'i.jpg', 's1', 1)")
+    plan_id = read_and_compare(begin(shop, dry_run=True, probe=False)).preview().plan_id
+    session = read_and_compare(begin(shop, plan=plan_id))
+    shop.put(product("a", price=3))
+    result = session.load()
+    assert (result.planned, result.updated, result.skipped_since_plan) == (2, 1, 1)
+    assert {name: row[0] for name, row in shop.rows.items()} == {"a": 1, "b": 2}

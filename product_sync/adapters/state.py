@@ -7,6 +7,7 @@ take every row of it for extra. Files appear whole or not at all (temporary file
     <root>/<state key>/quarantine.parquet
     <root>/<state key>/baseline.json
     <root>/<state key>/runs/<run id>/{source,rejects,target,diff,...}.parquet, load.json
+    <root>/<state key>/plans/<run id>/{diff.parquet,diff.json,plan.json}
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ KEPT_RUNS = 5
 #: A run that gave a sign of life within this time keeps its files in any case: dry runs beside a long sync would else
 #: take its snapshots away from under it.
 KEPT_AT_LEAST = timedelta(hours=1)
+#: Plans of dry runs lie apart, so that no number of runs removes one that somebody is still reading.
+KEPT_PLANS = timedelta(days=1)
 
 SOURCE_ROWS = "source.parquet"
 SOURCE_COUNT = "source.json"
@@ -41,6 +44,8 @@ LOAD_REJECTS = "load_rejects.parquet"
 LOAD_RESULT = "load.json"
 VERIFIED_TARGET_ROWS = "verified_target.parquet"
 VERIFIED_DIFF = "verified_diff.parquet"
+APPROVED_DIFF = "approved_diff.parquet"
+PLAN = "plan.json"
 QUARANTINE = "quarantine.parquet"
 BASELINE = "baseline.json"
 
@@ -97,6 +102,10 @@ class StateFolder:
         """The files of this run, which need not be there any more."""
         return RunFiles(self.folder / "runs" / run_id)
 
+    def plan(self, plan_id: str) -> RunFiles:
+        """The files of a plan, which need not be there; `PLAN` is written last."""
+        return RunFiles(self.folder / "plans" / plan_id)
+
     def begin(self, run_id: str, now: datetime) -> RunFiles:
         """The files of this run, its folder made; old ones beyond `KEPT_RUNS` are removed. ``now`` is aware."""
         files = self.run(run_id)
@@ -111,6 +120,9 @@ class StateFolder:
         alive_since = (now - KEPT_AT_LEAST).timestamp()
         for old in self._runs()[KEPT_RUNS:]:
             if old != files.folder and _changed_at(old) < alive_since:
+                shutil.rmtree(old, ignore_errors=True)
+        for old in (self.folder / "plans").glob("*"):
+            if _changed_at(old) < (now - KEPT_PLANS).timestamp():
                 shutil.rmtree(old, ignore_errors=True)
         return files
 
@@ -145,6 +157,11 @@ def keys_with(root: Path, name: str) -> list[str]:
     """The state keys below ``root`` that have a file of this name, in a run or of their own."""
     found = [*root.glob(f"*/runs/*/{name}"), *root.glob(f"*/{name}")]
     return sorted({path.relative_to(root).parts[0] for path in found})
+
+
+def has_plan(root: Path, plan_id: str) -> bool:
+    """Whether there is a plan of this id below ``root``, under whatever state key."""
+    return any(root.glob(f"*/plans/{plan_id}/{PLAN}"))
 
 
 def find_run(root: Path, run_id: str) -> RunFiles | None:

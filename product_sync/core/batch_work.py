@@ -47,6 +47,7 @@ class BatchWork:
         result: LoadResult,
         *,
         max_isolated: int,
+        only_as_planned: bool,
         logger: logging.Logger,
     ) -> None:
         self._layout = layout
@@ -56,13 +57,17 @@ class BatchWork:
         self._rejects = rejects
         self._result = result
         self._max_isolated = max_isolated
+        self._only_as_planned = only_as_planned
         self._isolated = 0
         self._logger = logger
 
     def write(self, rows: pa.Table, *, inserts_are_old: bool) -> None:
         """Insert and update what is still right to write; ``inserts_are_old`` has the inserts read again too."""
-        rechecked = recheck(rows, self._layout, self._source, inserts_too=inserts_are_old)
+        rechecked = recheck(
+            rows, self._layout, self._source, inserts_too=inserts_are_old, only_as_planned=self._only_as_planned
+        )
         self._result.conflicts += rechecked.conflicts
+        self._result.skipped_since_plan += rechecked.skipped
         if rechecked.rejects:
             self._result.quarantined += len(rechecked.rejects)
             self._rejects.write(quarantine.rejects_batch(self._layout, rechecked.rejects, Stage.CONVERT))

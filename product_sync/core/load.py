@@ -50,13 +50,15 @@ _KEPT_FAILURES = 20
 class LoadPolicy:
     """``source_recheck_after_s``: insert rows of an older snapshot are read again before they are written.
     ``failures_in_row`` failing batches in a row stop the run, and so do more isolated rows than ``isolated_rows``
-    or ``isolated_share`` of the planned ones, whichever is more."""
+    or ``isolated_share`` of the planned ones, whichever is more. With ``only_as_planned`` a row is left out whose
+    document, where it is read again, has other values than the plan."""
 
     source_recheck_after_s: float = 60.0
     failures_in_row: int = 5
     isolated_rows: int = 1_000
     isolated_share: float = 0.01
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    only_as_planned: bool = False
 
     def max_isolated_rows(self, planned: int) -> int:
         return max(self.isolated_rows, int(self.isolated_share * planned))
@@ -86,10 +88,11 @@ def load(
 
     ``source_taken_at`` is when reading the source snapshot began (aware, UTC). Extra rows are touched only with
     ``deletion_facts``, and after all others. Failures of the databases end in the result; anything else, a
-    cancellation among it, propagates, and then ``result``, if it was handed in, holds what had been done.
+    cancellation among it, propagates, and then ``result``, if it was handed in, holds what had been done. What it
+    counts as ``skipped_since_plan`` beforehand belongs to the planned rows.
     """
     result = LoadResult() if result is None else result
-    result.planned = count_rows(plan, WRITES)
+    result.planned = result.skipped_since_plan + count_rows(plan, WRITES)
     if deletion_facts is not None:
         result.no_deletion_because = deletion.obstacle(deletion_facts)
         if result.no_deletion_because is not None:
@@ -97,7 +100,7 @@ def load(
     deleting = deletion_facts is not None and result.no_deletion_because is None
     if deleting:
         result.planned += count_rows(plan, (Op.EXTRA,))
-    meter = Meter("load", result.planned, on_progress, timing)
+    meter = Meter("load", result.planned - result.skipped_since_plan, on_progress, timing)
     transactions = Transactions(writer, policy.retry, timing, on_retry=lambda: meter.advance(0), logger=logger)
     with parquet_writer(rejects_out, quarantine.rejects_schema(layout), metadata=metadata) as rejects:
         work = BatchWork(
@@ -107,6 +110,7 @@ def load(
             rejects,
             result,
             max_isolated=policy.max_isolated_rows(result.planned),
+            only_as_planned=policy.only_as_planned,
             logger=logger,
         )
 

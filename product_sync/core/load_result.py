@@ -40,8 +40,10 @@ class LoadResult:
     were attempted, ``failed_batches`` of them failed. ``untried`` are documents that the database refused before
     and that this run did not get to. ``quarantine_s`` are the seconds that bringing the quarantine up to date took.
 
-    Without failed or unattempted batches ``planned`` is the sum of inserted, updated, deleted, conflicts and
-    quarantined, and of the extra rows that were kept.
+    ``skipped_since_plan`` are rows of the executed plan that had changed since, on either side.
+
+    Without failed or unattempted batches ``planned`` is the sum of inserted, updated, deleted, conflicts,
+    quarantined and skipped, and of the extra rows that were kept.
     """
 
     planned: int = 0
@@ -49,6 +51,7 @@ class LoadResult:
     updated: int = 0
     deleted: int = 0
     conflicts: int = 0
+    skipped_since_plan: int = 0
     taken_back: int = 0
     kept_referenced: int = 0
     kept_undeletable: int = 0

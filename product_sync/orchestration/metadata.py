@@ -53,6 +53,7 @@ def preview_metadata(session: Session, preview: Preview) -> Metadata:
         "batches": preview.estimate.batches,
         "estimated_s": None if preview.estimate.seconds is None else round(preview.estimate.seconds, 3),
         "estimate": preview.estimate.because or "measured: the first batch was run and rolled back",
+        "plan_id": preview.plan_id,
         "privileges": preview.lacking or "sufficient",
         "first_differences": _table([asdict(line) for line in preview.first], _DIFFERENCE),
         "quarantined_by_reason": _by_name(preview.rejects_by_reason),
@@ -64,6 +65,7 @@ def load_metadata(session: Session, result: LoadResult) -> Metadata:
     return {
         **_numbers(result),
         STATE_KEY: session.folder.key,
+        "plan_id": session.settings.plan or "",
         "stopped": f"{result.stop.message} {result.stop.hint}".strip() if result.stop else "",
         "no_deletion_because": result.no_deletion_because or "",
         "failed": _table([asdict(failure) for failure in result.failures], ("batch", "rows", "cause", "keys")),

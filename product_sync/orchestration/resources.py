@@ -102,6 +102,15 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     probe: bool | None = Field(
         default=None, description="In a dry run, run a first batch and roll it back. Default: true."
     )
+    plan: str | None = Field(
+        default=None, description="Execute the plan of this id, which a dry run has made, and nothing else."
+    )
+    max_plan_age_s: float | None = Field(
+        default=None, description="Seconds after which a plan is refused, 0 to 86400. Default: 3600."
+    )
+    max_drift_growth: float | None = Field(
+        default=None, description="Share of a plan by which the drift may have grown since. Default: 0.2."
+    )
 
     _layout: Layout | None = PrivateAttr(default=None)
 

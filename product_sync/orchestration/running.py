@@ -35,7 +35,17 @@ _READ = {
 }
 #: What a load counts as it goes.
 _DONE = frozenset(
-    {"inserted", "updated", "deleted", "conflicts", "taken_back", "kept_referenced", "batches", "failed_batches"}
+    {
+        "inserted",
+        "updated",
+        "deleted",
+        "conflicts",
+        "skipped_since_plan",
+        "taken_back",
+        "kept_referenced",
+        "batches",
+        "failed_batches",
+    }
 )
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
@@ -63,6 +73,7 @@ def run_sync(
         if not recorded.has_loaded:
             _tell_interrupted_load(report)
         report.duration_s = recorded.duration_s
+        report.plan_id = recorded.text("plan_id") or report.plan_id
         report.first_differences = recorded.table("first_differences")
         report.first_quarantined = recorded.table("first_quarantined")
         if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
