@@ -15,6 +15,7 @@ behind, its value is older than the one that an event has already carried to the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -31,7 +32,7 @@ from pymongo.read_concern import ReadConcern
 from product_sync.adapters.mongodb import keyset, reply
 from product_sync.adapters.mongodb.errors import failed_in_mid_read, is_transient, translated
 from product_sync.adapters.mongodb.requested import Requested
-from product_sync.core import conversion
+from product_sync.core import ahead, conversion
 from product_sync.core.columnar import Documents, PageConverter
 from product_sync.core.errors import ConfigurationError, SourceMissing, SourceReadError
 from product_sync.core.layout import Layout
@@ -54,7 +55,7 @@ class MongoSource:
     """`product_sync.core.ports.Source` on a MongoDB collection; the collection's name is in the layout.
 
     A page has at most ``page_rows`` documents and, unless one document alone is larger, ``page_bytes`` bytes of
-    BSON. Memory is bounded by the largest reply of the server, 16 MiB, and one page. A read that fails for a
+    BSON. Memory is bounded by two replies of the server, 16 MiB each at most, and one page. A read that fails for a
     transient reason is tried again as ``retry`` says, every page anew.
     """
 
@@ -93,9 +94,9 @@ class MongoSource:
             self._uuid = self._collection_uuid()
         except PyMongoError as error:
             raise translated(error, self._database) from error
-        last: bytes | None = None
-        while documents := self._patiently(partial(self._page, last)):
-            last = documents[len(documents) - 1]
+        coming = self._page_ahead(None)
+        while documents := coming.result():
+            coming = self._page_ahead(documents[len(documents) - 1])
             for page in documents.pages(self._page_bytes):
                 yield self._pages.batch(page)
         self._confirm_collection()
@@ -143,6 +144,10 @@ class MongoSource:
         )
         documents = reply.documents(bytes(answer["cursor"].raw))
         return {wanted[document] for document in documents.each() if document in wanted}
+
+    def _page_ahead(self, last: bytes | None) -> Future[Documents]:
+        """The server reads the next page while this one is converted, which takes as long."""
+        return ahead.begin(partial(self._patiently, partial(self._page, last)))
 
     def _page(self, last: bytes | None) -> Documents:
         """The documents that follow ``last``, in the order of ``_id``; empty at the end.

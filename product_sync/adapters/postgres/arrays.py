@@ -137,13 +137,18 @@ def ids(values: Sequence[str]) -> BinaryArray:
 
 def canonical(values: Sequence[Any], column_type: ColumnType) -> pa.Array:
     """The values of one column as psycopg loaded them (``None`` for NULL), in canonical form."""
+    as_loaded = pa.int64() if column_type.name is TypeName.TIMESTAMPTZ else column_type.arrow
+    return canonical_array(pa.array(values, as_loaded), column_type)
+
+
+def canonical_array(column: pa.Array, column_type: ColumnType) -> pa.Array:
+    """The same of a column of numbers or text as they come over the wire."""
     if column_type.name is TypeName.TIMESTAMPTZ:
-        return _since_1970(pa.array(values, pa.int64()))
-    column = pa.array(values, column_type.arrow)
+        return _since_1970(column)
     if column_type.name in (TypeName.REAL, TypeName.DOUBLE):
         # -0.0 + 0.0 is 0.0; every other value stays what it is.
         return pc.add(column, pa.scalar(0.0, column_type.arrow))
-    return column
+    return column.cast(column_type.arrow)
 
 
 def on_the_wire(values: pa.Array, column_type: ColumnType) -> pa.Array:

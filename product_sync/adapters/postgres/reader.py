@@ -13,14 +13,15 @@ from typing import Final
 import psycopg
 import pyarrow as pa
 
-from product_sync.adapters.postgres import arrays, queries
+from product_sync.adapters.postgres import arrays, copy_out, queries
 from product_sync.adapters.postgres.connection import connect
 from product_sync.adapters.postgres.errors import read_error
 from product_sync.adapters.postgres.inspect import table_oid
 from product_sync.core.layout import Layout
 
-#: Rows per Arrow batch and per round trip of the server-side cursor. Larger ones are not faster.
+#: Rows and bytes of an Arrow batch, whichever comes first. Larger ones are not faster.
 BATCH_ROWS: Final = 5_000
+BATCH_BYTES: Final = 8 * 1024 * 1024
 #: Ids per statement of a reading by id.
 _IDS_PER_STATEMENT: Final = 10_000
 
@@ -40,11 +41,10 @@ class PostgresReader:
     def snapshot(self) -> Iterator[pa.RecordBatch]:
         with (
             self._reading() as connection,
-            connection.cursor(name="product_sync_snapshot", binary=True) as cursor,
+            connection.cursor() as cursor,
+            cursor.copy(queries.copy_out(self._layout)) as copy,
         ):
-            cursor.execute(queries.select_all(self._layout))
-            while rows := cursor.fetchmany(self._batch_rows):
-                yield _record_batch(rows, self._layout)
+            yield from copy_out.record_batches(copy, self._layout, max_rows=self._batch_rows, max_bytes=BATCH_BYTES)
 
     def estimated_count(self) -> int:
         with self._reading() as connection:
