@@ -29,6 +29,9 @@ def sync(
     dry_run: bool = False,
     batch_size: int | None = None,
     batch_delay_ms: int | None = None,
+    pacing: Literal["fixed", "adaptive"] | None = None,
+    target_batch_s: float | None = None,
+    max_duty: float | None = None,
     extra: Literal["report", "delete"] | None = None,
     accept_source_count: int | None = None,
     accept_changes: bool | None = None,
@@ -60,6 +63,7 @@ def sync(
         "settle_seconds": settle_seconds, "source_recheck_after_s": source_recheck_after_s, "retry_s": retry_s,
         "max_isolated_rows": max_isolated_rows, "max_delete_share": max_delete_share, "probe": probe,
         "plan": plan, "max_plan_age_s": max_plan_age_s, "max_drift_growth": max_drift_growth,
+        "pacing": pacing, "target_batch_s": target_batch_s, "max_duty": max_duty,
     }  # fmt: skip
     report = SyncReport(dry_run=dry_run, plan_id=plan)
     with _ending(report):

@@ -31,13 +31,14 @@ from product_sync.core.load import WRITES, LoadPolicy, load
 from product_sync.core.load_result import BatchFailure, LoadResult, Stop
 from product_sync.core.mapping import load_mapping
 from product_sync.core.model import Op, Reason, SourceId
-from product_sync.core.pacing import FixedPacing
+from product_sync.core.pacing import Pacing
 from product_sync.core.progress import OnProgress, Progress
 from product_sync.core.retry import RetryPolicy
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
 from product_sync.core.tables import RUN_ID, STATE_KEY, TAKEN_AT
 from product_sync.core.timing import SYSTEM_TIMING, Timing
 from product_sync.core.verdicts import Verdict
+from product_sync.pacing import pacing_of_load, pacing_without_pressure
 from product_sync.plan import Plan
 from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
 
@@ -196,7 +197,11 @@ class Session:
         result = LoadResult(skipped_since_plan=todo.skipped)
         target = self._target_health()
         self._require_privileges(todo.counts, target)
-        with self.source() as source, self._writer() as writer:
+        with (
+            self.source() as source,
+            self._writer() as writer,
+            pacing_of_load(self.settings, self.target_address, self.timing) as pacing,
+        ):
             try:
                 load(
                     todo.path,
@@ -205,7 +210,7 @@ class Session:
                     writer,
                     self.files.path(state.LOAD_REJECTS),
                     source_taken_at=todo.source_taken_at,
-                    pacing=self._pacing,
+                    pacing=pacing,
                     timing=self.timing,
                     on_progress=self.on_progress,
                     metadata=self.metadata,
@@ -258,8 +263,8 @@ class Session:
         return PostgresWriter(self.target_address.url, self.layout, run_id=self.files.run_id)
 
     @property
-    def _pacing(self) -> FixedPacing:
-        return FixedPacing(self.settings.batch_size, self.settings.batch_delay_ms)
+    def _expected_pacing(self) -> Pacing:
+        return pacing_without_pressure(self.settings, self.timing)
 
     @property
     def _policy(self) -> LoadPolicy:
@@ -341,7 +346,7 @@ class Session:
         elif lacking:
             obstacle = f"The role {target.server.role!r} lacks {', '.join(lacking)}."
         if obstacle:
-            return not_probed(todo.path, self._pacing, obstacle)
+            return not_probed(todo.path, self._expected_pacing, obstacle)
         try:
             with self.source() as source, self._writer() as writer:
                 return estimate(
@@ -350,12 +355,12 @@ class Session:
                     source,
                     writer,
                     source_taken_at=todo.source_taken_at,
-                    pacing=self._pacing,
+                    pacing=self._expected_pacing,
                     timing=self.timing,
                     policy=self._policy,
                 )
         except NotAttempted as error:
-            return not_probed(todo.path, self._pacing, error.message)
+            return not_probed(todo.path, self._expected_pacing, error.message)
 
 
 def _load_result(content: dict[str, Any]) -> LoadResult:

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from product_sync.core.adaptive_pacing import DEFAULT_MAX_DUTY, DEFAULT_TARGET_S, AdaptiveSettings
 from product_sync.core.errors import ConfigurationError
 from product_sync.core.mapping import DEFAULT_MAPPING
 from product_sync.core.pacing import DEFAULT_BATCH_SIZE, DEFAULT_PAUSE_MS, checked_batch_size, checked_pause_ms
@@ -21,6 +22,7 @@ from product_sync.core.pacing import DEFAULT_BATCH_SIZE, DEFAULT_PAUSE_MS, check
 SOURCE_URL, SOURCE_USER, SOURCE_PASSWORD = "PRODUCT_SERVICE_MONGODB_URL", "MONGO_USER", "MONGO_PASSWORD"
 TARGET_URL = "CART_DB_URL"
 BATCH_SIZE, BATCH_DELAY_MS = "SYNC_BATCH_SIZE", "SYNC_BATCH_DELAY_MS"
+PACING = "SYNC_PACING"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
 STATE, MAPPING = "PRODUCT_SYNC_STATE", "PRODUCT_SYNC_MAPPING"
 
@@ -68,19 +70,24 @@ class TargetAddress:
 class SyncSettings:
     """How one run behaves. The bounds are those of design section 5 and 6.
 
-    ``batch_size`` rows per transaction; ``batch_delay_ms`` milliseconds between batches; ``extra`` is ``report`` or
-    ``delete``; ``accept_source_count`` lets a source through that has shrunk to at least so many documents;
-    ``accept_changes`` lets more than half of the target be overwritten; ``settle_seconds`` between two readings of a
-    difference; ``source_recheck_after_s`` seconds after which rows to insert are read again; ``retry_s`` seconds
-    for which one batch is retried; ``max_isolated_rows`` refused rows that stop a run; ``max_delete_share`` of the
-    target above which no extra row is deleted; ``probe`` runs and rolls back a first batch in a dry run; ``plan`` is
-    the id of a dry run's plan, which then is all that is executed, unless it is older than ``max_plan_age_s`` seconds
-    or the drift has grown since by more than ``max_drift_growth`` of it.
+    ``batch_size`` rows per transaction; ``batch_delay_ms`` milliseconds between batches; with ``pacing`` ``adaptive``
+    instead of ``fixed``, batches are sized to take ``target_batch_s`` seconds, after a first one of ``batch_size``
+    rows, and the load takes at most the share ``max_duty`` of the time, less while the target shows pressure;
+    ``extra`` is ``report`` or ``delete``; ``accept_source_count`` lets a source through that has shrunk to at least
+    so many documents; ``accept_changes`` lets more than half of the target be overwritten; ``settle_seconds`` between
+    two readings of a difference; ``source_recheck_after_s`` seconds after which rows to insert are read again;
+    ``retry_s`` seconds for which one batch is retried; ``max_isolated_rows`` refused rows that stop a run;
+    ``max_delete_share`` of the target above which no extra row is deleted; ``probe`` runs and rolls back a first
+    batch in a dry run; ``plan`` is the id of a dry run's plan, which then is all that is executed, unless it is older
+    than ``max_plan_age_s`` seconds or the drift has grown since by more than ``max_drift_growth`` of it.
     """
 
     dry_run: bool = False
     batch_size: int = DEFAULT_BATCH_SIZE
     batch_delay_ms: int = DEFAULT_PAUSE_MS
+    pacing: str = "fixed"
+    target_batch_s: float = DEFAULT_TARGET_S
+    max_duty: float = DEFAULT_MAX_DUTY
     extra: str = "report"
     accept_source_count: int | None = None
     accept_changes: bool = False
@@ -97,6 +104,8 @@ class SyncSettings:
     def __post_init__(self) -> None:
         checked_batch_size(self.batch_size, name=f"batch_size ({BATCH_SIZE})")
         checked_pause_ms(self.batch_delay_ms, name=f"batch_delay_ms ({BATCH_DELAY_MS})")
+        _check(self.pacing in ("fixed", "adaptive"), f"pacing ({PACING})", self.pacing, "`fixed` or `adaptive`")
+        AdaptiveSettings(self.target_batch_s, self.max_duty, self.batch_size)
         _check(self.extra in ("report", "delete"), "extra", self.extra, "`report` or `delete`")
         _check(self.settle_seconds >= 0, "settle_seconds", self.settle_seconds, "0 or more seconds")
         _check(self.source_recheck_after_s >= 0, "source_recheck_after_s", self.source_recheck_after_s, "0 or more")
@@ -115,6 +124,7 @@ class SyncSettings:
         values: dict[str, Any] = {
             "batch_size": _whole(env, BATCH_SIZE, "rows per batch"),
             "batch_delay_ms": _whole(env, BATCH_DELAY_MS, "milliseconds between batches"),
+            "pacing": env.get(PACING, "").strip() or None,
         }
         values.update({name: value for name, value in overrides.items() if name in SETTING_NAMES and value is not None})
         return cls(**{name: value for name, value in values.items() if value is not None})

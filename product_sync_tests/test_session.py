@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from product_sync import judging
@@ -19,6 +22,7 @@ from product_sync.core.timing import SYSTEM_TIMING
 from product_sync.plan import newest_plan
 from product_sync.session import Session, count_both, lock_holder, open_session, reflect_layout
 from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path
+from product_sync_tests.adapters.postgres_tables import role
 from product_sync_tests.shop import Shop, ids, product, shop
 
 __all__ = ["shop"]
@@ -140,3 +144,40 @@ def test_a_plan_is_kept_to_even_where_a_product_changes_between_the_reading_and_
     result = session.load()
     assert (result.planned, result.updated, result.skipped_since_plan) == (2, 1, 1)
     assert {name: row[0] for name, row in shop.rows.items()} == {"a": 1, "b": 2}
+
+
+def test_an_adaptive_load_gives_way_while_others_wait_for_locks_and_recovers(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.put(*(product(name) for name in ids(80)))
+    shop.sql("CREATE TABLE cart (id int)")
+    with (
+        psycopg.connect(shop.cart_url) as holder,
+        psycopg.connect(shop.cart_url, autocommit=True) as waiting,
+        ThreadPoolExecutor() as pool,
+    ):
+        holder.execute("LOCK TABLE cart")
+        waiter = pool.submit(waiting.execute, "SELECT * FROM cart")
+
+        def release(progress: Progress) -> None:
+            # Looks are a fifth of a second apart: one after each batch.
+            time.sleep(0.21 if progress.stage == "load" else 0)
+            if "waits for a lock" in caplog.text:
+                holder.rollback()
+
+        smallest = {"pacing": "adaptive", "target_batch_s": 0.0001, "batch_size": 10}
+        assert read_and_compare(begin(shop, on_progress=release, **smallest)).load().inserted == 80
+        waiter.result()
+    messages = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == 2
+    assert "The load gives way to the target's users" in messages[0]
+    assert "The target is calm again" in messages[1]
+
+
+def test_a_role_that_sees_little_is_told_so_in_the_log(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    shop.put(product("a"))
+    with role(shop.cart_url, "GRANT SELECT, INSERT, UPDATE ON product TO {}") as user:
+        session = read_and_compare(begin(shop, pacing="adaptive"))
+        assert replace(session, target_address=TargetAddress(user.url)).load().inserted == 1
+    assert "Adaptive pacing cannot see: active sessions and replica lag" in caplog.text

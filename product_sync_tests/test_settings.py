@@ -30,6 +30,13 @@ class TestSyncSettings:
         assert SyncSettings.resolve(env, {"batch_size": 9}).batch_size == 9
         assert SyncSettings.resolve(env, {"batch_size": None}).batch_delay_ms == 0
 
+    def test_the_pacing_is_fixed_unless_it_is_told_otherwise(self) -> None:
+        assert SyncSettings.resolve({}, {}).pacing == "fixed"
+        assert SyncSettings.resolve({"SYNC_PACING": "adaptive"}, {}).pacing == "adaptive"
+        assert SyncSettings.resolve({"SYNC_PACING": "adaptive"}, {"pacing": "fixed"}).pacing == "fixed"
+        with pytest.raises(ConfigurationError, match=r"SYNC_PACING\) is 'off'"):
+            SyncSettings.resolve({"SYNC_PACING": "off"}, {})
+
     def test_an_empty_variable_is_as_good_as_none(self) -> None:
         assert SyncSettings.resolve({"SYNC_BATCH_SIZE": " "}, {}) == SyncSettings()
 
@@ -50,6 +57,9 @@ class TestSyncSettings:
             ("source_recheck_after_s", -1),
             ("retry_s", -1),
             ("max_isolated_rows", -1),
+            ("pacing", "slow"),
+            ("target_batch_s", 0),
+            ("max_duty", 0),
             ("max_delete_share", 1.1),
             ("max_delete_share", float("nan")),
         ],

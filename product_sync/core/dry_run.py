@@ -6,6 +6,7 @@ A number that was not measured is worse than none: where nothing could be tried,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,9 @@ from product_sync.core.pacing import Pacing
 from product_sync.core.ports import Source, TargetWriter, WriteBatch
 from product_sync.core.recheck import recheck
 from product_sync.core.timing import Timing
+
+#: Adaptive pacing begins small; after so many batches, each up to four times as large, it is near the size it wants.
+_TRIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,11 @@ class Estimate:
 
 def count_batches(plan: Path, pacing: Pacing) -> int:
     """How many batches of inserts and updates the diff file makes."""
-    return sum(1 for _ in read_batches(plan, WRITES, pacing.batch_size))
+    return _count(plan, pacing.batch_size)
+
+
+def _count(plan: Path, next_size: Callable[[], int]) -> int:
+    return sum(1 for _ in read_batches(plan, WRITES, next_size))
 
 
 def not_probed(plan: Path, pacing: Pacing, because: str) -> Estimate:
@@ -55,23 +63,31 @@ def estimate(
     """Try the first batch of ``plan`` and multiply. The writer holds the lock, and nothing is committed.
 
     The first batch is read again as the load would. If the database refuses rows of it, the largest half that it
-    takes is the measure.
+    takes is the measure. A policy that wants a larger batch once it has seen the cost of the first one gets it, a few
+    times.
     """
     batches = count_batches(plan, pacing)
     if batches == 0:
         return Estimate(0.0, 0)
-    rows = next(read_batches(plan, WRITES, pacing.batch_size))
     stale = (timing.now() - source_taken_at).total_seconds() > policy.source_recheck_after_s
-    started = timing.monotonic()
+    asked, batch_s = 0, 0.0
     try:
-        batch = recheck(rows, layout, source, inserts_too=stale).batch
-        reading_s = timing.monotonic() - started
-        writing_s = _measured(writer, batch, timing)
+        for _ in range(_TRIES):
+            if pacing.batch_size() <= asked:
+                break
+            asked = pacing.batch_size()
+            rows = next(read_batches(plan, WRITES, pacing.batch_size))
+            started = timing.monotonic()
+            batch = recheck(rows, layout, source, inserts_too=stale).batch
+            reading_s = timing.monotonic() - started
+            batch_s = reading_s + _measured(writer, batch, timing)
+            pacing.batch_done(rows.num_rows, batch_s)
     except RowsRefused as error:
         return Estimate(None, batches, f"The database refuses the rows of the first batch: {error}")
     except (TransientError, EveryBatchWouldFail, SourceReadError, Unreachable) as error:
         return Estimate(None, batches, f"The first batch could not be tried: {error}")
-    return Estimate(batches * (reading_s + writing_s) + (batches - 1) * pacing.pause_s(), batches)
+    batches = _count(plan, lambda: asked)
+    return Estimate(batches * batch_s + (batches - 1) * pacing.pause_s(), batches)
 
 
 def _measured(writer: TargetWriter, batch: WriteBatch, timing: Timing) -> float:

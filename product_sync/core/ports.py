@@ -119,3 +119,25 @@ class TargetWriter(Protocol):
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         """As `TargetReader.fetch`, on this connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What the target showed at one look. ``None`` is what could not be seen; ``unseen`` says what and why.
+
+    ``latency_s`` is one round trip in seconds; ``lock_waits`` are sessions that wait for a lock, ``active_sessions``
+    those of others that execute a statement; ``replica_lag_s`` seconds that the slowest replica lags behind, 0 without.
+    """
+
+    latency_s: float | None = None
+    lock_waits: int | None = None
+    active_sessions: int | None = None
+    replica_lag_s: float | None = None
+    unseen: tuple[str, ...] = ()
+
+
+class PressureProbe(Protocol):
+    """Looks at what the target has to bear, beside the connection that writes."""
+
+    def look(self) -> Signals:
+        """Cheap, waits for nobody's lock and never fails: what cannot be seen is `Signals.unseen`."""

@@ -77,6 +77,17 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     batch_delay_ms: int | None = Field(
         default=None, description="Milliseconds between two batches, 0 or more. SYNC_BATCH_DELAY_MS, else 100."
     )
+    pacing: str | None = Field(
+        default=None,
+        description="`fixed`: batch_size and batch_delay_ms. `adaptive`: by time, and giving way to the target's users."
+        " SYNC_PACING, else fixed.",
+    )
+    target_batch_s: float | None = Field(
+        default=None, description="Adaptive: seconds that a batch should take. Default: 0.25."
+    )
+    max_duty: float | None = Field(
+        default=None, description="Adaptive: share of the time, 0 to 1, that the load takes at most. Default: 0.5."
+    )
     extra: str | None = Field(
         default=None, description="`report` or `delete` products that only the target has. Default: report."
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from product_sync.core.adaptive_pacing import AdaptivePacing, AdaptiveSettings
 from product_sync.core.dry_run import Estimate, estimate, not_probed
 from product_sync.core.errors import EveryBatchWouldFail, TransientError
 from product_sync.core.pacing import FixedPacing
@@ -95,3 +96,23 @@ def test_a_first_batch_that_is_refused_whole_is_no_measure(tmp_path: Path) -> No
 def test_a_probe_that_is_not_wanted_leaves_the_number_out(tmp_path: Path) -> None:
     bench = with_missing(tmp_path, 25)
     assert not_probed(bench.path("diff"), FixedPacing(10, 0), "probe: false") == Estimate(None, 3, "probe: false")
+
+
+def test_an_adaptive_load_is_estimated_at_the_size_and_the_rest_it_comes_to(tmp_path: Path) -> None:
+    bench = with_missing(tmp_path, 500)
+    assert bench.snapshot is not None
+    pacing = AdaptivePacing(AdaptiveSettings(target_s=1, max_duty=0.5, first_rows=10), None, bench.time.timing)
+    # 10 rows in 0.1 s ask for 40, those in 0.4 s for 100, those in 1 s for no more.
+    bench.target.script.on("target.probe", *(lambda s=s: bench.time.pass_(s) for s in (0.1, 0.4, 1.0)))
+    found = estimate(
+        bench.path("diff"),
+        bench.layout,
+        bench.source,
+        bench.target,
+        source_taken_at=bench.snapshot.taken_at,
+        pacing=pacing,
+        timing=bench.time.timing,
+    )
+    assert found.seconds == pytest.approx(5 * 1 + 4 * 1, rel=0.01)
+    assert found.batches == 5
+    assert bench.target.script.calls["target.probe"] == 3

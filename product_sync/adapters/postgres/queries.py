@@ -79,6 +79,32 @@ END_FORMER_SESSION: Final = sql.SQL(
     """
 )
 
+# One round trip, and nothing else.
+PING: Final = sql.SQL("SELECT")
+
+# A look at the target must not become a part of its pressure.
+LIMIT_LOOKS: Final = sql.SQL("SET statement_timeout = '1s'; SET lock_timeout = '1s'")
+
+# What adaptive pacing looks at. Everybody may read pg_locks; what other roles' sessions do, and how far replicas are,
+# is NULL without the rights of pg_read_all_stats (manual, "pg_stat_activity"). Row locks are waited for as locks on
+# transactions, which belong to no database.
+PRESSURE: Final = sql.SQL(
+    """
+    SELECT (SELECT pg_catalog.count(DISTINCT pid) FROM pg_catalog.pg_locks
+            WHERE NOT granted AND (database IS NULL OR database = here.oid)),
+           CASE WHEN here.sees THEN
+               (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
+                WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid())
+           END,
+           CASE WHEN here.sees THEN
+               (SELECT COALESCE(EXTRACT(EPOCH FROM pg_catalog.max(replay_lag)), 0)::pg_catalog.float8
+                FROM pg_catalog.pg_stat_replication)
+           END
+    FROM (SELECT oid, pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees
+          FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AS here
+    """
+)
+
 # A table by its exact name, with what SQLAlchemy does not tell: its kind, and whether its primary key is deferrable.
 RELATION: Final = sql.SQL(
     """

@@ -1,0 +1,37 @@
+"""Which pacing a run's settings ask for, with its eyes on the target where it needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from product_sync.adapters.postgres.pressure import PostgresPressure
+from product_sync.core.adaptive_pacing import AdaptivePacing, AdaptiveSettings
+from product_sync.core.pacing import FixedPacing, Pacing
+from product_sync.core.timing import Timing
+from product_sync.settings import SyncSettings, TargetAddress
+
+
+@contextmanager
+def pacing_of_load(settings: SyncSettings, target: TargetAddress, timing: Timing) -> Iterator[Pacing]:
+    """The policy of one load."""
+    if settings.pacing == "fixed":
+        yield _fixed(settings)
+        return
+    with PostgresPressure(target.url) as probe:
+        yield AdaptivePacing(_adaptive(settings), probe, timing)
+
+
+def pacing_without_pressure(settings: SyncSettings, timing: Timing) -> Pacing:
+    """The policy as it would be on a target that nobody else uses: for an estimate."""
+    if settings.pacing == "fixed":
+        return _fixed(settings)
+    return AdaptivePacing(_adaptive(settings), None, timing)
+
+
+def _fixed(settings: SyncSettings) -> FixedPacing:
+    return FixedPacing(settings.batch_size, settings.batch_delay_ms)
+
+
+def _adaptive(settings: SyncSettings) -> AdaptiveSettings:
+    return AdaptiveSettings(settings.target_batch_s, settings.max_duty, settings.batch_size)
