@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from psycopg import sql
 
-from product_sync.adapters.postgres.reader import BATCH_BYTES, PostgresReader
+from product_sync.adapters.postgres.arrow_stream import BATCH_BYTES
+from product_sync.adapters.postgres.reader import PostgresReader
 from product_sync.core.errors import AccessDenied, NotAttempted, TableError, Unreachable
 from product_sync_tests.adapters.postgres_tables import PASSWORD, execute, layout_of, locked, other_sessions, role
 from product_sync_tests.network import proxy
@@ -193,3 +194,30 @@ def test_a_statement_time_out_of_the_role_is_named(cart_url: str, product_table:
         with pytest.raises(NotAttempted, match="57014") as caught:
             list(PostgresReader(user.url, layout).snapshot())
         assert "statement_timeout" in caught.value.hint
+
+
+def test_the_stream_and_the_cursor_read_the_same_values(cart_url: str) -> None:
+    """A timestamptz is what decides between them; all other types go either way."""
+    execute(
+        cart_url,
+        """CREATE TABLE t (id text PRIMARY KEY, "Small" smallint, i integer, b bigint, n numeric, m numeric(10,2),
+                           r real, d double precision, v varchar(20), f boolean, u uuid)""",
+        """INSERT INTO t VALUES
+            ('nothing', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+            ('least', -32768, -2147483648, -9223372036854775808, '-Infinity', -99999999.99, '-Infinity', '-Infinity',
+             '', false, '00000000-0000-0000-0000-000000000000'),
+            ('most', 32767, 2147483647, 9223372036854775807, 'Infinity', 99999999.99, 'Infinity', 'Infinity',
+             '😀 é '' " \\ %', true, 'FFFFFFFF-ffff-FFFF-ffff-FFFFFFFFFFFF'),
+            ('odd', 0, 0, 0, 'NaN', 'NaN', 'NaN', 'NaN', ' x ', NULL, NULL),
+            ('zero', 0, -0, 0, -0.00, 0, '-0', '-0', 'v', true, NULL),
+            ('fine', 1, 2, 3, 1e-100, 0.10, 0.1, 1e-310, E'\\t\\n', false, NULL),
+            ('', 1, 1, 1, 1e100, 1.50, 1e-45, 1.7976931348623157e308, 'w', true, NULL)""",
+    )
+    reader = PostgresReader(cart_url, layout_of(cart_url, "t"))
+
+    streamed = pa.Table.from_batches(list(reader.snapshot())).sort_by("id")
+    by_cursor = reader.fetch(streamed["id"].to_pylist()).sort_by("id")
+
+    assert streamed.num_rows == 7
+    assert streamed.schema == by_cursor.schema
+    assert repr(streamed.to_pylist()) == repr(by_cursor.to_pylist())

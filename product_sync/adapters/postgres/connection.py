@@ -59,10 +59,9 @@ def connect(url: str, *, application_name: str = "product_sync") -> psycopg.Conn
     for a wrong password or role, `Unreachable` for everything else. None of them quotes the address.
     """
     parameters = _parse(url)
-    conninfo = make_conninfo(**{**_DEFAULTS, **parameters, "application_name": application_name})
     try:
         connection = psycopg.connect(
-            conninfo, autocommit=True, cursor_factory=psycopg.RawCursor, client_encoding="UTF8"
+            conninfo(url, application_name=application_name), autocommit=True, cursor_factory=psycopg.RawCursor
         )
     except psycopg.Error as error:
         raise _refusal(str(error), parameters) from None
@@ -76,6 +75,15 @@ def connect(url: str, *, application_name: str = "product_sync") -> psycopg.Conn
     connection.server_cursor_factory = psycopg.RawServerCursor
     arrays.register(connection)
     return connection
+
+
+def conninfo(url: str, *, application_name: str = "product_sync") -> str:
+    """The address with our defaults, in libpq's own form. It may hold the password: not to be shown.
+
+    Raises `ConfigurationError` for an address that is none.
+    """
+    ours = {"application_name": application_name, "client_encoding": "UTF8"}
+    return make_conninfo(**{**_DEFAULTS, **_parse(url), **ours})
 
 
 def application_name(run_id: str) -> str:

@@ -117,8 +117,12 @@ def write_error(error: psycopg.Error, *, broken: bool, standby: bool = False) ->
 
 def read_error(error: psycopg.Error, *, table: str, broken: bool) -> ProductSyncError:
     """A failed reading of the table ``table`` (schema and name). Nothing of what was read may be used."""
-    state, message = error.sqlstate, describe(error)
-    if broken or state is None or consequence(state) is Consequence.RECONNECT:
+    return reading_failed(None if broken else error.sqlstate, describe(error), table=table)
+
+
+def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyncError:
+    """The same of an SQLSTATE, ``None`` for a connection that is lost, and a message."""
+    if state is None or consequence(state) is Consequence.RECONNECT:
         return Unreachable(
             f"The connection was lost while {table} was read: {message}", hint="Nothing was changed; start again."
         )

@@ -209,9 +209,9 @@ def table(layout: Layout) -> sql.Identifier:
     return sql.Identifier(layout.table.schema, layout.table.name)
 
 
-def copy_out(layout: Layout) -> sql.Composed:
-    """Every row, in canonical values, by the fastest way out."""
-    return sql.SQL("COPY (SELECT {} FROM {} AS p) TO STDOUT (FORMAT binary)").format(_shown(layout), table(layout))
+def select_all(layout: Layout) -> sql.Composed:
+    """Every row, in canonical values."""
+    return sql.SQL("SELECT {} FROM {} AS p").format(_shown(layout), table(layout))
 
 
 def count(layout: Layout) -> sql.Composed:

@@ -13,15 +13,14 @@ from typing import Final
 import psycopg
 import pyarrow as pa
 
-from product_sync.adapters.postgres import arrays, copy_out, queries
+from product_sync.adapters.postgres import arrays, arrow_stream, queries
 from product_sync.adapters.postgres.connection import connect
 from product_sync.adapters.postgres.errors import read_error
 from product_sync.adapters.postgres.inspect import table_oid
 from product_sync.core.layout import Layout
 
-#: Rows and bytes of an Arrow batch, whichever comes first. Larger ones are not faster.
+#: Rows per Arrow batch and per round trip of the server-side cursor. Larger ones are not faster.
 BATCH_ROWS: Final = 5_000
-BATCH_BYTES: Final = 8 * 1024 * 1024
 #: Ids per statement of a reading by id.
 _IDS_PER_STATEMENT: Final = 10_000
 
@@ -39,12 +38,24 @@ class PostgresReader:
         self._batch_rows = batch_rows
 
     def snapshot(self) -> Iterator[pa.RecordBatch]:
+        if not arrow_stream.is_possible(self._layout):
+            yield from self._by_cursor()
+            return
+        # Says why, in words for people, if no connection can be made.
+        connect(self._url).close()
+        statement = queries.select_all(self._layout).as_string()
+        for batch in arrow_stream.record_batches(self._url, self._layout, statement):
+            for start in range(0, batch.num_rows, self._batch_rows):
+                yield batch.slice(start, self._batch_rows)
+
+    def _by_cursor(self) -> Iterator[pa.RecordBatch]:
         with (
             self._reading() as connection,
-            connection.cursor() as cursor,
-            cursor.copy(queries.copy_out(self._layout)) as copy,
+            connection.cursor(name="product_sync_snapshot", binary=True) as cursor,
         ):
-            yield from copy_out.record_batches(copy, self._layout, max_rows=self._batch_rows, max_bytes=BATCH_BYTES)
+            cursor.execute(queries.select_all(self._layout))
+            while rows := cursor.fetchmany(self._batch_rows):
+                yield _record_batch(rows, self._layout)
 
     def estimated_count(self) -> int:
         with self._reading() as connection:
