@@ -1,6 +1,7 @@
 """What Dagster loads: ``dagster dev``, ``dagster job execute -m product_sync.definitions``, the daemon.
 
-Loads with no variable set and no server reachable; only a schedule that is set wrongly is refused here, by name.
+Loads with no variable set and no server reachable; only what is set wrongly for the schedule or for the pages of the
+assets is refused here, by name.
 """
 
 import os
@@ -8,6 +9,8 @@ import os
 import dagster as dg
 
 from product_sync.orchestration.build import build_definitions
-from product_sync.settings import ScheduleSettings
+from product_sync.settings import PageSettings, ScheduleSettings
 
-defs: dg.Definitions = build_definitions(schedule=ScheduleSettings.from_environment(os.environ))
+defs: dg.Definitions = build_definitions(
+    schedule=ScheduleSettings.from_environment(os.environ), pages=PageSettings.from_environment(os.environ)
+)

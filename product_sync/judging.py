@@ -6,6 +6,8 @@ the job of checks only, reads both sides. Either way the same functions decide.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from product_sync.adapters import state
 from product_sync.core import quarantine, verdicts
 from product_sync.core.tables import row_count
@@ -13,6 +15,15 @@ from product_sync.core.verdicts import Severity, Verdict
 from product_sync.core.verify import Verification, confirm, verify
 from product_sync.plan import counts_of
 from product_sync.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdicts on what a run came to. ``proven`` is what the copy was proven by: ``None`` where this run has not
+    loaded, or where something is red."""
+
+    verdicts: list[Verdict]
+    proven: Verification | None
 
 
 def judge_source(session: Session) -> Verdict:
@@ -31,7 +42,7 @@ def judge_load(session: Session) -> Verdict:
     return verdicts.every_batch_loaded(session.loaded())
 
 
-def judge_result(session: Session) -> list[Verdict]:
+def judge_result(session: Session) -> Judgement:
     """Whether the target matches the source, what it has too much, and what is quarantined: one reading for all.
 
     Where a load of this run has passed, the size of the source becomes the baseline of the next runs.
@@ -46,9 +57,10 @@ def judge_result(session: Session) -> list[Verdict]:
             verification.quarantined, verification.source_count, _by_reason(session, verification)
         ),
     ]
-    if loaded and all(_passes(verdict) for verdict in [*judged, judge_load(session)]):
-        session.folder.write_baseline(verification.source_count, session.files.run_id)
-    return judged
+    if not loaded or not all(_passes(verdict) for verdict in [*judged, judge_load(session)]):
+        return Judgement(judged, proven=None)
+    session.folder.write_baseline(verification.source_count, session.files.run_id)
+    return Judgement(judged, proven=verification)
 
 
 def _passes(verdict: Verdict) -> bool:

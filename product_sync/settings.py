@@ -7,8 +7,10 @@ holds and what it should look like. Values that may hold a password are never re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,6 +27,7 @@ BATCH_SIZE, BATCH_DELAY_MS = "SYNC_BATCH_SIZE", "SYNC_BATCH_DELAY_MS"
 PACING = "SYNC_PACING"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
 STATE, MAPPING = "PRODUCT_SYNC_STATE", "PRODUCT_SYNC_MAPPING"
+FRESH_MINUTES, OWNERS, DOCS_URL = "PRODUCT_SYNC_FRESH_MINUTES", "PRODUCT_SYNC_OWNERS", "PRODUCT_SYNC_DOCS_URL"
 
 #: Seconds after which a diff, or the plan of a dry run, is too old to be written: too much may have happened since.
 OLDEST_PLAN_S = 3_600.0
@@ -149,6 +152,37 @@ class ScheduleSettings:
         except (ZoneInfoNotFoundError, ValueError, OSError):
             _check(False, TIME_ZONE, time_zone, "a name of the IANA time zone database, such as `Europe/Paris`")
         return cls(cron, time_zone, _flag(env, ENABLE_SCHEDULER, default=False))
+
+
+@dataclass(frozen=True, slots=True)
+class PageSettings:
+    """What the UI says of the assets beside what they have recorded.
+
+    ``fresh_for`` is how old the last successful sync may be before its asset is red, ``None`` for ever; ``owners`` are
+    mail addresses or ``team:name``; ``docs_url`` is where ``docs/`` can be read, without a slash at its end, or empty.
+    """
+
+    fresh_for: timedelta | None = timedelta(minutes=60)
+    owners: tuple[str, ...] = ("team:product_sync",)
+    docs_url: str = ""
+
+    @classmethod
+    def from_environment(cls, env: Environment) -> PageSettings:
+        minutes = _whole(env, FRESH_MINUTES, "minutes without a successful sync, 0 for no limit")
+        _check(minutes is None or minutes >= 0, FRESH_MINUTES, minutes, "minutes, 0 or more")
+        values: dict[str, Any] = {} if minutes is None else {"fresh_for": timedelta(minutes=minutes) or None}
+        owners = tuple(owner.strip() for owner in env.get(OWNERS, "").split(",") if owner.strip())
+        for owner in owners:
+            _check(bool(_OWNER.fullmatch(owner)), OWNERS, owner, "mail addresses or `team:name`, separated by commas")
+        docs_url = env.get(DOCS_URL, "").strip().rstrip("/")
+        _check(not docs_url or bool(_WEB.match(docs_url)), DOCS_URL, docs_url, "an address such as https://host/docs")
+        if owners:
+            values["owners"] = owners
+        return cls(docs_url=docs_url, **values)
+
+
+_OWNER = re.compile(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+")
+_WEB = re.compile(r"https?://[^/\s]+", re.IGNORECASE)
 
 
 def mapping_path(env: Environment) -> Path:

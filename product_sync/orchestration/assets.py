@@ -1,4 +1,7 @@
-"""The four assets, the quarantine, and the two systems they stand between. Each body only wires."""
+"""The four assets, the quarantine, the two systems they stand between, and what is recorded at the end of a run.
+
+Each body only wires. Documentation, owners of ours and freshness are added by `asset_pages`, which knows the settings.
+"""
 
 from collections.abc import Iterator
 
@@ -17,12 +20,32 @@ from product_sync.orchestration.metadata import (
 from product_sync.orchestration.resources import SyncResource
 
 _GROUP = "product_sync"
+_SYSTEMS = "databases"
 
 mongodb_products = dg.AssetSpec(
-    names.MONGODB, kinds={"mongodb"}, group_name=_GROUP, description="The product service's collection."
+    names.MONGODB,
+    kinds={"mongodb"},
+    group_name=_SYSTEMS,
+    owners=["team:product_service"],
+    description="The product service's collection: the truth.",
 )
 postgres_product = dg.AssetSpec(
-    names.POSTGRES, kinds={"postgres"}, group_name=_GROUP, description="The cart service's table."
+    names.POSTGRES,
+    kinds={"postgres"},
+    group_name=_SYSTEMS,
+    owners=["team:cart_service"],
+    description="The cart service's table: the copy. Events keep it fresh; the sync repairs what they lost.",
+)
+# Recorded by a step of the load or of its checks, and not a step of its own: docs/decisions/0040.
+proven_copy = dg.AssetSpec(
+    names.PROOF,
+    deps=[names.LOAD, names.QUARANTINE],
+    kinds={"postgres"},
+    group_name=_GROUP,
+    description=(
+        "The copy, proven: recorded when a sync has loaded, read the target afresh, and no check was red. Red itself"
+        " when that is too long ago. Dry runs do not count."
+    ),
 )
 
 
@@ -46,7 +69,8 @@ def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource
     description="Every row of the cart service's product table, from one consistent snapshot.",
 )
 def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    return dg.MaterializeResult(metadata=target_metadata(sync.session(context).snapshot_target()))
+    session = sync.session(context)
+    return dg.MaterializeResult(metadata=target_metadata(session, session.snapshot_target()))
 
 
 @dg.asset(
@@ -105,4 +129,5 @@ ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [
     postgres_cart_snapshot,
     product_diff,
     product_load,
+    proven_copy,
 ]

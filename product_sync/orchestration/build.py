@@ -3,6 +3,7 @@
 import dagster as dg
 
 from product_sync.core.progress import OnProgress, no_progress
+from product_sync.orchestration.asset_pages import with_pages
 from product_sync.orchestration.assets import ASSETS
 from product_sync.orchestration.checks import CHECKS
 from product_sync.orchestration.executor import in_process_by_default
@@ -11,16 +12,22 @@ from product_sync.orchestration.jobs import JOBS
 from product_sync.orchestration.resources import Listener, MongoDBResource, PostgresResource, SyncResource
 from product_sync.orchestration.schedules import sync_schedule
 from product_sync.orchestration.sensors import reap_dead_runs_sensor
-from product_sync.settings import ScheduleSettings
+from product_sync.settings import PageSettings, ScheduleSettings
 
 
 def build_definitions(
-    *, schedule: ScheduleSettings | None = None, on_progress: OnProgress = no_progress
+    *,
+    schedule: ScheduleSettings | None = None,
+    pages: PageSettings | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> dg.Definitions:
-    """All definitions; without ``schedule`` none is made. ``on_progress`` hears of runs in this process."""
+    """All definitions; without ``schedule`` none is made. ``on_progress`` hears of runs in this process.
+
+    ``pages`` is for processes that show assets; a run needs none of it.
+    """
     mongodb, postgres, listener = MongoDBResource(), PostgresResource(), Listener(on_progress)
     return dg.Definitions(
-        assets=ASSETS,
+        assets=with_pages(ASSETS, pages) if pages else ASSETS,
         asset_checks=CHECKS,
         jobs=JOBS,
         schedules=[sync_schedule(schedule)] if schedule else [],

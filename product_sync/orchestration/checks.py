@@ -10,6 +10,7 @@ import dagster as dg
 from product_sync import judging
 from product_sync.core.verdicts import Verdict
 from product_sync.orchestration import names
+from product_sync.orchestration.metadata import proof_metadata
 from product_sync.orchestration.resources import SyncResource
 
 
@@ -67,8 +68,13 @@ def every_batch_loaded(context: dg.AssetCheckExecutionContext, sync: SyncResourc
     can_subset=True,
 )
 def validation(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> Iterator[dg.AssetCheckResult]:
-    """One reading of the target, shared by the verdicts on it."""
-    verdicts = {verdict.check: verdict for verdict in judging.judge_result(sync.session(context))}
+    """One reading of the target, shared by the verdicts on it. Where none is red, the copy is proven."""
+    session = sync.session(context)
+    judgement = judging.judge_result(session)
+    verdicts = {verdict.check: verdict for verdict in judgement.verdicts}
+    if judgement.proven:
+        metadata = proof_metadata(session, judgement.proven)
+        context.op_execution_context.log_event(dg.AssetMaterialization(names.PROOF, metadata=metadata))
     for key in context.selected_asset_check_keys:
         yield _result(verdicts[key.name], key)
 

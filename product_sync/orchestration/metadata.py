@@ -11,34 +11,41 @@ from typing import Any
 import dagster as dg
 
 from product_sync.core import quarantine
+from product_sync.core.layout import Layout, LayoutColumn
 from product_sync.core.load_result import LoadResult
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.core.tables import row_count
+from product_sync.core.verify import Verification
 from product_sync.orchestration.names import STATE_KEY
 from product_sync.session import SHOWN, Found, Preview, Session
 
 Metadata = dict[str, Any]
 _DIFFERENCE = ("op", "id", "column", "old", "new")
 _ENTRY = ("source_key", "stage", "columns", "reasons", "values")
+#: Dagster's own names: the UI shows them in the asset's list, sidebar and Columns.
+_ROW_COUNT, _COLUMNS, _TABLE = "dagster/row_count", "dagster/column_schema", "dagster/table_name"
 
 
 def source_metadata(session: Session, snapshot: SourceSnapshot) -> Metadata:
     return {
         **_numbers(snapshot),
+        _ROW_COUNT: snapshot.documents - snapshot.rejected,
+        _COLUMNS: _columns(session.layout),
         "rejected_by_reason": _by_name(snapshot.rejects),
         "first_rejects": _entries(session.first_rejects()),
     }
 
 
-def target_metadata(snapshot: TargetSnapshot) -> Metadata:
-    return _numbers(snapshot)
+def target_metadata(session: Session, snapshot: TargetSnapshot) -> Metadata:
+    return {**_numbers(snapshot), _ROW_COUNT: snapshot.rows, _COLUMNS: _columns(session.layout)}
 
 
 def diff_metadata(found: Found) -> Metadata:
     return {
         **_numbers(found.counts),
-        "duration_s": found.duration_s,
-        "rows_per_second": found.rows_per_second,
+        _ROW_COUNT: found.counts.to_write + found.counts.extra,
+        "duration_s": round(found.duration_s, 3),
+        "rows_per_second": round(found.rows_per_second, 3),
         "changed_by_column": _by_name(found.changed_columns),
         "first_differences": _table([asdict(line) for line in found.first], _DIFFERENCE),
     }
@@ -78,11 +85,39 @@ def quarantine_metadata(session: Session, result: LoadResult) -> Metadata:
     quarantined = row_count(path)
     return {
         "quarantined": quarantined,
-        "duration_s": result.quarantine_s,
-        "rows_per_second": quarantined / result.quarantine_s if result.quarantine_s else 0.0,
+        _ROW_COUNT: quarantined,
+        "duration_s": round(result.quarantine_s, 3),
+        "rows_per_second": round(quarantined / result.quarantine_s, 3) if result.quarantine_s else 0.0,
         "quarantined_by_reason": _by_name(quarantine.summary(path)),
         "first_quarantined": _entries(quarantine.first_entries(path, SHOWN).to_pylist()),
     }
+
+
+def proof_metadata(session: Session, proven: Verification) -> Metadata:
+    """Under names of its own: what was *found* by this run has the plain ones, and is told by the diff."""
+    return {
+        _ROW_COUNT: proven.target_count,
+        _TABLE: session.layout.table.qualified_name,
+        STATE_KEY: session.folder.key,
+        "proven_source_count": proven.source_count,
+        "proven_target_count": proven.target_count,
+        "extra_left": proven.extra,
+        "kept_out_by_quarantine": proven.quarantined,
+        "still_in_flight": proven.in_flight,
+    }
+
+
+def _columns(layout: Layout) -> dg.TableSchema:
+    """The mapped columns as the UI's Columns show them, each with where it comes from."""
+    return dg.TableSchema(columns=[_column(column, is_key=column is layout.key) for column in layout.columns])
+
+
+def _column(column: LayoutColumn, *, is_key: bool) -> dg.TableColumn:
+    said = [f"from `{'.'.join(column.path)}`"]
+    said += [f"{column.default!r} where it is missing"] if column.has_default else []
+    said += [] if column.update or is_key else ["written on insert only"]
+    constraints = dg.TableColumnConstraints(nullable=not column.required and not is_key, unique=is_key)
+    return dg.TableColumn(column.name, str(column.type), description=", ".join(said), constraints=constraints)
 
 
 def _numbers(values: Any) -> Metadata:

@@ -11,6 +11,7 @@ TARGET_SNAPSHOT = "postgres_cart_snapshot"
 DIFF = "product_diff"
 LOAD = "product_load"
 QUARANTINE = "quarantined_products"
+PROOF = "proven_copy"
 
 SYNC_JOB = "product_sync"
 DRY_RUN_JOB = "product_sync_dry_run"

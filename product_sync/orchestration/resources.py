@@ -7,16 +7,16 @@ the UI takes them too: ``resources: {sync: {config: {dry_run: true}}}``.
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from product_sync.core.layout import Layout
-from product_sync.core.progress import OnProgress, Progress, no_progress
+from product_sync.core.progress import OnProgress, no_progress
 from product_sync.orchestration.executor import shares_one_process
 from product_sync.orchestration.reaping import process_tags
+from product_sync.orchestration.signs_of_life import signs_of_life
 from product_sync.session import Session, open_session, reflect_layout
 from product_sync.settings import (
     SETTING_NAMES,
@@ -30,9 +30,6 @@ from product_sync.settings import (
     mapping_path,
     state_root,
 )
-
-#: Seconds between two signs of life in the event log; reaping waits for five times as long.
-SIGN_OF_LIFE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -149,19 +146,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
             self._layout,
             state_root=state_root(os.environ),
             run_id=context.run.run_id,
-            on_progress=_signs_of_life(context.log.info, self.listener.on_progress, time.monotonic),
+            on_progress=signs_of_life(
+                self.listener.on_progress, context.log.info, context.op_execution_context.log_event, time.monotonic
+            ),
         )
-
-
-def _signs_of_life(log: Callable[[str], None], listener: OnProgress, clock: Callable[[], float]) -> OnProgress:
-    """Tell the listener everything and the event log once a minute: a log line costs milliseconds."""
-    last = clock()
-
-    def report(progress: Progress) -> None:
-        nonlocal last
-        listener(progress)
-        if clock() - last >= SIGN_OF_LIFE_S:
-            last = clock()
-            log(str(progress))
-
-    return report

@@ -1,0 +1,45 @@
+"""What the page of an asset says before it is asked: whose it is, where its documentation is, how old it may be.
+
+This depends on settings and on nothing that a run does, so it is added where definitions are loaded to be shown. The
+policy stands on `names.PROOF` and on no other asset: a load is recorded also when its checks are red afterwards, and a
+snapshot by a dry run too, so their age says nothing about the last sync that succeeded.
+"""
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from product_sync.orchestration import names
+from product_sync.settings import PageSettings
+
+Asset = dg.AssetsDefinition | dg.AssetSpec
+_PAGE = "ui.md"
+
+
+def with_pages(assets: Iterable[Asset], settings: PageSettings) -> list[Asset]:
+    """The assets with owners, links to the documentation and the freshness policy."""
+
+    def describe(spec: dg.AssetSpec) -> dg.AssetSpec:
+        name = spec.key.to_user_string()
+        return spec.replace_attributes(
+            owners=spec.owners or list(settings.owners),
+            metadata={**spec.metadata, "docs": _link(f"{_PAGE}#{name}", settings.docs_url)},
+            freshness_policy=_policy(settings) if name == names.PROOF else None,
+        )
+
+    return [asset.map_asset_specs(describe) if isinstance(asset, dg.AssetsDefinition) else describe(asset)
+            for asset in assets]  # fmt: skip
+
+
+def _link(page: str, docs_url: str) -> dg.MetadataValue[str]:
+    return dg.MetadataValue.url(f"{docs_url}/{page}") if docs_url else dg.MetadataValue.text(f"docs/{page}")
+
+
+def _policy(settings: PageSettings) -> dg.FreshnessPolicy | None:
+    """Red after the whole time, a warning after three quarters of it, where Dagster can measure that."""
+    if settings.fresh_for is None:
+        return None
+    warn = settings.fresh_for * 0.75
+    return dg.FreshnessPolicy.time_window(
+        fail_window=settings.fresh_for, warn_window=warn if warn.total_seconds() >= 60 else None
+    )
