@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from product_sync.core.errors import ProductSyncError
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.reports import DoctorReport, StatsReport, SyncReport, ValidationReport
-from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
+from product_sync.settings import TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -66,7 +67,7 @@ def sync(
         "pacing": pacing, "target_batch_s": target_batch_s, "max_duty": max_duty,
     }  # fmt: skip
     report = SyncReport(dry_run=dry_run, plan_id=plan)
-    with _ending(report):
+    with _telling(report, "product_sync", instance), _ending(report):
         SyncSettings.resolve(os.environ, switches)
         _check_both_addresses()
         from product_sync.orchestration import running
@@ -82,7 +83,7 @@ def validate(*, on_progress: OnProgress = no_progress, instance: dg.DagsterInsta
     Takes and answers as `sync` does; the failure is `ChecksFailed` where the two sides do not agree.
     """
     report = ValidationReport()
-    with _ending(report):
+    with _telling(report, "validate_sync", instance), _ending(report):
         _check_both_addresses()
         from product_sync.orchestration import running
 
@@ -133,6 +134,18 @@ def _ending(report: SyncReport | ValidationReport | StatsReport) -> Iterator[Non
         yield
     except ProductSyncError as error:
         report.failure = error
+
+
+@contextmanager
+def _telling(report: SyncReport | ValidationReport, job: str, instance: dg.DagsterInstance | None) -> Iterator[None]:
+    """Tell people and monitors how it ended, where nobody else does. Of a run in an ``instance`` of the caller's, the
+    caller tells."""
+    started_at = datetime.now(UTC)
+    yield
+    if instance is None and any(os.environ.get(name) for name in TELLING):
+        from product_sync.orchestration.after_command import tell_of_command
+
+        tell_of_command(os.environ, state_root(os.environ), job, report.failure, started_at)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from product_sync.adapters import mongodb
+from product_sync.adapters import mongodb, notifier
 from product_sync.adapters.postgres.inspect import TargetHealth, health, server_health
 from product_sync.core.errors import (
     AccessDenied,
+    ConfigurationError,
     MappingError,
     ProductSyncError,
     SourceMissing,
@@ -19,13 +20,31 @@ from product_sync.core.errors import (
 from product_sync.core.mapping import load_mapping
 from product_sync.reports import ConnectionReport, DoctorReport, ErrorInfo
 from product_sync.session import reflect_layout
-from product_sync.settings import SourceAddress, TargetAddress, mapping_path
+from product_sync.settings import SourceAddress, TargetAddress, TellingSettings, mapping_path
 
 
 def examine(report: DoctorReport, env: Mapping[str, str]) -> None:
     """Fill in what both servers say; ``report.failure`` is the first thing that would keep a sync from working."""
     report.mongodb = _look(report, lambda: _examine_source(env))
     report.postgres = _look(report, lambda: _examine_target(env))
+    _examine_alerts(report, env)
+
+
+def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:
+    try:
+        urls = TellingSettings.from_environment(env).alert_urls
+    except ConfigurationError as error:
+        report.alert_problems = [str(error)]
+        report.failure = report.failure or error
+        return
+    if not urls:
+        return
+    found = notifier.addresses(urls)
+    report.alerts = [address.name for address in found.usable]
+    report.alert_problems = list(found.problems)
+    if found.problems:
+        problem = ConfigurationError(found.problems[0], hint="The forms are listed in Apprise's documentation.")
+        report.failure = report.failure or problem
 
 
 def _look(

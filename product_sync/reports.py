@@ -139,10 +139,16 @@ class ConnectionReport:
 
 @dataclass(kw_only=True)
 class DoctorReport(Report):
-    """Both connections, each for itself. ``failure`` is the first thing that would keep a sync from working."""
+    """Both connections, each for itself, and who gets the alerts. ``failure`` is the first thing that would keep a sync
+    from working, or people from hearing of it.
+
+    ``alerts`` holds the service of each usable alert URL, and ``alert_problems`` what keeps the others from it.
+    """
 
     mongodb: ConnectionReport = field(default_factory=ConnectionReport)
     postgres: ConnectionReport = field(default_factory=ConnectionReport)
+    alerts: list[str] = field(default_factory=list)
+    alert_problems: list[str] = field(default_factory=list)
 
 
 def _plain(value: object) -> object:

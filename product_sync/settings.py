@@ -7,6 +7,7 @@ holds and what it should look like. Values that may hold a password are never re
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -28,6 +29,12 @@ PACING = "SYNC_PACING"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
 STATE, MAPPING = "PRODUCT_SYNC_STATE", "PRODUCT_SYNC_MAPPING"
 FRESH_MINUTES, OWNERS, DOCS_URL = "PRODUCT_SYNC_FRESH_MINUTES", "PRODUCT_SYNC_OWNERS", "PRODUCT_SYNC_DOCS_URL"
+ALERT_URLS, UI_URL = "PRODUCT_SYNC_ALERT_URLS", "PRODUCT_SYNC_UI_URL"
+ALERT_QUIET, ALERT_WARN_QUIET = "PRODUCT_SYNC_ALERT_QUIET_MINUTES", "PRODUCT_SYNC_ALERT_WARN_QUIET_MINUTES"
+HEARTBEAT_URL = "PRODUCT_SYNC_HEARTBEAT_URL"
+METRICS_FILE, METRICS_PUSH_URL = "PRODUCT_SYNC_METRICS_FILE", "PRODUCT_SYNC_METRICS_PUSH_URL"
+#: Whoever is to be told of runs is named by one of these.
+TELLING = (ALERT_URLS, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL)
 
 #: Seconds after which a diff, or the plan of a dry run, is too old to be written: too much may have happened since.
 OLDEST_PLAN_S = 3_600.0
@@ -185,6 +192,44 @@ _OWNER = re.compile(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+")
 _WEB = re.compile(r"https?://[^/\s]+", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class TellingSettings:
+    """Who is told of what a run came to, and where. Never shown: the URLs hold tokens.
+
+    ``alert_urls`` are Apprise's; ``quiet_s`` and ``warn_quiet_s`` seconds of quiet after an alert about the same thing,
+    by severity; ``ui_url`` is where people reach Dagster's UI; ``metrics_file`` is read by a textfile collector.
+    """
+
+    alert_urls: tuple[str, ...] = ()
+    quiet_s: float = 3600.0
+    warn_quiet_s: float = 86_400.0
+    ui_url: str = ""
+    heartbeat_url: str = ""
+    metrics_file: Path | None = None
+    metrics_push_url: str = ""
+
+    def __repr__(self) -> str:
+        return "TellingSettings(…)"
+
+    @classmethod
+    def from_environment(cls, env: Environment) -> TellingSettings:
+        """An alert URL is judged by who sends to it (`adapters.notifier`)."""
+        metrics_file = env.get(METRICS_FILE, "").strip()
+        return cls(
+            tuple(url for url in _BETWEEN_URLS.split(env.get(ALERT_URLS, "").strip()) if url),
+            60.0 * _minutes(env, ALERT_QUIET, default=60.0),
+            60.0 * _minutes(env, ALERT_WARN_QUIET, default=1440.0),
+            _web_address(env, UI_URL).rstrip("/"),
+            _web_address(env, HEARTBEAT_URL),
+            Path(metrics_file).expanduser().absolute() if metrics_file else None,
+            _web_address(env, METRICS_PUSH_URL),
+        )
+
+
+#: White space, or a comma before the next scheme: a URL may hold commas of its own (``mailto://…?to=a@b,c@d``).
+_BETWEEN_URLS = re.compile(r"\s+|,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+
+
 def mapping_path(env: Environment) -> Path:
     return Path(env[MAPPING]) if env.get(MAPPING) else DEFAULT_MAPPING
 
@@ -214,6 +259,26 @@ def _whole(env: Environment, name: str, form: str) -> int | None:
     except ValueError:
         _check(False, name, text, f"a whole number: {form}")
         raise AssertionError from None
+
+
+def _minutes(env: Environment, name: str, *, default: float) -> float:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    _check(0 <= minutes < math.inf, name, text, "minutes, 0 or more")
+    return minutes
+
+
+def _web_address(env: Environment, name: str) -> str:
+    """Not repeated in the error: such addresses hold tokens."""
+    text = env.get(name, "").strip()
+    if text and not re.match(r"https?://[^/\s]+", text, re.IGNORECASE):
+        raise ConfigurationError(f"{name} is not a web address.", hint=f"Expected form: {name}=https://host/path")
+    return text
 
 
 def _flag(env: Environment, name: str, *, default: bool) -> bool:

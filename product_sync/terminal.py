@@ -123,13 +123,18 @@ def show_stats(report: StatsReport) -> None:
 
 
 def show_doctor(report: DoctorReport) -> None:
-    """What each server says of itself; what is not known is left out."""
+    """What each server says of itself, and who gets the alerts; what is not known is left out."""
     for name, connection in (("MongoDB", report.mongodb), ("PostgreSQL", report.postgres)):
         table = Table(title=name, title_justify="left", show_header=False)
         for item in fields(connection):
             if (value := getattr(connection, item.name)) is not None:
                 table.add_row(item.name.replace("_", " "), escape(_words(value)))
         _output().print(table)
+    table = Table(title="Alerts", title_justify="left", show_header=False)
+    table.add_row("go to", escape(_words(report.alerts)))
+    for problem in report.alert_problems:
+        table.add_row("problem", escape(problem))
+    _output().print(table)
 
 
 def _rows(title: str, rows: list[dict[str, str]], kind: str) -> None:

@@ -191,7 +191,7 @@ def test_doctor_looks_at_both_connections(day: Day, market: Market) -> None:
     outcome = market.run("doctor", "--json")
     mongodb, postgres = outcome.answer["mongodb"], outcome.answer["postgres"]
     assert outcome.status == 0
-    assert list(outcome.answer) == ["mongodb", "postgres"]
+    assert list(outcome.answer) == ["mongodb", "postgres", "alerts", "alert_problems"]
     assert tuple(mongodb) == tuple(postgres) == CONNECTION_KEYS
     assert mongodb["reachable"] is postgres["reachable"] is True
     assert mongodb["version"] == "6.0.5"

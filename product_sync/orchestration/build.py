@@ -11,7 +11,7 @@ from product_sync.orchestration.io_manager import ParquetIOManager
 from product_sync.orchestration.jobs import JOBS
 from product_sync.orchestration.resources import Listener, MongoDBResource, PostgresResource, SyncResource
 from product_sync.orchestration.schedules import sync_schedule
-from product_sync.orchestration.sensors import reap_dead_runs_sensor
+from product_sync.orchestration.sensors import reap_dead_runs_sensor, tell_of_runs_sensor
 from product_sync.settings import PageSettings, ScheduleSettings
 
 
@@ -31,7 +31,7 @@ def build_definitions(
         asset_checks=CHECKS,
         jobs=JOBS,
         schedules=[sync_schedule(schedule)] if schedule else [],
-        sensors=[reap_dead_runs_sensor],
+        sensors=[reap_dead_runs_sensor, tell_of_runs_sensor],
         resources={
             "mongodb": mongodb,
             "postgres": postgres,

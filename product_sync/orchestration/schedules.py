@@ -18,10 +18,11 @@ UNFINISHED = (
 def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
     """Runs of ours that are queued or in progress: of our jobs, or started by the UI's Materialize button."""
     records = instance.get_run_records(dg.RunsFilter(statuses=list(UNFINISHED)))
-    return [record for record in records if _is_ours(record.dagster_run)]
+    return [record for record in records if is_ours(record.dagster_run)]
 
 
-def _is_ours(run: dg.DagsterRun) -> bool:
+def is_ours(run: dg.DagsterRun) -> bool:
+    """Whether it is of our jobs, or of our assets or their checks under whatever job."""
     checked = {key.asset_key for key in run.asset_check_selection or ()}
     return run.job_name in JOB_NAMES or not OUR_ASSETS.isdisjoint(checked | set(run.asset_selection or ()))
 

@@ -1,0 +1,105 @@
+"""Sends messages through Apprise, one address at a time, so that one that is down does not hide what others took.
+
+Apprise URLs hold tokens, and Apprise writes them into its log. Here an address is shown by the name of its service and
+its place in the list; from Apprise's log only the status that a server answered with is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from product_sync.core.alerts import Level, Message
+from product_sync.settings import ALERT_URLS
+
+if TYPE_CHECKING:
+    from apprise import NotifyBase
+
+_STATUS = re.compile(r"error=(\d{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """``name`` may be shown; ``key`` tells the address from the others without giving it away."""
+
+    key: str
+    name: str
+    service: NotifyBase
+
+    def send(self, message: Message) -> str:
+        """Hand the message over. Returns an empty string, or why the address did not take it."""
+        from apprise import NotifyFormat, NotifyType
+
+        kinds = {Level.OK: NotifyType.SUCCESS, Level.WARN: NotifyType.WARNING, Level.ERROR: NotifyType.FAILURE}
+        with _overheard() as said:
+            try:
+                taken = self.service.notify(
+                    title=message.title,
+                    body=message.body,
+                    notify_type=kinds[message.level],
+                    body_format=NotifyFormat.TEXT,
+                )
+            except Exception as error:  # noqa: BLE001 - a plugin's bug must not keep the others from being told
+                return f"{type(error).__name__} in Apprise"
+        if taken:
+            return ""
+        status = _STATUS.search("\n".join(said))
+        return f"it answered {status[1]}" if status else "no answer, or not a good one"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """``problems`` name the URLs that cannot be used, by their place in the list."""
+
+    usable: tuple[Address, ...]
+    problems: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def addresses(urls: tuple[str, ...]) -> Addresses:
+    """What Apprise makes of the URLs. It takes a second the first time, which only who has something to send pays."""
+    usable, problems = [], []
+    for place, url in enumerate(urls, start=1):
+        service = _service(url)
+        where = f"{ALERT_URLS}, URL {place} of {len(urls)}"
+        if service is None:
+            scheme = url.partition("://")[0] if "://" in url else ""
+            shown = f" ({scheme[:20]}://…)" if scheme.isalnum() else ""
+            problems.append(f"{where}{shown}: not a notification URL that Apprise knows.")
+        else:
+            key = hashlib.sha256(url.encode()).hexdigest()[:8]
+            usable.append(Address(key, f"{service.service_name} (URL {place} of {len(urls)})", service))
+    return Addresses(tuple(usable), tuple(problems))
+
+
+def _service(url: str) -> NotifyBase | None:
+    from apprise import Apprise
+
+    with _overheard():
+        return Apprise.instantiate(url, suppress_exceptions=True)
+
+
+@contextmanager
+def _overheard() -> Iterator[Sequence[str]]:
+    """What Apprise logs, kept from every other ear."""
+    said: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    logger, ear = logging.getLogger("apprise"), Ear()
+    propagate = logger.propagate
+    logger.addHandler(ear)
+    logger.propagate = False
+    try:
+        yield said
+    finally:
+        logger.removeHandler(ear)
+        logger.propagate = propagate

@@ -1,0 +1,132 @@
+"""Reads from the run history what finished runs came to, whoever launched them.
+
+Runs are looked up by when they were last updated, with an overlap, and told apart by their ids. Ids of check
+evaluations would not do: their rows are made when a check is planned, so a later id may belong to an earlier answer.
+"""
+
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from typing import Any, TypeGuard
+
+import dagster as dg
+from dagster import DagsterEventType as Kind
+
+from product_sync.core.errors import ProductSyncError
+from product_sync.core.outcomes import CheckOutcome, FinishedRun, Number
+from product_sync.core.verdicts import Severity
+from product_sync.orchestration.names import LOAD, TARGET_MATCHES_SOURCE
+from product_sync.orchestration.schedules import is_ours
+
+_SUCCEEDED = {dg.DagsterRunStatus.SUCCESS: True, dg.DagsterRunStatus.FAILURE: False, dg.DagsterRunStatus.CANCELED: None}
+_READ = {
+    Kind.ASSET_CHECK_EVALUATION, Kind.ASSET_MATERIALIZATION, Kind.ASSET_OBSERVATION, Kind.STEP_FAILURE, Kind.RUN_FAILURE
+}  # fmt: skip
+#: Seconds by which the clocks of two hosts, or the record of an update, may be behind.
+_OVERLAP_S = 300.0
+#: Runs of one round: a long history is told in several.
+_AT_ONCE = 200
+#: How Dagster fails the step of a blocking check. The evaluation says it better.
+_CHECK_FAILED = "DagsterAssetCheckFailedError"
+
+
+def finished_runs(
+    instance: dg.DagsterInstance, since: float, seen: Collection[str]
+) -> Iterator[tuple[float, FinishedRun]]:
+    """Our runs that ended after ``since`` (seconds since 1970) and are not ``seen``, the oldest first.
+
+    Each comes with when it was last updated.
+    """
+    after = datetime.fromtimestamp(since - _OVERLAP_S, UTC)
+    records = instance.get_run_records(
+        dg.RunsFilter(statuses=list(_SUCCEEDED), updated_after=after),
+        limit=_AT_ONCE + len(seen),
+        order_by="update_timestamp",
+        ascending=True,
+    )
+    new = [record for record in records if record.dagster_run.run_id not in seen and is_ours(record.dagster_run)]
+    for record in new[:_AT_ONCE]:
+        yield record.update_timestamp.replace(tzinfo=UTC).timestamp(), finished_run(instance, record)
+
+
+def finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> FinishedRun:
+    """What the run's event log holds."""
+    run = record.dagster_run
+    checks: dict[str, CheckOutcome] = {}
+    counts: dict[str, Number] = {}
+    failure, loaded = "", False
+    for entry in instance.all_logs(run.run_id, of_type=_READ):
+        if (event := entry.dagster_event) is None:
+            continue
+        if event.event_type is Kind.ASSET_CHECK_EVALUATION:
+            outcome = _check(event.asset_check_evaluation_data)
+            checks[outcome.check] = outcome
+        elif event.event_type in (Kind.STEP_FAILURE, Kind.RUN_FAILURE):
+            failure = failure or _failure(event)
+        else:
+            counts |= _numbers(event)
+            loaded |= event.event_type is Kind.ASSET_MATERIALIZATION and event.asset_key == dg.AssetKey(LOAD)
+    if matches := checks.get(TARGET_MATCHES_SOURCE):
+        # A validation records nothing else. In a sync it looks at what is left; what was found comes from the diff.
+        counts = {name: value for name, value in matches.numbers.items() if _is_number(value)} | counts
+    duration = record.end_time - record.start_time if record.start_time and record.end_time else None
+    ended_at = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
+    return FinishedRun(
+        run_id=run.run_id,
+        job=run.job_name,
+        succeeded=_SUCCEEDED[run.status],
+        ended_at=ended_at,
+        duration_s=duration,
+        failure=failure,
+        checks=tuple(checks.values()),
+        counts=counts,
+        loaded=loaded,
+    )
+
+
+def _check(evaluation: dg.AssetCheckEvaluation) -> CheckOutcome:
+    return CheckOutcome(
+        evaluation.check_name,
+        evaluation.passed,
+        Severity(evaluation.severity.value),
+        evaluation.description or "",
+        {name: value.value for name, value in evaluation.metadata.items()},
+    )
+
+
+def _numbers(event: dg.DagsterEvent) -> dict[str, Number]:
+    if event.event_type is Kind.ASSET_OBSERVATION:
+        metadata = event.asset_observation_data.asset_observation.metadata
+    else:
+        metadata = event.step_materialization_data.materialization.metadata
+    return {name: value.value for name, value in metadata.items() if _is_number(value.value)}
+
+
+def _is_number(value: object) -> TypeGuard[Number]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _failure(event: dg.DagsterEvent) -> str:
+    """Why a step or a run failed, as far as it is ours to say; empty where a check says it."""
+    if event.event_type is Kind.RUN_FAILURE:
+        # Of a run whose step failed, Dagster says only that; of one that was killed, we wrote why.
+        return event.message or "" if "ended from outside" in (event.message or "") else ""
+    error: Any = event.step_failure_data.error
+    outermost = error
+    while error is not None:
+        if error.cls_name == _CHECK_FAILED:
+            return ""
+        if error.cls_name in _OUR_ERRORS:
+            return str(error.message.partition(": ")[2].strip())
+        error = error.cause
+    # The text of somebody else's error may hold anything, a password too.
+    name = outermost.cls_name if outermost is not None else "an unknown error"
+    return f"The step {event.step_key} raised {name}: a bug, or a case nobody thought of. The run's log has all of it."
+
+
+def _names_of(error: type[ProductSyncError]) -> Iterator[str]:
+    yield error.__name__
+    for kind in error.__subclasses__():
+        yield from _names_of(kind)
+
+
+_OUR_ERRORS = frozenset(_names_of(ProductSyncError))
