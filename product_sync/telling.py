@@ -20,8 +20,6 @@ from product_sync.core.outcomes import FinishedRun, news_of
 from product_sync.core.timing import SYSTEM_TIMING, Timing
 from product_sync.settings import ALERT_URLS, TellingSettings
 
-#: A first look goes back so far: what failed before is no news.
-FIRST_LOOK_S = 3_600.0
 #: Ids kept to tell a run that was told from one whose record came late.
 SEEN_RUNS = 500
 #: Seconds for deliveries of one round; Dagster ends a sensor's evaluation after a minute.
@@ -31,8 +29,8 @@ HOW_TO_SET = f"Set {ALERT_URLS} to have alerts sent: docs/alerts.md."
 
 @dataclass(slots=True)
 class Ledger:
-    """What was told. ``told_until`` is when the newest run that was told was last updated, in seconds since 1970;
-    ``seen`` are the ids of the runs told last."""
+    """What was told. ``told_until`` is when the newest run that was told ended, in seconds since 1970; ``seen`` are the
+    ids of the runs told last."""
 
     told_until: float
     seen: list[str] = field(default_factory=list)
@@ -41,21 +39,17 @@ class Ledger:
 
     @classmethod
     def read(cls, text: str | None, now: float) -> Ledger:
-        """From `text`, which `write` gave; a new one where there is none, or one that this version cannot read."""
+        """From ``text``, which `write` gave; where there is none, or one that this version cannot read, a new one that
+        begins at ``now``: what failed long before is no news."""
         try:
             content: dict[str, Any] = json.loads(text or "")
             book, figures = Book.from_json(content["book"]), Figures.from_json(content["figures"])
             return cls(content["told_until"], content["seen"], book, figures)
         except (ValueError, TypeError, KeyError, AttributeError):
-            return cls(now - FIRST_LOOK_S)
+            return cls(now)
 
     def write(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
-
-    def note(self, run_id: str | None, updated_at: float) -> None:
-        if run_id is not None:
-            self.seen = [*self.seen, run_id][-SEEN_RUNS:]
-        self.told_until = max(self.told_until, updated_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +77,11 @@ def tell_runs(
     *,
     timing: Timing = SYSTEM_TIMING,
 ) -> Told:
-    """Tell of ``runs``, and of what was held back or could not be delivered before."""
+    """Tell of ``runs``, the oldest first, and of what was held back or could not be delivered before."""
+    for run in runs:
+        if run.run_id is not None:
+            ledger.seen = [*ledger.seen, run.run_id][-SEEN_RUNS:]
+            ledger.told_until = max(ledger.told_until, run.ended_at)
     for problem in _tell_monitors(ledger.figures, runs, settings):
         log.warning("%s", problem)
     news = [item for run in runs for item in news_of(run, settings.ui_url)]

@@ -80,7 +80,12 @@ def registry(figures: Figures) -> CollectorRegistry:
 
 
 def _metrics(figures: Figures) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    yield from _totals(figures)
+    yield from _of_last_runs(figures)
+
+
+def _totals(figures: Figures) -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily
 
     runs = CounterMetricFamily("product_sync_runs", "Runs that ended, by outcome.", labels=[_JOB, "outcome"])
     for name, job in figures.jobs.items():
@@ -91,6 +96,11 @@ def _metrics(figures: Figures) -> Iterator[Metric]:
     for op, written in figures.rows.items():
         rows.add_metric([op], written)
     yield rows
+
+
+def _of_last_runs(figures: Figures) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
     for metric, text, value_of in _VALUES:
         gauge = GaugeMetricFamily(f"product_sync_{metric}", text, labels=[_JOB])
         for name, job in figures.jobs.items():
@@ -100,9 +110,9 @@ def _metrics(figures: Figures) -> Iterator[Metric]:
     for metric, text, label, counts in _COUNTED:
         gauge = GaugeMetricFamily(f"product_sync_{metric}", text, labels=[_JOB, label])
         for name, job in figures.jobs.items():
-            for value, count in counts.items():
+            for shown, count in counts.items():
                 if count in job.counts:
-                    gauge.add_metric([name, value], job.counts[count])
+                    gauge.add_metric([name, shown], job.counts[count])
         yield gauge
     checks = GaugeMetricFamily("product_sync_check_passed", "The last answer of each check.", labels=["check"])
     for check, passed in figures.checks.items():

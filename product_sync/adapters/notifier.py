@@ -87,19 +87,21 @@ def _service(url: str) -> NotifyBase | None:
 
 @contextmanager
 def _overheard() -> Iterator[Sequence[str]]:
-    """What Apprise logs, kept from every other ear."""
+    """What Apprise and the library that it sends with log, kept from every other ear: at some level, all of the URL."""
     said: list[str] = []
 
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             said.append(record.getMessage())
 
-    logger, ear = logging.getLogger("apprise"), Ear()
-    propagate = logger.propagate
-    logger.addHandler(ear)
-    logger.propagate = False
+    loggers, ear = [logging.getLogger(name) for name in ("apprise", "urllib3")], Ear()
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(ear)
+        logger.propagate = False
     try:
         yield said
     finally:
-        logger.removeHandler(ear)
-        logger.propagate = propagate
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.removeHandler(ear)
+            logger.propagate = propagate

@@ -74,7 +74,7 @@ def _level(check: CheckOutcome) -> Level:
 
 def _check_text(check: CheckOutcome, where: str) -> str:
     numbers = [
-        f"{name}: {'unknown' if value is None else value}"
+        f"{name}: {'none' if value is None else value}"
         for name, value in check.numbers.items()
         if not isinstance(value, list)
     ]

@@ -1,8 +1,8 @@
 """Tells of what a command did where no daemon does it (docs/decisions/0036).
 
-Without DAGSTER_HOME a command records its run in a local instance that no daemon watches, so the command itself tells of
-it at its end, with the ledger in the state folder. With DAGSTER_HOME the daemon's sensor tells of recorded runs; what
-failed before a run was recorded is still the command's to tell.
+Without DAGSTER_HOME a command records its run in a local instance that no daemon watches, so the command itself tells
+of it at its end, with the ledger in the state folder. With DAGSTER_HOME the daemon's sensor tells of recorded runs;
+what failed before a run was recorded is still the command's to tell.
 """
 
 import logging
@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
@@ -75,15 +75,14 @@ def _runs(
     failure: ProductSyncError | None,
     started_at: datetime,
 ) -> list[FinishedRun]:
-    """What is to be told; noted in the ledger."""
-    runs, recorded = [], False
+    """What is to be told."""
+    runs: list[FinishedRun] = []
+    recorded = False
     try:
         with open_instance(env, root) as instance:
             recorded = _is_recorded(instance, job, started_at)
             if not env.get("DAGSTER_HOME"):
-                for updated_at, run in finished_runs(instance, ledger.told_until, ledger.seen):
-                    ledger.note(run.run_id, updated_at)
-                    runs.append(run)
+                runs += finished_runs(instance, ledger.told_until, ledger.seen)
             elif recorded and failure is not None:
                 _warn_without_daemon(instance)
     except ProductSyncError:
@@ -97,8 +96,10 @@ def _runs(
 
 
 def _is_recorded(instance: dg.DagsterInstance, job: str, started_at: datetime) -> bool:
-    mine = dg.RunsFilter(job_name=job, tags=process_tags(), created_after=started_at.astimezone(UTC))
-    return bool(instance.get_run_records(mine, limit=1))
+    """Whether this process has ended a run of the job since then."""
+    mine = dg.RunsFilter(job_name=job, tags=process_tags())
+    newest = instance.get_run_records(mine, limit=1)
+    return bool(newest) and (newest[0].end_time or 0.0) >= started_at.timestamp()
 
 
 def _warn_without_daemon(instance: dg.DagsterInstance) -> None:

@@ -1,11 +1,11 @@
 """Reads from the run history what finished runs came to, whoever launched them.
 
-Runs are looked up by when they were last updated, with an overlap, and told apart by their ids. Ids of check
-evaluations would not do: their rows are made when a check is planned, so a later id may belong to an earlier answer.
+What is new is told by when a run ended, with an overlap, and by its id. Two other ways lose alerts: rows of check
+evaluations are made when a check is planned, so that a later one may hold an earlier answer; and the times by which
+Dagster selects runs are local ones where its PostgreSQL is not set to UTC, an hour of which comes twice in autumn.
 """
 
 from collections.abc import Collection, Iterator
-from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
 import dagster as dg
@@ -21,31 +21,38 @@ _SUCCEEDED = {dg.DagsterRunStatus.SUCCESS: True, dg.DagsterRunStatus.FAILURE: Fa
 _READ = {
     Kind.ASSET_CHECK_EVALUATION, Kind.ASSET_MATERIALIZATION, Kind.ASSET_OBSERVATION, Kind.STEP_FAILURE, Kind.RUN_FAILURE
 }  # fmt: skip
-#: Seconds by which the clocks of two hosts, or the record of an update, may be behind.
-_OVERLAP_S = 300.0
-#: Runs of one round: a long history is told in several.
-_AT_ONCE = 200
+#: Seconds by which the clocks of two hosts may differ, or a record come late.
+OVERLAP_S = 3_600.0
+#: Runs looked at, the newest first; more where all of them are new, up to a bound.
+_LOOK_AT, _AT_MOST = 100, 5_000
 #: How Dagster fails the step of a blocking check. The evaluation says it better.
 _CHECK_FAILED = "DagsterAssetCheckFailedError"
 
 
-def finished_runs(
-    instance: dg.DagsterInstance, since: float, seen: Collection[str]
-) -> Iterator[tuple[float, FinishedRun]]:
-    """Our runs that ended after ``since`` (seconds since 1970) and are not ``seen``, the oldest first.
+def finished_runs(instance: dg.DagsterInstance, since: float, seen: Collection[str]) -> list[FinishedRun]:
+    """Our runs that ended after ``since`` (seconds since 1970), or within `OVERLAP_S` before, and are not ``seen``; the
+    oldest first."""
+    new = [
+        record
+        for record in _newest(instance, since - OVERLAP_S)
+        if record.dagster_run.run_id not in seen and is_ours(record.dagster_run)
+    ]
+    return [finished_run(instance, record) for record in sorted(new, key=_ended_at)]
 
-    Each comes with when it was last updated.
-    """
-    after = datetime.fromtimestamp(since - _OVERLAP_S, UTC)
-    records = instance.get_run_records(
-        dg.RunsFilter(statuses=list(_SUCCEEDED), updated_after=after),
-        limit=_AT_ONCE + len(seen),
-        order_by="update_timestamp",
-        ascending=True,
-    )
-    new = [record for record in records if record.dagster_run.run_id not in seen and is_ours(record.dagster_run)]
-    for record in new[:_AT_ONCE]:
-        yield record.update_timestamp.replace(tzinfo=UTC).timestamp(), finished_run(instance, record)
+
+def _newest(instance: dg.DagsterInstance, since: float) -> list[dg.RunRecord]:
+    looked_at = _LOOK_AT
+    while True:
+        finished = dg.RunsFilter(statuses=list(_SUCCEEDED))
+        records = list(instance.get_run_records(finished, limit=looked_at, order_by="update_timestamp"))
+        new = [record for record in records if _ended_at(record) > since]
+        if len(records) < looked_at or len(new) < len(records) or looked_at >= _AT_MOST:
+            return new
+        looked_at *= 4
+
+
+def _ended_at(record: dg.RunRecord) -> float:
+    return record.end_time or record.update_timestamp.timestamp()
 
 
 def finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> FinishedRun:
@@ -69,12 +76,11 @@ def finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Finished
         # A validation records nothing else. In a sync it looks at what is left; what was found comes from the diff.
         counts = {name: value for name, value in matches.numbers.items() if _is_number(value)} | counts
     duration = record.end_time - record.start_time if record.start_time and record.end_time else None
-    ended_at = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
     return FinishedRun(
         run_id=run.run_id,
         job=run.job_name,
         succeeded=_SUCCEEDED[run.status],
-        ended_at=ended_at,
+        ended_at=_ended_at(record),
         duration_s=duration,
         failure=failure,
         checks=tuple(checks.values()),
@@ -111,15 +117,15 @@ def _failure(event: dg.DagsterEvent) -> str:
         # Of a run whose step failed, Dagster says only that; of one that was killed, we wrote why.
         return event.message or "" if "ended from outside" in (event.message or "") else ""
     error: Any = event.step_failure_data.error
-    outermost = error
+    name = "an unknown error"
     while error is not None:
         if error.cls_name == _CHECK_FAILED:
             return ""
         if error.cls_name in _OUR_ERRORS:
             return str(error.message.partition(": ")[2].strip())
+        name = error.cls_name or name
         error = error.cause
     # The text of somebody else's error may hold anything, a password too.
-    name = outermost.cls_name if outermost is not None else "an unknown error"
     return f"The step {event.step_key} raised {name}: a bug, or a case nobody thought of. The run's log has all of it."
 
 

@@ -43,10 +43,7 @@ def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         context.log.warning("%s", error)
         return dg.SkipReason(f"{error} Nothing is told until then, and nothing is lost.")
     ledger = Ledger.read(context.cursor, time.time())
-    runs = []
-    for updated_at, run in finished_runs(context.instance, ledger.told_until, ledger.seen):
-        runs.append(run)
-        ledger.note(run.run_id, updated_at)
+    runs = finished_runs(context.instance, ledger.told_until, ledger.seen)
     told = tell_runs(ledger, runs, settings, context.log)
     context.update_cursor(ledger.write())
     return dg.SkipReason(str(told))

@@ -1,0 +1,184 @@
+"""The sensor hears of every run, whoever made it, and says each thing once. (With the daemon: `test_server.py`.)"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import dagster as dg
+import pytest
+
+from product_sync.orchestration import names, sensors
+from product_sync.orchestration.finished import OVERLAP_S, finished_runs
+from product_sync.orchestration.reaping import reap_dead_runs
+from product_sync_tests.receivers import WebReceiver, web_receiver
+from product_sync_tests.shop import Shop, ids, product, record_run
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebReceiver]:
+    with web_receiver() as receiver:
+        monkeypatch.setenv("PRODUCT_SYNC_ALERT_URLS", receiver.apprise)
+        monkeypatch.setenv("PRODUCT_SYNC_ALERT_QUIET_MINUTES", "0")
+        yield receiver
+
+
+class Daemon:
+    """Evaluates the sensor as the daemon does, with the cursor of the last time."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.cursor: str | None = None
+
+    def tick(self) -> str:
+        with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
+            data = sensors.tell_of_runs_sensor.evaluate_tick(context)
+        self.cursor = data.cursor or self.cursor
+        return data.skip_message or ""
+
+
+def test_a_failing_check_reaches_a_person_once_and_so_does_its_recovery(shop: Shop, web: WebReceiver) -> None:
+    daemon = Daemon(shop.instance)
+    shop.put(*(product(name) for name in ids(4)))
+    failed = shop.run(names.VALIDATE_JOB)
+    daemon.tick()
+    daemon.tick()
+    assert web.titles() == ["target_matches_source failed"]
+    message = web.alerts[0]["message"]
+    for part in ("4 missing (first: p0000", "Run product-sync sync", "missing: 4", "First missing:", failed.run_id):
+        assert part in message
+    assert shop.run().success
+    daemon.tick()
+    daemon.tick()
+    assert web.titles()[1:] == ["target_matches_source is in order again"]
+
+
+def test_a_warning_of_a_green_run_is_told_as_a_warning(shop: Shop, web: WebReceiver) -> None:
+    shop.put(*(product(name) for name in ids(150)), product("bad", price="a lot"))
+    assert shop.run().success
+    Daemon(shop.instance).tick()
+    assert web.titles() == ["warning from quarantine_within_budget"]
+    assert web.alerts[0]["type"] == "warning"
+
+
+def test_a_run_whose_check_raised_is_told_with_the_next_step_and_no_password(
+    shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.put(product("p1"))
+    shop.run()
+    daemon = Daemon(shop.instance)
+    monkeypatch.setenv("CART_DB_URL", "postgresql://syncer:sesame@127.0.0.1:1/cart")
+    failed = shop.run(names.VALIDATE_JOB)
+    assert failed.checks == {}
+    daemon.tick()
+    daemon.tick()
+    [alert] = web.alerts
+    assert alert["title"] == "product_sync: the job validate_sync failed"
+    assert "cannot be reached" in alert["message"]
+    assert "Check that the server runs" in alert["message"]
+    assert "sesame" not in str(alert)
+    monkeypatch.setenv("CART_DB_URL", shop.cart_url)
+    assert shop.run(names.VALIDATE_JOB).success
+    daemon.tick()
+    assert web.titles()[1:] == ["the job validate_sync is in order again"]
+
+
+def test_a_bug_is_told_by_the_name_of_its_error_and_not_by_its_text(
+    shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("sesame")
+
+    shop.put(product("p1"))
+    monkeypatch.setattr("product_sync.judging.judge_change", broken)
+    shop.run()
+    Daemon(shop.instance).tick()
+    [alert] = web.alerts
+    assert "ValueError" in alert["message"]
+    assert "sesame" not in str(alert)
+
+
+def test_a_run_whose_process_was_killed_is_told(shop: Shop, web: WebReceiver) -> None:
+    tags = {names.HOST_TAG: socket.gethostname(), names.PROCESS_TAG: "999999@1"}
+    run_id = record_run(shop.instance, tags=tags)
+    assert reap_dead_runs(shop.instance, lock_is_free=lambda: False) == [run_id]
+    Daemon(shop.instance).tick()
+    [alert] = web.alerts
+    assert "its process 999999 is gone" in alert["message"]
+
+
+def test_runs_of_others_and_runs_from_before_the_first_look_are_not_told(shop: Shop, web: WebReceiver) -> None:
+    record_run(shop.instance, dg.DagsterRunStatus.FAILURE, job="somebody_elses")
+    Daemon(shop.instance).tick()
+    ours = record_run(shop.instance, dg.DagsterRunStatus.FAILURE)
+    later = time.time() + OVERLAP_S
+    assert [run.run_id for run in finished_runs(shop.instance, later, [])] == []
+    assert [run.run_id for run in finished_runs(shop.instance, 0.0, [])] == [ours]
+    assert web.alerts == []
+
+
+def test_what_was_not_delivered_is_tried_again_at_the_next_tick(shop: Shop, web: WebReceiver) -> None:
+    daemon = Daemon(shop.instance)
+    shop.put(product("p1"))
+    shop.run(names.VALIDATE_JOB)
+    web.status = 503
+    assert "did not take an alert: it answered 503" in daemon.tick()
+    web.status = 200
+    daemon.tick()
+    assert web.titles() == ["target_matches_source failed"]
+
+
+def test_without_addresses_the_ui_says_how_to_set_them(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRODUCT_SYNC_ALERT_URLS", raising=False)
+    shop.put(product("p1"))
+    shop.run(names.VALIDATE_JOB)
+    assert Daemon(shop.instance).tick() == (
+        "1 alert in the log. Set PRODUCT_SYNC_ALERT_URLS to have alerts sent: docs/alerts.md."
+    )
+
+
+def test_a_setting_that_cannot_be_is_said_in_the_ui_and_loses_nothing(
+    shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = Daemon(shop.instance)
+    shop.put(product("p1"))
+    shop.run(names.VALIDATE_JOB)
+    monkeypatch.setenv("PRODUCT_SYNC_ALERT_QUIET_MINUTES", "an hour")
+    assert "PRODUCT_SYNC_ALERT_QUIET_MINUTES is 'an hour'" in daemon.tick()
+    monkeypatch.setenv("PRODUCT_SYNC_ALERT_QUIET_MINUTES", "0")
+    daemon.tick()
+    assert len(web.alerts) == 1
+
+
+def test_both_storages_find_a_run_by_when_it_ended(shop: Shop, cart_url: str) -> None:
+    """In PostgreSQL, Dagster's own record of when a run was updated is in the time zone of the server."""
+    before = time.time()
+    shop.sql(f"ALTER DATABASE {urlsplit(cart_url).path[1:]} SET timezone TO 'Pacific/Auckland'")
+    storage = {"postgres_url": cart_url.replace("postgresql://", "postgresql+psycopg2://")}
+    with (
+        dg.DagsterInstance.local_temp(overrides={"storage": {"postgres": storage}}) as on_postgres,
+        dg.DagsterInstance.local_temp() as on_sqlite,
+    ):
+        for instance in (on_postgres, on_sqlite):
+            run_id = record_run(instance)
+            run = instance.get_run_by_id(run_id)
+            assert run
+            instance.report_run_failed(run)
+            [found] = finished_runs(instance, before, [])
+            assert found.run_id == run_id
+            assert abs(found.ended_at - before) < 60
+            assert finished_runs(instance, before, [run_id]) == []
+            assert finished_runs(instance, before + 2 * OVERLAP_S, []) == []
+
+
+def test_a_long_history_is_told_whole(shop: Shop) -> None:
+    """More runs than are looked at at once, as after a weekend without a daemon."""
+    made = []
+    for _ in range(130):
+        run = shop.instance.get_run_by_id(record_run(shop.instance))
+        assert run
+        shop.instance.report_run_failed(run)
+        made.append(run.run_id)
+    assert [run.run_id for run in finished_runs(shop.instance, time.time(), made[:1])] == made[1:]
