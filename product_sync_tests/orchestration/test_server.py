@@ -29,6 +29,7 @@ from product_sync.embedded.servers import Servers
 from product_sync.orchestration import names
 from product_sync.orchestration.reaping import reap_dead_runs
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
+from product_sync_tests.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,8 @@ class Server:
 
     url: str
     shop: Shop
+    web: WebReceiver
+    mail: MailReceiver
 
     def ask(self, query: str, **variables: object) -> dict[str, Any]:
         body = json.dumps({"query": query, "variables": variables}).encode()
@@ -104,6 +107,8 @@ def server(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         mongodb_database(servers) as mongodb_url,
         cart_database(servers) as cart_url,
         cart_database(servers) as storage_url,
+        web_receiver() as web,
+        mail_receiver() as mail,
         pytest.MonkeyPatch.context() as patch,
     ):
         create_product_table(cart_url)
@@ -117,6 +122,9 @@ def server(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             "DAGSTER_PG_URL": storage_url.replace("postgresql://", "postgresql+psycopg2://"),
             "SYNC_CRON_SCHEDULE": "* * * * *",
             "SYNC_BATCH_DELAY_MS": "0",
+            "PRODUCT_SYNC_ALERT_URLS": f"{web.apprise} {mail.apprise}",
+            "PRODUCT_SYNC_ALERT_QUIET_MINUTES": "0",
+            "PRODUCT_SYNC_UI_URL": f"http://127.0.0.1:{port}",
         }
         for variable, value in environment.items():
             patch.setenv(variable, value)
@@ -125,7 +133,7 @@ def server(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             dagster_dev(home, port),
         ):
             shop = Shop(mongodb_url, cart_url, home / "state", instance)
-            yield Server(f"http://127.0.0.1:{port}/graphql", shop)
+            yield Server(f"http://127.0.0.1:{port}/graphql", shop, web, mail)
 
 
 @contextmanager
@@ -220,6 +228,32 @@ def test_a_killed_run_is_marked_as_failed_and_the_queue_goes_on(server: Server) 
     assert server.status(run_id) is dg.DagsterRunStatus.FAILURE
     assert server.finished(after).success
     assert {f"k{number}" for number in range(10)} <= set(shop.rows)
+
+
+def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server: Server) -> None:
+    """Of runs that the UI launched (the tests above) and of one that is executed beside the queue, as the command line
+    does; and again until it is taken."""
+    shop, web = server.shop, server.web
+    killed = "its process"
+    wait_until(lambda: any(killed in alert["message"] for alert in web.alerts))
+    web.status = 503
+    shop.put(product("alerted"))
+    failed = shop.run(names.VALIDATE_JOB)
+    assert not failed.success
+    wait_until(lambda: any(failed.run_id in text for _, _, text in server.mail.mails))
+    assert web.refused
+    web.status = 200
+    assert server.finished(server.launch(names.SYNC_JOB)).success
+    wait_until(lambda: web.titles()[-1:] == ["target_matches_source is in order again"])
+
+    [alert] = [each for each in web.alerts if failed.run_id in each["message"]]
+    assert alert["title"] == "product_sync: target_matches_source failed"
+    for part in ("1 missing (first: alerted)", "Run product-sync sync", f"{server.url.removesuffix('/graphql')}/runs/"):
+        assert part in alert["message"]
+    mails = [recipients for _, recipients, text in server.mail.mails if failed.run_id in text]
+    assert sorted(mails) == [["day@shop.example"], ["night@shop.example"]]
+    bodies = [alert["message"] for alert in web.alerts]
+    assert len(bodies) == len(set(bodies)), "nothing is told twice"
 
 
 def test_the_daemon_runs_the_schedule(server: Server) -> None:
