@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from product_sync.core.errors import ProductSyncError
+from product_sync.core.errors import ProductSyncError, SyncOverdue
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.reports import DoctorReport, StatsReport, SyncReport, ValidationReport
 from product_sync.settings import TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
@@ -92,10 +92,11 @@ def validate(*, on_progress: OnProgress = no_progress, instance: dg.DagsterInsta
     return report
 
 
-def stats(*, instance: dg.DagsterInstance | None = None) -> StatsReport:
+def stats(*, max_age: timedelta | None = None, instance: dg.DagsterInstance | None = None) -> StatsReport:
     """Count both sides, and look up in ``instance`` the last sync of these two sides that succeeded.
 
-    The failure is a `ConfigurationError` or `NotAttempted` where a side cannot be counted.
+    The failure is a `ConfigurationError` or `NotAttempted` where a side cannot be counted, `SyncOverdue` where no sync
+    has succeeded within ``max_age``.
     """
     report = StatsReport()
     with _ending(report):
@@ -108,6 +109,11 @@ def stats(*, instance: dg.DagsterInstance | None = None) -> StatsReport:
         with _recording(instance) as recorded:
             if last := history.last_successful_sync(recorded, counted.state_key):
                 report.last_sync_at, report.last_sync_run_id = last.ended_at.isoformat(), last.run_id
+        if max_age is not None and (last is None or datetime.now(UTC) - last.ended_at > max_age):
+            raise SyncOverdue(
+                f"No sync has succeeded in the last {max_age}; the last one that did: {report.last_sync_at or 'none'}.",
+                hint="See whether the schedule is on and the daemon runs, and what the last runs failed of.",
+            )
     return report
 
 

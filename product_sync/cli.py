@@ -79,13 +79,16 @@ def validate(as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--max-age", metavar="TIME", help="Exit 1 when no sync has succeeded for so long: 90s, 30m, 2h, 1d.")
 @_json_option
-def stats(as_json: bool) -> None:
+def stats(as_json: bool, max_age: str | None) -> None:
     """Count both sides and say when a sync last succeeded."""
     from product_sync import api
+    from product_sync.settings import duration
     from product_sync.terminal import show_stats
 
-    _finish(api.stats(), as_json=as_json, show=show_stats)
+    limit = duration(max_age, "--max-age") if max_age is not None else None
+    _finish(api.stats(max_age=limit), as_json=as_json, show=show_stats)
 
 
 @cli.command()

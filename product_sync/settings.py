@@ -244,6 +244,16 @@ def state_root(env: Environment) -> Path:
     return base.absolute() / "product_sync"
 
 
+def duration(text: str, name: str) -> timedelta:
+    """``90s``, ``30m``, ``2h`` or ``1d``. Raises `ConfigurationError` for anything else."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text.strip())
+    if match is None:
+        _check(False, name, text, "a number with s, m, h or d, such as `30m`")
+        raise AssertionError
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    return timedelta(**{units[match[2]]: int(match[1])})
+
+
 def _required(env: Environment, name: str, form: str) -> str:
     if value := env.get(name, "").strip():
         return value

@@ -242,3 +242,16 @@ def create_user(port: int) -> None:
     """The first user of a guarded server, made through the exception for localhost."""
     with MongoClient[dict[str, Any]]("127.0.0.1", port) as client:
         client.admin.command("createUser", "root", pwd="root-of-the-test", roles=["root"])
+
+
+def test_an_alert_url_that_cannot_be_used_is_shown_by_doctor_without_its_token(refused: Refused) -> None:
+    refused(
+        "configuration", CONFIGURATION, "PRODUCT_SYNC_ALERT_URLS, URL 1 of 2 (slack://…)", run=api.doctor,
+        PRODUCT_SYNC_ALERT_URLS=f"slack://{PASSWORD} json://h/{PASSWORD}",
+    )  # fmt: skip
+
+
+def test_an_alert_setting_that_cannot_be_is_shown_by_doctor(refused: Refused) -> None:
+    refused(
+        "configuration", CONFIGURATION, "PRODUCT_SYNC_UI_URL", run=api.doctor, PRODUCT_SYNC_UI_URL="dagster.example"
+    )

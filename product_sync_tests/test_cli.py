@@ -182,6 +182,15 @@ def test_statistics_say_when_the_last_sync_ended_in_utc(day: Day) -> None:
     assert day.began < last < datetime.now(UTC)
 
 
+def test_an_overdue_sync_ends_with_status_1_and_still_says_what_is_known(day: Day, market: Market) -> None:
+    assert market.run("stats", "--json", "--max-age", "1d").status == 0
+    overdue = market.run("stats", "--json", "--max-age", "0s")
+    assert overdue.status == 1
+    assert overdue.error["code"] == "sync_overdue"
+    assert overdue.answer["last_sync_at"] == day.stats_after.answer["last_sync_at"]
+    assert overdue.answer["last_sync_at"] in overdue.error["message"]
+
+
 def test_another_target_has_not_been_synced(day: Day, market: Market, cart_url: str, product_table: str) -> None:
     outcome = market.run("stats", "--json", CART_DB_URL=cart_url)
     assert list(outcome.answer.values()) == [126, 0, None, None]

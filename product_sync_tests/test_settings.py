@@ -14,6 +14,7 @@ from product_sync.settings import (
     SyncSettings,
     TargetAddress,
     TellingSettings,
+    duration,
     mapping_path,
     state_root,
 )
@@ -119,6 +120,17 @@ class TestFolders:
     def test_the_mapping_is_the_package_s_own_unless_one_is_named(self) -> None:
         assert mapping_path({}) == mapping_path({"PRODUCT_SYNC_MAPPING": ""}) == DEFAULT_MAPPING
         assert mapping_path({"PRODUCT_SYNC_MAPPING": "mine.yaml"}) == Path("mine.yaml")
+
+
+class TestDuration:
+    @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1_800), ("2h", 7_200), (" 1d ", 86_400)])
+    def test_it_has_a_unit(self, text: str, seconds: int) -> None:
+        assert duration(text, "--max-age").total_seconds() == seconds
+
+    @pytest.mark.parametrize("text", ["", "30", "m", "-5m", "1.5h", "30 m", "5w", "9999999d"])
+    def test_anything_else_is_named(self, text: str) -> None:
+        with pytest.raises(ConfigurationError, match="--max-age"):
+            duration(text, "--max-age")
 
 
 class TestTellingSettings:

@@ -23,6 +23,7 @@ driver is in ``__cause__``::
     ├── SourceReadError               1     the source failed in mid-read
     ├── LoadStopped                   1     the run stopped after it had begun to write
     ├── ChecksFailed                  1     the run came to its end and its checks say no
+    ├── SyncOverdue                   1     no sync has succeeded for longer than it may be
     └── SyncCancelled               130     SIGTERM, Ctrl-C, Terminate
 
 Messages name the thing, the value and the way out. None of them holds a credential.
@@ -151,6 +152,10 @@ class LoadStopped(ProductSyncError):
 
 class ChecksFailed(ProductSyncError):
     code = "checks_failed"
+
+
+class SyncOverdue(ProductSyncError):
+    code = "sync_overdue"
 
 
 class SyncCancelled(ProductSyncError):
