@@ -35,6 +35,7 @@ HEARTBEAT_URL = "PRODUCT_SYNC_HEARTBEAT_URL"
 METRICS_FILE, METRICS_PUSH_URL = "PRODUCT_SYNC_METRICS_FILE", "PRODUCT_SYNC_METRICS_PUSH_URL"
 #: Whoever is to be told of runs is named by one of these.
 TELLING = (ALERT_URLS, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL)
+REPORTS_URL = "PRODUCT_SYNC_REPORTS_URL"
 
 #: Seconds after which a diff, or the plan of a dry run, is too old to be written: too much may have happened since.
 OLDEST_PLAN_S = 3_600.0
@@ -161,6 +162,9 @@ class ScheduleSettings:
         return cls(cron, time_zone, _flag(env, ENABLE_SCHEDULER, default=False))
 
 
+_OWNER = re.compile(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+")
+
+
 @dataclass(frozen=True, slots=True)
 class PageSettings:
     """What the UI says of the assets beside what they have recorded.
@@ -181,15 +185,23 @@ class PageSettings:
         owners = tuple(owner.strip() for owner in env.get(OWNERS, "").split(",") if owner.strip())
         for owner in owners:
             _check(bool(_OWNER.fullmatch(owner)), OWNERS, owner, "mail addresses or `team:name`, separated by commas")
-        docs_url = env.get(DOCS_URL, "").strip().rstrip("/")
-        _check(not docs_url or bool(_WEB.match(docs_url)), DOCS_URL, docs_url, "an address such as https://host/docs")
+        docs_url = _web_address(env, DOCS_URL).rstrip("/")
         if owners:
             values["owners"] = owners
         return cls(docs_url=docs_url, **values)
 
 
-_OWNER = re.compile(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+")
-_WEB = re.compile(r"https?://[^/\s]+", re.IGNORECASE)
+@dataclass(frozen=True, slots=True)
+class ReportSettings:
+    """Addresses without a slash at the end, or empty: ``ui_url`` is Dagster's UI, ``reports_url`` the folder of drift
+    reports, where somebody serves it."""
+
+    ui_url: str = ""
+    reports_url: str = ""
+
+    @classmethod
+    def from_environment(cls, env: Environment) -> ReportSettings:
+        return cls(_web_address(env, UI_URL).rstrip("/"), _web_address(env, REPORTS_URL).rstrip("/"))
 
 
 @dataclass(frozen=True, slots=True)

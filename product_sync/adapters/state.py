@@ -8,6 +8,7 @@ take every row of it for extra. Files appear whole or not at all (temporary file
     <root>/<state key>/baseline.json
     <root>/<state key>/runs/<run id>/{source,rejects,target,diff,...}.parquet, load.json
     <root>/<state key>/plans/<run id>/{diff.parquet,diff.json,plan.json}
+    <root>/<state key>/reports/{history.json,<run id>.html}
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ VERIFIED_TARGET_ROWS = "verified_target.parquet"
 VERIFIED_DIFF = "verified_diff.parquet"
 APPROVED_DIFF = "approved_diff.parquet"
 PLAN = "plan.json"
+#: Drift reports are small, and are read long after their run.
+KEPT_REPORTS = 100
+#: How many runs the history goes back.
+KEPT_HISTORY = 30
+HISTORY = "history.json"
 QUARANTINE = "quarantine.parquet"
 BASELINE = "baseline.json"
 
@@ -81,6 +87,19 @@ class RunFiles:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         return read_json(self.path(name))
+
+
+@dataclass(frozen=True, slots=True)
+class PastDrift:
+    """What a run found, and of that what somebody else had settled when it came to be written. ``at`` is ISO 8601."""
+
+    run_id: str
+    at: str
+    missing: int
+    changed: int
+    extra: int
+    quarantined: int
+    conflicts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +145,36 @@ class StateFolder:
                 shutil.rmtree(old, ignore_errors=True)
         return files
 
+    def add_to_history(self, drift: PastDrift) -> list[PastDrift]:
+        """The drift of the last `KEPT_HISTORY` runs with that of this one, last."""
+        path = self.folder / "reports" / HISTORY
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            content = read_json(path) or {"runs": []}
+            earlier = [PastDrift(**run) for run in content["runs"] if run["run_id"] != drift.run_id]
+            history = [*earlier, drift][-KEPT_HISTORY:]
+            write_json(path, {"runs": [asdict(run) for run in history]})
+        return history
+
+    def write_report(self, run_id: str, page: str) -> Path:
+        """Keep the drift report of a run; the oldest beyond `KEPT_REPORTS` are removed."""
+        path = self.folder / "reports" / f"{run_id}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.touch(mode=0o600)  # it holds products
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+        for old in sorted(path.parent.glob("*.html"), key=_changed_at, reverse=True)[KEPT_REPORTS:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def runs(self) -> list[RunFiles]:
+        """The runs that still have files, the newest first."""
+        return [RunFiles(folder) for folder in self._runs()]
+
     def newest(self, name: str) -> RunFiles | None:
         """The newest run that has this file."""
-        runs = [RunFiles(folder) for folder in self._runs()]
-        having = [run for run in runs if run.has(name)]
+        having = [run for run in self.runs() if run.has(name)]
         return max(having, key=lambda run: _changed_at(run.path(name)), default=None)
 
     def newest_file(self, name: str) -> Path | None:

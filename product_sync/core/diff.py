@@ -185,17 +185,24 @@ def changed_columns(path: Path, layout: Layout) -> dict[str, int]:
 
 def first_differences(path: Path, layout: Layout, limit_per_op: int = 10) -> list[Difference]:
     """The first rows of each op, by id, as lines for people; rows that were refused before are left out."""
-    file = ds.dataset(path, format="parquet")
     shown: list[Difference] = []
     for op in Op:
-        wanted = (ds.field("op") == str(op)) & ~ds.field("refused_before")
-        rows = file.scanner(filter=wanted, batch_size=_PAGE_ROWS, batch_readahead=1).head(limit_per_op)
+        rows = first_rows(path, op, limit_per_op)
         for index in range(rows.num_rows):
-            shown.extend(_lines(rows.slice(index, 1), op, layout))
+            shown.extend(lines_of(rows.slice(index, 1), op, layout))
     return shown
 
 
-def _lines(row: pa.Table, op: Op, layout: Layout) -> Iterator[Difference]:
+def first_rows(path: Path, op: Op, limit: int) -> pa.Table:
+    """The first ``limit`` rows of ``op``, by id, without those that were refused before."""
+    wanted = (ds.field("op") == str(op)) & ~ds.field("refused_before")
+    return (
+        ds.dataset(path, format="parquet").scanner(filter=wanted, batch_size=_PAGE_ROWS, batch_readahead=1).head(limit)
+    )
+
+
+def lines_of(row: pa.Table, op: Op, layout: Layout) -> Iterator[Difference]:
+    """A diff row of ``op`` as lines for people: of an update, one for each column that differs."""
     new, old = diff_rows.new_rows(row, layout), diff_rows.old_rows(row, layout)
     row_id = diff_rows.ids(row)[0]
     if op is Op.INSERT:

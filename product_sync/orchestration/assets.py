@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
+from product_sync.core.errors import NotAttempted
 from product_sync.orchestration import names
+from product_sync.orchestration.drift_reports import DRY, LOADED, NOT_LOADED, record_drift_report
 from product_sync.orchestration.metadata import (
     diff_metadata,
     load_metadata,
@@ -45,6 +47,16 @@ proven_copy = dg.AssetSpec(
     description=(
         "The copy, proven: recorded when a sync has loaded, read the target afresh, and no check was red. Red itself"
         " when that is too long ago. Dry runs do not count."
+    ),
+)
+drift_report = dg.AssetSpec(
+    names.DRIFT_REPORT,
+    deps=[names.DIFF, names.LOAD],
+    kinds={"html"},
+    group_name=_GROUP,
+    description=(
+        "A page about the drift of each run that can be sent to a person: what differs, what earlier snapshots prove"
+        " about where it comes from, what was done. Dry runs and refused changes have one too."
     ),
 )
 
@@ -116,10 +128,16 @@ def product_load(
     if config.dry_run or session.settings.dry_run:
         metadata = preview_metadata(session, session.preview())
         context.log_event(dg.AssetObservation(asset_key=names.LOAD, metadata=metadata))
+        record_drift_report(context.op_execution_context, session, DRY)
         return
-    result = session.load()
+    try:
+        result = session.load()
+    except NotAttempted:
+        record_drift_report(context.op_execution_context, session, NOT_LOADED)
+        raise
     yield dg.MaterializeResult(asset_key=names.LOAD, metadata=load_metadata(session, result))
     yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(session, result))
+    record_drift_report(context.op_execution_context, session, LOADED, result)
 
 
 ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [
@@ -130,4 +148,5 @@ ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [
     product_diff,
     product_load,
     proven_copy,
+    drift_report,
 ]

@@ -10,6 +10,7 @@ import dagster as dg
 from product_sync import judging
 from product_sync.core.verdicts import Verdict
 from product_sync.orchestration import names
+from product_sync.orchestration.drift_reports import REFUSED, record_drift_report
 from product_sync.orchestration.metadata import proof_metadata
 from product_sync.orchestration.resources import SyncResource
 
@@ -31,7 +32,11 @@ def source_looks_complete(context: dg.AssetCheckExecutionContext, sync: SyncReso
     description="No more than 100 rows, or no more than half of the target, would be overwritten.",
 )
 def change_is_plausible(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> dg.AssetCheckResult:
-    return _result(judging.judge_change(sync.session(context)))
+    session = sync.session(context)
+    verdict = judging.judge_change(session)
+    if not verdict.passed:
+        record_drift_report(context.op_execution_context, session, REFUSED)
+    return _result(verdict)
 
 
 @dg.asset_check(

@@ -16,11 +16,13 @@ from product_sync.core.load_result import LoadResult
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.core.tables import row_count
 from product_sync.core.verify import Verification
+from product_sync.drift_report import DriftReport
 from product_sync.orchestration.names import STATE_KEY
 from product_sync.session import SHOWN, Found, Preview, Session
 
 Metadata = dict[str, Any]
 _DIFFERENCE = ("op", "id", "column", "old", "new")
+_EXPLAINED = 20
 _ENTRY = ("source_key", "stage", "columns", "reasons", "values")
 #: Dagster's own names: the UI shows them in the asset's list, sidebar and Columns.
 _ROW_COUNT, _COLUMNS, _TABLE = "dagster/row_count", "dagster/column_schema", "dagster/table_name"
@@ -90,6 +92,26 @@ def quarantine_metadata(session: Session, result: LoadResult) -> Metadata:
         "rows_per_second": round(quarantined / result.quarantine_s, 3) if result.quarantine_s else 0.0,
         "quarantined_by_reason": _by_name(quarantine.summary(path)),
         "first_quarantined": _entries(quarantine.first_entries(path, SHOWN).to_pylist()),
+    }
+
+
+def drift_metadata(report: DriftReport, link: dg.MetadataValue[str | None], duration_s: float) -> Metadata:
+    """The drift of this run in one place, with what was found out about it; the whole of it is behind ``link``."""
+    counts = report.counts
+    lines = [
+        {**asdict(line.difference), "cause": line.explanation.cause, "evidence": line.explanation.because}
+        for line in report.differences[:_EXPLAINED]
+    ]
+    return {
+        "report": link,
+        "missing": counts.missing,
+        "changed": counts.changed,
+        "extra": counts.extra,
+        "quarantined": counts.quarantined,
+        "conflicts": report.done.get("conflicts", 0),
+        "causes": _by_name(report.causes),
+        "first_explained": _table(lines, (*_DIFFERENCE, "cause", "evidence")),
+        "report_s": round(duration_s, 3),
     }
 
 

@@ -12,6 +12,7 @@ DIFF = "product_diff"
 LOAD = "product_load"
 QUARANTINE = "quarantined_products"
 PROOF = "proven_copy"
+DRIFT_REPORT = "drift_report"
 
 SYNC_JOB = "product_sync"
 DRY_RUN_JOB = "product_sync_dry_run"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from product_sync.adapters.state import KEPT_RUNS, StateFolder, keys_with
+from product_sync.adapters.state import KEPT_HISTORY, KEPT_REPORTS, KEPT_RUNS, PastDrift, StateFolder, keys_with
 from product_sync.core.errors import ConfigurationError
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -81,3 +81,24 @@ def test_a_state_folder_that_cannot_be_written_is_a_configuration_error(tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="PRODUCT_SYNC_STATE"):
         StateFolder(tmp_path / "file", "key").begin("run", NOW)
+
+
+def test_the_newest_drift_reports_are_kept_long_after_the_files_of_their_runs(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path, "key")
+    for number in range(KEPT_REPORTS + 3):
+        path = folder.write_report(f"run{number}", "a page")
+        os.utime(path, (number, number))
+    folder.write_report("last", "a page")
+    kept = {path.stem for path in (folder.folder / "reports").glob("*.html")}
+    assert len(kept) == KEPT_REPORTS
+    assert {"last", f"run{KEPT_REPORTS + 2}"} <= kept
+    assert "run3" not in kept
+
+
+def test_the_history_of_drift_goes_back_so_many_runs_and_has_each_run_once(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path, "key")
+    for number in range(KEPT_HISTORY + 5):
+        folder.add_to_history(PastDrift(f"run{number}", "2030-01-01", number, 0, 0, 0, 0))
+    history = folder.add_to_history(PastDrift(f"run{KEPT_HISTORY + 4}", "2030-01-01", 7, 0, 0, 0, 0))
+    assert len(history) == KEPT_HISTORY
+    assert [run.missing for run in history[-2:]] == [KEPT_HISTORY + 3, 7]

@@ -65,7 +65,7 @@ def test_a_setting_that_cannot_be_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         PageSettings.from_environment({name: value})
     assert name in caught.value.message
-    assert value in caught.value.message
+    assert caught.value.hint
 
 
 def test_dagster_is_told_to_look_at_the_age(tmp_path: Path) -> None:

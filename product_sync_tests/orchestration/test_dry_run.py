@@ -45,7 +45,7 @@ def test_a_dry_run_shows_what_a_sync_would_do_and_leaves_everything_as_it_was(sh
 def test_in_a_dry_run_the_load_is_observed_not_materialised_and_its_checks_are_skipped(shop: Shop) -> None:
     shop.put(product("a"))
     dry = shop.run(dry_run=True)
-    assert set(dry.materialized) == {names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF}
+    assert set(dry.materialized) == {names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.DRIFT_REPORT}
     assert set(dry.checks) == {names.SOURCE_LOOKS_COMPLETE, names.CHANGE_IS_PLAUSIBLE}
     skipped = {event.step_key for event in dry.events if event.event_type is dg.DagsterEventType.STEP_SKIPPED}
     assert skipped == {"product_load_every_batch_loaded", "validation"}

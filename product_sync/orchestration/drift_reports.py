@@ -1,0 +1,51 @@
+"""Writes the drift report of a run and links it from the run, as the newest state of the asset `names.DRIFT_REPORT`.
+
+Whoever knows first what became of the drift records it: the load, a dry run of it, or the check that refused to let it
+begin (docs/decisions/0042). A report that cannot be written is told in the log and changes nothing else.
+"""
+
+import os
+
+import dagster as dg
+import duckdb
+import pyarrow as pa
+
+from product_sync import drift_report
+from product_sync.core.errors import ConfigurationError
+from product_sync.core.load_result import LoadResult
+from product_sync.orchestration import names
+from product_sync.orchestration.metadata import Metadata, drift_metadata
+from product_sync.session import Session
+from product_sync.settings import ReportSettings
+
+LOADED = "The differences were written as far as the target allowed; what was done stands below."
+DRY = "This was a dry run: nothing was written."
+REFUSED = "Nothing was written: the change is larger than what is taken for plausible."
+NOT_LOADED = "Nothing was written: the load could not begin."
+
+
+def record_drift_report(
+    context: dg.OpExecutionContext, session: Session, outcome: str, result: LoadResult | None = None
+) -> None:
+    """``result`` is what the load did, ``None`` where there was none."""
+    try:
+        metadata = _write(session, outcome, result, ReportSettings.from_environment(os.environ))
+    except (ConfigurationError, OSError, duckdb.Error, pa.ArrowException) as error:
+        context.log.warning("The drift report could not be written: %s", error)
+        return
+    context.log_event(dg.AssetMaterialization(names.DRIFT_REPORT, metadata=metadata))
+
+
+def _write(session: Session, outcome: str, result: LoadResult | None, settings: ReportSettings) -> Metadata:
+    from product_sync import drift_page
+
+    started = session.timing.monotonic()
+    report = drift_report.gather(session, outcome, result)
+    run_url = f"{settings.ui_url}/runs/{report.run_id}" if settings.ui_url else ""
+    path = session.folder.write_report(report.run_id, drift_page.render(report, run_url))
+    link = (
+        dg.MetadataValue.url(f"{settings.reports_url}/{path.name}")
+        if settings.reports_url
+        else dg.MetadataValue.path(path)
+    )
+    return drift_metadata(report, link, session.timing.monotonic() - started)

@@ -1,0 +1,126 @@
+"""The page that a person can be sent about the drift of a run: what it says, of which runs, and what it keeps out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from product_sync.orchestration import names
+from product_sync_tests.shop import Outcome, Shop, ids, product
+
+
+def page(outcome: Outcome) -> str:
+    return Path(outcome.materialized[names.DRIFT_REPORT]["report"]).read_text(encoding="utf-8")
+
+
+def explained(outcome: Outcome) -> dict[str, str]:
+    return {line["id"]: line["cause"] for line in outcome.materialized[names.DRIFT_REPORT]["first_explained"]}
+
+
+def test_each_difference_has_the_cause_that_the_earlier_snapshots_prove(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(300)), product("mended", price="12"))
+    shop.sql("INSERT INTO product VALUES ('old', 't', 1, 'i', 's', 1)")
+    assert shop.run().success
+
+    shop.put(product("new"), product("p0001", price=700), product("mended", price=12))
+    shop.remove("p0002")
+    shop.sql("UPDATE product SET price = 1 WHERE id = 'p0003'")
+    shop.sql("DELETE FROM product WHERE id = 'p0004'")
+    dry = shop.run(dry_run=True)
+    assert explained(dry) == {
+        "new": "creation lost",
+        "mended": "could not be copied before",
+        "p0004": "deleted on the target",
+        "p0001": "change lost",
+        "p0003": "changed on the target",
+        "p0002": "deletion lost",
+        "old": "unknown",
+    }
+    assert "This was a dry run: nothing was written." in page(dry)
+
+    done = shop.run()
+    assert explained(done) == explained(dry), "the files of the dry run are evidence too, and say the same"
+    told = done.materialized[names.DRIFT_REPORT]
+    assert (told["missing"], told["changed"], told["extra"], told["conflicts"]) == (3, 2, 2, 0)
+    assert "inserted 3, updated 2" in page(done)
+
+
+def test_the_first_run_of_all_proves_nothing_and_says_so(shop: Shop) -> None:
+    shop.put(product("a"))
+    first = shop.run()
+    assert explained(first) == {"a": "unknown"}
+    assert "No earlier snapshot of these two sides is kept" in page(first)
+
+
+def test_a_change_that_is_refused_has_a_report_too(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(150)))
+    assert shop.run().success
+    shop.put(*(product(name, price=1) for name in ids(150)))
+    refused = shop.run()
+    assert not refused.success
+    assert "larger than what is taken for plausible" in page(refused)
+    assert "150 products differ" in page(refused)
+
+
+def test_a_load_that_cannot_begin_has_a_report_too(shop: Shop) -> None:
+    shop.put(product("a"))
+    with shop.locked():
+        refused = shop.run()
+    assert "the load could not begin" in page(refused)
+
+
+def test_what_a_catalogue_holds_is_text_on_the_page_and_never_markup(shop: Shop) -> None:
+    nasty = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+    shop.put(product("a", title=nasty), product("<b>id</b>"), product("bad", title={"<i>": nasty}))
+    shown = page(shop.run(dry_run=True))
+    assert "<script" not in shown
+    assert "<img" not in shown
+    assert "<b>id" not in shown
+    assert "<i>" not in shown
+    assert "&lt;script&gt;alert(1)" in shown
+
+
+def test_the_page_needs_nothing_from_anywhere(shop: Shop) -> None:
+    shop.put(product("a"))
+    shown = page(shop.run(dry_run=True))
+    assert "default-src 'none'" in shown
+    for what in ("http://", "https://", "<script", "<link", "<iframe", "url(", "@import"):
+        assert what not in shown
+
+
+def test_the_last_runs_are_bars_and_a_run_is_one_of_them(shop: Shop) -> None:
+    shop.put(product("a"))
+    assert shop.run().success
+    again = shop.run()
+    shown = page(again)
+    assert "Nothing differs" in shown
+    assert "The last 2 runs" in shown
+    assert f"run {again.run_id[:8]}: 0" in shown
+
+
+def test_a_report_links_the_run_and_the_run_the_report_where_people_can_reach_them(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRODUCT_SYNC_UI_URL", "https://dagster.example/")
+    monkeypatch.setenv("PRODUCT_SYNC_REPORTS_URL", "https://reports.example/drift")
+    shop.put(product("a"))
+    outcome = shop.run(dry_run=True)
+    assert outcome.materialized[names.DRIFT_REPORT]["report"] == f"https://reports.example/drift/{outcome.run_id}.html"
+    [written] = shop.state.glob("*/reports/*.html")
+    assert f'href="https://dagster.example/runs/{outcome.run_id}"' in written.read_text(encoding="utf-8")
+    assert written.stat().st_mode & 0o077 == 0, "it holds products"
+
+
+def test_a_report_that_cannot_be_written_is_told_in_the_log_and_the_sync_goes_on(shop: Shop) -> None:
+    shop.put(product("a"))
+    assert shop.run().success
+    [folder] = shop.state.glob("*/reports")
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    folder.write_text("in the way")
+    outcome = shop.run()
+    assert outcome.success
+    assert names.DRIFT_REPORT not in outcome.materialized
+    assert "The drift report could not be written" in outcome.log
