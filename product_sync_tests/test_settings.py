@@ -33,7 +33,8 @@ class TestSyncSettings:
         assert SyncSettings.resolve(env, {"batch_size": None}).batch_delay_ms == 0
 
     def test_the_pacing_is_fixed_unless_it_is_told_otherwise(self) -> None:
-        assert SyncSettings.resolve({}, {}).pacing == "fixed"
+        settings = SyncSettings.resolve({}, {})
+        assert (settings.pacing, settings.target_batch_s, settings.max_duty) == ("fixed", 0.02, 0.25)
         assert SyncSettings.resolve({"SYNC_PACING": "adaptive"}, {}).pacing == "adaptive"
         assert SyncSettings.resolve({"SYNC_PACING": "adaptive"}, {"pacing": "fixed"}).pacing == "fixed"
         with pytest.raises(ConfigurationError, match=r"SYNC_PACING\) is 'off'"):

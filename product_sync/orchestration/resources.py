@@ -80,10 +80,10 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         " SYNC_PACING, else fixed.",
     )
     target_batch_s: float | None = Field(
-        default=None, description="Adaptive: seconds that a batch should take. Default: 0.25."
+        default=None, description="Adaptive: seconds that a batch should take. Default: 0.02."
     )
     max_duty: float | None = Field(
-        default=None, description="Adaptive: share of the time, 0 to 1, that the load takes at most. Default: 0.5."
+        default=None, description="Adaptive: share of the time, 0 to 1, that the load takes at most. Default: 0.25."
     )
     extra: str | None = Field(
         default=None, description="`report` or `delete` products that only the target has. Default: report."

@@ -21,6 +21,7 @@ from product_sync.core.ports import Signals
 from product_sync_tests.fakes import FakeTime
 
 CALM = Signals(latency_s=0.001, lock_waits=0, active_sessions=1, replica_lag_s=0.0)
+SETTINGS = AdaptiveSettings(target_s=0.25, max_duty=0.5)
 LOGGER = logging.getLogger("product_sync.tests")
 
 
@@ -39,7 +40,7 @@ class Target:
         return self.signals
 
     def pacing(self, settings: AdaptiveSettings | None = None) -> AdaptivePacing:
-        return AdaptivePacing(settings or AdaptiveSettings(), self, self.time.timing, logger=LOGGER)
+        return AdaptivePacing(settings or SETTINGS, self, self.time.timing, logger=LOGGER)
 
     def cost_s(self, rows: int) -> float:
         return self.batch_s + rows * self.row_s
@@ -185,7 +186,7 @@ def test_blind_it_goes_by_the_cost_of_its_batches() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 100_000), st.floats(0, 1_000)), max_size=50))
 def test_whatever_batches_cost_sizes_and_rests_stay_within_their_bounds(batches: list[tuple[int, float]]) -> None:
-    pacing = AdaptivePacing(AdaptiveSettings(), None, FakeTime().timing)
+    pacing = AdaptivePacing(SETTINGS, None, FakeTime().timing)
     for rows, seconds in batches:
         pacing.batch_done(min(rows, pacing.batch_size()), seconds)
         assert 10 <= pacing.batch_size() <= MAX_BATCH_SIZE
