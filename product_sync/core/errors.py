@@ -11,6 +11,7 @@ driver is in ``__cause__``::
     │   └── SourceMissing                   the database or the collection does not exist
     ├── NotAttempted                  3     nothing was written, nothing was tried
     │   ├── Unreachable                     no server at that address, or it stopped answering
+    │   ├── Untrusted                       the server could not prove that it is the one that was asked for
     │   ├── AccessDenied                    wrong password, or a privilege is missing
     │   ├── SyncAlreadyRunning              another sync holds the lock
     │   ├── TransactionPooling              a pooler would void the lock
@@ -75,6 +76,10 @@ class NotAttempted(ProductSyncError):
 
 class Unreachable(NotAttempted):
     code = "unreachable"
+
+
+class Untrusted(NotAttempted):
+    code = "untrusted"
 
 
 class AccessDenied(NotAttempted):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from product_sync.embedded.process import LOOPBACK, ServerProcess, free_port
 
 
 class PrivateMongod:
-    def __init__(self, folder: Path, *options: str) -> None:
+    """``client`` are the options with which a client has to come for an answer at all."""
+
+    def __init__(self, folder: Path, *options: str, client: Mapping[str, Any]) -> None:
         self.port = free_port()
         self._folder = folder
         self._options = options
+        self._client = {"host": LOOPBACK, **client}
         self._process = self._start()
 
     def url(self, database: str = "shop", *, login: str = "", options: str = "") -> str:
@@ -52,23 +55,23 @@ class PrivateMongod:
             stop_signal=signal.SIGTERM,
         )
         for _ in process.waiting(60.0):
-            if _answers(self.port):
+            if _answers(self._client, self.port):
                 return process
         raise AssertionError(f"mongod ended with {process.exit_status()}: {(self._folder / 'mongod.log').read_text()}")
 
 
 @contextmanager
-def private_mongod(*options: str) -> Iterator[PrivateMongod]:
+def private_mongod(*options: str, **client: Any) -> Iterator[PrivateMongod]:
     with tempfile.TemporaryDirectory(prefix="product_sync_mongod_") as folder:
-        server = PrivateMongod(Path(folder), *options)
+        server = PrivateMongod(Path(folder), *options, client=client)
         try:
             yield server
         finally:
             server.stop()
 
 
-def _answers(port: int) -> bool:
-    with MongoClient[dict[str, Any]](LOOPBACK, port, serverSelectionTimeoutMS=200) as client:
+def _answers(options: Mapping[str, Any], port: int) -> bool:
+    with MongoClient[dict[str, Any]](**options, port=port, serverSelectionTimeoutMS=200) as client:
         try:
             client.admin.command("ping")
         except PyMongoError:

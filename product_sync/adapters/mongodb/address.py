@@ -102,6 +102,9 @@ def _option_names(options: str) -> frozenset[str]:
         return frozenset(name.lower() for name in split_options(options, validate=True, warn=False))
     except (DriverConfigurationError, ValueError, TypeError) as error:
         reason = str(error)
+    except OSError as error:
+        # It reads the files of tlsCAFile and its like.
+        reason = f"{error.filename}: {error.strerror}"
     # Outside the handler: the driver's error may quote the value, and would else travel along as the context.
     if any(secret in options.lower() for secret in _SECRET_OPTIONS):
         reason = "not shown, as they hold a secret"

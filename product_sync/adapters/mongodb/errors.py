@@ -7,6 +7,7 @@ could carry the text of a command. Codes are those of the server's list of error
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pymongo.database import Database
@@ -21,6 +22,7 @@ from product_sync.core.errors import (
     ProductSyncError,
     SourceReadError,
     Unreachable,
+    Untrusted,
 )
 
 _AUTHENTICATION_FAILED = frozenset({18, 8000})
@@ -52,6 +54,8 @@ _TRANSIENT_CODES = frozenset(
         13436,  # NotPrimaryOrSecondary
     }
 )
+#: As Python's ssl says it, which the driver passes on.
+_UNTRUSTED = re.compile(r"certificate verify failed: (.*?) \(_ssl\.c")
 
 
 def is_transient(error: PyMongoError) -> bool:
@@ -71,6 +75,12 @@ def translated(error: PyMongoError, database: Database[Any]) -> ProductSyncError
         )
     if isinstance(error, OperationFailure) and error.code == _UNAUTHORIZED:
         return _unauthorized(error, database)
+    if isinstance(error, ConnectionFailure) and (why := _UNTRUSTED.search(str(error))):
+        return Untrusted(
+            f"MongoDB at {hosts(database)} did not prove that it is the server asked for: {why[1].rstrip('.')}.",
+            hint=f"Let the host in {VARIABLE} be a name in the server's certificate, and tlsCAFile the certificate of"
+            " the authority that issued it.",
+        )
     if isinstance(error, ConnectionFailure) or is_transient(error):
         return Unreachable(
             f"MongoDB at {hosts(database)} cannot be reached: {reason(error)}.",

@@ -16,7 +16,8 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from product_sync.adapters.postgres import arrays
-from product_sync.core.errors import AccessDenied, ConfigurationError, Unreachable
+from product_sync.adapters.postgres.certificate import refused_because
+from product_sync.core.errors import AccessDenied, ConfigurationError, Unreachable, Untrusted
 
 VARIABLE: Final = "CART_DB_URL"
 _PORT: Final = "5432"
@@ -46,6 +47,11 @@ _DENIED: Final = re.compile(
     r"|permission denied|not permitted to log in|not currently accepting connections"
     r"|requires a valid client certificate"
 )
+# And these are libpq's own, about TLS. The first one says too little.
+_CERTIFICATE: Final = re.compile(r"certificate verify failed")
+_WRONG_NAME: Final = re.compile(r"server certificate for .* does not match host name")
+_NO_ROOT: Final = re.compile(r"root certificate file .* does not exist|could not read root certificate file")
+_NO_TLS: Final = re.compile(r"server does not support SSL")
 
 
 def connect(url: str, *, application_name: str = "product_sync") -> psycopg.Connection:
@@ -56,7 +62,8 @@ def connect(url: str, *, application_name: str = "product_sync") -> psycopg.Conn
     binary and names are qualified, so they decide nothing here, but triggers of the table's owner may rely on them.
 
     Raises `ConfigurationError` for an address that is none and for a database that does not exist, `AccessDenied`
-    for a wrong password or role, `Unreachable` for everything else. None of them quotes the address.
+    for a wrong password or role, `Untrusted` where the address asks for TLS and the server's certificate does not
+    hold, `Unreachable` for everything else. None of them quotes the address.
     """
     parameters = _parse(url)
     try:
@@ -129,15 +136,17 @@ def _invalid(fault: str) -> ConfigurationError:
 
 def _address(parameters: dict[str, str]) -> str:
     known = _with_defaults(parameters)
+    places = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in _places(known))
+    return f"{','.join(places)}/{known['dbname'] or known['user']}"
+
+
+def _places(known: dict[str, str]) -> list[tuple[str, str]]:
+    """Host and port of each server that completed parameters name."""
     hosts = (known["host"] or known["hostaddr"] or "localhost").split(",")
     ports = known["port"].split(",")
     # One port serves all hosts, else there is one for each (libpq manual, "Specifying Multiple Hosts").
     ports = ports * len(hosts) if len(ports) == 1 else ports
-    places = (
-        f"[{host}]:{port or _PORT}" if ":" in host else f"{host}:{port or _PORT}"
-        for host, port in zip(hosts, ports, strict=False)
-    )
-    return f"{','.join(places)}/{known['dbname'] or known['user']}"
+    return [(host, port or _PORT) for host, port in zip(hosts, ports, strict=False)]
 
 
 def _with_defaults(parameters: dict[str, str]) -> dict[str, str]:
@@ -147,7 +156,7 @@ def _with_defaults(parameters: dict[str, str]) -> dict[str, str]:
     return {**defaults, **parameters}
 
 
-def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | AccessDenied | Unreachable:
+def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | AccessDenied | Untrusted | Unreachable:
     where, user = _address(parameters), _with_defaults(parameters)["user"]
     if _NO_DATABASE.search(text):
         return ConfigurationError(
@@ -160,10 +169,33 @@ def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | Acce
             f"PostgreSQL at {where} refused user {user!r}: {reason}.",
             hint=f"Check user and password in {VARIABLE}, and the server's pg_hba.conf.",
         )
+    if _NO_ROOT.search(text):
+        return ConfigurationError(
+            f"The certificates that PostgreSQL at {where} is to be checked against cannot be read: {reason}.",
+            hint=f"Let sslrootcert in {VARIABLE} name a file that this user may read, or be `system`.",
+        )
+    if _CERTIFICATE.search(text) or _WRONG_NAME.search(text):
+        why = (_CERTIFICATE.search(text) and _why_refused(parameters)) or reason
+        return Untrusted(
+            f"PostgreSQL at {where} did not prove that it is the server asked for: {why}.",
+            hint=f"Let the host in {VARIABLE} be a name in the server's certificate, and sslrootcert the certificate of"
+            " the authority that issued it.",
+        )
+    if _NO_TLS.search(text):
+        return Untrusted(
+            f"PostgreSQL at {where} does not offer TLS, which {VARIABLE} requires.",
+            hint="Turn ssl on in the server's configuration.",
+        )
     return Unreachable(
         f"PostgreSQL at {where} cannot be reached: {reason}.",
         hint=f"Check that the server runs and that {VARIABLE} names it: {EXPECTED}.",
     )
+
+
+def _why_refused(parameters: dict[str, str]) -> str | None:
+    known = _with_defaults(parameters)
+    places = [(host, int(port)) for host, port in _places(known) if not host.startswith("/")]
+    return refused_because(places, known["sslrootcert"])
 
 
 def _reason(text: str) -> str:

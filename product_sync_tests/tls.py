@@ -1,0 +1,151 @@
+"""Encryption as a production server has it: certificates of a test CA, and a proxy that ends TLS before a server.
+
+The PostgreSQL of the wheel is built without TLS, and a mongod refuses to start with an expired certificate. So a proxy
+speaks TLS with the client, after PostgreSQL's own greeting where there is one, and plain text with the real server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import trustme
+
+#: SSLRequest (PostgreSQL manual, "Message Formats"), the 8 bytes that a client begins with when it wants TLS.
+_SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)
+_GSS_REQUEST: Final = struct.pack("!II", 8, 80877104)
+_CHUNK: Final = 65_536
+_HANDSHAKE_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A CA and what it has issued, in files. ``ca`` is what clients trust, ``stranger`` a CA that issued nothing here.
+
+    ``server`` is for ``localhost`` only, so that 127.0.0.1 is a wrong name for the same server. Server files hold
+    the key too, in one PEM, as mongod wants it.
+    """
+
+    ca: Path
+    stranger: Path
+    server: Path
+    expired: Path
+
+
+def issue(folder: Path) -> Certificates:
+    ca, stranger = trustme.CA(), trustme.CA()
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    files = {
+        "ca": ca.cert_pem,
+        "stranger": stranger.cert_pem,
+        "server": ca.issue_cert("localhost").private_key_and_cert_chain_pem,
+        "expired": ca.issue_cert("localhost", not_after=yesterday).private_key_and_cert_chain_pem,
+    }
+    for name, blob in files.items():
+        blob.write_to_path(str(folder / f"{name}.pem"))
+    return Certificates(*(folder / f"{name}.pem" for name in files))
+
+
+class TlsProxy:
+    """Ends TLS before ``host:port``. ``greets``: clients ask for it first, as PostgreSQL's do; who does not is sent
+    away. ``sessions`` counts the connections that were encrypted."""
+
+    def __init__(self, host: str, port: int, certificate: Path, *, greets: bool) -> None:
+        self._server = (host, port)
+        self._greets = greets
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.sessions = 0
+        self._sockets: list[socket.socket] = [self._listener]
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def close(self) -> None:
+        _shut(*self._sockets)
+        for thread in self._threads:
+            thread.join(5)
+
+    def _start(self, target: object, *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the listener is shut when the proxy closes
+            while True:
+                client, _ = self._listener.accept()
+                self._sockets.append(client)
+                self._start(self._serve, client)
+
+    def _serve(self, plain: socket.socket) -> None:
+        try:
+            plain.settimeout(_HANDSHAKE_S)
+            if self._greets and not _greeted(plain):
+                return
+            # The client may find our certificate wanting: that is what the tests are about.
+            client = self._context.wrap_socket(plain, server_side=True)
+        except OSError:
+            return
+        finally:
+            if plain.fileno() >= 0:
+                _shut(plain)
+        self.sessions += 1
+        client.settimeout(None)
+        with contextlib.suppress(OSError):
+            server = socket.create_connection(self._server)
+            self._sockets += [client, server]
+            self._start(_relay, server, client)
+            _relay(client, server)
+
+
+@contextmanager
+def tls_proxy(url: str, certificate: Path, *, greets: bool) -> Iterator[TlsProxy]:
+    """A proxy before the server of ``url``."""
+    parts = urlsplit(url)
+    opened = TlsProxy(parts.hostname or "127.0.0.1", parts.port or 0, certificate, greets=greets)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def through(url: str, port: int, *, host: str = "localhost", options: str) -> str:
+    """The same database with the same login on ``host:port``, with these options and no others."""
+    parts = urlsplit(url)
+    credentials, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}:{port}", query=options))
+
+
+def _greeted(client: socket.socket) -> bool:
+    """Whether the client asks for TLS; the answer is yes."""
+    while (request := client.recv(len(_SSL_REQUEST), socket.MSG_WAITALL)) == _GSS_REQUEST:
+        client.sendall(b"N")
+    if request == _SSL_REQUEST:
+        client.sendall(b"S")
+    return request == _SSL_REQUEST
+
+
+def _relay(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # either side, or the proxy, closed it
+        while data := source.recv(_CHUNK):
+            sink.sendall(data)
+    _shut(source, sink)
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):  # already closed
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()
