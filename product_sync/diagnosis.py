@@ -16,6 +16,7 @@ from product_sync.core.errors import (
     TableError,
     TransactionPooling,
     Unreachable,
+    Untrusted,
 )
 from product_sync.core.mapping import load_mapping
 from product_sync.reports import ConnectionReport, DoctorReport, ErrorInfo
@@ -60,7 +61,7 @@ def _look(
 
 def _answered(error: ProductSyncError) -> bool | None:
     """Whether the server answered, as far as the error says. A setting that cannot be used says nothing."""
-    if isinstance(error, SourceMissing | AccessDenied):
+    if isinstance(error, SourceMissing | AccessDenied | Untrusted):
         return True
     return False if isinstance(error, Unreachable) else None
 
