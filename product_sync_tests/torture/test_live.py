@@ -8,7 +8,7 @@ import pytest
 from product_sync.embedded.servers import Servers
 from product_sync_torture.live.campaign import play
 from product_sync_torture.live.histories import CONSUMER, OURS, Fact, ShopHistory, Written, product, version_of
-from product_sync_torture.live.judge import Run, judge_end, judge_rest, judge_runs, judge_writes
+from product_sync_torture.live.judge import Run, judge_end, judge_risen, judge_runs, judge_writes
 from product_sync_torture.live.shop import CONSUMERS, Consumer, Traffic
 
 RUN = Run(started=10.0, ended=20.0, settle_s=1.0)
@@ -16,7 +16,7 @@ RUN = Run(started=10.0, ended=20.0, settle_s=1.0)
 
 @pytest.mark.parametrize("consumer", CONSUMERS, ids=lambda consumer: consumer.name)
 def test_no_harm_is_done_under_live_events(servers: Servers, consumer: Consumer) -> None:
-    played = play(servers, consumer, Traffic(600), seed=7)
+    played = play(servers, consumer, Traffic(500), seed=7)
     assert played.judged.violations == []
     counts = played.judged.counts
     assert counts["ours: insert"] > 0
@@ -83,18 +83,29 @@ class TestWrites:
         assert judged.counts["consumer's: turned back"] == 1
 
 
-class TestRest:
+class TestRisen:
     SHOP = shop_of(("a", 1, 1.0), ("a", None, 12.0))
+    INSERTED = ours(None, 1, 15.0)
+
+    def faults(self, *entries: Written, event_at: float | None) -> list[str]:
+        deletions = {} if event_at is None else {"a": event_at}
+        return judge_risen(self.SHOP, entries, deletions).violations
 
     def test_a_deleted_product_that_rose_by_our_insert_is_found(self) -> None:
-        assert "risen by our insert" in judge_rest(self.SHOP, [ours(None, 1)], set()).violations[0]
+        assert "risen by our insert" in self.faults(self.INSERTED, event_at=13.0)[0]
+
+    def test_it_is_found_also_where_a_later_run_has_removed_it(self) -> None:
+        later = Written(25.0, f"{OURS} 2", "a", 1, None)
+        assert "risen by our insert" in self.faults(self.INSERTED, later, event_at=13.0)[0]
+        assert self.faults(self.INSERTED, later, event_at=26.0) == [], "its event was late"
+        assert self.faults(self.INSERTED, later, event_at=None) == [], "its event was lost"
 
     def test_one_that_rose_by_an_event_or_was_never_deleted_is_not_ours(self) -> None:
-        assert judge_rest(self.SHOP, [ours(None, 1), consumers(1, 1)], set()).violations == []
-        assert judge_rest(self.SHOP, [ours(None, 1)], {"a"}).violations == []
+        assert self.faults(self.INSERTED, consumers(1, 1), event_at=13.0) == []
+        assert self.faults(self.INSERTED, event_at=None) == []
 
     def test_one_that_was_taken_back_is_not_left(self) -> None:
-        assert not judge_rest(self.SHOP, [ours(None, 1), ours(1, None)], set()).counts
+        assert self.faults(self.INSERTED, ours(1, None, 15.1), event_at=13.0) == []
 
 
 class TestRuns:

@@ -69,14 +69,14 @@ def play(servers: Servers, consumer: Consumer, traffic: Traffic, seed: int) -> R
             extra, recheck = ("delete", "report")[number % 2], (60.0, 0.0)[number // 2 % 2]
             runs.append(_sync(instance, said, extra=extra, source_recheck_after_s=recheck))
         shop.finish()
-        rest = judge.judge_rest(shop.history, read_audit(cart_url), shop.lost_deletes)
+        risen = judge.judge_risen(shop.history, read_audit(cart_url), shop.deletions)
         runs.append(_sync(instance, said, extra="delete"))
         last = [f"the last sync was red: {runs[-1].complaint}"] if runs[-1].complaint else []
         audit = read_audit(cart_url)
         judged = judge.together(
             [
                 judge.judge_writes(shop.history, audit, runs),
-                rest,
+                risen,
                 judge.judge_runs(shop.history, audit, runs),
                 judge.judge_end(shop.history, _source(mongodb_url), _target(cart_url)),
                 Judgement(last, said),

@@ -6,7 +6,8 @@ began and ended.
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -71,25 +72,45 @@ def _faults(shop: ShopHistory, entry: Written, run: Run, newest: int) -> list[st
     return faults
 
 
-def judge_rest(shop: ShopHistory, audit: Sequence[Written], lost_deletes: set[str]) -> Judgement:
-    """The rows of deleted products that are left when all events have arrived and no sync has run since.
+def judge_risen(shop: ShopHistory, audit: Sequence[Written], deletions: Mapping[str, float]) -> Judgement:
+    """Whether a row that we inserted stood there although its product was deleted and the event of it had been applied.
 
-    If the event of the deletion was not lost, it was applied after the deletion; a row that stands there all the same
-    was brought back afterwards, by whoever wrote it last.
+    ``audit`` is of the moment when all events had arrived, ``deletions`` tells when the delete event of a product had
+    been applied. We must have removed such a row in the run that inserted it, before anything else happened to it.
     """
     judged = Judgement()
-    last = {entry.id: entry for entry in audit}
+    entries: dict[str, list[Written]] = defaultdict(list)
+    for entry in audit:
+        entries[entry.id].append(entry)
     alive = shop.now()
-    for row_id, entry in last.items():
-        if entry.new is None or row_id in alive:
-            continue
-        if row_id in lost_deletes:
-            judged.counts["left: its delete event was lost"] += 1
-        elif entry.by_us:
-            judged.violations.append(f"{row_id}: deleted, and risen by our insert of version {entry.new}")
-        else:
-            judged.counts["left: risen by a late event"] += 1
+    for row_id, history in entries.items():
+        for entry, following in zip(history, [*history[1:], None], strict=True):
+            if following is None:
+                if entry.new is not None and row_id not in alive:
+                    _judge_left(judged, entry, row_id in deletions)
+            elif _is_late_removal(entry, following, deletions.get(row_id, math.inf)):
+                judged.violations.append(_risen(entry))
     return judged
+
+
+def _is_late_removal(entry: Written, following: Written, deletion: float) -> bool:
+    """Whether only a later run of ours removed what we had inserted; its delete event had come too early to do it."""
+    by_another_run = following.by_us and following.writer != entry.writer
+    return entry.by_us and entry.old is None and following.new is None and by_another_run and deletion < following.at
+
+
+def _judge_left(judged: Judgement, entry: Written, was_applied: bool) -> None:
+    """The row of a deleted product at the end. If the event was applied, somebody has written the row afterwards."""
+    if not was_applied:
+        judged.counts["left: its delete event was lost"] += 1
+    elif entry.by_us:
+        judged.violations.append(_risen(entry))
+    else:
+        judged.counts["left: risen by a late event"] += 1
+
+
+def _risen(entry: Written) -> str:
+    return f"{entry.id}: deleted, and risen by our insert of version {entry.new}"
 
 
 def judge_runs(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> Judgement:

@@ -100,7 +100,8 @@ class LiveShop:
 
     def __init__(self, mongodb_url: str, cart_url: str, consumer: Consumer, traffic: Traffic, seed: int) -> None:
         self.history = ShopHistory()
-        self.lost_deletes: set[str] = set()
+        #: When the delete event of a product had been applied, by its id.
+        self.deletions: dict[str, float] = {}
         self.lost = 0
         self.delivered = 0
         self._mongodb_url, self._cart_url = mongodb_url, cart_url
@@ -168,8 +169,7 @@ class LiveShop:
             self._alive[place], self._alive[-1] = self._alive[-1], self._alive[place]
             product_id = self._alive.pop()
             self._record(product_id, None, lambda: products.delete_one({"_id": product_id}))
-            if not self._send(number, self._consumer.deleted, {"id": product_id}):
-                self.lost_deletes.add(product_id)
+            self._send(number, self._consumer.deleted, {"id": product_id})
         else:
             # The newest are the busiest: their creation, changes and deletion are often under way together.
             newest = min(20, len(self._alive)) if self._random.random() < self._traffic.hot else len(self._alive)
@@ -193,17 +193,16 @@ class LiveShop:
         write()
         self.history.add(product_id, Fact(version, begun, time.time()))
 
-    def _send(self, number: int, statements: tuple[str, ...], row: dict[str, Any]) -> bool:
+    def _send(self, number: int, statements: tuple[str, ...], row: dict[str, Any]) -> None:
         if self._random.random() < self._traffic.lost:
             self.lost += 1
-            return False
+            return
         drawn = self._random.random()
         longest = next(longest for share, longest in self._traffic.delays if drawn <= share)
         due = _Due(time.monotonic() + self._random.random() * longest, number, statements, row)
         with self._has_due:
             heapq.heappush(self._due, due)
             self._has_due.notify()
-        return True
 
     def _consume(self) -> None:
         with psycopg.connect(self._cart_url, application_name=CONSUMER, autocommit=True) as cart:
@@ -212,6 +211,8 @@ class LiveShop:
                     for statement in event.statements:
                         cart.execute(statement.encode(), event.row)
                 self.delivered += 1
+                if event.statements is self._consumer.deleted:
+                    self.deletions[event.row["id"]] = time.time()
 
     def _next(self) -> _Due | None:
         """The next event when it is due; ``None`` when the shop has closed and all have been delivered."""
