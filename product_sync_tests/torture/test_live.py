@@ -73,6 +73,10 @@ class TestWrites:
     def test_the_deletion_of_a_living_product_is_found(self) -> None:
         assert "deleted although" in self.faults(ours(3, None))[0]
 
+    def test_the_deletion_of_a_product_that_was_new_to_the_run_is_found(self) -> None:
+        shop = shop_of(("a", 1, 11.0))
+        assert "deleted although" in judge_writes(shop, [consumers(None, 1, 12.0), ours(1, None)], [RUN]).violations[0]
+
     def test_the_deletion_of_a_product_that_was_gone_for_a_moment_is_right(self) -> None:
         shop = shop_of(("a", 1, 1.0), ("a", None, 11.0))
         assert judge_writes(shop, [ours(1, None)], [RUN]).violations == []

@@ -38,13 +38,18 @@ def judge_writes(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run
     """Every write of ours, by what the shop held while the run that wrote it was reading."""
     judged = Judgement()
     newest: dict[str, int] = {}
+    appeared: dict[str, float] = {}
     for entry in audit:
         who = "ours" if entry.by_us else "consumer's"
         judged.counts[f"{who}: {_kind(entry)}"] += 1
         if entry.new is not None and entry.old is not None and entry.new < entry.old:
             judged.counts[f"{who}: turned back"] += 1
         if entry.by_us:
-            judged.violations += _faults(shop, entry, _run_of(entry, runs), newest.get(entry.id, 0))
+            judged.violations += _faults(
+                shop, entry, _run_of(entry, runs), appeared.get(entry.id, 0.0), newest.get(entry.id, 0)
+            )
+        if entry.old is None:
+            appeared[entry.id] = entry.at
         newest[entry.id] = max(newest.get(entry.id, 0), entry.new or 0)
     return judged
 
@@ -57,11 +62,12 @@ def _run_of(entry: Written, runs: Sequence[Run]) -> Run:
     return next(run for run in reversed(runs) if run.started <= entry.at)
 
 
-def _faults(shop: ShopHistory, entry: Written, run: Run, newest: int) -> list[str]:
+def _faults(shop: ShopHistory, entry: Written, run: Run, appeared: float, newest: int) -> list[str]:
+    """``appeared`` is when the row came into the target, ``newest`` the newest version that it has had."""
     at_the_time = shop.versions_between(entry.id, run.started, entry.at)
     faults = []
     if entry.new is None:
-        if None not in at_the_time:
+        if None not in shop.versions_between(entry.id, max(run.started, appeared), entry.at):
             faults.append(f"{entry.id}: deleted although the shop had it all the time")
     elif entry.new not in at_the_time:
         faults.append(f"{entry.id}: got version {entry.new}, which the shop did not hold during the run")

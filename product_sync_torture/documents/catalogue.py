@@ -1,0 +1,189 @@
+"""A catalogue of documents of which many are bad, each with what has to become of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from product_sync_torture.documents import values
+from product_sync_torture.documents.oracle import Column, Wrong, expect_column, expect_id
+from product_sync_torture.documents.values import Value
+
+_BAD: Final = 0.45
+_MEGABYTE: Final = 1024 * 1024
+#: Bytes of an id that any index of the target takes; a longer one may be refused.
+_FITS_INDEX: Final = 2_500
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A document. ``row`` is what belongs into the target, ``None`` if ``wrong`` says why it does not: pairs of a
+    column and a reason. ``text_id`` is ``None`` where the ``_id`` has no text. ``may_be_refused``: by the index."""
+
+    raw: bytes
+    bson_id: Value
+    text_id: str | None
+    row: dict[str, Any] | None
+    wrong: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    may_be_refused: bool = False
+
+
+def catalogue(columns: Sequence[Column], count: int, large: int, seed: int) -> list[Made]:
+    """``count`` documents, ``large`` of them of megabytes; some share their text id with another one."""
+    draw = random.Random(seed)  # noqa: S311 - reproducible on purpose
+    made: list[Made] = []
+    for number in range(count):
+        members = list(_members(columns, draw))
+        if number < large:
+            members = _enlarged(members, draw, number)
+        elif draw.random() < _BAD:
+            members = _spoilt(members, columns, draw)
+        bson_id = _large_id(draw, number) if number < large // 4 else _id(draw, number)
+        made.append(_make(columns, bson_id, members))
+    made += [
+        _make(columns, values.text((one.text_id or "").encode()), _good(columns, draw)) for one in _with_twins(made)
+    ]
+    return _with_duplicates(made)
+
+
+def mended(columns: Sequence[Column], bad: Made, seed: int) -> Made:
+    """The document with the same _id and nothing wrong with it."""
+    return _make(columns, bad.bson_id, _good(columns, random.Random(seed)))  # noqa: S311
+
+
+def _good(columns: Sequence[Column], draw: random.Random) -> list[tuple[bytes, Value]]:
+    return list(_members(columns, draw))
+
+
+def _make(columns: Sequence[Column], bson_id: Value, members: list[tuple[bytes, Value]]) -> Made:
+    raw = values.document([(b"_id", bson_id), *members])
+    wrong: set[tuple[str, str]] = set()
+    text_id = None
+    try:
+        text_id = expect_id(bson_id)
+    except Wrong as reason:
+        wrong.add(("id", str(reason)))
+    asked_for = {column.path[0] for column in columns}
+    if any(value.malformed for name, value in members if name in asked_for):
+        return Made(raw, bson_id, text_id, None, frozenset(wrong | {("id", "invalid_bson")}))
+    row: dict[str, Any] = {}
+    for column in columns:
+        try:
+            row[column.name] = expect_column(column, members)
+        except Wrong as reason:
+            wrong.add((column.name, str(reason)))
+    long_id = text_id is not None and len(text_id.encode()) > _FITS_INDEX
+    return Made(raw, bson_id, text_id, None if wrong else row, frozenset(wrong), may_be_refused=long_id)
+
+
+def _members(columns: Sequence[Column], draw: random.Random) -> Iterator[tuple[bytes, Value]]:
+    """A good document, as irregular as documents are."""
+    for column in columns:
+        if column.default != "REQUIRED" and draw.random() < 0.1:
+            continue
+        value = _fitting(column, draw)
+        yield column.path[0], value if len(column.path) == 1 else values.embedded([(column.path[1], value)])
+    if draw.random() < 0.1:
+        yield values.odd_name(draw), values.any_value(draw)
+
+
+def _fitting(column: Column, draw: random.Random) -> Value:
+    """Mostly ordinary, so that many documents look alike and are read together."""
+    number = draw.randint(0, 9_999)
+    ordinary = {
+        "title": values.text(f"Product {number}".encode()), "note": values.text("größer ✓".encode()),
+        "price": values.double(number / 100), "amount": values.int64(number), "quantity": values.int32(number),
+        "small": values.int32(number), "big": values.int64(number * 10**9), "weight": values.double(number / 8),
+        "ratio": values.double(number / 4), "active": values.boolean(number % 2 == 0),
+        "updated": values.date(number * 10**6), "code": values.binary(draw.randbytes(16), 4),
+        "sellerId": values.object_id(draw.randbytes(12)), "stock": values.int32(number),
+    }  # fmt: skip
+    if draw.random() < 0.9:
+        return ordinary[column.name]
+    for _ in range(50):
+        value = values.any_value(draw)
+        if not value.malformed and _fits(column, value):
+            return value
+    return ordinary[column.name]
+
+
+def _fits(column: Column, value: Value) -> bool:
+    within = value if len(column.path) == 1 else values.embedded([(column.path[1], value)])
+    try:
+        expect_column(column, [(column.path[0], within)])
+    except Wrong:
+        return False
+    return True
+
+
+def _spoilt(
+    members: list[tuple[bytes, Value]], columns: Sequence[Column], draw: random.Random
+) -> list[tuple[bytes, Value]]:
+    """Up to three fields get any value, or go, or come twice; and then perhaps all change places."""
+    for column in draw.sample(list(columns), k=draw.randint(1, 3)):
+        name = column.path[0]
+        how = draw.random()
+        if how < 0.1:
+            members = [member for member in members if member[0] != name]
+        elif how < 0.2:
+            members.append((name, draw.choice([value for known, value in members if known == name] or [values.NULL])))
+        else:
+            value = values.any_value(draw)
+            if len(column.path) > 1 and draw.random() < 0.7:
+                value = values.embedded([(column.path[1], value)] * draw.choice([1, 1, 1, 2]))
+            members = [member for member in members if member[0] != name] + [(name, value)]
+    if draw.random() < 0.3:
+        draw.shuffle(members)
+    return members
+
+
+def _id(draw: random.Random, number: int) -> Value:
+    return draw.choice([
+        *[lambda: values.object_id(number.to_bytes(4, "big") + draw.randbytes(8))] * 24,
+        *[lambda: values.text(f"sku-{number}".encode())] * 8,
+        *[lambda: values.int32(number), lambda: values.int64(2**40 + number)] * 4,
+        *[lambda: values.binary(draw.randbytes(16), 4)] * 4,
+        lambda: values.text(f"ü🎈'\"\\{number}".encode()),
+        lambda: values.text(b"caf\xe9 %d" % number),
+        lambda: values.text(b"nul\0 %d" % number),
+        lambda: values.text(draw.randbytes(1_500).hex().encode()),
+        lambda: values.double(number + 0.5),
+        lambda: values.date(number),
+        lambda: values.embedded([(b"a", values.int32(number)), (b"a", values.int32(number + 1))]),
+        lambda: values.embedded([(b"k", values.int32(number)), (b"\xff", values.text(b"\xff"))]),
+        lambda: values.binary(draw.randbytes(9), 0),
+        lambda: values.text(f"symbol {number}".encode(), 0x0E),
+    ])()  # fmt: skip
+
+
+def _large_id(draw: random.Random, number: int) -> Value:
+    size = draw.randint(1, 3) * _MEGABYTE
+    content = values.text(draw.randbytes(size // 2).hex().encode())
+    return content if number % 2 else values.embedded([(b"k", content)])
+
+
+def _enlarged(members: list[tuple[bytes, Value]], draw: random.Random, number: int) -> list[tuple[bytes, Value]]:
+    size = int(draw.choice([1, 2, 5, 11.5]) * _MEGABYTE)
+    big = values.text(draw.choice([b"x", "ü".encode(), "🎈".encode()]) * (size // 4))
+    name = [b"note", b"title", b"description", b"price"][number % 4]
+    return [member for member in members if member[0] != name] + [(name, big)]
+
+
+def _with_twins(made: Sequence[Made]) -> list[Made]:
+    """Some documents whose _id is no string, for each of which one whose _id is its text will be made."""
+    return [one for one in made if one.text_id and one.bson_id.kind != values.TEXT and not one.may_be_refused][::40]
+
+
+def _with_duplicates(made: Sequence[Made]) -> list[Made]:
+    seen: dict[str, int] = {}
+    for one in made:
+        if one.text_id is not None:
+            seen[one.text_id] = seen.get(one.text_id, 0) + 1
+    return [
+        Made(one.raw, one.bson_id, one.text_id, None, one.wrong | {("id", "duplicate_id")}, one.may_be_refused)
+        if one.text_id is not None and seen[one.text_id] > 1
+        else one
+        for one in made
+    ]

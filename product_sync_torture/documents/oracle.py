@@ -1,0 +1,221 @@
+"""What has to become of a value in a column: the table of the design once more, by other means and from its words.
+
+It works with meanings (`values`) and whole decimals, and knows nothing of how `product_sync` converts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import Any, Final
+
+import numpy as np
+
+from product_sync_torture.documents.values import (
+    BOOLEAN,
+    DATE,
+    DOCUMENT,
+    NOTHING,
+    NUMBER,
+    OBJECT_ID,
+    TEXT,
+    UUID,
+    Value,
+)
+
+_CANONICAL_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+_ENOUGH_DIGITS: Final = 20_000
+
+
+class Wrong(Exception):
+    """The value has to be quarantined for this reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """``sql`` is its type in the target, ``read`` how the judge reads it there. ``default`` stands for nothing; without
+    one (``REQUIRED``) nothing is wrong."""
+
+    name: str
+    sql: str
+    expect: Callable[[Value], Any]
+    read: str = "{}"
+    default: Any = "REQUIRED"
+    source: str = ""
+
+    @property
+    def path(self) -> tuple[bytes, ...]:
+        return tuple((self.source or self.name).encode().split(b"."))
+
+
+def integer(bits: int) -> Callable[[Value], Any]:
+    def expect(value: Value) -> int:
+        number = _finite(value)
+        if not -(2 ** (bits - 1)) <= number <= 2 ** (bits - 1) - 1:
+            raise Wrong("out_of_range")
+        if number != number.to_integral_value():
+            raise Wrong("not_exact")
+        return int(number)
+
+    return expect
+
+
+def money(value: Value) -> Decimal:
+    """numeric(10,2)"""
+    number = _finite(value)
+    if abs(number) >= 10**8:
+        raise Wrong("out_of_range")
+    if number * 100 != (number * 100).to_integral_value():
+        raise Wrong("not_exact")
+    return number
+
+
+def any_numeric(value: Value) -> Decimal:
+    """numeric: every Decimal128 fits, and so does every double."""
+    return _finite(value)
+
+
+def double_precision(value: Value) -> float:
+    number = _finite(value)
+    nearest = float(number)
+    return _as_float(number, nearest, repr(nearest))
+
+
+def real(value: Value) -> float:
+    number = _finite(value)
+    with np.errstate(over="ignore", under="ignore"):
+        nearest = np.float32(float(number))
+    return _as_float(number, float(nearest), str(nearest))
+
+
+def _as_float(number: Decimal, nearest: float, shortest: str) -> float:
+    if math.isinf(nearest):
+        raise Wrong("out_of_range")
+    if Decimal(shortest) != number:
+        raise Wrong("not_exact")
+    return nearest
+
+
+def _finite(value: Value) -> Decimal:
+    if value.kind != NUMBER:
+        raise Wrong("wrong_type")
+    if not value.meaning.is_finite():
+        raise Wrong("not_finite")
+    number: Decimal = value.meaning
+    return number
+
+
+def characters(most: int | None = None) -> Callable[[Value], Any]:
+    def expect(value: Value) -> str:
+        if value.kind != TEXT:
+            raise Wrong("wrong_type")
+        return _text(value.meaning, most)
+
+    return expect
+
+
+def _text(content: bytes, most: int | None) -> str:
+    try:
+        decoded = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Wrong("invalid_utf8") from None
+    if "\0" in decoded:
+        raise Wrong("nul_character")
+    if most is not None and len(decoded) > most:
+        raise Wrong("too_long")
+    return decoded
+
+
+def boolean(value: Value) -> bool:
+    if value.kind != BOOLEAN:
+        raise Wrong("wrong_type")
+    return bool(value.meaning)
+
+
+def timestamptz(value: Value) -> int:
+    """Microseconds since 1970. PostgreSQL begins on 24 November 4714 BC; 64 bits of microseconds end in 294247."""
+    if value.kind != DATE:
+        raise Wrong("wrong_type")
+    if not -210_866_803_200_000 <= value.meaning <= 9_223_372_036_854_775:
+        raise Wrong("out_of_range")
+    return int(value.meaning) * 1000
+
+
+def uuid_(value: Value) -> str:
+    if value.kind == UUID:
+        return str(value.meaning)
+    content = value.meaning.decode("utf-8", "replace") if value.kind == TEXT else ""
+    if not _CANONICAL_UUID.fullmatch(content):
+        raise Wrong("wrong_type")
+    return str(uuid.UUID(content))
+
+
+def reference(value: Value) -> str:
+    """An _id as text; the one of a document itself has a reason of its own, `unsupported_id`."""
+    if value.kind in (OBJECT_ID, UUID):
+        return str(value.meaning)
+    if value.kind == NUMBER and value.integer:
+        return str(int(value.meaning))
+    if value.kind == TEXT:
+        return _text(value.meaning, None)
+    raise Wrong("wrong_type")
+
+
+COLUMNS: Final = (
+    Column("title", "varchar(40)", characters(40)),
+    Column("note", "text", characters(), default=None),
+    Column("price", "numeric(10,2)", money, "price::text"),
+    Column("amount", "numeric", any_numeric, "amount::text", default=None),
+    Column("quantity", "integer", integer(32), default=0),
+    Column("small", "smallint", integer(16), default=None),
+    Column("big", "bigint", integer(64), default=None),
+    Column("weight", "double precision", double_precision, default=None),
+    Column("ratio", "real", real, "ratio::float8", default=None),
+    Column("active", "boolean", boolean, default=None),
+    Column("updated", "timestamptz", timestamptz, "(extract(epoch FROM updated) * 1000000)::bigint", default=None),
+    Column("code", "uuid", uuid_, "code::text", default=None),
+    Column("sellerId", "text", reference),
+)
+NESTED: Final = Column("stock", "integer", integer(32), source="stock.count", default=7)
+
+
+def expect_column(column: Column, members: list[tuple[bytes, Value]]) -> Any:
+    """The value that belongs into the column, or `Wrong`."""
+    with localcontext() as context:
+        context.prec = _ENOUGH_DIGITS
+        value = _at(column.path, members)
+        if value is None or value.kind == NOTHING:
+            if column.default == "REQUIRED":
+                raise Wrong("missing_field")
+            return column.default
+        return column.expect(value)
+
+
+def _at(path: tuple[bytes, ...], members: list[tuple[bytes, Value]]) -> Value | None:
+    found = [value for name, value in members if name == path[0]]
+    if len(found) > 1:
+        raise Wrong("repeated_field")
+    if not found or len(path) == 1 or found[0].kind == NOTHING:
+        return found[0] if found else None
+    if found[0].kind != DOCUMENT:
+        raise Wrong("wrong_type")
+    return _at(path[1:], found[0].meaning)
+
+
+def expect_id(value: Value) -> str:
+    """The text id, or `Wrong`."""
+    try:
+        return reference(value)
+    except Wrong as wrong:
+        raise Wrong("unsupported_id" if str(wrong) == "wrong_type" else str(wrong)) from None
+
+
+def equal(found: Any, expected: Any) -> bool:
+    """Whether what was read from the target is the value, with its type: 0 is not False, and 2.50 is 2.5."""
+    if isinstance(expected, Decimal):
+        return isinstance(found, str) and Decimal(found) == expected
+    return type(found) is type(expected) and bool(found == expected)
