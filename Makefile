@@ -43,6 +43,7 @@ bench-latency: ## what the target's users feel of a load at each pace: docs/late
 torture: ## the campaigns that try to break the promises: docs/torture (about half an hour)
 	@scripts/make-venv test
 	.venv/bin/python -m product_sync_torture.live --report docs/torture/live.md
+	.venv/bin/python -m product_sync_torture.documents --report docs/torture/documents.md
 
 format: ## put the code into the form that `make check` wants
 	@scripts/make-venv dev

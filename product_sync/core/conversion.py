@@ -348,7 +348,7 @@ class RowConverter:
             try:
                 field.read(document)
             except MisfitError as misfit:
-                # Behind a repetition the server may have left fields out (`projection`): nobody knows that one is missing.
+                # Behind a repetition the server may have left fields out (`projection`): who knows what is missing?
                 if not (repeated and misfit.reason is Reason.MISSING_FIELD):
                     defects.append(Defect(field.name, misfit.reason, excerpt(field.offending(document))))
         return Reject(source_key(bson_id), identity, tuple(defects))

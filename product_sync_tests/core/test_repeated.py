@@ -9,7 +9,7 @@ from product_sync.core.conversion import RowConverter
 from product_sync.core.model import Reason
 from product_sync_tests.core.layouts import INTEGER, TEXT, document, element, layout_of, string
 
-LAYOUT = layout_of({"title": TEXT, "price": INTEGER}, {"price": {"source": "price.amount"}})
+LAYOUT = layout_of({"title": TEXT, "price": INTEGER}, {"price": {"source": "price.amount", "required": True}})
 ID = element(0x10, b"_id", b"\1\0\0\0")
 TITLE = element(0x02, b"title", string(b"Tea"))
 REGEX = element(0x0B, b"pattern", b"title\0i\0")
@@ -33,6 +33,7 @@ def price(*members: bytes) -> bytes:
             [element(0x08, b"title", b"\1"), price(integer(b"amount", 5)), price()],
             [("title", Reason.WRONG_TYPE), ("price", Reason.REPEATED_FIELD)],
         ),
+        ([TITLE, TITLE], [("title", Reason.REPEATED_FIELD)]),  # and no price: the server may have left it out
         ([ID, TITLE, price(integer(b"amount", 5))], [("id", Reason.REPEATED_FIELD)]),
     ],
 )

@@ -16,7 +16,7 @@ RUN = Run(started=10.0, ended=20.0, settle_s=1.0)
 
 @pytest.mark.parametrize("consumer", CONSUMERS, ids=lambda consumer: consumer.name)
 def test_no_harm_is_done_under_live_events(servers: Servers, consumer: Consumer) -> None:
-    played = play(servers, consumer, Traffic(500), seed=7)
+    played = play(servers, consumer, Traffic(400), seed=7)
     assert played.judged.violations == []
     counts = played.judged.counts
     assert counts["ours: insert"] > 0

@@ -32,7 +32,8 @@ from product_sync_torture.documents.catalogue import Made, catalogue, mended
 from product_sync_torture.documents.oracle import COLUMNS, NESTED, Column, equal
 from product_sync_torture.surroundings import environment
 
-_MESSAGE_BYTES: Final = 20_000_000
+#: The driver sends a command of no more than 16 MB where its documents are raw.
+_MESSAGE_BYTES: Final = 15_000_000
 _MESSAGE_DOCUMENTS: Final = 1_000
 _LEFT_FROM_BEFORE: Final = 60
 _OLD_TITLE: Final = "left from before"
@@ -85,7 +86,7 @@ def play(servers: Servers, count: int, large: int, seed: int) -> Round:
         played.documents, played.megabytes = len(made), sum(len(one.raw) for one in made) / 1e6
         place = _Place(mongodb_url, cart_url, Path(folder) / "state", columns, played)
         place.first_run(made)
-        place.run_again(made)
+        place.run_again()
         place.run_when_mended(made)
     played.seconds = time.monotonic() - started
     return played
@@ -108,7 +109,7 @@ class _Place:
         if said != (len(made), expected):
             self._complain([f"the run counted {said}, there are {(len(made), expected)}"])
 
-    def run_again(self, made: Sequence[Made]) -> None:
+    def run_again(self) -> None:
         before, written = self._quarantine(), self._written()
         self._run("second run")
         after = self._quarantine()
@@ -189,7 +190,10 @@ def _wrong_places(
     played: Round,
     deleted: Collection[str | None] = (),
 ) -> list[str]:
-    """Every document that is not where it belongs, every row and entry that belongs to none, or to one in ``deleted``."""
+    """Every document that is not where it belongs, every row and entry that belongs to none.
+
+    The rows of documents in ``deleted`` are extra, and stay.
+    """
     complaints: list[str] = []
     nameless: list[_Reasons] = []
     named: set[str] = set()

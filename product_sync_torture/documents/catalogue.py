@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -130,7 +130,7 @@ def _spoilt(
         elif how < 0.2:
             members.append((name, draw.choice([value for known, value in members if known == name] or [values.NULL])))
         else:
-            value = values.any_value(draw)
+            value = _near(column, draw) if draw.random() < 0.5 else values.any_value(draw)
             if len(column.path) > 1 and draw.random() < 0.7:
                 value = values.embedded([(column.path[1], value)] * draw.choice([1, 1, 1, 2]))
             members = [member for member in members if member[0] != name] + [(name, value)]
@@ -139,8 +139,15 @@ def _spoilt(
     return members
 
 
+def _near(column: Column, draw: random.Random) -> Value:
+    """A value of the type that the column asks for, at the limits of what it takes or beyond."""
+    if column.sql in ("text", "uuid") or column.sql.startswith("varchar"):
+        return values.any_text(draw)
+    return values.any_date(draw) if column.sql == "timestamptz" else values.any_number(draw)
+
+
 def _id(draw: random.Random, number: int) -> Value:
-    return draw.choice([
+    makers: list[Callable[[], Value]] = [
         *[lambda: values.object_id(number.to_bytes(4, "big") + draw.randbytes(8))] * 24,
         *[lambda: values.text(f"sku-{number}".encode())] * 8,
         *[lambda: values.int32(number), lambda: values.int64(2**40 + number)] * 4,
@@ -155,7 +162,8 @@ def _id(draw: random.Random, number: int) -> Value:
         lambda: values.embedded([(b"k", values.int32(number)), (b"\xff", values.text(b"\xff"))]),
         lambda: values.binary(draw.randbytes(9), 0),
         lambda: values.text(f"symbol {number}".encode(), 0x0E),
-    ])()  # fmt: skip
+    ]
+    return draw.choice(makers)()
 
 
 def _large_id(draw: random.Random, number: int) -> Value:
@@ -165,7 +173,7 @@ def _large_id(draw: random.Random, number: int) -> Value:
 
 
 def _enlarged(members: list[tuple[bytes, Value]], draw: random.Random, number: int) -> list[tuple[bytes, Value]]:
-    size = int(draw.choice([1, 2, 5, 11.5]) * _MEGABYTE)
+    size = int(draw.choice([1, 2, 5, 10, 15.9]) * _MEGABYTE)
     big = values.text(draw.choice([b"x", "ü".encode(), "🎈".encode()]) * (size // 4))
     name = [b"note", b"title", b"description", b"price"][number % 4]
     return [member for member in members if member[0] != name] + [(name, big)]

@@ -122,7 +122,8 @@ _BROKEN = [b"\xff", b"caf\xe9", b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf5\x8
 _EDGES = [0, 1, -1, 2**15 - 1, 2**15, -(2**15), -(2**15) - 1, 2**31 - 1, 2**31, -(2**31) - 1, 2**53, 2**53 + 1,
           -(2**53) - 1, 2**63 - 1, -(2**63), 10**8 - 1, 10**8]  # fmt: skip
 _DOUBLES = [0.0, -0.0, 0.1, 2.5, 99.99, 99.999, 1e15, 1e16, 1e22, 1e300, 5e-324, 1.7976931348623157e308, 2.0**62, 0.005,
-            16777217.0, 3.4028235e38, 3.5e38, 1e-45, float("nan"), float("inf"), float("-inf"), 99999999.99, 1e8]  # fmt: skip
+            16777217.0, 3.4028235e38, 3.5e38, 1e-45, 99999999.99, 1e8,
+            float("nan"), float("inf"), float("-inf")]  # fmt: skip
 _DECIMALS = ["0", "-0", "0E+100", "1.10", "99.999", "NaN", "sNaN", "Infinity", "-Infinity", "9" * 34, "1E+6144",
              "1E-6176", "-12.50", "1E+7", "99999999.99", "100000000", "0.1", "1E+2", "9007199254740993"]  # fmt: skip
 _DATES = [0, -1, 2**63 - 1, -(2**63), 253_402_300_800_000, -62_135_596_800_001, -210_866_803_200_000,
@@ -131,21 +132,26 @@ _DATES = [0, -1, 2**63 - 1, -(2**63), 253_402_300_800_000, -62_135_596_800_001, 
 
 def any_text(draw: random.Random) -> Value:
     words = "".join(draw.choices(_WORDS, k=draw.randint(0, 9))).encode()
-    content = draw.choice([words, words, words, draw.choice(_BROKEN), words + draw.choice(_BROKEN), b"a\0b", b"",
-                           draw.randbytes(draw.randint(0, 40)), b" " * 3, b"x" * 40, b"x" * 41, "ü".encode() * 40])  # fmt: skip
+    broken = [draw.choice(_BROKEN), words + draw.choice(_BROKEN), draw.randbytes(draw.randint(0, 40)), b"a\0b"]
+    content = draw.choice([*[words] * 4, *broken, b"", b" " * 3, b"x" * 40, b"x" * 41, "ü".encode() * 40])
     return text(content, draw.choice([0x02] * 9 + [0x0E]))
 
 
 def any_number(draw: random.Random) -> Value:
     edge = draw.choice(_EDGES)
     some_double = draw.choice([*_DOUBLES, float(edge), draw.uniform(-1e9, 1e9), draw.randint(-(10**6), 10**6) / 100])
-    return draw.choice([
+    makers: list[Callable[[], Value]] = [
         lambda: int32(edge) if -(2**31) <= edge < 2**31 else int64(edge),
         lambda: int64(draw.choice([edge, draw.getrandbits(63)])),
         lambda: double(some_double),
         lambda: double(struct.unpack("<d", draw.randbytes(8))[0]),
         lambda: decimal(draw.choice([*_DECIMALS, f"{draw.randint(-(10**34) + 1, 10**34 - 1)}E{draw.randint(-40, 9)}"])),
-    ])()  # fmt: skip
+    ]
+    return draw.choice(makers)()
+
+
+def any_date(draw: random.Random) -> Value:
+    return date(draw.choice(_DATES))
 
 
 def any_value(draw: random.Random, depth: int = 0) -> Value:
@@ -154,7 +160,7 @@ def any_value(draw: random.Random, depth: int = 0) -> Value:
         lambda: any_text(draw),
         lambda: any_number(draw),
         lambda: boolean(draw.random() < 0.5),
-        lambda: date(draw.choice(_DATES)),
+        lambda: any_date(draw),
         lambda: object_id(draw.randbytes(12)),
         lambda: binary(draw.randbytes(16), draw.choice([0, 3, 4, 4, 4, 5, 6, 128])),
         lambda: binary(draw.randbytes(draw.randint(0, 20)), draw.choice([0, 1, 2, 4, 255])),

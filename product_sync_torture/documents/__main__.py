@@ -1,0 +1,80 @@
+"""``python -m product_sync_torture.documents``: all rounds, and a report. Ends with 1 on a violation."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from product_sync_torture.documents.campaign import Round, play
+from product_sync_torture.surroundings import servers
+
+_SHOWN = 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="product_sync_torture.documents", description=__doc__)
+    parser.add_argument("--documents", type=int, default=5_000, help="documents in each round")
+    parser.add_argument("--large", type=int, default=24, help="how many of them have megabytes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4], help="one round each")
+    parser.add_argument("--report", type=Path, help="where to write the report, as Markdown")
+    arguments = parser.parse_args()
+    rounds = []
+    with servers() as running:
+        for seed in arguments.seeds:
+            rounds.append(play(running, arguments.documents, arguments.large, seed))
+            _say(f"seed {seed}: {rounds[-1].documents} documents, {len(rounds[-1].violations)} violations")
+    text = report(rounds)
+    if arguments.report:
+        arguments.report.write_text(text, encoding="utf-8")
+    _say(text)
+    return int(any(one.violations for one in rounds))
+
+
+def report(rounds: list[Round]) -> str:
+    """All rounds as a page of Markdown."""
+    counts = sorted({name for one in rounds for name in one.counts})
+    reasons = sorted({name for one in rounds for name in one.reasons})
+    violations = [f"- seed {one.seed}: {text}" for one in rounds for text in one.violations[:_SHOWN]]
+    total = sum((one.counts for one in rounds), Counter[str]())
+    total_reasons = sum((one.reasons for one in rounds), Counter[str]())
+    rows: list[tuple[str, Sequence[object], object]] = [
+        ("converted", ["one by one" if one.nested else "together" for one in rounds], ""),
+        ("documents", [one.documents for one in rounds], sum(one.documents for one in rounds)),
+        ("megabytes of them", [round(one.megabytes) for one in rounds], round(sum(one.megabytes for one in rounds))),
+        ("most memory of a run, MB", [round(one.peak_mb) for one in rounds], round(max(one.peak_mb for one in rounds))),
+        ("seconds", [round(one.seconds) for one in rounds], round(sum(one.seconds for one in rounds))),
+        *((name, [one.counts[name] for one in rounds], total[name]) for name in counts),
+        *((f"reason: {name}", [one.reasons[name] for one in rounds], total_reasons[name]) for name in reasons),
+        ("**violations**", [len(one.violations) for one in rounds], sum(len(one.violations) for one in rounds)),
+    ]
+    return "\n".join(
+        [
+            "# Bad documents: what the campaign saw",
+            "",
+            f"Written by `python -m product_sync_torture.documents` on {platform.system()}, Python"
+            f" {platform.python_version()}. Three runs a round, each a process: the first sync, a second one, and one"
+            " after every document was mended. A document with two reasons counts under both.",
+            "",
+            f"| seed | {' | '.join(str(one.seed) for one in rounds)} | all |",
+            f"|---|{'---|' * (len(rounds) + 1)}",
+            *(f"| {name} | {' | '.join(map(str, cells))} | {whole} |" for name, cells, whole in rows),
+            "",
+            "## Violations",
+            "",
+            *(violations or ["None."]),
+            "",
+        ]
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
