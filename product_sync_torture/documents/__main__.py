@@ -27,6 +27,8 @@ def main() -> int:
         for seed in arguments.seeds:
             rounds.append(play(running, arguments.documents, arguments.large, seed))
             _say(f"seed {seed}: {rounds[-1].documents} documents, {len(rounds[-1].violations)} violations")
+            for violation in rounds[-1].violations[:_SHOWN]:
+                _say(f"  {violation}")
     text = report(rounds)
     if arguments.report:
         arguments.report.write_text(text, encoding="utf-8")

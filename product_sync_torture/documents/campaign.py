@@ -241,7 +241,8 @@ def _wrong_without_name(expected: Sequence[_Reasons], found: Sequence[_Reasons])
     left = list(found)
     missing = []
     for wrong in sorted(expected, key=len):
-        match = next((reasons for reasons in left if _agree(reasons, wrong)), None)
+        # The entry that names most of them: one that names fewer may be that of another document.
+        match = max((reasons for reasons in left if _agree(reasons, wrong)), key=len, default=None)
         if match is None:
             missing.append(sorted(wrong))
         else:

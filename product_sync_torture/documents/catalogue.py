@@ -37,7 +37,7 @@ def catalogue(columns: Sequence[Column], count: int, large: int, seed: int) -> l
     for number in range(count):
         members = list(_members(columns, draw))
         if number < large:
-            members = _enlarged(members, draw, number)
+            members = _enlarged(members, draw, number, beside_large_id=number < large // 4)
         elif draw.random() < _BAD:
             members = _spoilt(members, columns, draw)
         bson_id = _large_id(draw, number) if number < large // 4 else _id(draw, number)
@@ -172,8 +172,11 @@ def _large_id(draw: random.Random, number: int) -> Value:
     return content if number % 2 else values.embedded([(b"k", content)])
 
 
-def _enlarged(members: list[tuple[bytes, Value]], draw: random.Random, number: int) -> list[tuple[bytes, Value]]:
-    size = int(draw.choice([1, 2, 5, 10, 15.9]) * _MEGABYTE)
+def _enlarged(
+    members: list[tuple[bytes, Value]], draw: random.Random, number: int, *, beside_large_id: bool
+) -> list[tuple[bytes, Value]]:
+    """With a field so large that the document is just within the 16 MB of the server, or smaller."""
+    size = int(draw.choice([1, 2, 5, 10] if beside_large_id else [1, 5, 10, 15.9]) * _MEGABYTE)
     big = values.text(draw.choice([b"x", "ü".encode(), "🎈".encode()]) * (size // 4))
     name = [b"note", b"title", b"description", b"price"][number % 4]
     return [member for member in members if member[0] != name] + [(name, big)]
