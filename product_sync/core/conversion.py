@@ -41,6 +41,7 @@ from product_sync.core.mapping import Kind
 from product_sync.core.misfit import MisfitError
 from product_sync.core.model import ColumnType, Defect, Reason, Reject, SourceBatch, SourceId, TypeName
 from product_sync.core.numbers import Rule
+from product_sync.core.pointers import tell_apart
 from product_sync.core.repeated import RepeatedFields, document_key
 
 __all__ = [
@@ -284,6 +285,7 @@ class RowConverter:
         self._fields = tuple(_Field(column) for column in layout.values)
         self._readers = tuple(field.read for field in self._fields)
         self._by_name = {field.name: field for field in self._fields}
+        self._dotted = [field.path for field in self._fields if len(field.path) > 1]
         self._repeated = RepeatedFields([column.path for column in layout.columns])
 
     def convert(self, document: dict[str, Any]) -> Row | Reject:
@@ -324,6 +326,10 @@ class RowConverter:
         except InvalidBSON as error:
             return self._undecodable(raw, error)
         repeated = self._repeated.among(raw)
+        if not repeated:
+            for path in self._dotted:
+                if type(document.get(path[0])) in (dict, DBRef):
+                    tell_apart(document, raw, path)
         outcome = self._reject(document, repeated) if repeated else self.convert(document)
         if isinstance(outcome, Reject):
             return replace(outcome, source_key=document_key(raw, document.get("_id")))

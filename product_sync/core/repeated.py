@@ -17,7 +17,9 @@ _DOCUMENT, _ARRAY, _REGEX = 0x03, 0x04, 0x0B
 _MEMBERS_AT = 4
 
 
-class _Element(NamedTuple):
+class Element(NamedTuple):
+    """One member of a document: its BSON type, its name, and where its value begins and ends."""
+
     kind: int
     name: bytes
     start: int
@@ -55,7 +57,7 @@ def document_key(raw: bytes, bson_id: Any) -> str:
 
 def _has_repeated_names(raw: bytes) -> bool:
     """Whether in ``raw``, which is valid BSON, or in any document or array within it, a name stands twice."""
-    members = list(_elements(raw))
+    members = list(elements(raw))
     if len({member.name for member in members}) < len(members):
         return True
     nested = (raw[member.start : member.end] for member in members if member.kind in (_DOCUMENT, _ARRAY))
@@ -68,19 +70,20 @@ def _stands_twice(raw: bytes, name: bytes) -> bool:
 
 
 def _is_repeated(raw: bytes, path: tuple[bytes, ...]) -> bool:
-    found = [element for element in _elements(raw) if element.name == path[0]]
+    found = [element for element in elements(raw) if element.name == path[0]]
     if len(found) != 1 or len(path) == 1:
         return len(found) > 1
     (only,) = found
     return only.kind == _DOCUMENT and _is_repeated(raw[only.start : only.end], path[1:])
 
 
-def _elements(raw: bytes) -> Iterator[_Element]:
+def elements(raw: bytes) -> Iterator[Element]:
+    """The members of a document, in order; ``raw`` is valid BSON."""
     at, end = _MEMBERS_AT, len(raw) - 1
     while at < end:
         kind, name_end = raw[at], raw.index(b"\0", at + 1)
         start = name_end + 1
-        element = _Element(kind, raw[at + 1 : name_end], start, _end(raw, kind, start))
+        element = Element(kind, raw[at + 1 : name_end], start, _end(raw, kind, start))
         yield element
         at = element.end
 

@@ -71,6 +71,34 @@ def test_undefined_is_read_as_null() -> None:
     assert batch.rows.to_pylist() == [{"source_id_type": "int", "id": "1", "price": 0}]
 
 
+class TestADBPointerWhereADocumentIsExpected:
+    """The driver decodes it like the document ``{$ref, $id}``, which has no such field and so would get the default."""
+
+    LAYOUT = layout_of({"price": INTEGER}, {"price": {"source": "price.amount", "default": 7}})
+    POINTER = string(b"c") + ID.binary
+
+    def test_is_of_the_wrong_type(self) -> None:
+        raw = document(element(16, b"_id", b"\1\0\0\0"), element(0x0C, b"price", self.POINTER))
+        (reject,) = RowConverter(self.LAYOUT).batch([raw]).rejects
+        assert [(defect.column, defect.reason) for defect in reject.defects] == [("price", Reason.WRONG_TYPE)]
+        assert ID_TEXT in reject.defects[0].value
+
+    def test_deeper_down_too(self) -> None:
+        layout = layout_of({"price": INTEGER}, {"price": {"source": "a.b.c", "default": 7}})
+        inner = document(element(0x0C, b"b", self.POINTER))
+        outer = bson.encode({"b": DBRef("c", ID, b=1)})
+        raws = [document(element(16, b"_id", b"\1\0\0\0"), element(3, b"a", value)) for value in (inner, outer)]
+        batch = RowConverter(layout).batch(raws)
+        assert [defect.reason for reject in batch.rejects for defect in reject.defects] == [Reason.WRONG_TYPE]
+        assert batch.rows["price"].to_pylist() == [7]
+
+    def test_a_document_with_the_names_of_a_reference_is_a_document(self) -> None:
+        batch = RowConverter(self.LAYOUT).batch(
+            [bson.encode({"_id": 1, "price": {"$ref": "c", "$id": 1, "amount": 5}})]
+        )
+        assert batch.rows["price"].to_pylist() == [5]
+
+
 def test_symbol_is_read_as_the_string_that_mongodb_takes_it_for() -> None:
     raw = document(element(14, b"_id", string(b"tea")), element(14, b"title", string(b"Tea")))
     batch = RowConverter(layout_of({"title": TEXT})).batch([raw])
