@@ -152,6 +152,8 @@ class _Recorded:
                 continue
             if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
                 self._checks[event.asset_check_evaluation_data.check_name] = event.asset_check_evaluation_data
+            elif event.asset_key not in names.OUR_ASSETS:
+                continue  # the report and the proof repeat counts of other moments under the same names
             elif event.event_type is dg.DagsterEventType.ASSET_OBSERVATION:
                 self._metadata.update(event.asset_observation_data.asset_observation.metadata)
             else:
