@@ -283,7 +283,7 @@ class TestDoctor:
 def test_a_bug_ends_with_its_traceback_and_with_all_keys(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def buggy() -> None:
+    def buggy(**_: object) -> None:
         raise KeyError("of the test")
 
     monkeypatch.setattr(api, "stats", buggy)
