@@ -45,7 +45,7 @@ class Chart:
 
     name: str
     explained: str
-    last: int
+    last: int | None
     highest: int
     bars: list[Bar]
     width: int
@@ -70,30 +70,31 @@ def render(report: DriftReport, run_url: str = "") -> str:
         kinds=_KINDS,
         charts=charts(report.history),
         created_at=created_at,
-        created=(min(created), max(created), len(created)) if created else None,
+        created=(min(created), max(created)) if created else None,
         examined=EXAMINED,
     )
 
 
 def charts(history: Sequence[PastDrift]) -> list[Chart]:
-    """One chart for each count; a run is a bar, the newest on the right."""
-    return [_chart(name, explained, history) for name, explained in _SERIES.items()]
+    """One chart for each count; a run is a bar, the newest on the right. Conflicts are shown where there were any."""
+    made = [_chart(name, explained, history) for name, explained in _SERIES.items()]
+    return [chart for chart in made if chart.highest or chart.name != "conflicts"]
 
 
 def _chart(name: str, explained: str, history: Sequence[PastDrift]) -> Chart:
-    values = [int(getattr(run, name)) for run in history]
-    highest = max(values, default=0)
+    values: list[int | None] = [getattr(run, name) for run in history]
+    highest = max((value for value in values if value), default=0)
     bars = []
     for place, (run, value) in enumerate(zip(history, values, strict=True)):
         # A count of one must not vanish beside one of a million.
         height = max(_HEIGHT * value / highest, 2.0) if value else 0.0
-        title = f"{run.at}, run {run.run_id[:8]}: {value:,}"
+        title = f"{run.at}, run {run.run_id[:8]}: {'not known' if value is None else f'{value:,}'}"
         bars.append(Bar(place * (_BAR + _GAP), round(_HEIGHT - height, 1), round(height, 1), title))
-    return Chart(name, explained, values[-1] if values else 0, highest, bars, len(values) * (_BAR + _GAP))
+    return Chart(name, explained, values[-1] if values else None, highest, bars, len(values) * (_BAR + _GAP))
 
 
-def _number(value: float) -> str:
-    return f"{value:,}"
+def _number(value: int | None) -> str:
+    return "not known" if value is None else f"{value:,}"
 
 
 def _time(at: datetime) -> str:

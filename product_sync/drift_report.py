@@ -82,7 +82,7 @@ def gather(session: Session, outcome: str, result: LoadResult | None) -> DriftRe
             counts.changed,
             counts.extra,
             counts.quarantined,
-            done.get("conflicts", 0),
+            done.get("conflicts"),
         )
     )
     rejects = source.path(state.REJECTS)

@@ -91,7 +91,8 @@ class RunFiles:
 
 @dataclass(frozen=True, slots=True)
 class PastDrift:
-    """What a run found, and of that what somebody else had settled when it came to be written. ``at`` is ISO 8601."""
+    """What a run found. ``conflicts`` were settled by somebody else before they were written, ``None`` where nothing was
+    to be written. ``at`` is ISO 8601."""
 
     run_id: str
     at: str
@@ -99,7 +100,7 @@ class PastDrift:
     changed: int
     extra: int
     quarantined: int
-    conflicts: int
+    conflicts: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def drift_metadata(report: DriftReport, link: dg.MetadataValue[str | None], dura
         "changed": counts.changed,
         "extra": counts.extra,
         "quarantined": counts.quarantined,
-        "conflicts": report.done.get("conflicts", 0),
+        **({"conflicts": report.done["conflicts"]} if report.done else {}),
         "causes": _by_name(report.causes),
         "first_explained": _table(lines, (*_DIFFERENCE, "cause", "evidence")),
         "report_s": round(duration_s, 3),

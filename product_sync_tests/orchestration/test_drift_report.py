@@ -38,6 +38,7 @@ def test_each_difference_has_the_cause_that_the_earlier_snapshots_prove(shop: Sh
         "old": "unknown",
     }
     assert "This was a dry run: nothing was written." in page(dry)
+    assert "conflicts" not in dry.materialized[names.DRIFT_REPORT], "nobody knows them yet"
 
     done = shop.run()
     assert explained(done) == explained(dry), "the files of the dry run are evidence too, and say the same"
