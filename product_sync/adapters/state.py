@@ -91,7 +91,7 @@ class RunFiles:
 
 @dataclass(frozen=True, slots=True)
 class PastDrift:
-    """What a run found. ``conflicts`` were settled by somebody else before they were written, ``None`` where nothing was
+    """What a run found. ``conflicts`` were settled by others before they were written, ``None`` where nothing was
     to be written. ``at`` is ISO 8601."""
 
     run_id: str

@@ -22,19 +22,18 @@ from product_sync.orchestration.metadata import (
 from product_sync.orchestration.resources import SyncResource
 
 _GROUP = "product_sync"
-_SYSTEMS = "databases"
 
 mongodb_products = dg.AssetSpec(
     names.MONGODB,
     kinds={"mongodb"},
-    group_name=_SYSTEMS,
+    group_name=_GROUP,
     owners=["team:product_service"],
     description="The product service's collection: the truth.",
 )
 postgres_product = dg.AssetSpec(
     names.POSTGRES,
     kinds={"postgres"},
-    group_name=_SYSTEMS,
+    group_name=_GROUP,
     owners=["team:cart_service"],
     description="The cart service's table: the copy. Events keep it fresh; the sync repairs what they lost.",
 )
