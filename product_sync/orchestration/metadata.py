@@ -11,8 +11,10 @@ from typing import Any
 import dagster as dg
 
 from product_sync.core import quarantine
+from product_sync.core.diff import Difference
 from product_sync.core.layout import Layout, LayoutColumn
 from product_sync.core.load_result import LoadResult
+from product_sync.core.model import Op
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.core.tables import row_count
 from product_sync.core.verify import Verification
@@ -23,7 +25,7 @@ from product_sync.session import SHOWN, Found, Preview, Session
 Metadata = dict[str, Any]
 _DIFFERENCE = ("op", "id", "column", "old", "new")
 _EXPLAINED = 20
-_ENTRY = ("source_key", "stage", "columns", "reasons", "values")
+_ENTRY = ("source_key", "reasons", "columns", "values", "stage")
 #: Dagster's own names: the UI shows them in the asset's list, sidebar and Columns.
 _ROW_COUNT, _COLUMNS, _TABLE = "dagster/row_count", "dagster/column_schema", "dagster/table_name"
 
@@ -49,6 +51,7 @@ def diff_metadata(found: Found) -> Metadata:
         "duration_s": round(found.duration_s, 3),
         "rows_per_second": round(found.rows_per_second, 3),
         "changed_by_column": _by_name(found.changed_columns),
+        **_by_kind(found.first),
         "first_differences": _table([asdict(line) for line in found.first], _DIFFERENCE),
     }
 
@@ -99,7 +102,12 @@ def drift_metadata(report: DriftReport, link: dg.MetadataValue[str | None], dura
     """The drift of this run in one place, with what was found out about it; the whole of it is behind ``link``."""
     counts = report.counts
     lines = [
-        {**asdict(line.difference), "cause": line.explanation.cause, "evidence": line.explanation.because}
+        {
+            "id": line.difference.id,
+            "cause": line.explanation.cause,
+            "difference": _in_short(line.difference),
+            "evidence": line.explanation.because,
+        }
         for line in report.differences[:_EXPLAINED]
     ]
     return {
@@ -110,7 +118,7 @@ def drift_metadata(report: DriftReport, link: dg.MetadataValue[str | None], dura
         "quarantined": counts.quarantined,
         **({"conflicts": report.done["conflicts"]} if report.done else {}),
         "causes": _by_name(report.causes),
-        "first_explained": _table(lines, (*_DIFFERENCE, "cause", "evidence")),
+        "first_explained": _table(lines, ("id", "cause", "difference", "evidence")),
         "report_s": round(duration_s, 3),
     }
 
@@ -127,6 +135,26 @@ def proof_metadata(session: Session, proven: Verification) -> Metadata:
         "kept_out_by_quarantine": proven.quarantined,
         "still_in_flight": proven.in_flight,
     }
+
+
+def _by_kind(first: Sequence[Difference]) -> Metadata:
+    """The first differences once more, in tables that are narrow enough for the UI to show whole."""
+    rows = [asdict(line) for line in first]
+    return {
+        "first_changed": _table([row for row in rows if row["op"] is Op.UPDATE], ("id", "column", "old", "new")),
+        "first_missing": _table([row for row in rows if row["op"] is Op.INSERT], ("id", "new")),
+        "first_extra": _table([row for row in rows if row["op"] is Op.EXTRA], ("id", "old")),
+    }
+
+
+def _in_short(line: Difference) -> str:
+    if line.op is Op.UPDATE:
+        return f"{line.column}: {_or_null(line.old)} → {_or_null(line.new)}"
+    return "only in the source" if line.op is Op.INSERT else "only in the target"
+
+
+def _or_null(value: str | None) -> str:
+    return "NULL" if value is None else value
 
 
 def _columns(layout: Layout) -> dg.TableSchema:

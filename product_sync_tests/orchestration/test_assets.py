@@ -49,6 +49,9 @@ def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_d
     }
     assert expected.items() <= found.items()
     assert {"op": "update", "id": "p0001", "column": "price", "old": "7", "new": "500"} in found["first_differences"]
+    assert found["first_changed"] == [{"id": "p0001", "column": "price", "old": "7", "new": "500"}]
+    assert [line["id"] for line in found["first_missing"]] == ["p0000", "p0002"]
+    assert [line["id"] for line in found["first_extra"]] == ["x"]
     assert {"name": "price", "rows": 1} in found["changed_by_column"]
     assert {"name": "title", "rows": 0} in found["changed_by_column"], "zeros are told"
 

@@ -43,6 +43,7 @@ def test_each_difference_has_the_cause_that_the_earlier_snapshots_prove(shop: Sh
     done = shop.run()
     assert explained(done) == explained(dry), "the files of the dry run are evidence too, and say the same"
     told = done.materialized[names.DRIFT_REPORT]
+    assert {line["id"]: line["difference"] for line in told["first_explained"]}["p0001"] == "price: 500 → 700"
     assert (told["missing"], told["changed"], told["extra"], told["conflicts"]) == (3, 2, 2, 0)
     assert "inserted 3, updated 2" in page(done)
 
