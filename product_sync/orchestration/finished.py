@@ -5,15 +5,15 @@ evaluations are made when a check is planned, so that a later one may hold an ea
 Dagster selects runs are local ones where its PostgreSQL is not set to UTC, an hour of which comes twice in autumn.
 """
 
-from collections.abc import Collection, Iterator
-from typing import Any, TypeGuard
+from collections.abc import Collection
+from typing import TypeGuard
 
 import dagster as dg
 from dagster import DagsterEventType as Kind
 
-from product_sync.core.errors import ProductSyncError
 from product_sync.core.outcomes import CheckOutcome, FinishedRun, Number
 from product_sync.core.verdicts import Severity
+from product_sync.orchestration.failures import failure_of
 from product_sync.orchestration.names import LOAD, TARGET_MATCHES_SOURCE
 from product_sync.orchestration.schedules import is_ours
 
@@ -25,8 +25,6 @@ _READ = {
 OVERLAP_S = 3_600.0
 #: Runs looked at, the newest first; more where all of them are new, up to a bound.
 _LOOK_AT, _AT_MOST = 100, 5_000
-#: How Dagster fails the step of a blocking check. The evaluation says it better.
-_CHECK_FAILED = "DagsterAssetCheckFailedError"
 
 
 def finished_runs(instance: dg.DagsterInstance, since: float, seen: Collection[str]) -> list[FinishedRun]:
@@ -68,7 +66,7 @@ def finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Finished
             outcome = _check(event.asset_check_evaluation_data)
             checks[outcome.check] = outcome
         elif event.event_type in (Kind.STEP_FAILURE, Kind.RUN_FAILURE):
-            failure = failure or _failure(event)
+            failure = failure or failure_of(instance, run.run_id, event)
         else:
             counts |= _numbers(event)
             loaded |= event.event_type is Kind.ASSET_MATERIALIZATION and event.asset_key == dg.AssetKey(LOAD)
@@ -109,30 +107,3 @@ def _numbers(event: dg.DagsterEvent) -> dict[str, Number]:
 
 def _is_number(value: object) -> TypeGuard[Number]:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _failure(event: dg.DagsterEvent) -> str:
-    """Why a step or a run failed, as far as it is ours to say; empty where a check says it."""
-    if event.event_type is Kind.RUN_FAILURE:
-        # Of a run whose step failed, Dagster says only that; of one that was killed, we wrote why.
-        return event.message or "" if "ended from outside" in (event.message or "") else ""
-    error: Any = event.step_failure_data.error
-    name = "an unknown error"
-    while error is not None:
-        if error.cls_name == _CHECK_FAILED:
-            return ""
-        if error.cls_name in _OUR_ERRORS:
-            return str(error.message.partition(": ")[2].strip())
-        name = error.cls_name or name
-        error = error.cause
-    # The text of somebody else's error may hold anything, a password too.
-    return f"The step {event.step_key} raised {name}: a bug, or a case nobody thought of. The run's log has all of it."
-
-
-def _names_of(error: type[ProductSyncError]) -> Iterator[str]:
-    yield error.__name__
-    for kind in error.__subclasses__():
-        yield from _names_of(kind)
-
-
-_OUR_ERRORS = frozenset(_names_of(ProductSyncError))

@@ -35,7 +35,8 @@ from product_sync_tests.shop import Outcome, Shop, ids, product
 ROOT = Path(__file__).parents[2]
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
 QUICK: dict[str, Any] = {"batch_delay_ms": 0, "settle_seconds": 0.0}
-#: Ten batches, a second apart.
+#: A batch a second: long enough for whatever is to happen meanwhile, however busy the machine.
+MANY = 60
 SLOW: dict[str, Any] = {"batch_size": 1, "batch_delay_ms": 1000, "settle_seconds": 0.0}
 LAUNCH = """
 mutation ($parameters: ExecutionParams!) {
@@ -91,7 +92,7 @@ class Server:
         return Outcome(self.shop.instance, run_id, self.record(run_id).dagster_run.is_success)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not happen in time"
@@ -199,20 +200,20 @@ def test_what_the_ui_launches_runs_one_after_the_other(server: Server) -> None:
 
 def test_terminate_rolls_back_frees_the_lock_and_the_next_run_converges(server: Server) -> None:
     shop = server.shop
-    shop.put(*(product(f"t{number}") for number in range(10)))
+    shop.put(*(product(f"t{number}") for number in range(MANY)))
     run_id = server.launch(names.SYNC_JOB, SLOW)
     wait_until(lambda: "t1" in shop.rows)
     assert server.ask(TERMINATE, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
     wait_until(lambda: server.record(run_id).dagster_run.is_finished)
     assert server.status(run_id) is dg.DagsterRunStatus.CANCELED
-    assert "t9" not in shop.rows
+    assert f"t{MANY - 1}" not in shop.rows
     assert server.finished(server.launch(names.SYNC_JOB)).success
-    assert {f"t{number}" for number in range(10)} <= set(shop.rows)
+    assert {f"t{number}" for number in range(MANY)} <= set(shop.rows)
 
 
 def test_a_killed_run_is_marked_as_failed_and_the_queue_goes_on(server: Server) -> None:
     shop = server.shop
-    shop.put(*(product(f"k{number}") for number in range(10)))
+    shop.put(*(product(f"k{number}") for number in range(MANY)))
     run_id = server.launch(names.SYNC_JOB, SLOW)
     wait_until(lambda: "k1" in shop.rows)
     process, _, _ = server.record(run_id).dagster_run.tags[names.PROCESS_TAG].partition("@")
@@ -227,14 +228,15 @@ def test_a_killed_run_is_marked_as_failed_and_the_queue_goes_on(server: Server) 
     )
     assert server.status(run_id) is dg.DagsterRunStatus.FAILURE
     assert server.finished(after).success
-    assert {f"k{number}" for number in range(10)} <= set(shop.rows)
+    assert {f"k{number}" for number in range(MANY)} <= set(shop.rows)
 
 
 def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server: Server) -> None:
     """Of runs that the UI launched (the tests above) and of one that is executed beside the queue, as the command line
     does; and again until it is taken."""
     shop, web = server.shop, server.web
-    killed = "its process"
+    # Whoever looked first said so: we, or the code server that had started it.
+    killed = "This run was ended from outside: its process"
     wait_until(lambda: any(killed in alert["message"] for alert in web.alerts))
     web.status = 503
     shop.put(product("alerted"))
@@ -244,7 +246,7 @@ def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server
     assert web.refused
     web.status = 200
     assert server.finished(server.launch(names.SYNC_JOB)).success
-    wait_until(lambda: web.titles()[-1:] == ["target_matches_source is in order again"])
+    wait_until(lambda: "target_matches_source is in order again" in titles_since(web, failed.run_id))
 
     [alert] = [each for each in web.alerts if failed.run_id in each["message"]]
     assert alert["title"] == "product_sync: target_matches_source failed"
@@ -254,6 +256,12 @@ def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server
     assert sorted(mails) == [["day@shop.example"], ["night@shop.example"]]
     bodies = [alert["message"] for alert in web.alerts]
     assert len(bodies) == len(set(bodies)), "nothing is told twice"
+
+
+def titles_since(web: WebReceiver, run_id: str) -> list[str]:
+    """Of the alerts that came after the one about this run."""
+    about = [place for place, alert in enumerate(web.alerts) if run_id in alert["message"]]
+    return web.titles()[about[0] + 1 :] if about else []
 
 
 def test_the_daemon_runs_the_schedule(server: Server) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
+from dagster._utils import get_run_crash_explanation
 
 from product_sync.orchestration import names, sensors
 from product_sync.orchestration.finished import OVERLAP_S, finished_runs
@@ -107,6 +108,36 @@ def test_a_run_whose_process_was_killed_is_told(shop: Shop, web: WebReceiver) ->
     Daemon(shop.instance).tick()
     [alert] = web.alerts
     assert "its process 999999 is gone" in alert["message"]
+
+
+def test_a_killed_run_is_told_as_such_when_the_code_server_that_had_started_it_looks_first(
+    shop: Shop, web: WebReceiver
+) -> None:
+    run = shop.instance.get_run_by_id(record_run(shop.instance))
+    assert run
+    shop.instance.report_engine_event(get_run_crash_explanation(f"Run execution process for {run.run_id}", -9), run)
+    shop.instance.report_run_failed(run)
+    Daemon(shop.instance).tick()
+    [alert] = web.alerts
+    assert "ended from outside: its process was terminated by signal 9 (SIGKILL)." in alert["message"]
+    assert "the next run does the rest" in alert["message"]
+
+
+def test_a_run_that_failed_before_its_first_step_is_told_with_the_cause_and_no_text_of_others(
+    shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = Daemon(shop.instance)
+    monkeypatch.setenv("SYNC_BATCH_SIZE", "a hundred")
+    shop.run()
+    daemon.tick()
+    assert "SYNC_BATCH_SIZE" in web.alerts[0]["message"]
+    run = shop.instance.get_run_by_id(record_run(shop.instance, job=names.VALIDATE_JOB))
+    assert run
+    shop.instance.report_engine_event("Could not launch it: sesame", run)
+    shop.instance.report_run_failed(run, "It is marked as failed: sesame")
+    daemon.tick()
+    assert "Dagster marked the run as failed." in web.alerts[1]["message"]
+    assert "sesame" not in str(web.alerts)
 
 
 def test_runs_of_others_and_runs_from_before_the_first_look_are_not_told(shop: Shop, web: WebReceiver) -> None:

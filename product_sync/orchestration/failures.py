@@ -1,0 +1,74 @@
+"""Why a run failed, in words that may be sent to people.
+
+Dagster records it in three ways: the failure of a step, with the chain of errors; the failure of the run alone, where
+its resources could not be made; and a run that somebody else has marked as failed, since its process is gone. Of a dead
+process either we say so (`reaping`) or the code server that had started it, whichever looks first.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterEventType as Kind
+
+from product_sync.core.errors import ProductSyncError
+
+#: How Dagster fails the step of a blocking check. The evaluation says it better.
+_CHECK_FAILED = "DagsterAssetCheckFailedError"
+#: What the code server notes of a run's process before it marks the run as failed.
+_CRASH = re.compile(r"process for \S+ (was terminated by signal \d+ \(\w+\)|unexpectedly exited with code -?\d+)")
+_LOG_SAYS = "The run's log has all of it."
+_GO_ON = "What was loaded stays; the next run does the rest."
+
+
+def failure_of(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEvent) -> str:
+    """Why the step or the run of ``event`` failed, with the next step; empty where a check or another event says it."""
+    if event.event_type is Kind.STEP_FAILURE:
+        return _from_error(event.step_failure_data.error, f"The step {event.step_key}")
+    data: Any = event.event_specific_data
+    if data is None or data.error is None:
+        return _from_outside(instance, run_id, event.message or "")
+    if data.first_step_failure_event is not None:
+        return ""  # it was told with its step
+    if data.failure_reason is not None and data.failure_reason.name == "UNEXPECTED_TERMINATION":
+        return f"This run was ended from outside: its process was asked to stop. {_GO_ON}"
+    return _from_error(data.error, "The run")
+
+
+def _from_outside(instance: dg.DagsterInstance, run_id: str, message: str) -> str:
+    if "ended from outside" in message:
+        return f"{message} {_GO_ON}"
+    notes = instance.all_logs(run_id, of_type=Kind.ENGINE_EVENT)
+    crashes = [found[1] for note in notes if (found := _CRASH.search(_message(note)))]
+    if not crashes:
+        # Dagster's daemon says there what it did, and an error's text may be in it.
+        return f"Dagster marked the run as failed. {_LOG_SAYS}"
+    memory = " Where no person did that, the host was short of memory." if "SIGKILL" in crashes[-1] else ""
+    return f"This run was ended from outside: its process {crashes[-1]}.{memory} {_GO_ON}"
+
+
+def _message(entry: dg.EventLogEntry) -> str:
+    return (entry.dagster_event and entry.dagster_event.message) or ""
+
+
+def _from_error(error: Any, what: str) -> str:
+    name = "an unknown error"
+    while error is not None:
+        if error.cls_name == _CHECK_FAILED:
+            return ""
+        if error.cls_name in _OUR_ERRORS:
+            return str(error.message.partition(": ")[2].strip())
+        name = error.cls_name or name
+        error = error.cause
+    # The text of somebody else's error may hold anything, a password too.
+    return f"{what} raised {name}: a bug, or a case nobody thought of. {_LOG_SAYS}"
+
+
+def _names_of(error: type[ProductSyncError]) -> Iterator[str]:
+    yield error.__name__
+    for kind in error.__subclasses__():
+        yield from _names_of(kind)
+
+
+_OUR_ERRORS = frozenset(_names_of(ProductSyncError))
