@@ -21,9 +21,11 @@ def with_pages(assets: Iterable[Asset], settings: PageSettings) -> list[Asset]:
 
     def describe(spec: dg.AssetSpec) -> dg.AssetSpec:
         name = spec.key.to_user_string()
+        page = f"{_PAGE}#{name}"
         return spec.replace_attributes(
             owners=spec.owners or list(settings.owners),
-            metadata={**spec.metadata, "docs": _link(f"{_PAGE}#{name}", settings.docs_url)},
+            description=f"{spec.description} {_sentence(page, settings.docs_url)}",
+            metadata={**spec.metadata, "docs": _link(page, settings.docs_url)},
             freshness_policy=_policy(settings) if name == names.PROOF else None,
         )
 
@@ -35,11 +37,19 @@ def _link(page: str, docs_url: str) -> dg.MetadataValue[str]:
     return dg.MetadataValue.url(f"{docs_url}/{page}") if docs_url else dg.MetadataValue.text(f"docs/{page}")
 
 
+def _sentence(page: str, docs_url: str) -> str:
+    """The same link where it is seen first: below the description, which may be Markdown."""
+    return f"[What this page shows]({docs_url}/{page})" if docs_url else f"What this page shows: docs/{page}"
+
+
 def _policy(settings: PageSettings) -> dg.FreshnessPolicy | None:
-    """Red after the whole time, a warning after three quarters of it, where Dagster can measure that."""
+    """Red after the whole time, a warning after two thirds of it, where Dagster can measure that.
+
+    Not closer: the UI rounds 45 minutes to an hour, and says the same of both.
+    """
     if settings.fresh_for is None:
         return None
-    warn = settings.fresh_for * 0.75
+    warn = settings.fresh_for * 2 / 3
     return dg.FreshnessPolicy.time_window(
         fail_window=settings.fresh_for, warn_window=warn if warn.total_seconds() >= 60 else None
     )

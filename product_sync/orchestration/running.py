@@ -23,6 +23,7 @@ from product_sync.core.errors import (
 from product_sync.core.progress import OnProgress
 from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
+from product_sync.orchestration.narrow_tables import text
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
 from product_sync.reports import SyncReport, ValidationReport
 from product_sync.session import lock_holder
@@ -74,8 +75,8 @@ def run_sync(
             _tell_interrupted_load(report)
         report.duration_s = recorded.duration_s
         report.plan_id = recorded.text("plan_id") or report.plan_id
-        report.first_differences = recorded.table("first_differences")
-        report.first_quarantined = recorded.table("first_quarantined")
+        report.first_differences = recorded.lines("first_differences")
+        report.first_quarantined = recorded.lines("quarantine_entries")
         if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
             report.valid = matches.passed
             report.in_flight = _plain(matches)["in_flight"]
@@ -181,12 +182,10 @@ class _Recorded:
         value = self._metadata[name].value if name in self._metadata else None
         return value if isinstance(value, str) else ""
 
-    def table(self, name: str) -> list[dict[str, str]]:
+    def lines(self, name: str) -> list[dict[str, str]]:
         value = self._metadata.get(name)
-        if not isinstance(value, dg.TableMetadataValue):
-            return []
-        names_in_order = [column.name for column in value.schema.columns]
-        return [{name: str(record.data[name]) for name in names_in_order} for record in value.records]
+        found = value.value if isinstance(value, dg.JsonMetadataValue) else None
+        return [{key: text(item) for key, item in line.items()} for line in found] if isinstance(found, list) else []
 
     def check(self, name: str) -> dg.AssetCheckEvaluation | None:
         return self._checks.get(name)

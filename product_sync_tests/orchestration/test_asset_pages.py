@@ -27,12 +27,13 @@ def test_every_asset_has_a_group_a_kind_an_owner_a_description_and_a_link_to_the
         assert spec.owners, name
         assert spec.description, name
         assert spec.metadata["docs"].value == f"https://docs.example/here/ui.md#{name}"
+        assert f"(https://docs.example/here/ui.md#{name})" in spec.description
 
 
 def test_only_the_proven_copy_has_an_age_that_it_may_not_exceed() -> None:
     policies = {name: spec.freshness_policy for name, spec in specs(PageSettings()).items()}
     proof = policies.pop(names.PROOF)
-    assert proof == dg.FreshnessPolicy.time_window(timedelta(minutes=60), timedelta(minutes=45))
+    assert proof == dg.FreshnessPolicy.time_window(timedelta(minutes=60), timedelta(minutes=40))
     assert set(policies.values()) == {None}
 
 

@@ -35,7 +35,10 @@ def test_a_dry_run_shows_what_a_sync_would_do_and_leaves_everything_as_it_was(sh
     }
     assert ("update", "p0001", "price", "500", "501") in differences
     assert {line["id"] for line in shown["first_differences"]} == {"new", "p0001", "gone"}
-    assert {line["reasons"] for line in shown["first_quarantined"]} == {"wrong_type", "missing_field"}
+    assert [line["why"] for line in shown["first_quarantined"]] == [
+        'price: wrong_type ("12")',
+        "title: missing_field (null)",
+    ]
 
     assert shop.fingerprint == rows
     assert shop.files() == files

@@ -1,0 +1,119 @@
+"""Tables that the UI shows whole.
+
+On an asset's page a table gets what the navigation and the sidebar leave: on a laptop some fifty characters. A wider
+one is cut off there without a sign of it, and its cells do not wrap. So what differs is told in two columns, the id
+and a phrase that is cut around the place where the two values differ; all of it stands beside, behind *Show JSON*.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import dagster as dg
+
+from product_sync.core.diff import Difference
+from product_sync.core.model import Op
+
+_PHRASE, _VALUE, _BEFORE = 48, 20, 6
+
+
+def by_kind(first: Sequence[Difference]) -> dict[str, dg.TableMetadataValue]:
+    """The first differences, one table for each kind."""
+    tables = {"first_changed": Op.UPDATE, "first_missing": Op.INSERT, "first_extra": Op.EXTRA}
+    phrases = {Op.UPDATE: "old → new", Op.INSERT: "the source has", Op.EXTRA: "the target has"}
+    return {
+        name: table(
+            ({"id": line.id, phrases[op]: in_short(line)} for line in first if line.op is op), ("id", phrases[op])
+        )
+        for name, op in tables.items()
+    }
+
+
+def in_short(line: Difference) -> str:
+    """A difference as a phrase: the two values of a column around where they differ, or how the product begins."""
+    if line.op is not Op.UPDATE:
+        return cut(line.new or line.old or "", _PHRASE)
+    old, new = _where_they_differ(_or_null(line.old), _or_null(line.new))
+    return f"{line.column}: {old} → {new}"
+
+
+def entries(found: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Documents that cannot be copied: which, for each column why, and since when where that is known."""
+    names = ("document", "why", "since") if found and "first_seen" in found[0] else ("document", "why")
+    rows = (
+        {
+            "document": cut(_document(entry["source_key"]), _PHRASE),
+            "why": _why(entry),
+            "since": f"{entry['first_seen']:%Y-%m-%d %H:%M}" if "since" in names else "",
+        }
+        for entry in found
+    )
+    return table(rows, names)
+
+
+def whole_entries(found: Iterable[Mapping[str, Any]]) -> dg.JsonMetadataValue:
+    """What `entries` cuts, as it is."""
+    names = ("source_key", "reasons", "columns", "values", "stage")
+    return dg.MetadataValue.json([{name: entry[name] for name in names} for entry in found])
+
+
+def whole_differences(first: Iterable[Difference]) -> dg.JsonMetadataValue:
+    """What `by_kind` cuts, as it is."""
+    return dg.MetadataValue.json([line_of(line) for line in first])
+
+
+def line_of(line: Difference) -> dict[str, str | None]:
+    return {**asdict(line), "op": str(line.op)}
+
+
+def by_name(values: Mapping[Any, int]) -> dg.TableMetadataValue:
+    """Counts by name, such as that of a reason."""
+    schema = dg.TableSchema(columns=[dg.TableColumn("name", "string"), dg.TableColumn("rows", "int")])
+    records = [dg.TableRecord({"name": str(name), "rows": value}) for name, value in values.items()]
+    return dg.MetadataValue.table(records=records, schema=schema)
+
+
+def table(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dg.TableMetadataValue:
+    """The named columns as text; what is absent stays empty, lists are joined."""
+    schema = dg.TableSchema(columns=[dg.TableColumn(name, "string") for name in names])
+    records = [dg.TableRecord({name: text(row[name]) for name in names}) for row in rows]
+    return dg.MetadataValue.table(records=records, schema=schema)
+
+
+def text(value: object) -> str:
+    """As a cell shows it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def cut(value: str, length: int) -> str:
+    return value if len(value) <= length else f"{value[: length - 1]}…"
+
+
+def _where_they_differ(old: str, new: str) -> tuple[str, str]:
+    """Both without the long beginning that they share, and cut."""
+    shared = next(
+        (place for place, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(map(len, (old, new)))
+    )
+    start = shared - _BEFORE
+    if start > 1 and max(len(old), len(new)) > _VALUE:
+        old, new = f"…{old[start:]}", f"…{new[start:]}"
+    return cut(old, _VALUE), cut(new, _VALUE)
+
+
+def _why(entry: Mapping[str, Any]) -> str:
+    told = zip(entry["columns"], entry["reasons"], entry["values"], strict=True)
+    return "; ".join(f"{column}: {reason} ({cut(value or 'null', _VALUE)})" for column, reason, value in told)
+
+
+def _document(source_key: str) -> str:
+    """The ``_id``. An ObjectId, which nearly all are, as its digits; the others as extended JSON, text in quotes."""
+    if source_key.startswith('{"$oid"'):
+        return str(json.loads(source_key)["$oid"])
+    return source_key
+
+
+def _or_null(value: str | None) -> str:
+    return "NULL" if value is None else value
