@@ -1,0 +1,168 @@
+"""One round of the campaign: drift, a run that is struck, the next run, and the judgement."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+
+from product_sync import api
+from product_sync_torture.faults.judge import Ending, Evidence, Run, judge
+from product_sync_torture.faults.kinds import Fault, Place, Strike
+from product_sync_torture.faults.machines import Machines
+from product_sync_torture.faults.scene import BATCH_SIZE, Scene, plan_drift
+from product_sync_torture.surroundings import environment
+
+#: Seconds for a run to end after it was struck, and for the server to notice that it has.
+_RUN_S: Final = 240.0
+_LEAVE_S: Final = 60.0
+_POLL_S: Final = 0.01
+_DELAY_MS: Final = 20
+_ATTEMPTS: Final = 20
+
+
+@dataclass
+class Round:
+    """``missed`` strikes came when the run had ended already; ``ending`` is what the struck run came to, ``None`` for
+    something that no run should come to."""
+
+    fault: str
+    seed: int
+    missed: int = 0
+    ending: Ending | None = None
+    seconds: float = 0.0
+    violations: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def history(folder: Path) -> Iterator[dg.DagsterInstance]:
+    """Where all runs of a worker are recorded: making it takes longer than a run. ``DAGSTER_HOME`` is to name it."""
+    folder.mkdir()
+    (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n", encoding="utf-8")
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        yield instance
+
+
+def play(machines: Machines, home: Path, fault: Fault, seed: int) -> Round:
+    """A round on databases of its own; its seed decides on everything but the speed of the machine. ``home`` is the
+    folder of a `history`."""
+    played = Round(fault.name, seed)
+    started = time.monotonic()
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for attempt in range(_ATTEMPTS):
+            random_ = random.Random(f"{fault.name} {seed} {attempt}")  # noqa: S311 - it has to be repeatable
+            if _attempt(machines, home, instance, fault, random_, played):
+                break
+            played.missed += 1
+        else:
+            played.violations.append(f"it could not be struck in {_ATTEMPTS} attempts")
+    played.seconds = time.monotonic() - started
+    return played
+
+
+def _attempt(
+    machines: Machines,
+    home: Path,
+    instance: dg.DagsterInstance,
+    fault: Fault,
+    random_: random.Random,
+    played: Round,
+) -> bool:
+    """Whether the run was struck before it ended."""
+    small_disk = fault.fills_disk and machines.disk is not None
+    scene = Scene(machines, f"round_{random_.getrandbits(48):012x}", plan_drift(random_), on_small_disk=small_disk)
+    with tempfile.TemporaryDirectory(prefix="product_sync_torture_") as state, ExitStack() as stack:
+        stack.callback(scene.remove)
+        scene.make()
+        variables = {"DAGSTER_HOME": str(home)}
+        stack.enter_context(environment(scene.source_url, scene.target_url, Path(state), **variables))
+        known = {run.run_id for run in instance.get_runs(limit=10)}
+        struck = _struck_run(scene, fault, random_, Path(state))
+        if struck is None:
+            return False
+        left = _left(scene)
+        struck_id = next((run.run_id for run in instance.get_runs(limit=1) if run.run_id not in known), "")
+        report = api.sync(batch_size=BATCH_SIZE, batch_delay_ms=0)
+        evidence = Evidence(
+            scene.drift,
+            _run(instance, struck_id, *struck),
+            _run(instance, report.run_id or "", report.exit_status, report.as_json()),
+            scene.documents(),
+            scene.rows(),
+            scene.writes(),
+            left + _left(scene),
+        )
+        judgement = judge(evidence, fault.expected)
+        played.ending, played.violations = judgement.ending, judgement.violations
+    return True
+
+
+def _struck_run(
+    scene: Scene, fault: Fault, random_: random.Random, folder: Path
+) -> tuple[int | None, dict[str, Any]] | None:
+    """How the run ended and what it answered; ``None`` if it ended before it was struck."""
+    place = fault.place()
+    with ExitStack() as stack, (folder / "out").open("w+b") as out:
+        place.prepare(scene, random_, stack)
+        process = stack.enter_context(_sync(out))
+        if not _reach(place, process):
+            return None
+        fault.strike(Strike(scene, random_, process, place.go_on, stack))
+        try:
+            status: int | None = process.wait(_RUN_S)
+        except subprocess.TimeoutExpired:
+            status = None
+        out.seek(0)
+        lines = out.read().decode("utf-8", "replace").splitlines()
+    return status, json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+
+
+@contextmanager
+def _sync(out: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """``product-sync sync --json`` as a process of its own."""
+    command = [sys.executable, "-m", "product_sync.cli", "sync", "--json"]
+    command += ["--batch-size", str(BATCH_SIZE), "--delay-ms", str(_DELAY_MS)]
+    with subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=dict(os.environ)) as process:  # noqa: S603
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _reach(place: Place, process: subprocess.Popen[bytes]) -> bool:
+    while not place.reached():
+        if process.poll() is not None:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _left(scene: Scene) -> list[str]:
+    """What is still there of runs that have ended, when the server has had its time to notice."""
+    deadline = time.monotonic() + _LEAVE_S
+    while (sessions := scene.sessions()) and time.monotonic() < deadline:
+        time.sleep(10 * _POLL_S)
+    return sessions
+
+
+def _run(instance: dg.DagsterInstance, run_id: str, exit_status: int | None, answer: dict[str, Any]) -> Run:
+    run = instance.get_run_by_id(run_id) if run_id else None
+    if run is None:
+        return Run(exit_status, answer, "", "", "")
+    told = []
+    for entry in instance.all_logs(run_id):
+        told.append(entry.user_message or entry.message)
+        if entry.dagster_event and entry.dagster_event.is_step_failure:
+            told.append(str(entry.dagster_event.step_failure_data.error))
+    return Run(exit_status, answer, run_id, run.status.value, "\n".join(told))

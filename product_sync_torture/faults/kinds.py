@@ -1,0 +1,326 @@
+"""The faults: where each strikes, what it does, and what a run may come to under it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from product_sync_torture.faults.gates import Gate, Side, Stop, Way
+from product_sync_torture.faults.judge import Ending, Expected
+from product_sync_torture.faults.scene import HALT_KEY, Scene
+from product_sync_torture.faults.wire import Step
+
+_STALL_S: Final = (1.0, 5.0)
+#: Requests of a run to each server, about: what lies behind the last one is not struck, and tried again.
+_SOURCE_REQUESTS, _TARGET_REQUESTS = 25, 120
+_LOAD: Final = (Step.BEGIN, Step.WRITE, Step.COMMIT)
+_ANY: Final = tuple(step for step in Step if step is not Step.NOISE)
+
+
+@dataclass
+class Strike:
+    """One round's strike: the place of it, and what it takes to undo it, in ``stack``."""
+
+    scene: Scene
+    random: random.Random
+    process: subprocess.Popen[bytes]
+    go_on: Callable[[Way], None]
+    stack: ExitStack
+
+
+class Place:
+    """Where a run is struck. `prepare` is called before the run starts; `reached`, again and again, says when it is
+    there; then it stands still until `go_on`."""
+
+    def prepare(self, scene: Scene, random_: random.Random, stack: ExitStack) -> None:
+        raise NotImplementedError
+
+    def reached(self) -> bool:
+        raise NotImplementedError
+
+    def go_on(self, way: Way) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class AtRequest(Place):
+    """At a request of one of ``steps`` to one of the servers: in the load at that of a random batch, else anywhere."""
+
+    steps: tuple[Step, ...]
+    side: Side | None = None
+    of_source: bool = False
+
+    def prepare(self, scene: Scene, random_: random.Random, stack: ExitStack) -> None:
+        gate = scene.machines.source_gate if self.of_source else scene.machines.target_gate
+        if self.steps == _ANY:
+            count = _SOURCE_REQUESTS if self.of_source else _TARGET_REQUESTS
+        else:
+            count = scene.drift.batches * len(self.steps)
+        side = self.side or random_.choice([Side.BEFORE, Side.AFTER])
+        self._stop = Stop(self.steps, random_.randint(1, count), side)
+        gate.stop_at(self._stop)
+        stack.callback(gate.stop_at, None)
+        stack.callback(self._stop.go_on, Way.RESET)
+
+    def reached(self) -> bool:
+        return self._stop.reached.is_set()
+
+    def go_on(self, way: Way) -> None:
+        self._stop.go_on(way)
+
+
+@dataclass
+class InServer(Place):
+    """In the middle of a statement, or of a COMMIT: ``at`` a random row that the run has to write."""
+
+    at: str
+
+    def prepare(self, scene: Scene, random_: random.Random, stack: ExitStack) -> None:
+        self._scene = scene
+        scene.halt(random_.choice([key for key in scene.drift.planned if key not in scene.drift.refused]), self.at)
+        stack.callback(scene.halt_nowhere)
+        self._barrier = stack.enter_context(scene.target())
+        self._barrier.execute("SELECT pg_advisory_lock(%s)", [HALT_KEY])
+
+    def reached(self) -> bool:
+        return self._scene.is_halted(self._barrier)
+
+    def go_on(self, _way: Way) -> None:
+        self._barrier.execute("SELECT pg_advisory_unlock(%s)", [HALT_KEY])
+
+
+@dataclass
+class AtTime(Place):
+    """Some time after the first request to the target, or after the process was started."""
+
+    def prepare(self, scene: Scene, random_: random.Random, stack: ExitStack) -> None:
+        self._first = Stop(_ANY, 1, Side.BEFORE)
+        self._first.go_on(Way.ON)
+        scene.machines.target_gate.stop_at(self._first)
+        stack.callback(scene.machines.target_gate.stop_at, None)
+        self._delay_s = random_.uniform(0.0, 2.5)
+        self._since: float | None = time.monotonic() if random_.random() < 0.2 else None
+
+    def reached(self) -> bool:
+        if self._since is None and self._first.reached.is_set():
+            self._since = time.monotonic()
+        return self._since is not None and time.monotonic() - self._since > self._delay_s
+
+    def go_on(self, way: Way) -> None:
+        """It did not stand still."""
+
+
+# What is done to it.
+
+
+def kill_the_run(strike: Strike) -> None:
+    strike.process.kill()
+    strike.process.wait()
+    strike.go_on(Way.RESET)
+
+
+def terminate_the_run(strike: Strike) -> None:
+    strike.process.send_signal(signal.SIGTERM)
+    strike.go_on(Way.ON)
+
+
+def kill_postgres(strike: Strike) -> None:
+    strike.scene.machines.kill_postgres()
+    strike.go_on(Way.ON)
+    time.sleep(strike.random.uniform(0.0, 1.0))
+    strike.scene.machines.start_again()
+
+
+def kill_mongod(strike: Strike) -> None:
+    strike.scene.machines.kill_mongod()
+    strike.go_on(Way.ON)
+    time.sleep(strike.random.uniform(0.0, 1.0))
+    strike.scene.machines.start_again()
+
+
+def reset_target(strike: Strike) -> None:
+    strike.scene.machines.target_gate.reset()
+    strike.go_on(Way.RESET)
+
+
+def reset_source(strike: Strike) -> None:
+    strike.scene.machines.source_gate.reset()
+    strike.go_on(Way.RESET)
+
+
+def stall_target(strike: Strike) -> None:
+    _stall(strike, strike.scene.machines.target_gate)
+
+
+def stall_source(strike: Strike) -> None:
+    _stall(strike, strike.scene.machines.source_gate)
+
+
+def _stall(strike: Strike, gate: Gate) -> None:
+    gate.hold()
+    strike.stack.callback(gate.let_through)
+    strike.go_on(Way.ON)
+    time.sleep(strike.random.uniform(*_STALL_S))
+    gate.let_through()
+
+
+def lose_the_answer(strike: Strike) -> None:
+    strike.go_on(Way.RESET)
+
+
+def lose_the_request(strike: Strike) -> None:
+    strike.go_on(Way.STRAND)
+
+
+def end_the_session(strike: Strike) -> None:
+    if (pid := strike.scene.lock_session()) is not None:
+        with strike.scene.target() as target:
+            target.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    strike.go_on(Way.ON)
+
+
+def take_the_lock(strike: Strike) -> None:
+    """The session with the lock ends, and another sync is quicker to take it."""
+    other = strike.stack.enter_context(strike.scene.target())
+    if (pid := strike.scene.lock_session()) is not None:
+        other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    strike.scene.take_lock(other)
+    strike.go_on(Way.ON)
+
+
+def fill_the_disk(strike: Strike) -> None:
+    scene = strike.scene
+    if scene.on_small_disk and scene.machines.disk is not None:
+        filler = scene.machines.disk / "filler"
+        strike.stack.callback(filler.unlink)
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+    else:
+        for key in scene.drift.planned:
+            scene.halt(key, "full disk")
+        strike.stack.callback(scene.halt_nowhere)
+    strike.go_on(Way.ON)
+
+
+# All of them.
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    place: Callable[[], Place]
+    strike: Callable[[Strike], None]
+    expected: Expected
+    fills_disk: bool = False
+
+
+def _may(*endings: Ending, naming: str = ".") -> Expected:
+    return Expected(frozenset(endings), naming)
+
+
+_KILLED = _may(Ending.KILLED)
+_POSTGRES_LOST = "connection was lost|cannot be reached|PostgreSQL"
+_MONGODB_LOST = "MongoDB at .* (stopped answering|cannot be reached)"
+_WHATEVER = (Ending.RECOVERED, Ending.FAILED, Ending.TURNED_AWAY)
+
+
+def _kill_at(name: str, *steps: Step, side: Side, of_source: bool = False) -> Fault:
+    return Fault(f"SIGKILL {name}", lambda: AtRequest(steps, side, of_source), kill_the_run, _KILLED)
+
+
+FAULTS: Final[tuple[Fault, ...]] = (
+    Fault(
+        "SIGKILL at a random moment",
+        AtTime,
+        kill_the_run,
+        _may(Ending.KILLED, Ending.KILLED_EARLY),
+    ),
+    _kill_at("before a batch is read again", Step.READ_AGAIN, side=Side.BEFORE, of_source=True),
+    _kill_at("before BEGIN", Step.BEGIN, side=Side.BEFORE),
+    _kill_at("after BEGIN", Step.BEGIN, side=Side.AFTER),
+    Fault("SIGKILL in a statement", lambda: InServer("row"), kill_the_run, _KILLED),
+    _kill_at("after a statement", Step.WRITE, side=Side.AFTER),
+    _kill_at("before COMMIT", Step.COMMIT, side=Side.BEFORE),
+    Fault("SIGKILL in COMMIT", lambda: InServer("commit"), kill_the_run, _KILLED),
+    _kill_at("before COMMIT is answered", Step.COMMIT, side=Side.AFTER),
+    _kill_at("before the look after COMMIT", Step.LOOK, side=Side.BEFORE, of_source=True),
+    _kill_at("after that look", Step.LOOK, side=Side.AFTER, of_source=True),
+    Fault("SIGTERM at a random moment", AtTime, terminate_the_run, _may(Ending.CANCELLED, Ending.KILLED_EARLY)),
+    Fault("SIGTERM in the load", lambda: AtRequest(_LOAD), terminate_the_run, _may(Ending.CANCELLED)),
+    Fault(
+        "PostgreSQL killed in the load",
+        lambda: AtRequest(_LOAD),
+        kill_postgres,
+        _may(Ending.RECOVERED),
+    ),
+    Fault(
+        "PostgreSQL killed at any request",
+        lambda: AtRequest(_ANY),
+        kill_postgres,
+        _may(*_WHATEVER, naming=_POSTGRES_LOST),
+    ),
+    Fault("MongoDB killed in the load", lambda: AtRequest(_LOAD), kill_mongod, _may(Ending.RECOVERED)),
+    Fault(
+        "MongoDB killed at any request",
+        lambda: AtRequest(_ANY, of_source=True),
+        kill_mongod,
+        _may(*_WHATEVER, naming=_MONGODB_LOST),
+    ),
+    Fault(
+        "connections to PostgreSQL reset in the load", lambda: AtRequest(_LOAD), reset_target, _may(Ending.RECOVERED)
+    ),
+    Fault(
+        "connections to PostgreSQL reset at any request",
+        lambda: AtRequest(_ANY),
+        reset_target,
+        _may(*_WHATEVER, naming=_POSTGRES_LOST),
+    ),
+    Fault(
+        "connections to MongoDB reset at any request",
+        lambda: AtRequest(_ANY, of_source=True),
+        reset_source,
+        _may(*_WHATEVER, naming=_MONGODB_LOST),
+    ),
+    Fault("PostgreSQL stalls for 1 to 5 s", lambda: AtRequest(_ANY), stall_target, _may(Ending.RECOVERED)),
+    Fault(
+        "MongoDB stalls for 1 to 5 s",
+        lambda: AtRequest(_ANY, of_source=True),
+        stall_source,
+        _may(*_WHATEVER, naming=_MONGODB_LOST),
+    ),
+    Fault(
+        "the answer to COMMIT is lost",
+        lambda: AtRequest((Step.COMMIT,), Side.AFTER),
+        lose_the_answer,
+        _may(Ending.RECOVERED),
+    ),
+    Fault(
+        "COMMIT is lost, and the server does not notice",
+        lambda: AtRequest((Step.COMMIT,), Side.BEFORE),
+        lose_the_request,
+        _may(Ending.RECOVERED),
+    ),
+    Fault("the lock's session is ended", lambda: AtRequest(_LOAD), end_the_session, _may(Ending.RECOVERED)),
+    Fault(
+        "the lock is lost to another sync",
+        lambda: AtRequest(_LOAD),
+        take_the_lock,
+        _may(Ending.FAILED, naming="is being synced by"),
+    ),
+    Fault(
+        "the target's disk is full",
+        lambda: AtRequest((Step.BEGIN,), Side.AFTER),
+        fill_the_disk,
+        _may(Ending.FAILED, naming="(?s)No space left on device.*Free disk space"),
+        fills_disk=True,
+    ),
+)
