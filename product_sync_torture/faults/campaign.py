@@ -45,18 +45,16 @@ class Round:
     violations: list[str] = field(default_factory=list)
 
 
-@contextmanager
-def history(folder: Path) -> Iterator[dg.DagsterInstance]:
-    """Where all runs of a worker are recorded: making it takes longer than a run. ``DAGSTER_HOME`` is to name it."""
+def make_history(folder: Path) -> Path:
+    """A folder in which all runs of a worker are recorded: making it takes as long as a run."""
     folder.mkdir()
     (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n", encoding="utf-8")
-    with dg.DagsterInstance.from_config(str(folder)) as instance:
-        yield instance
+    return folder
 
 
 def play(machines: Machines, home: Path, fault: Fault, seed: int) -> Round:
-    """A round on databases of its own; its seed decides on everything but the speed of the machine. ``home`` is the
-    folder of a `history`."""
+    """A round on databases of its own; its seed decides on everything but the speed of the machine. ``home`` is what
+    `make_history` made."""
     played = Round(fault.name, seed)
     started = time.monotonic()
     with dg.DagsterInstance.from_config(str(home)) as instance:

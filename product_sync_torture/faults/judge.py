@@ -80,8 +80,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of a round. ``struck.status`` is the one after the next run has started; ``left`` are sessions and locks that were
-    still there long after a run had ended."""
+    """Of a round. ``struck.status`` is the one after the next run has started; ``left`` are sessions and locks that
+    were still there long after a run had ended."""
 
     drift: Drift
     struck: Run
@@ -172,9 +172,11 @@ def unequal(drift: Drift, documents: Mapping[str, Row], rows: Sequence[Row]) -> 
     """Rows that are not as the source has them, too few, too many or twice; and a source that was changed."""
     found = [f"row {key} is there {count} times" for key, count in Counter(row[0] for row in rows).items() if count > 1]
     target = {row[0]: row for row in rows}
-    for key in sorted(target.keys() | drift.wanted.keys()):
-        if target.get(key) != drift.wanted.get(key):
-            found.append(f"row {key} is {str(target.get(key))[:80]}, not {str(drift.wanted.get(key))[:80]}")
+    found += [
+        f"row {key} is {str(target.get(key))[:80]}, not {str(drift.wanted.get(key))[:80]}"
+        for key in sorted(target.keys() | drift.wanted.keys())
+        if target.get(key) != drift.wanted.get(key)
+    ]
     if documents != drift.source:
         found.append("the source is another one")
     return found

@@ -11,8 +11,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
-import psycopg
-
 from product_sync_torture.faults.gates import Gate, Side, Stop, Way
 from product_sync_torture.faults.judge import Ending, Expected
 from product_sync_torture.faults.scene import HALT_KEY, Scene

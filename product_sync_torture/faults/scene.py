@@ -27,9 +27,9 @@ _PADDING: Final = "x" * 1_200
 #: The key of the advisory lock that a halted statement waits for.
 HALT_KEY: Final = 4711
 
-# product: the cart's table, with a rule that some products break. audit: what was done to each row, by which transaction
-# of which session; written by a trigger of the table, so that it commits or vanishes with the row. halt: at which rows
-# a statement, or its COMMIT, is to wait, or to meet a full disk.
+# product: the cart's table, with a rule that some products break. audit: what was done to each row, by which
+# transaction of which session; written by a trigger of the table, so that it commits or vanishes with the row. halt: at
+# which rows a statement, or its COMMIT, is to wait, or to meet a full disk.
 _TABLES: Final = """
 CREATE TABLE product (
     id text PRIMARY KEY USING INDEX TABLESPACE {tablespace},
@@ -81,14 +81,15 @@ _SYNC_LOCK = "SELECT pg_advisory_lock(hashtextextended('product_sync:public.prod
 
 
 def plan_drift(random_: random.Random) -> Drift:
-    """Some products missing, some changed, some extra, and in every second round some that the table refuses."""
+    """Some products missing, some changed; in every second round some that the table refuses. In every fourth some extra
+    rows, which have a run read twice, seconds apart."""
     ids = [f"p{number:04}" for number in range(_PRODUCTS)]
     missing = set(random_.sample(ids, random_.randint(40, 90)))
     changed = set(random_.sample(sorted(set(ids) - missing), random_.randint(20, 50)))
     refused = set(random_.sample(sorted(missing), random_.choice([0, 1, 2, 0])))
     source = {key: _row(key, 2, refused=key in refused) for key in ids}
     before = {key: _row(key, 1 if key in changed else 2) for key in ids if key not in missing}
-    extra = {key: _row(key, 1) for key in (f"x{number}" for number in range(random_.randint(0, 3)))}
+    extra = {key: _row(key, 1) for key in (f"x{number}" for number in range(random_.choice([0, 0, 0, 3])))}
     return Drift(source, before | extra, frozenset(refused), BATCH_SIZE)
 
 
@@ -124,7 +125,7 @@ class Scene:
                 server.execute(sql.SQL("CREATE TABLESPACE small_disk LOCATION {}").format(location))
         with self.target() as target:
             target.execute(_TABLES.format(tablespace="small_disk" if self.on_small_disk else "pg_default").encode())
-            with target.cursor() as cursor:
+            with target.transaction(), target.cursor() as cursor:
                 rows = list(self.drift.before.values())
                 cursor.executemany("INSERT INTO product VALUES (%s, %s, %s, %s, %s, %s)", rows)
             target.execute(_TRIGGERS)

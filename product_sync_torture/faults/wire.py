@@ -40,7 +40,7 @@ _ENCRYPTION = frozenset({80877103, 80877104})
 _QUERY, _PARSE, _BIND = b"QPB"
 #: Messages of the extended protocol (Parse, Bind, Describe, Execute, Close) which a Sync has to follow.
 _UNFINISHED = b"PBDEC"
-#: Password, Terminate, and what comes after a COPY: data, its end, its failure. A start-up message begins with a length.
+#: Password, Terminate, and what comes after a COPY: data, its end, its failure. A start-up message begins with 0.
 _NOISE = b"pXdcf\0"
 #: In this order: what begins a batch asks for the id of its transaction in the same request.
 _STATEMENTS = (

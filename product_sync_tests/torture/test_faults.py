@@ -1,0 +1,255 @@
+"""A short slice of the fault campaign; and the judge's eye: planted harm is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from product_sync_torture.faults.campaign import Round, make_history, play
+from product_sync_torture.faults.judge import (
+    Drift,
+    Ending,
+    Evidence,
+    Expected,
+    Row,
+    Run,
+    Write,
+    judge,
+)
+from product_sync_torture.faults.kinds import FAULTS
+from product_sync_torture.faults.machines import Machines, machines
+from product_sync_torture.faults.report import report
+from product_sync_torture.faults.wire import MongoRequests, PostgresRequests, Step
+
+SLICE = [
+    "SIGKILL in a statement",
+    "SIGKILL before COMMIT is answered",
+    "SIGTERM in the load",
+    "PostgreSQL killed in the load",
+    "the answer to COMMIT is lost",
+    "the target's disk is full",
+]
+
+
+@pytest.fixture(scope="module")
+def own_servers() -> Iterator[Machines]:
+    """Servers that may be killed."""
+    with machines() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_history(tmp_path_factory.mktemp("faults") / "home")
+
+
+@pytest.mark.parametrize("name", SLICE)
+def test_struck_anywhere_it_needs_only_to_be_started_again(own_servers: Machines, home: Path, name: str) -> None:
+    (fault,) = [fault for fault in FAULTS if fault.name == name]
+    played = play(own_servers, home, fault, seed=7)
+    assert played.violations == []
+    assert played.ending in fault.expected.endings
+
+
+# The judge, on a round that was planned by hand: four products missing, one changed, batches of two.
+
+
+def row(key: str, version: int = 2) -> Row:
+    return (key, f"{key} in version {version}", version)
+
+
+SOURCE = {key: row(key) for key in "abcde"}
+DRIFT = Drift(SOURCE, {"e": row("e", 1), "x": row("x")}, frozenset(), 2)
+WANTED = [*SOURCE.values(), row("x")]
+FIRST, SECOND = "11111111-first", "22222222-second"
+TOLD = "Trying again after: the connection was lost"
+CAUSE = Expected(frozenset({Ending.RECOVERED, Ending.FAILED, Ending.KILLED}), "connection was lost")
+
+
+def wrote(keys: str, transaction: str, run: str, op: str = "INSERT") -> list[Write]:
+    return [Write(key, op, transaction, f"product_sync {run[:8]} host:1") for key in keys]
+
+
+WRITES = [*wrote("ab", "1", FIRST), *wrote("cd", "2", SECOND), *wrote("e", "3", SECOND, "UPDATE")]
+STRUCK = Run(-9, {}, FIRST, "FAILURE", "its process 17 is gone")
+NEXT = Run(0, {"inserted": 2, "updated": 1, "valid": True}, SECOND, "SUCCESS", TOLD)
+GOOD = Evidence(DRIFT, STRUCK, NEXT, SOURCE, WANTED, WRITES)
+
+
+def violations(evidence: Evidence, expected: Expected = CAUSE) -> list[str]:
+    return judge(evidence, expected).violations
+
+
+def failed(error: str, told: str = TOLD, *, inserted: int = 2, exit_status: int = 1) -> Run:
+    answer = {"inserted": inserted, "updated": 0, "error": {"code": "load_stopped", "message": error, "hint": ""}}
+    return Run(exit_status, answer, FIRST, "FAILURE", told)
+
+
+class TestJudge:
+    def test_a_round_that_converged_is_right(self) -> None:
+        judged = judge(GOOD, CAUSE)
+        assert (judged.ending, judged.violations) == (Ending.KILLED, [])
+
+    @pytest.mark.parametrize(
+        ("rows", "found"),
+        [
+            ([*WANTED, row("a")], "row a is there 2 times"),
+            (WANTED[1:], "row a is None"),
+            ([row("a", 1), *WANTED[1:]], "row a is ('a', 'a in version 1', 1)"),
+            ([*WANTED, row("y")], "row y is"),
+            (WANTED[:-1], "row x is None"),
+        ],
+    )
+    def test_rows_twice_or_missing_or_old_or_strange_or_deleted_are_found(self, rows: list[Row], found: str) -> None:
+        assert violations(replace(GOOD, rows=rows))[0].startswith(found)
+
+    def test_a_source_that_was_written_to_is_found(self) -> None:
+        assert violations(replace(GOOD, documents={})) == ["the source is another one"]
+
+    def test_a_row_that_was_written_twice_is_found(self) -> None:
+        twice = [*WRITES, *wrote("a", "9", SECOND, "UPDATE")]
+        assert "row a was written 2 times: INSERT, UPDATE" in violations(replace(GOOD, writes=twice))
+
+    def test_a_half_batch_is_found_in_either_run(self) -> None:
+        struck = [*wrote("a", "1", FIRST), *wrote("bc", "2", SECOND), *wrote("de", "3", SECOND)]
+        assert any("wrote ['a'] of the batch ['a', 'b']" in text for text in violations(replace(GOOD, writes=struck)))
+        later = [*wrote("ab", "1", FIRST), *wrote("c", "2", SECOND), *wrote("de", "3", SECOND)]
+        assert any("wrote ['c'] of the batch ['c', 'd']" in text for text in violations(replace(GOOD, writes=later)))
+
+    def test_two_batches_in_one_transaction_are_found(self) -> None:
+        assert any(
+            "['a', 'b', 'c', 'd']" in text for text in violations(replace(GOOD, writes=wrote("abcd", "1", FIRST)))
+        )
+
+    def test_a_batch_with_a_refused_row_may_be_halved_but_not_mixed(self) -> None:
+        drift = replace(DRIFT, refused=frozenset("b"))
+        rows = [one for one in WANTED if one[0] != "b"]
+        halved = [*wrote("a", "1", FIRST), *wrote("cd", "2", SECOND), *wrote("e", "3", SECOND, "UPDATE")]
+        assert violations(replace(GOOD, drift=drift, rows=rows, writes=halved)) == []
+        mixed = [*wrote("ac", "1", FIRST), *wrote("d", "2", SECOND), *wrote("e", "3", SECOND, "UPDATE")]
+        assert any(
+            "wrote ['a', 'c']" in text for text in violations(replace(GOOD, drift=drift, rows=rows, writes=mixed))
+        )
+
+    def test_a_lock_that_is_left_is_found(self) -> None:
+        assert violations(replace(GOOD, left=["advisory lock of product_sync"])) == [
+            "left behind: advisory lock of product_sync"
+        ]
+
+    def test_a_writer_that_no_history_knows_is_found(self) -> None:
+        silent = replace(GOOD, struck=Run(-9, {}, "", "", ""))
+        assert any("is in no history" in text for text in violations(silent, Expected(frozenset(Ending))))
+
+    def test_a_next_run_that_is_red_is_found(self) -> None:
+        red = replace(NEXT, exit_status=3, status="FAILURE", answer={**NEXT.answer, "valid": None})
+        assert "the next run ended with 3" in violations(replace(GOOD, next=red))[0]
+
+    def test_wrong_counts_are_found(self) -> None:
+        assert violations(replace(GOOD, struck=failed("the connection was lost"))) == []
+        wrong = violations(replace(GOOD, struck=failed("the connection was lost", inserted=4)))
+        assert wrong == ["run 11111111 says that it wrote 4 rows by INSERT, it wrote 2"]
+
+    @pytest.mark.parametrize(
+        "struck",
+        [
+            Run(1, {}, FIRST, "FAILURE", TOLD),
+            Run(-9, {}, FIRST, "STARTED", ""),
+            Run(None, {}, FIRST, "STARTED", ""),
+            Run(-11, {}, FIRST, "FAILURE", "its process 17 is gone"),
+            Run(0, {"inserted": 2, "valid": True}, FIRST, "FAILURE", TOLD),
+            Run(1, {"inserted": 2, "error": {"code": "x", "message": "the connection was lost"}}, FIRST, "SUCCESS", ""),
+            failed("the connection was lost", exit_status=2),
+        ],
+        ids=[
+            "no error",
+            "never marked",
+            "endless",
+            "crash",
+            "green and failed",
+            "red and succeeded",
+            "blames settings",
+        ],
+    )
+    def test_an_end_that_is_silent_or_contradicts_itself_is_found(self, struck: Run) -> None:
+        judged = judge(replace(GOOD, struck=struck), CAUSE)
+        assert judged.ending is None
+        assert "the history says" in judged.violations[0]
+
+    def test_an_ending_that_the_fault_does_not_excuse_is_found(self) -> None:
+        only_recovered = Expected(frozenset({Ending.RECOVERED}))
+        assert violations(GOOD, only_recovered)[0].startswith("it killed")
+
+    def test_an_error_that_does_not_name_the_cause_is_found_on_both_sides(self) -> None:
+        assert "its error does not name" in violations(replace(GOOD, struck=failed("something went wrong")))[0]
+        told = violations(replace(GOOD, struck=failed("the connection was lost", told="step failed")))
+        assert "the history does not name" in told[0]
+
+    def test_a_kill_that_the_history_does_not_tell_is_found(self) -> None:
+        assert "does not say that it was killed" in violations(replace(GOOD, struck=replace(STRUCK, told="")))[0]
+
+    def test_a_success_that_has_not_compared_is_found(self) -> None:
+        struck = Run(0, {"inserted": 2, "valid": None}, FIRST, "SUCCESS", TOLD)
+        assert "without having compared" in violations(replace(GOOD, struck=struck))[0]
+
+
+def test_a_violation_is_in_the_report_with_what_it_takes_to_see_it_again() -> None:
+    bad = Round(FAULTS[0].name, 5, ending=None, violations=["row a is there 2 times"])
+    good = Round(FAULTS[0].name, 6, missed=2, ending=Ending.KILLED)
+    text = report([bad, good], asked=3, workers=1, disk=False)
+    assert "Unfinished: 2 of 3" in text
+    assert f"- `--only '{FAULTS[0].name}' --seed 5`: row a is there 2 times" in text
+    assert f"| {FAULTS[0].name} | 2 | 0 | 0 | 0 | 0 | 1 | 0 | 2 | 1 |" in text
+
+
+# The steps, as the campaign reads them off the wire.
+
+
+def message(kind: bytes, body: bytes) -> bytes:
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+class TestWire:
+    STARTUP = (8 + 5).to_bytes(4, "big") + (196608).to_bytes(4, "big") + b"user\0"
+
+    def steps(self, data: bytes, chunk: int) -> list[Step]:
+        requests = PostgresRequests()
+        return [step for start in range(0, len(data), chunk) for step, _ in requests.feed(data[start : start + chunk])]
+
+    @pytest.mark.parametrize("chunk", [1, 7, 10_000])
+    def test_the_steps_of_a_batch_are_told_apart_however_the_bytes_arrive(self, chunk: int) -> None:
+        parse = message(b"P", b"insert\0INSERT INTO product\0\0\0")
+        execute = message(b"B", b"\0insert\0rest") + message(b"E", b"\0\0\0\0\0") + message(b"S", b"")
+        data = b"".join(
+            [
+                self.STARTUP,
+                message(b"Q", b"COMMIT\0"),  # of no batch
+                message(b"Q", b"BEGIN; SELECT pg_catalog.pg_current_xact_id()\0"),
+                parse + execute,
+                message(b"Q", b"COMMIT\0"),
+                message(b"Q", b"BEGIN; SELECT pg_catalog.pg_current_xact_id()\0"),
+                execute,  # by its name only
+                message(b"Q", b"ROLLBACK\0"),
+                message(b"X", b""),
+            ]
+        )
+        begin, write, commit, other, noise = Step.BEGIN, Step.WRITE, Step.COMMIT, Step.OTHER, Step.NOISE
+        assert self.steps(data, chunk) == [noise, other, begin, write, commit, begin, write, other, noise]
+
+    def test_what_mongodb_is_asked_for_is_told_apart(self) -> None:
+        def query(body: bytes) -> bytes:
+            return (16 + len(body)).to_bytes(4, "little") + bytes(12) + body
+
+        ids = b"\x03projection\0\x0e\0\0\0\x10_id\0\x01\0\0\0\0"
+        data = b"".join(
+            map(query, [b"\x10hello\0", b"\x02find\0", b"\x02find\0\x04$in\0", b"\x02find\0" + ids, b"\x02count\0"])
+        )
+        assert [step for step, _ in MongoRequests().feed(data)] == [
+            Step.NOISE,
+            Step.PAGE,
+            Step.READ_AGAIN,
+            Step.LOOK,
+            Step.OTHER,
+        ]
