@@ -40,10 +40,11 @@ bench-latency: ## what the target's users feel of a load at each pace: docs/late
 	@scripts/make-venv embedded
 	@.venv/bin/python -m product_sync_bench.latency --rounds $(ROUNDS)
 
-torture: ## the campaigns that try to break the promises: docs/torture (about half an hour)
+torture: ## the campaigns that try to break the promises: docs/torture (about an hour)
 	@scripts/make-venv test
 	.venv/bin/python -m product_sync_torture.live --report docs/torture/live.md
 	.venv/bin/python -m product_sync_torture.documents --report docs/torture/documents.md
+	.venv/bin/python -m product_sync_torture.faults --workers $(WORKERS) --report docs/torture/faults.md
 
 format: ## put the code into the form that `make check` wants
 	@scripts/make-venv dev

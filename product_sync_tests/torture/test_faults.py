@@ -24,10 +24,11 @@ from product_sync_torture.faults.machines import Machines, machines
 from product_sync_torture.faults.report import report
 from product_sync_torture.faults.wire import MongoRequests, PostgresRequests, Step
 
+#: One whose rounds have no extra rows: those cost two waits of five seconds.
+SEED = 13
 SLICE = [
     "SIGKILL in a statement",
     "SIGKILL before COMMIT is answered",
-    "SIGTERM in the load",
     "PostgreSQL killed in the load",
     "the answer to COMMIT is lost",
     "the target's disk is full",
@@ -49,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", SLICE)
 def test_struck_anywhere_it_needs_only_to_be_started_again(own_servers: Machines, home: Path, name: str) -> None:
     (fault,) = [fault for fault in FAULTS if fault.name == name]
-    played = play(own_servers, home, fault, seed=7)
+    played = play(own_servers, home, fault, seed=SEED)
     assert played.violations == []
     assert played.ending in fault.expected.endings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -137,6 +138,13 @@ def kill_postgres(strike: Strike) -> None:
     strike.scene.machines.start_again()
 
 
+def kill_a_server_process(strike: Strike) -> None:
+    """As the system does when it is out of memory: PostgreSQL then ends all sessions and recovers."""
+    if (pid := strike.scene.lock_session()) is not None:
+        os.kill(pid, signal.SIGKILL)
+    strike.go_on(Way.ON)
+
+
 def kill_mongod(strike: Strike) -> None:
     strike.scene.machines.kill_mongod()
     strike.go_on(Way.ON)
@@ -258,6 +266,12 @@ FAULTS: Final[tuple[Fault, ...]] = (
         "PostgreSQL killed in the load",
         lambda: AtRequest(_LOAD),
         kill_postgres,
+        _may(Ending.RECOVERED),
+    ),
+    Fault(
+        "a server process of PostgreSQL killed in the load",
+        lambda: AtRequest(_LOAD),
+        kill_a_server_process,
         _may(Ending.RECOVERED),
     ),
     Fault(

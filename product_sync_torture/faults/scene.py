@@ -81,8 +81,8 @@ _SYNC_LOCK = "SELECT pg_advisory_lock(hashtextextended('product_sync:public.prod
 
 
 def plan_drift(random_: random.Random) -> Drift:
-    """Some products missing, some changed; in every second round some that the table refuses. In every fourth some extra
-    rows, which have a run read twice, seconds apart."""
+    """Some products missing, some changed; in every second round some that the table refuses. In every fourth round
+    some extra rows, which have a run read twice, seconds apart."""
     ids = [f"p{number:04}" for number in range(_PRODUCTS)]
     missing = set(random_.sample(ids, random_.randint(40, 90)))
     changed = set(random_.sample(sorted(set(ids) - missing), random_.randint(20, 50)))
