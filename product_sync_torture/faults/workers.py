@@ -1,0 +1,84 @@
+"""Plays rounds in several processes, each with servers of its own, so that one that is killed disturbs nobody else."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import queue
+import signal
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from product_sync_torture.faults.campaign import Round, make_history, play
+from product_sync_torture.faults.kinds import FAULTS
+from product_sync_torture.faults.machines import machines
+
+# Names only: the class takes no parameters at run time.
+if TYPE_CHECKING:
+    #: A fault's place among `FAULTS` and the seed of a round that is to be played; ``None`` for no more.
+    _Tasks = Queue[tuple[int, int] | None]
+    #: A round and whether its worker has a disk to fill; or what the worker died of.
+    _Played = Queue[tuple[Round, bool] | str]
+
+_LOOK_S: Final = 1.0
+
+
+class WorkerDied(Exception):
+    """A worker could not go on: a fault of the campaign, or of the machine."""
+
+
+def play_all(tasks: Sequence[tuple[int, int]], workers: int) -> Iterator[tuple[Round, bool]]:
+    """Each round when it has been played, and whether its worker has a disk to fill. Raises `WorkerDied`."""
+    # Not forked: the workers start servers and threads.
+    context = multiprocessing.get_context("spawn")
+    to_play: _Tasks = context.Queue()
+    played: _Played = context.Queue()
+    for task in [*tasks, *[None] * workers]:
+        to_play.put(task)
+    processes = [context.Process(target=_work, args=(to_play, played)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    try:
+        for _ in tasks:
+            yield _next(played, processes)
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        raise
+    finally:
+        for process in processes:
+            process.join()
+
+
+def _next(played: _Played, processes: Sequence[multiprocessing.process.BaseProcess]) -> tuple[Round, bool]:
+    while True:
+        # Asked before the queue is: what a process has put there before it ended is found.
+        ended = not any(process.is_alive() for process in processes)
+        try:
+            found = played.get(timeout=_LOOK_S)
+        except queue.Empty:
+            if ended:
+                raise WorkerDied("All workers have ended before the last round.") from None
+            continue
+        if isinstance(found, str):
+            raise WorkerDied(found)
+        return found
+
+
+def _work(tasks: _Tasks, played: _Played) -> None:
+    logging.disable(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are stopped
+    try:
+        with machines() as own, tempfile.TemporaryDirectory(prefix="product_sync_torture_") as folder:
+            home = make_history(Path(folder) / "home")
+            while task := tasks.get():
+                fault, seed = task
+                played.put((play(own, home, FAULTS[fault], seed), own.disk is not None))
+    except KeyboardInterrupt:
+        pass
+    except Exception:  # noqa: BLE001 - it is told where somebody listens
+        played.put(traceback.format_exc())
