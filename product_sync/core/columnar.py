@@ -230,7 +230,10 @@ class PageConverter:
         is_read = has_shape.copy()
         is_read[has_shape] = certain
         (id_kind,) = next(element.kinds for element in shape if element.name == "_id")
-        arrays = [pa.repeat(pa.scalar(str(_ID_TYPES[id_kind])), rows), *(column.values for column in columns.values())]
+        id_types = pa.DictionaryArray.from_arrays(
+            np.zeros(rows, np.int8), [str(_ID_TYPES[id_kind])]
+        ).dictionary_decode()
+        arrays = [id_types, *(column.values for column in columns.values())]
         batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
         return is_read, batch if certain.all() else batch.filter(pa.array(certain))
 

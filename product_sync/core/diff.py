@@ -7,6 +7,7 @@ reported nor repaired, so it compares nothing but canonical values (`model`), an
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from product_sync.core import diff_rows, quarantine
 from product_sync.core.layout import ID_TYPE, Layout, LayoutColumn
 from product_sync.core.model import Op, TypeName
+from product_sync.core.pairs import without_equal_pairs
 from product_sync.core.tables import duckdb_connection, row_count, write_parquet
 
 _PAGE_ROWS = 8_192
@@ -78,9 +79,13 @@ def diff(
     Rows come in the order: not refused before refused, then insert, update, extra, then id.
     """
     counter: Counter[tuple[str, bool]] = Counter()
-    with duckdb_connection(out.parent) as connection:
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix="pairs-") as folder,
+        duckdb_connection(out.parent) as connection,
+    ):
+        to_join = without_equal_pairs(layout, source_rows, target_rows, Path(folder))
         _register(connection, layout, rejects, previous_quarantine)
-        paths = {"source": str(source_rows), "target": str(target_rows)}
+        paths = dict(zip(("source", "target"), map(str, to_join), strict=True))
         reader = connection.sql(_difference_sql(layout), params=paths).to_arrow_reader(_PAGE_ROWS)
         write_parquet(out, layout.diff_schema, _counted(_renamed(reader, layout), counter), metadata=metadata)
         without_row = connection.execute(_REJECTS_WITHOUT_ROW_SQL, {"source": str(source_rows)}).fetchone()[0]
@@ -195,10 +200,17 @@ def first_differences(path: Path, layout: Layout, limit_per_op: int = 10) -> lis
 
 def first_rows(path: Path, op: Op, limit: int) -> pa.Table:
     """The first ``limit`` rows of ``op``, by id, without those that were refused before."""
-    wanted = (ds.field("op") == str(op)) & ~ds.field("refused_before")
-    return (
-        ds.dataset(path, format="parquet").scanner(filter=wanted, batch_size=_PAGE_ROWS, batch_readahead=1).head(limit)
-    )
+    with pq.ParquetFile(path) as file:
+        found = file.schema_arrow.empty_table()
+        for group in range(file.num_row_groups):
+            marks = file.read_row_group(group, columns=["op", "refused_before"])
+            wanted = pc.and_(pc.equal(marks["op"], str(op)), pc.invert(marks["refused_before"]))
+            places = pc.indices_nonzero(wanted)[: limit - found.num_rows]
+            if len(places):
+                found = pa.concat_tables([found, file.read_row_group(group).take(places)])
+            if found.num_rows == limit:
+                break
+    return found
 
 
 def lines_of(row: pa.Table, op: Op, layout: Layout) -> Iterator[Difference]:

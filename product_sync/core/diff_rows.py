@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -58,12 +59,14 @@ def aligned(found: pa.Table, key: str, wanted: Sequence[str]) -> pa.Table:
 def same_values(left: pa.Table, right: pa.Table, columns: Iterable[LayoutColumn]) -> pa.ChunkedArray:
     """Per row: whether all ``columns`` hold the same value. Two NULLs are the same, and so are two NaN, as for
     PostgreSQL's and DuckDB's IS NOT DISTINCT FROM."""
-    always = pa.chunked_array([pa.repeat(True, left.num_rows)], pa.bool_())
+    always = pa.chunked_array([pa.array(np.ones(left.num_rows, dtype=bool))], pa.bool_())
     return reduce(pc.and_, (_same(left[column.name], right[column.name]) for column in columns), always)
 
 
 def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
-    same = pc.or_(pc.fill_null(pc.equal(left, right), False), pc.and_(pc.is_null(left), pc.is_null(right)))
+    same = pc.equal(left, right)
+    if same.null_count:
+        same = pc.or_(pc.fill_null(same, False), pc.and_(pc.is_null(left), pc.is_null(right)))
     if pa.types.is_floating(left.type):
         both_nan = pc.and_(pc.fill_null(pc.is_nan(left), False), pc.fill_null(pc.is_nan(right), False))
         return pc.or_(same, both_nan)

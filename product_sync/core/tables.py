@@ -64,7 +64,15 @@ def parquet_writer(path: Path, schema: pa.Schema, *, metadata: Mapping[str, str]
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            with pq.ParquetWriter(file, schema.with_metadata(dict(metadata)), compression="lz4") as writer:
+            # Products have few values in common, and nobody asks for a range of them: dictionaries and statistics
+            # would be a third of the work.
+            with pq.ParquetWriter(
+                file,
+                schema.with_metadata(dict(metadata)),
+                compression="lz4",
+                use_dictionary=False,
+                write_statistics=False,
+            ) as writer:
                 sink = ParquetSink(writer)
                 yield sink
                 sink.flush()

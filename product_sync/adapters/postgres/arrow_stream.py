@@ -29,6 +29,7 @@ _SQLSTATE: Final = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
 _BEGIN: Final = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
     "SET LOCAL row_security = off",
+    "SET LOCAL synchronize_seqscans = off",
 )
 
 

@@ -17,7 +17,11 @@ from product_sync.core.layout import Layout, LayoutColumn
 
 # One consistent picture for all statements of a reading, and an error instead of fewer rows where row-level security
 # would hide some (manual, "row_security").
-BEGIN_READ: Final = sql.SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off")
+# From the beginning of the table, wherever somebody else reads it just then: its order is worth something (core/pairs.py).
+BEGIN_READ: Final = sql.SQL(
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off;"
+    " SET LOCAL synchronize_seqscans = off"
+)
 
 # Which server process serves this connection, and since when: a process id alone may be used again.
 BACKEND: Final = sql.SQL(

@@ -1,0 +1,95 @@
+"""Leaving equal pairs out changes no diff: the same as without it, in whatever order the rows lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from product_sync.core import diff as diffs
+from product_sync.core import quarantine
+from product_sync.core.layout import Layout
+from product_sync.core.model import ColumnType, TypeName
+from product_sync.core.pairs import Window, without_equal_pairs
+from product_sync.core.tables import row_count, write_parquet
+from product_sync_tests.core.layouts import layout_of
+
+LAYOUT = layout_of(
+    {"weight": ColumnType(TypeName.DOUBLE), "note": ColumnType(TypeName.TEXT)},
+    {"weight": {"required": False}, "note": {"required": False, "update": False}},
+)
+SMALL = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=1_000)
+
+weights = st.sampled_from([None, 0.0, 1.5, float("nan")])
+sides = st.dictionaries(st.integers(0, 30).map("{:02d}".format), weights, max_size=31).map(lambda d: list(d.items()))
+
+
+def written(layout: Layout, folder: Path, source: list[tuple[str, Any]], target: list[tuple[str, Any]]) -> None:
+    new = [{"source_id_type": "string", "id": row_id, "weight": w, "note": "new"} for row_id, w in source]
+    old = [{"id": row_id, "weight": w, "note": "old"} for row_id, w in target]
+    for name, schema, rows in (("source", layout.source_schema, new), ("target", layout.target_schema, old)):
+        write_parquet(folder / name, schema, [pa.RecordBatch.from_pylist(rows, schema)], metadata={})
+    write_parquet(folder / "rejects", quarantine.rejects_schema(layout), [], metadata={})
+
+
+def differences(folder: Path) -> list[dict[str, Any]]:
+    paths = (folder / "source", folder / "rejects", folder / "target", None, folder / "diff")
+    diffs.diff(LAYOUT, *paths, metadata={})
+    return [{name: repr(value) for name, value in row.items()} for row in pq.read_table(folder / "diff").to_pylist()]
+
+
+def ids(path: Path) -> list[str]:
+    return [str(row_id) for row_id in pq.read_table(path)["id"].to_pylist()]
+
+
+@settings(deadline=None)
+@given(sides, st.data())
+def test_the_diff_is_the_same_whatever_the_order(source: list[tuple[str, Any]], data: st.DataObject) -> None:
+    kept = data.draw(st.lists(st.sampled_from(source or [("x", None)]), unique_by=lambda row: row[0]))
+    others = data.draw(sides)
+    target = data.draw(st.permutations(list(dict([*others, *kept]).items())))
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        written(LAYOUT, folder, data.draw(st.permutations(source)), target)
+        patch.setattr(diffs, "without_equal_pairs", lambda _, new, old, __: (new, old))
+        plainly = differences(folder)
+        patch.setattr(diffs, "without_equal_pairs", lambda *paths: without_equal_pairs(*paths, SMALL))
+        assert differences(folder) == plainly
+
+
+def test_only_rows_that_differ_go_on(tmp_path: Path) -> None:
+    rows = [(f"{number:03d}", float(number)) for number in range(300)]
+    target = [(row_id, weight + (row_id == "150")) for row_id, weight in rows if row_id != "100"]
+    written(LAYOUT, tmp_path, rows, target)
+    paths = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
+    assert [sorted(ids(path)) for path in paths] == [["100", "150"], ["150"]]
+
+
+def test_rows_that_were_moved_far_meet_in_the_join(tmp_path: Path) -> None:
+    rows = [(f"{number:03d}", float(number)) for number in range(300)]
+    written(LAYOUT, tmp_path, rows, [*rows[10:], *rows[:10]])
+    source, target = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
+    assert 0 < row_count(source) == row_count(target) <= 10
+    assert differences(tmp_path) == []
+
+
+def test_orders_that_have_nothing_in_common_are_joined_as_they_are(tmp_path: Path) -> None:
+    rows = [(f"{number:03d}", float(number)) for number in range(300)]
+    written(LAYOUT, tmp_path, rows, rows[::-1])
+    given_paths = tmp_path / "source", tmp_path / "target"
+    window = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=4)
+    assert without_equal_pairs(LAYOUT, *given_paths, tmp_path, window) == given_paths
+
+
+def test_a_window_of_few_bytes_holds_few_rows(tmp_path: Path) -> None:
+    rows = [(f"{number:03d}", float(number)) for number in range(300)]
+    written(LAYOUT, tmp_path, rows, [*rows[10:], *rows[:10]])
+    window = Window(rows=1_000, bytes=100, page_rows=2, trial_pages=1_000)
+    source, target = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, window)
+    assert 0 < row_count(source) == row_count(target) <= 10
