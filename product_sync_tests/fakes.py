@@ -129,6 +129,9 @@ class FakeSource:
         self.script.play("source.existing")
         return {source_id for source_id in ids if _identity(to_bson(source_id)) in self._documents}
 
+    def all_exist(self, ids: pa.Table) -> bool:
+        return not ids.num_rows
+
     def _converted(self, documents: Iterable[Mapping[str, Any]]) -> SourceBatch:
         return self._converter.batch(bson.encode(document, codec_options=CODEC_OPTIONS) for document in documents)
 

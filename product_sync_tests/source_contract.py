@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import pyarrow as pa
 import pytest
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from product_sync.core.errors import SourceMissing
-from product_sync.core.layout import Layout, bind
+from product_sync.core.layout import ID_TYPE, Layout, bind
 from product_sync.core.mapping import load_mapping
 from product_sync.core.model import (
     ColumnType,
@@ -64,6 +65,12 @@ def product(product_id: object, **changes: object) -> dict[str, object]:
         "quantity": 3,
     }
     return {name: value for name, value in (document | changes).items() if value is not ...}
+
+
+def id_rows(source_ids: list[SourceId]) -> pa.Table:
+    """The columns by which rows of the diff name their documents."""
+    types, texts = [str(each.type) for each in source_ids], [each.text for each in source_ids]
+    return pa.table([pa.array(types, pa.string()), pa.array(texts, pa.string())], names=[ID_TYPE, "id"])
 
 
 def ids_of(batches: Sequence[SourceBatch]) -> list[SourceId]:
@@ -167,6 +174,17 @@ class SourceContract:
 
         assert ids_of([source.fetch([gone, here])]) == [here]
         assert source.existing([gone, here]) == {here}
+
+    def test_all_are_said_to_exist_only_if_they_do(self, source_of: SourceOf) -> None:
+        source = source_of([product(OBJECT_ID), product("a")])
+        asked = [SourceId(IdType.OBJECT_ID, str(OBJECT_ID)), SourceId(IdType.STRING, "a")]
+        gone = [SourceId(IdType.OBJECT_ID, "f" * 24), SourceId(IdType.STRING, "gone")]
+
+        assert source.all_exist(id_rows([]))
+        for missing in gone:
+            assert not source.all_exist(id_rows([missing]))
+            assert not source.all_exist(id_rows([*asked, missing]))
+        assert not source.all_exist(id_rows([asked[0], gone[0]]))
 
     def test_a_document_that_can_no_longer_be_converted_is_fetched_as_a_reject(self, source_of: SourceOf) -> None:
         asked = SourceId(IdType.STRING, "a")

@@ -19,7 +19,7 @@ from product_sync.core.errors import EveryBatchWouldFail, LoadStopped, RowsRefus
 from product_sync.core.extended_json import cut
 from product_sync.core.layout import Layout
 from product_sync.core.load_result import LoadResult
-from product_sync.core.model import Defect, Reason, Reject, SourceId, Stage
+from product_sync.core.model import Defect, Reason, Reject, Stage
 from product_sync.core.ports import Source, WriteBatch, Written
 from product_sync.core.recheck import recheck
 from product_sync.core.tables import ParquetSink
@@ -107,8 +107,10 @@ class BatchWork:
 
     def _take_back(self, rows: pa.Table, part: WriteBatch, written: Written) -> None:
         """Delete again what was inserted for a product that has gone: its delete event may have come first."""
-        inserted = diff_rows.source_ids(diff_rows.with_ids(rows, "id", written.inserted))
-        gone = self._gone(inserted)
+        if not written.inserted:
+            return
+        all_of_them = len(written.inserted) == rows.num_rows
+        gone = self._gone(rows if all_of_them else diff_rows.with_ids(rows, "id", written.inserted))
         if not gone:
             return
         doomed = diff_rows.with_ids(part.inserts, self._key, gone)
@@ -126,18 +128,19 @@ class BatchWork:
                 ", ".join(cut(row_id) for row_id in sorted(gone)),
             )
 
-    def _gone(self, asked: list[SourceId]) -> set[str]:
-        """The text ids for which no document exists any more."""
-        if not asked:
+    def _gone(self, rows: pa.Table) -> set[str]:
+        """The text ids of diff rows for which no document exists any more."""
+        if self._source.all_exist(rows):
             return set()
+        asked = diff_rows.source_ids(rows)
         return {source_id.text for source_id in asked} - {found.text for found in self._source.existing(asked)}
 
     def _explain_unwritten(self, rows: pa.Table, part: WriteBatch, written: Written) -> None:
+        if len(written.inserted) + len(written.updated) == part.num_rows:
+            return
         inserts = part.inserts.filter(self._not_in(part.inserts, written.inserted))
         not_updated = self._not_in(part.new, written.updated)
         new, old = part.new.filter(not_updated), part.old.filter(not_updated)
-        if inserts.num_rows + new.num_rows == 0:
-            return
         wanted = [*inserts[self._key].to_pylist(), *new[self._key].to_pylist()]
         now = diff_rows.aligned(self._transactions.fetch(wanted), self._key, wanted)
         is_there = pc.is_valid(now[self._key])
@@ -145,7 +148,7 @@ class BatchWork:
         untouched = pc.and_(updated_is_there, diff_rows.same_values(now_updated, old, self._layout.compared))
         absent = inserts.filter(pc.invert(is_there.slice(0, inserts.num_rows)))
         # A row that was there when we inserted and is not now was deleted by its event: its product is gone too.
-        gone = self._gone(diff_rows.source_ids(diff_rows.with_ids(rows, "id", absent[self._key].to_pylist())))
+        gone = self._gone(diff_rows.with_ids(rows, "id", absent[self._key].to_pylist()))
         swallowed = pa.concat_tables([absent.filter(self._not_in(absent, gone)), new.filter(untouched)])
         self._result.conflicts += len(wanted) - swallowed.num_rows
         for index in range(swallowed.num_rows):

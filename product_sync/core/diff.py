@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -83,11 +84,16 @@ def diff(
         tempfile.TemporaryDirectory(dir=out.parent, prefix="pairs-") as folder,
         duckdb_connection(out.parent) as connection,
     ):
-        to_join = without_equal_pairs(layout, source_rows, target_rows, Path(folder))
-        _register(connection, layout, rejects, previous_quarantine)
-        paths = dict(zip(("source", "target"), map(str, to_join), strict=True))
-        reader = connection.sql(_difference_sql(layout), params=paths).to_arrow_reader(_PAGE_ROWS)
-        write_parquet(out, layout.diff_schema, _counted(_renamed(reader, layout), counter), metadata=metadata)
+        source, target = without_equal_pairs(layout, source_rows, target_rows, Path(folder))
+        refused_rows = _refused(layout, previous_quarantine)
+        _register(connection, rejects, refused_rows)
+        if not row_count(target) and not refused_rows.num_rows and _is_in_order(source, layout):
+            rows = _all_missing(source, rejects, layout)
+        else:
+            paths = {"source": str(source), "target": str(target)}
+            reader = connection.sql(_difference_sql(layout), params=paths).to_arrow_reader(_PAGE_ROWS)
+            rows = _renamed(reader, layout)
+        write_parquet(out, layout.diff_schema, _counted(rows, counter), metadata=metadata)
         without_row = connection.execute(_REJECTS_WITHOUT_ROW_SQL, {"source": str(source_rows)}).fetchone()[0]
         rejected = connection.execute("SELECT count(*) FROM rejects").fetchone()[0]
     refused = counter[Op.INSERT, True] + counter[Op.UPDATE, True]
@@ -142,13 +148,13 @@ def _difference_sql(layout: Layout) -> str:
     """  # noqa: S608 - made of places of columns only; paths are bound
 
 
-def _register(connection: Any, layout: Layout, rejects: Path, previous_quarantine: Path | None) -> None:
+def _register(connection: Any, rejects: Path, refused_rows: pa.Table) -> None:
     """Make ``rejects`` (id_type, id) and ``refused`` (id_type, id, r0 …) known to the connection."""
     connection.execute(
         f"CREATE TEMP TABLE rejects AS SELECT {ID_TYPE} AS id_type, id FROM read_parquet($path)",  # noqa: S608 - a constant
         {"path": str(rejects)},
     )
-    connection.register("refused", _refused(layout, previous_quarantine))
+    connection.register("refused", refused_rows)
 
 
 def _refused(layout: Layout, previous_quarantine: Path | None) -> pa.Table:
@@ -158,6 +164,32 @@ def _refused(layout: Layout, previous_quarantine: Path | None) -> pa.Table:
         types = [pa.string(), pa.string(), *(column.type.arrow for column in layout.values)]
         return pa.schema(list(zip(names, types, strict=True))).empty_table()
     return quarantine.refused_rows(previous_quarantine, layout).rename_columns(names)
+
+
+def _is_in_order(source: Path, layout: Layout) -> bool:
+    """Whether the ids of a source file rise from row to row, as they do where it was read by ``_id``s of one type."""
+    last = pa.nulls(0, pa.string())
+    with pq.ParquetFile(source, pre_buffer=False) as file:
+        for page in file.iter_batches(batch_size=_PAGE_ROWS, columns=[layout.key.name]):
+            ids = pa.concat_arrays([last, page.column(0)])
+            if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
+                return False
+            last = ids[-1:]
+    return True
+
+
+def _all_missing(source: Path, rejects: Path, layout: Layout) -> Iterator[pa.RecordBatch]:
+    """The rows of a source file whose ids are in order, as inserts: a join with an empty table, without the sorting."""
+    rejected = pq.read_table(rejects, columns=["id"])["id"]
+    old = [column.type.arrow for column in layout.values]
+    with pq.ParquetFile(source, pre_buffer=False) as file:
+        for rows in file.iter_batches(batch_size=_PAGE_ROWS):
+            page = rows.filter(pc.invert(pc.is_in(rows.column(layout.key.name), value_set=rejected)))
+            op = pa.array(np.full(page.num_rows, str(Op.INSERT)), pa.string())
+            refused = pa.array(np.zeros(page.num_rows, dtype=bool))
+            id_type, row_id, *new = page.columns
+            columns = [op, row_id, id_type, refused, *new, *(pa.nulls(page.num_rows, type_) for type_ in old)]
+            yield pa.RecordBatch.from_arrays(columns, schema=layout.diff_schema)
 
 
 def _renamed(reader: Any, layout: Layout) -> Iterator[pa.RecordBatch]:
@@ -177,14 +209,11 @@ def _counted(batches: Iterator[pa.RecordBatch], counter: Counter[tuple[str, bool
 def changed_columns(path: Path, layout: Layout) -> dict[str, int]:
     """Per compared column: in how many of the changed rows it differs. Refused rows do not count."""
     counts = dict.fromkeys((column.name for column in layout.compared), 0)
-    with pq.ParquetFile(path) as file:
-        for page in file.iter_batches(batch_size=_PAGE_ROWS):
-            rows = pa.Table.from_batches([page])
-            rows = diff_rows.of_op(rows.filter(pc.invert(rows["refused_before"])), Op.UPDATE)
-            new, old = diff_rows.new_rows(rows, layout), diff_rows.old_rows(rows, layout)
-            for column in layout.compared:
-                same = diff_rows.same_values(new, old, [column])
-                counts[column.name] += rows.num_rows - int(pc.sum(same, min_count=0).as_py())
+    for rows in _rows_of(path, Op.UPDATE):
+        new, old = diff_rows.new_rows(rows, layout), diff_rows.old_rows(rows, layout)
+        for column in layout.compared:
+            same = diff_rows.same_values(new, old, [column])
+            counts[column.name] += rows.num_rows - int(pc.sum(same, min_count=0).as_py())
     return counts
 
 
@@ -200,17 +229,22 @@ def first_differences(path: Path, layout: Layout, limit_per_op: int = 10) -> lis
 
 def first_rows(path: Path, op: Op, limit: int) -> pa.Table:
     """The first ``limit`` rows of ``op``, by id, without those that were refused before."""
+    found = pq.read_schema(path).remove_metadata().empty_table()
+    for rows in _rows_of(path, op):
+        found = pa.concat_tables([found, rows.slice(0, limit - found.num_rows)])
+        if found.num_rows == limit:
+            break
+    return found
+
+
+def _rows_of(path: Path, op: Op) -> Iterator[pa.Table]:
+    """The rows of ``op`` that were not refused before, in parts that have some. Values of other rows are not read."""
     with pq.ParquetFile(path) as file:
-        found = file.schema_arrow.empty_table()
         for group in range(file.num_row_groups):
             marks = file.read_row_group(group, columns=["op", "refused_before"])
             wanted = pc.and_(pc.equal(marks["op"], str(op)), pc.invert(marks["refused_before"]))
-            places = pc.indices_nonzero(wanted)[: limit - found.num_rows]
-            if len(places):
-                found = pa.concat_tables([found, file.read_row_group(group).take(places)])
-            if found.num_rows == limit:
-                break
-    return found
+            if pc.any(wanted, min_count=0).as_py():
+                yield file.read_row_group(group).replace_schema_metadata().filter(wanted)
 
 
 def lines_of(row: pa.Table, op: Op, layout: Layout) -> Iterator[Difference]:

@@ -1,9 +1,9 @@
 """Leaves equal pairs out of the join: on most nights that is every row, and a join of them all is what costs most.
 
-A table that was filled by id, or by events as products were created, holds its rows in nearly the order in which the source
-is read. So both files are read side by side through a window, and rows that meet their partner there, with the same
-values, are done with. Whatever met none, or another value, goes on to the join, which decides as ever: nothing here says
-that two rows differ. Where the orders have nothing in common this gives up early (docs/decisions/0070).
+A table that was filled by id, or by events as products were created, holds its rows in nearly the order in which the
+source is read. So both files are read side by side through a window, and rows that meet their partner there, with the
+same values, are done with. Whatever met none, or another value, goes on to the join, which decides as ever: nothing
+here says that two rows differ. Where the orders have nothing in common this gives up early (docs/decisions/0070).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def without_equal_pairs(
 
 
 class _Side:
-    """One file. ``waiting`` are its rows that may still meet their partner; ``left`` takes those that go to the join."""
+    """One file. ``waiting`` are rows that may still meet their partner; ``left`` takes those that go to the join."""
 
     def __init__(self, pages: Iterator[pa.RecordBatch], schema: pa.Schema, left: ParquetSink) -> None:
         self._pages = pages
@@ -116,7 +116,7 @@ def _behind(source: _Side, target: _Side) -> _Side | None:
 
 
 def _leave_out_pairs(source: _Side, target: _Side, layout: Layout) -> int:
-    """Match what waits on both sides: equal rows are gone, rows with different values leave. Returns how many matched."""
+    """Match what waits on both sides: equal rows are gone, rows with other values leave. Returns how many matched."""
     new, old = source.waiting, target.waiting
     if not new.num_rows or not old.num_rows:
         return 0

@@ -36,6 +36,10 @@ class Source(Protocol):
     def existing(self, ids: Sequence[SourceId]) -> set[SourceId]:
         """Which of these ids exist now on the primary (a covered query: ids only)."""
 
+    def all_exist(self, ids: pa.Table) -> bool:
+        """Whether every document of ``ids`` (columns ``id`` and `ID_TYPE`, no id twice) exists now on the primary,
+        where that can be told without an answer for each; else false, and `existing` has to be asked."""
+
 
 class TargetReader(Protocol):
     """The cart service's table, read-only. Rows have ``Layout.target_schema``."""

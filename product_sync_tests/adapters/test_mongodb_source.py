@@ -21,9 +21,11 @@ from product_sync.core.retry import RetryPolicy
 from product_sync_tests.adapters.private_mongod import PrivateMongod, private_mongod
 from product_sync_tests.fakes import FakeTime
 from product_sync_tests.source_contract import (
+    OBJECT_ID,
     Documents,
     SourceContract,
     SourceOf,
+    id_rows,
     ids_of,
     product,
     product_layout,
@@ -197,6 +199,8 @@ class TestPages:
 
         assert [row["id"] for row in rows_of(list(source(shop, page_rows=1).snapshot()))] == ["1", "2", "3"]
         assert source(shop).existing([SourceId(IdType.INT, "3")]) == {SourceId(IdType.INT, "3")}
+        shop["products"].insert_one(product(OBJECT_ID))
+        assert source(shop).all_exist(id_rows([SourceId(IdType.OBJECT_ID, str(OBJECT_ID))]))
 
 
 class TestById:
@@ -218,6 +222,22 @@ class TestById:
 
         assert source(shop).fetch(asked).rows.num_rows == 2_500
         assert source(shop).existing(asked) == set(asked[:2_500])
+
+    def test_that_all_object_ids_exist_is_told_by_a_count_in_the_index(self, shop: Shop) -> None:
+        there = [ObjectId() for _ in range(12_345)]
+        shop["products"].insert_many([{"_id": each} for each in there])
+        asked = id_rows([SourceId(IdType.OBJECT_ID, str(each)) for each in there])
+        shop.command("profile", 2)
+
+        assert source(shop).all_exist(asked)
+        assert source(shop).all_exist(asked.slice(9_990, 20))
+
+        shop.command("profile", 0)
+        counts = list(shop["system.profile"].find({"command.count": "products"}))
+        assert {(count["docsExamined"], count["planSummary"]) for count in counts} == {(0, "IXSCAN { _id: 1 }")}
+        shop["products"].delete_one({"_id": there[9_999]})
+        assert not source(shop).all_exist(asked)
+        assert not source(shop).all_exist(asked.slice(9_990, 20))
 
     @pytest.mark.parametrize("bson_id", [5.0, Decimal128("5.0")])
     def test_an_id_that_turned_into_an_equal_number_still_exists_but_cannot_be_copied(

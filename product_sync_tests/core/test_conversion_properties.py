@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import uuid
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -89,7 +90,7 @@ def number_held(column_type: ColumnType, canonical: Any) -> Fraction | None:
     """The number that a canonical value stands for; ``None`` if the column holds none."""
     match column_type.name:
         case TypeName.SMALLINT | TypeName.INTEGER | TypeName.BIGINT | TypeName.NUMERIC:
-            return Fraction(canonical)
+            return Fraction(Decimal(canonical))
         case TypeName.DOUBLE:
             return Fraction(np.format_float_scientific(np.float64(canonical)))
         case TypeName.REAL:

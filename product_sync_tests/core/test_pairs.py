@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from product_sync.core import diff as diffs
 from product_sync.core import quarantine
 from product_sync.core.layout import Layout
-from product_sync.core.model import ColumnType, TypeName
+from product_sync.core.model import ColumnType, Defect, IdType, Reason, Reject, SourceId, Stage, TypeName
 from product_sync.core.pairs import Window, without_equal_pairs
 from product_sync.core.tables import row_count, write_parquet
 from product_sync_tests.core.layouts import layout_of
@@ -59,7 +61,7 @@ def test_the_diff_is_the_same_whatever_the_order(source: list[tuple[str, Any]], 
         written(LAYOUT, folder, data.draw(st.permutations(source)), target)
         patch.setattr(diffs, "without_equal_pairs", lambda _, new, old, __: (new, old))
         plainly = differences(folder)
-        patch.setattr(diffs, "without_equal_pairs", lambda *paths: without_equal_pairs(*paths, SMALL))
+        patch.setattr(diffs, "without_equal_pairs", partial(without_equal_pairs, window=SMALL))
         assert differences(folder) == plainly
 
 
@@ -85,6 +87,20 @@ def test_orders_that_have_nothing_in_common_are_joined_as_they_are(tmp_path: Pat
     given_paths = tmp_path / "source", tmp_path / "target"
     window = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=4)
     assert without_equal_pairs(LAYOUT, *given_paths, tmp_path, window) == given_paths
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_empty_target_lacks_all_but_the_rejected(tmp_path: Path, order: int) -> None:
+    rows = [(f"{number:05d}", float(number)) for number in range(20_000)]
+    written(LAYOUT, tmp_path, rows[::order], [])
+    reject = Reject('"00007"', SourceId(IdType.STRING, "00007"), (Defect("weight", Reason.NOT_FINITE, "NaN"),))
+    rejects = quarantine.rejects_batch(LAYOUT, [reject], Stage.CONVERT)
+    write_parquet(tmp_path / "rejects", rejects.schema, [rejects], metadata={})
+    differences(tmp_path)
+    diff = pq.read_table(tmp_path / "diff")
+    assert diff["id"].to_pylist() == [row_id for row_id, _ in rows if row_id != "00007"]
+    assert diff["new_weight"].to_pylist() == [weight for row_id, weight in rows if row_id != "00007"]
+    assert pc.unique(diff["op"]).to_pylist() == ["insert"]
 
 
 def test_a_window_of_few_bytes_holds_few_rows(tmp_path: Path) -> None:

@@ -8,16 +8,20 @@ The ``_id`` is carried over as the bytes that the server sent: decoding it first
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import bson
+import numpy as np
+import pyarrow as pa
 from bson.raw_bson import RawBSONDocument
+from numpy.typing import NDArray
 
 from product_sync.core.errors import SourceReadError
 from product_sync.core.ids import id_element, to_bson
 from product_sync.core.model import IdType, SourceId
 
 _ID_NAME = b"_id\0"
+_OBJECT_ID_SIZE = 12
 #: A document of 22 bytes whose first element is an ObjectId called _id.
 _OBJECT_ID_HEAD = b"\x16\0\0\0\x07" + _ID_NAME
 
@@ -68,6 +72,27 @@ def any_of(id_documents: Iterable[bytes]) -> RawBSONDocument:
     )
     within = _document(b"\x04$in\0" + _document(elements))
     return RawBSONDocument(_document(b"\x03" + _ID_NAME + within))
+
+
+def any_object_id(texts: pa.Array) -> RawBSONDocument:
+    """The filter `any_of` for ObjectIds, given as 24 hexadecimal digits each; without a Python object for an id."""
+    _, edges, digits = texts.buffers()
+    offsets = np.frombuffer(edges, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    octets = bytes.fromhex(digits[int(offsets[0]) : int(offsets[-1])].to_pybytes().decode())
+    values = np.frombuffer(octets, np.uint8).reshape(len(texts), _OBJECT_ID_SIZE)
+    within = _document(b"\x04$in\0" + _document(b"".join(_array_elements(values))))
+    return RawBSONDocument(_document(b"\x03" + _ID_NAME + within))
+
+
+def _array_elements(values: NDArray[np.uint8]) -> Iterator[bytes]:
+    """The elements of a BSON array of ObjectIds. Their names are their places: those of as many digits are alike."""
+    start, digits = 0, 1
+    while start < len(values):
+        end = min(10**digits, len(values))
+        names = np.array([b"\x07%d\0" % place for place in range(start, end)], f"S{digits + 2}")
+        head = names.view(np.uint8).reshape(end - start, digits + 2)
+        yield np.hstack([head, values[start:end]]).tobytes()
+        start, digits = end, digits + 1
 
 
 def _document(elements: bytes) -> bytes:

@@ -20,6 +20,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, cast
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
@@ -35,8 +37,8 @@ from product_sync.adapters.mongodb.requested import Requested
 from product_sync.core import ahead, conversion
 from product_sync.core.columnar import Documents, PageConverter
 from product_sync.core.errors import ConfigurationError, SourceMissing, SourceReadError
-from product_sync.core.layout import Layout
-from product_sync.core.model import SourceBatch, SourceId
+from product_sync.core.layout import ID_TYPE, Layout
+from product_sync.core.model import IdType, SourceBatch, SourceId
 from product_sync.core.retry import Backoff, RetryPolicy
 from product_sync.core.timing import SYSTEM_TIMING, Timing
 
@@ -46,6 +48,8 @@ _ID_INDEX = "_id_"
 _BY_ID = [("_id", 1)]
 #: Ids in one ``$in``: far below the 48 MB that a message may have, and soon answered.
 _IDS_AT_ONCE = 1_000
+#: A count answers with one number.
+_IDS_IN_A_COUNT = 10_000
 _NAMED_AT_MOST = 10
 _RETRY = RetryPolicy()
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
@@ -125,6 +129,27 @@ class MongoSource:
         # What was not seen at a glance is looked for with care: an integer may be stored in another width.
         missed = [source_id for source_id in ids if source_id not in found]
         return found | {asked for _, matches in self._by_id(missed, {"_id": 1}) for asked in matches}
+
+    def all_exist(self, ids: pa.Table) -> bool:
+        """See `Source.all_exist`: counted through the ``_id`` index. Only of ObjectIds, where a text has one id."""
+        kinds = pc.unique(ids[ID_TYPE]).to_pylist()
+        if kinds != [IdType.OBJECT_ID]:
+            return not ids.num_rows
+        texts = ids["id"].combine_chunks()
+        chunks = [texts[start : start + _IDS_IN_A_COUNT] for start in range(0, len(texts), _IDS_IN_A_COUNT)]
+        return all(self._patiently(partial(self._count, chunk)) == len(chunk) for chunk in chunks)
+
+    def _count(self, texts: pa.Array) -> int:
+        answer = self._database.command(
+            {
+                "count": self._name,
+                "query": keyset.any_object_id(texts),
+                "hint": _ID_INDEX,
+                "readConcern": {"level": "local"},
+            },
+            read_preference=ReadPreference.PRIMARY,
+        )
+        return int(answer["n"])
 
     def _existing_under_this_id(self, ids: Sequence[SourceId]) -> set[SourceId]:
         """Those of ``ids`` for which a document with this very ``_id``, byte by byte, is in the first answer."""

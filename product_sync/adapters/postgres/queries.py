@@ -17,7 +17,7 @@ from product_sync.core.layout import Layout, LayoutColumn
 
 # One consistent picture for all statements of a reading, and an error instead of fewer rows where row-level security
 # would hide some (manual, "row_security").
-# From the beginning of the table, wherever somebody else reads it just then: its order is worth something (core/pairs.py).
+# From the table's beginning, wherever somebody else reads it just then: its order is worth something (core/pairs.py).
 BEGIN_READ: Final = sql.SQL(
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off;"
     " SET LOCAL synchronize_seqscans = off"
