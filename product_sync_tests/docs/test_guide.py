@@ -8,6 +8,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import click
@@ -33,6 +34,7 @@ CONVENTIONS = {"PATH"}
 RULES = {settings.MAPPING, settings.STATE, "XDG_STATE_HOME", "PRODUCT_SYNC_MONGOD", "TMPDIR"}
 
 
+@cache
 def variables_read() -> set[str]:
     """Every variable that the package, or the project's ``dagster.yaml``, asks the environment for."""
     found = set(re.findall(r"\{env: (\w+)\}", (ROOT / "dagster.yaml").read_text()))

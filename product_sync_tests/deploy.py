@@ -1,0 +1,60 @@
+"""What `deploy/` holds, as data: the services of the compose file, the units of systemd, the variables of env files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+UNITS = sorted([*(DEPLOY / "systemd").glob("*.service"), *(DEPLOY / "systemd").glob("*.timer")])
+OURS = ("code-location", "daemon", "webserver")
+
+
+def compose() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return content
+
+
+def helm_values() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((DEPLOY / "helm" / "values.yaml").read_text())
+    return content
+
+
+class _Repeating(dict[str, Any]):
+    """systemd collects what comes several times; `configparser` would keep the last."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(value, list) and isinstance(self.get(key), list):
+            self[key].extend(value)
+        else:
+            super().__setitem__(key, value)
+
+
+def unit(path: Path) -> dict[str, dict[str, list[str]]]:
+    """The sections of a unit: the values of each key, in order."""
+    parser = RawConfigParser(strict=False, dict_type=_Repeating, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment, method-assign] # keys of systemd are in letter case
+    parser.read_string(path.read_text())
+    return {
+        section: {key: value.split("\n") for key, value in parser.items(section, raw=True)}
+        for section in parser.sections()
+    }
+
+
+def started(path: Path) -> list[str]:
+    """The command of a unit, its program without the folder."""
+    [line] = unit(path)["Service"]["ExecStart"]
+    program, *arguments = shlex.split(line)
+    return [Path(program).name, *arguments]
+
+
+def env_file(name: str) -> dict[str, str]:
+    """The variables of an example, those that are commented out too."""
+    text = (DEPLOY / f"{name}.example").read_text()
+    return dict(re.findall(r"^#?([A-Z_]+)=(.*)$", text, re.MULTILINE))
