@@ -71,13 +71,7 @@ def _examine_source(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSy
     collection = load_mapping(mapping_path(env)).source.collection
     with mongodb.connect(address.url, user=address.user, password=address.password) as database:
         found = mongodb.inspect(database, collection)
-    problem: ProductSyncError | None = None
-    if found.lacking:
-        problem = AccessDenied(
-            f"The MongoDB user lacks {', '.join(found.lacking)}.", hint="Grant it the role `read` on the database."
-        )
-    elif found.collection_exists is False:
-        problem = SourceMissing(f"MongoDB has no collection {collection!r}.", hint="Look at the mapping and the URL.")
+    problem = source_problem(found, collection)
     return (
         ConnectionReport(
             reachable=True,
@@ -90,6 +84,17 @@ def _examine_source(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSy
         ),
         problem,
     )
+
+
+def source_problem(found: mongodb.SourceHealth, collection: str) -> ProductSyncError | None:
+    """What would keep a sync from reading the source."""
+    if found.lacking:
+        return AccessDenied(
+            f"The MongoDB user lacks {', '.join(found.lacking)}.", hint="Grant it the role `read` on the database."
+        )
+    if found.collection_exists is False:
+        return SourceMissing(f"MongoDB has no collection {collection!r}.", hint="Look at the mapping and the URL.")
+    return None
 
 
 def _examine_target(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:

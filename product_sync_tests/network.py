@@ -35,6 +35,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._port = self._listener.getsockname()[1]
         self._loss: _Loss | None = None
+        self._stall: bytes | None = None
+        self._flows = threading.Event()
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
@@ -51,7 +53,17 @@ class Proxy:
         """The next such request never arrives. ``stranded``: the server still believes in the connection."""
         self._loss = _Loss(marker, delivered=False, stranded=stranded)
 
+    def stall_at(self, marker: bytes) -> None:
+        """Such requests, and what follows them, are kept back until `flow_on`: all sides are there, and silent."""
+        self._flows.clear()
+        self._stall = marker
+
+    def flow_on(self) -> None:
+        self._stall = None
+        self._flows.set()
+
     def close(self) -> None:
+        self.flow_on()
         _shut(*self._sockets)
         for thread in self._threads:
             thread.join(5)
@@ -79,6 +91,8 @@ class Proxy:
                     self._loss = None
                     link.break_at(data, loss)
                     return
+                if self._stall is not None and self._stall in data:
+                    self._flows.wait()
                 link.server.sendall(data)
         _shut(link.server)
 

@@ -58,6 +58,17 @@ drift_report = dg.AssetSpec(
         " about where it comes from, what was done. Dry runs and refused changes have one too."
     ),
 )
+# Recorded by a sensor: docs/decisions/0060.
+health = dg.AssetSpec(
+    names.HEALTH,
+    deps=[mongodb_products, postgres_product],
+    kinds={"mongodb", "postgres"},
+    group_name=_GROUP,
+    description=(
+        "Both connections as the health sensor sees them: latency, estimated counts, replication. Recorded when it"
+        " changes, and once an hour."
+    ),
+)
 
 
 @dg.asset(
@@ -148,4 +159,5 @@ ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [
     product_load,
     proven_copy,
     drift_report,
+    health,
 ]

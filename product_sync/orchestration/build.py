@@ -7,6 +7,7 @@ from product_sync.orchestration.asset_pages import with_pages
 from product_sync.orchestration.assets import ASSETS
 from product_sync.orchestration.checks import CHECKS
 from product_sync.orchestration.executor import in_process_by_default
+from product_sync.orchestration.health import product_sync_health_sensor
 from product_sync.orchestration.io_manager import ParquetIOManager
 from product_sync.orchestration.jobs import JOBS
 from product_sync.orchestration.resources import Listener, MongoDBResource, PostgresResource, SyncResource
@@ -31,7 +32,7 @@ def build_definitions(
         asset_checks=CHECKS,
         jobs=JOBS,
         schedules=[sync_schedule(schedule)] if schedule else [],
-        sensors=[reap_dead_runs_sensor, tell_of_runs_sensor],
+        sensors=[reap_dead_runs_sensor, tell_of_runs_sensor, product_sync_health_sensor],
         resources={
             "mongodb": mongodb,
             "postgres": postgres,

@@ -13,6 +13,7 @@ LOAD = "product_load"
 QUARANTINE = "quarantined_products"
 PROOF = "proven_copy"
 DRIFT_REPORT = "drift_report"
+HEALTH = "health"
 
 SYNC_JOB = "product_sync"
 DRY_RUN_JOB = "product_sync_dry_run"

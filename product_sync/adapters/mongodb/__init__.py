@@ -9,6 +9,7 @@ from __future__ import annotations
 from product_sync.adapters.mongodb.address import without_credentials
 from product_sync.adapters.mongodb.connection import connect
 from product_sync.adapters.mongodb.inspect import SourceHealth, inspect
+from product_sync.adapters.mongodb.replication import Replication, replication
 from product_sync.adapters.mongodb.source import MongoSource
 
-__all__ = ["MongoSource", "SourceHealth", "connect", "inspect", "without_credentials"]
+__all__ = ["MongoSource", "Replication", "SourceHealth", "connect", "inspect", "replication", "without_credentials"]

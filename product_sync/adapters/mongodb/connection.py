@@ -30,18 +30,21 @@ _DEFAULTS: dict[str, Any] = {
 
 
 @contextmanager
-def connect(url: str, *, user: str | None = None, password: str | None = None) -> Iterator[Database[dict[str, Any]]]:
+def connect(
+    url: str, *, user: str | None = None, password: str | None = None, within_s: float | None = None
+) -> Iterator[Database[dict[str, Any]]]:
     """The database that the URL names, on a connection that has answered once.
 
     ``user`` and ``password`` (``MONGO_USER``, ``MONGO_PASSWORD``) win over those in the URL, so that a secret
     store can replace them without touching the URL; an empty one counts as not given. They are looked up in the
-    URL's ``authSource``, else in its database.
+    URL's ``authSource``, else in its database. ``within_s`` wins over the URL: seconds to find a server, to connect to
+    it, and for each of its answers.
 
     Raises `ConfigurationError` for a URL that cannot be used or one of the two without the other, `Unreachable`
     after about ten seconds without a server, `AccessDenied` for a wrong user or password.
     """
     address = parse(url)
-    client = _client(url, address, user or None, password or None)
+    client = _client(url, address, user or None, password or None, _limits(within_s))
     database = client[address.database]
     try:
         try:
@@ -54,13 +57,21 @@ def connect(url: str, *, user: str | None = None, password: str | None = None) -
         client.close()
 
 
-def _client(url: str, address: Address, user: str | None, password: str | None) -> MongoClient[dict[str, Any]]:
+def _limits(within_s: float | None) -> dict[str, Any]:
+    names = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
+    return {} if within_s is None else dict.fromkeys(names, int(within_s * 1000))
+
+
+def _client(
+    url: str, address: Address, user: str | None, password: str | None, limits: dict[str, Any]
+) -> MongoClient[dict[str, Any]]:
     if (user is None) != (password is None):
         given, absent = ("MONGO_USER", "MONGO_PASSWORD") if password is None else ("MONGO_PASSWORD", "MONGO_USER")
         raise ConfigurationError(
             f"{given} is set, but {absent} is not.", hint=f"Set both, or neither and put them into {VARIABLE}."
         )
     settings = {name: value for name, value in _DEFAULTS.items() if name.lower() not in address.options}
+    settings |= limits
     if user is not None:
         settings |= {"username": user, "password": password}
     try:

@@ -54,12 +54,15 @@ _NO_ROOT: Final = re.compile(r"root certificate file .* does not exist|could not
 _NO_TLS: Final = re.compile(r"server does not support SSL")
 
 
-def connect(url: str, *, application_name: str = "product_sync") -> psycopg.Connection:
+def connect(
+    url: str, *, application_name: str = "product_sync", connect_within_s: float | None = None
+) -> psycopg.Connection:
     """A new connection in autocommit mode, with the server's own placeholders (``$1``) and canonical conversions.
 
     ``url`` is ``postgresql://``, ``postgres://``, SQLAlchemy's ``postgresql+psycopg://`` or libpq's ``key=value`` form.
     Time-outs for statements and locks, ``search_path`` and ``TimeZone`` stay as the role has them: values travel in
     binary and names are qualified, so they decide nothing here, but triggers of the table's owner may rely on them.
+    ``connect_within_s`` wins over the address: seconds for each of its hosts, two at least.
 
     Raises `ConfigurationError` for an address that is none and for a database that does not exist, `AccessDenied`
     for a wrong password or role, `Untrusted` where the address asks for TLS and the server's certificate does not
@@ -68,7 +71,9 @@ def connect(url: str, *, application_name: str = "product_sync") -> psycopg.Conn
     parameters = _parse(url)
     try:
         connection = psycopg.connect(
-            conninfo(url, application_name=application_name), autocommit=True, cursor_factory=psycopg.RawCursor
+            conninfo(url, application_name=application_name, connect_within_s=connect_within_s),
+            autocommit=True,
+            cursor_factory=psycopg.RawCursor,
         )
     except psycopg.Error as error:
         raise _refusal(str(error), parameters) from None
@@ -84,12 +89,14 @@ def connect(url: str, *, application_name: str = "product_sync") -> psycopg.Conn
     return connection
 
 
-def conninfo(url: str, *, application_name: str = "product_sync") -> str:
+def conninfo(url: str, *, application_name: str = "product_sync", connect_within_s: float | None = None) -> str:
     """The address with our defaults, in libpq's own form. It may hold the password: not to be shown.
 
     Raises `ConfigurationError` for an address that is none.
     """
     ours = {"application_name": application_name, "client_encoding": "UTF8"}
+    if connect_within_s is not None:
+        ours["connect_timeout"] = f"{connect_within_s:.0f}"
     return make_conninfo(**{**_DEFAULTS, **_parse(url), **ours})
 
 

@@ -91,13 +91,13 @@ def server_health(url: str, *, clock: Callable[[], float] = time.perf_counter) -
     """Ask the server about itself only. Errors as `connect`."""
     with closing(connect(url)) as connection:
         try:
-            return _server(connection, clock)
+            return server_of(connection, clock)
         except psycopg.Error as error:
             raise read_error(error, table="the server", broken=connection.closed) from error
 
 
 def table_oid(connection: psycopg.Connection, table: TargetTable) -> int:
-    """The table's OID, or `TableError` if it was dropped since it was reflected."""
+    """The table's OID, or `TableError` if there is none of this name, or none any more."""
     row = connection.execute(queries.RELATION, [table.schema, table.name]).fetchone()
     if row is None:
         raise TableError(f"Table {table.qualified_name} does not exist any more.", hint="Was it renamed?")
@@ -117,7 +117,7 @@ def _health(connection: psycopg.Connection, url: str, layout: Layout, clock: Cal
     oid = table_oid(connection, layout.table)
     holder = holder_of(connection, layout.table)
     return TargetHealth(
-        server=_server(connection, clock),
+        server=server_of(connection, clock),
         transaction_pooling=pools_transactions(connection, url),
         row_security_active=_scalar(connection, queries.ROW_SECURITY, oid) is True,
         privileges=_privileges(connection, layout, oid),
@@ -127,7 +127,8 @@ def _health(connection: psycopg.Connection, url: str, layout: Layout, clock: Cal
     )
 
 
-def _server(connection: psycopg.Connection, clock: Callable[[], float]) -> ServerHealth:
+def server_of(connection: psycopg.Connection, clock: Callable[[], float]) -> ServerHealth:
+    """On an open connection; ``clock`` counts seconds. Raises driver errors."""
     started = clock()
     row = connection.execute(queries.SERVER).fetchone()
     latency_ms = (clock() - started) * 1000

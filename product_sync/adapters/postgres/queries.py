@@ -89,6 +89,28 @@ PING: Final = sql.SQL("SELECT")
 # A look at the target must not become a part of its pressure.
 LIMIT_LOOKS: Final = sql.SQL("SET statement_timeout = '1s'; SET lock_timeout = '1s'")
 
+
+def limit_statements(seconds: float) -> sql.Composed:
+    """No statement of this session runs, or waits for a lock, for longer."""
+    limit = sql.Literal(f"{seconds * 1000:.0f}ms")
+    return sql.SQL("SET statement_timeout = {}; SET lock_timeout = {}").format(limit, limit)
+
+
+# How many replicas are connected, and how far the slowest of them is behind; on a standby, how old its last transaction
+# is. Everybody may count replicas; how far they are is NULL without the rights of pg_read_all_stats, and in an idle
+# one that has everything (manual, "pg_stat_replication").
+REPLICATION: Final = sql.SQL(
+    """
+    SELECT pg_catalog.count(*)::pg_catalog.int4,
+           CASE WHEN pg_catalog.pg_is_in_recovery() THEN
+               EXTRACT(EPOCH FROM pg_catalog.now() - pg_catalog.pg_last_xact_replay_timestamp())::pg_catalog.float8
+           WHEN pg_catalog.count(*) > 0 AND pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') THEN
+               COALESCE(EXTRACT(EPOCH FROM pg_catalog.max(replay_lag)), 0)::pg_catalog.float8
+           END
+    FROM pg_catalog.pg_stat_replication
+    """
+)
+
 # What adaptive pacing looks at. Everybody may read pg_locks; what other roles' sessions do, and how far replicas are,
 # is NULL without the rights of pg_read_all_stats (manual, "pg_stat_activity"). Row locks are waited for as locks on
 # transactions, which belong to no database.
