@@ -258,6 +258,18 @@ def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server
     assert len(bodies) == len(set(bodies)), "nothing is told twice"
 
 
+def test_the_daemon_looks_at_both_connections(server: Server) -> None:
+    """No run is made for it."""
+
+    def seen() -> list[str]:
+        found = server.shop.instance.fetch_observations(dg.AssetKey(names.HEALTH), limit=1).records
+        [*looks] = [record.asset_observation.metadata for record in found if record.asset_observation]
+        return [str(look[side].value) for look in looks for side in ("mongodb", "postgres")]
+
+    wait_until(lambda: bool(seen()))
+    assert [look.partition(" ")[0] for look in seen()] == ["in", "in"], seen()
+
+
 def titles_since(web: WebReceiver, run_id: str) -> list[str]:
     """Of the alerts that came after the one about this run."""
     about = [place for place, alert in enumerate(web.alerts) if run_id in alert["message"]]

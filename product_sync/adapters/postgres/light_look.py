@@ -36,7 +36,7 @@ class Replication:
             return "primary without replicas"
         said = "primary with 1 replica" if self.replicas == 1 else f"primary with {self.replicas} replicas"
         if self.behind_s is None:
-            return f"{said}; how far behind is not visible to this role (that takes pg_read_all_stats)"
+            return f"{said}; how far behind is not known (without pg_read_all_stats a role may not see it)"
         return f"{said}, at most {self.behind_s:.1f} s behind"
 
 

@@ -96,18 +96,23 @@ def limit_statements(seconds: float) -> sql.Composed:
     return sql.SQL("SET statement_timeout = {}; SET lock_timeout = {}").format(limit, limit)
 
 
-# How many replicas are connected, and how far the slowest of them is behind; on a standby, how old its last transaction
-# is. Everybody may count replicas; how far they are is NULL without the rights of pg_read_all_stats, and in an idle
-# one that has everything (manual, "pg_stat_replication").
+# How many replicas are connected, and how far behind the slowest of them is; on a standby, how old its last transaction
+# is. Everybody may count replicas, but how far they are is NULL without the rights of pg_read_all_stats. The lag of one
+# that has everything is NULL too after a while (manual, "pg_stat_replication"), so its position is looked at first.
 REPLICATION: Final = sql.SQL(
     """
     SELECT pg_catalog.count(*)::pg_catalog.int4,
            CASE WHEN pg_catalog.pg_is_in_recovery() THEN
                EXTRACT(EPOCH FROM pg_catalog.now() - pg_catalog.pg_last_xact_replay_timestamp())::pg_catalog.float8
-           WHEN pg_catalog.count(*) > 0 AND pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') THEN
-               COALESCE(EXTRACT(EPOCH FROM pg_catalog.max(replay_lag)), 0)::pg_catalog.float8
+           WHEN pg_catalog.bool_and(behind IS NOT NULL) THEN pg_catalog.max(behind)
            END
-    FROM pg_catalog.pg_stat_replication
+    FROM (
+        SELECT CASE WHEN pg_catalog.pg_is_in_recovery() OR replay_lsn IS NULL THEN NULL
+                    WHEN replay_lsn >= pg_catalog.pg_current_wal_lsn() THEN 0
+                    ELSE EXTRACT(EPOCH FROM replay_lag)::pg_catalog.float8
+               END AS behind
+        FROM pg_catalog.pg_stat_replication
+    ) AS replicas
     """
 )
 
