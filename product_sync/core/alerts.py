@@ -2,7 +2,8 @@
 
 News is about a *subject*: a check, a job, a connection. The book remembers of each what a person was last told, so
 that it can tell what is new. While a subject is in its quiet time its failures are counted and not sent; the count
-travels with the next message, and nobody is left with "it is in order again" when it is not.
+travels with the next message, and nobody is left with "it is in order again" when it is not. What failed and recovered
+between two looks is told as both: what it was, and that it is over.
 
 Messages wait in the book's outbox until every address has taken them. The book is JSON and bounded: it lives in the
 cursor of a Dagster sensor, or in a file.
@@ -47,20 +48,24 @@ class News:
 
 @dataclass(slots=True)
 class Subject:
-    """``level`` is how it is, ``told`` how people think it is; ``untold`` counts failures since the last message.
+    """``level`` is how it is, ``told`` how people think it is; ``untold`` counts failures since the last message,
+    of which ``worst`` is the gravest.
 
     ``alerted`` is the gravity of the last failure that was told, at ``alerted_at``; it outlives recovery, because the
-    quiet time does. ``failing_since`` and all times are seconds since 1970.
+    quiet time does. ``text`` is of the last news, ``failure`` of the untold failure before it where that was good.
+    ``failing_since`` and all times are seconds since 1970.
     """
 
     name: str
     level: Level = Level.OK
     told: Level = Level.OK
     untold: int = 0
+    worst: Level = Level.OK
     alerted: Level = Level.OK
     alerted_at: float = 0.0
     failing_since: float = 0.0
     text: str = ""
+    failure: str = ""
 
 
 @dataclass(slots=True)
@@ -123,41 +128,51 @@ class Book:
         subject = self.subjects.setdefault(news.subject, Subject(news.name))
         if news.level is not Level.OK:
             subject.untold += 1
+            subject.worst = max(subject.worst, news.level, key=_GRAVITY.__getitem__)
+            subject.failure = ""
             if subject.level is Level.OK:
                 subject.failing_since = news.at
-        subject.name, subject.level = news.name, news.level
-        subject.text = news.text if len(news.text) <= TEXT_LENGTH else news.text[:TEXT_LENGTH] + "…"
+        elif subject.level is not Level.OK and subject.untold:
+            subject.failure = subject.text
+        subject.name, subject.level, subject.text = news.name, news.level, _cut(news.text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_LENGTH else text[:TEXT_LENGTH] + "…"
 
 
 def _with_levels(item: dict[str, Any]) -> dict[str, Any]:
-    return {key: Level(value) if key in ("level", "told", "alerted") else value for key, value in item.items()}
+    return {key: Level(value) if key in ("level", "told", "worst", "alerted") else value for key, value in item.items()}
 
 
 def _is_due(subject: Subject, now: float, quiet: QuietTimes) -> bool:
     if subject.level is Level.OK and subject.told is not Level.OK:
         return True  # whoever was woken up is not kept waiting
-    graver = _GRAVITY[subject.level] > _GRAVITY[subject.alerted]
+    graver = _GRAVITY[subject.worst] > _GRAVITY[subject.alerted]
     return subject.untold > 0 and (graver or now >= quiet.end(subject))
 
 
 def _message(subject: Subject, now: float) -> Message:
     """The message that is due about ``subject``, which is told from then on."""
     lines = [subject.text]
-    if subject.level is Level.OK:
+    held = subject.untold - 1
+    if subject.level is Level.OK and subject.told is Level.OK:
+        # Nobody has heard of the failure yet, and the text of recovery does not say what it was.
+        was = f"{subject.name} failed and" if subject.worst is Level.ERROR else f"warning from {subject.name}, which"
+        title = f"{was} is in order again"
+        lines = [subject.failure, f"It had failed since {_moment(subject.failing_since)} and is in order again."]
+    elif subject.level is Level.OK:
         title = f"{subject.name} is in order again"
         lines.append(f"It had failed since {_moment(subject.failing_since)}.")
         held = subject.untold
     else:
         title = f"warning from {subject.name}" if subject.level is Level.WARN else f"{subject.name} failed"
-        held = subject.untold - 1
     if held > 0:
         lines.append(f"Held back since the last message: {held} more {'failure' if held == 1 else 'failures'}.")
     if subject.level is not Level.OK or subject.told is Level.OK:
         # Also where a whole flapping was held back: its summary begins the next quiet time.
-        subject.alerted_at = now
-    if subject.level is not Level.OK:
-        subject.alerted = subject.level
-    subject.told, subject.untold = subject.level, 0
+        subject.alerted, subject.alerted_at = subject.worst, now
+    subject.told, subject.untold, subject.worst, subject.failure = subject.level, 0, Level.OK, ""
     return Message(f"product_sync: {title}", "\n".join(filter(None, lines)), subject.level, now)
 
 

@@ -73,14 +73,43 @@ def test_the_end_of_the_quiet_time_tells_what_was_held_back_although_nothing_hap
     assert story.at(61) == [f"{CHECK} failed"], "nobody is left with 'it is in order again'"
 
 
+def test_what_failed_and_recovered_between_two_looks_is_told_as_both() -> None:
+    book = Book()
+    failed = news(Level.ERROR, 1_000_000.0, text="Its process was killed.")
+    [message] = book.take([failed, news(Level.OK, 1_000_001.0, text="All agree.")], 1_000_015.0, QUIET)
+    assert message.title == f"product_sync: {CHECK} failed and is in order again"
+    assert message.level is Level.OK
+    assert message.body.splitlines() == [
+        "Its process was killed.",
+        "It had failed since 1970-01-12 13:46 UTC and is in order again.",
+    ]
+    assert book.take([], 2_000_000.0, QUIET) == []
+
+
+def test_a_warning_that_is_over_when_it_is_told_is_told_as_a_warning() -> None:
+    assert Story().at(0, Level.WARN, Level.OK) == [f"warning from {CHECK}, which is in order again"]
+
+
 def test_flapping_is_two_messages_an_hour_however_often_it_flaps() -> None:
     story = Story()
     said = [title for minute in range(240) for title in story.at(minute, Level.ERROR, Level.OK)]
-    assert len(said) <= 2 * 4
+    assert said == [f"{CHECK} failed and is in order again"] * 4, "each hour, of what failed and recovered meanwhile"
     held = [int(body.split("last message: ")[1].split()[0]) for body in story.said if "last message: " in body]
     assert held
     told_singly = len(story.said) - len(held)
     assert sum(held) + told_singly <= 240
+
+
+@pytest.mark.parametrize("apart", [1, 7, 25])
+def test_flapping_from_look_to_look_is_two_messages_an_hour_too(apart: int) -> None:
+    story = Story()
+    said = [
+        title
+        for minute in range(0, 240, apart)
+        for title in story.at(minute, Level.OK if minute // apart % 2 else Level.ERROR)
+    ]
+    assert len(said) <= 2 * 4
+    assert said[:2] == [f"{CHECK} failed", f"{CHECK} is in order again"]
 
 
 def test_a_warning_has_a_quiet_time_of_its_own() -> None:
@@ -129,7 +158,9 @@ def test_every_failure_is_in_a_message_and_people_end_with_the_right_idea(
         failures += sum(level is not Level.OK for level in found)
         for message in book.take([news(level, now) for level in found], now, QUIET):
             held = int(message.body.split("last message: ")[1].split()[0]) if "last message: " in message.body else 0
-            told += held + (message.level is not Level.OK)
+            told += held + (
+                message.level is not Level.OK or "failed and" in message.title or ", which" in message.title
+            )
         book = Book.from_json(json.loads(json.dumps(book.as_json())))
     assert told == failures
     for subject in book.subjects.values():

@@ -56,6 +56,17 @@ def test_a_failing_check_reaches_a_person_once_and_so_does_its_recovery(shop: Sh
     assert web.titles()[1:] == ["target_matches_source is in order again"]
 
 
+def test_a_failure_that_was_over_before_the_sensor_looked_is_told_with_its_cause(shop: Shop, web: WebReceiver) -> None:
+    shop.put(*(product(name) for name in ids(4)))
+    failed = shop.run(names.VALIDATE_JOB)
+    assert shop.run().success
+    Daemon(shop.instance).tick()
+    [alert] = web.alerts
+    assert alert["title"] == "product_sync: target_matches_source failed and is in order again"
+    assert "4 missing (first: p0000" in alert["message"]
+    assert failed.run_id in alert["message"]
+
+
 def test_a_warning_of_a_green_run_is_told_as_a_warning(shop: Shop, web: WebReceiver) -> None:
     shop.put(*(product(name) for name in ids(150)), product("bad", price="a lot"))
     assert shop.run().success
