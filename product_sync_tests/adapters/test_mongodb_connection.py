@@ -112,7 +112,7 @@ class TestLogin:
             ({"password": "topsecret"}, "MONGO_PASSWORD is set, but MONGO_USER is not"),
         ],
     )
-    def test_half_a_login_is_a_mistake(self, login: dict[str, str], named: str) -> None:
+    def test_half_a_login_is_a_mistake(self, login: dict[str, Any], named: str) -> None:
         with pytest.raises(ConfigurationError, match=named) as caught, connect("mongodb://host/shop", **login):
             pass
 
