@@ -9,8 +9,10 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
+import pytest
 
 from product_sync.embedded.process import LOOPBACK, free_port
 from product_sync.embedded.servers import remove
@@ -31,6 +33,7 @@ def test_it_serves_the_ui_and_one_interrupt_stops_everything(tmp_path: Path) -> 
                 assert dev.poll() is None, log.read_text()
                 below = psutil.Process(dev.pid).children(recursive=True)
                 assert any("postgres" in process.name() for process in below)
+                assert_only_reports_are_served(folder)
                 dev.send_signal(signal.SIGINT)
                 assert dev.wait(60) == 0, log.read_text()
             finally:
@@ -74,3 +77,18 @@ def answers(port: int) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+def assert_only_reports_are_served(folder: Path) -> None:
+    script = (folder / "environment.sh").read_text()
+    [address] = [line.partition("=")[2].strip("'") for line in script.splitlines() if "REPORTS_URL" in line]
+    report = folder / "dagster" / "product_sync_state" / "a-key" / "reports" / f"{uuid4()}.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("what differs")
+    beside = report.with_name("history.json")
+    beside.write_text("{}")
+    with urllib.request.urlopen(f"{address}/{report.name}", timeout=30) as answer:  # noqa: S310 - of this test
+        assert answer.read() == b"what differs"
+    for other in ("", "history.json", "../environment.sh", f"../reports/{report.name}", f"{uuid4()}.html"):
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{address}/{other}", timeout=30)  # noqa: S310 - of this test

@@ -15,6 +15,7 @@ from product_sync.embedded import environment
 from product_sync.embedded.catalogue import fill
 from product_sync.embedded.errors import EmbeddedServerError, PortInUseError
 from product_sync.embedded.process import LOOPBACK, is_free, port_in_use
+from product_sync.embedded.report_server import serving_reports
 from product_sync.embedded.servers import Servers, running
 
 _STOP_S = 30.0
@@ -33,8 +34,13 @@ def run_dev(folder: Path, port: int, tell: Callable[[str], None]) -> None:
         if new:
             fill(servers.mongodb_url, servers.cart_url)
             tell("Filled the sample catalogue, with drift planted in the cart's copy.")
-        tell(_where(servers, port, environment.enter(servers)))
-        _serve(port)
+        with serving_reports(servers.folder / environment.STATE_FOLDER, port + 1) as reports:
+            tell(
+                _where(
+                    servers, port, environment.enter(servers, ui_url=f"http://{LOOPBACK}:{port}", reports_url=reports)
+                )
+            )
+            _serve(port)
     tell("Everything is stopped.")
 
 

@@ -6,11 +6,25 @@ import shutil
 from pathlib import Path
 
 from product_sync.embedded.servers import Servers
-from product_sync.settings import MAPPING, SOURCE_PASSWORD, SOURCE_URL, SOURCE_USER, STATE, TARGET_URL
+from product_sync.settings import (
+    MAPPING,
+    REPORTS_URL,
+    SOURCE_PASSWORD,
+    SOURCE_URL,
+    SOURCE_USER,
+    STATE,
+    TARGET_URL,
+    UI_URL,
+)
+
+#: Where `state_root` puts the state of a Dagster instance of ours, below the servers' folder.
+STATE_FOLDER = Path("dagster", "product_sync_state")
 
 
-def enter(servers: Servers) -> Path:
+def enter(servers: Servers, *, ui_url: str = "", reports_url: str = "") -> Path:
     """Point this process, and those it starts, at the embedded servers and at a Dagster instance beside them.
+
+    The addresses are of the UI and the drift reports, where they are served and nobody has set others.
 
     Returns a file of the same variables for other shells to source. Only its owner may read it: it holds a password.
     """
@@ -25,6 +39,9 @@ def enter(servers: Servers) -> Path:
         "DAGSTER_HOME": str(home),
         "DAGSTER_PG_URL": servers.dagster_url,
     }
+    for name, address in ((UI_URL, ui_url), (REPORTS_URL, reports_url)):
+        if address:
+            variables[name] = os.environ.get(name) or address
     os.environ.update(variables)
     script = servers.folder / "environment.sh"
     script.touch(mode=0o600)

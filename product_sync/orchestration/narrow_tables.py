@@ -15,6 +15,9 @@ import dagster as dg
 from product_sync.core.diff import Difference
 from product_sync.core.model import Op
 
+#: What is told of a difference and of a document that cannot be copied, where all of it is told.
+DIFFERENCE = ("op", "id", "column", "old", "new")
+ENTRY = ("source_key", "reasons", "columns", "values", "stage")
 _PHRASE, _VALUE, _BEFORE = 48, 20, 6
 
 
@@ -54,8 +57,7 @@ def entries(found: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
 
 def whole_entries(found: Iterable[Mapping[str, Any]]) -> dg.JsonMetadataValue:
     """What `entries` cuts, as it is."""
-    names = ("source_key", "reasons", "columns", "values", "stage")
-    return dg.MetadataValue.json([{name: entry[name] for name in names} for entry in found])
+    return dg.MetadataValue.json([{name: entry[name] for name in ENTRY} for entry in found])
 
 
 def whole_differences(first: Iterable[Difference]) -> dg.JsonMetadataValue:

@@ -6,7 +6,7 @@ answer is also in the run's history.
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -23,7 +23,7 @@ from product_sync.core.errors import (
 from product_sync.core.progress import OnProgress
 from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
-from product_sync.orchestration.narrow_tables import text
+from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
 from product_sync.reports import SyncReport, ValidationReport
 from product_sync.session import lock_holder
@@ -75,8 +75,8 @@ def run_sync(
             _tell_interrupted_load(report)
         report.duration_s = recorded.duration_s
         report.plan_id = recorded.text("plan_id") or report.plan_id
-        report.first_differences = recorded.lines("first_differences")
-        report.first_quarantined = recorded.lines("quarantine_entries")
+        report.first_differences = recorded.lines("first_differences", DIFFERENCE)
+        report.first_quarantined = recorded.lines("quarantine_entries", ENTRY)
         if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
             report.valid = matches.passed
             report.in_flight = _plain(matches)["in_flight"]
@@ -182,10 +182,11 @@ class _Recorded:
         value = self._metadata[name].value if name in self._metadata else None
         return value if isinstance(value, str) else ""
 
-    def lines(self, name: str) -> list[dict[str, str]]:
+    def lines(self, name: str, keys: Sequence[str]) -> list[dict[str, str]]:
+        """Records that are kept as JSON, as text. The keys are given, because a storage may sort them."""
         value = self._metadata.get(name)
         found = value.value if isinstance(value, dg.JsonMetadataValue) else None
-        return [{key: text(item) for key, item in line.items()} for line in found] if isinstance(found, list) else []
+        return [{key: text(line[key]) for key in keys} for line in found] if isinstance(found, list) else []
 
     def check(self, name: str) -> dg.AssetCheckEvaluation | None:
         return self._checks.get(name)
