@@ -53,6 +53,10 @@ class DriftReport:
     first_quarantined: list[dict[str, Any]]
     history: list[PastDrift]
 
+    def of(self, op: Op) -> list[Explained]:
+        """The lines of one kind."""
+        return [line for line in self.differences if line.difference.op is op]
+
     @property
     def causes(self) -> dict[str, int]:
         """Lines by cause, the most frequent first."""

@@ -12,6 +12,7 @@ import dagster as dg
 from product_sync.core import quarantine
 from product_sync.core.layout import Layout, LayoutColumn
 from product_sync.core.load_result import LoadResult
+from product_sync.core.model import Op
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.core.tables import row_count
 from product_sync.core.verify import Verification
@@ -21,8 +22,8 @@ from product_sync.orchestration.narrow_tables import (
     by_kind,
     by_name,
     entries,
-    in_short,
     line_of,
+    named,
     table,
     whole_differences,
     whole_entries,
@@ -30,7 +31,8 @@ from product_sync.orchestration.narrow_tables import (
 from product_sync.session import SHOWN, Found, Preview, Session
 
 Metadata = dict[str, Any]
-_EXPLAINED = 20
+#: Differences of each kind that are shown with their cause.
+_EXPLAINED = 8
 #: Dagster's own names: the UI shows them in the asset's list, sidebar and Columns.
 _ROW_COUNT, _COLUMNS, _TABLE = "dagster/row_count", "dagster/column_schema", "dagster/table_name"
 
@@ -114,9 +116,10 @@ def quarantine_metadata(session: Session, result: LoadResult) -> Metadata:
 
 def drift_metadata(report: DriftReport, link: dg.MetadataValue[str | None], duration_s: float) -> Metadata:
     """The drift of this run in one place, with what was found out about it; the whole of it is behind ``link``."""
-    counts, shown = report.counts, report.differences[:_EXPLAINED]
+    counts = report.counts
+    shown = [line for op in Op for line in report.of(op)[:_EXPLAINED]]
     lines = (
-        {"id": line.difference.id, "cause": line.explanation.cause, "difference": in_short(line.difference)}
+        {"id": line.difference.id, "cause": line.explanation.cause, "difference": named(line.difference)}
         for line in shown
     )
     evidence = [

@@ -5,7 +5,6 @@ one is cut off there without a sign of it, and its cells do not wrap. So what di
 and a phrase that is cut around the place where the two values differ; all of it stands beside, behind *Show JSON*.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,6 +17,7 @@ from product_sync.core.model import Op
 #: What is told of a difference and of a document that cannot be copied, where all of it is told.
 DIFFERENCE = ("op", "id", "column", "old", "new")
 ENTRY = ("source_key", "reasons", "columns", "values", "stage")
+_WRITTEN_OUT = {"$oid": "", "$numberDouble": "double", "$numberLong": "long", "$numberDecimal": "decimal"}
 _PHRASE, _VALUE, _BEFORE = 48, 20, 6
 
 
@@ -41,12 +41,17 @@ def in_short(line: Difference) -> str:
     return f"{line.column}: {old} → {new}"
 
 
+def named(line: Difference) -> str:
+    """The same, shorter where the kind is all that is to be said."""
+    return {Op.INSERT: "missing", Op.EXTRA: "extra"}.get(line.op) or in_short(line)
+
+
 def entries(found: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
     """Documents that cannot be copied: which, for each column why, and since when where that is known."""
     names = ("document", "why", "since") if found and "first_seen" in found[0] else ("document", "why")
     rows = (
         {
-            "document": cut(_document(entry["source_key"]), _PHRASE),
+            "document": cut(_plain(entry["source_key"]), _PHRASE),
             "why": _why(entry),
             "since": f"{entry['first_seen']:%Y-%m-%d %H:%M}" if "since" in names else "",
         }
@@ -107,14 +112,16 @@ def _where_they_differ(old: str, new: str) -> tuple[str, str]:
 
 def _why(entry: Mapping[str, Any]) -> str:
     told = zip(entry["columns"], entry["reasons"], entry["values"], strict=True)
-    return "; ".join(f"{column}: {reason} ({cut(value or 'null', _VALUE)})" for column, reason, value in told)
+    return "; ".join(f"{column}: {reason} ({cut(_plain(value), _VALUE)})" for column, reason, value in told)
 
 
-def _document(source_key: str) -> str:
-    """The ``_id``. An ObjectId, which nearly all are, as its digits; the others as extended JSON, text in quotes."""
-    if source_key.startswith('{"$oid"'):
-        return str(json.loads(source_key)["$oid"])
-    return source_key
+def _plain(value: str | None) -> str:
+    """A value in extended JSON as a person reads it: an ObjectId, which nearly all ids are, as its digits, a number
+    with its type, a text in quotes. What is long has been cut and is no JSON any more."""
+    for kind, name in _WRITTEN_OUT.items():
+        if value and value.startswith(f'{{"{kind}": "') and value.endswith('"}'):
+            return f"{value[len(kind) + 6 : -2]} {name}".rstrip()
+    return value or "null"
 
 
 def _or_null(value: str | None) -> str:
