@@ -71,8 +71,9 @@ def _by_reason(session: Session, verification: Verification) -> dict[str, int]:
     """Documents by reason, as they are now. Of those that the database would not take, only the number is known
     that still have the values which it refused."""
     rejects = session.files.path(state.REJECTS)
-    by_reason = {str(reason): count for reason, count in quarantine.summary(rejects).items()}
-    return by_reason | {"kept_out_by_database": verification.quarantined - row_count(rejects)}
+    rejected = row_count(rejects)
+    by_reason = {str(reason): count for reason, count in quarantine.summary(rejects).items()} if rejected else {}
+    return by_reason | {"kept_out_by_database": verification.quarantined - rejected}
 
 
 def _snapshot_source_once(session: Session) -> None:

@@ -43,7 +43,7 @@ def source_metadata(session: Session, snapshot: SourceSnapshot) -> Metadata:
         _ROW_COUNT: snapshot.documents - snapshot.rejected,
         _COLUMNS: _columns(session.layout),
         "rejected_by_reason": by_name(snapshot.rejects),
-        "first_rejects": entries(session.first_rejects()),
+        "first_rejects": entries(session.first_rejects() if snapshot.rejected else []),
     }
 
 
@@ -64,7 +64,7 @@ def diff_metadata(found: Found) -> Metadata:
 
 
 def preview_metadata(session: Session, preview: Preview) -> Metadata:
-    rejects = session.first_rejects()
+    rejects = session.first_rejects() if preview.rejects_by_reason else []
     return {
         "plan_id": preview.plan_id,
         **_numbers(preview.counts),
@@ -102,11 +102,12 @@ def load_metadata(session: Session, result: LoadResult) -> Metadata:
 
 def quarantine_metadata(session: Session, result: LoadResult) -> Metadata:
     path = session.folder.quarantine
-    quarantined, first = row_count(path), quarantine.first_entries(path, SHOWN).to_pylist()
+    quarantined = row_count(path)
+    first = quarantine.first_entries(path, SHOWN).to_pylist() if quarantined else []
     return {
         "quarantined": quarantined,
         _ROW_COUNT: quarantined,
-        "quarantined_by_reason": by_name(quarantine.summary(path)),
+        "quarantined_by_reason": by_name(quarantine.summary(path) if quarantined else {}),
         "first_quarantined": entries(first),
         "quarantine_entries": whole_entries(first),
         "duration_s": _rounded(result.quarantine_s),

@@ -46,23 +46,20 @@ def named(line: Difference) -> str:
     return {Op.INSERT: "missing", Op.EXTRA: "extra"}.get(line.op) or in_short(line)
 
 
-def entries(found: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    """Documents that cannot be copied: which, for each column why, and since when where that is known."""
-    names = ("document", "why", "since") if found and "first_seen" in found[0] else ("document", "why")
-    rows = (
-        {
-            "document": cut(_plain(entry["source_key"]), _PHRASE),
-            "why": _why(entry),
-            "since": f"{entry['first_seen']:%Y-%m-%d %H:%M}" if "since" in names else "",
-        }
-        for entry in found
-    )
-    return table(rows, names)
+def entries(found: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Documents that cannot be copied: which, and for each column why."""
+    rows = ({"document": cut(_plain(entry["source_key"]), _PHRASE), "why": _why(entry)} for entry in found)
+    return table(rows, ("document", "why"))
 
 
 def whole_entries(found: Iterable[Mapping[str, Any]]) -> dg.JsonMetadataValue:
-    """What `entries` cuts, as it is."""
-    return dg.MetadataValue.json([{name: entry[name] for name in ENTRY} for entry in found])
+    """What `entries` cuts, as it is, and since when where that is known."""
+    return dg.MetadataValue.json([_whole_entry(entry) for entry in found])
+
+
+def _whole_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    since = {"first_seen": entry["first_seen"].isoformat(timespec="seconds")} if "first_seen" in entry else {}
+    return {**{name: entry[name] for name in ENTRY}, **since}
 
 
 def whole_differences(first: Iterable[Difference]) -> dg.JsonMetadataValue:

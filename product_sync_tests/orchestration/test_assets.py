@@ -68,7 +68,9 @@ def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_d
     assert kept["quarantined"] == 1
     [entry] = kept["first_quarantined"]
     assert (entry["document"], entry["why"]) == ('"bad"', 'price: wrong_type ("12")')
-    assert kept["quarantine_entries"][0]["values"] == ['"12"']
+    [whole] = kept["quarantine_entries"]
+    assert whole["values"] == ['"12"']
+    assert whole["first_seen"]
     for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD, names.QUARANTINE):
         assert told[name]["duration_s"] > 0
         assert told[name]["rows_per_second"] > 0
