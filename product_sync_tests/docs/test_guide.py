@@ -20,7 +20,9 @@ from product_sync.core import errors
 from product_sync.core.mapping import ColumnSpec, load_mapping
 from product_sync.core.model import Reason, Stage
 from product_sync.core.quarantine import quarantine_schema
+from product_sync.definitions import defs
 from product_sync.orchestration.checks import CHECKS
+from product_sync.orchestration.resources import SyncResource
 from product_sync.reports import ConnectionReport, DoctorReport, StatsReport, SyncReport, ValidationReport
 from product_sync.settings import PageSettings, ScheduleSettings, SyncSettings, TellingSettings
 from product_sync_tests.core.layouts import TEXT, layout_of
@@ -110,6 +112,15 @@ def test_every_setting_of_a_run_has_a_row_with_its_default() -> None:
         assert told(row["default"]) == written(getattr(standard, name)), name
         assert row["unit"] or isinstance(getattr(standard, name), bool), f"{name} has no unit"
         assert row["when to change it"], name
+
+
+def test_the_launchpad_gives_the_same_defaults() -> None:
+    standard, told_there = SyncSettings(), 0
+    for name, field in SyncResource.model_fields.items():
+        if given := re.search(r"Default: (\S+)\.$", field.description or ""):
+            assert given[1] == written(getattr(standard, name)), name
+            told_there += 1
+    assert told_there > 8
 
 
 def test_every_flag_has_a_row_and_its_default() -> None:
@@ -205,3 +216,13 @@ def test_the_mappings_of_the_page_are_valid(number: int, tmp_path: Path) -> None
     mapping = load_mapping(file)
     if number == 0:
         assert mapping == load_mapping()
+
+
+def test_what_the_daemon_does_and_every_job_has_a_row() -> None:
+    loaded = defs.resolve_all_job_defs(), defs.schedules or (), defs.sensors or ()
+    jobs, schedules, sensors = loaded
+    rows = {codes(row["what"])[0]: row["how often"] for row in page("deployment.md").rows("what", "how often")}
+    expected = {sensor.name: f"{sensor.minimum_interval_seconds} s" for sensor in sensors}
+    assert rows == {**expected, **{schedule.name: f"`{settings.CRON}`" for schedule in schedules}}
+    explained = {codes(row["job"])[0] for row in Page(ROOT / "README.md").rows("job")}
+    assert explained == {job.name for job in jobs if not job.name.startswith("__")}
