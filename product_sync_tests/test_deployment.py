@@ -26,6 +26,7 @@ from product_sync.embedded.servers import Servers
 from product_sync_tests.databases import cart_database
 from product_sync_tests.deploy import DEPLOY, OURS, ROOT, UNITS, compose, env_file, helm_values, started, unit
 from product_sync_tests.docs.test_guide import defaults, told, variables_read, written
+from product_sync_tests.market import Market, products
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 FOR_DAGSTER = {"DAGSTER_HOME", "DAGSTER_PG_URL"}
@@ -167,6 +168,14 @@ class TestDockerfile:
         mounted = {volume.partition(":")[2] for volume in compose()["services"]["code-location"]["volumes"]}
         declared = set(re.findall(r'"([^"]+)"', DOCKERFILE.partition("VOLUME")[2].partition("\n")[0]))
         assert mounted == declared
+
+
+def test_without_the_services_an_empty_dagster_home_is_none(market: Market) -> None:
+    """The image sets it; `docs/deployment.md` unsets it in this way for a sync by a timer."""
+    market.stock(products(2))
+    counted = market.run("stats", "--json", DAGSTER_HOME="")
+    assert (counted.status, counted.answer["source_count"]) == (0, 2)
+    assert (market.state / "dagster" / "dagster.yaml").exists()
 
 
 def copied() -> list[str]:
