@@ -1,0 +1,52 @@
+"""Limits that are constants of the code and stand in sentences of the guide."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from product_sync.adapters import state
+from product_sync.core import batching, pacing, verdicts
+from product_sync.core.extended_json import EXCERPT_LENGTH
+from product_sync.core.load import DEFAULT_POLICY
+from product_sync.core.tables import duckdb_connection
+from product_sync.settings import SyncSettings
+from product_sync_tests.docs.pages import page
+
+_WORDS = {1: "one", 2: "two", 5: "five", 10: "ten"}
+_SETTINGS = SyncSettings()
+_DUCKDB = inspect.signature(duckdb_connection).parameters
+
+
+def share(value: float) -> str:
+    return f"{value * 100:g} %"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("settings.md", f"a source that shrank by {share(verdicts.MAX_SHRINK)}"),
+        ("settings.md", f"more than {verdicts.MASS_CHANGE_ROWS} rows and half of the target overwritten"),
+        ("settings.md", f"a quarantine over {share(verdicts.QUARANTINE_BUDGET)} of the source"),
+        ("settings.md", f"{_WORDS[DEFAULT_POLICY.failures_in_row]} failing batches in a row"),
+        ("settings.md", f"or {share(DEFAULT_POLICY.isolated_share)} of the planned ones"),
+        ("settings.md", f"1 to {pacing.MAX_BATCH_SIZE}, and {batching.MAX_BATCH_BYTES // 2**20} MiB at most"),
+        ("errors.md", f"more than {share(verdicts.MAX_SHRINK)} smaller than at the last run that passed"),
+        ("errors.md", f"more than {DEFAULT_POLICY.isolated_rows:,} rows are refused".replace(",", " ")),
+        ("errors.md", f"{_WORDS[DEFAULT_POLICY.failures_in_row]} batches in a row fail"),
+        ("errors.md", f"they are more than {share(_SETTINGS.max_delete_share)} of the target"),
+        ("quarantine.md", f"the first {EXCERPT_LENGTH} characters"),
+        ("quarantine.md", f"red over {share(verdicts.QUARANTINE_BUDGET)} of the source"),
+        ("plan.md", f"({share(_SETTINGS.max_drift_growth)} of the plan)"),
+        ("plan.md", f"Plans are kept for {'a day' if state.KEPT_PLANS.days == 1 else 'another time'}"),
+        ("tuning.md", f"the last {_WORDS[state.KEPT_RUNS]} runs"),
+        (
+            "tuning.md",
+            f"with {_DUCKDB['memory_limit'].default[:-2]} MB and {_WORDS[_DUCKDB['threads'].default]} threads",
+        ),
+    ],
+)
+def test_a_limit_is_the_one_of_the_code(name: str, sentence: str) -> None:
+    assert sentence in re.sub(r"\s+", " ", page(name).text)
