@@ -118,9 +118,16 @@ class Target(Protocol):
 TargetOf = Callable[[Layout, Sequence[Row]], Target]
 
 
+#: As PostgreSQL writes them, where that differs.
+_DECLARED = {"varchar(12)": "character varying(12)", "timestamptz": "timestamp with time zone"}
+
+
 def every_type_layout(*, not_updated: Sequence[str] = ()) -> Layout:
     """`EVERY_TYPE` as a table ``everything``, each column mapped from the field of its name."""
-    columns = tuple(TableColumn(name, str(type_), type_, name != "id", False) for name, type_ in EVERY_TYPE.items())
+    columns = tuple(
+        TableColumn(name, _DECLARED.get(str(type_), str(type_)), type_, name != "id", False)
+        for name, type_ in EVERY_TYPE.items()
+    )
     specs = {
         name: ColumnSpec(source="_id" if name == "id" else name, required=name == "id", update=name not in not_updated)
         for name in EVERY_TYPE

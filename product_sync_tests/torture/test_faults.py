@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from product_sync_torture.faults.campaign import Round, make_history, play
+from product_sync_torture.faults.campaign import Round, keep, kept, make_history, play
 from product_sync_torture.faults.judge import (
     Drift,
     Ending,
@@ -203,6 +203,14 @@ def test_a_violation_is_in_the_report_with_what_it_takes_to_see_it_again() -> No
     assert "Unfinished: 2 of 3" in text
     assert f"- `--only '{FAULTS[0].name}' --seed 5`: row a is there 2 times" in text
     assert f"| {FAULTS[0].name} | 2 | 0 | 0 | 0 | 0 | 1 | 0 | 2 | 1 |" in text
+
+
+def test_rounds_that_were_kept_are_the_same_when_the_campaign_goes_on(tmp_path: Path) -> None:
+    rounds = [Round("a", 1, missed=2, ending=Ending.KILLED), Round("b", 2, ending=None, violations=["row a is lost"])]
+    assert kept(tmp_path / "rounds") == []
+    for one in rounds:
+        keep(tmp_path / "rounds", one)
+    assert kept(tmp_path / "rounds") == rounds
 
 
 # The steps, as the campaign reads them off the wire.

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from product_sync_torture.faults.campaign import Round
+from product_sync_torture.faults.campaign import Round, keep, kept
 from product_sync_torture.faults.kinds import FAULTS
 from product_sync_torture.faults.report import report
 from product_sync_torture.faults.workers import play_all
@@ -21,17 +21,22 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes, each with servers of its own")
     parser.add_argument("--seed", type=int, default=1, help="of the first round of each fault; the next ones follow")
     parser.add_argument("--only", default="", help="faults whose name contains this")
+    parser.add_argument("--keep", type=Path, help="file of rounds as JSON lines: those in it are not played again")
     parser.add_argument("--report", type=Path, help="where to write the report, as Markdown; anew after each round")
     arguments = parser.parse_args()
     chosen = [number for number, fault in enumerate(FAULTS) if arguments.only in fault.name]
     if not chosen:
         parser.error(f"no fault has a name with {arguments.only!r} in it")
+    rounds = kept(arguments.keep) if arguments.keep else []
+    known = {(one.fault, one.seed) for one in rounds}
     tasks = [(chosen[n % len(chosen)], arguments.seed + n // len(chosen)) for n in range(arguments.rounds)]
-    rounds: list[Round] = []
+    left = [(number, seed) for number, seed in tasks if (FAULTS[number].name, seed) not in known]
     text = ""
-    for one, disk in play_all(tasks, arguments.workers):
+    for one, disk in play_all(left, arguments.workers):
         rounds.append(one)
         _tell(one, len(rounds), len(tasks))
+        if arguments.keep:
+            keep(arguments.keep, one)
         text = report(rounds, asked=len(tasks), workers=arguments.workers, disk=disk)
         if arguments.report:
             arguments.report.write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,18 @@ class Round:
     ending: Ending | None = None
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
+
+
+def keep(path: Path, played: Round) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(played)) + "\n")
+
+
+def kept(path: Path) -> list[Round]:
+    """The rounds in a file that `keep` has written; none without the file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rounds = [Round(**json.loads(line)) for line in lines]
+    return [replace(one, ending=one.ending and Ending(one.ending)) for one in rounds]
 
 
 def make_history(folder: Path) -> Path:

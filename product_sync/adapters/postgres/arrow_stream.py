@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from product_sync.adapters.postgres import arrays
 from product_sync.adapters.postgres.connection import conninfo
-from product_sync.adapters.postgres.errors import reading_failed
+from product_sync.adapters.postgres.errors import changed_meanwhile, reading_failed
 from product_sync.core.layout import Layout
 from product_sync.core.model import TypeName
 
@@ -59,7 +59,10 @@ def record_batches(url: str, layout: Layout, statement: str) -> Iterator[pa.Reco
 
 
 def _canonical(batch: pa.RecordBatch, layout: Layout) -> pa.RecordBatch:
-    columns = zip(batch.columns, layout.columns, strict=True)
+    columns = list(zip(batch.columns, layout.columns, strict=True))
+    for values, column in columns:
+        if values.type != column.type.arrow:
+            raise changed_meanwhile(f"{column.name} is not {column.type} any more.", table=layout.table.qualified_name)
     return pa.RecordBatch.from_arrays(
         [arrays.canonical_array(values, column.type) for values, column in columns], schema=layout.target_schema
     )

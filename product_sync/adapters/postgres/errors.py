@@ -72,11 +72,13 @@ _BY_CLASS: Final = {
     "58": Consequence.STOP,  # system error: input/output
     "F0": Consequence.STOP,  # configuration file
 }
+#: What to do when the table was changed under a run.
+START_AGAIN: Final = "Start the sync again, so that the table is reflected anew."
 _HINTS: Final = {
     "25006": "The role or the database is set read-only (default_transaction_read_only).",
     "42501": "Grant SELECT, INSERT and UPDATE on the table; `product-sync doctor` lists what is missing.",
     "42P01": "The table was dropped or renamed during the run.",
-    "42703": "A column was dropped or renamed during the run.",
+    "42703": f"A column was dropped or renamed during the run. {START_AGAIN}",
     "53100": "Free disk space on the database server.",
 }
 
@@ -132,11 +134,14 @@ def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyn
             hint=f"GRANT SELECT ON {table} to the role; under row-level security it needs BYPASSRLS too.",
         )
     if state in {"42P01", "42703", "3F000"}:
-        return TableError(
-            f"{table} changed while it was used: {message}", hint="Start again, so that the table is reflected anew."
-        )
+        return changed_meanwhile(message, table=table)
     hint = "The role's statement_timeout may be too short to read the table." if state == "57014" else ""
     return NotAttempted(f"{table} could not be read: {message}", hint=hint)
+
+
+def changed_meanwhile(message: str, *, table: str) -> TableError:
+    """What was read is not of the types that the table had."""
+    return TableError(f"{table} changed while it was used: {message}", hint=START_AGAIN)
 
 
 def describe(error: psycopg.Error) -> str:

@@ -158,6 +158,18 @@ COLUMN_TYPES: Final = sql.SQL(
     """
 )
 
+# The same of a table by its name, in the middle of a run.
+TYPES_NOW: Final = sql.SQL(
+    """
+    SELECT attribute.attname::pg_catalog.text, pg_catalog.format_type(attribute.atttypid, attribute.atttypmod)
+    FROM pg_catalog.pg_attribute AS attribute
+    JOIN pg_catalog.pg_class AS class ON class.oid = attribute.attrelid
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE namespace.nspname = $1::pg_catalog.text AND class.relname = $2::pg_catalog.text
+      AND attribute.attnum > 0 AND NOT attribute.attisdropped
+    """
+)
+
 # About how many rows: the density at the last ANALYZE times the size now, over all partitions; a table that was
 # never analysed counts as one row per 100 bytes.
 ESTIMATED_COUNT: Final = sql.SQL(

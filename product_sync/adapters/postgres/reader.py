@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from product_sync.adapters.postgres import arrays, arrow_stream, queries
 from product_sync.adapters.postgres.connection import connect
-from product_sync.adapters.postgres.errors import read_error
+from product_sync.adapters.postgres.errors import changed_meanwhile, read_error
 from product_sync.adapters.postgres.inspect import table_oid
 from product_sync.core.layout import Layout
 
@@ -54,6 +54,7 @@ class PostgresReader:
             connection.cursor(name="product_sync_snapshot", binary=True) as cursor,
         ):
             cursor.execute(queries.select_all(self._layout))
+            _require_types(cursor, self._layout)
             while rows := cursor.fetchmany(self._batch_rows):
                 yield _record_batch(rows, self._layout)
 
@@ -84,15 +85,25 @@ class PostgresReader:
 
 
 def fetch(connection: psycopg.Connection, layout: Layout, ids: Sequence[str]) -> pa.Table:
-    """The rows of these ids on an open connection, with ``Layout.target_schema``. Raises driver errors."""
+    """The rows of these ids on an open connection, with ``Layout.target_schema``. Raises driver errors, and
+    `TableError` if a column has another type by now."""
     batches: list[pa.RecordBatch] = []
     statement = queries.select_by_ids(layout)
     for start in range(0, len(ids), _IDS_PER_STATEMENT):
         chunk = arrays.ids(ids[start : start + _IDS_PER_STATEMENT])
         with connection.cursor(binary=True) as cursor:
-            if rows := cursor.execute(statement, [chunk]).fetchall():
+            rows = cursor.execute(statement, [chunk]).fetchall()
+            _require_types(cursor, layout)
+            if rows:
                 batches.append(_record_batch(rows, layout))
     return pa.Table.from_batches(batches, schema=layout.target_schema)
+
+
+def _require_types(cursor: psycopg.Cursor[tuple[object, ...]], layout: Layout) -> None:
+    """Arrow would make an integer of what is a fraction by now, without a word."""
+    for column, read in zip(layout.columns, cursor.description or (), strict=True):
+        if read.type_code != arrays.wire(column.type).oid:
+            raise changed_meanwhile(f"{column.name} is not {column.type} any more.", table=layout.table.qualified_name)
 
 
 def _record_batch(rows: Sequence[tuple[object, ...]], layout: Layout) -> pa.RecordBatch:

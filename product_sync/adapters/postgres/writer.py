@@ -17,15 +17,18 @@ import pyarrow as pa
 from psycopg.pq import TransactionStatus
 
 from product_sync.adapters.postgres import arrays, copying, queries, reader
+from product_sync.adapters.postgres.columns import changed, require_unchanged
 from product_sync.adapters.postgres.connection import application_name, connect
-from product_sync.adapters.postgres.errors import describe, read_error, write_error
+from product_sync.adapters.postgres.errors import START_AGAIN, describe, read_error, write_error
 from product_sync.adapters.postgres.inspect import refuse_row_security, table_oid
 from product_sync.adapters.postgres.lock import already_running, holder_of, pools_transactions, try_lock
 from product_sync.core.errors import (
     CommitOutcomeUnknown,
     ConfigurationError,
+    EveryBatchWouldFail,
     NotAttempted,
     RowsRefused,
+    TableError,
     TransactionPooling,
     TransientError,
 )
@@ -80,7 +83,17 @@ class PostgresWriter:
         self._connection.close()
 
     def write(self, batch: WriteBatch) -> Written:
-        return self._run(batch, self._begin, self._commit)
+        try:
+            return self._run(batch, self._begin, self._commit)
+        except (RowsRefused, EveryBatchWouldFail) as error:
+            # A column that was changed may refuse every row. It is not the rows then.
+            with self._transaction():
+                changes = changed(self._connection, self._layout)
+            if not changes or changes == error.message:
+                raise
+            raise EveryBatchWouldFail(
+                f"{changes} The server says: {error.message}", sqlstate=error.sqlstate, hint=START_AGAIN
+            ) from error.__cause__
 
     def probe(self, batch: WriteBatch) -> Written:
         return self._run(batch, self._begin_probe, self._check_deferred)
@@ -95,18 +108,23 @@ class PostgresWriter:
                 if self._copy(batch.inserts) == batch.inserts.num_rows:
                     inserted = frozenset(batch.inserts[self._layout.key.name].to_pylist())
                     written = replace(self._update_and_delete(batch), inserted=inserted)
+                    require_unchanged(self._connection, self._layout)
                     end(transaction, written)
                     return written
         with self._transaction():
             transaction = begin()
             inserted = self._execute(self._insert, (batch.inserts, self._layout.columns))
             written = replace(self._update_and_delete(batch), inserted=inserted)
+            require_unchanged(self._connection, self._layout)
             end(transaction, written)
         return written
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         with self._transaction():
-            return reader.fetch(self._connection, self._layout, ids)
+            try:
+                return reader.fetch(self._connection, self._layout, ids)
+            except TableError as error:
+                raise EveryBatchWouldFail(error.message, hint=error.hint) from error
 
     def happened(self, transaction: str) -> bool:
         """As in the port. When in doubt it did not: running a batch again changes no row twice, counting it blindly
@@ -172,6 +190,15 @@ class PostgresWriter:
 
     def _copy(self, rows: pa.Table) -> int:
         """How many of the rows the server took."""
+        try:
+            return self._copy_in(rows)
+        except psycopg.errors.ProtocolViolation as error:
+            if self._connection.closed:
+                raise
+            # A column is wider than the bytes of its value: it has another type by now.
+            raise RowsRefused(describe(error), sqlstate=error.sqlstate) from error
+
+    def _copy_in(self, rows: pa.Table) -> int:
         with self._connection.cursor() as cursor:
             with cursor.copy(queries.copy_in(self._layout)) as copy:
                 is_sent = False
