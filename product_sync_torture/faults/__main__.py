@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ def main() -> int:
     chosen = [number for number, fault in enumerate(FAULTS) if arguments.only in fault.name]
     if not chosen:
         parser.error(f"no fault has a name with {arguments.only!r} in it")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the workers are stopped
     rounds = kept(arguments.keep) if arguments.keep else []
     known = {(one.fault, one.seed) for one in rounds}
     tasks = [(chosen[n % len(chosen)], arguments.seed + n // len(chosen)) for n in range(arguments.rounds)]
