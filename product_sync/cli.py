@@ -167,13 +167,27 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the console script. Ends with the exit status; a bug in this package ends with its traceback."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+def _interrupt_but_for_ctrl_c(number: int, frame: FrameType | None) -> None:
+    if number != signal.SIGINT:
+        _interrupt(number, frame)
+
+
+def handle_signals() -> None:
+    """SIGTERM and SIGHUP end a command in order, as Ctrl-C does; what the caller has ignored stays ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         # Under nohup a hangup is to be ignored.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
+    # A script's background jobs ignore Ctrl-C. Dagster gives SIGTERM, again and again, whatever handler SIGINT has, and
+    # would have it ignored too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt_but_for_ctrl_c)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script. Ends with the exit status; a bug in this package ends with its traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    handle_signals()
     handler = _LogLines(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.getLogger("product_sync").addHandler(handler)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import psycopg
 import pytest
@@ -73,6 +75,24 @@ def test_sigterm_rolls_the_batch_under_way_back(market: Market) -> None:
     assert outcome.answer["inserted"] == BATCH
     assert status_of_run(market, outcome.answer["run_id"]) == "CANCELED"
     assert lock_holder(market.cart_url, PRODUCT) is None
+
+
+def test_a_background_job_that_ignores_ctrl_c_still_ends_on_sigterm() -> None:
+    """A shell has its background jobs ignore SIGINT, and Dagster, where it runs our code, gives SIGTERM its handler."""
+    script = (
+        "import os, signal\n"
+        "from product_sync import cli\n"
+        "cli.handle_signals()\n"
+        "from dagster._core.errors import raise_execution_interrupts\n"
+        "with raise_execution_interrupts(): pass\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('goes on', flush=True)\n"
+        "try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except KeyboardInterrupt: print('ends')\n"
+    )
+    command = ["/bin/sh", "-c", 'trap \'\' INT; exec "$0" -c "$1"', sys.executable, script]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout.split("\n") == ["goes on", "ends", ""]
 
 
 def test_a_killed_sync_is_marked_as_failed_by_the_next(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,10 @@ def _next(played: _Played, processes: Sequence[multiprocessing.process.BaseProce
 
 def _work(tasks: _Tasks, played: _Played) -> None:
     logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are stopped
+    # So that the servers are stopped. Both: Dagster gives SIGTERM the handler of SIGINT, which a background job
+    # ignores.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with machines() as own, tempfile.TemporaryDirectory(prefix="product_sync_torture_") as folder:
             home = make_history(Path(folder) / "home")
