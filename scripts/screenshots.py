@@ -4,7 +4,7 @@
 It needs what no other part of the project does: Chromium, and Playwright and Pillow in the environment:
 
     .venv/bin/python -m pip install playwright pillow
-    .venv/bin/python scripts/screenshots.py            # CHROMIUM=/path/to/chromium where it is not on the PATH
+    .venv/bin/python scripts/screenshots.py [NAME ...]   # CHROMIUM=/path/to/chromium where it is not on the PATH
 
 Everything runs on servers of its own in a temporary folder and takes about five minutes. Look at each picture before
 it is committed: a page that has not loaded makes a picture too.
@@ -67,15 +67,15 @@ class Picture:
     clicks: tuple[str, ...] = ()
 
 
+GRAPH = "/locations/product_sync.definitions/asset-groups/product_sync/lineage"
 WORK = [
     Picture("product-diff", "/assets/product_diff", "first_missing", (1500, 1480)),
     Picture("drift-plots", "/assets/product_diff", "dagster/row_count", (1500, 1330), ("Plots",)),
     Picture("quarantine", "/assets/quarantined_products", "first_quarantined", (1500, 1500)),
     Picture("drift-report-asset", "/assets/drift_report", "first_explained", (1500, 1400)),
-    Picture(
-        "asset-graph", "/locations/product_sync.definitions/asset-groups/product_sync/lineage", "DuckDB", (1800, 600)
-    ),
-    Picture("automation", "/automation", "tell_of_runs", (1300, 420)),
+    Picture("asset-graph", GRAPH, "2 / 3 Passed", (1800, 760)),
+    Picture("health", "/assets/health", "mongodb_latency_ms", (1500, 1000)),
+    Picture("automation", "/automation", "tell_of_runs", (1300, 500)),
 ]
 CHECK = Picture("check", "/assets/product_load?view=checks", "missing_ids", (1500, 1000), ("target_matches_source",))
 PROGRESS = Picture("progress", "/assets/product_load?view=events", "progress_percent", (1300, 640))
@@ -83,6 +83,7 @@ RED = Picture("proven-copy", "/assets/proven_copy", "proven_source_count", (1500
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with it ignored
     with tempfile.TemporaryDirectory(prefix="screenshots-") as folder, running(Path(folder) / "data") as servers:
         fill(servers.mongodb_url, servers.cart_url)
         state = servers.folder / environment.STATE_FOLDER
@@ -110,8 +111,9 @@ def take_all(servers: Servers, state: Path, ui: str, reports: str, page: Page) -
     drift(servers, random.Random(99), 2)
     product_sync("validate")
     take(page, ui, CHECK)
-    wait_until_overdue(page, ui)
-    take(page, ui, RED)
+    if wanted(RED):
+        wait_until_overdue(page, ui)
+        take(page, ui, RED)
 
 
 def drift(servers: Servers, shop: random.Random, day: int) -> None:
@@ -153,7 +155,13 @@ def wait_until_overdue(page: Page, ui: str) -> None:
     raise SystemExit("The freshness policy did not turn red: does the daemon run?")
 
 
+def wanted(picture: Picture) -> bool:
+    return picture.name in sys.argv[1:] or not sys.argv[1:]
+
+
 def take(page: Page, ui: str, picture: Picture) -> None:
+    if not wanted(picture):
+        return
     page.set_viewport_size({"width": picture.size[0], "height": picture.size[1]})
     page.goto(picture.path if picture.path.startswith("http") else f"{ui}{picture.path}")
     for text in picture.clicks:

@@ -5,6 +5,7 @@ one is cut off there without a sign of it, and its cells do not wrap. So what di
 and a phrase that is cut around the place where the two values differ; all of it stands beside, behind *Show JSON*.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +18,7 @@ from product_sync.core.model import Op
 #: What is told of a difference and of a document that cannot be copied, where all of it is told.
 DIFFERENCE = ("op", "id", "column", "old", "new")
 ENTRY = ("source_key", "reasons", "columns", "values", "stage")
-_WRITTEN_OUT = {"$oid": "", "$numberDouble": "double", "$numberLong": "long", "$numberDecimal": "decimal"}
+_WRITTEN_OUT = re.compile(r'\{"\$(?:oid|number[A-Za-z0-9]+)": "([^"]*)"\}')
 _PHRASE, _VALUE, _BEFORE = 48, 20, 6
 
 
@@ -113,12 +114,10 @@ def _why(entry: Mapping[str, Any]) -> str:
 
 
 def _plain(value: str | None) -> str:
-    """A value in extended JSON as a person reads it: an ObjectId, which nearly all ids are, as its digits, a number
-    with its type, a text in quotes. What is long has been cut and is no JSON any more."""
-    for kind, name in _WRITTEN_OUT.items():
-        if value and value.startswith(f'{{"{kind}": "') and value.endswith('"}'):
-            return f"{value[len(kind) + 6 : -2]} {name}".rstrip()
-    return value or "null"
+    """A value in extended JSON as a person reads it: an ObjectId, which nearly all ids are, as its digits, a number as
+    it is, a text in quotes. What is long has been cut and is no JSON any more."""
+    written_out = _WRITTEN_OUT.fullmatch(value or "")
+    return written_out[1] if written_out else value or "null"
 
 
 def _or_null(value: str | None) -> str:

@@ -31,9 +31,9 @@ def test_no_difference_makes_a_table_wide_and_all_of_it_is_kept_beside() -> None
     assert [line["new"] for line in whole_differences(lines).value] == [LONG * 4, f"title: {LONG * 3}"]  # type: ignore[union-attr,index]
 
 
-def test_an_object_id_is_its_digits_a_number_has_its_type_and_a_text_stands_in_quotes() -> None:
+def test_an_object_id_is_its_digits_a_number_is_itself_and_a_text_stands_in_quotes() -> None:
     values = ['{"$numberDouble": "19.99"}', None]
     defect = {"columns": ["price", "title"], "reasons": ["not_exact", "missing_field"], "values": values}
     found = entries([{"source_key": '{"$oid": "507f1f77bcf86cd799439011"}', **defect}, {"source_key": '"a"', **defect}])
     assert [row.data["document"] for row in found.records] == ["507f1f77bcf86cd799439011", '"a"']
-    assert found.records[0].data["why"] == "price: not_exact (19.99 double); title: missing_field (null)"
+    assert found.records[0].data["why"] == "price: not_exact (19.99); title: missing_field (null)"
