@@ -1,6 +1,6 @@
-"""The functions behind the commands, for scripts: `sync`, `validate`, `stats`, `doctor`.
+"""The functions behind the commands, for scripts: `sync`, `validate`, `stats`, `show`, `doctor`.
 
-They run the same Dagster jobs as the UI and the schedule, in this process, and answer with a report. A report is
+The first two run the same Dagster jobs as the UI and the schedule, in this process. All answer with a report, which is
 returned whatever happened; ``report.raise_for_error()`` turns what ended it into an exception.
 
     from product_sync import sync
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from product_sync.core.errors import ProductSyncError, SyncOverdue
 from product_sync.core.progress import OnProgress, no_progress
-from product_sync.reports import DoctorReport, StatsReport, SyncReport, ValidationReport
+from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
 from product_sync.settings import TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
 if TYPE_CHECKING:
@@ -117,6 +117,22 @@ def stats(*, max_age: timedelta | None = None, instance: dg.DagsterInstance | No
     return report
 
 
+def show(product_id: str) -> ProductReport:
+    """Look up one product on both sides, as they are now, and in what the last runs left of it. Writes nothing.
+
+    ``product_id`` is the id as the target has it; several documents may have it as their text. The extended JSON of an
+    ``_id``, as the quarantine names it, is understood too. The failure is a `ConfigurationError` or `NotAttempted`
+    where a side cannot be read; a product that differs, or is nowhere, is an answer.
+    """
+    report = ProductReport(id=product_id)
+    with _ending(report):
+        _check_both_addresses()
+        from product_sync.showing import show_product
+
+        show_product(report, os.environ)
+    return report
+
+
 def doctor() -> DoctorReport:
     """Look at both connections, each for itself, so that one that is down does not hide the other.
 
@@ -135,7 +151,7 @@ def _check_both_addresses() -> tuple[SourceAddress, TargetAddress]:
 
 
 @contextmanager
-def _ending(report: SyncReport | ValidationReport | StatsReport) -> Iterator[None]:
+def _ending(report: Report) -> Iterator[None]:
     try:
         yield
     except ProductSyncError as error:

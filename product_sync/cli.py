@@ -18,12 +18,13 @@ from typing import Any, NoReturn
 import click
 
 from product_sync.core.errors import ConfigurationError, ProductSyncError, SyncCancelled
-from product_sync.reports import DoctorReport, Report, StatsReport, SyncReport, ValidationReport
+from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
 
 _REPORTS: dict[str, type[Report]] = {
     "sync": SyncReport,
     "validate": ValidationReport,
     "stats": StatsReport,
+    "show": ProductReport,
     "doctor": DoctorReport,
 }
 _folder_option = click.option(
@@ -89,6 +90,21 @@ def stats(as_json: bool, max_age: str | None) -> None:
 
     limit = duration(max_age, "--max-age") if max_age is not None else None
     _finish(api.stats(max_age=limit), as_json=as_json, show=show_stats)
+
+
+@cli.command()
+@click.argument("product_id", metavar="ID")
+@_json_option
+def show(product_id: str, as_json: bool) -> None:
+    """Everything about one product: both sides, its conversion, its difference, its quarantine.
+
+    ID is the id as the target has it, or the extended JSON of an _id, as the quarantine names it. One that begins with
+    a dash comes after `--`. Exit status: 0 if both sides have it and agree, 1 if not.
+    """
+    from product_sync import api
+    from product_sync.terminal import show_product
+
+    _finish(api.show(product_id), as_json=as_json, show=show_product)
 
 
 @cli.command()

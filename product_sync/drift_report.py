@@ -74,7 +74,7 @@ def gather(session: Session, outcome: str, result: LoadResult | None) -> DriftRe
     read_at, source_read_at = plan.taken_at(diff), plan.taken_at(source.path(state.SOURCE_ROWS))
     differences, earlier = [], list[EarlierFile]()
     if counts.missing or counts.changed or counts.extra:
-        earlier = list(_earlier(session.folder, {run.run_id, source.run_id, session.files.run_id}, read_at))
+        earlier = list(earlier_files(session.folder, {run.run_id, source.run_id, session.files.run_id}, read_at))
         rows = [(op, first_rows(diff, op, EXAMINED)) for op in Op]
         differences = explain_differences(rows, session.layout, earlier, source_read_at, session.files.folder)
     done = _done(result)
@@ -115,7 +115,7 @@ def created_at(line: Explained) -> datetime | None:
     return datetime.fromtimestamp(int(line.difference.id[:8], 16), UTC)
 
 
-def _earlier(folder: StateFolder, own: set[str], before: datetime) -> Iterator[EarlierFile]:
+def earlier_files(folder: StateFolder, own: set[str], before: datetime) -> Iterator[EarlierFile]:
     """The snapshots of the newest runs before this one."""
     runs = [run for run in folder.runs() if run.run_id not in own]
     for run in runs[:_EARLIER_RUNS]:

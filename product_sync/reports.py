@@ -6,7 +6,7 @@ is not known. An error never hides what was done before it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Self
 
 from product_sync.core.errors import ProductSyncError
@@ -151,5 +151,88 @@ class DoctorReport(Report):
     alert_problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefectReport:
+    """Why a document cannot be copied: the column, the reason's code, the value as bounded extended JSON."""
+
+    column: str
+    reason: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentReport:
+    """A document of the source. ``source_key`` is the extended JSON of its ``_id``, ``id_type`` the BSON type where
+    that has a text. ``fields`` are the mapped fields as they stand, as bounded extended JSON, ``None`` where one is
+    absent; ``row`` is what becomes of it, ``None`` where ``defects`` say why nothing does."""
+
+    source_key: str
+    id_type: str | None
+    fields: dict[str, str | None]
+    row: dict[str, str | None] | None
+    defects: list[DefectReport]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DifferenceReport:
+    """A column whose values differ, as text; ``None`` is NULL."""
+
+    column: str
+    target: str | None
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineReport:
+    """An entry of the quarantine, as the last run that met the document left it. Times are ISO 8601, UTC."""
+
+    source_key: str
+    stage: str
+    defects: list[DefectReport]
+    first_seen: str
+    last_seen: str
+    attempts: int
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierReport:
+    """What an earlier snapshot had: ``side`` is source or target, ``row`` its values or ``None``, ``reasons`` why the
+    document could not be copied."""
+
+    side: str
+    at: str
+    run_id: str
+    present: bool
+    row: dict[str, str | None] | None
+    reasons: list[str]
+
+
+@dataclass(kw_only=True)
+class ProductReport(Report):
+    """One product on both sides, as they are now. ``state`` is equal, missing, changed, extra, quarantined or nowhere;
+    the exit status is 0 for equal and 1 for the others.
+
+    ``target_row`` is ``None`` where the target has none, or nobody knows yet: ``state`` tells. ``quarantine`` and
+    ``earlier`` are what the last runs left in the state folder, the newest snapshot first.
+    """
+
+    id: str = ""
+    state: str | None = None
+    documents: list[DocumentReport] | None = None
+    target_row: dict[str, str | None] | None = None
+    differences: list[DifferenceReport] | None = None
+    quarantine: list[QuarantineReport] | None = None
+    earlier: list[EarlierReport] | None = None
+
+    @property
+    def exit_status(self) -> int:
+        if self.failure:
+            return self.failure.exit_status
+        return 0 if self.state == "equal" else 1
+
+
 def _plain(value: object) -> object:
-    return asdict(value) if isinstance(value, ConnectionReport) else value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

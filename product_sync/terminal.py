@@ -19,7 +19,15 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from product_sync.core.progress import OnProgress, Progress
-from product_sync.reports import DoctorReport, ErrorInfo, StatsReport, SyncReport, ValidationReport
+from product_sync.reports import (
+    DefectReport,
+    DoctorReport,
+    ErrorInfo,
+    ProductReport,
+    StatsReport,
+    SyncReport,
+    ValidationReport,
+)
 
 #: Seconds between two progress lines where there is no terminal to draw a bar on.
 _LINE_EVERY_S = 2.0
@@ -135,6 +143,74 @@ def show_doctor(report: DoctorReport) -> None:
     for problem in report.alert_problems:
         table.add_row("problem", escape(problem))
     _output().print(table)
+
+
+_STATES = {
+    "equal": "[green]Both sides have it and agree.[/]",
+    "missing": "[red]The target does not have it; the next sync inserts it.[/]",
+    "changed": "[red]The target has other values; the next sync updates it.[/]",
+    "extra": "[red]Only the target has it.[/]",
+    "quarantined": "[red]It cannot be copied as it is; see why above.[/]",
+    "nowhere": "[red]Neither side has it.[/]",
+}
+
+
+def show_product(report: ProductReport) -> None:
+    """A product from its documents to its row, and what is remembered of it."""
+    if report.state is None:
+        return
+    for document in report.documents or ():
+        kind = f" ({document.id_type})" if document.id_type else ""
+        _pairs(f"Document {document.source_key}{kind}", document.fields, absent="absent")
+        if document.row:
+            _pairs("Converted", document.row)
+        _defects("Cannot be copied", document.defects)
+    if report.target_row:
+        _pairs("Row of the target", report.target_row)
+    for line in report.differences or ():
+        said = f"{line.column}: {_value(line.target)} in the target, {_value(line.source)} in the source"
+        _output().print(escape(said), highlight=False)
+    for entry in report.quarantine or ():
+        seen = f"since {entry.first_seen}, last {entry.last_seen}, {entry.attempts} runs, the last {entry.run_id}"
+        _defects(f"In quarantine {seen}: {entry.source_key}", entry.defects)
+    _earlier(report)
+    _output().print(_STATES[report.state])
+
+
+def _earlier(report: ProductReport) -> None:
+    if not report.earlier:
+        return
+    table = Table(title="Earlier snapshots", title_justify="left", show_header=False)
+    for look in report.earlier:
+        values = ", ".join(f"{name}: {_value(value)}" for name, value in (look.row or {}).items())
+        found = f"in quarantine: {', '.join(look.reasons)}" if look.reasons else values or "not there"
+        table.add_row(look.at[:19], look.side, escape(_printable(found)))
+    _output().print(table)
+
+
+def _pairs(title: str, values: dict[str, str | None], absent: str = "NULL") -> None:
+    table = Table(title=escape(_printable(title)), title_justify="left", show_header=False)
+    for name, value in values.items():
+        table.add_row(escape(_printable(name)), escape(_value(value, absent)))
+    _output().print(table)
+
+
+def _defects(title: str, defects: list[DefectReport]) -> None:
+    if not defects:
+        return
+    table = Table(title=escape(_printable(title)), title_justify="left", show_header=False)
+    for defect in defects:
+        table.add_row(escape(_printable(defect.column)), defect.reason, escape(_value(defect.value)))
+    _output().print(table)
+
+
+def _value(value: str | None, absent: str = "NULL") -> str:
+    return absent if value is None else _printable(value)
+
+
+def _printable(text: str) -> str:
+    """Products may hold what moves a terminal's cursor, or worse: that is shown, not sent to it."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _rows(title: str, rows: list[dict[str, str]], kind: str) -> None:

@@ -258,14 +258,15 @@ def lines_of(row: pa.Table, op: Op, layout: Layout) -> Iterator[Difference]:
     else:
         for column in layout.compared:
             if not diff_rows.same_values(new, old, [column])[0].as_py():
-                yield Difference(op, row_id, column.name, _shown(old, column), _shown(new, column))
+                yield Difference(op, row_id, column.name, shown(old, column), shown(new, column))
 
 
 def _all_values(row: pa.Table, layout: Layout) -> str:
-    return _cut(", ".join(f"{column.name}: {_shown(row, column) or 'NULL'}" for column in layout.values))
+    return _cut(", ".join(f"{column.name}: {shown(row, column) or 'NULL'}" for column in layout.values))
 
 
-def _shown(row: pa.Table, column: LayoutColumn) -> str | None:
+def shown(row: pa.Table, column: LayoutColumn) -> str | None:
+    """The value of a table's first row in this column, bounded, for people; ``None`` for NULL."""
     scalar = row[column.name][0]
     if not scalar.is_valid:
         return None

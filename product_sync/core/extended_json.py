@@ -13,6 +13,7 @@ from typing import Any
 from bson import json_util
 from bson.binary import Binary, UuidRepresentation
 from bson.code import Code
+from bson.codec_options import DatetimeConversion
 from bson.dbref import DBRef
 from bson.regex import Regex
 
@@ -21,6 +22,8 @@ EXCERPT_LENGTH = 200
 _KEPT = EXCERPT_LENGTH + 1
 
 _OPTIONS = json_util.CANONICAL_JSON_OPTIONS.with_options(uuid_representation=UuidRepresentation.STANDARD)
+#: Dates keep the whole int64 range, as when documents are decoded.
+_PARSED = _OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_MS)
 
 
 def canonical_json(value: Any) -> str:
@@ -31,6 +34,14 @@ def canonical_json(value: Any) -> str:
     """
     text: str = json_util.dumps(value, json_options=_OPTIONS, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """The value of which ``text`` is the extended JSON. Raises `ValueError` where it is none."""
+    try:
+        return json_util.loads(text, json_options=_PARSED)
+    except Exception as error:  # what a parser of its own raises for a bad ``$oid`` or ``$date`` is any of ten kinds
+        raise ValueError("no extended JSON") from error
 
 
 def excerpt(value: Any) -> str:

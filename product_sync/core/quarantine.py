@@ -262,6 +262,23 @@ def first_entries(path: Path, n: int) -> pa.Table:
 _FIRST_ENTRIES_SQL = "FROM read_parquet($path) ORDER BY source_key LIMIT $n"
 
 
+def entries_of(path: Path, row_id: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The entries of a quarantine file that have this text id or one of these ``source_key``; without the refused
+    values, which have names of their own."""
+    with duckdb_connection(path.parent) as connection:
+        found = connection.execute(_ENTRIES_SQL, {"path": str(path), "id": row_id, "keys": list(keys)})
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+# What is known of one product. Times as text: DuckDB's own come in the zone of the machine.
+_ENTRIES_SQL = """
+SELECT source_key, stage, "columns", reasons, "values", epoch_us(first_seen) AS first_seen_us,
+    epoch_us(last_seen) AS last_seen_us, attempts, run_id
+FROM read_parquet($path) WHERE id = $id OR list_contains($keys, source_key) ORDER BY source_key
+"""
+
+
 def refused_rows(path: Path, layout: Layout) -> pa.Table:
     """The values that the database refused: `ID_TYPE`, ``id``, then the columns of ``layout.values``.
 

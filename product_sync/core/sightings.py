@@ -71,6 +71,23 @@ def explain_differences(
     return [line for op, rows in kinds for line in _explained(op, rows, layout, looks, source_read_at)]
 
 
+def seen_before(
+    row_id: str, layout: Layout, earlier: Iterable[EarlierFile], scratch: Path
+) -> list[tuple[EarlierFile, pa.Table, tuple[str, ...]]]:
+    """What each snapshot has of one product: its row, in a table of that side's schema that is empty where it has none,
+    and why the document could not be copied. ``scratch`` and files that are gone as in `explain_differences`."""
+    seen = []
+    with duckdb_connection(scratch) as connection:
+        connection.register("wanted", pa.table({"id": pa.array([row_id], pa.string())}))
+        for file in earlier:
+            try:
+                look = _look(connection, file, layout)
+            except (duckdb.IOException, OSError):
+                continue
+            seen.append((file, look.found, look.rejected.get(row_id, ())))
+    return seen
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What one file has of the wanted ids."""

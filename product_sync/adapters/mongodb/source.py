@@ -118,6 +118,21 @@ class MongoSource:
         """See `Source.fetch`. A document that can no longer be converted is among the rejects."""
         return self._converter.batch([document for document, _ in self._by_id(ids, self._projection)])
 
+    def documents(self, ids: Sequence[SourceId]) -> list[bytes]:
+        """The documents of `fetch`, as they stand: BSON of their mapped fields."""
+        return [document for document, _ in self._by_id(ids, self._projection)]
+
+    def document(self, bson_id: Any) -> bytes | None:
+        """The document with this very ``_id``, of whatever type, as in `documents`."""
+        self._confirm_collection()
+        query = {"_id": {"$eq": bson_id}}
+        read = partial(self._primary.find_raw_batches, query, self._projection, hint=_ID_INDEX)
+        wanted = conversion.source_key(bson_id)
+        for document in self._patiently(lambda: _documents(read())):
+            if conversion.source_key(conversion.decode(keyset.only_id(document))["_id"]) == wanted:
+                return document
+        return None
+
     def existing(self, ids: Sequence[SourceId]) -> set[SourceId]:
         """See `Source.existing`. Ids are returned as they were asked for."""
         if self._uuid is None:

@@ -1,0 +1,166 @@
+"""Gathers all that there is of one product: both sides as they are now, and what the last runs left of it.
+
+A count says that something differs; whoever is asked about *this* product wants to see it. Reads both sides and the
+state folder, and writes nothing. Knows no orchestrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from product_sync.adapters import mongodb
+from product_sync.adapters.postgres.reader import PostgresReader
+from product_sync.adapters.state import StateFolder
+from product_sync.core import quarantine
+from product_sync.core.conversion import source_id
+from product_sync.core.errors import ConfigurationError
+from product_sync.core.extended_json import parse_json
+from product_sync.core.ids import is_canonical_uuid, possible_ids, source_key
+from product_sync.core.layout import ID_TYPE, Layout
+from product_sync.core.model import TypeName
+from product_sync.core.one_product import Document, compare, read_documents, shown_row
+from product_sync.core.sightings import seen_before
+from product_sync.drift_report import earlier_files
+from product_sync.reports import (
+    DefectReport,
+    DifferenceReport,
+    DocumentReport,
+    EarlierReport,
+    ProductReport,
+    QuarantineReport,
+)
+from product_sync.session import reflect_layout, state_key
+from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked for: a text id, as the target has it; or an ``_id`` of any type, ``key`` being its extended JSON
+    and ``text`` the id that it has in the target, or what was given where it has none."""
+
+    text: str
+    bson_id: Any = None
+    key: str | None = None
+
+
+def readings_of(given: str) -> list[Wanted]:
+    """As a text first: an id may look like extended JSON and be none. Raises `ConfigurationError` for what no database
+    can be asked for."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError("The id is not valid UTF-8.", hint="Give it as the target has it.") from None
+    if not given.startswith("{"):
+        return [Wanted(given)]
+    try:
+        bson_id = parse_json(given)
+    except ValueError:
+        return [Wanted(given)]
+    identity = source_id(bson_id)
+    return [Wanted(given), Wanted(identity.text if identity else given, bson_id, source_key(bson_id))]
+
+
+def show_product(report: ProductReport, env: Mapping[str, str]) -> None:
+    """Fill in what is found. Raises `ConfigurationError` or `NotAttempted` where a side cannot be read."""
+    source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
+    readings = readings_of(report.id)
+    layout = reflect_layout(target, mapping_path(env))
+    folder = StateFolder(state_root(env), state_key(source, target, layout))
+    for wanted in readings:
+        documents = _documents(source, layout, wanted)
+        row = _row(target, layout, wanted.text)
+        if documents or row.num_rows:
+            break
+    report.documents = [_document(document, layout) for document in documents]
+    report.target_row = shown_row(row, layout) if row.num_rows else None
+    report.quarantine = _quarantined(folder, wanted, documents)
+    report.earlier = _earlier(folder, layout, wanted.text)
+    state, differences = compare(wanted.text, documents, row, _refused(folder, layout), layout)
+    report.state = str(state)
+    report.differences = [
+        DifferenceReport(column=line.column, target=line.old, source=line.new) for line in differences
+    ]
+
+
+def _documents(address: SourceAddress, layout: Layout, wanted: Wanted) -> list[Document]:
+    with mongodb.connect(address.url, user=address.user, password=address.password) as database:
+        source = mongodb.MongoSource(database, layout)
+        raw = source.documents(possible_ids(wanted.text))
+        if wanted.key is not None and source_id(wanted.bson_id) is None:
+            exact = source.document(wanted.bson_id)
+            raw += [exact] if exact is not None and exact not in raw else []
+    return read_documents(raw, layout)
+
+
+def _row(address: TargetAddress, layout: Layout, text: str) -> pa.Table:
+    """The target's row, or none: also for a text that no row can have as its id."""
+    impossible = "\0" in text or (layout.key.type.name is TypeName.UUID and not is_canonical_uuid(text))
+    if impossible:
+        return layout.target_schema.empty_table()
+    return PostgresReader(address.url, layout).fetch([text])
+
+
+def _refused(folder: StateFolder, layout: Layout) -> pa.Table:
+    if folder.quarantine.exists():
+        return quarantine.refused_rows(folder.quarantine, layout)
+    values = [pa.field(column.name, column.type.arrow) for column in layout.values]
+    return pa.schema([pa.field(ID_TYPE, pa.string()), pa.field("id", pa.string()), *values]).empty_table()
+
+
+def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document]) -> list[QuarantineReport]:
+    if not folder.quarantine.exists():
+        return []
+    keys = {document.key for document in documents} | {wanted.text} | ({wanted.key} if wanted.key else set())
+    return [_entry(entry) for entry in quarantine.entries_of(folder.quarantine, wanted.text, sorted(keys))]
+
+
+def _entry(entry: dict[str, Any]) -> QuarantineReport:
+    defects = zip(entry["columns"], entry["reasons"], entry["values"], strict=True)
+    return QuarantineReport(
+        source_key=entry["source_key"],
+        stage=entry["stage"],
+        defects=[DefectReport(column=column, reason=reason, value=value) for column, reason, value in defects],
+        first_seen=_time(entry["first_seen_us"]),
+        last_seen=_time(entry["last_seen_us"]),
+        attempts=entry["attempts"],
+        run_id=entry["run_id"],
+    )
+
+
+def _earlier(folder: StateFolder, layout: Layout, text: str) -> list[EarlierReport]:
+    files = sorted(earlier_files(folder, set(), datetime.now(UTC)), key=lambda file: file.at, reverse=True)
+    if not files:
+        return []
+    return [
+        EarlierReport(
+            side=str(file.side),
+            at=file.at.isoformat(),
+            run_id=file.rows.parent.name,
+            present=bool(row.num_rows or reasons),
+            row=shown_row(row, layout) if row.num_rows and not reasons else None,
+            reasons=list(reasons),
+        )
+        for file, row, reasons in seen_before(text, layout, files, folder.folder)
+    ]
+
+
+def _document(document: Document, layout: Layout) -> DocumentReport:
+    return DocumentReport(
+        source_key=document.key,
+        id_type=str(document.identity.type) if document.identity else None,
+        fields=dict(document.fields),
+        row=shown_row(document.row, layout) if document.row is not None else None,
+        defects=[
+            DefectReport(column=defect.column, reason=str(defect.reason), value=defect.value)
+            for defect in document.defects
+        ],
+    )
+
+
+def _time(microseconds: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)).isoformat()
