@@ -23,7 +23,15 @@ from product_sync.core.quarantine import quarantine_schema
 from product_sync.definitions import defs
 from product_sync.orchestration.checks import CHECKS
 from product_sync.orchestration.resources import SyncResource
-from product_sync.reports import ConnectionReport, DoctorReport, StatsReport, SyncReport, ValidationReport
+from product_sync.reports import (
+    ConnectionReport,
+    DoctorReport,
+    ProductReport,
+    Report,
+    StatsReport,
+    SyncReport,
+    ValidationReport,
+)
 from product_sync.settings import PageSettings, ScheduleSettings, SyncSettings, TellingSettings
 from product_sync_tests.core.layouts import TEXT, layout_of
 from product_sync_tests.docs.pages import ROOT, Page, Row, all_pages, codes, page
@@ -195,7 +203,13 @@ def test_every_field_of_an_entry_is_explained() -> None:
 
 def test_every_key_of_the_answers_stands_in_its_order() -> None:
     rows = {row["command"]: codes(row["keys"]) for row in page("programs.md").rows("command", "keys")}
-    reports = {"sync": SyncReport, "validate": ValidationReport, "stats": StatsReport, "doctor": DoctorReport}
+    reports: dict[str, type[Report]] = {
+        "sync": SyncReport,
+        "validate": ValidationReport,
+        "stats": StatsReport,
+        "show": ProductReport,
+    }
+    reports["doctor"] = DoctorReport
     expected = {f"`{name}`": list(report().as_json()) for name, report in reports.items()}
     expected["`doctor`, each connection"] = [item.name for item in fields(ConnectionReport)]
     assert rows == expected
