@@ -23,12 +23,14 @@ PATIENT = "cto=60&rto=60"
 
 @dataclass
 class WebReceiver:
-    """``status`` is what it answers with; only what it took with a 2xx is in ``requests``: method, path, body."""
+    """``status`` is what it answers with; only what it took with a 2xx is in ``requests``: method, path, body; and in
+    ``authorizations``, what each came with."""
 
     port: int
     status: int = 200
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     refused: int = 0
+    authorizations: list[str | None] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -56,6 +58,7 @@ def web_receiver() -> Iterator[WebReceiver]:
         def _take(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if receiver.status < 300:
+                receiver.authorizations.append(self.headers.get("Authorization"))
                 receiver.requests.append((self.command, self.path, body))
             else:
                 receiver.refused += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,16 @@ def test_a_run_that_its_check_failed_is_one_alert_and_a_run_without_a_check_one_
     assert sorted(web.titles()) == ["target_matches_source failed", "the job validate_sync failed"]
     [alert] = [each for each in web.alerts if "job" in each["title"]]
     assert "MongoDB cannot be reached. Start it." in alert["message"]
+
+
+def test_a_run_of_chosen_assets_that_failed_is_in_order_again_when_a_sync_is(web: WebReceiver) -> None:
+    teller = Teller(**{ALERT_URLS: web.apprise})
+    teller.tell(FinishedRun("r1", "__ASSET_JOB", False, 1.0, failure="PostgreSQL cannot be reached."))
+    assert web.titles() == ["a run launched by hand failed"]
+    teller.tell(FinishedRun("r2", "__ASSET_JOB", True, 2.0))
+    assert len(web.alerts) == 1, "who materialises a snapshot has not synced"
+    teller.tell(passed("r3", 3.0))
+    assert web.titles()[1:] == ["the job product_sync is in order again"]
 
 
 def test_a_run_that_a_person_cancelled_is_no_alert(web: WebReceiver) -> None:
@@ -233,6 +244,16 @@ class TestMetrics:
         [(method, path, body)] = web.requests
         assert (method, path) == ("PUT", "/metrics/job/product_sync")
         assert samples(body.decode())["rows_total", "inserted"] == 5
+
+    def test_the_gateway_may_want_a_login(self, web: WebReceiver, caplog: pytest.LogCaptureFixture) -> None:
+        url = web.url.replace("http://", "http://robot:open%2Fsesame@")
+        Teller(**{METRICS_PUSH_URL: url}).tell(passed("a", 100.0, inserted=5))
+        assert web.authorizations == ["Basic " + b64encode(b"robot:open/sesame").decode()]
+        assert [path for _, path, _ in web.requests] == ["/metrics/job/product_sync"]
+        web.status = 401
+        Teller(**{METRICS_PUSH_URL: url}).tell(passed("b", 200.0))
+        assert "PRODUCT_SYNC_METRICS_PUSH_URL answered 401." in caplog.text
+        assert "sesame" not in caplog.text
 
 
 def test_a_ledger_that_cannot_be_read_begins_anew() -> None:

@@ -6,9 +6,11 @@ A run of a few seconds is over before anybody could scrape it. docs/metrics.md l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from product_sync.core.figures import Figures, JobFigures
 from product_sync.settings import METRICS_FILE, METRICS_PUSH_URL
@@ -53,17 +55,32 @@ def write_file(figures: Figures, path: Path) -> str:
 
 
 def push(figures: Figures, url: str) -> str:
-    """Replace what the gateway holds of us. Returns what went wrong, or an empty string; the URL is not in it."""
+    """Replace what the gateway holds of us. Returns what went wrong, or an empty string; the URL is not in it.
+
+    A user and a password in the URL are sent as the gateway's basic authentication, and are no part of the address.
+    """
     from prometheus_client import push_to_gateway
+    from prometheus_client.exposition import basic_auth_handler, default_handler
 
     try:
-        push_to_gateway(url, job="product_sync", registry=registry(figures), timeout=PUSH_TIMEOUT_S)
+        address, user, password = _without_login(url)
+        handler = partial(basic_auth_handler, username=user, password=password) if user else default_handler
+        push_to_gateway(
+            address, job="product_sync", registry=registry(figures), timeout=PUSH_TIMEOUT_S, handler=handler
+        )
     except HTTPError as error:
         error.close()
         return f"{METRICS_PUSH_URL} answered {error.code}."
     except (OSError, ValueError) as error:
         return f"{METRICS_PUSH_URL} cannot be reached ({type(error).__name__})."
     return ""
+
+
+def _without_login(url: str) -> tuple[str, str, str]:
+    """The address, the user and the password, decoded. Raises `ValueError` for what is no URL."""
+    parts = urlsplit(url)
+    address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return address, unquote(parts.username or ""), unquote(parts.password or "")
 
 
 def registry(figures: Figures) -> CollectorRegistry:

@@ -14,6 +14,9 @@ from product_sync.core.verdicts import Severity
 
 Number = int | float
 
+#: How Dagster names the job of the Materialize button, and which of our jobs does the same.
+_BY_HAND, _SYNC = "__ASSET_JOB", "product_sync"
+
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
@@ -54,18 +57,21 @@ class FinishedRun:
 def news_of(run: FinishedRun, ui_url: str) -> Iterator[News]:
     """Every evaluation of the run, then the run itself.
 
-    A run that failed because of a check is told by the check alone: it is one problem. ``ui_url`` has no slash at its
-    end, or is empty.
+    A run that failed because of a check is told by the check alone: it is one problem. A run of assets that a person
+    chose is no job that comes again: where it failed, the next sync that succeeds is its recovery. ``ui_url`` has no
+    slash at its end, or is empty.
     """
     where = _where(run.run_id, ui_url)
     for check in run.checks:
         yield News(f"check/{check.check}", check.check, _level(check), run.ended_at, _check_text(check, where))
-    name = f"the job {run.job}"
-    if run.succeeded:
-        yield News(f"job/{run.job}", name, Level.OK, run.ended_at, where)
+    by_hand = run.job.startswith(_BY_HAND)
+    subject = f"job/{_SYNC if by_hand else run.job}"
+    name = "a run launched by hand" if by_hand else f"the job {run.job}"
+    if run.succeeded and (run.loaded or not by_hand):
+        yield News(subject, name, Level.OK, run.ended_at, where)
     elif run.succeeded is False and (run.failure or not any(_level(check) is Level.ERROR for check in run.checks)):
         failure = run.failure or "The run failed; its log says why."
-        yield News(f"job/{run.job}", name, Level.ERROR, run.ended_at, f"{failure}\n{where}".rstrip())
+        yield News(subject, name, Level.ERROR, run.ended_at, f"{failure}\n{where}".rstrip())
 
 
 def _level(check: CheckOutcome) -> Level:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from product_sync import sync
 from product_sync.core.errors import ProductSyncError
 from product_sync.orchestration.after_command import tell_of_command
 from product_sync_tests.market import Market, product, products
+from product_sync_tests.orchestration.test_telling import Daemon
 from product_sync_tests.receivers import WebReceiver, web_receiver
 from product_sync_tests.test_telling import SECRETS, samples
 
@@ -98,3 +100,9 @@ def test_where_a_daemon_tells_of_runs_the_command_tells_only_what_no_run_shows(
     monkeypatch.setenv("CART_DB_URL", NOWHERE)
     assert sync().exit_status == 3
     assert web.titles() == ["the job product_sync failed"]
+    monkeypatch.setenv("CART_DB_URL", market.cart_url)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        daemon = Daemon(instance)
+        daemon.tick()
+        daemon.tick()
+    assert web.titles()[1:] == ["quarantine_within_budget failed"], "the daemon tells once of what it was left to tell"
