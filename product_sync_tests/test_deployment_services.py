@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -125,9 +126,19 @@ def services(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 processes[name] = running.enter_context(_service(command, environment(name), folder / f"{name}.log"))
                 if name == "code-location":
                     # As depends_on has it. It would do without, a little later.
+                    found.wait_until(lambda: _listens(int(ports["4000"])))
                     found.wait_until(lambda: check("code-location").returncode == 0)
             found.wait_until(found.answers)
             yield found
+
+
+def _listens(port: int) -> bool:
+    """Cheaper to ask than the health check, which is a process that imports Dagster."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
