@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import threading
 import time
@@ -65,10 +66,23 @@ def test_one_that_is_down_does_not_hide_the_other_and_no_password_is_told(market
     assert (source.level, target.level) == (Level.OK, Level.ERROR)
     assert "PostgreSQL at 127.0.0.1:1/cart cannot be reached" in target.text
     assert "Check that the server runs" in target.text
-    away = {"PRODUCT_SERVICE_MONGODB_URL": f"mongodb://reader:{PASSWORD}@127.0.0.1:1/shop"}
-    source, target = look_at_both({**market.env, **away}, step_s=2.0, look_s=60.0)
-    assert source.level is Level.ERROR
+    assert PASSWORD not in str((source, target))
+
+
+SLOW_OPTION = "?serverSelectionTimeoutMS=600000"
+
+
+def test_its_limits_win_over_those_of_the_addresses() -> None:
+    """Of a server that is not there, and of one that takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        away = {
+            "PRODUCT_SERVICE_MONGODB_URL": f"mongodb://reader:{PASSWORD}@127.0.0.1:1/shop{SLOW_OPTION}",
+            "CART_DB_URL": f"postgresql://syncer:{PASSWORD}@127.0.0.1:{port}/cart?connect_timeout=600",
+        }
+        source, target = look_at_both(away, step_s=2.0, look_s=60.0)
     assert "MongoDB at 127.0.0.1:1 cannot be reached" in source.text
+    assert f"PostgreSQL at 127.0.0.1:{port}/cart cannot be reached" in target.text
     assert PASSWORD not in str((source, target))
 
 
