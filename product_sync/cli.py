@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
+from product_sync.core import interrupts
 from product_sync.core.errors import ConfigurationError, ProductSyncError, SyncCancelled
 from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
 
@@ -198,6 +199,7 @@ def handle_signals() -> None:
     # would have it ignored too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt_but_for_ctrl_c)
+    interrupts.keep()
 
 
 def main(arguments: list[str] | None = None) -> None:

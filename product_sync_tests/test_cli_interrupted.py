@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -75,6 +76,37 @@ def test_sigterm_rolls_the_batch_under_way_back(market: Market) -> None:
     assert outcome.answer["inserted"] == BATCH
     assert status_of_run(market, outcome.answer["run_id"]) == "CANCELED"
     assert lock_holder(market.cart_url, PRODUCT) is None
+
+
+def test_sigterm_in_a_commit_leaves_no_row_uncounted(market: Market) -> None:
+    market.stock(products(ALL))
+    market.sql(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_advisory_xact_lock_shared(17); RETURN NULL; END $$"
+    )
+    market.sql(
+        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON product DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW WHEN (NEW.id = 'p0015') EXECUTE FUNCTION wait()"
+    )
+    command = market.start("sync", "--json", "--batch-size", str(BATCH), "--delay-ms", "0")
+    with psycopg.connect(market.cart_url, autocommit=True) as other, command as running:
+        other.execute("SELECT pg_advisory_lock(17)")
+        running.wait_until(lambda: market.sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        running.process.send_signal(signal.SIGTERM)
+        # It has arrived when it is no longer pending: that is what the kernel says of the process.
+        running.wait_until(lambda: not pending(running.process.pid))
+        other.execute("SELECT pg_advisory_unlock(17)")
+        outcome = running.outcome()
+
+    assert outcome.status == 130
+    assert len(market.rows()) == outcome.answer["inserted"] == 2 * BATCH
+    assert status_of_run(market, outcome.answer["run_id"]) == "CANCELED"
+
+
+def pending(pid: int) -> bool:
+    """Whether a signal waits to be delivered to the process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd")))
 
 
 def test_a_background_job_that_ignores_ctrl_c_still_ends_on_sigterm() -> None:

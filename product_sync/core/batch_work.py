@@ -17,6 +17,7 @@ from product_sync.core.conversion import source_key, to_bson
 from product_sync.core.deletion import confirmed_absent
 from product_sync.core.errors import EveryBatchWouldFail, LoadStopped, RowsRefused
 from product_sync.core.extended_json import cut
+from product_sync.core.interrupts import counting
 from product_sync.core.layout import Layout
 from product_sync.core.load_result import LoadResult
 from product_sync.core.model import Defect, Reason, Reject, Stage
@@ -71,23 +72,27 @@ class BatchWork:
         if rechecked.rejects:
             self._result.quarantined += len(rechecked.rejects)
             self._rejects.write(quarantine.rejects_batch(self._layout, rechecked.rejects, Stage.CONVERT))
-        for part, outcome in self._transactions.isolate(rechecked.batch):
-            if isinstance(outcome, RowsRefused):
-                refused = pa.concat_tables([part.inserts, part.new])
-                self._isolate(rows, refused, Reason.REFUSED_BY_DATABASE, _answer(outcome))
-            else:
-                self._result.inserted += len(outcome.inserted)
-                self._result.updated += len(outcome.updated)
-                self._take_back(rows, part, outcome)
-                self._explain_unwritten(rows, part, outcome)
+        with counting() as counted:
+            for part, outcome in self._transactions.isolate(rechecked.batch):
+                if isinstance(outcome, RowsRefused):
+                    refused = pa.concat_tables([part.inserts, part.new])
+                    self._isolate(rows, refused, Reason.REFUSED_BY_DATABASE, _answer(outcome))
+                else:
+                    self._result.inserted += len(outcome.inserted)
+                    self._result.updated += len(outcome.updated)
+                    counted()
+                    self._take_back(rows, part, outcome)
+                    self._explain_unwritten(rows, part, outcome)
 
     def delete(self, rows: pa.Table) -> None:
         """Delete the extra rows that no document stands for any more."""
         extra = confirmed_absent(rows, self._source)
         self._result.conflicts += rows.num_rows - extra.num_rows
-        for asked, deleted in self._delete(diff_rows.old_rows(extra, self._layout)):
-            self._result.deleted += deleted
-            self._result.conflicts += asked - deleted
+        with counting() as counted:
+            for asked, deleted in self._delete(diff_rows.old_rows(extra, self._layout)):
+                self._result.deleted += deleted
+                self._result.conflicts += asked - deleted
+                counted()
 
     def _delete(self, doomed: pa.Table) -> Iterator[tuple[int, int]]:
         """Delete rows (``Layout.target_schema``) by compare-and-swap; yields for each transaction how many rows
@@ -115,8 +120,10 @@ class BatchWork:
             return
         doomed = diff_rows.with_ids(part.inserts, self._key, gone)
         try:
-            for _, deleted in self._delete(doomed):
-                self._result.taken_back += deleted
+            with counting() as counted:
+                for _, deleted in self._delete(doomed):
+                    self._result.taken_back += deleted
+                    counted()
         except EveryBatchWouldFail as error:
             if error.sqlstate != _NO_PRIVILEGE:
                 raise

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from product_sync.core import interrupts
 from product_sync.core.layout import Layout
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.orchestration.executor import shares_one_process
@@ -123,10 +124,11 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     _layout: Layout | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Leave on the run where it runs, so that a killed one can be told from a slow one.
+        """Leave on the run where it runs, so that a killed one can be told from a slow one; and lose no Terminate.
 
         Steps in processes of their own come and go: none of them stands for the run.
         """
+        interrupts.keep(dg.DagsterExecutionInterruptedError.__name__)
         if context.instance is not None and context.run is not None and shares_one_process(context.run):
             context.instance.add_run_tags(context.run.run_id, process_tags())
 

@@ -262,6 +262,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     _kill_at("after that look", Step.LOOK, side=Side.AFTER, of_source=True),
     Fault("SIGTERM at a random moment", AtTime, terminate_the_run, _may(Ending.CANCELLED, Ending.KILLED_EARLY)),
     Fault("SIGTERM in the load", lambda: AtRequest(_LOAD), terminate_the_run, _may(Ending.CANCELLED)),
+    Fault("SIGTERM in COMMIT", lambda: InServer("commit"), terminate_the_run, _may(Ending.CANCELLED)),
     Fault(
         "PostgreSQL killed in the load",
         lambda: AtRequest(_LOAD),
@@ -324,7 +325,8 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault("the lock's session is ended", lambda: AtRequest(_LOAD), end_the_session, _may(Ending.RECOVERED)),
     Fault(
         "the lock is lost to another sync",
-        lambda: AtRequest(_LOAD),
+        # Not after COMMIT: the last batch of a load needs the lock no more.
+        lambda: AtRequest((Step.BEGIN, Step.WRITE)),
         take_the_lock,
         _may(Ending.FAILED, naming="is being synced by"),
     ),

@@ -22,6 +22,7 @@ from product_sync.adapters.postgres.connection import application_name, connect
 from product_sync.adapters.postgres.errors import START_AGAIN, describe, read_error, write_error
 from product_sync.adapters.postgres.inspect import refuse_row_security, table_oid
 from product_sync.adapters.postgres.lock import already_running, holder_of, pools_transactions, try_lock
+from product_sync.core import interrupts
 from product_sync.core.errors import (
     CommitOutcomeUnknown,
     ConfigurationError,
@@ -228,10 +229,12 @@ class PostgresWriter:
         return frozenset(key for (key,) in self._connection.execute(statement, parameters).fetchall())
 
     def _commit(self, transaction: str, written: Written) -> None:
+        interrupts.commit_begins()
         try:
             self._connection.commit()
         except psycopg.Error as error:
             if not self._connection.closed:
+                interrupts.commit_failed()
                 raise
             # Whatever came before the connection broke, only the server knows whether COMMIT did.
             self._unknown[transaction] = written
