@@ -77,11 +77,14 @@ def test_a_second_one_does_not_wait(number: signal.Signals) -> None:
 
 
 def test_it_does_not_wait_for_ever(number: signal.Signals) -> None:
-    with counting(patience_s=0.01):
-        commit_begins()
-        send(number)
-        with pytest.raises(Interrupted):
+    def endless_commit() -> None:
+        with counting(patience_s=0.01):
+            commit_begins()
+            send(number)
             threading.Event().wait(120)
+
+    with pytest.raises(Interrupted):
+        endless_commit()
 
 
 def test_it_is_not_lost_where_nothing_is_counted_after_all(number: signal.Signals) -> None:
@@ -124,15 +127,19 @@ def test_a_thread_that_no_signal_reaches_changes_no_handler(number: signal.Signa
 
 def test_what_is_raised_in_a_callback_of_the_garbage_collector_is_sent_again(number: signal.Signals) -> None:
     """Python prints such an exception, and goes on."""
-    before = sys.unraisablehook
-    keep("Interrupted")
-    try:
+
+    def collected() -> None:
         thing = Thing()
         reference = weakref.ref(thing, lambda _: send(number))
         del thing
-        with pytest.raises(Interrupted):
-            threading.Event().wait(120)
         assert reference() is None
+        threading.Event().wait(120)
+
+    before = sys.unraisablehook
+    keep("Interrupted")
+    try:
+        with pytest.raises(Interrupted):
+            collected()
     finally:
         sys.unraisablehook = before
         _kept.clear()
