@@ -195,10 +195,14 @@ def end_the_session(strike: Strike) -> None:
 
 def take_the_lock(strike: Strike) -> None:
     """The session with the lock ends, and another sync is quicker to take it."""
+    gate = strike.scene.machines.target_gate
     other = strike.stack.enter_context(strike.scene.target())
+    gate.hold()  # else the run might be the quicker one
+    strike.stack.callback(gate.let_through)
     if (pid := strike.scene.lock_session()) is not None:
         other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
     strike.scene.take_lock(other)
+    gate.let_through()
     strike.go_on(Way.ON)
 
 
