@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at two bad moments: while a COMMIT is under way, and where Python cannot raise.
+"""Ctrl-C and SIGTERM at bad moments: while a COMMIT is under way, and where what a handler raises does not arrive.
 
 A transaction whose COMMIT has been sent cannot be rolled back any more. An interrupt that is raised there leaves rows
 in the target that the run says it has not written; so it waits until they are counted. And what a signal handler raises
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 #: How long an interrupt waits for a COMMIT that does not come to its end.
 PATIENCE_S: Final = 5.0
@@ -132,9 +132,22 @@ def keep(*names: str) -> None:
     sys.unraisablehook = hook
 
 
+def raise_again() -> NoReturn:
+    """Raise what an interrupt raises now, for a library that has put an error of its own in its place."""
+    number = _handled()
+    handler = signal.getsignal(number)
+    if callable(handler):
+        handler(number, None)
+    raise KeyboardInterrupt
+
+
+def _handled() -> signal.Signals:
+    return signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
+
+
 def _send_again() -> None:
     time.sleep(_SEND_AGAIN_S)
-    number = signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
+    number = _handled()
     main = threading.main_thread().ident
     if main is not None:
         signal.pthread_kill(main, number)

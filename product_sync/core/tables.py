@@ -17,6 +17,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from product_sync.core import interrupts
+
 #: Metadata of every file: which source and target it belongs to (`Layout.state_key`), the run that wrote it,
 #: and when the *reading started* (ISO 8601, UTC): a value in it may be that old, never older.
 STATE_KEY, RUN_ID, TAKEN_AT = "state_key", "run_id", "taken_at"
@@ -104,6 +106,10 @@ def row_count(path: Path) -> int:
     return int(pq.read_metadata(path).num_rows)
 
 
+#: What DuckDB raises where a signal handler has raised in the middle of a query, whose own exception is lost.
+_INTERRUPTED = "Query interrupted"
+
+
 @contextmanager
 def duckdb_connection(temp_directory: Path, *, memory_limit: str = "200MB", threads: int = 2) -> Iterator[Any]:
     """An in-memory DuckDB that spills into a folder of its own below ``temp_directory`` instead of growing.
@@ -123,5 +129,9 @@ def duckdb_connection(temp_directory: Path, *, memory_limit: str = "200MB", thre
         )
         try:
             yield connection
+        except RuntimeError as error:
+            if str(error) == _INTERRUPTED:
+                interrupts.raise_again()
+            raise
         finally:
             connection.close()

@@ -9,10 +9,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from product_sync.core.interrupts import _kept, commit_begins, commit_failed, counting, keep
+from product_sync.core.tables import duckdb_connection
 
 
 class Interrupted(Exception):
@@ -143,6 +145,24 @@ def test_what_is_raised_in_a_callback_of_the_garbage_collector_is_sent_again(num
     finally:
         sys.unraisablehook = before
         _kept.clear()
+
+
+def test_what_is_raised_in_the_middle_of_a_query_of_duckdb_is_raised_again(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """DuckDB says "Query interrupted", and nothing of whose exception it was."""
+
+    def endless_query() -> None:
+        with duckdb_connection(tmp_path) as connection:
+            timer = threading.Timer(0.1, send, [number])
+            timer.start()
+            try:
+                connection.execute("SELECT count(*) FROM range(1000000000000) AS t(i) WHERE sqrt(i) > 3").fetchall()
+            finally:
+                timer.join()
+
+    with pytest.raises(Interrupted):
+        endless_query()
 
 
 class Thing:
