@@ -11,18 +11,23 @@ returned whatever happened; ``report.raise_for_error()`` turns what ended it int
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
+from product_sync.adapters.state import TARGET_ROWS, VERIFIED_TARGET_ROWS
 from product_sync.core.errors import ProductSyncError, SyncOverdue
 from product_sync.core.progress import OnProgress, no_progress
+from product_sync.head_start import head_start
 from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
 from product_sync.settings import TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
 if TYPE_CHECKING:
     import dagster as dg
+
+    from product_sync.orchestration.resources import Listener
 
 
 def sync(
@@ -47,12 +52,14 @@ def sync(
     max_drift_growth: float | None = None,
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
+    read_ahead: bool = False,
 ) -> SyncReport:
     """Find what is missing or changed, load it in batches, prove the result.
 
     Arguments are those of `settings.SyncSettings`, which gives units and bounds; what is left out comes from the
     environment, then the defaults. ``on_progress`` hears of every stage. ``instance`` is where the run is recorded:
-    that of DAGSTER_HOME, or a local one in the state folder.
+    that of DAGSTER_HOME, or a local one in the state folder. With ``read_ahead`` another process begins to read while
+    this one is still importing Dagster.
 
     The report's ``failure`` is a `ConfigurationError` or `NotAttempted` if nothing was done, `ChecksFailed` or
     `LoadStopped` if the result is not what it should be, `SyncCancelled` after SIGINT or SIGTERM; its counts are then
@@ -70,14 +77,19 @@ def sync(
     with _telling(report, "product_sync", instance), _ending(report):
         SyncSettings.resolve(os.environ, switches)
         _check_both_addresses()
-        from product_sync.orchestration import running
+        with _running(TARGET_ROWS, on_progress, instance, read_ahead) as (run_id, listener, recorded):
+            from product_sync.orchestration import running
 
-        with _recording(instance) as recorded:
-            running.run_sync(recorded, switches, report, on_progress)
+            running.run_sync(recorded, run_id, switches, report, listener)
     return report
 
 
-def validate(*, on_progress: OnProgress = no_progress, instance: dg.DagsterInstance | None = None) -> ValidationReport:
+def validate(
+    *,
+    on_progress: OnProgress = no_progress,
+    instance: dg.DagsterInstance | None = None,
+    read_ahead: bool = False,
+) -> ValidationReport:
     """Read both sides afresh and compare them. Writes to neither.
 
     Takes and answers as `sync` does; the failure is `ChecksFailed` where the two sides do not agree.
@@ -85,10 +97,10 @@ def validate(*, on_progress: OnProgress = no_progress, instance: dg.DagsterInsta
     report = ValidationReport()
     with _telling(report, "validate_sync", instance), _ending(report):
         _check_both_addresses()
-        from product_sync.orchestration import running
+        with _running(VERIFIED_TARGET_ROWS, on_progress, instance, read_ahead) as (run_id, listener, recorded):
+            from product_sync.orchestration import running
 
-        with _recording(instance) as recorded:
-            running.run_validation(recorded, report, on_progress)
+            running.run_validation(recorded, run_id, report, listener)
     return report
 
 
@@ -168,6 +180,20 @@ def _telling(report: SyncReport | ValidationReport, job: str, instance: dg.Dagst
         from product_sync.orchestration.after_command import tell_of_command
 
         tell_of_command(os.environ, state_root(os.environ), job, report.failure, started_at)
+
+
+@contextmanager
+def _running(
+    target_file: str, on_progress: OnProgress, instance: dg.DagsterInstance | None, read_ahead: bool
+) -> Iterator[tuple[str, Listener, dg.DagsterInstance]]:
+    """The id of a new run, who listens to it, and where it is recorded. ``target_file`` is what it calls its reading
+    of the target."""
+    run_id = str(uuid.uuid4())
+    with head_start(run_id, target_file) if read_ahead else nullcontext() as begun:
+        from product_sync.orchestration.resources import Listener
+
+        with _recording(instance) as recorded:
+            yield run_id, Listener(on_progress, begun), recorded
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def sync(as_json: bool, delay_ms: int | None, **options: Any) -> None:
     from product_sync.terminal import progress_bar, show_sync
 
     with progress_bar() as on_progress:
-        report = api.sync(batch_delay_ms=delay_ms, on_progress=on_progress, **options)
+        report = api.sync(batch_delay_ms=delay_ms, on_progress=on_progress, read_ahead=True, **options)
     _finish(report, as_json=as_json, show=show_sync)
 
 
@@ -76,7 +76,7 @@ def validate(as_json: bool) -> None:
     from product_sync.terminal import progress_bar, show_validation
 
     with progress_bar() as on_progress:
-        report = api.validate(on_progress=on_progress)
+        report = api.validate(on_progress=on_progress, read_ahead=True)
     _finish(report, as_json=as_json, show=show_validation)
 
 

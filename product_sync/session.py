@@ -44,6 +44,7 @@ from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
 
 if TYPE_CHECKING:
     from product_sync.core.ports import Source, TargetReader
+    from product_sync.head_start import HeadStart
 
 #: How many rows of each kind people are shown.
 SHOWN = 10
@@ -98,6 +99,7 @@ class Session:
     files: RunFiles
     on_progress: OnProgress
     timing: Timing
+    head_start: HeadStart | None = None
 
     # Gather.
 
@@ -105,8 +107,22 @@ class Session:
         """Read every document of the source into this run's files. Raises `StalePlan` if that would be in vain."""
         if self.settings.plan:
             approved.approved_plan(self.folder, self.settings, self.timing.now())
+        read_ahead = self._read_ahead(state.SOURCE_ROWS)
+        snapshot = read_ahead if isinstance(read_ahead, SourceSnapshot) else self._read_source()
+        self.files.write_json(state.SOURCE_COUNT, {"documents": snapshot.documents})
+        return snapshot
+
+    def snapshot_target(self, name: str = state.TARGET_ROWS) -> TargetSnapshot:
+        """Read every row of the target into this run's file ``name``."""
+        read_ahead = self._read_ahead(name)
+        return read_ahead if isinstance(read_ahead, TargetSnapshot) else self._read_target(name)
+
+    def _read_ahead(self, name: str) -> SourceSnapshot | TargetSnapshot | None:
+        return self.head_start.snapshot(self.files.path(name), self.on_progress) if self.head_start else None
+
+    def _read_source(self) -> SourceSnapshot:
         with self.source() as source:
-            snapshot = snapshot_source(
+            return snapshot_source(
                 source,
                 self.layout,
                 self.files.path(state.SOURCE_ROWS),
@@ -115,11 +131,8 @@ class Session:
                 timing=self.timing,
                 on_progress=self.on_progress,
             )
-        self.files.write_json(state.SOURCE_COUNT, {"documents": snapshot.documents})
-        return snapshot
 
-    def snapshot_target(self, name: str = state.TARGET_ROWS) -> TargetSnapshot:
-        """Read every row of the target into this run's file ``name``."""
+    def _read_target(self, name: str) -> TargetSnapshot:
         return snapshot_target(
             self.reader,
             self.layout,
@@ -381,8 +394,12 @@ def open_session(
     run_id: str,
     on_progress: OnProgress,
     timing: Timing = SYSTEM_TIMING,
+    head_start: HeadStart | None = None,
 ) -> Session:
-    """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used."""
+    """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used.
+
+    What ``head_start`` has read, if it is given, is not read again.
+    """
     folder = StateFolder(state_root, state_key(source, target, layout))
     files = folder.begin(run_id, timing.now())
 
@@ -390,7 +407,7 @@ def open_session(
         files.touch(timing.now())
         on_progress(progress)
 
-    return Session(source, target, settings, layout, folder, files, report, timing)
+    return Session(source, target, settings, layout, folder, files, report, timing, head_start)
 
 
 def reflect_layout(target: TargetAddress, mapping_path: Path) -> Layout:

@@ -24,6 +24,7 @@ from pymongo import MongoClient
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
+from product_sync.orchestration.resources import Listener
 
 #: Quick settings for tests; each can be overridden by a run.
 QUICK = {"batch_delay_ms": 0, "settle_seconds": 0.0}
@@ -178,7 +179,7 @@ class Shop:
         **switches: Any,
     ) -> Outcome:
         """Run a job in this process. ``switches`` are those of the ``sync`` resource, ``config`` the rest."""
-        definition = build_definitions(on_progress=on_progress).resolve_job_def(job)
+        definition = build_definitions(listener=Listener(on_progress)).resolve_job_def(job)
         sync = {"resources": {"sync": {"config": {**QUICK, **switches}}}}
         result = definition.execute_in_process(
             instance=self.instance, run_config={**sync, **(config or {})}, raise_on_error=False

@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from product_sync.core.progress import OnProgress, no_progress
 from product_sync.orchestration.asset_pages import with_pages
 from product_sync.orchestration.assets import ASSETS
 from product_sync.orchestration.checks import CHECKS
@@ -20,13 +19,13 @@ def build_definitions(
     *,
     schedule: ScheduleSettings | None = None,
     pages: PageSettings | None = None,
-    on_progress: OnProgress = no_progress,
+    listener: Listener | None = None,
 ) -> dg.Definitions:
-    """All definitions; without ``schedule`` none is made. ``on_progress`` hears of runs in this process.
+    """All definitions; without ``schedule`` none is made. ``listener`` is for runs in this process.
 
     ``pages`` is for processes that show assets; a run needs none of it.
     """
-    mongodb, postgres, listener = MongoDBResource(), PostgresResource(), Listener(on_progress)
+    mongodb, postgres, listener = MongoDBResource(), PostgresResource(), listener or Listener()
     return dg.Definitions(
         assets=with_pages(ASSETS, pages) if pages else ASSETS,
         asset_checks=CHECKS,

@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr
 from product_sync.core import interrupts
 from product_sync.core.layout import Layout
 from product_sync.core.progress import OnProgress, no_progress
+from product_sync.head_start import HeadStart
 from product_sync.orchestration.executor import shares_one_process
 from product_sync.orchestration.reaping import process_tags
 from product_sync.orchestration.signs_of_life import signs_of_life
@@ -35,9 +36,11 @@ from product_sync.settings import (
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears of the progress of runs in this process: nobody, in Dagster's own."""
+    """Who hears of the progress of runs in this process, and what has been read for them already: nobody and nothing,
+    in Dagster's own."""
 
     on_progress: OnProgress = no_progress
+    head_start: HeadStart | None = None
 
 
 class MongoDBResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic only for type checkers
@@ -151,4 +154,5 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
             on_progress=signs_of_life(
                 self.listener.on_progress, context.log.info, context.op_execution_context.log_event, time.monotonic
             ),
+            head_start=self.listener.head_start,
         )

@@ -5,7 +5,6 @@ answer is also in the run's history.
 """
 
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -20,11 +19,11 @@ from product_sync.core.errors import (
     SyncAlreadyRunning,
     SyncCancelled,
 )
-from product_sync.core.progress import OnProgress
 from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
+from product_sync.orchestration.resources import Listener
 from product_sync.reports import SyncReport, ValidationReport
 from product_sync.session import lock_holder
 from product_sync.settings import TargetAddress, mapping_path, state_root
@@ -52,7 +51,11 @@ _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
 def run_sync(
-    instance: dg.DagsterInstance, switches: Mapping[str, Any], report: SyncReport, on_progress: OnProgress
+    instance: dg.DagsterInstance,
+    run_id: str,
+    switches: Mapping[str, Any],
+    report: SyncReport,
+    listener: Listener,
 ) -> None:
     """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
     target, mapping = TargetAddress.from_environment(os.environ), mapping_path(os.environ)
@@ -63,11 +66,11 @@ def run_sync(
             f"Another sync holds the lock: {holder}.", holder=holder, hint="Wait for it to end, or end it."
         )
     config = {**{name: value for name, value in switches.items() if value is not None}, "loggers": _QUIET}
-    report.run_id = str(uuid.uuid4())
+    report.run_id = run_id
     try:
-        _execute(instance, names.SYNC_JOB, config, report.run_id, on_progress)
+        _execute(instance, names.SYNC_JOB, config, run_id, listener)
     finally:
-        recorded = _Recorded(instance, report.run_id)
+        recorded = _Recorded(instance, run_id)
         for item in fields(report):
             if (value := recorded.number(item.name)) is not None:
                 setattr(report, item.name, value)
@@ -85,11 +88,10 @@ def run_sync(
     recorded.raise_for_checks()
 
 
-def run_validation(instance: dg.DagsterInstance, report: ValidationReport, on_progress: OnProgress) -> None:
+def run_validation(instance: dg.DagsterInstance, run_id: str, report: ValidationReport, listener: Listener) -> None:
     """Run the job of checks only and fill ``report``. Raises what ended the run early."""
-    run_id = str(uuid.uuid4())
     try:
-        _execute(instance, names.VALIDATE_JOB, {"loggers": _QUIET}, run_id, on_progress)
+        _execute(instance, names.VALIDATE_JOB, {"loggers": _QUIET}, run_id, listener)
     finally:
         recorded = _Recorded(instance, run_id)
         if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
@@ -108,9 +110,9 @@ def _execute(
     job_name: str,
     config: Mapping[str, Any],
     run_id: str,
-    on_progress: OnProgress,
+    listener: Listener,
 ) -> None:
-    job = build_definitions(on_progress=on_progress).resolve_job_def(job_name)
+    job = build_definitions(listener=listener).resolve_job_def(job_name)
     try:
         job.execute_in_process(instance=instance, run_id=run_id, run_config=dict(config), tags=process_tags())
     except dg.DagsterInvalidConfigError as error:

@@ -1,0 +1,127 @@
+"""What another process has read is used once; where it has not, the steps read by themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from product_sync import head_start as head_starts
+from product_sync.adapters.state import SOURCE_ROWS, TARGET_ROWS
+from product_sync.core.errors import Unreachable
+from product_sync.core.progress import Progress
+from product_sync.core.tables import read_metadata
+from product_sync.head_start import HeadStart, head_start
+from product_sync_tests.shop import Shop, ids, product, shop
+from product_sync_tests.test_session import begin
+
+__all__ = ["shop"]
+
+
+@pytest.fixture
+def environment(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setenv("PRODUCT_SERVICE_MONGODB_URL", shop.mongodb_url)
+    monkeypatch.setenv("CART_DB_URL", shop.cart_url)
+    monkeypatch.setenv("PRODUCT_SYNC_STATE", str(shop.state))
+    monkeypatch.setattr(head_starts, "_processors", lambda: 2)
+    return shop
+
+
+@contextmanager
+def begun(run_id: str) -> Iterator[HeadStart]:
+    with head_start(run_id, TARGET_ROWS) as reading:
+        assert reading is not None
+        yield reading
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} did not come"
+        time.sleep(0.05)
+
+
+def test_what_was_read_ahead_is_used_and_not_read_again(environment: Shop) -> None:
+    environment.put(*(product(name) for name in ids(3)))
+    heard: list[Progress] = []
+    session = begin(environment, on_progress=heard.append)
+    with begun(session.files.run_id) as reading:
+        session = replace(session, head_start=reading)
+        for name in (SOURCE_ROWS, TARGET_ROWS):
+            wait_for(session.files.path(name))
+        environment.put(product("later"))
+
+        assert session.snapshot_source().documents == 3
+        assert session.snapshot_target().rows == 0
+        assert session.diff().counts.missing == 3
+        assert session.load().inserted == 3
+        assert {progress.stage for progress in heard} >= {"read source", "load"}
+
+        assert session.snapshot_source().documents == 4, "what is asked for again is read again"
+        assert session.snapshot_target().rows == 3
+    assert read_metadata(session.files.path(SOURCE_ROWS))["run_id"] == session.files.run_id
+
+
+def test_a_process_that_dies_costs_nothing_but_its_time(environment: Shop) -> None:
+    environment.put(product("a"))
+    session = begin(environment)
+    with begun(session.files.run_id) as reading:
+        reading._process.kill()
+        session = replace(session, head_start=reading)
+        assert session.snapshot_source().documents == 1
+        assert session.snapshot_target().rows == 0
+
+
+def test_what_it_fails_of_is_told_by_the_step(environment: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = begin(environment)
+    nowhere = "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=200"
+    monkeypatch.setenv("PRODUCT_SERVICE_MONGODB_URL", nowhere)
+    with begun(session.files.run_id) as reading:
+        address = replace(session.source_address, url=nowhere)
+        with pytest.raises(Unreachable):
+            replace(session, source_address=address, head_start=reading).snapshot_source()
+
+
+def test_on_one_processor_there_is_none(environment: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_starts, "_processors", lambda: 1)
+    with head_start(str(uuid4()), TARGET_ROWS) as reading:
+        assert reading is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_it_ends_with_the_process_that_started_it(environment: Shop, number: int) -> None:
+    # Nothing listens there, but it is waited for: this reading does not end by itself.
+    waiting = "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=600000"
+    program = (
+        "import time, product_sync.head_start as h\n"
+        "h._processors = lambda: 2\n"
+        f"with h.head_start('run', '{TARGET_ROWS}') as reading:\n"
+        "    print(reading._process.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    environ = {**os.environ, "PRODUCT_SERVICE_MONGODB_URL": waiting}
+    with subprocess.Popen([sys.executable, "-c", program], env=environ, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_alive(pid)
+        parent.send_signal(number)
+    end = time.monotonic() + 60
+    while is_alive(pid):
+        assert time.monotonic() < end, "it outlived the process that started it"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
