@@ -180,7 +180,7 @@ def _is_in_order(source: Path, layout: Layout) -> bool:
 
 def _all_missing(source: Path, rejects: Path, layout: Layout) -> Iterator[pa.RecordBatch]:
     """The rows of a source file whose ids are in order, as inserts: a join with an empty table, without the sorting."""
-    rejected = pq.read_table(rejects, columns=["id"])["id"]
+    rejected = pq.ParquetFile(rejects).read(columns=["id"])["id"]
     old = [column.type.arrow for column in layout.values]
     with pq.ParquetFile(source, pre_buffer=False) as file:
         for rows in file.iter_batches(batch_size=_PAGE_ROWS):

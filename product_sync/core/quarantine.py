@@ -285,7 +285,7 @@ def refused_rows(path: Path, layout: Layout) -> pa.Table:
     An entry excuses its product only while the source still has these very values. Bounded by what a load
     isolates before it stops, so it is a table in memory.
     """
-    table = pq.read_table(path, columns=[ID_TYPE, "id", "stage", "refused"])
+    table = pq.ParquetFile(path).read(columns=[ID_TYPE, "id", "stage", "refused"])
     table = table.filter(pc.and_(pc.equal(table["stage"], Stage.LOAD), table["refused"].is_valid()))
     members = table["refused"].combine_chunks().flatten()
     columns = [table[ID_TYPE], table["id"], *members]
