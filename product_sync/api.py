@@ -22,6 +22,7 @@ from product_sync.core.errors import ProductSyncError, SyncOverdue
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import head_start
 from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
+from product_sync.lean import no_garbage
 from product_sync.settings import TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def _running(
     of the target."""
     run_id = str(uuid.uuid4())
     with head_start(run_id, target_file) if read_ahead else nullcontext() as begun:
-        from product_sync.orchestration.resources import Listener
+        with no_garbage():
+            from product_sync.orchestration.running import Listener
 
         with _recording(instance) as recorded:
             yield run_id, Listener(on_progress, begun), recorded

@@ -122,11 +122,13 @@ def _end_with_the_other() -> None:
 
 
 def _read_both(run_id: str, target_file: str, tell: _Teller) -> None:
-    from product_sync.adapters.state import SOURCE_ROWS
-    from product_sync.core import ahead
-    from product_sync.lean import leave_pandas_out
-    from product_sync.session import open_session, reflect_layout
-    from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
+    from product_sync.lean import leave_pandas_out, no_garbage
+
+    with no_garbage():
+        from product_sync.adapters.state import SOURCE_ROWS
+        from product_sync.core import ahead
+        from product_sync.session import open_session, reflect_layout
+        from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
     leave_pandas_out()
     target = TargetAddress.from_environment(os.environ)
