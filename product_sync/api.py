@@ -192,7 +192,8 @@ def _running(
     run_id = str(uuid.uuid4())
     with head_start(run_id, target_file) if read_ahead else nullcontext() as begun:
         with no_garbage():
-            from product_sync.orchestration.running import Listener
+            from product_sync.orchestration import running  # noqa: F401 - all that the run will need
+            from product_sync.orchestration.resources import Listener
 
         with _recording(instance) as recorded:
             yield run_id, Listener(on_progress, begun), recorded
