@@ -21,8 +21,8 @@ from product_sync.adapters.state import TARGET_ROWS, VERIFIED_TARGET_ROWS
 from product_sync.core.errors import ProductSyncError, SyncOverdue
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import head_start
-from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
 from product_sync.lean import no_garbage
+from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
 from product_sync.settings import TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
 if TYPE_CHECKING:
