@@ -18,7 +18,7 @@ _SHOWN: Final = 5
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="product_sync_torture.faults", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=336, help="how many, the faults in turn")
+    parser.add_argument("--rounds", type=int, default=348, help="how many, the faults in turn")
     parser.add_argument("--workers", type=int, default=2, help="processes, each with servers of its own")
     parser.add_argument("--seed", type=int, default=1, help="of the first round of each fault; the next ones follow")
     parser.add_argument("--only", default="", help="faults whose name contains this")
