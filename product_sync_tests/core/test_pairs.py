@@ -50,7 +50,7 @@ def ids(path: Path) -> list[str]:
     return [str(row_id) for row_id in pq.read_table(path)["id"].to_pylist()]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(sides, st.data())
 def test_the_diff_is_the_same_whatever_the_order(source: list[tuple[str, Any]], data: st.DataObject) -> None:
     kept = data.draw(st.lists(st.sampled_from(source or [("x", None)]), unique_by=lambda row: row[0]))
