@@ -17,7 +17,6 @@ def no_garbage() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
         if was_on:
             gc.enable()
 
