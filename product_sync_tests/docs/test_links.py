@@ -13,8 +13,6 @@ from product_sync_tests.docs.pages import DOCS, ROOT, Page, all_pages
 
 #: Languages that a fenced block may name. What is typed is `console`, so that `test_guide_runs.py` finds it.
 LANGUAGES = {"console", "python", "sql", "js", "yaml", "ini", "json", "promql", "text"}
-#: Written by `make bench-latency`.
-GENERATED = {DOCS / "latency.md"}
 PAGES = pytest.mark.parametrize("shown", all_pages(), ids=lambda shown: shown.name)
 
 
@@ -25,8 +23,6 @@ def test_every_link_leads_to_a_file_and_a_heading(shown: Page) -> None:
             continue
         name, _, anchor = link.partition("#")
         target = (shown.path.parent / name).resolve() if name else shown.path
-        if target in GENERATED and not target.exists():
-            continue
         assert target.exists(), f"{shown.name}: {link}"
         assert target.is_relative_to(ROOT), f"{shown.name}: {link}"
         if anchor:
