@@ -83,7 +83,7 @@ def _pressure(run: PressureRun) -> list[str]:
         "",
         "What the load said, in seconds after the pressure began:",
         "",
-        "```",
+        "```text",
         *(f"{at:6.1f}  {text}" for at, text in run.said),
         "```",
         "",
