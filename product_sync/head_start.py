@@ -39,8 +39,7 @@ _FRUGAL: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"
 class HeadStart:
     """The process, from the side of the one that started it. Made by `head_start`."""
 
-    def __init__(self, run_id: str, process: subprocess.Popen[bytes]) -> None:
-        self.run_id = run_id
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self._read: dict[Path, Snapshot] = {}
 
@@ -91,7 +90,7 @@ def head_start(run_id: str, target_file: str) -> Iterator[HeadStart | None]:
         stderr=subprocess.DEVNULL,
         env=_FRUGAL | os.environ,
     )
-    begun = HeadStart(run_id, process)
+    begun = HeadStart(process)
     try:
         yield begun
     finally:

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_garbage() -> Iterator[None]:
-    """For imports: they make half a million objects that stay, and the collector would look at
-    them all again and again."""
+    """For imports: they make half a million objects that stay, and the collector would look at them again and again."""
     was_on = gc.isenabled()
     gc.disable()
     try:
