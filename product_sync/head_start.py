@@ -1,9 +1,7 @@
 """Reads both sides in a process of its own while this one is still importing Dagster, which takes as long.
 
-    python -m product_sync.head_start RUN_ID TARGET_FILE
-
-It writes the same files as the steps of the run, into the run's folder, and tells on its standard output what it has
-read. It is nothing but a start: where it fails, a step reads by itself, and fails by itself if that is how it ends
+It writes the same files as the steps of the run, into the run's folder, and tells through a pipe what it has read. It
+is nothing but a start: where it fails, a step reads by itself, and fails by itself if that is how it ends
 (docs/decisions/0071). It ends with the process that started it.
 """
 
@@ -11,102 +9,121 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from product_sync.core.progress import OnProgress, Progress
+from product_sync.core.progress import OnProgress, Progress, no_progress
+from product_sync.lean import no_garbage
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkProcess
+
+    from product_sync.core.layout import Layout
     from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
 
     Snapshot = SourceSnapshot | TargetSnapshot
+    #: How far a reading has come; a complete one and its file; the layout, before all of these.
+    Message = Progress | tuple[Path, Snapshot] | Layout
 
 #: Seconds between two words about the progress of a stage: whoever should listen may be busy for a while.
 _TELL_EVERY_S: Final = 0.25
 _END_S: Final = 5.0
-#: Arrow's own pool and glibc's arenas keep much of what has been freed, and here two processes share a pod's memory.
-_FRUGAL: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
 
 
 class HeadStart:
     """The process, from the side of the one that started it. Made by `head_start`."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: ForkProcess, answers: Connection) -> None:
         self._process = process
+        self._answers = answers
+        self._layout: Layout | None = None
         self._read: dict[Path, Snapshot] = {}
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def layout(self) -> Layout | None:
+        """How the two sides are bound, as soon as the table was looked at; ``None`` if that does not come."""
+        while self._layout is None and self._hear(no_progress):
+            pass
+        return self._layout
 
     def snapshot(self, path: Path, on_progress: OnProgress) -> Snapshot | None:
         """What was read into ``path``, once, as soon as it is complete; ``None`` if that does not come."""
-        while path not in self._read:
-            if (message := self._next()) is None:
-                return None
-            if isinstance(message, tuple):
-                read, snapshot = message
-                self._read[read] = snapshot
-            else:
-                on_progress(message)
-        return self._read.pop(path)
+        while path not in self._read and self._hear(on_progress):
+            pass
+        return self._read.pop(path, None)
 
     def end(self) -> None:
         self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._process.wait(_END_S)
+        self._process.join(_END_S)
+        self._answers.close()
 
-    def _next(self) -> tuple[Path, Snapshot] | Progress | None:
-        """A complete reading and its file, or how far one has come; ``None`` when the process has ended."""
-        if self._process.stdout is None:
-            return None
+    def _hear(self, on_progress: OnProgress) -> bool:
+        """Wait for the next message and keep it; false when the process has ended."""
         try:
-            message: tuple[Path, Snapshot] | Progress = pickle.load(self._process.stdout)  # noqa: S301 - our own process
-        except (EOFError, pickle.UnpicklingError):
-            return None
-        return message
+            message: Message = self._answers.recv()
+        except (EOFError, OSError):
+            return False
+        if isinstance(message, Progress):
+            on_progress(message)
+        elif isinstance(message, tuple):
+            read, snapshot = message
+            self._read[read] = snapshot
+        else:
+            self._layout = message
+        return True
 
 
 @contextmanager
 def head_start(run_id: str, target_file: str) -> Iterator[HeadStart | None]:
     """Begin the readings of this run; ``target_file`` is the name that the target's gets in the run's folder.
 
-    ``None`` on a single processor, where nothing can be done at once.
+    ``None`` on a single processor, where nothing can be done at once, and on systems other than Linux, where a process
+    cannot be forked safely. It must not be called while other threads of this process are at work.
     """
-    if _processors() < 2:
+    if not _is_worth_it():
         yield None
         return
-    command = [sys.executable, "-m", "product_sync.head_start", run_id, target_file]
-    process = subprocess.Popen(  # noqa: S603 - ourselves
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=_FRUGAL | os.environ,
-    )
-    begun = HeadStart(process)
+    with no_garbage():
+        # What both processes need; and what is imported now, the new one has already.
+        import multiprocessing as mp
+
+        import product_sync.session  # noqa: F401
+
+    forking = mp.get_context("fork")
+    answers, answer = forking.Pipe(duplex=False)
+    process = forking.Process(target=_read_ahead, args=(run_id, target_file, answer), daemon=True)
+    process.start()
+    # This end is the other process's alone: when that ends, the answers do.
+    answer.close()
+    begun = HeadStart(process, answers)
     try:
         yield begun
     finally:
         begun.end()
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _is_worth_it() -> bool:
+    return sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1
 
 
-def main(run_id: str, target_file: str) -> None:
+def _read_ahead(run_id: str, target_file: str, answer: Connection) -> None:
     """What the process does. Nobody is told of an error: the step that finds nothing meets it too."""
     # Ctrl-C is for the process that started this one, and so is whatever a library prints.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answer = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
     threading.Thread(target=_end_with_the_other, daemon=True).start()
     with contextlib.suppress(Exception):
         _read_both(run_id, target_file, _Teller(answer))
@@ -115,27 +132,32 @@ def main(run_id: str, target_file: str) -> None:
 
 
 def _end_with_the_other() -> None:
-    """End when the process that started this one does, however that comes: its end of the pipe is then closed."""
-    os.read(sys.stdin.fileno(), 1)
+    """End when the process that started this one does, however that comes."""
+    import multiprocessing as mp
+
+    if parent := mp.parent_process():
+        parent.join()
     os._exit(1)
 
 
 def _read_both(run_id: str, target_file: str, tell: _Teller) -> None:
-    from product_sync.lean import leave_pandas_out, no_garbage
+    import pyarrow as pa
 
-    with no_garbage():
-        from product_sync.adapters.state import SOURCE_ROWS
-        from product_sync.core import ahead
-        from product_sync.session import open_session, reflect_layout
-        from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
+    from product_sync.adapters.state import SOURCE_ROWS
+    from product_sync.core import ahead
+    from product_sync.session import open_session, reflect_layout
+    from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
-    leave_pandas_out()
+    # Arrow's own pool keeps much of what has been freed, and here two processes share a pod's memory.
+    pa.set_memory_pool(pa.system_memory_pool())
     target = TargetAddress.from_environment(os.environ)
+    layout = reflect_layout(target, mapping_path(os.environ))
+    tell.layout(layout)
     session = open_session(
         SourceAddress.from_environment(os.environ),
         target,
         SyncSettings(),
-        reflect_layout(target, mapping_path(os.environ)),
+        layout,
         state_root=state_root(os.environ),
         run_id=run_id,
         on_progress=tell.progress,
@@ -152,8 +174,8 @@ def _read_both(run_id: str, target_file: str, tell: _Teller) -> None:
 class _Teller:
     """Writes messages, whole and one after the other, from whichever thread."""
 
-    def __init__(self, pipe: IO[bytes], clock: Callable[[], float] = time.monotonic) -> None:
-        self._pipe = pipe
+    def __init__(self, answer: Connection, clock: Callable[[], float] = time.monotonic) -> None:
+        self._answer = answer
         self._clock = clock
         self._alone = threading.Lock()
         self._told: dict[str, float] = {}
@@ -164,14 +186,12 @@ class _Teller:
             self._told[progress.stage] = now
             self._write(progress)
 
+    def layout(self, layout: Layout) -> None:
+        self._write(layout)
+
     def read(self, path: Path, snapshot: Snapshot) -> None:
         self._write((path, snapshot))
 
-    def _write(self, message: Any) -> None:
+    def _write(self, message: Message) -> None:
         with self._alone:
-            pickle.dump(message, self._pipe)
-            self._pipe.flush()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+            self._answer.send(message)

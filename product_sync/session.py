@@ -410,11 +410,13 @@ def open_session(
     return Session(source, target, settings, layout, folder, files, report, timing, head_start)
 
 
-def reflect_layout(target: TargetAddress, mapping_path: Path) -> Layout:
-    """Read the mapping, reflect the table and bind the two.
+def reflect_layout(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> Layout:
+    """Read the mapping, reflect the table and bind the two; or take what ``head_start`` has found so.
 
     Raises `ConfigurationError` or `NotAttempted` for whatever does not fit, before anything is read.
     """
+    if head_start and (layout := head_start.layout()):
+        return layout
     mapping = load_mapping(mapping_path)
     return bind(mapping, reflect(target.url, mapping.target.db_schema, mapping.target.table))
 
@@ -423,9 +425,9 @@ def state_key(source: SourceAddress, target: TargetAddress, layout: Layout) -> s
     return layout.state_key(mongodb.without_credentials(source.url), without_credentials(target.url))
 
 
-def lock_holder(target: TargetAddress, mapping_path: Path) -> str | None:
-    """Who holds the sync's lock on the target table, in words, or ``None``."""
-    return lock.lock_holder(target.url, reflect_layout(target, mapping_path).table)
+def lock_holder(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> str | None:
+    """Who holds the sync's lock on the target table, in words, or ``None``. Raises as `reflect_layout`."""
+    return lock.lock_holder(target.url, reflect_layout(target, mapping_path, head_start).table)
 
 
 def count_both(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> Counted:

@@ -32,7 +32,7 @@ def environment(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setenv("PRODUCT_SERVICE_MONGODB_URL", shop.mongodb_url)
     monkeypatch.setenv("CART_DB_URL", shop.cart_url)
     monkeypatch.setenv("PRODUCT_SYNC_STATE", str(shop.state))
-    monkeypatch.setattr(head_starts, "_processors", lambda: 2)
+    monkeypatch.setattr(head_starts, "_is_worth_it", lambda: True)
     return shop
 
 
@@ -92,7 +92,7 @@ def test_what_it_fails_of_is_told_by_the_step(environment: Shop, monkeypatch: py
 
 
 def test_on_one_processor_there_is_none(environment: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_starts, "_processors", lambda: 1)
+    monkeypatch.setattr(head_starts, "_is_worth_it", lambda: False)
     with head_start(str(uuid4()), TARGET_ROWS) as reading:
         assert reading is None
 
@@ -103,9 +103,9 @@ def test_it_ends_with_the_process_that_started_it(environment: Shop, number: int
     waiting = "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=600000"
     program = (
         "import time, product_sync.head_start as h\n"
-        "h._processors = lambda: 2\n"
+        "h._is_worth_it = lambda: True\n"
         f"with h.head_start('run', '{TARGET_ROWS}') as reading:\n"
-        "    print(reading._process.pid, flush=True)\n"
+        "    print(reading.pid, flush=True)\n"
         "    time.sleep(600)\n"
     )
     environ = {**os.environ, "PRODUCT_SERVICE_MONGODB_URL": waiting}

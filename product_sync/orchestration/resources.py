@@ -84,10 +84,11 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         " SYNC_PACING, else fixed.",
     )
     target_batch_s: float | None = Field(
-        default=None, description="Adaptive: seconds that a batch should take. Default: 0.02."
+        default=None, description="Adaptive: seconds that the target should work on a batch. Default: 0.006."
     )
     max_duty: float | None = Field(
-        default=None, description="Adaptive: share of the time, 0 to 1, that the load takes at most. Default: 0.25."
+        default=None,
+        description="Adaptive: share of the time, 0 to 1, that the target works for the load. Default: 0.035.",
     )
     extra: str | None = Field(
         default=None, description="`report` or `delete` products that only the target has. Default: report."
@@ -143,7 +144,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         """
         target = self.postgres.address()
         if self._layout is None:
-            self._layout = reflect_layout(target, mapping_path(os.environ))
+            self._layout = reflect_layout(target, mapping_path(os.environ), self.listener.head_start)
         return open_session(
             self.mongodb.address(),
             target,

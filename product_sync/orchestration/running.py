@@ -59,7 +59,7 @@ def run_sync(
 ) -> None:
     """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
     target, mapping = TargetAddress.from_environment(os.environ), mapping_path(os.environ)
-    holder = lock_holder(target, mapping)
+    holder = lock_holder(target, mapping, listener.head_start)
     reap_dead_runs(instance, lock_is_free=lambda: holder is None)
     if holder is not None and not report.dry_run:
         raise SyncAlreadyRunning(
