@@ -82,8 +82,8 @@ class SyncSettings:
     """How one run behaves. The bounds are those of design section 5 and 6.
 
     ``batch_size`` rows per transaction; ``batch_delay_ms`` milliseconds between batches; with ``pacing`` ``adaptive``
-    instead of ``fixed``, batches are sized to take ``target_batch_s`` seconds, after a first one of ``batch_size``
-    rows, and the load takes at most the share ``max_duty`` of the time, less while the target shows pressure;
+    instead of ``fixed``, batches are sized to take ``target_batch_s`` seconds of the target, after a first one of
+    ``batch_size`` rows, and it works for the load at most the share ``max_duty`` of the time, less under pressure;
     ``extra`` is ``report`` or ``delete``; ``accept_source_count`` lets a source through that has shrunk to at least
     so many documents; ``accept_changes`` lets more than half of the target be overwritten; ``settle_seconds`` between
     two readings of a difference; ``source_recheck_after_s`` seconds after which rows to insert are read again;

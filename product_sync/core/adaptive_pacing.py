@@ -20,9 +20,10 @@ from product_sync.core.timing import Timing
 _LOGGER = logging.getLogger(__name__)
 
 #: Measured (docs/decisions/0030): with batches of 0.25 s at half of the time the worst per cent of point reads took
-#: eight times as long. What a shopper feels is the length of a batch, so they are short.
-DEFAULT_TARGET_S: Final = 0.02
-DEFAULT_MAX_DUTY: Final = 0.25
+#: eight times as long. What a shopper feels is the length of a batch, so they are short, and how many shoppers feel it
+#: is the share, so it is small.
+DEFAULT_TARGET_S: Final = 0.006
+DEFAULT_MAX_DUTY: Final = 0.035
 
 #: What the last batch counts against all earlier ones together: one odd batch does not decide, three do.
 _WEIGHT: Final = 0.5
@@ -34,8 +35,8 @@ _SMALLEST: Final = 10
 _LONGEST_REST_S: Final = 10.0
 #: Seconds between two looks: while batches are still small the looks would be the load.
 _LOOK_EVERY_S: Final = 0.2
-#: How often the share of the time is halved at most: a quarter becomes 0.4 %.
-_DEEPEST: Final = 6
+#: How often the share of the time is halved at most: 3.5 % become 0.2 %.
+_DEEPEST: Final = 4
 
 #: A round trip counts as slow from this multiple of the calm one on, and from that many seconds more on.
 _SLOW_TIMES: Final = 3.0
@@ -48,8 +49,8 @@ _LAG_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveSettings:
-    """``target_s`` seconds that a batch should take; ``max_duty``, the share of the time that the load takes at most;
-    ``first_rows`` of the first batch, whose cost nobody knows."""
+    """``target_s`` seconds that the target should work on a batch; ``max_duty``, the share of the time that it works
+    for the load at most; ``first_rows`` of the first batch, whose cost nobody knows."""
 
     target_s: float = DEFAULT_TARGET_S
     max_duty: float = DEFAULT_MAX_DUTY
@@ -132,13 +133,13 @@ class AdaptivePacing:
         kinds = tuple(reasons)
         if reasons and kinds != self._told:
             self._logger.warning(
-                "The load gives way to the target's users, down to %.1f %% of the time: %s.",
+                "The load gives way to the target's users, down to %.3g %% of the time: %s.",
                 100 * self.duty,
                 "; ".join(reasons.values()),
             )
             self._told = kinds
         elif not reasons and before and not self._throttled:
-            self._logger.warning("The target is calm again: the load takes %.0f %% of the time.", 100 * self.duty)
+            self._logger.warning("The target is calm again: the load takes %.3g %% of the time.", 100 * self.duty)
             self._told = None
 
     def _tell_unseen(self, unseen: tuple[str, ...]) -> None:

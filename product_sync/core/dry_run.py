@@ -80,8 +80,9 @@ def estimate(
             started = timing.monotonic()
             batch = recheck(rows, layout, source, inserts_too=stale).batch
             reading_s = timing.monotonic() - started
-            batch_s = reading_s + _measured(writer, batch, timing)
-            pacing.batch_done(rows.num_rows, batch_s)
+            writing_s = _measured(writer, batch, timing)
+            batch_s = reading_s + writing_s
+            pacing.batch_done(rows.num_rows, writing_s)
     except RowsRefused as error:
         return Estimate(None, batches, f"The database refuses the rows of the first batch: {error}")
     except (TransientError, EveryBatchWouldFail, SourceReadError, Unreachable) as error:

@@ -161,9 +161,9 @@ class _BatchLoop:
                 continue
             if self._result.batches:
                 self._timing.sleep(self._pacing.pause_s())
-            started = self._timing.monotonic()
+            before_s = self._transactions.busy_s
             self._attempt(rows, work)
-            self._pacing.batch_done(rows.num_rows, self._timing.monotonic() - started)
+            self._pacing.batch_done(rows.num_rows, self._transactions.busy_s - before_s)
             self._meter.advance(rows.num_rows)
 
     def _attempt(self, rows: pa.Table, work: Callable[[pa.Table], None]) -> None:

@@ -46,7 +46,8 @@ class Pacing(Protocol):
         """Seconds to rest before the next batch."""
 
     def batch_done(self, rows: int, seconds: float) -> None:
-        """The batch of ``rows`` rows took ``seconds``, its retries included."""
+        """The target worked for ``seconds`` on the batch of ``rows`` rows, retries included. The time that the source
+        took, or a wait before a retry, is not among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,10 @@ class RetriesExhausted(Exception):
 
 
 class Transactions:
-    """The writer with patience. ``on_retry`` is called before each wait, as a sign of life."""
+    """The writer with patience. ``on_retry`` is called before each wait, as a sign of life.
+
+    ``busy_s`` are the seconds that the server has worked so far, ``retries`` how often it was asked again.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Transactions:
         self._backoff = Backoff(policy, timing)
         self._connection_lost = False
         self.retries = 0
+        self.busy_s = 0.0
 
     def begin_batch(self) -> None:
         """Give the next transactions the time that a new batch has for its retries."""
@@ -101,7 +105,7 @@ class Transactions:
                 if self._connection_lost:
                     self._writer.reconnect()
                     self._connection_lost = False
-                result = action()
+                result = self._timed(action)
             except TransientError as error:
                 self._connection_lost = self._connection_lost or error.connection_lost
                 self._on_retry()
@@ -114,6 +118,13 @@ class Transactions:
             else:
                 self._backoff.succeeded()
                 return result
+
+    def _timed(self, action: Callable[[], _T]) -> _T:
+        started = self._timing.monotonic()
+        try:
+            return action()
+        finally:
+            self.busy_s += self._timing.monotonic() - started
 
 
 def _written(error: CommitOutcomeUnknown) -> Written:

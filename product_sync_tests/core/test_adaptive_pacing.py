@@ -67,7 +67,7 @@ def test_batches_come_to_take_the_time_that_they_should(row_s: float) -> None:
 
 def test_it_begins_with_the_configured_size_and_grows_by_at_most_four() -> None:
     target = Target(row_s=0.000_001)
-    pacing = target.pacing(AdaptiveSettings(first_rows=50))
+    pacing = target.pacing(AdaptiveSettings(target_s=0.25, first_rows=50))
     assert pacing.batch_size() == 50
     target.run(pacing, 1)
     assert pacing.batch_size() == 200
@@ -123,7 +123,7 @@ def test_under_pressure_it_slows_down_says_why_and_recovers(
     target.signals = pressed
     target.run(pacing, 8)
     pressed_rows, pressed_s = target.run(pacing, 3)
-    assert pressed_rows / pressed_s < 0.05 * calm_rows / calm_s
+    assert pressed_rows / pressed_s < 0.1 * calm_rows / calm_s
     assert target.cost_s(pacing.batch_size()) < 0.05
     [message] = caplog.messages
     assert message.startswith("The load gives way to the target's users")

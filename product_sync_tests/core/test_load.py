@@ -11,6 +11,7 @@ from bson import ObjectId
 from product_sync.core.deletion import DeletionFacts
 from product_sync.core.errors import EveryBatchWouldFail, SourceReadError, SyncAlreadyRunning, TransientError
 from product_sync.core.load import LoadPolicy
+from product_sync.core.pacing import FixedPacing
 from product_sync.core.progress import Progress
 from product_sync.core.retry import RetryPolicy
 from product_sync_tests.core.bench import Bench, document, make_bench, row
@@ -68,6 +69,21 @@ def test_the_load_pauses_between_batches_and_not_after_the_last(tmp_path: Path) 
     bench = with_missing(tmp_path, 30)
     bench.load(batch_size=10, pause_ms=250)
     assert bench.time.sleeps == [0.25, 0.25]
+
+
+def test_a_pacing_hears_how_long_the_target_worked_and_not_how_long_all_took(tmp_path: Path) -> None:
+    bench = with_missing(tmp_path, 20)
+    heard: list[tuple[int, float]] = []
+
+    class Listening(FixedPacing):
+        def batch_done(self, rows: int, seconds: float) -> None:
+            heard.append((rows, seconds))
+
+    bench.target.script.on("target.write", lambda: bench.time.pass_(0.25), gone_away())
+    bench.source.script.on("source.existing", lambda: bench.time.pass_(8))
+    bench.load(pacing=Listening(10, 0))
+    assert bench.time.sleeps, "it waited before it tried again"
+    assert heard == [(10, 0.25), (10, 0.0)]
 
 
 def test_progress_is_told_after_each_batch(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ _POLL_S: Final = 0.25
 #: How long the server may take to hear that an interrupted statement is not wanted any more.
 _CANCEL_S: Final = 5.0
 #: From how many inserts on COPY is so much faster that a failed attempt is worth it.
-_COPY_ROWS: Final = 500
+_COPY_ROWS: Final = 200
 
 
 class PostgresWriter:
