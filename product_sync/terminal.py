@@ -47,20 +47,25 @@ def progress_bar() -> Iterator[OnProgress]:
         TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Bar(*columns, console=console) as bar:
-        tasks: dict[str, TaskID] = {}
+    bar = Bar(*columns, console=console)
+    tasks: dict[str, TaskID] = {}
 
-        def draw(progress: Progress) -> None:
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bar.add_task(progress.stage, rate="")
-            bar.update(
-                tasks[progress.stage],
-                completed=progress.done,
-                total=progress.total,
-                rate=f"{progress.rate:,.0f} rows/s",
-            )
+    def draw(progress: Progress) -> None:
+        # Not before there is something to draw: it draws in a thread, and `head_start` forks before there are any.
+        bar.start()
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bar.add_task(progress.stage, rate="")
+        bar.update(
+            tasks[progress.stage],
+            completed=progress.done,
+            total=progress.total,
+            rate=f"{progress.rate:,.0f} rows/s",
+        )
 
+    try:
         yield draw
+    finally:
+        bar.stop()
 
 
 def _lines(console: Console) -> OnProgress:
