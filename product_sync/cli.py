@@ -19,6 +19,7 @@ import click
 
 from product_sync.core import interrupts
 from product_sync.core.errors import ConfigurationError, ProductSyncError, SyncCancelled
+from product_sync.lean import end_at_once
 from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
 
 _REPORTS: dict[str, type[Report]] = {
@@ -206,8 +207,20 @@ def handle_signals() -> None:
     interrupts.keep()
 
 
+def run() -> NoReturn:
+    """Entry point of the console script: `main`, and then `lean.end_at_once`."""
+    status: object = 0
+    try:
+        main()
+    except SystemExit as ending:
+        status = ending.code or 0
+    if not isinstance(status, int):
+        sys.exit(str(status))
+    end_at_once(status)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the console script. Ends with the exit status; a bug in this package ends with its traceback."""
+    """Run one command. Ends with the exit status; a bug in this package ends with its traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     handle_signals()
     handler = _LogLines(logging.WARNING)
@@ -236,4 +249,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -1,11 +1,14 @@
-"""What makes the start of a short process shorter."""
+"""What makes the start and the end of a short process shorter."""
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 @contextmanager
@@ -36,6 +39,24 @@ def leave_pandas_out() -> None:
         pa.scalar(0)
     finally:
         sys.meta_path.remove(absent)
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End the process in order, but for taking apart what it has made (docs/decisions/0072).
+
+    Importing Dagster alone makes half a million objects, for which Python would need up to a second. What was
+    registered to be done at the end is done, and what is still to be written is written.
+    """
+    if monitor := sys.modules.get("pymongo.synchronous.monitor"):
+        # It waits for threads of clients that are closed, until they wake up and see that.
+        atexit.unregister(monitor._shutdown_resources)  # noqa: SLF001 - there is no public way
+    atexit._run_exitfuncs()  # noqa: SLF001 - the same
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        sys.exit(status)  # nobody reads any more; Python has its own way to say so
+    os._exit(status)
 
 
 class _Absent:

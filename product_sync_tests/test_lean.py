@@ -1,9 +1,12 @@
-"""A command that syncs never imports pandas, which Arrow does for anybody who converts a value."""
+"""A command starts without pandas, which Arrow imports for anybody who converts a value, and ends at once."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -22,3 +25,58 @@ def test_arrow_imports_pandas_unless_it_is_left_out(prepare: str, imported: bool
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == [str(imported)]
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=False)
+
+
+def test_the_end_does_what_was_to_be_done_and_takes_nothing_apart(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    ended = run(
+        f"""
+        import atexit, sys
+        from pathlib import Path
+        from product_sync.lean import end_at_once
+        class TakenApart:
+            def __del__(self):
+                print("taken apart")
+        kept = TakenApart()
+        atexit.register(Path({str(done)!r}).write_text, "done")
+        sys.stdout.write("said")
+        end_at_once(3)
+        """
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "said", "")
+    assert done.read_text() == "done"
+
+
+def test_the_end_waits_for_no_thread_of_a_client_that_is_closed() -> None:
+    ended = run(
+        """
+        import atexit
+        from pymongo import MongoClient
+        from product_sync.lean import end_at_once
+        client = MongoClient("mongodb://127.0.0.1:1/shop", serverSelectionTimeoutMS=1)
+        client.close()
+        atexit.register(lambda: print("waited" if waiting else "went on"))
+        from pymongo.synchronous import monitor
+        waiting = []
+        monitor._shutdown_executors = lambda: waiting.append(True)
+        end_at_once(0)
+        """
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "went on\n", "")
+
+
+def test_a_reader_that_has_gone_is_told_as_ever() -> None:
+    script = "from product_sync.lean import end_at_once\nimport time\nprint('said')\ntime.sleep(0.5)\nend_at_once(0)"
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert "BrokenPipeError" in process.stderr.read()
+    assert process.returncode == 120, "what Python ends with when it cannot write the rest"
