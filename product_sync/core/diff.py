@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,22 +81,19 @@ def diff(
     Rows come in the order: not refused before refused, then insert, update, extra, then id.
     """
     counter: Counter[tuple[str, bool]] = Counter()
-    with (
-        tempfile.TemporaryDirectory(dir=out.parent, prefix="pairs-") as folder,
-        duckdb_connection(out.parent) as connection,
-    ):
+    rejected = row_count(rejects)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix="pairs-"))
         source, target = without_equal_pairs(layout, source_rows, target_rows, Path(folder))
         refused_rows = _refused(layout, previous_quarantine)
-        _register(connection, rejects, refused_rows)
         if not row_count(target) and not refused_rows.num_rows and _is_in_order(source, layout):
             rows = _all_missing(source, rejects, layout)
         else:
+            connection = stack.enter_context(_joining(out.parent, rejects, refused_rows))
             paths = {"source": str(source), "target": str(target)}
-            reader = connection.sql(_difference_sql(layout), params=paths).to_arrow_reader(_PAGE_ROWS)
-            rows = _renamed(reader, layout)
+            rows = _renamed(connection.sql(_difference_sql(layout), params=paths).to_arrow_reader(_PAGE_ROWS), layout)
         write_parquet(out, layout.diff_schema, _counted(rows, counter), metadata=metadata)
-        without_row = connection.execute(_REJECTS_WITHOUT_ROW_SQL, {"source": str(source_rows)}).fetchone()[0]
-        rejected = connection.execute("SELECT count(*) FROM rejects").fetchone()[0]
+    without_row = _without_row(rejects, source_rows, out.parent) if rejected else 0
     refused = counter[Op.INSERT, True] + counter[Op.UPDATE, True]
     return DiffCounts(
         source_count=row_count(source_rows) + without_row,
@@ -108,14 +106,21 @@ def diff(
     )
 
 
-# How many rejected documents have no row. One that has a row all the same shares its text id with another one.
-_REJECTS_WITHOUT_ROW_SQL = """
-SELECT count(*) FROM rejects
+def _without_row(rejects: Path, source_rows: Path, folder: Path) -> int:
+    """How many rejected documents have no row. One that has a row all the same shares its text id with another one."""
+    with duckdb_connection(folder) as connection:
+        paths = {"rejects": str(rejects), "source": str(source_rows)}
+        row = connection.execute(_WITHOUT_ROW_SQL, paths).fetchone()
+        return 0 if row is None else int(row[0])
+
+
+_WITHOUT_ROW_SQL = f"""
+SELECT count(*) FROM read_parquet($rejects) AS rejects
 WHERE NOT EXISTS (
     FROM read_parquet($source) AS source (id_type, id)
-    WHERE source.id = rejects.id AND source.id_type = rejects.id_type
+    WHERE source.id = rejects.id AND source.id_type = rejects.{ID_TYPE}
 )
-"""
+"""  # noqa: S608 - a constant
 
 
 def _difference_sql(layout: Layout) -> str:
@@ -148,13 +153,16 @@ def _difference_sql(layout: Layout) -> str:
     """  # noqa: S608 - made of places of columns only; paths are bound
 
 
-def _register(connection: Any, rejects: Path, refused_rows: pa.Table) -> None:
-    """Make ``rejects`` (id_type, id) and ``refused`` (id_type, id, r0 …) known to the connection."""
-    connection.execute(
-        f"CREATE TEMP TABLE rejects AS SELECT {ID_TYPE} AS id_type, id FROM read_parquet($path)",  # noqa: S608 - a constant
-        {"path": str(rejects)},
-    )
-    connection.register("refused", refused_rows)
+@contextmanager
+def _joining(folder: Path, rejects: Path, refused_rows: pa.Table) -> Iterator[Any]:
+    """A connection that knows ``rejects`` (id_type, id) and ``refused`` (id_type, id, r0 …)."""
+    with duckdb_connection(folder) as connection:
+        connection.execute(
+            f"CREATE TEMP TABLE rejects AS SELECT {ID_TYPE} AS id_type, id FROM read_parquet($path)",  # noqa: S608 - a constant
+            {"path": str(rejects)},
+        )
+        connection.register("refused", refused_rows)
+        yield connection
 
 
 def _refused(layout: Layout, previous_quarantine: Path | None) -> pa.Table:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from product_sync.core import quarantine
-from product_sync.core.layout import Layout
-from product_sync.core.model import Reason, Stage
+from product_sync.core.layout import ID_TYPE, Layout
+from product_sync.core.model import Reason, SourceBatch, Stage
 from product_sync.core.ports import Source, TargetReader
 from product_sync.core.progress import Meter, OnProgress
 from product_sync.core.tables import TAKEN_AT, parquet_writer, row_count
@@ -64,15 +66,22 @@ def snapshot_source(
         parquet_writer(rows_path, layout.source_schema, metadata=stamped) as rows,
         parquet_writer(converted, quarantine.rejects_schema(layout), metadata=stamped) as rejects,
     ):
+        id_types: set[str] = set()
         for page in source.snapshot():
             rows.write(page.rows)
+            id_types |= _id_types(page)
             if page.rejects:
                 rejects.write(quarantine.rejects_batch(layout, page.rejects, Stage.CONVERT))
             meter.advance(page.documents)
     try:
-        reasons = quarantine.add_duplicates(rows_path, converted, rejects_path, layout)
+        if len(id_types) > 1:
+            reasons = quarantine.add_duplicates(rows_path, converted, rejects_path, layout)
+        else:
+            # Two documents with one text differ in the type of their _id.
+            reasons = quarantine.summary(converted) if row_count(converted) else {}
+            converted.replace(rejects_path)
     finally:
-        converted.unlink()
+        converted.unlink(missing_ok=True)
     return SourceSnapshot(
         documents=meter.done,
         rejected=row_count(rejects_path),
@@ -100,6 +109,12 @@ def snapshot_target(
             sink.write(batch)
             meter.advance(batch.num_rows)
     return TargetSnapshot(sink.rows, taken_at, meter.elapsed_s, meter.rate)
+
+
+def _id_types(page: SourceBatch) -> set[str]:
+    """Of all documents of a page that have a text id."""
+    rejected = {reject.source_id.type for reject in page.rejects if reject.source_id}
+    return rejected.union(pc.unique(page.rows[ID_TYPE]).to_pylist())
 
 
 def _stamped(metadata: Mapping[str, str], taken_at: datetime) -> dict[str, str]:
