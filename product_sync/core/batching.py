@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from product_sync.core.model import Op
+from product_sync.core.tables import opened
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 _PAGE_ROWS = 4_096
@@ -27,7 +28,7 @@ def read_batches(
     ``next_size`` is asked before each batch for its rows. A batch ends there, before ``max_bytes`` (one row
     alone may be larger), or where rows that were refused before begin, which share no batch with others.
     """
-    with pq.ParquetFile(path) as file:
+    with opened(path) as file:
         pages = _pages(file, ops)
         pending = file.schema_arrow.empty_table()
         while True:
@@ -44,7 +45,7 @@ def read_batches(
 def count_rows(path: Path, ops: Collection[Op]) -> int:
     """How many rows of ``ops`` the diff file holds; reads the one column."""
     wanted = pa.array([str(op) for op in ops], pa.string())
-    with pq.ParquetFile(path) as file:
+    with opened(path) as file:
         return sum(
             int(pc.sum(pc.is_in(page.column("op"), value_set=wanted), min_count=0).as_py())
             for page in file.iter_batches(batch_size=_PAGE_ROWS, columns=["op"])

@@ -9,7 +9,7 @@ but neither copy nor reject what they would not (``docs/decisions/0015``; a prop
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -63,6 +63,13 @@ class Documents:
     data: bytes | memoryview
     starts: Positions
     ends: Positions
+
+    @classmethod
+    def joined(cls, documents: Sequence[bytes]) -> Documents:
+        """Documents that came one by one."""
+        ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), ends])[: len(documents)]
+        return cls(b"".join(documents), starts, ends)
 
     def __len__(self) -> int:
         return len(self.starts)

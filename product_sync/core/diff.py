@@ -24,7 +24,7 @@ from product_sync.core import diff_rows, quarantine
 from product_sync.core.layout import ID_TYPE, Layout, LayoutColumn
 from product_sync.core.model import Op, TypeName
 from product_sync.core.pairs import without_equal_pairs
-from product_sync.core.tables import duckdb_connection, row_count, write_parquet
+from product_sync.core.tables import duckdb_connection, opened, row_count, write_parquet
 
 _PAGE_ROWS = 8_192
 _SHOWN_CHARACTERS = 200
@@ -177,7 +177,7 @@ def _refused(layout: Layout, previous_quarantine: Path | None) -> pa.Table:
 def _is_in_order(source: Path, layout: Layout) -> bool:
     """Whether the ids of a source file rise from row to row, as they do where it was read by ``_id``s of one type."""
     last = pa.nulls(0, pa.string())
-    with pq.ParquetFile(source, pre_buffer=False) as file:
+    with opened(source) as file:
         for page in file.iter_batches(batch_size=_PAGE_ROWS, columns=[layout.key.name]):
             ids = pa.concat_arrays([last, page.column(0)])
             if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
@@ -190,7 +190,7 @@ def _all_missing(source: Path, rejects: Path, layout: Layout) -> Iterator[pa.Rec
     """The rows of a source file whose ids are in order, as inserts: a join with an empty table, without the sorting."""
     rejected = pq.ParquetFile(rejects).read(columns=["id"])["id"]
     old = [column.type.arrow for column in layout.values]
-    with pq.ParquetFile(source, pre_buffer=False) as file:
+    with opened(source) as file:
         for rows in file.iter_batches(batch_size=_PAGE_ROWS):
             page = rows.filter(pc.invert(pc.is_in(rows.column(layout.key.name), value_set=rejected)))
             op = pa.array(np.full(page.num_rows, str(Op.INSERT)), pa.string())
@@ -247,7 +247,7 @@ def first_rows(path: Path, op: Op, limit: int) -> pa.Table:
 
 def _rows_of(path: Path, op: Op) -> Iterator[pa.Table]:
     """The rows of ``op`` that were not refused before, in parts that have some. Values of other rows are not read."""
-    with pq.ParquetFile(path) as file:
+    with opened(path) as file:
         for group in range(file.num_row_groups):
             marks = file.read_row_group(group, columns=["op", "refused_before"])
             wanted = pc.and_(pc.equal(marks["op"], str(op)), pc.invert(marks["refused_before"]))

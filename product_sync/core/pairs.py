@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from product_sync.core import diff_rows
 from product_sync.core.layout import Layout
-from product_sync.core.tables import ROW_GROUP_ROWS, ParquetSink, parquet_writer, row_count
+from product_sync.core.tables import ROW_GROUP_ROWS, ParquetSink, opened, parquet_writer, row_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class _Side:
 
 @contextmanager
 def _side(path: Path, left: Path, window: Window) -> Iterator[_Side]:
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with opened(path) as file:
         schema = file.schema_arrow.remove_metadata()
         with parquet_writer(left, schema, metadata={}) as sink:
             yield _Side(file.iter_batches(batch_size=window.page_rows), schema, sink)

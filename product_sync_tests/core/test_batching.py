@@ -91,3 +91,23 @@ def test_a_plan_without_differences_has_no_batch(tmp_path: Path) -> None:
     plan(tmp_path / "plan", [])
     assert list(read_batches(tmp_path / "plan", WRITES, lambda: 5)) == []
     assert count_rows(tmp_path / "plan", tuple(Op)) == 0
+
+
+def test_what_has_been_read_of_a_file_is_not_kept(tmp_path: Path) -> None:
+    groups, rows = 20, 5_000
+    schema = product_layout().diff_schema
+    with pq.ParquetWriter(tmp_path / "diff", schema, compression="none", use_dictionary=False) as writer:
+        for group in range(groups):
+            given = {
+                "op": ["insert"] * rows,
+                "id": [f"{group:05}-{number}" for number in range(rows)],
+                "refused_before": [False] * rows,
+                "new_title": [f"{number:200}" for number in range(rows)],
+            }
+            columns = [pa.array(given.get(field.name, [None] * rows), field.type) for field in schema]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    size = (tmp_path / "diff").stat().st_size
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in read_batches(tmp_path / "diff", WRITES, lambda: rows)]
+    assert len(held) == groups
+    assert max(held) < size / 2

@@ -20,6 +20,8 @@ from product_sync.core import conversion
 from product_sync.core.model import IdType, SourceId
 
 _INTEGERS = frozenset({IdType.INT, IdType.LONG})
+#: How a document begins whose ``_id`` is an ObjectId, after four bytes of length. Most do, and need no decoding.
+_OBJECT_ID, _ELEMENT_AT, _OBJECT_ID_SIZE = b"\x07_id\0", 4, 12
 
 
 class Requested:
@@ -34,6 +36,10 @@ class Requested:
 
     def matching(self, document: bytes) -> list[SourceId]:
         """The requested ids that are this document's ``_id``; empty if the server's equality was too generous."""
+        if document.startswith(_OBJECT_ID, _ELEMENT_AT):
+            value_at = _ELEMENT_AT + len(_OBJECT_ID)
+            object_id = SourceId(IdType.OBJECT_ID, document[value_at : value_at + _OBJECT_ID_SIZE].hex())
+            return [object_id] if object_id in self._ids else []
         value = conversion.decode(keyset.only_id(document))["_id"]
         number = _number(value)
         if number is not None:

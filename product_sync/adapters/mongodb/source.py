@@ -79,7 +79,6 @@ class MongoSource:
         self._page_bytes = page_bytes
         self._retry = retry
         self._timing = timing
-        self._converter = conversion.RowConverter(layout)
         self._projection = conversion.projection(layout)
         self._pages = PageConverter(layout)
         # The read preference of the URL counts for the snapshot only.
@@ -116,7 +115,7 @@ class MongoSource:
 
     def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
         """See `Source.fetch`. A document that can no longer be converted is among the rejects."""
-        return self._converter.batch([document for document, _ in self._by_id(ids, self._projection)])
+        return self._pages.batch(Documents.joined(self.documents(ids)))
 
     def documents(self, ids: Sequence[SourceId]) -> list[bytes]:
         """The documents of `fetch`, as they stand: BSON of their mapped fields."""
