@@ -27,7 +27,7 @@ class Window:
     """How far apart partners may lie: rows of one side that wait for theirs, and their bytes. After ``trial_pages`` of
     both sides, of ``page_rows`` each, a quarter of the rows must have met a partner."""
 
-    rows: int = 4 * ROW_GROUP_ROWS
+    rows: int = ROW_GROUP_ROWS
     bytes: int = 32 * 1024 * 1024
     page_rows: int = 16_384
     trial_pages: int = 16
