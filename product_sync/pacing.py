@@ -29,6 +29,12 @@ def pacing_without_pressure(settings: SyncSettings, timing: Timing) -> Pacing:
     return AdaptivePacing(_adaptive(settings), None, timing)
 
 
+def flush_within_s(settings: SyncSettings) -> float | None:
+    """How many seconds a batch may stay off the disk, for the sake of others who commit: as long as the target rests
+    anyway. ``None`` where each COMMIT is to wait for the disk."""
+    return None if settings.pacing == "fixed" else _adaptive(settings).rest_s
+
+
 def _fixed(settings: SyncSettings) -> FixedPacing:
     return FixedPacing(settings.batch_size, settings.batch_delay_ms)
 

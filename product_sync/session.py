@@ -38,7 +38,7 @@ from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot, snapshot_
 from product_sync.core.tables import RUN_ID, STATE_KEY, TAKEN_AT
 from product_sync.core.timing import SYSTEM_TIMING, Timing
 from product_sync.core.verdicts import Verdict
-from product_sync.pacing import pacing_of_load, pacing_without_pressure
+from product_sync.pacing import flush_within_s, pacing_of_load, pacing_without_pressure
 from product_sync.plan import Plan
 from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
 
@@ -273,7 +273,12 @@ class Session:
         return PostgresReader(self.target_address.url, self.layout)
 
     def _writer(self) -> PostgresWriter:
-        return PostgresWriter(self.target_address.url, self.layout, run_id=self.files.run_id)
+        return PostgresWriter(
+            self.target_address.url,
+            self.layout,
+            run_id=self.files.run_id,
+            flush_within_s=flush_within_s(self.settings),
+        )
 
     @property
     def _expected_pacing(self) -> Pacing:

@@ -161,10 +161,16 @@ class FakeTarget:
         self._connected = True
         self._lost_answers: deque[bool] = deque()
         self._outcomes: dict[str, bool] = {}
+        self._crash_loses: bool | None = None
+        self._unflushed: tuple[WriteBatch, dict[str, Row], Written] | None = None
 
     def lose_commit_answer(self, *, committed: bool) -> None:
         """The next COMMIT breaks the connection; ``committed`` says what became of it."""
         self._lost_answers.append(committed)
+
+    def crash_before_flush(self, *, loses: bool) -> None:
+        """The server crashes after the next COMMIT; ``loses`` says whether that was on its disk."""
+        self._crash_loses = loses
 
     def snapshot(self) -> Iterator[pa.RecordBatch]:
         self.script.play("target.snapshot")
@@ -182,9 +188,23 @@ class FakeTarget:
         rows, written = self._executed(batch)
         if self._lost_answers:
             return self._commit_in_the_dark(batch, rows, written)
+        self._unflushed = (batch, self.rows, written)
         self.rows = rows
         self.committed.append(batch)
         return written
+
+    def settle(self) -> None:
+        if self._crash_loses is None or self._unflushed is None:
+            return
+        transaction = str(len(self._outcomes) + 700)
+        self._outcomes[transaction] = not self._crash_loses
+        batch, rows_before, written = self._unflushed
+        if self._crash_loses:
+            self.rows = rows_before
+            self.committed.remove(batch)
+        self._crash_loses = None
+        self._connected = False
+        raise CommitOutcomeUnknown("the server crashed", transaction=transaction, written=written)
 
     def probe(self, batch: WriteBatch) -> Written:
         self._play("target.probe")

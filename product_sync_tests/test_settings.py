@@ -34,7 +34,7 @@ class TestSyncSettings:
 
     def test_the_pacing_is_fixed_unless_it_is_told_otherwise(self) -> None:
         settings = SyncSettings.resolve({}, {})
-        assert (settings.pacing, settings.target_batch_s, settings.max_duty) == ("fixed", 0.006, 0.035)
+        assert (settings.pacing, settings.target_batch_s, settings.max_duty) == ("fixed", 0.006, 0.03)
         assert SyncSettings.resolve({"SYNC_PACING": "adaptive"}, {}).pacing == "adaptive"
         assert SyncSettings.resolve({"SYNC_PACING": "adaptive"}, {"pacing": "fixed"}).pacing == "fixed"
         with pytest.raises(ConfigurationError, match=r"SYNC_PACING\) is 'off'"):

@@ -23,7 +23,7 @@ _LOGGER = logging.getLogger(__name__)
 #: eight times as long. What a shopper feels is the length of a batch, so they are short, and how many shoppers feel it
 #: is the share, so it is small.
 DEFAULT_TARGET_S: Final = 0.006
-DEFAULT_MAX_DUTY: Final = 0.035
+DEFAULT_MAX_DUTY: Final = 0.03
 
 #: What the last batch counts against all earlier ones together: one odd batch does not decide, three do.
 _WEIGHT: Final = 0.5
@@ -35,7 +35,7 @@ _SMALLEST: Final = 10
 _LONGEST_REST_S: Final = 10.0
 #: Seconds between two looks: while batches are still small the looks would be the load.
 _LOOK_EVERY_S: Final = 0.2
-#: How often the share of the time is halved at most: 3.5 % become 0.2 %.
+#: How often the share of the time is halved at most: 3 % become 0.2 %.
 _DEEPEST: Final = 4
 
 #: A round trip counts as slow from this multiple of the calm one on, and from that many seconds more on.
@@ -63,6 +63,11 @@ class AdaptiveSettings:
         if not 0 < self.max_duty <= 1:
             raise ConfigurationError(f"max_duty is {self.max_duty}, but it is a share: more than 0, at most 1.")
 
+    @property
+    def rest_s(self) -> float:
+        """Seconds that a calm target rests after a batch of ``target_s``."""
+        return _rest_s(self.target_s, self.max_duty)
+
 
 class AdaptivePacing:
     """`core.pacing.Pacing` that learns from what batches cost, and from ``probe`` what else the target has to bear.
@@ -84,7 +89,7 @@ class AdaptivePacing:
         self._logger = logger
         self._rows = settings.first_rows
         self._cost = _Mean()
-        self._last_s = 0.0
+        self._rest_s = 0.0
         self._throttled = 0
         self._judge = _Judge()
         self._looked_at: float | None = None
@@ -101,12 +106,12 @@ class AdaptivePacing:
         return self._rows
 
     def pause_s(self) -> float:
-        return min(self._last_s * (1 - self.duty) / self.duty, _LONGEST_REST_S)
+        return self._rest_s
 
-    def batch_done(self, rows: int, seconds: float) -> None:
-        self._last_s = seconds
+    def batch_done(self, rows: int, seconds: float, rested_s: float = 0.0) -> None:
         self._cost.add(rows, seconds)
         self._look()
+        self._rest_s = max(min(_rest_s(seconds, self.duty), _LONGEST_REST_S) - rested_s, 0.0)
         self._rows = self._sized(rows)
 
     def _sized(self, last_rows: int) -> int:
@@ -146,6 +151,11 @@ class AdaptivePacing:
         if unseen and unseen != self._unseen:
             self._logger.info("Adaptive pacing cannot see: %s.", "; ".join(unseen))
         self._unseen = unseen
+
+
+def _rest_s(worked_s: float, duty: float) -> float:
+    """How long to rest after ``worked_s`` seconds, so that the work takes the share ``duty`` of the time."""
+    return worked_s * (1 - duty) / duty
 
 
 class _Mean:

@@ -82,7 +82,7 @@ def estimate(
             reading_s = timing.monotonic() - started
             writing_s = _measured(writer, batch, timing)
             batch_s = reading_s + writing_s
-            pacing.batch_done(rows.num_rows, writing_s)
+            pacing.batch_done(rows.num_rows, writing_s, reading_s)
     except RowsRefused as error:
         return Estimate(None, batches, f"The database refuses the rows of the first batch: {error}")
     except (TransientError, EveryBatchWouldFail, SourceReadError, Unreachable) as error:

@@ -161,9 +161,10 @@ class _BatchLoop:
                 continue
             if self._result.batches:
                 self._timing.sleep(self._pacing.pause_s())
-            before_s = self._transactions.busy_s
+            started_at, before_s = self._timing.monotonic(), self._transactions.busy_s
             self._attempt(rows, work)
-            self._pacing.batch_done(rows.num_rows, self._transactions.busy_s - before_s)
+            busy_s = self._transactions.busy_s - before_s
+            self._pacing.batch_done(rows.num_rows, busy_s, self._timing.monotonic() - started_at - busy_s)
             self._meter.advance(rows.num_rows)
 
     def _attempt(self, rows: pa.Table, work: Callable[[pa.Table], None]) -> None:

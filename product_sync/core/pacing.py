@@ -45,9 +45,10 @@ class Pacing(Protocol):
     def pause_s(self) -> float:
         """Seconds to rest before the next batch."""
 
-    def batch_done(self, rows: int, seconds: float) -> None:
-        """The target worked for ``seconds`` on the batch of ``rows`` rows, retries included. The time that the source
-        took, or a wait before a retry, is not among them."""
+    def batch_done(self, rows: int, seconds: float, rested_s: float = 0.0) -> None:
+        """The target worked for ``seconds`` on the batch of ``rows`` rows, retries included, and rested for
+        ``rested_s`` of the batch's time: while the source was asked, before a retry, until the batch was on the
+        disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +68,5 @@ class FixedPacing:
     def pause_s(self) -> float:
         return self.pause_ms / 1000
 
-    def batch_done(self, rows: int, seconds: float) -> None:
+    def batch_done(self, rows: int, seconds: float, rested_s: float = 0.0) -> None:
         """What a batch cost changes nothing."""

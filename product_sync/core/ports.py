@@ -104,7 +104,7 @@ class Written:
 class TargetWriter(Protocol):
     """The one connection that writes. It holds the sync's advisory lock as long as it lives.
 
-    Errors of ``write`` and ``probe`` are `TransientError`, `CommitOutcomeUnknown`, `RowsRefused` or
+    Errors of ``write``, ``settle`` and ``probe`` are `TransientError`, `CommitOutcomeUnknown`, `RowsRefused` or
     `EveryBatchWouldFail`; nothing of a failed transaction remains.
     """
 
@@ -113,6 +113,10 @@ class TargetWriter(Protocol):
 
     def probe(self, batch: WriteBatch) -> Written:
         """The same with deferred constraints checked at once, rolled back instead of committed."""
+
+    def settle(self) -> None:
+        """Wait until what `write` committed last would outlive a crash of the server, where its COMMIT did not wait for
+        that. Raises `CommitOutcomeUnknown` where it cannot be told; until then nothing that was written counts."""
 
     def happened(self, transaction: str) -> bool:
         """Whether the transaction of a `CommitOutcomeUnknown` was committed. Waits while it is in progress."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
@@ -78,25 +79,30 @@ class Transactions:
         """One transaction, tried until it stands or the time is up (`RetriesExhausted`).
 
         When the answer of a COMMIT was lost, the server is asked whether it happened before anything is sent again.
+        A server that has crashed may have forgotten even what it answered: so too until the writer has settled.
         """
         unknown: CommitOutcomeUnknown | None = None
 
         def attempt() -> Written:
             nonlocal unknown
-            if unknown is not None and self._writer.happened(unknown.transaction):
-                return _written(unknown)
-            unknown = None
             try:
-                return self._writer.write(batch)
+                if unknown is not None and self._timed(partial(self._writer.happened, unknown.transaction)):
+                    written = _written(unknown)
+                else:
+                    unknown = None
+                    written = self._timed(partial(self._writer.write, batch))
+                # The server does nothing for us while we wait, so this does not count as its work.
+                self._writer.settle()
             except CommitOutcomeUnknown as error:
                 unknown = error
                 raise
+            return written
 
         return self._patiently(attempt)
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         """`TargetWriter.fetch`, with the same patience."""
-        return self._patiently(lambda: self._writer.fetch(ids))
+        return self._patiently(lambda: self._timed(lambda: self._writer.fetch(ids)))
 
     def _patiently(self, action: Callable[[], _T]) -> _T:
         while True:
@@ -105,7 +111,7 @@ class Transactions:
                 if self._connection_lost:
                     self._writer.reconnect()
                     self._connection_lost = False
-                result = self._timed(action)
+                result = action()
             except TransientError as error:
                 self._connection_lost = self._connection_lost or error.connection_lost
                 self._on_retry()

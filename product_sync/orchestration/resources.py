@@ -88,7 +88,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     )
     max_duty: float | None = Field(
         default=None,
-        description="Adaptive: share of the time, 0 to 1, that the target works for the load. Default: 0.035.",
+        description="Adaptive: share of the time, 0 to 1, that the target works for the load. Default: 0.03.",
     )
     extra: str | None = Field(
         default=None, description="`report` or `delete` products that only the target has. Default: report."

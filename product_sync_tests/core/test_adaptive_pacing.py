@@ -101,6 +101,15 @@ def test_the_load_takes_its_share_of_the_time_and_no_more(max_duty: float) -> No
     assert 1 - rested / target.time.timing.monotonic() == pytest.approx(max_duty, rel=0.01)
 
 
+def test_where_the_target_rested_within_the_batch_the_rest_is_shorter_by_that() -> None:
+    target = Target()
+    pacing = target.pacing(AdaptiveSettings(max_duty=0.1))
+    pacing.batch_done(100, 0.1, 0.3)
+    assert pacing.pause_s() == pytest.approx(0.9 - 0.3)
+    pacing.batch_done(100, 0.1, 2.0)
+    assert pacing.pause_s() == 0
+
+
 @pytest.mark.parametrize(
     ("pressed", "reason"),
     [

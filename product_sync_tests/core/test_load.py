@@ -71,19 +71,20 @@ def test_the_load_pauses_between_batches_and_not_after_the_last(tmp_path: Path) 
     assert bench.time.sleeps == [0.25, 0.25]
 
 
-def test_a_pacing_hears_how_long_the_target_worked_and_not_how_long_all_took(tmp_path: Path) -> None:
+def test_a_pacing_hears_how_long_the_target_worked_and_how_long_it_rested(tmp_path: Path) -> None:
     bench = with_missing(tmp_path, 20)
-    heard: list[tuple[int, float]] = []
+    heard: list[tuple[int, float, float]] = []
 
     class Listening(FixedPacing):
-        def batch_done(self, rows: int, seconds: float) -> None:
-            heard.append((rows, seconds))
+        def batch_done(self, rows: int, seconds: float, rested_s: float = 0.0) -> None:
+            heard.append((rows, seconds, rested_s))
 
     bench.target.script.on("target.write", lambda: bench.time.pass_(0.25), gone_away())
     bench.source.script.on("source.existing", lambda: bench.time.pass_(8))
     bench.load(pacing=Listening(10, 0))
-    assert bench.time.sleeps, "it waited before it tried again"
-    assert heard == [(10, 0.25), (10, 0.0)]
+    waited_s = sum(bench.time.sleeps)
+    assert waited_s, "it waited before it tried again"
+    assert heard == [(10, 0.25, 8.0), (10, 0.0, pytest.approx(waited_s))]
 
 
 def test_progress_is_told_after_each_batch(tmp_path: Path) -> None:

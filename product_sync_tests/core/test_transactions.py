@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -111,6 +112,29 @@ def test_a_lost_answer_is_asked_about_also_when_asking_fails_at_first() -> None:
         "target.happened",
     ]
     assert patient.retries == 2
+
+
+@pytest.mark.parametrize("loses", [True, False])
+def test_a_commit_counts_only_when_a_crash_could_not_undo_it(loses: bool) -> None:
+    target = FakeTarget(LAYOUT)
+    target.crash_before_flush(loses=loses)
+    written = transactions(target, FakeTime()).write(write_batch(LAYOUT, inserts=[row("a")]))
+    assert written == Written(inserted=frozenset({"a"}))
+    assert list(target.rows) == ["a"]
+    assert target.script.calls["target.write"] == (2 if loses else 1)
+
+
+def test_the_wait_for_the_disk_is_not_the_servers_work() -> None:
+    time, target = FakeTime(), FakeTarget(LAYOUT)
+    patient = transactions(target, time)
+
+    def settle() -> None:
+        time.pass_(3.0)
+
+    with patch.object(target, "settle", settle):
+        patient.write(write_batch(LAYOUT, inserts=[row("a")]))
+    assert time.timing.monotonic() >= 3.0
+    assert patient.busy_s == 0.0
 
 
 def test_two_lost_answers_in_a_row_are_two_questions() -> None:

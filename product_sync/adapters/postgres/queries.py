@@ -41,6 +41,27 @@ BEGIN_WRITE: Final = sql.SQL(
     "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text"
 )
 
+# The same, with a COMMIT that does not wait for the disk. Only of this transaction: a session may be a pool's.
+BEGIN_UNFLUSHED_WRITE: Final = sql.SQL(
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off;"
+    " SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text"
+)
+
+# Whether COMMIT waits for this server's disk and for nothing else, and whether the role can see how far that is.
+WAITS_FOR_ITS_DISK: Final = sql.SQL(
+    """
+    SELECT pg_catalog.current_setting('synchronous_commit') <> 'off'
+       AND pg_catalog.current_setting('synchronous_standby_names') = ''
+       AND pg_catalog.pg_current_wal_flush_lsn() <= pg_catalog.pg_current_wal_insert_lsn()
+    """
+)
+
+# How far the log has been written, flushed or not.
+WRITTEN_LOG: Final = sql.SQL("SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text")
+
+# Whether it is on the disk up to there.
+IS_FLUSHED: Final = sql.SQL("SELECT pg_catalog.pg_current_wal_flush_lsn() >= $1::pg_catalog.pg_lsn")
+
 # The probe gives way to everybody.
 BEGIN_PROBE: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '1s'")
 
@@ -345,6 +366,16 @@ def written_by(layout: Layout) -> sql.Composed:
         key=sql.Identifier(layout.key.name),
         wrote=wire(layout.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
         deleted=wire(layout.key.type).parsed_array(sql.SQL("$3::pg_catalog.text[]")),
+    )
+
+
+def flush(layout: Layout) -> sql.Composed:
+    """A transaction that changes nothing and has to be on the disk, with all before it, when it is committed: the
+    weakest lock on one of the rows ``$1``, for which it does not wait."""
+    return sql.SQL("SELECT FROM {table} AS p WHERE p.{key} = ANY ({ids}) LIMIT 1 FOR KEY SHARE SKIP LOCKED").format(
+        table=table(layout),
+        key=sql.Identifier(layout.key.name),
+        ids=wire(layout.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
     )
 
 

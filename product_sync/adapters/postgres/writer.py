@@ -41,6 +41,12 @@ _IN_PROGRESS_S: Final = 30.0
 _POLL_S: Final = 0.25
 #: How long the server may take to hear that an interrupted statement is not wanted any more.
 _CANCEL_S: Final = 5.0
+#: How long the server may take to flush what it has committed, and how often it is asked. Its own bound is three times
+#: wal_writer_delay, which is at most 10 s (manual, 28.4 "Asynchronous Commit").
+_FLUSH_S: Final = 30.0
+_FLUSH_POLL_S: Final = 0.01
+#: Of how many rows one is locked to have the log flushed: the first may be gone, or somebody else's.
+_ROWS_TO_FLUSH_BY: Final = 10
 #: From how many inserts on COPY is so much faster that a failed attempt is worth it.
 _COPY_ROWS: Final = 200
 
@@ -51,14 +57,30 @@ class PostgresWriter:
     Needs SELECT, INSERT and UPDATE on the one table, and DELETE for deletions. Opening it raises what `connect` raises,
     `TransactionPooling` behind a transaction pooler, `AccessDenied` under row-level security and
     `SyncAlreadyRunning` while another sync holds the lock.
+
+    With ``flush_within_s`` COMMIT does not wait for the disk, and `settle` does, so that others who commit at that
+    moment need not wait for our flush before theirs: the next of them flushes for both. If nobody has within that many
+    seconds, nobody is there to be in the way of, and `settle` has it done. Where a COMMIT waits for a replica too,
+    nothing is different.
     """
 
-    def __init__(self, url: str, layout: Layout, *, run_id: str, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        url: str,
+        layout: Layout,
+        *,
+        run_id: str,
+        flush_within_s: float | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._url = url
         self._layout = layout
         self._name = application_name(run_id)
         self._sleep = sleep
         self._unknown: dict[str, Written] = {}
+        self._unsettled: tuple[str, Written] | None = None
+        self._flush_within_s = flush_within_s or 0.0
+        self._flush = queries.flush(layout).as_bytes()
         self._insert = queries.insert(layout).as_bytes()
         self._update = queries.update(layout).as_bytes()
         self._delete = queries.delete(layout).as_bytes()
@@ -68,6 +90,7 @@ class PostgresWriter:
                 self._session = _session(connection)
                 self._admit(connection)
                 self._copies = copying.is_possible(layout) and not _has_insert_rules(connection, layout)
+                self._flushes_later = flush_within_s is not None and _waits_for_its_disk(connection)
             except psycopg.Error as error:
                 raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
             on_failure.pop_all()
@@ -127,6 +150,22 @@ class PostgresWriter:
             except TableError as error:
                 raise EveryBatchWouldFail(error.message, hint=error.hint) from error
 
+    def settle(self) -> None:
+        if self._unsettled is None:
+            return
+        transaction, written = self._unsettled
+        with self._transaction():
+            try:
+                self._wait_for_flush(written)
+            except psycopg.Error as error:
+                self._unknown[transaction] = written
+                raise CommitOutcomeUnknown(
+                    f"The server was lost before it had flushed a COMMIT: {describe(error)}",
+                    transaction=transaction,
+                    written=written,
+                ) from error
+        self._unsettled = None
+
     def happened(self, transaction: str) -> bool:
         """As in the port. When in doubt it did not: running a batch again changes no row twice, counting it blindly
         would hide rows that were never written. Doubt is a status that the server no longer knows, and a
@@ -175,8 +214,10 @@ class PostgresWriter:
         raise already_running(holder, self._layout.table)
 
     def _begin(self) -> str:
-        cursor = self._connection.execute(queries.BEGIN_WRITE, prepare=False)
-        cursor.nextset()
+        begin = queries.BEGIN_UNFLUSHED_WRITE if self._flushes_later else queries.BEGIN_WRITE
+        cursor = self._connection.execute(begin, prepare=False)
+        while cursor.nextset():
+            pass
         row = cursor.fetchone()
         if row is None:
             raise psycopg.InternalError("pg_current_xact_id() returned no row")
@@ -230,10 +271,12 @@ class PostgresWriter:
 
     def _commit(self, transaction: str, written: Written) -> None:
         interrupts.commit_begins()
+        self._unsettled = (transaction, written) if self._flushes_later else None
         try:
             self._connection.commit()
         except psycopg.Error as error:
             if not self._connection.closed:
+                self._unsettled = None
                 interrupts.commit_failed()
                 raise
             # Whatever came before the connection broke, only the server knows whether COMMIT did.
@@ -241,6 +284,19 @@ class PostgresWriter:
             raise CommitOutcomeUnknown(
                 f"The answer to COMMIT was lost: {describe(error)}", transaction=transaction, written=written
             ) from error
+
+    def _wait_for_flush(self, written: Written) -> None:
+        ids = [arrays.ids(sorted(written.inserted | written.updated)[:_ROWS_TO_FLUSH_BY])]
+        log = self._connection.execute(queries.WRITTEN_LOG).fetchone()
+        for look in range(int(_FLUSH_S / _FLUSH_POLL_S)):
+            if self._connection.execute(queries.IS_FLUSHED, log).fetchone() == (True,):
+                return
+            if look == int(self._flush_within_s / _FLUSH_POLL_S):
+                # Who may not update must wait until the server does it by itself.
+                with suppress(psycopg.errors.InsufficientPrivilege):
+                    self._connection.execute(self._flush, ids)
+            self._sleep(_FLUSH_POLL_S)
+        raise psycopg.OperationalError(f"the log is not on the disk after {_FLUSH_S:g} s")
 
     def _outcome(self, transaction: str) -> str | None:
         for _ in range(int(_IN_PROGRESS_S / _POLL_S)):
@@ -297,6 +353,16 @@ class PostgresWriter:
             return self._connection.execute(queries.IN_RECOVERY).fetchone() == (True,)
         except psycopg.Error:
             return False
+
+
+def _waits_for_its_disk(connection: psycopg.Connection) -> bool:
+    try:
+        return connection.execute(queries.WAITS_FOR_ITS_DISK).fetchone() == (True,)
+    except psycopg.Error:
+        # Some services do not let anybody see their log.
+        if connection.closed:
+            raise
+        return False
 
 
 def _has_insert_rules(connection: psycopg.Connection, layout: Layout) -> bool:
