@@ -69,21 +69,23 @@ class _MemoryWatch(threading.Thread):
     """The largest memory that a process tree held at once.
 
     A single process: the peak that the kernel keeps of its resident memory, which no look can miss. Several: the sum
-    of their proportional shares, because forked processes share most of their pages.
+    of their proportional shares, because forked processes share most of their pages. Of these a process counts from
+    the second look on: until it executes its program, a new one *is* its parent's memory, which would count twice.
     """
 
     def __init__(self, root: int) -> None:
         super().__init__(daemon=True)
         self.peak_bytes = 0
         self._root = root
+        self._seen: set[int] = set()
         self._end = threading.Event()
 
     def run(self) -> None:
         while not self._end.wait(_LOOK_S):
-            processes = list(_tree(self._root))
+            processes = set(_tree(self._root))
             self._note(max((_peak_resident(pid) for pid in processes), default=0))
-            if len(processes) > 1:
-                self._note(sum(_proportional(pid) for pid in processes))
+            self._note(sum(_proportional(pid) for pid in processes & self._seen))
+            self._seen = processes
 
     def finish(self) -> None:
         self._end.set()

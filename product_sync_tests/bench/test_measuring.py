@@ -22,6 +22,15 @@ def test_memory_of_a_child_counts(tmp_path: Path) -> None:
     assert 140 * MB < measured(parent, tmp_path).peak_bytes < 220 * MB
 
 
+def test_a_process_that_does_not_execute_its_program_yet_is_not_counted_beside_its_parent(tmp_path: Path) -> None:
+    """Until then it runs in its parent's memory. With a parent of this size half of all looks meet such a one."""
+    parent = (
+        "import subprocess, time; b = bytearray(150_000_000); end = time.time() + 2\n"
+        "while time.time() < end: subprocess.run(['true'])"
+    )
+    assert 150 * MB < measured(parent, tmp_path).peak_bytes < 220 * MB
+
+
 def test_a_peak_between_two_looks_is_seen(tmp_path: Path) -> None:
     code = "import time; b = bytearray(90_000_000); del b; time.sleep(0.3)"
     assert measured(code, tmp_path).peak_bytes > 90 * MB
