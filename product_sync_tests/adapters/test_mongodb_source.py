@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
@@ -222,6 +223,34 @@ class TestById:
 
         assert source(shop).fetch(asked).rows.num_rows == 2_500
         assert source(shop).existing(asked) == set(asked[:2_500])
+
+    def test_object_ids_are_read_in_blocks_of_ten_thousand(self, shop: Shop) -> None:
+        there = [ObjectId() for _ in range(12_345)]
+        shop["products"].insert_many([product(each, price=price) for price, each in enumerate(there)])
+        asked = [SourceId(IdType.OBJECT_ID, str(each)) for each in there]
+
+        with patch.object(MongoSource, "documents", side_effect=AssertionError("one by one")):
+            found = source(shop).fetch(asked)
+
+        assert [row["price"] for row in rows_of([found])] == list(range(12_345))
+        assert found.documents == 12_345
+
+    def test_object_ids_that_are_gone_cannot_be_copied_or_are_too_large_together_hide_no_other(
+        self, shop: Shop
+    ) -> None:
+        sizes = [9_000_000, 9_000_000, 100, 15_000_000, 100]
+        there = [ObjectId() for _ in sizes]
+        products = [product(each, title="x" * size) for each, size in zip(there, sizes, strict=True)]
+        shop["products"].insert_many([*products[:4], {**products[4], "price": "much"}])
+        asked = [SourceId(IdType.OBJECT_ID, str(each)) for each in there]
+        gone = SourceId(IdType.OBJECT_ID, str(ObjectId()))
+
+        for ids in (asked, [asked[0], gone, *asked[1:]]):
+            found = source(shop).fetch(ids)
+            assert [len(row["title"]) for row in rows_of([found])] == sizes[:4]
+            assert [reject.source_id for reject in found.rejects] == asked[4:]
+            assert found.documents == 5
+        assert source(shop).fetch([gone]).documents == 0
 
     def test_that_all_object_ids_exist_is_told_by_a_count_in_the_index(self, shop: Shop) -> None:
         there = [ObjectId() for _ in range(12_345)]

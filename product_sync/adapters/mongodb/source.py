@@ -48,8 +48,8 @@ _ID_INDEX = "_id_"
 _BY_ID = [("_id", 1)]
 #: Ids in one ``$in``: far below the 48 MB that a message may have, and soon answered.
 _IDS_AT_ONCE = 1_000
-#: A count answers with one number.
-_IDS_IN_A_COUNT = 10_000
+#: ObjectIds in one question, which are put together without an object for each: some 230 kB.
+_OBJECT_IDS_AT_ONCE = 10_000
 _NAMED_AT_MOST = 10
 _RETRY = RetryPolicy()
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
@@ -115,7 +115,19 @@ class MongoSource:
 
     def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
         """See `Source.fetch`. A document that can no longer be converted is among the rejects."""
-        return self._pages.batch(Documents.joined(self.documents(ids)))
+        if not ids or any(source_id.type != IdType.OBJECT_ID for source_id in ids):
+            return self._pages.batch(Documents.joined(self.documents(ids)))
+        if self._uuid is None:
+            self._confirm_collection()
+        batches: list[SourceBatch] = []
+        for chunk in (ids[at : at + _OBJECT_IDS_AT_ONCE] for at in range(0, len(ids), _OBJECT_IDS_AT_ONCE)):
+            query = keyset.any_object_id(pa.array([source_id.text for source_id in chunk], pa.string()))
+            documents = self._patiently(partial(self._answer, query, self._projection, len(chunk)))
+            if len(documents) < len(chunk):
+                # Some are gone, or all of them are too large for one answer.
+                documents = Documents.joined(self.documents(chunk))
+            batches += [self._pages.batch(page) for page in documents.pages(self._page_bytes)]
+        return _joined(batches) if batches else self._pages.batch(Documents.joined([]))
 
     def documents(self, ids: Sequence[SourceId]) -> list[bytes]:
         """The documents of `fetch`, as they stand: BSON of their mapped fields."""
@@ -150,7 +162,7 @@ class MongoSource:
         if kinds != [IdType.OBJECT_ID]:
             return not ids.num_rows
         texts = ids["id"].combine_chunks()
-        chunks = [texts[start : start + _IDS_IN_A_COUNT] for start in range(0, len(texts), _IDS_IN_A_COUNT)]
+        chunks = [texts[start : start + _OBJECT_IDS_AT_ONCE] for start in range(0, len(texts), _OBJECT_IDS_AT_ONCE)]
         return all(self._patiently(partial(self._count, chunk)) == len(chunk) for chunk in chunks)
 
     def _count(self, texts: pa.Array) -> int:
@@ -168,21 +180,25 @@ class MongoSource:
     def _existing_under_this_id(self, ids: Sequence[SourceId]) -> set[SourceId]:
         """Those of ``ids`` for which a document with this very ``_id``, byte by byte, is in the first answer."""
         wanted = {keyset.id_document(source_id): source_id for source_id in ids}
+        documents = self._answer(keyset.any_of(wanted), {"_id": 1}, len(ids))
+        return {wanted[document] for document in documents.each() if document in wanted}
+
+    def _answer(self, query: RawBSONDocument, projection: dict[str, int], ids: int) -> Documents:
+        """What the primary has of so many ids now, as far as one answer holds: 16 MiB."""
         answer = self._database.command(
             {
                 "find": self._name,
-                "filter": keyset.any_of(wanted),
-                "projection": {"_id": 1},
+                "filter": query,
+                "projection": projection,
                 "hint": _ID_INDEX,
-                "batchSize": len(ids),
+                "batchSize": ids,
                 "singleBatch": True,
                 "readConcern": {"level": "local"},
             },
             read_preference=ReadPreference.PRIMARY,
             codec_options=_RAW,
         )
-        documents = reply.documents(bytes(answer["cursor"].raw))
-        return {wanted[document] for document in documents.each() if document in wanted}
+        return reply.documents(bytes(answer["cursor"].raw))
 
     def _page_ahead(self, last: bytes | None) -> Future[Documents]:
         """The server reads the next page while this one is converted, which takes as long."""
@@ -281,6 +297,12 @@ class MongoSource:
             f"There is no database {self._database.name!r}, or it is empty; there are: {_some(databases)}.",
             hint="Correct the database in PRODUCT_SERVICE_MONGODB_URL.",
         )
+
+
+def _joined(batches: Sequence[SourceBatch]) -> SourceBatch:
+    rows = pa.concat_batches([batch.rows for batch in batches])
+    rejects = tuple(reject for batch in batches for reject in batch.rejects)
+    return SourceBatch(rows, rejects, sum(batch.documents for batch in batches))
 
 
 def _documents(replies: RawBatchCursor[_Document]) -> list[bytes]:
