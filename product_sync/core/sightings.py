@@ -6,7 +6,7 @@ the ids is read for the rows that were found, so a look costs a scan of the ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -65,7 +65,7 @@ def explain_differences(
         connection.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
         for file in earlier:
             try:
-                looks.append(_look(connection, file, layout))
+                looks.append(_look(connection, file, layout, ids))
             except (duckdb.IOException, OSError):  # a run that has begun meanwhile removes the oldest files
                 continue
     return [line for op, rows in kinds for line in _explained(op, rows, layout, looks, source_read_at)]
@@ -81,7 +81,7 @@ def seen_before(
         connection.register("wanted", pa.table({"id": pa.array([row_id], pa.string())}))
         for file in earlier:
             try:
-                look = _look(connection, file, layout)
+                look = _look(connection, file, layout, [row_id])
             except (duckdb.IOException, OSError):
                 continue
             seen.append((file, look.found, look.rejected.get(row_id, ())))
@@ -98,10 +98,12 @@ class _Look:
     rejected: dict[str, tuple[str, ...]]
 
 
-def _look(connection: Any, file: EarlierFile, layout: Layout) -> _Look:
+def _look(connection: Any, file: EarlierFile, layout: Layout, ids: Sequence[str]) -> _Look:
+    """What the file has of ``ids``, which ``connection`` knows as ``wanted``."""
     schema = layout.source_schema if file.side is Side.SOURCE else layout.target_schema
     places = ["id" if field.name == layout.key.name else f"c{place}" for place, field in enumerate(schema)]
-    reader = connection.sql(_FOUND_SQL.format(columns=", ".join(places)), params={"path": str(file.rows)})
+    params = {"path": str(file.rows), "first": min(ids), "last": max(ids)}
+    reader = connection.sql(_FOUND_SQL.format(columns=", ".join(places)), params=params)
     batches = [
         pa.RecordBatch.from_arrays(
             [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)], schema=schema
@@ -115,8 +117,12 @@ def _look(connection: Any, file: EarlierFile, layout: Layout) -> _Look:
     return _Look(file.side, file.at, pa.Table.from_batches(batches, schema), rejected)
 
 
-# The rows of a snapshot that are wanted. Columns go by position, as in the diff.
-_FOUND_SQL = "SELECT * FROM read_parquet($path) AS snapshot ({columns}) WHERE id IN (SELECT id FROM wanted)"
+# The rows of a snapshot that are wanted. Columns go by position, as in the diff. The bounds let row groups be passed
+# over whose ids are all outside.
+_FOUND_SQL = (
+    "SELECT * FROM read_parquet($path) AS snapshot ({columns})"
+    " WHERE id BETWEEN $first AND $last AND id IN (SELECT id FROM wanted)"
+)
 # Why the wanted documents could not be copied.
 _REJECTED_SQL = "SELECT id, reasons FROM read_parquet($path) WHERE id IN (SELECT id FROM wanted)"
 

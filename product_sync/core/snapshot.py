@@ -63,7 +63,7 @@ def snapshot_source(
     converted = rejects_path.with_name(f"{rejects_path.name}.without_duplicates")
     meter = Meter("read source", source.estimated_count(), on_progress, timing)
     with (
-        parquet_writer(rows_path, layout.source_schema, metadata=stamped) as rows,
+        parquet_writer(rows_path, layout.source_schema, metadata=stamped, sought_by=layout.key.name) as rows,
         parquet_writer(converted, quarantine.rejects_schema(layout), metadata=stamped) as rejects,
     ):
         id_types: set[str] = set()
@@ -104,7 +104,8 @@ def snapshot_target(
     """Write every row of the target to ``path`` (``Layout.target_schema``), as one consistent state."""
     taken_at = timing.now()
     meter = Meter("read target", reader.estimated_count(), on_progress, timing)
-    with parquet_writer(path, layout.target_schema, metadata=_stamped(metadata, taken_at)) as sink:
+    stamped = _stamped(metadata, taken_at)
+    with parquet_writer(path, layout.target_schema, metadata=stamped, sought_by=layout.key.name) as sink:
         for batch in reader.snapshot():
             sink.write(batch)
             meter.advance(batch.num_rows)

@@ -56,24 +56,27 @@ class ParquetSink:
 
 
 @contextmanager
-def parquet_writer(path: Path, schema: pa.Schema, *, metadata: Mapping[str, str]) -> Iterator[ParquetSink]:
+def parquet_writer(
+    path: Path, schema: pa.Schema, *, metadata: Mapping[str, str], sought_by: str | None = None
+) -> Iterator[ParquetSink]:
     """A sink whose file takes the place of ``path`` when the block ends, and is removed when it raises.
 
-    The file is synced to the disk before it is renamed, and is readable by its owner only: it holds products.
+    The file is synced to the disk before it is renamed, and is readable by its owner only: it holds products. Where
+    rows are later sought by the column ``sought_by``, row groups that cannot have them are passed over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            # Products have few values in common, and nobody asks for a range of them: dictionaries and statistics
-            # would be a third of the work.
+            # Products have few values in common, and nobody asks for a range of them but by id: dictionaries and
+            # statistics of all columns would be a third of the work.
             with pq.ParquetWriter(
                 file,
                 schema.with_metadata(dict(metadata)),
                 compression="lz4",
                 use_dictionary=False,
-                write_statistics=False,
+                write_statistics=[sought_by] if sought_by else False,
             ) as writer:
                 sink = ParquetSink(writer)
                 yield sink
