@@ -61,8 +61,10 @@ def cli() -> None:
 @_json_option
 def sync(as_json: bool, delay_ms: int | None, **options: Any) -> None:
     """Find what is missing or changed, load it in batches, prove the result."""
+    from product_sync.lean import give_memory_back, leave_pandas_out
+
+    give_memory_back()
     from product_sync import api
-    from product_sync.lean import leave_pandas_out
     from product_sync.terminal import progress_bar, show_sync
 
     leave_pandas_out()
@@ -75,8 +77,10 @@ def sync(as_json: bool, delay_ms: int | None, **options: Any) -> None:
 @_json_option
 def validate(as_json: bool) -> None:
     """Read both sides afresh and compare them. Writes nothing."""
+    from product_sync.lean import give_memory_back, leave_pandas_out
+
+    give_memory_back()
     from product_sync import api
-    from product_sync.lean import leave_pandas_out
     from product_sync.terminal import progress_bar, show_validation
 
     leave_pandas_out()

@@ -141,15 +141,11 @@ def _end_with_the_other() -> None:
 
 
 def _read_both(run_id: str, target_file: str, tell: _Teller) -> None:
-    import pyarrow as pa
-
     from product_sync.adapters.state import SOURCE_ROWS
     from product_sync.core import ahead
     from product_sync.session import open_session, reflect_layout
     from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
-    # Arrow's own pool keeps much of what has been freed, and here two processes share a pod's memory.
-    pa.set_memory_pool(pa.system_memory_pool())
     target = TargetAddress.from_environment(os.environ)
     layout = reflect_layout(target, mapping_path(os.environ))
     tell.layout(layout)

@@ -1,4 +1,4 @@
-"""What makes the start and the end of a short process shorter."""
+"""What makes a process of our own start and end sooner, and stay smaller."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ def leave_pandas_out() -> None:
         pa.scalar(0)
     finally:
         sys.meta_path.remove(absent)
+
+
+def give_memory_back() -> None:
+    """Have Arrow take its memory from the system. Its own pool is a little faster and keeps much of what was freed.
+
+    To be called before Arrow is imported. Whoever has chosen a pool keeps it.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
 def end_at_once(status: int) -> NoReturn:

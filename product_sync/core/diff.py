@@ -24,7 +24,7 @@ from product_sync.core import diff_rows, quarantine
 from product_sync.core.layout import ID_TYPE, Layout, LayoutColumn
 from product_sync.core.model import Op, TypeName
 from product_sync.core.pairs import without_equal_pairs
-from product_sync.core.tables import duckdb_connection, opened, row_count, write_parquet
+from product_sync.core.tables import duckdb_connection, opened, release_memory, row_count, write_parquet
 
 _PAGE_ROWS = 8_192
 _SHOWN_CHARACTERS = 200
@@ -85,6 +85,8 @@ def diff(
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix="pairs-"))
         source, target = without_equal_pairs(layout, source_rows, target_rows, Path(folder))
+        # The join needs memory next.
+        release_memory()
         refused_rows = _refused(layout, previous_quarantine)
         if not row_count(target) and not refused_rows.num_rows and _is_in_order(source, layout):
             rows = _all_missing(source, rejects, layout)
@@ -93,6 +95,7 @@ def diff(
             paths = {"source": str(source), "target": str(target)}
             rows = _renamed(connection.sql(_difference_sql(layout), params=paths).to_arrow_reader(_PAGE_ROWS), layout)
         write_parquet(out, layout.diff_schema, _counted(rows, counter), metadata=metadata)
+    release_memory()
     without_row = _without_row(rejects, source_rows, out.parent) if rejected else 0
     refused = counter[Op.INSERT, True] + counter[Op.UPDATE, True]
     return DiffCounts(

@@ -36,7 +36,7 @@ from product_sync.core.pacing import Pacing
 from product_sync.core.ports import Source, TargetWriter
 from product_sync.core.progress import Meter, OnProgress
 from product_sync.core.retry import RetryPolicy
-from product_sync.core.tables import parquet_writer
+from product_sync.core.tables import parquet_writer, release_memory
 from product_sync.core.timing import Timing
 from product_sync.core.transactions import RetriesExhausted, Transactions
 
@@ -127,6 +127,7 @@ def load(
             result.retries = transactions.retries
             result.duration_s = meter.elapsed_s
             result.rows_per_second = meter.rate
+    release_memory()
     return result
 
 

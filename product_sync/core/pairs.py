@@ -12,22 +12,25 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from product_sync.core import diff_rows
 from product_sync.core.layout import Layout
-from product_sync.core.tables import ROW_GROUP_ROWS, ParquetSink, opened, parquet_writer, row_count
+from product_sync.core.tables import ParquetSink, opened, parquet_writer, row_count
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How far apart partners may lie: rows of one side that wait for theirs, and their bytes. After ``trial_pages`` of
-    both sides, of ``page_rows`` each, a quarter of the rows must have met a partner."""
+    """How far apart partners may lie: the rows that wait on a side, and that the other one has read since one came; and
+    the bytes of those that wait. After ``trial_pages`` of both sides, of ``page_rows`` each, a quarter of the rows must
+    have met a partner."""
 
-    rows: int = ROW_GROUP_ROWS
+    rows: int = 65_536
     bytes: int = 32 * 1024 * 1024
     page_rows: int = 16_384
     trial_pages: int = 16
@@ -51,53 +54,85 @@ def without_equal_pairs(
     with ExitStack() as stack:
         source = stack.enter_context(_side(source_rows, left_source, window))
         target = stack.enter_context(_side(target_rows, left_target, window))
-        pages, met = 0, 0
-        while (behind := _behind(source, target)) is not None:
-            behind.read()
-            pages += 1
+        met, is_tried = 0, False
+        while not (source.is_at_end and target.is_at_end):
+            for side, other in _to_read(source, target, layout, window):
+                side.read(other)
             met += _leave_out_pairs(source, target, layout)
-            if pages == 2 * window.trial_pages and 4 * met < min(source.rows_read, target.rows_read):
-                return source_rows, target_rows
-            source.let_go(window)
-            target.let_go(window)
+            if not is_tried and source.pages_read + target.pages_read >= 2 * window.trial_pages:
+                is_tried = True
+                if 4 * met < min(source.rows_read, target.rows_read):
+                    return source_rows, target_rows
+            source.let_go(window, target)
+            target.let_go(window, source)
         source.end()
         target.end()
     return left_source, left_target
 
 
 class _Side:
-    """One file. ``waiting`` are rows that may still meet their partner; ``left`` takes those that go to the join."""
+    """One file. ``waiting`` are rows that may still meet their partner, ``tail`` is how many of them came after the
+    last one that has; those that go to the join are written down."""
 
     def __init__(self, pages: Iterator[pa.RecordBatch], schema: pa.Schema, left: ParquetSink) -> None:
         self._pages = pages
         self._next = next(pages, None)
         self._left = left
         self.waiting = schema.empty_table()
-        self.rows_read = 0
+        self.tail = 0
+        #: Of each waiting row, how many rows the other side had read when it came: they rise.
+        self._since = _NONE
+        self.rows_read = self.pages_read = 0
 
     @property
     def is_at_end(self) -> bool:
         return self._next is None
 
-    def read(self) -> None:
-        if self._next is not None:
-            self.waiting = pa.concat_tables([self.waiting, pa.Table.from_batches([self._next])])
-            self.rows_read += self._next.num_rows
+    def read(self, other: _Side) -> None:
+        page = self._next
+        if page is not None:
+            self.waiting = pa.concat_tables([self.waiting, pa.Table.from_batches([page])])
+            self._since = np.concatenate([self._since, np.full(page.num_rows, other.rows_read)])
+            self.tail += page.num_rows
+            self.rows_read += page.num_rows
+            self.pages_read += 1
             self._next = next(self._pages, None)
 
     def leave(self, rows: pa.Table) -> None:
+        """``rows`` go to the join. They must not be slices: a few rows would hold the memory of a page."""
         for batch in rows.to_batches():
             self._left.write(batch)
 
-    def let_go(self, window: Window) -> None:
-        """The rows that have waited longest leave, where too many wait."""
-        while self.waiting.num_rows > window.rows or (self.waiting.nbytes > window.bytes and self.waiting.num_rows):
-            oldest = max(1, self.waiting.num_rows // 2)
-            self.leave(self.waiting.slice(0, oldest))
-            self.waiting = self.waiting.slice(oldest).combine_chunks()
+    def met(self, marks: NDArray[np.bool_]) -> None:
+        """The marked rows have met their partner, the others wait on."""
+        self.tail = int(np.argmax(marks[::-1]))
+        self._keep(~marks)
+
+    def let_go(self, window: Window, other: _Side) -> None:
+        """The oldest rows leave: those that have waited for too long, those that are too many, or too many bytes. What
+        came after the last row that met its partner waits for rows that may still be far off."""
+        too_old = int(np.searchsorted(self._since, other.rows_read - window.rows))
+        passed = self.waiting.num_rows - self.tail
+        self._oldest_leave(max(min(too_old, passed), self.waiting.num_rows - window.rows))
+        while self.waiting.num_rows and self.waiting.nbytes > window.bytes:
+            self._oldest_leave(max(1, self.waiting.num_rows // 2))
+
+    def _oldest_leave(self, rows: int) -> None:
+        if rows > 0:
+            is_old = np.arange(self.waiting.num_rows) < rows
+            self.leave(self.waiting.filter(pa.array(is_old)))
+            self._keep(~is_old)
+
+    def _keep(self, marks: NDArray[np.bool_]) -> None:
+        self.waiting = self.waiting.filter(pa.array(marks)).combine_chunks()
+        self._since = self._since[marks]
+        self.tail = min(self.tail, self.waiting.num_rows)
 
     def end(self) -> None:
         self.leave(self.waiting)
+
+
+_NONE: Final = np.zeros(0, np.int64)
 
 
 @contextmanager
@@ -108,28 +143,48 @@ def _side(path: Path, left: Path, window: Window) -> Iterator[_Side]:
             yield _Side(file.iter_batches(batch_size=window.page_rows), schema, sink)
 
 
-def _behind(source: _Side, target: _Side) -> _Side | None:
-    """The side to read on: the one with fewer rows waiting, so that neither runs away from the other."""
-    sides = [side for side in (source, target) if not side.is_at_end]
-    return min(sides, key=lambda side: side.waiting.num_rows, default=None)
+def _to_read(source: _Side, target: _Side, layout: Layout, window: Window) -> list[tuple[_Side, _Side]]:
+    """The sides to read on, each with the other one: the one behind, and the one ahead while that is by less than a
+    page. The one behind is that of which fewer rows wait for rows to come; or, as long as none has met its partner,
+    that with the smaller id, because both are mostly in some order of ids."""
+    if source.is_at_end or target.is_at_end:
+        return [(target, source)] if source.is_at_end else [(source, target)]
+    place = [side.tail for side in (source, target)]
+    if all(side.tail == side.waiting.num_rows > 0 for side in (source, target)):
+        place = [side.waiting[layout.key.name][-1].as_py() for side in (source, target)]
+    behind, ahead = (source, target) if place[0] <= place[1] else (target, source)
+    return [(behind, ahead), (ahead, behind)] if ahead.tail < window.page_rows else [(behind, ahead)]
 
 
 def _leave_out_pairs(source: _Side, target: _Side, layout: Layout) -> int:
     """Match what waits on both sides: equal rows are gone, rows with other values leave. Returns how many matched."""
     new, old = source.waiting, target.waiting
-    if not new.num_rows or not old.num_rows:
-        return 0
-    places = pc.index_in(new[layout.key.name], value_set=old[layout.key.name])
-    is_matched = pc.is_valid(places)
-    met_places = places.drop_null()
+    places = _partners(new[layout.key.name], old[layout.key.name])
+    is_matched = places >= 0
+    met_places = places[is_matched]
     if not len(met_places):
         return 0
-    met_new, met_old = new.filter(is_matched), old.take(met_places)
+    met_new, met_old = new.filter(pa.array(is_matched)), old.take(pa.array(met_places))
     differ = pc.invert(diff_rows.same_values(met_new, met_old, layout.compared))
-    source.leave(met_new.filter(differ))
-    target.leave(met_old.filter(differ))
-    still_waits = np.ones(old.num_rows, dtype=bool)
-    still_waits[met_places.to_numpy()] = False
-    source.waiting = new.filter(pc.invert(is_matched))
-    target.waiting = old.filter(pa.array(still_waits))
+    if pc.any(differ).as_py():
+        source.leave(met_new.filter(differ))
+        target.leave(met_old.filter(differ))
+    is_met = np.zeros(old.num_rows, dtype=bool)
+    is_met[met_places] = True
+    source.met(is_matched)
+    target.met(is_met)
     return len(met_places)
+
+
+def _partners(new: pa.ChunkedArray, old: pa.ChunkedArray) -> NDArray[np.int64]:
+    """For each id of ``new`` its place in ``old``, -1 where it has none."""
+    places = np.full(len(new), -1)
+    both = min(len(new), len(old))
+    is_same = pc.equal(new[:both], old[:both]).to_numpy()
+    # In files of the same order all rows up to the first that one side lacks lie at the same places.
+    same = both if is_same.all() else int(np.argmin(is_same))
+    places[:same] = np.arange(same)
+    if same < both:
+        found = pc.index_in(new[same:], value_set=old[same:].combine_chunks())
+        places[same:] = same + pc.fill_null(found, -1 - same).to_numpy()
+    return places

@@ -18,7 +18,7 @@ from product_sync.core.layout import ID_TYPE, Layout
 from product_sync.core.model import Reason, SourceBatch, Stage
 from product_sync.core.ports import Source, TargetReader
 from product_sync.core.progress import Meter, OnProgress
-from product_sync.core.tables import TAKEN_AT, parquet_writer, row_count
+from product_sync.core.tables import TAKEN_AT, parquet_writer, release_memory, row_count
 from product_sync.core.timing import Timing
 
 
@@ -109,6 +109,7 @@ def snapshot_target(
         for batch in reader.snapshot():
             sink.write(batch)
             meter.advance(batch.num_rows)
+    release_memory()
     return TargetSnapshot(sink.rows, taken_at, meter.elapsed_s, meter.rate)
 
 

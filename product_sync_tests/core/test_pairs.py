@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from product_sync.core import diff as diffs
-from product_sync.core import quarantine
+from product_sync.core import pairs, quarantine
 from product_sync.core.layout import Layout
 from product_sync.core.model import ColumnType, Defect, IdType, Reason, Reject, SourceId, Stage, TypeName
 from product_sync.core.pairs import Window, without_equal_pairs
@@ -73,12 +73,43 @@ def test_only_rows_that_differ_go_on(tmp_path: Path) -> None:
     assert [sorted(ids(path)) for path in paths] == [["100", "150"], ["150"]]
 
 
-def test_rows_that_were_moved_far_meet_in_the_join(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_that_were_moved_far_meet_in_the_join(tmp_path: Path, order: int) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
-    written(LAYOUT, tmp_path, rows, [*rows[10:], *rows[:10]])
+    written(LAYOUT, tmp_path, *[rows, [*rows[10:], *rows[:10]]][::order])
     source, target = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
     assert 0 < row_count(source) == row_count(target) <= 10
     assert differences(tmp_path) == []
+
+
+@pytest.mark.parametrize("source_lacks", [True, False])
+def test_many_rows_that_one_side_lacks_do_not_keep_the_others_from_meeting(tmp_path: Path, source_lacks: bool) -> None:
+    rows = [(f"{number:03d}", float(number)) for number in range(300)]
+    fewer = [*rows[50:100], *rows[100:200:3], *rows[260:]]
+    written(LAYOUT, tmp_path, *([fewer, rows] if source_lacks else [rows, fewer]))
+    paths = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
+    lacking = sorted({row_id for row_id, _ in rows} - {row_id for row_id, _ in fewer})
+    assert [sorted(ids(path)) for path in paths] == ([[], lacking] if source_lacks else [lacking, []])
+
+
+def test_what_leaves_holds_no_page_in_memory(tmp_path: Path) -> None:
+    rows = [(f"{number:06d}", float(number)) for number in range(200_000)]
+    written(LAYOUT, tmp_path, rows, [row for row in rows if int(row[0]) % 100])
+    before = pa.total_allocated_bytes()
+    held: list[int] = []
+    let_go = pairs._Side.let_go
+
+    def watched(*arguments: Any) -> None:
+        let_go(*arguments)
+        held.append(pa.total_allocated_bytes() - before)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs._Side, "let_go", watched)
+        window = Window(rows=20_000, page_rows=4_000)
+        source, _ = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, window)
+    assert row_count(source) == 2_000
+    # The files' row groups are read anew every 65,536 rows and are the most of it.
+    assert max(held[-10:]) < 3 * max(held[:10])
 
 
 def test_orders_that_have_nothing_in_common_are_joined_as_they_are(tmp_path: Path) -> None:
