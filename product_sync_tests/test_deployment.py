@@ -109,7 +109,7 @@ class TestVariables:
             assert service.get("environment", {}).keys() <= variables_read() | OF_POSTGRES
         for path in UNITS:
             assert {name for name, _ in set_by(path)} <= variables_read() | {"PATH"}, path.name
-        own = {"PATH", "PYTHONUNBUFFERED"}
+        own = {"PATH", "PYTHONUNBUFFERED", "ARROW_DEFAULT_MEMORY_POOL"}
         assert set(re.findall(r"^(?:ENV|   ) (\w+)=", DOCKERFILE, re.MULTILINE)) <= variables_read() | own
         [deployment] = helm_values()["dagster-user-deployments"]["deployments"]
         assert {variable["name"] for variable in deployment["env"]} <= variables_read()

@@ -109,8 +109,11 @@ class _Side:
         self._keep(~marks)
 
     def let_go(self, window: Window, other: _Side) -> None:
-        """The oldest rows leave: those that have waited for too long, those that are too many, or too many bytes. What
-        came after the last row that met its partner waits for rows that may still be far off."""
+        """The oldest rows leave: those that have waited for too long, those that are too many, or too many bytes; all,
+        where the other side has no more. What came after the last row that met its partner waits for rows that may
+        still be far off."""
+        if other.is_at_end and not other.waiting.num_rows:
+            self._oldest_leave(self.waiting.num_rows)
         too_old = int(np.searchsorted(self._since, other.rows_read - window.rows))
         passed = self.waiting.num_rows - self.tail
         self._oldest_leave(max(min(too_old, passed), self.waiting.num_rows - window.rows))

@@ -79,7 +79,7 @@ class PostgresWriter:
         self._sleep = sleep
         self._unknown: dict[str, Written] = {}
         self._unsettled: tuple[str, Written] | None = None
-        self._flush_within_s = flush_within_s or 0.0
+        self._flush_within_s = flush_within_s
         self._flush = queries.flush(layout).as_bytes()
         self._insert = queries.insert(layout).as_bytes()
         self._update = queries.update(layout).as_bytes()
@@ -90,7 +90,7 @@ class PostgresWriter:
                 self._session = _session(connection)
                 self._admit(connection)
                 self._copies = copying.is_possible(layout) and not _has_insert_rules(connection, layout)
-                self._flushes_later = flush_within_s is not None and _waits_for_its_disk(connection)
+                self._flushes_later = self._may_flush_later(connection)
             except psycopg.Error as error:
                 raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
             on_failure.pop_all()
@@ -189,7 +189,11 @@ class PostgresWriter:
             session = _session(connection)
             if not try_lock(connection, self._layout.table):
                 self._take_from_former_session(connection)
+            self._flushes_later = self._may_flush_later(connection)
             self._session = session
+
+    def _may_flush_later(self, connection: psycopg.Connection) -> bool:
+        return self._flush_within_s is not None and _waits_for_its_disk(connection)
 
     def _admit(self, connection: psycopg.Connection) -> None:
         """Let only a session through that can hold the lock and see every row."""
@@ -291,7 +295,7 @@ class PostgresWriter:
         for look in range(int(_FLUSH_S / _FLUSH_POLL_S)):
             if self._connection.execute(queries.IS_FLUSHED, log).fetchone() == (True,):
                 return
-            if look == int(self._flush_within_s / _FLUSH_POLL_S):
+            if look == int((self._flush_within_s or 0.0) / _FLUSH_POLL_S):
                 # Who may not update must wait until the server does it by itself.
                 with suppress(psycopg.errors.InsufficientPrivilege):
                     self._connection.execute(self._flush, ids)
