@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from product_sync.core.errors import ProductSyncError
 from product_sync.core.progress import OnProgress, Progress, no_progress
 from product_sync.lean import no_garbage
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
 
     Snapshot = SourceSnapshot | TargetSnapshot
-    #: How far a reading has come; a complete one and its file; the layout, before all of these.
-    Message = Progress | tuple[Path, Snapshot] | Layout
+    #: How far a reading has come; a complete one and its file; the layout, before all of these, or why there is none.
+    Message = Progress | tuple[Path, Snapshot] | Layout | ProductSyncError
 
 #: Seconds between two words about the progress of a stage: whoever should listen may be busy for a while.
 _TELL_EVERY_S: Final = 0.25
@@ -51,7 +52,9 @@ class HeadStart:
         return self._process.pid
 
     def layout(self) -> Layout | None:
-        """How the two sides are bound, as soon as the table was looked at; ``None`` if that does not come."""
+        """How the two sides are bound, as soon as the table was looked at; ``None`` if that does not come.
+
+        Raises as `session.reflect_layout`: a server that does not answer is not waited for twice."""
         while self._layout is None and self._hear(no_progress):
             pass
         return self._layout
@@ -73,6 +76,8 @@ class HeadStart:
             message: Message = self._answers.recv()
         except (EOFError, OSError):
             return False
+        if isinstance(message, ProductSyncError):
+            raise message
         if isinstance(message, Progress):
             on_progress(message)
         elif isinstance(message, tuple):
@@ -117,7 +122,7 @@ def _is_worth_it() -> bool:
 
 
 def _read_ahead(run_id: str, target_file: str, answer: Connection) -> None:
-    """What the process does. Nobody is told of an error: the step that finds nothing meets it too."""
+    """What the process does. Of an error while reading nobody is told: the step that finds nothing meets it too."""
     # Ctrl-C is for the process that started this one, and so is whatever a library prints.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -147,7 +152,11 @@ def _read_both(run_id: str, target_file: str, tell: _Teller) -> None:
     from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
     target = TargetAddress.from_environment(os.environ)
-    layout = reflect_layout(target, mapping_path(os.environ))
+    try:
+        layout = reflect_layout(target, mapping_path(os.environ))
+    except ProductSyncError as error:
+        tell.failed(error)
+        return
     tell.layout(layout)
     session = open_session(
         SourceAddress.from_environment(os.environ),
@@ -184,6 +193,9 @@ class _Teller:
 
     def layout(self, layout: Layout) -> None:
         self._write(layout)
+
+    def failed(self, error: ProductSyncError) -> None:
+        self._write(error)
 
     def read(self, path: Path, snapshot: Snapshot) -> None:
         self._write((path, snapshot))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -17,7 +20,15 @@ import pytest
 
 from product_sync import head_start as head_starts
 from product_sync.adapters.state import SOURCE_ROWS, TARGET_ROWS
-from product_sync.core.errors import Unreachable
+from product_sync.core.errors import (
+    AccessDenied,
+    ConfigurationError,
+    MappingError,
+    ProductSyncError,
+    TableError,
+    Unreachable,
+    Untrusted,
+)
 from product_sync.core.progress import Progress
 from product_sync.core.tables import read_metadata
 from product_sync.head_start import HeadStart, head_start
@@ -89,6 +100,32 @@ def test_what_it_fails_of_is_told_by_the_step(environment: Shop, monkeypatch: py
         address = replace(session.source_address, url=nowhere)
         with pytest.raises(Unreachable):
             replace(session, source_address=address, head_start=reading).snapshot_source()
+
+
+@pytest.mark.parametrize("kind", [Unreachable, AccessDenied, Untrusted, ConfigurationError, MappingError, TableError])
+def test_an_error_of_the_first_look_at_the_table_arrives_whole(kind: type[ProductSyncError]) -> None:
+    sent = kind("what it is.", hint="What to do.")
+    received = pickle.loads(pickle.dumps(sent))  # noqa: S301 - as the pipe does it
+    assert (type(received), str(received), received.hint) == (kind, str(sent), sent.hint)
+
+
+def test_a_server_that_does_not_answer_is_asked_once(environment: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take its whole time-out each time."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        asked: list[object] = []
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = nobody.accept()
+                    asked.append(connection)
+                    connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        monkeypatch.setenv("CART_DB_URL", f"postgresql://user@127.0.0.1:{nobody.getsockname()[1]}/cart?sslmode=disable")
+        with begun(str(uuid4())) as reading, pytest.raises(Unreachable, match="PostgreSQL at 127"):
+            reading.layout()
+    assert len(asked) == 1
 
 
 def test_on_one_processor_there_is_none(environment: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
