@@ -41,7 +41,7 @@ def measure(command: Sequence[str], *, env: Mapping[str, str], folder: Path, log
         process = subprocess.Popen(  # noqa: S603 - a list, no shell; the contestants are named by us
             command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-        memory = _MemoryWatch(process.pid)
+        memory = MemoryWatch(process.pid)
         killer = threading.Timer(limit_s, _kill_group, [process.pid])
         killer.daemon = True
         memory.start()
@@ -65,7 +65,7 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-class _MemoryWatch(threading.Thread):
+class MemoryWatch(threading.Thread):
     """The largest memory that a process tree held at once.
 
     A single process: the peak that the kernel keeps of its resident memory, which no look can miss. Several: the sum

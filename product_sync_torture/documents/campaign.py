@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
 from product_sync.embedded.servers import Servers
+from product_sync_bench.measuring import MemoryWatch
 from product_sync_tests.databases import cart_database, mongodb_database
 from product_sync_torture.documents import values
 from product_sync_torture.documents.catalogue import Made, catalogue, mended
@@ -364,7 +364,7 @@ def _parts(made: Sequence[Made]) -> Iterator[list[Made]]:
 
 
 def _sync() -> _Run:
-    """``product-sync sync --json`` as a process of its own, and the memory that it took at its peak."""
+    """``product-sync sync --json`` as a process of its own, and the memory that it and its children took at most."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         command = [
             sys.executable,
@@ -378,12 +378,15 @@ def _sync() -> _Run:
             "0",
         ]
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr)  # noqa: S603 - a list of ours
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        # Not what the kernel says of the ended process: that is never less than this one's own memory.
+        memory = MemoryWatch(process.pid)
+        memory.start()
+        process.wait()
+        memory.finish()
         texts = []
         for stream in (stdout, stderr):
             stream.seek(0)
             texts.append(stream.read().decode("utf-8", "replace"))
     lines = texts[0].splitlines()
     answer = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return _Run(process.returncode, answer, texts[1], usage.ru_maxrss / 1024)
+    return _Run(process.returncode, answer, texts[1], memory.peak_bytes / 1_000_000)
