@@ -61,13 +61,12 @@ def cli() -> None:
 @_json_option
 def sync(as_json: bool, delay_ms: int | None, **options: Any) -> None:
     """Find what is missing or changed, load it in batches, prove the result."""
-    from product_sync.lean import give_memory_back, leave_pandas_out
+    from product_sync.lean import stay_small
 
-    give_memory_back()
+    stay_small()
     from product_sync import api
     from product_sync.terminal import progress_bar, show_sync
 
-    leave_pandas_out()
     with progress_bar() as on_progress:
         report = api.sync(batch_delay_ms=delay_ms, on_progress=on_progress, read_ahead=True, **options)
     _finish(report, as_json=as_json, show=show_sync)
@@ -77,13 +76,12 @@ def sync(as_json: bool, delay_ms: int | None, **options: Any) -> None:
 @_json_option
 def validate(as_json: bool) -> None:
     """Read both sides afresh and compare them. Writes nothing."""
-    from product_sync.lean import give_memory_back, leave_pandas_out
+    from product_sync.lean import stay_small
 
-    give_memory_back()
+    stay_small()
     from product_sync import api
     from product_sync.terminal import progress_bar, show_validation
 
-    leave_pandas_out()
     with progress_bar() as on_progress:
         report = api.validate(on_progress=on_progress, read_ahead=True)
     _finish(report, as_json=as_json, show=show_validation)

@@ -41,12 +41,13 @@ def leave_pandas_out() -> None:
         sys.meta_path.remove(absent)
 
 
-def give_memory_back() -> None:
-    """Have Arrow take its memory from the system. Its own pool is a little faster and keeps much of what was freed.
+def stay_small() -> None:
+    """Have Arrow leave pandas out, and take its memory from the system: its own pool keeps much of what was freed.
 
-    To be called before Arrow is imported. Whoever has chosen a pool keeps it.
+    To be called before Arrow is imported, in a process that is ours alone. Whoever has chosen a pool keeps it.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    leave_pandas_out()
 
 
 def end_at_once(status: int) -> NoReturn:

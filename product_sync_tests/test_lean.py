@@ -30,14 +30,15 @@ def test_arrow_imports_pandas_unless_it_is_left_out(prepare: str, imported: bool
 @pytest.mark.parametrize(("chosen", "pool"), [({}, "system"), ({"ARROW_DEFAULT_MEMORY_POOL": "mimalloc"}, "mimalloc")])
 def test_arrow_takes_its_memory_from_the_system_unless_told_otherwise(chosen: dict[str, str], pool: str) -> None:
     program = (
-        "from product_sync.lean import give_memory_back\n"
-        "give_memory_back()\n"
-        "import pyarrow as pa\n"
-        "print(pa.default_memory_pool().backend_name)\n"
+        "from product_sync.lean import stay_small\n"
+        "stay_small()\n"
+        "import sys, pyarrow as pa\n"
+        "pa.array([1]).to_pylist()\n"
+        "print(pa.default_memory_pool().backend_name, 'pandas' in sys.modules)\n"
     )
     env = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"} | chosen
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
-    assert ran.stdout.split() == [pool]
+    assert ran.stdout.split() == [pool, "False"]
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:

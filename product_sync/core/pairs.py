@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +80,7 @@ class _Side:
         self.waiting = schema.empty_table()
         self.tail = 0
         #: Of each waiting row, how many rows the other side had read when it came: they rise.
-        self._since = _NONE
+        self._since = np.zeros(0, np.int64)
         self.rows_read = self.pages_read = 0
 
     @property
@@ -133,9 +132,6 @@ class _Side:
 
     def end(self) -> None:
         self.leave(self.waiting)
-
-
-_NONE: Final = np.zeros(0, np.int64)
 
 
 @contextmanager

@@ -31,10 +31,12 @@ def unhurried(url: str) -> Iterator[None]:
         execute(url, "ALTER SYSTEM RESET wal_writer_delay", "SELECT pg_reload_conf()")
 
 
-def _writer(
-    url: str, *, flush_within_s: float | None = LATER, sleep: Callable[[float], None] = time.sleep
-) -> PostgresWriter:
+def _writer(url: str, *, flush_within_s: float = LATER, sleep: Callable[[float], None] = time.sleep) -> PostgresWriter:
     return PostgresWriter(url, layout_of(url), run_id="test", flush_within_s=flush_within_s, sleep=sleep)
+
+
+def _leaves_the_disk_to_others(writer: PostgresWriter) -> bool:
+    return writer._flushes_later
 
 
 def _is_flushed(url: str, log: str) -> bool:
@@ -96,15 +98,17 @@ def test_only_our_transactions_do_not_wait_and_the_session_is_as_it_was(cart_url
         assert writer._connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
 
-@pytest.mark.parametrize("flush_within_s", [None, LATER])
-def test_where_a_commit_waits_for_a_replica_it_goes_on_to_wait(
-    cart_url: str, product_table: str, flush_within_s: float | None
-) -> None:
-    with role(cart_url, ALL, WAITS) as user:
+def test_where_a_commit_waits_for_a_replica_it_goes_on_to_wait(cart_url: str, product_table: str) -> None:
+    """Also where it does so only since a failover."""
+    with role(cart_url, ALL, WAITS) as user, _writer(user.url) as writer:
+        assert _leaves_the_disk_to_others(writer)
         execute(cart_url, "ALTER SYSTEM SET synchronous_standby_names = 'replica'", "SELECT pg_reload_conf()")
         try:
-            with patiently(lambda: _writer(user.url, flush_within_s=flush_within_s)) as writer:
-                assert not writer._flushes_later
+            patiently(writer.reconnect)
+            assert not _leaves_the_disk_to_others(writer)
+            writer.close()
+            with patiently(lambda: _writer(user.url)) as another:
+                assert not _leaves_the_disk_to_others(another)
         finally:
             execute(cart_url, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
 
