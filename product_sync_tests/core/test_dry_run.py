@@ -116,3 +116,21 @@ def test_an_adaptive_load_is_estimated_at_the_size_and_the_rest_it_comes_to(tmp_
     assert found.seconds == pytest.approx(5 * 1 + 4 * 1, rel=0.01)
     assert found.batches == 5
     assert bench.target.script.calls["target.probe"] == 3
+
+
+def test_while_the_source_is_read_again_the_target_rests(tmp_path: Path) -> None:
+    bench = with_missing(tmp_path, 20)
+    assert bench.snapshot is not None
+    bench.time.pass_(3_600)
+    bench.source.script.on("source.fetch", lambda: bench.time.pass_(0.7))
+    bench.target.script.on("target.probe", lambda: bench.time.pass_(1.0))
+    found = estimate(
+        bench.path("diff"),
+        bench.layout,
+        bench.source,
+        bench.target,
+        source_taken_at=bench.snapshot.taken_at,
+        pacing=AdaptivePacing(AdaptiveSettings(target_s=1, max_duty=0.5, first_rows=10), None, bench.time.timing),
+        timing=bench.time.timing,
+    )
+    assert found.seconds == pytest.approx(2 * 1.7 + 0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,24 +93,54 @@ def test_many_rows_that_one_side_lacks_do_not_keep_the_others_from_meeting(tmp_p
     assert [sorted(ids(path)) for path in paths] == ([[], lacking] if source_lacks else [lacking, []])
 
 
-def test_what_leaves_holds_no_page_in_memory(tmp_path: Path) -> None:
-    rows = [(f"{number:06d}", float(number)) for number in range(200_000)]
-    written(LAYOUT, tmp_path, rows, [row for row in rows if int(row[0]) % 100])
-    before = pa.total_allocated_bytes()
-    held: list[int] = []
-    let_go = pairs._Side.let_go
+def watched(folder: Path, window: Window) -> list[tuple[pairs._Side, pairs._Side]]:
+    """What waits on both sides after each step: copies, for they go on."""
+    seen: list[tuple[pairs._Side, pairs._Side]] = []
+    leave_out = pairs._leave_out_pairs
 
-    def watched(*arguments: Any) -> None:
-        let_go(*arguments)
-        held.append(pa.total_allocated_bytes() - before)
+    def watching(source: pairs._Side, target: pairs._Side, layout: Layout) -> int:
+        seen.append((copy(source), copy(target)))
+        return leave_out(source, target, layout)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs._Side, "let_go", watched)
-        window = Window(rows=20_000, page_rows=4_000)
-        source, _ = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, window)
-    assert row_count(source) == 2_000
-    # The files' row groups are read anew every 65,536 rows and are the most of it.
-    assert max(held[-10:]) < 3 * max(held[:10])
+        patch.setattr(pairs, "_leave_out_pairs", watching)
+        without_equal_pairs(LAYOUT, folder / "source", folder / "target", folder, window)
+    return seen
+
+
+def test_rows_that_never_meet_a_partner_do_not_fill_the_window(tmp_path: Path) -> None:
+    rows = [(f"{number:05d}", 0.0) for number in range(50_000)]
+    written(LAYOUT, tmp_path, rows, [row for row in rows if int(row[0]) % 100])
+    window = Window(rows=5_000, page_rows=500)
+    waiting = max(source.waiting.num_rows for source, _ in watched(tmp_path, window))
+    # Those of the last 5,000 rows, the page just read, and one that is ahead; 500 never meet one.
+    assert waiting < 50 + 2 * window.page_rows + 50
+
+
+def test_where_one_side_has_ended_the_rest_of_the_other_does_not_wait(tmp_path: Path) -> None:
+    rows = [(f"{number:05d}", 0.0) for number in range(50_000)]
+    written(LAYOUT, tmp_path, rows, rows[:1_000])
+    window = Window(rows=5_000, page_rows=500)
+    assert max(source.waiting.num_rows for source, _ in watched(tmp_path, window)) <= 2 * window.page_rows
+
+
+def test_a_few_rows_that_leave_hold_no_more_memory_than_their_own(tmp_path: Path) -> None:
+    rows = [(f"{number:05d}", 0.0) for number in range(10_000)]
+    written(LAYOUT, tmp_path, rows, rows)
+    with pairs._side(tmp_path / "target", tmp_path / "left", Window()) as side:
+        side.read(side)
+        side._oldest_leave(10)
+        (left,) = side._left._pending
+        assert left.num_rows == 10
+        assert sum(buffer.size for column in left.columns for buffer in column.buffers() if buffer) < 1_000
+
+
+@given(*[st.lists(st.integers(0, 20), unique=True)] * 2, st.integers(0, 10))
+def test_each_id_is_found_where_it_lies(new: list[int], old: list[int], alike: int) -> None:
+    head = [100 + number for number in range(alike)]
+    new, old = head + new, head + old
+    columns = [pa.chunked_array([pa.array(map(str, ids), pa.string())]) for ids in (new, old)]
+    assert pairs._partners(*columns).tolist() == [old.index(row_id) if row_id in old else -1 for row_id in new]
 
 
 def test_orders_that_have_nothing_in_common_are_joined_as_they_are(tmp_path: Path) -> None:

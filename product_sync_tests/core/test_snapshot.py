@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -42,6 +43,16 @@ def test_every_document_is_a_row_or_a_reject(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "rejects")["id"].to_pylist() == ["b", "d"]
     assert [(progress.done, progress.total) for progress in heard] == [(2, 4), (4, 4)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rejects", "rows"]
+
+
+def test_a_snapshot_has_bounds_of_the_id_to_seek_by(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"metadata": METADATA, "timing": FakeTime().timing, "on_progress": no_progress}
+    snapshot_source(FakeSource(LAYOUT, [document("a")]), LAYOUT, tmp_path / "rows", tmp_path / "rejects", **given)
+    snapshot_target(FakeTarget(LAYOUT, [row("a")]), LAYOUT, tmp_path / "target", **given)
+    for name in ("rows", "target"):
+        group = pq.read_metadata(tmp_path / name).row_group(0)
+        columns = [group.column(place) for place in range(group.num_columns)]
+        assert [column.path_in_schema for column in columns if column.is_stats_set] == ["id"]
 
 
 def test_a_snapshot_is_as_old_as_the_moment_when_reading_began(tmp_path: Path) -> None:
