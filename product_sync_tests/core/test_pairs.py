@@ -109,11 +109,11 @@ def watched(folder: Path, window: Window) -> list[tuple[pairs._Side, pairs._Side
 
 
 def test_rows_that_never_meet_a_partner_do_not_fill_the_window(tmp_path: Path) -> None:
-    rows = [(f"{number:05d}", 0.0) for number in range(50_000)]
+    rows = [(f"{number:06d}", 0.0) for number in range(200_000)]
     written(LAYOUT, tmp_path, rows, [row for row in rows if int(row[0]) % 100])
     window = Window(rows=5_000, page_rows=500)
     waiting = max(source.waiting.num_rows for source, _ in watched(tmp_path, window))
-    # Those of the last 5,000 rows, the page just read, and one that is ahead; 500 never meet one.
+    # Those of the last 5,000 rows, the page just read, and one that is ahead; 2,000 never meet one.
     assert waiting < 50 + 2 * window.page_rows + 50
 
 
