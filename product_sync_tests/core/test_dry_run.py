@@ -9,7 +9,7 @@ import pytest
 from product_sync.core.adaptive_pacing import AdaptivePacing, AdaptiveSettings
 from product_sync.core.dry_run import Estimate, estimate, not_probed
 from product_sync.core.errors import EveryBatchWouldFail, TransientError
-from product_sync.core.pacing import FixedPacing
+from product_sync.core.pacing import FixedPacing, Pacing
 from product_sync_tests.core.bench import Bench, document, make_bench, row
 
 
@@ -19,7 +19,7 @@ def with_missing(folder: Path, count: int) -> Bench:
     return bench
 
 
-def estimated(bench: Bench, *, batch_size: int = 10, pause_ms: int = 500) -> Estimate:
+def estimated(bench: Bench, *, batch_size: int = 10, pause_ms: int = 500, pacing: Pacing | None = None) -> Estimate:
     assert bench.snapshot is not None
     return estimate(
         bench.path("diff"),
@@ -27,7 +27,7 @@ def estimated(bench: Bench, *, batch_size: int = 10, pause_ms: int = 500) -> Est
         bench.source,
         bench.target,
         source_taken_at=bench.snapshot.taken_at,
-        pacing=FixedPacing(batch_size, pause_ms),
+        pacing=pacing or FixedPacing(batch_size, pause_ms),
         timing=bench.time.timing,
     )
 
@@ -104,15 +104,7 @@ def test_an_adaptive_load_is_estimated_at_the_size_and_the_rest_it_comes_to(tmp_
     pacing = AdaptivePacing(AdaptiveSettings(target_s=1, max_duty=0.5, first_rows=10), None, bench.time.timing)
     # 10 rows in 0.1 s ask for 40, those in 0.4 s for 100, those in 1 s for no more.
     bench.target.script.on("target.probe", *(lambda s=s: bench.time.pass_(s) for s in (0.1, 0.4, 1.0)))
-    found = estimate(
-        bench.path("diff"),
-        bench.layout,
-        bench.source,
-        bench.target,
-        source_taken_at=bench.snapshot.taken_at,
-        pacing=pacing,
-        timing=bench.time.timing,
-    )
+    found = estimated(bench, pacing=pacing)
     assert found.seconds == pytest.approx(5 * 1 + 4 * 1, rel=0.01)
     assert found.batches == 5
     assert bench.target.script.calls["target.probe"] == 3
@@ -124,13 +116,6 @@ def test_while_the_source_is_read_again_the_target_rests(tmp_path: Path) -> None
     bench.time.pass_(3_600)
     bench.source.script.on("source.fetch", lambda: bench.time.pass_(0.7))
     bench.target.script.on("target.probe", lambda: bench.time.pass_(1.0))
-    found = estimate(
-        bench.path("diff"),
-        bench.layout,
-        bench.source,
-        bench.target,
-        source_taken_at=bench.snapshot.taken_at,
-        pacing=AdaptivePacing(AdaptiveSettings(target_s=1, max_duty=0.5, first_rows=10), None, bench.time.timing),
-        timing=bench.time.timing,
-    )
+    pacing = AdaptivePacing(AdaptiveSettings(target_s=1, max_duty=0.5, first_rows=10), None, bench.time.timing)
+    found = estimated(bench, pacing=pacing)
     assert found.seconds == pytest.approx(2 * 1.7 + 0.3)
