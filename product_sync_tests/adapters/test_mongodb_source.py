@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
@@ -124,17 +124,21 @@ class TestPages:
         assert len(set(ids_of(batches))) == sum(batch.rows.num_rows for batch in batches) == 12
         # The key that is there twice cannot be told from a document that has it once.
         assert len(set(keys)) == len(keys) == len(IDS_OF_EVERY_TYPE) + 2 - 12
-        assert {batch.documents for batch in batches[:-1]} == {page_rows}
+        assert max(batch.documents for batch in batches) == page_rows
 
-    def test_a_page_reads_only_its_own_documents(self, shop: Shop) -> None:
-        shop["products"].insert_many([product(number) for number in range(450)])
+    @pytest.mark.parametrize("id_of", [int, str, float, lambda number: ObjectId(f"{number:024x}")])
+    def test_a_page_reads_only_its_own_documents(self, shop: Shop, id_of: Callable[[int], Any]) -> None:
+        shop["products"].insert_many([product(id_of(number)) for number in range(450)])
         shop.command("profile", 2)
 
         list(source(shop, page_rows=150).snapshot())
 
         shop.command("profile", 0)
         finds = list(shop["system.profile"].find({"command.find": "products"}))
-        assert [find["docsExamined"] for find in finds] == [150, 150, 150, 0]
+        # After the last of a type comes the question for other types.
+        at_the_end = [0] if id_of is float else [0, 0]
+        assert [find["docsExamined"] for find in finds] == [150, 150, 150, *at_the_end]
+        assert [find["keysExamined"] for find in finds] == [150, 150, 150, *at_the_end]
         assert not any(find.get("cursorid") for find in finds), "no cursor may be left on the server"
 
     def test_only_mapped_fields_travel(self, shop: Shop) -> None:
@@ -306,6 +310,7 @@ def test_a_snapshot_reads_what_a_majority_holds_and_a_lookup_what_the_primary_ho
         shop.command("profile", 0)
         finds = [entry["command"] for entry in shop["system.profile"].find({"command.find": "products"})]
     assert [(find["readConcern"]["level"], find.get("$readPreference", {}).get("mode")) for find in finds] == [
+        ("majority", "secondaryPreferred"),
         ("majority", "secondaryPreferred"),
         ("majority", "secondaryPreferred"),
         ("local", None),

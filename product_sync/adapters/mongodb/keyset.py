@@ -1,7 +1,8 @@
 """Continues a read after the last ``_id`` of the page before, whatever its BSON type.
 
 ``{_id: {$gt: last}}`` compares within one BSON type and skips all others in silence: in a trial it read 5 of 23
-documents. ``$expr`` compares in the order of the index, across types, and (since MongoDB 5.0) seeks in the index.
+documents. ``$expr`` compares in the order of the index, across types, and (since MongoDB 5.0) seeks in the index; but
+it is worked out once more for each document. So the one reads on within a type, and the other finds the next type.
 The ``_id`` is carried over as the bytes that the server sent: decoding it first would lose what Python cannot hold
 (broken UTF-8, repeated keys).
 """
@@ -22,6 +23,9 @@ from product_sync.core.model import IdType, SourceId
 
 _ID_NAME = b"_id\0"
 _OBJECT_ID_SIZE = 12
+#: The BSON types of most ids: strings, binaries, ObjectIds and integers. Of the others some, such as regular
+#: expressions, cannot be compared so, and some not with all of their type, such as NaN.
+_ORDERED_IN_THEMSELVES = frozenset({b"\x02", b"\x05", b"\x07", b"\x10", b"\x12"})
 #: A document of 22 bytes whose first element is an ObjectId called _id.
 _OBJECT_ID_HEAD = b"\x16\0\0\0\x07" + _ID_NAME
 
@@ -45,14 +49,26 @@ def only_id(document: bytes) -> bytes:
     return element
 
 
-def after(document: bytes) -> RawBSONDocument:
-    """The filter for what follows ``document`` in the order of ``_id``: ``{$expr: {$gt: ["$_id", {$literal: …}]}}``."""
+def following(document: bytes) -> list[RawBSONDocument]:
+    """The filters for what follows ``document`` in the order of ``_id``: each is asked only where those before it find
+    nothing, and the last one finds whatever follows.
+
+    They are ``{_id: {$gt: …}}``, for the types of which it finds all that are left, and
+    ``{$expr: {$gt: ["$_id", {$literal: …}]}}``.
+    """
     element = only_id(document)
     type_byte, value = element[4:5], element[5 + len(_ID_NAME) : -1]
+    of_this_type = _document(b"\x03" + _ID_NAME + _document(type_byte + b"$gt\0" + value))
+    of_any_type = _expression(type_byte, value)
+    filters = [of_this_type, of_any_type] if type_byte in _ORDERED_IN_THEMSELVES else [of_any_type]
+    return [RawBSONDocument(each) for each in filters]
+
+
+def _expression(type_byte: bytes, value: bytes) -> bytes:
     literal = _document(type_byte + b"$literal\0" + value)
     operands = _document(b"\x020\0" + (5).to_bytes(4, "little") + b"$_id\0" + b"\x031\0" + literal)
     comparison = _document(b"\x04$gt\0" + operands)
-    return RawBSONDocument(_document(b"\x03$expr\0" + comparison))
+    return _document(b"\x03$expr\0" + comparison)
 
 
 def id_document(source_id: SourceId) -> bytes:

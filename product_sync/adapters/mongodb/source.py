@@ -14,7 +14,7 @@ behind, its value is older than the one that an event has already carried to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
@@ -68,7 +68,7 @@ class MongoSource:
         database: Database[_Document],
         layout: Layout,
         *,
-        page_rows: int = 5_000,
+        page_rows: int = 20_000,
         page_bytes: int = 8 * 1024 * 1024,
         retry: RetryPolicy = _RETRY,
         timing: Timing = SYSTEM_TIMING,
@@ -210,10 +210,18 @@ class MongoSource:
         A single batch leaves no cursor open on the server. Without a batch size of its own it would end after 101
         documents. It ends at 16 MiB in any case, so a short page does not mean the end.
         """
+        if last is None:
+            return self._first_of({})
+        for query in keyset.following(last):
+            if documents := self._first_of(query):
+                break
+        return documents
+
+    def _first_of(self, query: Mapping[str, Any]) -> Documents:
         answer = self._database.command(
             {
                 "find": self._name,
-                "filter": keyset.after(last) if last else {},
+                "filter": query,
                 "projection": self._projection,
                 "sort": dict(_BY_ID),
                 "hint": _ID_INDEX,
