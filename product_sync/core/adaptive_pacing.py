@@ -102,6 +102,10 @@ class AdaptivePacing:
         """The share of the time that the load takes now."""
         return float(self._settings.max_duty * 0.5**self._throttled)
 
+    @property
+    def pausing(self) -> bool:
+        return True
+
     def batch_size(self) -> int:
         return self._rows
 

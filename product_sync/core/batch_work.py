@@ -7,12 +7,14 @@ quarantined if the database refused or swallowed it (design section 5).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from product_sync.core import diff_rows, quarantine
+from product_sync.core import ahead, diff_rows, quarantine
 from product_sync.core.conversion import source_key, to_bson
 from product_sync.core.deletion import confirmed_absent
 from product_sync.core.errors import EveryBatchWouldFail, LoadStopped, RowsRefused
@@ -22,7 +24,7 @@ from product_sync.core.layout import Layout
 from product_sync.core.load_result import LoadResult
 from product_sync.core.model import Defect, Reason, Reject, Stage
 from product_sync.core.ports import Source, WriteBatch, Written
-from product_sync.core.recheck import recheck
+from product_sync.core.recheck import Rechecked, recheck
 from product_sync.core.tables import ParquetSink
 from product_sync.core.transactions import Transactions
 
@@ -30,6 +32,8 @@ from product_sync.core.transactions import Transactions
 #: (PostgreSQL manual, appendix A).
 _REFERENCED = frozenset({"23503", "23001"})
 _NO_PRIVILEGE = "42501"
+#: What is left of a batch whose rows are in the target.
+FollowUp = Callable[[], None]
 _SWALLOWED = "The statement succeeded, but the row is not there: a trigger or a rule of the table has swallowed it."
 
 
@@ -62,11 +66,16 @@ class BatchWork:
         self._isolated = 0
         self._logger = logger
 
-    def write(self, rows: pa.Table, *, inserts_are_old: bool) -> None:
-        """Insert and update what is still right to write; ``inserts_are_old`` has the inserts read again too."""
-        rechecked = recheck(
+    def recheck(self, rows: pa.Table, *, inserts_are_old: bool) -> Rechecked:
+        """What is still right to write; ``inserts_are_old`` has the inserts read again too. Counts nothing."""
+        return recheck(
             rows, self._layout, self._source, inserts_too=inserts_are_old, only_as_planned=self._only_as_planned
         )
+
+    def write(self, rows: pa.Table, rechecked: Rechecked) -> FollowUp | None:
+        """Insert and update. Returns what is left to do, if anything: it waits for a look at the source, which has
+        begun."""
+        follow_up = None
         self._result.conflicts += rechecked.conflicts
         self._result.skipped_since_plan += rechecked.skipped
         if rechecked.rejects:
@@ -81,8 +90,13 @@ class BatchWork:
                     self._result.inserted += len(outcome.inserted)
                     self._result.updated += len(outcome.updated)
                     counted()
-                    self._take_back(rows, part, outcome)
-                    self._explain_unwritten(rows, part, outcome)
+                    if len(outcome.inserted) == rows.num_rows:
+                        all_exist = ahead.begin(partial(self._source.all_exist, rows))
+                        follow_up = partial(self._take_back_unless, all_exist, rows, part)
+                    else:
+                        self._take_back(self._gone(diff_rows.with_ids(rows, "id", outcome.inserted)), part)
+                        self._explain_unwritten(rows, part, outcome)
+        return follow_up
 
     def delete(self, rows: pa.Table) -> None:
         """Delete the extra rows that no document stands for any more."""
@@ -110,12 +124,12 @@ class BatchWork:
                 self._result.kept_undeletable += 1
                 self._logger.warning("Row %s stays: %s", cut(part.deletes[self._key][0].as_py()), outcome)
 
-    def _take_back(self, rows: pa.Table, part: WriteBatch, written: Written) -> None:
-        """Delete again what was inserted for a product that has gone: its delete event may have come first."""
-        if not written.inserted:
-            return
-        all_of_them = len(written.inserted) == rows.num_rows
-        gone = self._gone(rows if all_of_them else diff_rows.with_ids(rows, "id", written.inserted))
+    def _take_back_unless(self, all_exist: Future[bool], inserted: pa.Table, part: WriteBatch) -> None:
+        if not all_exist.result():
+            self._take_back(self._absent(inserted), part)
+
+    def _take_back(self, gone: set[str], part: WriteBatch) -> None:
+        """Delete again what was inserted for products that have gone: their delete events may have come first."""
         if not gone:
             return
         doomed = diff_rows.with_ids(part.inserts, self._key, gone)
@@ -137,8 +151,9 @@ class BatchWork:
 
     def _gone(self, rows: pa.Table) -> set[str]:
         """The text ids of diff rows for which no document exists any more."""
-        if self._source.all_exist(rows):
-            return set()
+        return set() if not rows.num_rows or self._source.all_exist(rows) else self._absent(rows)
+
+    def _absent(self, rows: pa.Table) -> set[str]:
         asked = diff_rows.source_ids(rows)
         return {source_id.text for source_id in asked} - {found.text for found in self._source.existing(asked)}
 

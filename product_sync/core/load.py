@@ -8,15 +8,17 @@ one row; an error that every batch would meet stops the run, and the rest is rep
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 
-from product_sync.core import deletion, diff_rows, quarantine
-from product_sync.core.batch_work import BatchWork
+from product_sync.core import ahead, deletion, diff_rows, quarantine
+from product_sync.core.batch_work import BatchWork, FollowUp
 from product_sync.core.batching import count_rows, read_batches
 from product_sync.core.errors import (
     AccessDenied,
@@ -44,6 +46,10 @@ WRITES = (Op.INSERT, Op.UPDATE)
 _LOGGER = logging.getLogger(__name__)
 _LOGGED_KEYS = 200
 _KEPT_FAILURES = 20
+_T = TypeVar("_T")
+#: What a batch may fail with: the next one may succeed, or would meet it too.
+_OF_ONE_BATCH = (RetriesExhausted, SourceReadError, Unreachable)
+_OF_EVERY_BATCH = (EveryBatchWouldFail, SyncAlreadyRunning, AccessDenied, SourceMissing, LoadStopped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +120,19 @@ def load(
             logger=logger,
         )
 
-        def write(rows: pa.Table) -> None:
+        def write(rows: pa.Table) -> _Write:
             age_s = (timing.now() - source_taken_at).total_seconds()
-            work.write(rows, inserts_are_old=age_s > policy.source_recheck_after_s)
+            rechecked = work.recheck(rows, inserts_are_old=age_s > policy.source_recheck_after_s)
+            return partial(work.write, rows, rechecked)
+
+        def delete(rows: pa.Table) -> _Write:
+            return partial(work.delete, rows)
 
         loop = _BatchLoop(transactions, pacing, timing, meter, policy, result, logger)
         try:
             loop.run(plan, WRITES, write)
             if deleting:
-                loop.run(plan, (Op.EXTRA,), work.delete)
+                loop.run(plan, (Op.EXTRA,), delete)
         finally:
             result.retries = transactions.retries
             result.duration_s = meter.elapsed_s
@@ -131,8 +141,24 @@ def load(
     return result
 
 
+#: The writing of a batch; what gives it, having read what it needs; and how that is made of the batch's rows.
+_Write = Callable[[], FollowUp | None]
+_Prepared = Callable[[], _Write]
+_Prepare = Callable[[pa.Table], _Write]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    number: int
+    rows: pa.Table
+
+
 class _BatchLoop:
-    """Goes through the batches, whatever becomes of each."""
+    """Goes through the batches, whatever becomes of each.
+
+    Where the target does not rest between them, a batch is prepared while the one before it is written, and followed up
+    while the next one is.
+    """
 
     def __init__(
         self,
@@ -152,10 +178,11 @@ class _BatchLoop:
         self._result = result
         self._logger = logger
         self._failures_in_row = 0
+        self._unfinished: tuple[_Batch, FollowUp] | None = None
 
-    def run(self, plan: Path, ops: Collection[Op], work: Callable[[pa.Table], None]) -> None:
-        """Do ``work`` on each batch of ``ops``, with a pause between any two batches of the load."""
-        for rows in read_batches(plan, ops, self._pacing.batch_size):
+    def run(self, plan: Path, ops: Collection[Op], prepare: _Prepare) -> None:
+        """Prepare and write each batch of ``ops``, with a pause between any two batches of the load."""
+        for rows, prepared in self._coming(plan, ops, prepare):
             if self._result.stop is not None:
                 self._result.not_attempted_batches += 1
                 self._leave_untried(rows)
@@ -163,40 +190,64 @@ class _BatchLoop:
             if self._result.batches:
                 self._timing.sleep(self._pacing.pause_s())
             started_at, before_s = self._timing.monotonic(), self._transactions.busy_s
-            self._attempt(rows, work)
+            self._attempt(rows, prepared)
             busy_s = self._transactions.busy_s - before_s
             self._pacing.batch_done(rows.num_rows, busy_s, self._timing.monotonic() - started_at - busy_s)
             self._meter.advance(rows.num_rows)
+        self._finish()
 
-    def _attempt(self, rows: pa.Table, work: Callable[[pa.Table], None]) -> None:
+    def _coming(self, plan: Path, ops: Collection[Op], prepare: _Prepare) -> Iterator[tuple[pa.Table, _Prepared]]:
+        batches = read_batches(plan, ops, self._pacing.batch_size)
+        if self._pacing.pausing:
+            return ((rows, partial(prepare, rows)) for rows in batches)
+        return ahead.each((rows, self._prepared(rows, prepare)) for rows in batches)
+
+    def _prepared(self, rows: pa.Table, prepare: _Prepare) -> _Prepared:
+        prepared = partial(prepare, rows)
+        # After a stop nothing is written, so nothing more is read for it.
+        return ahead.outcome(prepared).result if self._result.stop is None else prepared
+
+    def _attempt(self, rows: pa.Table, prepared: _Prepared) -> None:
         self._result.batches += 1
+        batch = _Batch(self._result.batches, rows)
         self._transactions.begin_batch()
-        try:
-            work(rows)
-        except (RetriesExhausted, SourceReadError, Unreachable) as error:
-            self._failed(rows, error)
-            if self._failures_in_row >= self._policy.failures_in_row:
-                self._stop(
-                    LoadStopped(
-                        f"{self._failures_in_row} batches in a row failed, the last one with: {error}",
-                        hint="See that both databases answer, then start the sync again: it goes on where it stopped.",
-                    )
-                )
-        except (EveryBatchWouldFail, SyncAlreadyRunning, AccessDenied, SourceMissing, LoadStopped) as error:
-            self._failed(rows, error)
-            self._stop(error)
+
+        def write() -> FollowUp | None:
+            return prepared()()
+
+        follow_up, error = _tried(write)
+        # Failures count in the order of the batches.
+        self._finish()
+        if error is not None:
+            self._failed(batch, error)
+        elif follow_up is None:
+            self._failures_in_row = 0
+        else:
+            self._unfinished = batch, follow_up
+            if self._pacing.pausing:
+                self._finish()
+
+    def _finish(self) -> None:
+        """Follow up the last batch that waits for it."""
+        if self._unfinished is None:
+            return
+        batch, follow_up = self._unfinished
+        self._unfinished = None
+        _, error = _tried(follow_up)
+        if error is not None:
+            self._failed(batch, error)
         else:
             self._failures_in_row = 0
 
-    def _failed(self, rows: pa.Table, error: Exception) -> None:
+    def _failed(self, batch: _Batch, error: Exception) -> None:
         self._failures_in_row += 1
         self._result.failed_batches += 1
-        self._leave_untried(rows)
-        keys = tuple(cut(row_id) for row_id in diff_rows.ids(rows.slice(0, _LOGGED_KEYS)))
-        failure = BatchFailure(self._result.batches, rows.num_rows, keys, str(error))
+        self._leave_untried(batch.rows)
+        keys = tuple(cut(row_id) for row_id in diff_rows.ids(batch.rows.slice(0, _LOGGED_KEYS)))
+        failure = BatchFailure(batch.number, batch.rows.num_rows, keys, str(error))
         if len(self._result.failures) < _KEPT_FAILURES:
             self._result.failures.append(failure)
-        more = " …" if rows.num_rows > len(keys) else ""
+        more = " …" if batch.rows.num_rows > len(keys) else ""
         self._logger.error(
             "Batch %d of %d rows failed: %s Keys: %s%s",
             failure.batch,
@@ -205,10 +256,29 @@ class _BatchLoop:
             ", ".join(keys),
             more,
         )
+        if isinstance(error, _OF_EVERY_BATCH):
+            self._stop(error)
+        elif self._failures_in_row >= self._policy.failures_in_row:
+            self._stop(
+                LoadStopped(
+                    f"{self._failures_in_row} batches in a row failed, the last one with: {error}",
+                    hint="See that both databases answer, then start the sync again: it goes on where it stopped.",
+                )
+            )
 
     def _stop(self, error: ProductSyncError) -> None:
+        if self._result.stop is not None:
+            return
         self._result.stop = Stop(error.code, error.message, error.hint)
         self._logger.error("The load stops after batch %d: %s", self._result.batches, error)
 
     def _leave_untried(self, rows: pa.Table) -> None:
         self._result.untried += diff_rows.source_ids(rows.filter(rows["refused_before"]))
+
+
+def _tried(call: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
+    """What ``call`` returns, or with what the batch failed."""
+    try:
+        return call(), None
+    except (*_OF_ONE_BATCH, *_OF_EVERY_BATCH) as error:
+        return None, error

@@ -37,7 +37,12 @@ def checked_pause_ms(pause_ms: int, *, name: str = "SYNC_BATCH_DELAY_MS") -> int
 
 
 class Pacing(Protocol):
-    """The policy that sizes batches and rests between them."""
+    """The policy that sizes batches and rests between them. Where it is not ``pausing``, the next batch is prepared
+    while one is written."""
+
+    @property
+    def pausing(self) -> bool:
+        """Whether the target may rest between batches; the same throughout a load."""
 
     def batch_size(self) -> int:
         """Rows that the next batch has at most."""
@@ -61,6 +66,10 @@ class FixedPacing:
     def __post_init__(self) -> None:
         checked_batch_size(self.rows)
         checked_pause_ms(self.pause_ms)
+
+    @property
+    def pausing(self) -> bool:
+        return self.pause_ms > 0
 
     def batch_size(self) -> int:
         return self.rows

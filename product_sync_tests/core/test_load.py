@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,8 @@ def test_a_pacing_hears_how_long_the_target_worked_and_how_long_it_rested(tmp_pa
     heard: list[tuple[int, float, float]] = []
 
     class Listening(FixedPacing):
+        pausing = True
+
         def batch_done(self, rows: int, seconds: float, rested_s: float = 0.0) -> None:
             heard.append((rows, seconds, rested_s))
 
@@ -465,3 +468,103 @@ def test_too_many_extra_rows_are_not_deleted_and_the_reason_is_given(
     assert result.no_deletion_because is not None
     assert "5%" in result.no_deletion_because
     assert result.no_deletion_because in caplog.text
+
+
+class TestWithoutPauses:
+    """The next batch is prepared, and the last one followed up, while one is written."""
+
+    @staticmethod
+    def changed(folder: Path, count: int) -> Bench:
+        bench = make_bench(folder, [document(name, price=5) for name in ids(count)], [row(name) for name in ids(count)])
+        bench.compare()
+        return bench
+
+    def test_the_next_batch_is_read_again_while_one_is_written(self, tmp_path: Path) -> None:
+        bench = self.changed(tmp_path, 20)
+        is_read = threading.Event()
+        bench.source.script.on("source.fetch", None, is_read.set)
+        bench.target.script.on("target.write", lambda: expect(is_read))
+        assert bench.load(batch_size=10).updated == 20
+
+    def test_what_was_inserted_is_looked_up_while_the_next_batch_is_written(self, tmp_path: Path) -> None:
+        bench = with_missing(tmp_path, 20)
+        is_written = threading.Event()
+        bench.source.script.on("source.all_exist", lambda: expect(is_written))
+        bench.target.script.on("target.write", None, is_written.set)
+        result = bench.load(batch_size=10)
+        assert (result.inserted, result.failed_batches) == (20, 0)
+
+    def test_with_a_pause_each_batch_is_read_written_and_looked_up_before_the_next(self, tmp_path: Path) -> None:
+        bench = self.changed(tmp_path, 2)
+        bench.source.put(document("p0002"))
+        bench.source.put(document("p0003"))
+        bench.compare()
+        bench.target.script = bench.source.script
+        bench.source.script.log.clear()
+        bench.load(batch_size=1, pause_ms=1)
+        insert, update = ["target.write", "source.all_exist", "source.existing"], ["source.fetch", "target.write"]
+        assert bench.source.script.log == [*insert, *insert, *update, *update]
+
+    def test_a_product_that_goes_while_it_is_inserted_is_taken_back_though_the_next_batch_is_written(
+        self, tmp_path: Path
+    ) -> None:
+        bench = with_missing(tmp_path, 30)
+        bench.target.script.on("target.write", None, lambda: bench.source.remove("p0003"))
+        bench.source.script.on("source.all_exist", lambda: bench.source.remove("p0002"))
+        result = bench.load(batch_size=10)
+        assert (result.inserted, result.taken_back, result.failed_batches) == (30, 2, 0)
+        assert set(bench.target.rows) == {*ids(30)} - {"p0002", "p0003"}
+
+    def test_a_look_that_fails_is_the_failure_of_its_own_batch(self, tmp_path: Path) -> None:
+        bench = with_missing(tmp_path, 6)
+        bench.source.script.on("source.all_exist", None, SourceReadError("no primary"))
+        result = bench.load(batch_size=2)
+        assert (result.batches, result.inserted, result.failed_batches, result.stop) == (3, 6, 1, None)
+        [failure] = result.failures
+        assert (failure.batch, failure.keys) == (2, ("p0002", "p0003"))
+
+    def test_a_batch_that_cannot_be_read_again_fails_alone(self, tmp_path: Path) -> None:
+        bench = self.changed(tmp_path, 6)
+        bench.source.script.on("source.fetch", None, SourceReadError("no primary"))
+        result = bench.load(batch_size=2)
+        assert (result.batches, result.updated, result.failed_batches, result.stop) == (3, 4, 1, None)
+        assert [(failure.batch, failure.keys) for failure in result.failures] == [(2, ("p0002", "p0003"))]
+
+    def test_five_looks_in_a_row_that_fail_stop_the_run(self, tmp_path: Path) -> None:
+        bench = with_missing(tmp_path, 20)
+        bench.source.script.on("source.all_exist", *[SourceReadError("no primary")] * 20)
+        result = bench.load(batch_size=2)
+        assert result.stop is not None
+        assert "5 batches in a row failed" in result.stop.message
+        # The sixth batch was being written when the look of the fifth failed.
+        assert (result.batches, result.failed_batches, result.not_attempted_batches) == (6, 6, 4)
+        assert [failure.batch for failure in result.failures] == [1, 2, 3, 4, 5, 6]
+
+    def test_failures_count_in_the_order_of_the_batches(self, tmp_path: Path) -> None:
+        """The second batch fails before the look after the first one succeeds: that does not end the row."""
+        bench = with_missing(tmp_path, 8)
+        fault = TransientError("canceling statement due to lock timeout", sqlstate="55P03")
+        bench.target.script.on("target.write", None, fault, fault)
+        result = bench.load(batch_size=2, policy=LoadPolicy(failures_in_row=2, retry=RetryPolicy(total_s=0)))
+        assert result.stop is not None
+        assert (result.batches, result.failed_batches, result.not_attempted_batches) == (3, 2, 1)
+
+    def test_after_a_stop_nothing_more_is_read(self, tmp_path: Path) -> None:
+        bench = self.changed(tmp_path, 20)
+        bench.target.script.on(
+            "target.write", EveryBatchWouldFail("No space left.", sqlstate="53100", hint="Free some.")
+        )
+        result = bench.load(batch_size=2)
+        assert (result.batches, result.not_attempted_batches) == (1, 9)
+        assert bench.source.script.calls["source.fetch"] <= 2
+
+    def test_an_interrupt_in_mid_load_ends_it_at_once(self, tmp_path: Path) -> None:
+        bench = self.changed(tmp_path, 20)
+        bench.target.script.on("target.write", None, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            bench.load(batch_size=2)
+        assert bench.result.updated == 2
+
+
+def expect(event: threading.Event) -> None:
+    assert event.wait(10), "what was to happen at the same time did not"

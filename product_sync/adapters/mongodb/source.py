@@ -15,7 +15,6 @@ behind, its value is older than the one that an event has already carried to the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -97,9 +96,8 @@ class MongoSource:
             self._uuid = self._collection_uuid()
         except PyMongoError as error:
             raise translated(error, self._database) from error
-        coming = self._page_ahead(None)
-        while documents := coming.result():
-            coming = self._page_ahead(documents[len(documents) - 1])
+        # The server reads the next page while this one is converted, which takes as long.
+        for documents in ahead.each(self._replies()):
             for page in documents.pages(self._page_bytes):
                 yield self._pages.batch(page)
         self._confirm_collection()
@@ -200,9 +198,11 @@ class MongoSource:
         )
         return reply.documents(bytes(answer["cursor"].raw))
 
-    def _page_ahead(self, last: bytes | None) -> Future[Documents]:
-        """The server reads the next page while this one is converted, which takes as long."""
-        return ahead.begin(partial(self._patiently, partial(self._page, last)))
+    def _replies(self) -> Iterator[Documents]:
+        last = None
+        while documents := self._patiently(partial(self._page, last)):
+            yield documents
+            last = documents[len(documents) - 1]
 
     def _page(self, last: bytes | None) -> Documents:
         """The documents that follow ``last``, in the order of ``_id``; empty at the end.
