@@ -36,7 +36,8 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """Ours, without what would change how somebody runs, and with the names by which each finds the databases."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SYNC_", "MONGO_"))}
+        unwanted = ("SYNC_", "MONGO_", "PYTHONDONTWRITEBYTECODE")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
         return inherited | {
             "HOME": str(self.folder),
             "PYTHONWARNINGS": "ignore",

@@ -20,11 +20,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from product_sync.core import diff_rows, quarantine
+from product_sync.core import ahead, diff_rows, quarantine
 from product_sync.core.layout import ID_TYPE, Layout, LayoutColumn
 from product_sync.core.model import Op, TypeName
 from product_sync.core.pairs import without_equal_pairs
-from product_sync.core.tables import duckdb_connection, opened, release_memory, row_count, write_parquet
+from product_sync.core.tables import (
+    ROW_GROUP_ROWS,
+    duckdb_connection,
+    opened,
+    release_memory,
+    row_count,
+    write_parquet,
+)
 
 _PAGE_ROWS = 8_192
 _SHOWN_CHARACTERS = 200
@@ -89,7 +96,7 @@ def diff(
         release_memory()
         refused_rows = _refused(layout, previous_quarantine)
         if not row_count(target) and not refused_rows.num_rows and _is_in_order(source, layout):
-            rows = _all_missing(source, rejects, layout)
+            rows = ahead.each(_all_missing(source, rejects, layout))
         else:
             connection = stack.enter_context(_joining(out.parent, rejects, refused_rows))
             paths = {"source": str(source), "target": str(target)}
@@ -194,7 +201,7 @@ def _all_missing(source: Path, rejects: Path, layout: Layout) -> Iterator[pa.Rec
     rejected = pq.ParquetFile(rejects).read(columns=["id"])["id"]
     old = [column.type.arrow for column in layout.values]
     with opened(source) as file:
-        for rows in file.iter_batches(batch_size=_PAGE_ROWS):
+        for rows in file.iter_batches(batch_size=ROW_GROUP_ROWS):
             page = rows.filter(pc.invert(pc.is_in(rows.column(layout.key.name), value_set=rejected)))
             op = pa.array(np.full(page.num_rows, str(Op.INSERT)), pa.string())
             refused = pa.array(np.zeros(page.num_rows, dtype=bool))
@@ -255,7 +262,17 @@ def _rows_of(path: Path, op: Op) -> Iterator[pa.Table]:
             marks = file.read_row_group(group, columns=["op", "refused_before"])
             wanted = pc.and_(pc.equal(marks["op"], str(op)), pc.invert(marks["refused_before"]))
             if pc.any(wanted, min_count=0).as_py():
-                yield file.read_row_group(group).replace_schema_metadata().filter(wanted)
+                yield from _chosen(file.iter_batches(batch_size=_PAGE_ROWS, row_groups=[group]), wanted)
+
+
+def _chosen(pages: Iterator[pa.RecordBatch], wanted: pa.ChunkedArray) -> Iterator[pa.Table]:
+    """The wanted rows of each page that has some."""
+    start = 0
+    for page in pages:
+        rows = pa.Table.from_batches([page]).filter(wanted.slice(start, page.num_rows))
+        start += page.num_rows
+        if rows.num_rows:
+            yield rows.replace_schema_metadata()
 
 
 def lines_of(row: pa.Table, op: Op, layout: Layout) -> Iterator[Difference]:
