@@ -101,6 +101,10 @@ def test_the_load_takes_its_share_of_the_time_and_no_more(max_duty: float) -> No
     assert 1 - rested / target.time.timing.monotonic() == pytest.approx(max_duty, rel=0.01)
 
 
+def test_a_batch_is_done_with_before_the_next_one_is_prepared() -> None:
+    assert Target().pacing(AdaptiveSettings(max_duty=1.0)).pausing
+
+
 def test_where_the_target_rested_within_the_batch_the_rest_is_shorter_by_that() -> None:
     target = Target()
     pacing = target.pacing(AdaptiveSettings(max_duty=0.1))

@@ -180,6 +180,17 @@ def test_a_refused_product_is_excused_only_while_it_keeps_the_refused_values(tmp
     assert (counts.missing, counts.refused, counts.quarantined) == (1, 0, 0)
 
 
+def test_a_difference_behind_many_others_is_found(tmp_path: Path) -> None:
+    """The file is looked through page by page."""
+    ids = [f"p{number:05}" for number in range(10_000)]
+    bench = make_bench(tmp_path, [document(name, price=5) for name in ids], [row(name) for name in ids[-2:]])
+    bench.compare()
+    shown = first_differences(bench.path("diff"), bench.layout, 2)
+    assert [line.id for line in shown if line.op is Op.INSERT] == ids[:2]
+    assert [(line.id, line.column) for line in shown if line.op is Op.UPDATE] == [(name, "price") for name in ids[-2:]]
+    assert changed_columns(bench.path("diff"), bench.layout)["price"] == 2
+
+
 def test_the_first_differences_show_old_and_new_values(tmp_path: Path) -> None:
     bench = make_bench(
         tmp_path,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -501,6 +503,8 @@ class TestWithoutPauses:
         bench.compare()
         bench.target.script = bench.source.script
         bench.source.script.log.clear()
+        # Time enough for whoever would go ahead.
+        bench.target.script.on("target.write", *[partial(time.sleep, 0.05)] * 4)
         bench.load(batch_size=1, pause_ms=1)
         insert, update = ["target.write", "source.all_exist", "source.existing"], ["source.fetch", "target.write"]
         assert bench.source.script.log == [*insert, *insert, *update, *update]
@@ -548,6 +552,13 @@ class TestWithoutPauses:
         result = bench.load(batch_size=2, policy=LoadPolicy(failures_in_row=2, retry=RetryPolicy(total_s=0)))
         assert result.stop is not None
         assert (result.batches, result.failed_batches, result.not_attempted_batches) == (3, 2, 1)
+
+    def test_a_batch_that_succeeds_ends_the_row_also_where_nothing_is_looked_up(self, tmp_path: Path) -> None:
+        bench = self.changed(tmp_path, 8)
+        fault = TransientError("canceling statement due to lock timeout", sqlstate="55P03")
+        bench.target.script.on("target.write", fault, None, fault)
+        result = bench.load(batch_size=2, policy=LoadPolicy(failures_in_row=2, retry=RetryPolicy(total_s=0)))
+        assert (result.batches, result.failed_batches, result.stop) == (4, 2, None)
 
     def test_after_a_stop_nothing_more_is_read(self, tmp_path: Path) -> None:
         bench = self.changed(tmp_path, 20)
