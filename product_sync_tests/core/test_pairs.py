@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,17 +43,24 @@ def written(layout: Layout, folder: Path, source: list[tuple[str, Any]], target:
     write_parquet(folder / "rejects", quarantine.rejects_schema(layout), [], metadata={})
 
 
-def differences(folder: Path) -> list[dict[str, Any]]:
+def differences(folder: Path, target_batches: Iterator[pa.RecordBatch] | None = None) -> list[dict[str, Any]]:
     paths = (folder / "source", folder / "rejects", folder / "target", None, folder / "diff")
-    diffs.diff(LAYOUT, *paths, metadata={})
+    diffs.diff(LAYOUT, *paths, metadata={}, target_batches=target_batches)
     return [{name: repr(value) for name, value in row.items()} for row in pq.read_table(folder / "diff").to_pylist()]
+
+
+def while_read(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, in batches of so many; the file itself is there only when they end."""
+    hidden = path.rename(path.with_name("hidden"))
+    yield from pq.read_table(hidden).to_batches(max_chunksize=rows)
+    hidden.rename(path)
 
 
 def ids(path: Path) -> list[str]:
     return [str(row_id) for row_id in pq.read_table(path)["id"].to_pylist()]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(sides, st.data())
 def test_the_diff_is_the_same_whatever_the_order(source: list[tuple[str, Any]], data: st.DataObject) -> None:
     kept = data.draw(st.lists(st.sampled_from(source or [("x", None)]), unique_by=lambda row: row[0]))
@@ -60,10 +69,12 @@ def test_the_diff_is_the_same_whatever_the_order(source: list[tuple[str, Any]], 
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         written(LAYOUT, folder, data.draw(st.permutations(source)), target)
-        patch.setattr(diffs, "without_equal_pairs", lambda _, new, old, __: (new, old))
+        patch.setattr(diffs, "without_equal_pairs", lambda _, new, old, __, **___: (new, old))
         plainly = differences(folder)
-        patch.setattr(diffs, "without_equal_pairs", partial(without_equal_pairs, window=SMALL))
-        assert differences(folder) == plainly
+        for window in (SMALL, replace(SMALL, page_bytes=40), replace(SMALL, trial_pages=2)):
+            patch.setattr(diffs, "without_equal_pairs", partial(without_equal_pairs, window=window))
+            assert differences(folder) == plainly
+            assert differences(folder, while_read(folder / "target", data.draw(st.integers(1, 7)))) == plainly
 
 
 def test_only_rows_that_differ_go_on(tmp_path: Path) -> None:
@@ -127,7 +138,8 @@ def test_where_one_side_has_ended_the_rest_of_the_other_does_not_wait(tmp_path: 
 def test_a_few_rows_that_leave_hold_no_more_memory_than_their_own(tmp_path: Path) -> None:
     rows = [(f"{number:05d}", 0.0) for number in range(10_000)]
     written(LAYOUT, tmp_path, rows, rows)
-    with pairs._side(tmp_path / "target", tmp_path / "left", Window()) as side:
+    batches = pairs._batches(tmp_path / "target", Window())
+    with pairs._side(batches, LAYOUT.target_schema, tmp_path / "left", Window()) as side:
         side.read(side)
         side._oldest_leave(10)
         (left,) = side._left._pending
@@ -139,8 +151,9 @@ def test_a_few_rows_that_leave_hold_no_more_memory_than_their_own(tmp_path: Path
 def test_each_id_is_found_where_it_lies(new: list[int], old: list[int], alike: int) -> None:
     head = [100 + number for number in range(alike)]
     new, old = head + new, head + old
-    columns = [pa.chunked_array([pa.array(map(str, ids), pa.string())]) for ids in (new, old)]
-    assert pairs._partners(*columns).tolist() == [old.index(row_id) if row_id in old else -1 for row_id in new]
+    new_ids, old_ids = (pa.chunked_array([pa.array(map(str, ids), pa.string())]) for ids in (new, old))
+    places = pairs._partners(new_ids, old_ids, pairs._same_places(new_ids, old_ids)).tolist()
+    assert places == [old.index(row_id) if row_id in old else -1 for row_id in new]
 
 
 def test_orders_that_have_nothing_in_common_are_joined_as_they_are(tmp_path: Path) -> None:
@@ -149,6 +162,40 @@ def test_orders_that_have_nothing_in_common_are_joined_as_they_are(tmp_path: Pat
     given_paths = tmp_path / "source", tmp_path / "target"
     window = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=4)
     assert without_equal_pairs(LAYOUT, *given_paths, tmp_path, window) == given_paths
+
+
+@pytest.mark.parametrize(("source", "target"), [(300, 300), (0, 300), (300, 0)])
+def test_where_the_window_is_of_no_use_all_rows_are_awaited_and_joined(
+    tmp_path: Path, source: int, target: int
+) -> None:
+    rows = [(f"{number:03d}", float(number)) for number in range(300)]
+    written(LAYOUT, tmp_path, rows[:source], rows[::-1][:target])
+    given_paths = tmp_path / "source", tmp_path / "target"
+    batches = while_read(tmp_path / "target", 7)
+    window = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=4)
+    assert without_equal_pairs(LAYOUT, *given_paths, tmp_path, window, target_batches=batches) == given_paths
+    assert [row_count(path) for path in given_paths] == [source, target]
+    assert next(batches, None) is None
+
+
+@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 9), st.sampled_from([1_000_000, 100]))
+def test_pages_of_both_sides_end_at_the_same_row_however_the_rows_come(
+    sizes: list[int], page_rows: int, page_bytes: int
+) -> None:
+    numbers = iter(range(1_000))
+    batches = [pa.record_batch({"n": [next(numbers) for _ in range(size)]}) for size in sizes]
+    window = Window(page_rows=page_rows, page_bytes=page_bytes)
+    pages = [page["n"].to_pylist() for page in pairs._pages(iter(batches), window)]
+    assert [number for page in pages for number in page] == list(range(sum(sizes)))
+    if page_bytes > 1_000:
+        assert [len(page) for page in pages[:-1]] == [page_rows] * (len(pages) - 1)
+    assert all(0 < len(page) <= page_rows for page in pages)
+
+
+def test_pages_of_wide_rows_are_bounded_in_bytes(tmp_path: Path) -> None:
+    batches = [pa.record_batch({"text": ["x" * 1_000] * 10}) for _ in range(10)]
+    pages = list(pairs._pages(iter(batches), Window(page_bytes=20_000)))
+    assert [page.num_rows for page in pages] == [20] * 5
 
 
 @pytest.mark.parametrize("order", [1, -1])
