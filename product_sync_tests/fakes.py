@@ -10,7 +10,7 @@ import datetime as dt
 import itertools
 import math
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import bson
@@ -174,7 +174,7 @@ class FakeTarget:
         """The server crashes after the next COMMIT; ``loses`` says whether that was on its disk."""
         self._crash_loses = loses
 
-    def snapshot(self) -> Iterator[pa.RecordBatch]:
+    def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
         self.script.play("target.snapshot")
         yield from self._table(self.rows.values()).to_batches(max_chunksize=1_000)
 

@@ -8,7 +8,7 @@ Tables of rows have the schemas of `Layout`: ``target_schema`` for what is in, o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,8 +44,8 @@ class Source(Protocol):
 class TargetReader(Protocol):
     """The cart service's table, read-only. Rows have ``Layout.target_schema``."""
 
-    def snapshot(self) -> Iterator[pa.RecordBatch]:
-        """Every row once, from one consistent snapshot, in canonical values."""
+    def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
+        """Every row once, from one consistent snapshot, in canonical values. Whoever closes it ends the reading."""
 
     def estimated_count(self) -> int:
         """About how many rows there are, from the server's statistics; for progress only."""

@@ -55,7 +55,7 @@ def test_a_reading_that_is_not_finished_leaves_no_session_behind(cart_url: str, 
     execute(cart_url, MANY)
     batches = PostgresReader(cart_url, layout_of(cart_url)).snapshot()
     next(batches)
-    batches.close()  # type: ignore[attr-defined] # a generator, as everything that yields
+    batches.close()
     assert other_sessions(cart_url, 0)
 
 

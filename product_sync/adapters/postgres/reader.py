@@ -6,7 +6,7 @@ canonical: what is equal in the table is equal in the files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Final
 
@@ -37,7 +37,7 @@ class PostgresReader:
         self._layout = layout
         self._batch_rows = batch_rows
 
-    def snapshot(self) -> Iterator[pa.RecordBatch]:
+    def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
         if not arrow_stream.is_possible(self._layout):
             yield from self._by_cursor()
             return
