@@ -7,12 +7,14 @@ the job of checks only, reads both sides. Either way the same functions decide.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from product_sync.adapters import state
 from product_sync.core import quarantine, verdicts
+from product_sync.core.diff import DiffCounts, diff
 from product_sync.core.tables import row_count
 from product_sync.core.verdicts import Severity, Verdict
-from product_sync.core.verify import Verification, confirm, verify
+from product_sync.core.verify import Verification, compare_afresh, confirm
 from product_sync.plan import counts_of
 from product_sync.session import Session
 
@@ -85,35 +87,36 @@ def _snapshot_source_once(session: Session) -> None:
 def _verification(session: Session) -> Verification:
     proven = _diff_is_the_proof(session)
     _snapshot_source_once(session)
-    if not proven:
-        session.snapshot_target(state.VERIFIED_TARGET_ROWS)
+    differences = session.files.path(state.DIFF if proven else state.VERIFIED_DIFF)
+    counts = counts_of(session.files) if proven else _compare_afresh(session, differences)
     reader = session.reader
     with session.source() as source:
-        if proven:
-            return confirm(
-                session.layout,
-                session.files.path(state.DIFF),
-                counts_of(session.files),
-                source=source,
-                reader=reader,
-                timing=session.timing,
-                on_progress=session.on_progress,
-                settle_s=session.settings.settle_seconds,
-            )
-        return verify(
+        return confirm(
             session.layout,
-            session.files.path(state.SOURCE_ROWS),
-            session.files.path(state.REJECTS),
-            session.files.path(state.VERIFIED_TARGET_ROWS),
-            session.previous_quarantine,
-            session.files.path(state.VERIFIED_DIFF),
+            differences,
+            counts,
             source=source,
             reader=reader,
             timing=session.timing,
             on_progress=session.on_progress,
-            metadata=session.metadata,
             settle_s=session.settings.settle_seconds,
         )
+
+
+def _compare_afresh(session: Session, out: Path) -> DiffCounts:
+    path = session.files.path
+    target_rows = path(state.VERIFIED_TARGET_ROWS)
+    files = (path(state.SOURCE_ROWS), path(state.REJECTS), target_rows, session.previous_quarantine, out)
+    if session.read_ahead(state.VERIFIED_TARGET_ROWS):
+        return diff(session.layout, *files, metadata=session.metadata)
+    return compare_afresh(
+        session.layout,
+        *files,
+        reader=session.reader,
+        timing=session.timing,
+        on_progress=session.on_progress,
+        metadata=session.metadata,
+    )
 
 
 def _diff_is_the_proof(session: Session) -> bool:

@@ -107,17 +107,18 @@ class Session:
         """Read every document of the source into this run's files. Raises `StalePlan` if that would be in vain."""
         if self.settings.plan:
             approved.approved_plan(self.folder, self.settings, self.timing.now())
-        read_ahead = self._read_ahead(state.SOURCE_ROWS)
+        read_ahead = self.read_ahead(state.SOURCE_ROWS)
         snapshot = read_ahead if isinstance(read_ahead, SourceSnapshot) else self._read_source()
         self.files.write_json(state.SOURCE_COUNT, {"documents": snapshot.documents})
         return snapshot
 
     def snapshot_target(self, name: str = state.TARGET_ROWS) -> TargetSnapshot:
         """Read every row of the target into this run's file ``name``."""
-        read_ahead = self._read_ahead(name)
+        read_ahead = self.read_ahead(name)
         return read_ahead if isinstance(read_ahead, TargetSnapshot) else self._read_target(name)
 
-    def _read_ahead(self, name: str) -> SourceSnapshot | TargetSnapshot | None:
+    def read_ahead(self, name: str) -> SourceSnapshot | TargetSnapshot | None:
+        """What the head start has read into this run's file ``name``, once; ``None`` if that does not come."""
         return self.head_start.snapshot(self.files.path(name), self.on_progress) if self.head_start else None
 
     def _read_source(self) -> SourceSnapshot:

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 
 from product_sync import head_start as head_starts
-from product_sync.adapters.state import SOURCE_ROWS, TARGET_ROWS
+from product_sync.adapters.state import SOURCE_ROWS, TARGET_ROWS, VERIFIED_TARGET_ROWS
 from product_sync.core.errors import (
     AccessDenied,
     ConfigurationError,
@@ -32,6 +32,7 @@ from product_sync.core.errors import (
 from product_sync.core.progress import Progress
 from product_sync.core.tables import read_metadata
 from product_sync.head_start import HeadStart, head_start
+from product_sync.judging import judge_result
 from product_sync_tests.shop import Shop, ids, product, shop
 from product_sync_tests.test_session import begin
 
@@ -48,8 +49,8 @@ def environment(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
 
 
 @contextmanager
-def begun(run_id: str) -> Iterator[HeadStart]:
-    with head_start(run_id, TARGET_ROWS) as reading:
+def begun(run_id: str, target_file: str = TARGET_ROWS) -> Iterator[HeadStart]:
+    with head_start(run_id, target_file) as reading:
         assert reading is not None
         yield reading
 
@@ -80,6 +81,19 @@ def test_what_was_read_ahead_is_used_and_not_read_again(environment: Shop) -> No
         assert session.snapshot_source().documents == 4, "what is asked for again is read again"
         assert session.snapshot_target().rows == 3
     assert read_metadata(session.files.path(SOURCE_ROWS))["run_id"] == session.files.run_id
+
+
+def test_the_target_that_was_read_ahead_for_a_proof_is_not_read_again(environment: Shop) -> None:
+    environment.put(product("a"))
+    environment.sql("INSERT INTO product VALUES ('a', 'The a', 500, 'i.jpg', 's1', 1)")
+    heard: list[Progress] = []
+    session = begin(environment, on_progress=heard.append)
+    with begun(session.files.run_id, VERIFIED_TARGET_ROWS) as reading:
+        wait_for(session.files.path(VERIFIED_TARGET_ROWS))
+        environment.sql("INSERT INTO product VALUES ('later', 't', 1, 'i', 's', 1)")
+        verdicts = judge_result(replace(session, head_start=reading)).verdicts
+    assert [verdict.passed for verdict in verdicts] == [True, True, True]
+    assert all(progress.done <= 1 for progress in heard if progress.stage == "read target")
 
 
 def test_a_process_that_dies_costs_nothing_but_its_time(environment: Shop) -> None:

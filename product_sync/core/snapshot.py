@@ -6,20 +6,26 @@ of a plan, whether to read a row again) counts from the oldest value that the fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from product_sync.core import quarantine
+from product_sync.core import ahead, quarantine
 from product_sync.core.layout import ID_TYPE, Layout
 from product_sync.core.model import Reason, SourceBatch, Stage
 from product_sync.core.ports import Source, TargetReader
 from product_sync.core.progress import Meter, OnProgress
 from product_sync.core.tables import TAKEN_AT, parquet_writer, release_memory, row_count
 from product_sync.core.timing import Timing
+
+#: Of rows that were read while others are still being compared. Each has some, so they are bounded too.
+READ_AHEAD_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +110,42 @@ def snapshot_target(
     """Write every row of the target to ``path`` (``Layout.target_schema``), as one consistent state."""
     taken_at = timing.now()
     meter = Meter("read target", reader.estimated_count(), on_progress, timing)
-    stamped = _stamped(metadata, taken_at)
+    with closing(_recorded(reader.snapshot(), layout, path, _stamped(metadata, taken_at), meter)) as batches:
+        for _ in batches:
+            pass
+    release_memory()
+    return TargetSnapshot(meter.done, taken_at, meter.elapsed_s, meter.rate)
+
+
+@contextmanager
+def target_while_read(
+    reader: TargetReader,
+    layout: Layout,
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    timing: Timing,
+    on_progress: OnProgress,
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """The same, but yields the rows, once, as they are read by another thread. They are written on the way: ``path`` is
+    there when they end, and no part of it where they are left before."""
+    stamped = _stamped(metadata, timing.now())
+    meter = Meter("read target", reader.estimated_count(), on_progress, timing)
+    with (
+        ahead.stream(reader.snapshot(), size=lambda batch: int(batch.nbytes), most=READ_AHEAD_BYTES) as read,
+        closing(_recorded(read, layout, path, stamped, meter)) as batches,
+    ):
+        yield batches
+
+
+def _recorded(
+    batches: Iterator[pa.RecordBatch], layout: Layout, path: Path, stamped: Mapping[str, str], meter: Meter
+) -> Generator[pa.RecordBatch, None, None]:
     with parquet_writer(path, layout.target_schema, metadata=stamped, sought_by=layout.key.name) as sink:
-        for batch in reader.snapshot():
+        for batch in batches:
             sink.write(batch)
             meter.advance(batch.num_rows)
-    release_memory()
-    return TargetSnapshot(sink.rows, taken_at, meter.elapsed_s, meter.rate)
+            yield batch
 
 
 def _id_types(page: SourceBatch) -> set[str]:

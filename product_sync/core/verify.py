@@ -22,6 +22,7 @@ from product_sync.core.layout import Layout
 from product_sync.core.model import Op
 from product_sync.core.ports import Source, TargetReader
 from product_sync.core.progress import Meter, OnProgress
+from product_sync.core.snapshot import target_while_read
 from product_sync.core.timing import Timing
 
 SETTLE_SECONDS = 5.0
@@ -61,7 +62,7 @@ class _Confirmed:
         self.first += ids[: _SHOWN_IDS - len(self.first)]
 
 
-def verify(
+def compare_afresh(
     layout: Layout,
     source_rows: Path,
     rejects: Path,
@@ -69,29 +70,22 @@ def verify(
     quarantine: Path | None,
     out: Path,
     *,
-    source: Source,
     reader: TargetReader,
     timing: Timing,
     on_progress: OnProgress,
     metadata: Mapping[str, str],
-    settle_s: float = SETTLE_SECONDS,
-) -> Verification:
-    """Compare a fresh reading of the target with the source snapshot, and confirm what differs.
+) -> DiffCounts:
+    """Read the target into ``target_rows``, and compare it with the source snapshot meanwhile: for `confirm`.
 
-    ``quarantine`` is the current one, with what the load has just added: its products are excused. ``out`` takes
-    the differences of the first reading (``Layout.diff_schema``).
+    ``quarantine`` is the current one, with what the load has just added: its products are excused. Files as for
+    `diff`.
     """
-    counts = diff(layout, source_rows, rejects, target_rows, quarantine, out, metadata=metadata)
-    return confirm(
-        layout,
-        out,
-        counts,
-        source=source,
-        reader=reader,
-        timing=timing,
-        on_progress=on_progress,
-        settle_s=settle_s,
-    )
+    with target_while_read(
+        reader, layout, target_rows, metadata=metadata, timing=timing, on_progress=on_progress
+    ) as batches:
+        return diff(
+            layout, source_rows, rejects, target_rows, quarantine, out, metadata=metadata, target_batches=batches
+        )
 
 
 def confirm(

@@ -21,7 +21,7 @@ from product_sync.core.pacing import FixedPacing, Pacing
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.core.snapshot import SourceSnapshot, snapshot_source, snapshot_target
 from product_sync.core.tables import RUN_ID
-from product_sync.core.verify import Verification, verify
+from product_sync.core.verify import Verification, compare_afresh, confirm
 from product_sync_tests.fakes import FakeSource, FakeTarget, FakeTime
 from product_sync_tests.source_contract import product_layout
 
@@ -149,19 +149,26 @@ class Bench:
 
     def verify(self) -> Verification:
         """Read the target afresh and confirm what differs from the source snapshot."""
-        self.read_target()
-        return verify(
+        counts = compare_afresh(
             self.layout,
             self.path("source"),
             self.path("rejects"),
             self.path("target"),
             self.quarantine,
             self.path("verification"),
-            source=self.source,
             reader=self.target,
             timing=self.time.timing,
             on_progress=no_progress,
             metadata=METADATA,
+        )
+        return confirm(
+            self.layout,
+            self.path("verification"),
+            counts,
+            source=self.source,
+            reader=self.target,
+            timing=self.time.timing,
+            on_progress=no_progress,
         )
 
     def sync(self, *, batch_size: int = 10) -> Verification:

@@ -6,13 +6,14 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from product_sync.core.errors import SourceReadError
+from product_sync.core.errors import SourceReadError, Unreachable
 from product_sync.core.model import Reason
 from product_sync.core.progress import Progress, no_progress
-from product_sync.core.snapshot import snapshot_source, snapshot_target
+from product_sync.core.snapshot import READ_AHEAD_BYTES, snapshot_source, snapshot_target, target_while_read
 from product_sync.core.tables import RUN_ID, TAKEN_AT, read_metadata
 from product_sync_tests.core.bench import document, make_bench, row
 from product_sync_tests.fakes import FakeSource, FakeTarget, FakeTime
@@ -87,4 +88,40 @@ def test_a_source_that_fails_in_mid_read_leaves_no_half_snapshot(tmp_path: Path)
     bench.source.script.on("source.snapshot", None, SourceReadError("no primary"))
     with pytest.raises(SourceReadError):
         bench.compare()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_taken_while_they_are_read_and_the_file_is_there_when_they_end(tmp_path: Path) -> None:
+    time, heard = FakeTime(), list[Progress]()
+    target = FakeTarget(LAYOUT, [row(f"{number:04}") for number in range(2_500)])
+    given: dict[str, Any] = {"metadata": METADATA, "timing": time.timing, "on_progress": heard.append}
+    with target_while_read(target, LAYOUT, tmp_path / "target", **given) as batches:
+        first = next(batches)
+        assert [(progress.stage, progress.done, progress.total) for progress in heard] == [
+            ("read target", 1_000, 2_500)
+        ]
+        assert not (tmp_path / "target").exists()
+        taken = [first, *batches]
+        assert pq.read_table(tmp_path / "target").to_batches()[0].schema.metadata[TAKEN_AT.encode()]
+    assert heard[-1].done == 2_500
+    assert pa.Table.from_batches(taken).equals(pq.read_table(tmp_path / "target"))
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def stop_at(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_reading_that_is_left_or_fails_half_way_leaves_no_file(tmp_path: Path) -> None:
+    target = FakeTarget(LAYOUT, [row(f"{number:05}", title="x" * 5_000) for number in range(5_000)])
+    assert 2 * READ_AHEAD_BYTES < 5_000 * 5_000
+    given: dict[str, Any] = {"metadata": METADATA, "timing": FakeTime().timing, "on_progress": no_progress}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        target_while_read(target, LAYOUT, tmp_path / "target", **given) as batches,
+    ):
+        stop_at(next(batches))
+    target.script.on("target.snapshot", Unreachable("gone"))
+    with pytest.raises(Unreachable), target_while_read(target, LAYOUT, tmp_path / "target", **given) as batches:
+        next(batches)
     assert list(tmp_path.iterdir()) == []
