@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from product_sync.core import diff_rows
 from product_sync.core.layout import Layout
-from product_sync.core.tables import ROW_GROUP_BYTES, ParquetSink, opened, parquet_writer
+from product_sync.core.tables import ROW_GROUP_BYTES, ParquetSink, opened, parquet_writer, release_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,9 @@ class Window:
 
 
 WINDOW = Window()
+
+#: Rows of a side after which what was freed goes back to the system: the few rows that stay leave holes between them.
+_RELEASE_AFTER_ROWS = 1_000_000
 
 
 def without_equal_pairs(
@@ -80,7 +83,7 @@ def _go_through(
     ):
         if any(side.is_at_end for side in (source, target)):
             return False
-        met, is_tried = 0, False
+        met, is_tried, released_at = 0, False, 0
         while not (source.is_at_end and target.is_at_end):
             for side, other in _to_read(source, target, layout, window):
                 side.read(other)
@@ -91,6 +94,9 @@ def _go_through(
                     return False
             source.let_go(window, target)
             target.let_go(window, source)
+            if source.rows_read - released_at >= _RELEASE_AFTER_ROWS:
+                released_at = source.rows_read
+                release_memory()
         source.end()
         target.end()
     return True

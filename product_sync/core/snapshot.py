@@ -25,7 +25,7 @@ from product_sync.core.tables import TAKEN_AT, parquet_writer, release_memory, r
 from product_sync.core.timing import Timing
 
 #: Of rows that were read while others are still being compared. Each has some, so they are bounded too.
-READ_AHEAD_BYTES: Final = 8 * 1024 * 1024
+READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
