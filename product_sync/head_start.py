@@ -147,7 +147,6 @@ def _end_with_the_other() -> None:
 
 def _read_both(run_id: str, target_file: str, tell: _Teller) -> None:
     from product_sync.adapters.state import SOURCE_ROWS
-    from product_sync.core import ahead
     from product_sync.session import open_session, reflect_layout
     from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
@@ -168,12 +167,9 @@ def _read_both(run_id: str, target_file: str, tell: _Teller) -> None:
         on_progress=tell.progress,
     )
 
-    def read_target() -> None:
-        tell.read(session.files.path(target_file), session.snapshot_target(target_file))
-
-    reading_target = ahead.begin(read_target)
-    tell.read(session.files.path(SOURCE_ROWS), session.snapshot_source())
-    reading_target.result()
+    source, rows = session.snapshot_both(target_file)
+    tell.read(session.files.path(SOURCE_ROWS), source)
+    tell.read(session.files.path(target_file), rows)
 
 
 class _Teller:

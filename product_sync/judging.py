@@ -108,7 +108,8 @@ def _compare_afresh(session: Session, out: Path) -> DiffCounts:
     target_rows = path(state.VERIFIED_TARGET_ROWS)
     files = (path(state.SOURCE_ROWS), path(state.REJECTS), target_rows, session.previous_quarantine, out)
     if session.read_ahead(state.VERIFIED_TARGET_ROWS):
-        return diff(session.layout, *files, metadata=session.metadata)
+        unpaired = session.unpaired(session.files, target_rows)
+        return diff(session.layout, *files, metadata=session.metadata, unpaired=unpaired)
     return compare_afresh(
         session.layout,
         *files,

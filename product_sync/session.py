@@ -22,6 +22,7 @@ from product_sync.adapters.postgres.reflect import reflect
 from product_sync.adapters.postgres.writer import PostgresWriter
 from product_sync.adapters.state import RunFiles, StateFolder
 from product_sync.core import quarantine, verdicts
+from product_sync.core.both_sides import BothFiles, snapshot_both
 from product_sync.core.deletion import DeletionFacts
 from product_sync.core.diff import DiffCounts, Difference, changed_columns, diff, first_differences
 from product_sync.core.dry_run import Estimate, estimate, not_probed
@@ -117,6 +118,27 @@ class Session:
         read_ahead = self.read_ahead(name)
         return read_ahead if isinstance(read_ahead, TargetSnapshot) else self._read_target(name)
 
+    def snapshot_both(self, target_file: str) -> tuple[SourceSnapshot, TargetSnapshot]:
+        """Read both sides at once into this run's files, the target into ``target_file``."""
+        with self.source() as source:
+            return snapshot_both(
+                source,
+                self.reader,
+                self.layout,
+                self._both_files(self.files, self.files.path(target_file)),
+                metadata=self.metadata,
+                timing=self.timing,
+                on_progress=self.on_progress,
+            )
+
+    def unpaired(self, source: RunFiles, target_rows: Path) -> tuple[Path, Path] | None:
+        """What these snapshots have not in common, if `snapshot_both` of this run has read them both."""
+        return self._both_files(source, target_rows).found_unpaired()
+
+    def _both_files(self, source: RunFiles, target_rows: Path) -> BothFiles:
+        first, second = (self.files.path(name) for name in state.UNPAIRED_ROWS)
+        return BothFiles(source.path(state.SOURCE_ROWS), source.path(state.REJECTS), target_rows, (first, second))
+
     def read_ahead(self, name: str) -> SourceSnapshot | TargetSnapshot | None:
         """What the head start has read into this run's file ``name``, once; ``None`` if that does not come."""
         return self.head_start.snapshot(self.files.path(name), self.on_progress) if self.head_start else None
@@ -164,6 +186,7 @@ class Session:
             self.previous_quarantine,
             out,
             metadata={**self.metadata, TAKEN_AT: taken_at.isoformat(), plan.SOURCE_RUN: source.run_id},
+            unpaired=self.unpaired(source, target_rows),
         )
         self.files.write_json(state.DIFF_COUNTS, asdict(counts))
         return Found(

@@ -109,7 +109,7 @@ class FakeSource:
     def remove(self, bson_id: Any) -> None:
         del self._documents[_identity(bson_id)]
 
-    def snapshot(self) -> Iterator[SourceBatch]:
+    def snapshot(self) -> Generator[SourceBatch, None, None]:
         if not self._exists:
             raise SourceMissing(f"There is no collection {self._collection}.")
         documents = iter(list(self._documents.values()))

@@ -30,7 +30,7 @@ from product_sync.core.errors import (
     Untrusted,
 )
 from product_sync.core.progress import Progress
-from product_sync.core.tables import read_metadata
+from product_sync.core.tables import read_metadata, row_count
 from product_sync.head_start import HeadStart, head_start
 from product_sync.judging import judge_result
 from product_sync_tests.shop import Shop, ids, product, shop
@@ -94,6 +94,35 @@ def test_the_target_that_was_read_ahead_for_a_proof_is_not_read_again(environmen
         verdicts = judge_result(replace(session, head_start=reading)).verdicts
     assert [verdict.passed for verdict in verdicts] == [True, True, True]
     assert all(progress.done <= 1 for progress in heard if progress.stage == "read target")
+
+
+def test_what_it_found_equal_is_not_compared_again(environment: Shop) -> None:
+    environment.put(*(product(name) for name in ids(3)))
+    session = begin(environment)
+    session.snapshot_source()
+    session.snapshot_target()
+    session.diff()
+    session.load()
+    environment.put(product("later"))
+    session = begin(environment)
+    with begun(session.files.run_id) as reading:
+        session = replace(session, head_start=reading)
+        session.snapshot_source()
+        session.snapshot_target()
+        target_rows = session.files.path(TARGET_ROWS)
+        unpaired = session.unpaired(session.files, target_rows)
+        assert unpaired is not None
+        assert [row_count(path) for path in unpaired] == [1, 0]
+        # Had the diff looked at the snapshots themselves, it would find more.
+        for path in (session.files.path(SOURCE_ROWS), target_rows):
+            assert row_count(path) in (3, 4)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("product_sync.core.diff.without_equal_pairs", None)
+            assert session.diff().counts.missing == 1
+
+        session.snapshot_source()
+        assert session.unpaired(session.files, target_rows) is None, "of a reading that is no longer there"
+        assert session.diff().counts.missing == 1
 
 
 def test_a_process_that_dies_costs_nothing_but_its_time(environment: Shop) -> None:

@@ -39,6 +39,8 @@ SOURCE_ROWS = "source.parquet"
 SOURCE_COUNT = "source.json"
 REJECTS = "rejects.parquet"
 TARGET_ROWS = "target.parquet"
+#: What of the source and of the target is to be compared yet.
+UNPAIRED_ROWS = ("unpaired_source.parquet", "unpaired_target.parquet")
 DIFF = "diff.parquet"
 DIFF_COUNTS = "diff.json"
 LOAD_REJECTS = "load_rejects.parquet"

@@ -80,12 +80,14 @@ def diff(
     *,
     metadata: Mapping[str, str],
     target_batches: Iterator[pa.RecordBatch] | None = None,
+    unpaired: tuple[Path, Path] | None = None,
 ) -> DiffCounts:
     """Write every difference to ``out`` (``Layout.diff_schema``) and count them.
 
     ``source_rows`` has ``Layout.source_schema``, ``target_rows`` ``Layout.target_schema``, ``rejects`` and
     ``previous_quarantine`` the schemas of `quarantine`. ``target_batches``, if given, are the rows of a ``target_rows``
-    that is there only when they end (`snapshot.target_while_read`). A product in ``rejects`` is in none of the
+    that is there only when they end (`snapshot.target_while_read`); ``unpaired``, if given, are files of the rows of
+    each side that were not yet found to be equal (`both_sides`). A product in ``rejects`` is in none of the
     differences. A row is ``refused_before`` where the previous quarantine says that the database refused these very
     values.
     Rows come in the order: not refused before refused, then insert, update, extra, then id.
@@ -94,7 +96,7 @@ def diff(
     rejected = row_count(rejects)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix="pairs-"))
-        source, target = without_equal_pairs(
+        source, target = unpaired or without_equal_pairs(
             layout, source_rows, target_rows, Path(folder), target_batches=target_batches
         )
         # The join needs memory next.

@@ -10,10 +10,12 @@ The target's rows may come while they are still being read from the table (docs/
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +41,7 @@ class Window:
 
 
 WINDOW = Window()
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 #: Rows of a side after which what was freed goes back to the system: the few rows that stay leave holes between them.
 _RELEASE_AFTER_ROWS = 1_000_000
@@ -62,24 +65,26 @@ def without_equal_pairs(
     """
     left = folder / "source.parquet", folder / "target.parquet"
     with closing(_batches(source_rows, window)) as new, closing(_batches(target_rows, window)) as old:
-        is_worth_it = _go_through(layout, new, old if target_batches is None else target_batches, left, window)
+        is_worth_it = unpaired(layout, new, old if target_batches is None else target_batches, left, window)
     for _ in target_batches or ():
         pass
     return left if is_worth_it else (source_rows, target_rows)
 
 
-def _go_through(
+def unpaired(
     layout: Layout,
     source_batches: Iterator[pa.RecordBatch],
     target_batches: Iterator[pa.RecordBatch],
     left: tuple[Path, Path],
-    window: Window,
+    window: Window = WINDOW,
+    *,
+    metadata: Mapping[str, str] = _NONE,
 ) -> bool:
     """Read both sides to their ends, and write down in ``left`` what of them goes to the join; false as soon as it is
-    not worth it."""
+    not worth it: then these files mean nothing."""
     with (
-        _side(source_batches, layout.source_schema, left[0], window) as source,
-        _side(target_batches, layout.target_schema, left[1], window) as target,
+        _side(source_batches, layout.source_schema, left[0], window, metadata) as source,
+        _side(target_batches, layout.target_schema, left[1], window, metadata) as target,
     ):
         if any(side.is_at_end for side in (source, target)):
             return False
@@ -173,8 +178,14 @@ class _Side:
 
 
 @contextmanager
-def _side(batches: Iterator[pa.RecordBatch], schema: pa.Schema, left: Path, window: Window) -> Iterator[_Side]:
-    with parquet_writer(left, schema, metadata={}) as sink:
+def _side(
+    batches: Iterator[pa.RecordBatch],
+    schema: pa.Schema,
+    left: Path,
+    window: Window,
+    metadata: Mapping[str, str] = _NONE,
+) -> Iterator[_Side]:
+    with parquet_writer(left, schema, metadata=metadata) as sink:
         yield _Side(_pages(batches, window), schema, sink)
 
 

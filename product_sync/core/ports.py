@@ -8,7 +8,7 @@ Tables of rows have the schemas of `Layout`: ``target_schema`` for what is in, o
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,8 +20,9 @@ from product_sync.core.model import SourceBatch, SourceId
 class Source(Protocol):
     """The collection of the product service."""
 
-    def snapshot(self) -> Iterator[SourceBatch]:
-        """Every document once, in pages of bounded rows and bytes, converted or rejected.
+    def snapshot(self) -> Generator[SourceBatch, None, None]:
+        """Every document once, in pages of bounded rows and bytes, converted or rejected. Whoever closes it ends the
+        reading.
 
         Raises `SourceMissing` if the collection does not exist, `Unreachable` or `AccessDenied` if it cannot
         be read, `SourceReadError` if it fails in mid-read for longer than retries last.

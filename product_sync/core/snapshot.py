@@ -25,7 +25,7 @@ from product_sync.core.tables import TAKEN_AT, parquet_writer, release_memory, r
 from product_sync.core.timing import Timing
 
 #: Of rows that were read while others are still being compared. Each has some, so they are bounded too.
-READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
+READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,38 +64,72 @@ def snapshot_source(
     Documents that share a text id are in both: their rows stay where they are, and whoever reads the rows leaves
     out the ids of the rejects.
     """
-    taken_at = timing.now()
-    stamped = _stamped(metadata, taken_at)
-    converted = rejects_path.with_name(f"{rejects_path.name}.without_duplicates")
-    meter = Meter("read source", source.estimated_count(), on_progress, timing)
-    with (
-        parquet_writer(rows_path, layout.source_schema, metadata=stamped, sought_by=layout.key.name) as rows,
-        parquet_writer(converted, quarantine.rejects_schema(layout), metadata=stamped) as rejects,
-    ):
-        id_types: set[str] = set()
-        for page in source.snapshot():
-            rows.write(page.rows)
-            id_types |= _id_types(page)
-            if page.rejects:
-                rejects.write(quarantine.rejects_batch(layout, page.rejects, Stage.CONVERT))
-            meter.advance(page.documents)
-    try:
-        if len(id_types) > 1:
-            reasons = quarantine.add_duplicates(rows_path, converted, rejects_path, layout)
-        else:
-            # Two documents with one text differ in the type of their _id.
-            reasons = quarantine.summary(converted) if row_count(converted) else {}
-            converted.replace(rejects_path)
-    finally:
-        converted.unlink(missing_ok=True)
-    return SourceSnapshot(
-        documents=meter.done,
-        rejected=row_count(rejects_path),
-        rejects=reasons,
-        taken_at=taken_at,
-        duration_s=meter.elapsed_s,
-        rows_per_second=meter.rate,
+    recording = SourceRecording(
+        source, layout, rows_path, rejects_path, metadata=metadata, timing=timing, on_progress=on_progress
     )
+    with closing(recording.rows(source.snapshot())) as rows:
+        for _ in rows:
+            pass
+    return recording.snapshot()
+
+
+class SourceRecording:
+    """Writes down the pages of a source as they pass. Made when reading begins, as `snapshot_source`."""
+
+    def __init__(
+        self,
+        source: Source,
+        layout: Layout,
+        rows_path: Path,
+        rejects_path: Path,
+        *,
+        metadata: Mapping[str, str],
+        timing: Timing,
+        on_progress: OnProgress,
+    ) -> None:
+        self.taken_at = timing.now()
+        self._layout = layout
+        self._rows_path, self._rejects_path = rows_path, rejects_path
+        self.stamped = _stamped(metadata, self.taken_at)
+        self._meter = Meter("read source", source.estimated_count(), on_progress, timing)
+        self._reasons: Mapping[Reason, int] = {}
+
+    def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
+        """The rows of each page. The files are there when these have ended, no part of them if they are left before."""
+        layout, stamped = self._layout, self.stamped
+        converted = self._rejects_path.with_name(f"{self._rejects_path.name}.without_duplicates")
+        id_types: set[str] = set()
+        with (
+            parquet_writer(self._rows_path, layout.source_schema, metadata=stamped, sought_by=layout.key.name) as rows,
+            parquet_writer(converted, quarantine.rejects_schema(layout), metadata=stamped) as rejects,
+        ):
+            for page in pages:
+                rows.write(page.rows)
+                id_types |= _id_types(page)
+                if page.rejects:
+                    rejects.write(quarantine.rejects_batch(layout, page.rejects, Stage.CONVERT))
+                self._meter.advance(page.documents)
+                yield page.rows
+        try:
+            if len(id_types) > 1:
+                self._reasons = quarantine.add_duplicates(self._rows_path, converted, self._rejects_path, layout)
+            else:
+                # Two documents with one text differ in the type of their _id.
+                self._reasons = quarantine.summary(converted) if row_count(converted) else {}
+                converted.replace(self._rejects_path)
+        finally:
+            converted.unlink(missing_ok=True)
+
+    def snapshot(self) -> SourceSnapshot:
+        """What was written down, when all rows have passed."""
+        return SourceSnapshot(
+            documents=self._meter.done,
+            rejected=row_count(self._rejects_path),
+            rejects=self._reasons,
+            taken_at=self.taken_at,
+            duration_s=self._meter.elapsed_s,
+            rows_per_second=self._meter.rate,
+        )
 
 
 def snapshot_target(
@@ -108,13 +142,45 @@ def snapshot_target(
     on_progress: OnProgress,
 ) -> TargetSnapshot:
     """Write every row of the target to ``path`` (``Layout.target_schema``), as one consistent state."""
-    taken_at = timing.now()
-    meter = Meter("read target", reader.estimated_count(), on_progress, timing)
-    with closing(_recorded(reader.snapshot(), layout, path, _stamped(metadata, taken_at), meter)) as batches:
-        for _ in batches:
+    recording = TargetRecording(reader, layout, path, metadata=metadata, timing=timing, on_progress=on_progress)
+    with closing(recording.rows(reader.snapshot())) as rows:
+        for _ in rows:
             pass
     release_memory()
-    return TargetSnapshot(meter.done, taken_at, meter.elapsed_s, meter.rate)
+    return recording.snapshot()
+
+
+class TargetRecording:
+    """Writes down the rows of a target as they pass. Made when reading begins, as `snapshot_target`."""
+
+    def __init__(
+        self,
+        reader: TargetReader,
+        layout: Layout,
+        path: Path,
+        *,
+        metadata: Mapping[str, str],
+        timing: Timing,
+        on_progress: OnProgress,
+    ) -> None:
+        self.taken_at = timing.now()
+        self._layout = layout
+        self._path = path
+        self.stamped = _stamped(metadata, self.taken_at)
+        self._meter = Meter("read target", reader.estimated_count(), on_progress, timing)
+
+    def rows(self, batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
+        """The same batches. The file is there when they have ended, and nothing of it if they are left before."""
+        schema, key = self._layout.target_schema, self._layout.key.name
+        with parquet_writer(self._path, schema, metadata=self.stamped, sought_by=key) as sink:
+            for batch in batches:
+                sink.write(batch)
+                self._meter.advance(batch.num_rows)
+                yield batch
+
+    def snapshot(self) -> TargetSnapshot:
+        """What was written down, when all rows have passed."""
+        return TargetSnapshot(self._meter.done, self.taken_at, self._meter.elapsed_s, self._meter.rate)
 
 
 @contextmanager
@@ -129,23 +195,12 @@ def target_while_read(
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """The same, but yields the rows, once, as they are read by another thread. They are written on the way: ``path`` is
     there when they end, and no part of it where they are left before."""
-    stamped = _stamped(metadata, timing.now())
-    meter = Meter("read target", reader.estimated_count(), on_progress, timing)
+    recording = TargetRecording(reader, layout, path, metadata=metadata, timing=timing, on_progress=on_progress)
     with (
         ahead.stream(reader.snapshot(), size=lambda batch: int(batch.nbytes), most=READ_AHEAD_BYTES) as read,
-        closing(_recorded(read, layout, path, stamped, meter)) as batches,
+        closing(recording.rows(read)) as batches,
     ):
         yield batches
-
-
-def _recorded(
-    batches: Iterator[pa.RecordBatch], layout: Layout, path: Path, stamped: Mapping[str, str], meter: Meter
-) -> Generator[pa.RecordBatch, None, None]:
-    with parquet_writer(path, layout.target_schema, metadata=stamped, sought_by=layout.key.name) as sink:
-        for batch in batches:
-            sink.write(batch)
-            meter.advance(batch.num_rows)
-            yield batch
 
 
 def _id_types(page: SourceBatch) -> set[str]:

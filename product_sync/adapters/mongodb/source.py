@@ -14,7 +14,7 @@ behind, its value is older than the one that an event has already carried to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -86,7 +86,7 @@ class MongoSource:
         )
         self._uuid: object = None
 
-    def snapshot(self) -> Iterator[SourceBatch]:
+    def snapshot(self) -> Generator[SourceBatch, None, None]:
         """See `Source.snapshot`.
 
         Raises `SourceReadError` also where the collection was replaced while it was read (``$out``, drop and
