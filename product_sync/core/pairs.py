@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from product_sync.core import diff_rows
 from product_sync.core.layout import Layout
-from product_sync.core.tables import ROW_GROUP_BYTES, ParquetSink, opened, parquet_writer, release_memory
+from product_sync.core.tables import ParquetSink, opened, parquet_writer, release_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Window:
     After the rows of ``trial_pages`` of both sides a quarter of them must have met a partner."""
 
     rows: int = 65_536
-    bytes: int = 32 * 1024 * 1024
+    bytes: int = 16 * 1024 * 1024
     page_rows: int = 16_384
-    page_bytes: int = ROW_GROUP_BYTES
+    page_bytes: int = 8 * 1024 * 1024
     trial_pages: int = 16
 
 
