@@ -7,6 +7,7 @@ process is just that. Nothing is skipped where they cannot be started: the tests
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ import pytest
 from product_sync.embedded.servers import Servers, remove, running
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_tests.market import Market, open_market
+
+
+def pytest_configure() -> None:
+    """A script's background jobs ignore Ctrl-C, and whatever they start does too. Tests interrupt what they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
