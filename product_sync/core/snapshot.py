@@ -193,8 +193,8 @@ def target_while_read(
     timing: Timing,
     on_progress: OnProgress,
 ) -> Iterator[Iterator[pa.RecordBatch]]:
-    """The same, but yields the rows, once, as they are read by another thread. They are written on the way: ``path`` is
-    there when they end, and no part of it where they are left before."""
+    """As `snapshot_target`, but yields the rows, once, while another thread reads them. They are written on the way:
+    ``path`` is there when they end, and no part of it where they are left before."""
     recording = TargetRecording(reader, layout, path, metadata=metadata, timing=timing, on_progress=on_progress)
     with (
         ahead.stream(reader.snapshot(), size=lambda batch: int(batch.nbytes), most=READ_AHEAD_BYTES) as read,
