@@ -55,7 +55,8 @@ class Wire:
 
     ``element`` is the type of the bound array's elements, ``oid`` its OID, ``dtype`` its fixed-size binary form or
     ``None`` for text. ``parse`` makes the column's type of an element, ``parse_array`` of a whole array, ``show``
-    what is read of the column.
+    what is read of the column, ``compare`` what a compare-and-swap compares with the value that was read: where reading
+    a value loses something, the same must be lost here, or the row could never be written again.
     """
 
     element: str
@@ -64,6 +65,7 @@ class Wire:
     parse: LiteralString = "{}"
     parse_array: LiteralString = "{}"
     show: LiteralString = "{}"
+    compare: LiteralString = "{}"
 
     @property
     def is_own_form(self) -> bool:
@@ -79,8 +81,13 @@ class Wire:
     def shown(self, column: sql.Composable) -> sql.Composed:
         return sql.SQL(self.show).format(column)
 
+    def compared(self, column: sql.Composable) -> sql.Composed:
+        return sql.SQL(self.compare).format(column)
+
 
 _AS_TEXT: Final = "{}::pg_catalog.text"
+#: What `_since_1970` makes of a moment that microseconds since 1970 do not reach.
+_AS_READ: Final = "CASE WHEN pg_catalog.isfinite({0}) THEN LEAST({0}, '294247-01-10 04:00:54.775806+00') ELSE {0} END"
 _WIRE: Final[dict[TypeName, Wire]] = {
     TypeName.SMALLINT: Wire("int2", 21, ">i2"),
     TypeName.INTEGER: Wire("int4", 23, ">i4"),
@@ -88,7 +95,7 @@ _WIRE: Final[dict[TypeName, Wire]] = {
     TypeName.REAL: Wire("float4", 700, ">f4"),
     TypeName.DOUBLE: Wire("float8", 701, ">f8"),
     TypeName.BOOLEAN: Wire("bool", 16, ">i1"),
-    TypeName.TIMESTAMPTZ: Wire("timestamptz", _TIMESTAMPTZ_OID, ">i8"),
+    TypeName.TIMESTAMPTZ: Wire("timestamptz", _TIMESTAMPTZ_OID, ">i8", compare=_AS_READ),
     TypeName.TEXT: Wire("text", 25),
     TypeName.VARCHAR: Wire("text", 25, show=_AS_TEXT),
     TypeName.UUID: Wire(

@@ -410,7 +410,7 @@ def _numbered(prefix: str, columns: Iterable[LayoutColumn]) -> list[tuple[str, L
 
 def _unchanged(rows: _Rows, old: Sequence[tuple[str, LayoutColumn]]) -> sql.Composed:
     return sql.SQL("ROW({}) IS NOT DISTINCT FROM ROW({})").format(
-        _comma(sql.Identifier("p", column.name) for _, column in old),
+        _comma(wire(column.type).compared(sql.Identifier("p", column.name)) for _, column in old),
         _comma(rows.value(alias) for alias, _ in old),
     )
 
