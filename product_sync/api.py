@@ -24,6 +24,7 @@ from product_sync.head_start import head_start
 from product_sync.lean import no_garbage
 from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
 from product_sync.settings import TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
+from product_sync.written_rows import correct_exit_status
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -62,9 +63,10 @@ def sync(
     that of DAGSTER_HOME, or a local one in the state folder. With ``read_ahead`` another process begins to read while
     this one is still importing Dagster.
 
-    The report's ``failure`` is a `ConfigurationError` or `NotAttempted` if nothing was done, `ChecksFailed` or
-    `LoadStopped` if the result is not what it should be, `SyncCancelled` after SIGINT or SIGTERM; its counts are then
-    what was done before. Whatever is no `ProductSyncError` is a bug, and is raised.
+    The report's ``failure`` is a `ConfigurationError` or `NotAttempted` if something stood in the way, `ChecksFailed`
+    or `LoadStopped` if the result is not what it should be, `SyncCancelled` after SIGINT or SIGTERM; its counts are
+    what was done before. ``failure.exit_status`` is 2 or 3 only if nothing was written; an obstacle that was met after
+    the first write has exit status 1. Whatever is no `ProductSyncError` is a bug, and is raised.
     """
     switches = {
         "dry_run": dry_run, "batch_size": batch_size, "batch_delay_ms": batch_delay_ms, "extra": extra,
@@ -169,6 +171,8 @@ def _ending(report: Report) -> Iterator[None]:
         yield
     except ProductSyncError as error:
         report.failure = error
+        if isinstance(report, SyncReport) and report.run_id:
+            correct_exit_status(error, report, state_root(os.environ))
 
 
 @contextmanager

@@ -45,7 +45,8 @@ def cli() -> None:
     """Keeps the cart service's copy of the product catalogue right.
 
     Needs PRODUCT_SERVICE_MONGODB_URL and CART_DB_URL. Exit status: 0 in agreement, 1 checks failed or stopped after
-    writing began, 2 bad usage or configuration, 3 nothing was attempted, 130 cancelled.
+    writing began, 2 bad usage or configuration, 3 nothing was attempted, 130 cancelled. With 2 and 3 nothing was
+    written.
     """
 
 

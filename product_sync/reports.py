@@ -21,7 +21,9 @@ class ErrorInfo:
 
 @dataclass(kw_only=True)
 class Report:
-    """``failure`` is what ended it early; ``exit_status`` what the command line ends with."""
+    """``failure`` is what ended it early; ``exit_status`` what the command line ends with.
+
+    2 and 3 say that nothing was written (`written_rows`)."""
 
     failure: ProductSyncError | None = field(default=None, repr=False)
 

@@ -239,6 +239,7 @@ class Session:
             self._writer() as writer,
             pacing_of_load(self.settings, self.target_address, self.timing) as pacing,
         ):
+            self.files.write_json(state.LOAD_BEGAN, {})
             try:
                 load(
                     todo.path,

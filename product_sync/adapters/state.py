@@ -45,6 +45,8 @@ DIFF = "diff.parquet"
 DIFF_COUNTS = "diff.json"
 LOAD_REJECTS = "load_rejects.parquet"
 LOAD_RESULT = "load.json"
+#: Written before the first batch: a load without a readable result may have written all the same.
+LOAD_BEGAN = "load_began.json"
 VERIFIED_TARGET_ROWS = "verified_target.parquet"
 VERIFIED_DIFF = "verified_diff.parquet"
 APPROVED_DIFF = "approved_diff.parquet"

@@ -27,6 +27,9 @@ driver is in ``__cause__``::
     ├── SyncOverdue                   1     no sync has succeeded for longer than it may be
     └── SyncCancelled               130     SIGTERM, Ctrl-C, Terminate
 
+The exit statuses are those of a run that has written nothing. After the first write 2 and 3 become 1, on the instance
+(`product_sync.written_rows`).
+
 Messages name the thing, the value and the way out. None of them holds a credential.
 """
 

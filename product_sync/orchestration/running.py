@@ -11,7 +11,6 @@ from typing import Any
 
 import dagster as dg
 
-from product_sync.adapters.state import LOAD_RESULT, find_run
 from product_sync.core.errors import (
     ChecksFailed,
     ConfigurationError,
@@ -27,6 +26,7 @@ from product_sync.orchestration.resources import Listener
 from product_sync.reports import SyncReport, ValidationReport
 from product_sync.session import lock_holder
 from product_sync.settings import TargetAddress, mapping_path, state_root
+from product_sync.written_rows import load_result
 
 _READ = {
     dg.DagsterEventType.ASSET_MATERIALIZATION,
@@ -131,8 +131,7 @@ def _tell_interrupted_load(report: SyncReport) -> None:
 
     How many batches were not attempted stays unknown.
     """
-    files = find_run(state_root(os.environ), report.run_id or "")
-    done = (files.read_json(LOAD_RESULT) if files else None) or {}
+    done = load_result(state_root(os.environ), report.run_id) or {}
     for name in _DONE.intersection(done):
         setattr(report, name, done[name])
 
