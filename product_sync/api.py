@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from product_sync.adapters.state import TARGET_ROWS, VERIFIED_TARGET_ROWS
-from product_sync.core.errors import ProductSyncError, SyncOverdue
+from product_sync.core.errors import ChecksFailed, ConfigurationError, ProductSyncError, SyncOverdue
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import head_start
 from product_sync.lean import no_garbage
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def sync(
     *,
     dry_run: bool = False,
+    check: bool = False,
     batch_size: int | None = None,
     batch_delay_ms: int | None = None,
     pacing: Literal["fixed", "adaptive"] | None = None,
@@ -48,6 +49,7 @@ def sync(
     retry_s: float | None = None,
     max_isolated_rows: int | None = None,
     max_delete_share: float | None = None,
+    quarantine_budget: float | None = None,
     probe: bool | None = None,
     plan: str | None = None,
     max_plan_age_s: float | None = None,
@@ -61,7 +63,7 @@ def sync(
     Arguments are those of `settings.SyncSettings`, which gives units and bounds; what is left out comes from the
     environment, then the defaults. ``on_progress`` hears of every stage. ``instance`` is where the run is recorded:
     that of DAGSTER_HOME, or a local one in the state folder. With ``read_ahead`` another process begins to read while
-    this one is still importing Dagster.
+    this one is still importing Dagster. ``check`` makes a dry run fail with `ChecksFailed` where the sync would be red.
 
     The report's ``failure`` is a `ConfigurationError` or `NotAttempted` if something stood in the way, `ChecksFailed`
     or `LoadStopped` if the result is not what it should be, `SyncCancelled` after SIGINT or SIGTERM; its counts are
@@ -73,17 +75,23 @@ def sync(
         "accept_source_count": accept_source_count, "accept_changes": accept_changes,
         "settle_seconds": settle_seconds, "source_recheck_after_s": source_recheck_after_s, "retry_s": retry_s,
         "max_isolated_rows": max_isolated_rows, "max_delete_share": max_delete_share, "probe": probe,
+        "quarantine_budget": quarantine_budget,
         "plan": plan, "max_plan_age_s": max_plan_age_s, "max_drift_growth": max_drift_growth,
         "pacing": pacing, "target_batch_s": target_batch_s, "max_duty": max_duty,
     }  # fmt: skip
     report = SyncReport(dry_run=dry_run, plan_id=plan)
     with _telling(report, "product_sync", instance), _ending(report):
         SyncSettings.resolve(os.environ, switches)
+        if check and not dry_run:
+            raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
         _check_both_addresses()
         with _running(TARGET_ROWS, on_progress, instance, read_ahead) as (run_id, listener, recorded):
             from product_sync.orchestration import running
 
             running.run_sync(recorded, run_id, switches, report, listener)
+    if check and report.would_pass is False and report.failure is None:
+        # After `_telling`: the dry run itself has succeeded, so nobody is alerted.
+        report.failure = ChecksFailed(report.prediction or "", hint="Nothing was written.")
     return report
 
 

@@ -52,12 +52,13 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
+@click.option("--check", is_flag=True, help="With --dry-run: exit 1 where the sync would fail its checks.")
 @click.option("--plan", metavar="ID", help="Execute the plan that a dry run has made, and nothing else.")
 @click.option("--batch-size", type=int, metavar="ROWS", help="Rows per transaction, 1 to 100000 [SYNC_BATCH_SIZE, 100]")
 @click.option("--delay-ms", type=int, metavar="MS", help="Pause between batches [SYNC_BATCH_DELAY_MS, 100]")
 @click.option("--pacing", type=click.Choice(["fixed", "adaptive"]), help="How the load rests [SYNC_PACING, fixed]")
 @click.option("--extra", type=click.Choice(["report", "delete"]), help="Products only the cart has [report]")
-@click.option("--accept-source-count", type=int, metavar="N", help="Let a source through that shrank to N documents.")
+@click.option("--accept-source-count", type=int, metavar="N", help="Accept a source of at least N documents.")
 @click.option("--accept-changes", is_flag=True, help="Let more than half of the target be overwritten.")
 @_json_option
 def sync(as_json: bool, delay_ms: int | None, **options: Any) -> None:

@@ -56,7 +56,10 @@ def judge_result(session: Session) -> Judgement:
         verdicts.target_matches_source(verification),
         verdicts.no_extra_products(verification, verification.extra_ids, kept),
         verdicts.quarantine_within_budget(
-            verification.quarantined, verification.source_count, _by_reason(session, verification)
+            verification.quarantined,
+            verification.source_count,
+            _by_reason(session, verification),
+            session.settings.quarantine_budget,
         ),
     ]
     if not loaded or not all(_passes(verdict) for verdict in [*judged, judge_load(session)]):

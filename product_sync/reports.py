@@ -28,7 +28,7 @@ class Report:
     failure: ProductSyncError | None = field(default=None, repr=False)
 
     #: Fields for people and scripts that the JSON answer leaves out.
-    _NOT_IN_JSON = frozenset({"failure", "first_differences", "first_quarantined"})
+    _NOT_IN_JSON = frozenset({"failure", "first_differences", "first_quarantined", "prediction"})
 
     @property
     def error(self) -> ErrorInfo | None:
@@ -54,12 +54,30 @@ class Report:
         return content
 
 
+@dataclass(frozen=True, slots=True)
+class PredictedCheck:
+    """What a check would say of a sync that starts now. ``severity`` is ERROR or WARN; only ERROR turns a sync red."""
+
+    check: str
+    passed: bool
+    severity: str
+    description: str
+
+    @property
+    def would_fail(self) -> bool:
+        return not self.passed and self.severity == "ERROR"
+
+
 @dataclass(kw_only=True)
 class SyncReport(Report):
     """One run of the sync. Counts are rows; ``duration_s`` and ``estimated_s`` are seconds.
 
     ``plan_id`` is the plan that a dry run has made or that the run executes; ``skipped_since_plan`` its rows that had
     changed since.
+
+    Of a dry run: ``would_pass`` says whether a sync that starts now would pass the checks that can be predicted, and
+    ``predicted_checks`` what each of them would say; ``lacking`` are the privileges that the load would need and the
+    role has not; ``no_estimate_because`` says why there is no ``estimated_s``. In a sync they are ``None``.
 
     ``missing``, ``changed`` and ``extra`` are what the diff found, without the quarantined products; ``in_flight``
     are differences that were on their way when the result was verified. ``valid`` says that nothing was missing or
@@ -89,9 +107,15 @@ class SyncReport(Report):
     not_attempted_batches: int | None = None
     duration_s: float | None = None
     estimated_s: float | None = None
+    no_estimate_because: str | None = None
+    lacking: list[str] | None = None
+    would_pass: bool | None = None
+    predicted_checks: list[PredictedCheck] | None = None
     valid: bool | None = None
     first_differences: list[dict[str, str]] = field(default_factory=list, repr=False)
     first_quarantined: list[dict[str, str]] = field(default_factory=list, repr=False)
+    #: Of a dry run: whether a sync would pass or fail and why, in one sentence.
+    prediction: str | None = field(default=None, repr=False)
 
 
 @dataclass(kw_only=True)

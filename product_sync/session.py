@@ -23,7 +23,7 @@ from product_sync.adapters.postgres.writer import PostgresWriter
 from product_sync.adapters.state import RunFiles, StateFolder
 from product_sync.core import quarantine, verdicts
 from product_sync.core.both_sides import BothFiles, snapshot_both
-from product_sync.core.deletion import DeletionFacts
+from product_sync.core.deletion import DeletionFacts, obstacle
 from product_sync.core.diff import DiffCounts, Difference, changed_columns, diff, first_differences
 from product_sync.core.dry_run import Estimate, estimate, not_probed
 from product_sync.core.errors import AccessDenied, NotAttempted
@@ -33,6 +33,7 @@ from product_sync.core.load_result import BatchFailure, LoadResult, Stop
 from product_sync.core.mapping import load_mapping
 from product_sync.core.model import Op, Reason, SourceId
 from product_sync.core.pacing import Pacing
+from product_sync.core.prediction import Prediction, predict
 from product_sync.core.progress import OnProgress, Progress
 from product_sync.core.retry import RetryPolicy
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
@@ -69,7 +70,8 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Preview:
     """What a load would do. ``estimate.seconds`` is measured, or ``None`` with the reason why not; ``lacking`` names
-    the privileges that the load would need and the role has not; ``plan_id`` is what the diff is kept as."""
+    the privileges that the load would need and the role has not; ``plan_id`` is what the diff is kept as;
+    ``prediction`` says which checks a sync would fail."""
 
     counts: DiffCounts
     estimate: Estimate
@@ -77,6 +79,7 @@ class Preview:
     rejects_by_reason: Mapping[Reason, int]
     lacking: str
     plan_id: str
+    prediction: Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +218,29 @@ class Session:
         replace(self.settings, dry_run=True)
         todo, target = self._plan(), self._target_health()
         lacking = self._lacking(todo.counts, target.privileges)
+        by_reason = quarantine.summary(todo.source.path(state.REJECTS))
         return Preview(
             todo.counts,
             self._estimate(todo, target, lacking),
             first_differences(todo.path, self.layout, SHOWN),
-            quarantine.summary(todo.source.path(state.REJECTS)),
+            by_reason,
             ", ".join(lacking),
             approved.keep(self.folder, todo, self.settings.extra),
+            self._predict(todo, target, by_reason),
+        )
+
+    def _predict(self, todo: Plan, target: TargetHealth, by_reason: Mapping[Reason, int]) -> Prediction:
+        """What the checks would say of a sync that starts now."""
+        facts, denied = self._deletion_facts(todo, target), self._denied(todo.counts, target)
+        return predict(
+            todo.counts,
+            source=self.judge_source(todo.source),
+            change=self.judge_change(),
+            lacking=str(denied or ""),
+            quarantined_by_reason={**_by_code(by_reason), "kept_out_by_database": todo.counts.refused},
+            quarantine_budget=self.settings.quarantine_budget,
+            deletes=facts is not None,
+            deletion_obstacle=obstacle(facts) if facts else None,
         )
 
     def load(self) -> LoadResult:
@@ -360,14 +379,20 @@ class Session:
 
     def _require_privileges(self, counts: DiffCounts, target: TargetHealth) -> None:
         """Say before the first batch what the last one would find out. Raises `AccessDenied`."""
-        if lacking := self._lacking(counts, target.privileges):
-            table, role, names = self.layout.table.qualified_name, target.server.role, ", ".join(lacking)
-            # The others are lacking too, but nobody asked for them.
-            because = [right for right in target.privileges.lacking if right.startswith(("USAGE", *lacking))]
-            raise AccessDenied(
-                f"The role {role!r} may not {names} on {table}: it lacks {'; '.join(because)}.",
-                hint=f"GRANT {names} ON {table} TO {role};",
-            )
+        if denied := self._denied(counts, target):
+            raise denied
+
+    def _denied(self, counts: DiffCounts, target: TargetHealth) -> AccessDenied | None:
+        lacking = self._lacking(counts, target.privileges)
+        if not lacking:
+            return None
+        table, role, names = self.layout.table.qualified_name, target.server.role, ", ".join(lacking)
+        # The others are lacking too, but nobody asked for them.
+        because = [right for right in target.privileges.lacking if right.startswith(("USAGE", *lacking))]
+        return AccessDenied(
+            f"The role {role!r} may not {names} on {table}: it lacks {'; '.join(because)}.",
+            hint=f"GRANT {names} ON {table} TO {role};",
+        )
 
     def _deletion_facts(self, todo: Plan, target: TargetHealth) -> DeletionFacts | None:
         if self.settings.extra != "delete":
@@ -381,15 +406,15 @@ class Session:
         )
 
     def _estimate(self, todo: Plan, target: TargetHealth, lacking: list[str]) -> Estimate:
-        obstacle = ""
+        because = ""
         if not self.settings.probe:
-            obstacle = "The probe is turned off."
+            because = "The probe is turned off."
         elif target.triggers:
-            obstacle = f"The table has triggers, which a probe would fire: {', '.join(target.triggers)}."
+            because = f"The table has triggers, which a probe would fire: {', '.join(target.triggers)}."
         elif lacking:
-            obstacle = f"The role {target.server.role!r} lacks {', '.join(lacking)}."
-        if obstacle:
-            return not_probed(todo.path, self._expected_pacing, obstacle)
+            because = f"The role {target.server.role!r} lacks {', '.join(lacking)}."
+        if because:
+            return not_probed(todo.path, self._expected_pacing, because)
         try:
             with self.source() as source, self._writer() as writer:
                 return estimate(
@@ -404,6 +429,10 @@ class Session:
                 )
         except NotAttempted as error:
             return not_probed(todo.path, self._expected_pacing, error.message)
+
+
+def _by_code(by_reason: Mapping[Reason, int]) -> dict[str, int]:
+    return {str(reason): count for reason, count in by_reason.items()}
 
 
 def _load_result(content: dict[str, Any]) -> LoadResult:

@@ -20,12 +20,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from product_sync.core.adaptive_pacing import DEFAULT_MAX_DUTY, DEFAULT_TARGET_S, AdaptiveSettings
 from product_sync.core.errors import ConfigurationError
 from product_sync.core.mapping import DEFAULT_MAPPING
-from product_sync.core.pacing import DEFAULT_BATCH_SIZE, DEFAULT_PAUSE_MS, checked_batch_size, checked_pause_ms
+from product_sync.core.pacing import DEFAULT_BATCH_SIZE, DEFAULT_PAUSE_MS, MAX_BATCH_SIZE, MIN_BATCH_SIZE
 
 SOURCE_URL, SOURCE_USER, SOURCE_PASSWORD = "PRODUCT_SERVICE_MONGODB_URL", "MONGO_USER", "MONGO_PASSWORD"
 TARGET_URL = "CART_DB_URL"
 BATCH_SIZE, BATCH_DELAY_MS = "SYNC_BATCH_SIZE", "SYNC_BATCH_DELAY_MS"
 PACING = "SYNC_PACING"
+QUARANTINE_BUDGET = "SYNC_QUARANTINE_BUDGET"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
 STATE, MAPPING = "PRODUCT_SYNC_STATE", "PRODUCT_SYNC_MAPPING"
 FRESH_MINUTES, OWNERS, DOCS_URL = "PRODUCT_SYNC_FRESH_MINUTES", "PRODUCT_SYNC_OWNERS", "PRODUCT_SYNC_DOCS_URL"
@@ -84,13 +85,14 @@ class SyncSettings:
     ``batch_size`` rows per transaction; ``batch_delay_ms`` milliseconds between batches; with ``pacing`` ``adaptive``
     instead of ``fixed``, batches are sized to take ``target_batch_s`` seconds of the target, after a first one of
     ``batch_size`` rows, and it works for the load at most the share ``max_duty`` of the time, less under pressure;
-    ``extra`` is ``report`` or ``delete``; ``accept_source_count`` lets a source through that has shrunk to at least
-    so many documents; ``accept_changes`` lets more than half of the target be overwritten; ``settle_seconds`` between
+    ``extra`` is ``report`` or ``delete``; ``accept_source_count`` accepts a source of at least so many documents, even
+    if it has shrunk; ``accept_changes`` lets more than half of the target be overwritten; ``settle_seconds`` between
     two readings of a difference; ``source_recheck_after_s`` seconds after which rows to insert are read again;
     ``retry_s`` seconds for which one batch is retried; ``max_isolated_rows`` refused rows that stop a run;
-    ``max_delete_share`` of the target above which no extra row is deleted; ``probe`` runs and rolls back a first
-    batch in a dry run; ``plan`` is the id of a dry run's plan, which then is all that is executed, unless it is older
-    than ``max_plan_age_s`` seconds or the drift has grown since by more than ``max_drift_growth`` of it.
+    ``max_delete_share`` of the target above which no extra row is deleted; ``quarantine_budget`` is the share of the
+    source above which quarantined documents turn a run red; ``probe`` runs and rolls back a first batch in a dry run;
+    ``plan`` is the id of a dry run's plan, which then is all that is executed, unless it is older than
+    ``max_plan_age_s`` seconds or the drift has grown since by more than ``max_drift_growth`` of it.
     """
 
     dry_run: bool = False
@@ -107,27 +109,24 @@ class SyncSettings:
     retry_s: float = 60.0
     max_isolated_rows: int = 1_000
     max_delete_share: float = 0.05
+    quarantine_budget: float = 0.01
     probe: bool = True
     plan: str | None = None
     max_plan_age_s: float = OLDEST_PLAN_S
     max_drift_growth: float = 0.2
 
     def __post_init__(self) -> None:
-        checked_batch_size(self.batch_size, name=f"batch_size ({BATCH_SIZE})")
-        checked_pause_ms(self.batch_delay_ms, name=f"batch_delay_ms ({BATCH_DELAY_MS})")
+        for name, (low, high, unit) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None:
+                _check_number(name, value, low, high, unit, whole=name in _WHOLE)
+        for name in ("dry_run", "accept_changes", "probe"):
+            _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "`true` or `false`")
         _check(self.pacing in ("fixed", "adaptive"), f"pacing ({PACING})", self.pacing, "`fixed` or `adaptive`")
         AdaptiveSettings(self.target_batch_s, self.max_duty, self.batch_size)
         _check(self.extra in ("report", "delete"), "extra", self.extra, "`report` or `delete`")
-        _check(self.settle_seconds >= 0, "settle_seconds", self.settle_seconds, "0 or more seconds")
-        _check(self.source_recheck_after_s >= 0, "source_recheck_after_s", self.source_recheck_after_s, "0 or more")
-        _check(self.retry_s >= 0, "retry_s", self.retry_s, "0 or more seconds")
-        _check(self.max_isolated_rows >= 0, "max_isolated_rows", self.max_isolated_rows, "0 or more rows")
-        _check(0 <= self.max_delete_share <= 1, "max_delete_share", self.max_delete_share, "a share from 0 to 1")
         _check(self.plan is None or _is_run_id(self.plan), "plan", self.plan, "the plan_id that a dry run printed")
         _check(not (self.plan and self.dry_run), "plan", self.plan, "either a plan to execute or a dry run, not both")
-        age, longest = self.max_plan_age_s, _LONGEST_PLAN_AGE_S
-        _check(0 <= age <= longest, "max_plan_age_s", age, f"0 to {longest:.0f} seconds: plans are kept for a day")
-        _check(self.max_drift_growth >= 0, "max_drift_growth", self.max_drift_growth, "a share, 0 or more")
 
     @classmethod
     def resolve(cls, env: Environment, overrides: Mapping[str, Any]) -> SyncSettings:
@@ -136,10 +135,35 @@ class SyncSettings:
             "batch_size": _whole(env, BATCH_SIZE, "rows per batch"),
             "batch_delay_ms": _whole(env, BATCH_DELAY_MS, "milliseconds between batches"),
             "pacing": env.get(PACING, "").strip() or None,
+            "quarantine_budget": _share(env, QUARANTINE_BUDGET),
         }
         values.update({name: value for name, value in overrides.items() if name in SETTING_NAMES and value is not None})
         return cls(**{name: value for name, value in values.items() if value is not None})
 
+
+#: The bounds of each numeric setting, both included, and the unit.
+_BOUNDS: Mapping[str, tuple[float, float, str]] = {
+    "batch_size": (MIN_BATCH_SIZE, MAX_BATCH_SIZE, "rows per batch"),
+    "batch_delay_ms": (0, 3_600_000, "milliseconds"),
+    "target_batch_s": (0, 60, "seconds"),
+    "max_duty": (0, 1, "share of the time"),
+    "accept_source_count": (0, 1_000_000_000_000, "documents"),
+    "settle_seconds": (0, 3_600, "seconds"),
+    "source_recheck_after_s": (0, 86_400, "seconds"),
+    "retry_s": (0, 86_400, "seconds"),
+    "max_isolated_rows": (0, 1_000_000_000_000, "rows"),
+    "max_delete_share": (0, 1, "share of the target"),
+    "quarantine_budget": (0, 1, "share of the source"),
+    "max_plan_age_s": (0, _LONGEST_PLAN_AGE_S, "seconds: plans are kept for a day"),
+    "max_drift_growth": (0, 1_000_000, "share of the plan"),
+}
+_WHOLE = frozenset({"batch_size", "batch_delay_ms", "accept_source_count", "max_isolated_rows"})
+#: How a person may have said it: the variable, where there is one.
+_VARIABLES: Mapping[str, str] = {
+    "batch_size": BATCH_SIZE,
+    "batch_delay_ms": BATCH_DELAY_MS,
+    "quarantine_budget": QUARANTINE_BUDGET,
+}
 
 SETTING_NAMES = frozenset(item.name for item in fields(SyncSettings))
 
@@ -283,6 +307,17 @@ def _whole(env: Environment, name: str, form: str) -> int | None:
         raise AssertionError from None
 
 
+def _share(env: Environment, name: str) -> float | None:
+    text = env.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        _check(False, name, text, "a number from 0 to 1")
+        raise AssertionError from None
+
+
 def _minutes(env: Environment, name: str, *, default: float) -> float:
     text = env.get(name, "").strip()
     if not text:
@@ -317,6 +352,14 @@ def _is_run_id(text: str) -> bool:
         return str(UUID(text)) == text
     except ValueError:
         return False
+
+
+def _check_number(name: str, value: object, low: float, high: float, unit: str, *, whole: bool) -> None:
+    """Refuse what is no number, such as a boolean or NaN, and what lies outside of the bounds."""
+    kinds = int if whole else (int, float)
+    holds = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+    shown = f"{name} ({_VARIABLES[name]})" if name in _VARIABLES else name
+    _check(holds, shown, value, f"{'a whole number' if whole else 'a number'} from {low:g} to {high:.0f} ({unit})")
 
 
 def _check(holds: bool, name: str, value: object, form: str) -> None:

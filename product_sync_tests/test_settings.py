@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,19 @@ from product_sync.settings import (
     mapping_path,
     state_root,
 )
+
+WHOLE_NUMBERS = {"batch_size", "batch_delay_ms", "accept_source_count", "max_isolated_rows"}
+#: Settings that a person gives as a number. New ones belong here: the test below compares this with the declaration.
+NUMBERS = {
+    "target_batch_s", "max_duty", "settle_seconds", "source_recheck_after_s", "retry_s", "max_delete_share",
+    "quarantine_budget", "max_plan_age_s", "max_drift_growth", *WHOLE_NUMBERS,
+}  # fmt: skip
+ABOVE_ZERO = {"batch_size", "target_batch_s", "max_duty"}
+
+
+def test_every_number_is_known_to_the_tests_of_the_bounds() -> None:
+    kinds = {item.name: str(item.type) for item in fields(SyncSettings)}
+    assert {name for name, kind in kinds.items() if "int" in kind or "float" in kind} == NUMBERS
 
 
 class TestSyncSettings:
@@ -54,22 +69,36 @@ class TestSyncSettings:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("batch_delay_ms", -1),
+            ("dry_run", "yes"),
+            ("accept_changes", 1),
+            ("probe", "false"),
             ("extra", "remove"),
-            ("settle_seconds", -0.1),
-            ("source_recheck_after_s", -1),
-            ("retry_s", -1),
-            ("max_isolated_rows", -1),
             ("pacing", "slow"),
             ("target_batch_s", 0),
             ("max_duty", 0),
+            ("quarantine_budget", -0.01),
             ("max_delete_share", 1.1),
-            ("max_delete_share", float("nan")),
+            *((name, value) for name in NUMBERS for value in (-1, 10**30, True, "7")),
+            *((name, value) for name in NUMBERS - WHOLE_NUMBERS for value in (math.nan, math.inf)),
+            *((name, 1.5) for name in WHOLE_NUMBERS),
         ],
     )
-    def test_every_bound_is_kept(self, name: str, value: object) -> None:
-        with pytest.raises(ConfigurationError, match=name):
+    def test_every_bound_is_kept_and_named(self, name: str, value: object) -> None:
+        with pytest.raises(ConfigurationError, match=name) as refused:
             SyncSettings.resolve({}, {name: value})
+        assert f"{value}" in refused.value.message
+
+    @pytest.mark.parametrize(("name", "value"), [*((name, 0) for name in NUMBERS - ABOVE_ZERO), ("retry_s", 86_400)])
+    def test_the_bounds_themselves_are_allowed(self, name: str, value: float) -> None:
+        assert getattr(SyncSettings.resolve({}, {name: value}), name) == value
+
+    def test_the_budget_of_the_quarantine_may_stand_in_the_environment(self) -> None:
+        env = {"SYNC_QUARANTINE_BUDGET": "0.2"}
+        assert SyncSettings.resolve(env, {}).quarantine_budget == 0.2
+        assert SyncSettings.resolve(env, {"quarantine_budget": 0.0}).quarantine_budget == 0
+        for text in ("2", "nan", "a lot"):
+            with pytest.raises(ConfigurationError, match=f"SYNC_QUARANTINE_BUDGET.* is .*{text}"):
+                SyncSettings.resolve({"SYNC_QUARANTINE_BUDGET": text}, {})
 
 
 class TestSchedule:

@@ -17,7 +17,6 @@ from product_sync.core.verify import Verification
 MAX_SHRINK = 0.20
 MASS_CHANGE_ROWS = 100
 MASS_CHANGE_SHARE = 0.5
-QUARANTINE_BUDGET = 0.01
 
 
 class Severity(StrEnum):
@@ -150,9 +149,12 @@ def every_batch_loaded(result: LoadResult) -> Verdict:
     )
 
 
-def quarantine_within_budget(quarantined: int, source_count: int, by_reason: Mapping[str, int]) -> Verdict:
-    """No document is in quarantine; over 1 % of the source it is an error. ``by_reason`` counts documents by code."""
-    over = quarantined > QUARANTINE_BUDGET * source_count
+def quarantine_within_budget(
+    quarantined: int, source_count: int, by_reason: Mapping[str, int], budget: float
+) -> Verdict:
+    """No document is in quarantine; more than the share ``budget`` of the source is an error. ``by_reason`` counts
+    documents by code."""
+    over = quarantined > budget * source_count
     if quarantined == 0:
         description = "No document is in quarantine."
     else:
@@ -162,7 +164,7 @@ def quarantine_within_budget(quarantined: int, source_count: int, by_reason: Map
             " Look at them in quarantined_products and mend them in the source."
         )
         if over:
-            description += f" That is more than {QUARANTINE_BUDGET:.0%}."
+            description += f" That is more than {_percent(budget)} of the source, which quarantine_budget allows."
     return Verdict(
         "quarantine_within_budget",
         quarantined == 0,
@@ -191,6 +193,10 @@ def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kep
         {"extra": extra, "kept_referenced": kept_referenced},
         description,
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _count(number: int, singular: str, plural: str = "") -> str:

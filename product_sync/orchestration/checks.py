@@ -67,7 +67,7 @@ def every_batch_loaded(context: dg.AssetCheckExecutionContext, sync: SyncResourc
             names.QUARANTINE_WITHIN_BUDGET,
             asset=names.QUARANTINE,
             blocking=True,
-            description="At most 1 % of the source is quarantined.",
+            description="At most quarantine_budget of the source (1 % by default) is quarantined.",
         ),
     ],
     can_subset=True,

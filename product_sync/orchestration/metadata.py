@@ -15,6 +15,7 @@ from product_sync.core.load_result import LoadResult
 from product_sync.core.model import Op
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.core.tables import row_count
+from product_sync.core.verdicts import Verdict
 from product_sync.core.verify import Verification
 from product_sync.drift_report import DriftReport
 from product_sync.orchestration.names import STATE_KEY
@@ -67,6 +68,7 @@ def preview_metadata(session: Session, preview: Preview) -> Metadata:
     rejects = session.first_rejects() if preview.rejects_by_reason else []
     return {
         "plan_id": preview.plan_id,
+        "prediction": preview.prediction.sentence,
         **_numbers(preview.counts),
         "inserted": 0,
         "updated": 0,
@@ -75,11 +77,22 @@ def preview_metadata(session: Session, preview: Preview) -> Metadata:
         "estimated_s": None if preview.estimate.seconds is None else _rounded(preview.estimate.seconds),
         "estimate": preview.estimate.because or "measured: the first batch was run and rolled back",
         "privileges": preview.lacking or "sufficient",
+        "predicted_checks": dg.MetadataValue.json([as_record(verdict) for verdict in preview.prediction.verdicts]),
         **by_kind(preview.first),
         "quarantined_by_reason": by_name(preview.rejects_by_reason),
         "first_quarantined": entries(rejects),
         "first_differences": whole_differences(preview.first),
         "quarantine_entries": whole_entries(rejects),
+    }
+
+
+def as_record(verdict: Verdict) -> dict[str, str | bool]:
+    """A verdict as it is kept for programs."""
+    return {
+        "check": verdict.check,
+        "passed": verdict.passed,
+        "severity": str(verdict.severity),
+        "description": verdict.description,
     }
 
 

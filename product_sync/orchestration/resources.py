@@ -94,7 +94,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         default=None, description="`report` or `delete` products that only the target has. Default: report."
     )
     accept_source_count: int | None = Field(
-        default=None, description="Let a source through that has shrunk to no fewer than this many documents."
+        default=None, description="Accept a source of at least this many documents, even if it has shrunk by 20 %."
     )
     accept_changes: bool | None = Field(default=None, description="Let more than half of the target be overwritten.")
     settle_seconds: float | None = Field(
@@ -111,6 +111,11 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     )
     max_delete_share: float | None = Field(
         default=None, description="Share of the target, 0 to 1, above which no extra product is deleted. Default: 0.05."
+    )
+    quarantine_budget: float | None = Field(
+        default=None,
+        description="Share of the source, 0 to 1, above which quarantined documents turn the run red."
+        " SYNC_QUARANTINE_BUDGET, else 0.01.",
     )
     probe: bool | None = Field(
         default=None, description="In a dry run, run a first batch and roll it back. Default: true."

@@ -23,7 +23,7 @@ from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
 from product_sync.orchestration.resources import Listener
-from product_sync.reports import SyncReport, ValidationReport
+from product_sync.reports import PredictedCheck, SyncReport, ValidationReport
 from product_sync.session import lock_holder
 from product_sync.settings import TargetAddress, mapping_path, state_root
 from product_sync.written_rows import load_result
@@ -80,6 +80,8 @@ def run_sync(
         report.plan_id = recorded.text("plan_id") or report.plan_id
         report.first_differences = recorded.lines("first_differences", DIFFERENCE)
         report.first_quarantined = recorded.lines("quarantine_entries", ENTRY)
+        if report.dry_run:
+            recorded.tell_prediction(report)
         if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
             report.valid = matches.passed
             report.in_flight = _plain(matches)["in_flight"]
@@ -188,6 +190,24 @@ class _Recorded:
         value = self._metadata.get(name)
         found = value.value if isinstance(value, dg.JsonMetadataValue) else None
         return [{key: text(line[key]) for key in keys} for line in found] if isinstance(found, list) else []
+
+    def tell_prediction(self, report: SyncReport) -> None:
+        """Fill in what a dry run says of the sync; where a check stopped the dry run, only the checks up to it."""
+        value = self._metadata.get("predicted_checks")
+        if isinstance(value, dg.JsonMetadataValue) and isinstance(value.value, list):
+            report.predicted_checks = [PredictedCheck(**record) for record in value.value]
+            lacking = self.text("privileges")
+            report.lacking = lacking.split(", ") if lacking != "sufficient" else []
+            report.prediction = self.text("prediction")
+            report.no_estimate_because = self.text("estimate") if report.estimated_s is None else None
+        elif self._checks:
+            report.predicted_checks = [
+                PredictedCheck(check.check_name, check.passed, check.severity.value, check.description or "")
+                for check in self._checks.values()
+            ]
+        if report.predicted_checks is not None:
+            failed = any(check.would_fail for check in report.predicted_checks)
+            report.would_pass = not failed if failed or report.lacking is not None else None
 
     def check(self, name: str) -> dg.AssetCheckEvaluation | None:
         return self._checks.get(name)

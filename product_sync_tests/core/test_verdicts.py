@@ -109,10 +109,17 @@ def test_every_batch_loaded_passes_only_without_failed_or_unattempted_batches() 
 def test_quarantine_warns_and_over_one_per_cent_it_is_an_error(
     quarantined: int, passed: bool, severity: Severity
 ) -> None:
-    verdict = quarantine_within_budget(quarantined, 1_000, {"not_exact": quarantined})
+    verdict = quarantine_within_budget(quarantined, 1_000, {"not_exact": quarantined}, 0.01)
     assert (verdict.passed, verdict.severity) == (passed, severity)
     assert verdict.numbers == {"quarantined": quarantined, "source_count": 1_000, "not_exact": quarantined}
     assert ("not_exact" in verdict.description) == (quarantined > 0)
+    assert ("more than 1 % of the source" in verdict.description) == (severity is Severity.ERROR)
+
+
+def test_a_larger_quarantine_budget_turns_the_error_into_a_warning() -> None:
+    assert quarantine_within_budget(25, 1_000, {}, 0.025).severity is Severity.WARN
+    assert "more than 2.5 % of the source" in quarantine_within_budget(26, 1_000, {}, 0.025).description
+    assert quarantine_within_budget(1, 1_000, {}, 0).severity is Severity.ERROR
 
 
 def test_extra_rows_are_a_warning_only() -> None:

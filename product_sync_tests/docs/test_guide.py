@@ -75,6 +75,7 @@ def defaults() -> dict[str, object]:
         settings.BATCH_SIZE: sync.batch_size,
         settings.BATCH_DELAY_MS: sync.batch_delay_ms,
         settings.PACING: sync.pacing,
+        settings.QUARANTINE_BUDGET: sync.quarantine_budget,
         settings.CRON: schedule.cron,
         settings.TIME_ZONE: schedule.time_zone,
         settings.ENABLE_SCHEDULER: schedule.enabled,

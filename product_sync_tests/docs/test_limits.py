@@ -29,7 +29,6 @@ def share(value: float) -> str:
     [
         ("settings.md", f"a source that shrank by {share(verdicts.MAX_SHRINK)}"),
         ("settings.md", f"more than {verdicts.MASS_CHANGE_ROWS} rows and half of the target overwritten"),
-        ("settings.md", f"a quarantine over {share(verdicts.QUARANTINE_BUDGET)} of the source"),
         ("settings.md", f"{_WORDS[DEFAULT_POLICY.failures_in_row]} failing batches in a row"),
         ("settings.md", f"or {share(DEFAULT_POLICY.isolated_share)} of the planned ones"),
         ("settings.md", f"1 to {pacing.MAX_BATCH_SIZE}, and {batching.MAX_BATCH_BYTES // 2**20} MiB at most"),
@@ -38,7 +37,7 @@ def share(value: float) -> str:
         ("errors.md", f"{_WORDS[DEFAULT_POLICY.failures_in_row]} batches in a row fail"),
         ("errors.md", f"they are more than {share(_SETTINGS.max_delete_share)} of the target"),
         ("quarantine.md", f"the first {EXCERPT_LENGTH} characters"),
-        ("quarantine.md", f"red over {share(verdicts.QUARANTINE_BUDGET)} of the source"),
+        ("quarantine.md", f"red over {share(_SETTINGS.quarantine_budget)} of the source"),
         ("plan.md", f"({share(_SETTINGS.max_drift_growth)} of the plan)"),
         ("plan.md", f"Plans are kept for {'a day' if state.KEPT_PLANS.days == 1 else 'another time'}"),
         ("tuning.md", f"the last {_WORDS[state.KEPT_RUNS]} runs"),
