@@ -22,6 +22,7 @@ from product_sync.core.errors import ChecksFailed, ConfigurationError, ProductSy
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import head_start
 from product_sync.lean import no_garbage
+from product_sync.local_storage import require_local_storage
 from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
 from product_sync.settings import TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 from product_sync.written_rows import correct_exit_status
@@ -85,6 +86,7 @@ def sync(
         if check and not dry_run:
             raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
         _check_both_addresses()
+        require_local_storage(os.environ)
         with _running(TARGET_ROWS, on_progress, instance, read_ahead) as (run_id, listener, recorded):
             from product_sync.orchestration import running
 
@@ -108,6 +110,7 @@ def validate(
     report = ValidationReport()
     with _telling(report, "validate_sync", instance), _ending(report):
         _check_both_addresses()
+        require_local_storage(os.environ)
         with _running(VERIFIED_TARGET_ROWS, on_progress, instance, read_ahead) as (run_id, listener, recorded):
             from product_sync.orchestration import running
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from product_sync.adapters import state
 from product_sync.core import quarantine, verdicts
 from product_sync.core.diff import DiffCounts, diff
+from product_sync.core.storage_errors import names_storage
 from product_sync.core.tables import row_count
 from product_sync.core.verdicts import Severity, Verdict
 from product_sync.core.verify import Verification, compare_afresh, confirm
@@ -28,22 +29,26 @@ class Judgement:
     proven: Verification | None
 
 
+@names_storage
 def judge_source(session: Session) -> Verdict:
     """The run's own source snapshot, taken now if it has none."""
     _snapshot_source_once(session)
     return session.judge_source(session.files)
 
 
+@names_storage
 def judge_change(session: Session) -> Verdict:
     """The newest diff, this run's first."""
     return session.judge_change()
 
 
+@names_storage
 def judge_load(session: Session) -> Verdict:
     """The newest load, this run's first."""
     return verdicts.every_batch_loaded(session.loaded())
 
 
+@names_storage
 def judge_result(session: Session) -> Judgement:
     """Whether the target matches the source, what it has too much, and what is quarantined: one reading for all.
 

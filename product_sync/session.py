@@ -37,6 +37,7 @@ from product_sync.core.prediction import Prediction, predict
 from product_sync.core.progress import OnProgress, Progress
 from product_sync.core.retry import RetryPolicy
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
+from product_sync.core.storage_errors import names_storage
 from product_sync.core.tables import RUN_ID, STATE_KEY, TAKEN_AT
 from product_sync.core.timing import SYSTEM_TIMING, Timing
 from product_sync.core.verdicts import Verdict
@@ -107,6 +108,7 @@ class Session:
 
     # Gather.
 
+    @names_storage
     def snapshot_source(self) -> SourceSnapshot:
         """Read every document of the source into this run's files. Raises `StalePlan` if that would be in vain."""
         if self.settings.plan:
@@ -116,11 +118,13 @@ class Session:
         self.files.write_json(state.SOURCE_COUNT, {"documents": snapshot.documents})
         return snapshot
 
+    @names_storage
     def snapshot_target(self, name: str = state.TARGET_ROWS) -> TargetSnapshot:
         """Read every row of the target into this run's file ``name``."""
         read_ahead = self.read_ahead(name)
         return read_ahead if isinstance(read_ahead, TargetSnapshot) else self._read_target(name)
 
+    @names_storage
     def snapshot_both(self, target_file: str) -> tuple[SourceSnapshot, TargetSnapshot]:
         """Read both sides at once into this run's files, the target into ``target_file``."""
         with self.source() as source:
@@ -170,6 +174,7 @@ class Session:
 
     # Decide.
 
+    @names_storage
     def diff(self) -> Found:
         """Compare the newest snapshots, this run's first, and write every difference down.
 
@@ -199,17 +204,20 @@ class Session:
             self.timing.monotonic() - started,
         )
 
+    @names_storage
     def first_rejects(self) -> list[dict[str, Any]]:
         """The first documents of the newest source snapshot that cannot be copied."""
         entries = quarantine.first_entries(self._newest(state.SOURCE_COUNT).path(state.REJECTS), SHOWN)
         return list(entries.to_pylist())
 
+    @names_storage
     def first_differences(self) -> list[Difference]:
         """The first rows of each kind in the newest diff."""
         return first_differences(self._newest(state.DIFF_COUNTS).path(state.DIFF), self.layout, SHOWN)
 
     # Apply.
 
+    @names_storage
     def preview(self) -> Preview:
         """Everything that `load` does, short of writing. The diff is kept as a plan.
 
@@ -243,6 +251,7 @@ class Session:
             deletion_obstacle=obstacle(facts) if facts else None,
         )
 
+    @names_storage
     def load(self) -> LoadResult:
         """Write the differences, and bring the quarantine up to date, also when the load is stopped on its way.
 
@@ -282,21 +291,28 @@ class Session:
         self.files.write_json(state.LOAD_RESULT, asdict(result))
         return result
 
+    @names_storage
     def judge_source(self, run: RunFiles) -> Verdict:
         """Whether the source snapshot of ``run`` looks complete."""
         documents = (run.read_json(state.SOURCE_COUNT) or {})["documents"]
         return verdicts.source_looks_complete(documents, self.folder.read_baseline(), self.settings.accept_source_count)
 
+    @names_storage
     def loaded(self) -> LoadResult:
         """What the newest load did, this run's first."""
         return _load_result(self._newest(state.LOAD_RESULT).read_json(state.LOAD_RESULT) or {})
 
+    @names_storage
     def judge_change(self) -> Verdict:
         """Whether the newest diff, this run's first, is a change that may be written."""
         counts = plan.counts_of(self._newest(state.DIFF_COUNTS))
         return verdicts.change_is_plausible(counts.changed, counts.target_count, self.settings.accept_changes)
 
     # What the steps share.
+
+    @property
+    def state_root(self) -> Path:
+        return self.folder.root
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ PACING = "SYNC_PACING"
 QUARANTINE_BUDGET = "SYNC_QUARANTINE_BUDGET"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
 STATE, MAPPING = "PRODUCT_SYNC_STATE", "PRODUCT_SYNC_MAPPING"
+DAGSTER_HOME = "DAGSTER_HOME"
 FRESH_MINUTES, OWNERS, DOCS_URL = "PRODUCT_SYNC_FRESH_MINUTES", "PRODUCT_SYNC_OWNERS", "PRODUCT_SYNC_DOCS_URL"
 ALERT_URLS, UI_URL = "PRODUCT_SYNC_ALERT_URLS", "PRODUCT_SYNC_UI_URL"
 ALERT_QUIET, ALERT_WARN_QUIET = "PRODUCT_SYNC_ALERT_QUIET_MINUTES", "PRODUCT_SYNC_ALERT_WARN_QUIET_MINUTES"
@@ -250,14 +251,13 @@ class TellingSettings:
     @classmethod
     def from_environment(cls, env: Environment) -> TellingSettings:
         """An alert URL is judged by who sends to it (`adapters.notifier`)."""
-        metrics_file = env.get(METRICS_FILE, "").strip()
         return cls(
             tuple(url for url in _BETWEEN_URLS.split(env.get(ALERT_URLS, "").strip()) if url),
             60.0 * _minutes(env, ALERT_QUIET, default=60.0),
             60.0 * _minutes(env, ALERT_WARN_QUIET, default=1440.0),
             _web_address(env, UI_URL).rstrip("/"),
             _web_address(env, HEARTBEAT_URL),
-            Path(metrics_file).expanduser().absolute() if metrics_file else None,
+            _path(env, METRICS_FILE),
             _web_address(env, METRICS_PUSH_URL),
         )
 
@@ -271,13 +271,26 @@ def mapping_path(env: Environment) -> Path:
 
 
 def state_root(env: Environment) -> Path:
-    """`PRODUCT_SYNC_STATE`; else beside the Dagster instance; else in the user's state folder."""
-    if env.get(STATE):
-        return Path(env[STATE]).expanduser().absolute()
-    if env.get("DAGSTER_HOME"):
-        return Path(env["DAGSTER_HOME"]).expanduser().absolute() / "product_sync_state"
-    base = Path(env["XDG_STATE_HOME"]) if env.get("XDG_STATE_HOME") else Path.home() / ".local" / "state"
-    return base.absolute() / "product_sync"
+    """`PRODUCT_SYNC_STATE`; else beside the Dagster instance; else in the user's state folder. Raises
+    `ConfigurationError` for a user who has none."""
+    if folder := _path(env, STATE):
+        return folder
+    if home := dagster_home(env):
+        return home / "product_sync_state"
+    if base := _path(env, "XDG_STATE_HOME"):
+        return base / "product_sync"
+    try:
+        return Path.home().absolute() / ".local" / "state" / "product_sync"
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{STATE} is not set, and this user has no home directory for the state folder.",
+            hint=f"Set {STATE} to a folder that this user can write to and that stays.",
+        ) from None
+
+
+def dagster_home(env: Environment) -> Path | None:
+    """The folder of Dagster's instance; ``None`` where commands record their runs in the state folder."""
+    return _path(env, DAGSTER_HOME)
 
 
 def duration(text: str, name: str) -> timedelta:
@@ -294,6 +307,20 @@ def _required(env: Environment, name: str, form: str) -> str:
     if value := env.get(name, "").strip():
         return value
     raise ConfigurationError(f"{name} is not set.", hint=f"Expected form: {name}={form}")
+
+
+def _path(env: Environment, name: str) -> Path | None:
+    """An absolute path. ``~`` and ``~user`` are resolved."""
+    text = env.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        _check(False, name, text, "a path; its home directory cannot be determined")
+    except OSError:
+        _check(False, name, text, "an absolute path; the current directory is gone")
+    raise AssertionError
 
 
 def _whole(env: Environment, name: str, form: str) -> int | None:

@@ -13,7 +13,7 @@ import pytest
 from product_sync import judging
 from product_sync.adapters.state import VERIFIED_DIFF, VERIFIED_TARGET_ROWS
 from product_sync.core import diff as diffs
-from product_sync.core.errors import Unreachable
+from product_sync.core.errors import LocalStorageError, Unreachable
 from product_sync.core.pairs import Window, without_equal_pairs
 from product_sync.core.progress import Progress
 from product_sync.core.snapshot import READ_AHEAD_BYTES
@@ -123,6 +123,6 @@ def test_a_comparison_that_fails_ends_the_reading_and_leaves_nothing(
     session = loaded(shop)
     shop.sql(OTHERS, WIDE_BYTES // 6, WIDE)
     session.files.path("source.parquet").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(LocalStorageError, match=r"source\.parquet is gone"):
         judging.judge_result(session)
     assert_nothing_is_left(shop, session)

@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from product_sync.core.errors import ConfigurationError
+from product_sync.adapters.state_access import refused, require_usable
 
 #: How many runs keep their files.
 KEPT_RUNS = 5
@@ -131,16 +131,18 @@ class StateFolder:
         return RunFiles(self.folder / "plans" / plan_id)
 
     def begin(self, run_id: str, now: datetime) -> RunFiles:
-        """The files of this run, its folder made; old ones beyond `KEPT_RUNS` are removed. ``now`` is aware."""
+        """The files of this run, its folder made; old ones beyond `KEPT_RUNS` are removed. ``now`` is aware.
+
+        Raises `ConfigurationError` for a folder that this user cannot use, `LocalStorageError` where there is no room.
+        """
         files = self.run(run_id)
         try:
+            if not files.folder.exists():
+                require_usable(self.root, key=self.key, run_history=False, needed_bytes=self._needed_bytes())
             files.folder.mkdir(parents=True, exist_ok=True)
             files.touch(now)
         except OSError as error:
-            raise ConfigurationError(
-                f"Cannot write to the state folder {self.root}: {error.strerror}.",
-                hint="Set PRODUCT_SYNC_STATE to a folder that this user can write to.",
-            ) from error
+            raise refused(error, self.root) from error
         alive_since = (now - KEPT_AT_LEAST).timestamp()
         for old in self._runs()[KEPT_RUNS:]:
             if old != files.folder and _changed_at(old) < alive_since:
@@ -196,6 +198,12 @@ class StateFolder:
 
     def write_baseline(self, source_count: int, run_id: str) -> None:
         write_json(self.folder / BASELINE, {"source_count": source_count, "run_id": run_id})
+
+    def _needed_bytes(self) -> int:
+        """What the two snapshots of the newest run took: each run writes both sides again."""
+        found = (self.newest(name) for name in (SOURCE_ROWS, TARGET_ROWS))
+        snapshots = zip(found, (SOURCE_ROWS, TARGET_ROWS), strict=True)
+        return sum(run.path(name).stat().st_size for run, name in snapshots if run)
 
     def _runs(self) -> list[Path]:
         folder = self.folder / "runs"

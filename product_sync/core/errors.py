@@ -16,6 +16,7 @@ driver is in ``__cause__``::
     │   ├── SyncAlreadyRunning              another sync holds the lock
     │   ├── TransactionPooling              a pooler would void the lock
     │   └── StalePlan                       the diff is too old, or was made for another target
+    ├── LocalStorageError             3     this machine: the state folder's disk, a file in it, the open files
     ├── WriteError                          raised by a writer for one transaction
     │   ├── TransientError                  retry this batch
     │   │   └── CommitOutcomeUnknown        ... after asking whether it happened
@@ -103,6 +104,14 @@ class TransactionPooling(NotAttempted):
 
 class StalePlan(NotAttempted):
     code = "stale_plan"
+
+
+class LocalStorageError(ProductSyncError):
+    """The state folder cannot be read or written any more, or holds a damaged file. It can happen at any moment of a
+    run; after rows were written the exit status is 1."""
+
+    code = "local_storage"
+    exit_status = 3
 
 
 class WriteError(ProductSyncError):
