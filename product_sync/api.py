@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from product_sync.adapters.state import TARGET_ROWS, VERIFIED_TARGET_ROWS
 from product_sync.core.errors import ChecksFailed, ConfigurationError, ProductSyncError, SyncOverdue
@@ -24,7 +25,7 @@ from product_sync.head_start import head_start
 from product_sync.lean import no_garbage
 from product_sync.local_storage import require_local_storage
 from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
-from product_sync.settings import TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
+from product_sync.settings import MAPPING, TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 from product_sync.written_rows import correct_exit_status
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def sync(
     *,
     dry_run: bool = False,
     check: bool = False,
+    mapping: str | Path | None = None,
     batch_size: int | None = None,
     batch_delay_ms: int | None = None,
     pacing: Literal["fixed", "adaptive"] | None = None,
@@ -72,7 +74,8 @@ def sync(
     the first write has exit status 1. Whatever is no `ProductSyncError` is a bug, and is raised.
     """
     switches = {
-        "dry_run": dry_run, "batch_size": batch_size, "batch_delay_ms": batch_delay_ms, "extra": extra,
+        "mapping": _absolute(mapping), "dry_run": dry_run,
+        "batch_size": batch_size, "batch_delay_ms": batch_delay_ms, "extra": extra,
         "accept_source_count": accept_source_count, "accept_changes": accept_changes,
         "settle_seconds": settle_seconds, "source_recheck_after_s": source_recheck_after_s, "retry_s": retry_s,
         "max_isolated_rows": max_isolated_rows, "max_delete_share": max_delete_share, "probe": probe,
@@ -87,7 +90,7 @@ def sync(
             raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
         _check_both_addresses()
         require_local_storage(os.environ)
-        with _running(TARGET_ROWS, on_progress, instance, read_ahead) as (run_id, listener, recorded):
+        with _running(TARGET_ROWS, switches, on_progress, instance, read_ahead) as (run_id, listener, recorded):
             from product_sync.orchestration import running
 
             running.run_sync(recorded, run_id, switches, report, listener)
@@ -99,6 +102,10 @@ def sync(
 
 def validate(
     *,
+    mapping: str | Path | None = None,
+    settle_seconds: float | None = None,
+    quarantine_budget: float | None = None,
+    accept_source_count: int | None = None,
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
     read_ahead: bool = False,
@@ -107,18 +114,32 @@ def validate(
 
     Takes and answers as `sync` does; the failure is `ChecksFailed` where the two sides do not agree.
     """
+    switches = {
+        "mapping": _absolute(mapping), "settle_seconds": settle_seconds, "quarantine_budget": quarantine_budget,
+        "accept_source_count": accept_source_count,
+    }  # fmt: skip
     report = ValidationReport()
     with _telling(report, "validate_sync", instance), _ending(report):
+        SyncSettings.resolve(os.environ, switches)
         _check_both_addresses()
         require_local_storage(os.environ)
-        with _running(VERIFIED_TARGET_ROWS, on_progress, instance, read_ahead) as (run_id, listener, recorded):
+        with _running(VERIFIED_TARGET_ROWS, switches, on_progress, instance, read_ahead) as (
+            run_id,
+            listener,
+            recorded,
+        ):
             from product_sync.orchestration import running
 
-            running.run_validation(recorded, run_id, report, listener)
+            running.run_validation(recorded, run_id, switches, report, listener)
     return report
 
 
-def stats(*, max_age: timedelta | None = None, instance: dg.DagsterInstance | None = None) -> StatsReport:
+def stats(
+    *,
+    max_age: timedelta | None = None,
+    mapping: str | Path | None = None,
+    instance: dg.DagsterInstance | None = None,
+) -> StatsReport:
     """Count both sides, and look up in ``instance`` the last sync of these two sides that succeeded.
 
     The failure is a `ConfigurationError` or `NotAttempted` where a side cannot be counted, `SyncOverdue` where no sync
@@ -130,7 +151,7 @@ def stats(*, max_age: timedelta | None = None, instance: dg.DagsterInstance | No
         from product_sync.orchestration import history
         from product_sync.session import count_both
 
-        counted = count_both(source, target, mapping_path(os.environ))
+        counted = count_both(source, target, mapping_path(_environment(mapping)))
         report.source_count, report.target_count = counted.source, counted.target
         with _recording(instance) as recorded:
             if last := history.last_successful_sync(recorded, counted.state_key):
@@ -143,7 +164,7 @@ def stats(*, max_age: timedelta | None = None, instance: dg.DagsterInstance | No
     return report
 
 
-def show(product_id: str) -> ProductReport:
+def show(product_id: str, *, mapping: str | Path | None = None) -> ProductReport:
     """Look up one product on both sides, as they are now, and in what the last runs left of it. Writes nothing.
 
     ``product_id`` is the id as the target has it; several documents may have it as their text. The extended JSON of an
@@ -155,11 +176,11 @@ def show(product_id: str) -> ProductReport:
         _check_both_addresses()
         from product_sync.showing import show_product
 
-        show_product(report, os.environ)
+        show_product(report, _environment(mapping))
     return report
 
 
-def doctor() -> DoctorReport:
+def doctor(*, mapping: str | Path | None = None) -> DoctorReport:
     """Look at both connections, each for itself, so that one that is down does not hide the other.
 
     The report's ``failure`` is the first thing that would keep a sync from working.
@@ -167,8 +188,18 @@ def doctor() -> DoctorReport:
     from product_sync.diagnosis import examine
 
     report = DoctorReport()
-    examine(report, os.environ)
+    examine(report, _environment(mapping))
     return report
+
+
+def _absolute(mapping: str | Path | None) -> str | None:
+    """As it is recorded with a run, which may be executed again in another folder."""
+    return None if mapping is None else str(Path(mapping).expanduser().absolute())
+
+
+def _environment(mapping: str | Path | None) -> Mapping[str, str]:
+    """The variables of this process, with this mapping file if one is given."""
+    return os.environ if mapping is None else {**os.environ, MAPPING: str(_absolute(mapping))}
 
 
 def _check_both_addresses() -> tuple[SourceAddress, TargetAddress]:
@@ -200,12 +231,16 @@ def _telling(report: SyncReport | ValidationReport, job: str, instance: dg.Dagst
 
 @contextmanager
 def _running(
-    target_file: str, on_progress: OnProgress, instance: dg.DagsterInstance | None, read_ahead: bool
+    target_file: str,
+    switches: Mapping[str, Any],
+    on_progress: OnProgress,
+    instance: dg.DagsterInstance | None,
+    read_ahead: bool,
 ) -> Iterator[tuple[str, Listener, dg.DagsterInstance]]:
     """The id of a new run, who listens to it, and where it is recorded. ``target_file`` is what it calls its reading
     of the target."""
     run_id = str(uuid.uuid4())
-    with head_start(run_id, target_file) if read_ahead else nullcontext() as begun:
+    with head_start(run_id, target_file, switches["mapping"]) if read_ahead else nullcontext() as begun:
         with no_garbage():
             from product_sync.orchestration import running  # noqa: F401 - all that the run will need
             from product_sync.orchestration.resources import Listener

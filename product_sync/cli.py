@@ -36,6 +36,22 @@ _folder_option = click.option(
     show_default=True,
     help="Data folder.",
 )
+_mapping_option = click.option("--mapping", metavar="FILE", help="Mapping file [PRODUCT_SYNC_MAPPING, the six fields]")
+_settle_option = click.option(
+    "--settle-seconds", type=float, metavar="S", help="Seconds between the two readings of a difference [5]"
+)
+_accept_source_option = click.option(
+    "--accept-source-count",
+    type=int,
+    metavar="N",
+    help="Accept a source of at least N documents, even if it is empty or has shrunk by more than 20 %.",
+)
+_budget_option = click.option(
+    "--quarantine-budget",
+    type=float,
+    metavar="SHARE",
+    help="Share of the source that may be quarantined, 0 to 1 [SYNC_QUARANTINE_BUDGET, 0.01]",
+)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 
 
@@ -52,16 +68,32 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
-@click.option("--check", is_flag=True, help="With --dry-run: exit 1 where the sync would fail its checks.")
+@click.option("--check", is_flag=True, help="With --dry-run: exit 1 where a sync would fail its checks.")
 @click.option("--plan", metavar="ID", help="Execute the plan that a dry run has made, and nothing else.")
+@click.option("--extra", type=click.Choice(["report", "delete"]), help="Extra rows: report or delete [report]")
+@_mapping_option
 @click.option("--batch-size", type=int, metavar="ROWS", help="Rows per transaction, 1 to 100000 [SYNC_BATCH_SIZE, 100]")
 @click.option("--delay-ms", type=int, metavar="MS", help="Pause between batches [SYNC_BATCH_DELAY_MS, 100]")
-@click.option("--pacing", type=click.Choice(["fixed", "adaptive"]), help="How the load rests [SYNC_PACING, fixed]")
-@click.option("--extra", type=click.Choice(["report", "delete"]), help="Products only the cart has [report]")
-@click.option("--accept-source-count", type=int, metavar="N", help="Accept a source of at least N documents.")
+@click.option("--pacing", type=click.Choice(["fixed", "adaptive"]), help="Pacing of the load [SYNC_PACING, fixed]")
+@click.option("--target-batch-s", type=float, metavar="S", help="Adaptive: seconds of the target per batch [0.006]")
+@click.option("--max-duty", type=float, metavar="SHARE", help="Adaptive: share of the target's time, 0 to 1 [0.03]")
+@click.option("--retry-s", type=float, metavar="S", help="Seconds for which one failing batch is retried [60]")
+@click.option(
+    "--source-recheck-after-s", type=float, metavar="S", help="Read a product to insert again after so long [60]"
+)
+@_settle_option
+@_accept_source_option
 @click.option("--accept-changes", is_flag=True, help="Let more than half of the target be overwritten.")
+@_budget_option
+@click.option("--max-isolated-rows", type=int, metavar="ROWS", help="Refused rows that stop the run [1000]")
+@click.option(
+    "--max-delete-share", type=float, metavar="SHARE", help="Above this share no extra row is deleted, 0 to 1 [0.05]"
+)
+@click.option("--max-plan-age-s", type=float, metavar="S", help="Refuse a plan that is older, 0 to 86400 [3600]")
+@click.option("--max-drift-growth", type=float, metavar="SHARE", help="Refuse a plan when drift has grown more [0.2]")
+@click.option("--no-probe", is_flag=True, help="In a dry run: do not try a batch. There is no estimate then.")
 @_json_option
-def sync(as_json: bool, delay_ms: int | None, **options: Any) -> None:
+def sync(as_json: bool, delay_ms: int | None, no_probe: bool, **options: Any) -> None:
     """Find what is missing or changed, load it in batches, prove the result."""
     from product_sync.lean import stay_small
 
@@ -69,14 +101,19 @@ def sync(as_json: bool, delay_ms: int | None, **options: Any) -> None:
     from product_sync import api
     from product_sync.terminal import progress_bar, show_sync
 
+    options |= {"batch_delay_ms": delay_ms, "probe": False if no_probe else None}
     with progress_bar() as on_progress:
-        report = api.sync(batch_delay_ms=delay_ms, on_progress=on_progress, read_ahead=True, **options)
+        report = api.sync(on_progress=on_progress, read_ahead=True, **options)
     _finish(report, as_json=as_json, show=show_sync)
 
 
 @cli.command()
+@_mapping_option
+@_settle_option
+@_accept_source_option
+@_budget_option
 @_json_option
-def validate(as_json: bool) -> None:
+def validate(as_json: bool, **options: Any) -> None:
     """Read both sides afresh and compare them. Writes nothing."""
     from product_sync.lean import stay_small
 
@@ -85,27 +122,29 @@ def validate(as_json: bool) -> None:
     from product_sync.terminal import progress_bar, show_validation
 
     with progress_bar() as on_progress:
-        report = api.validate(on_progress=on_progress, read_ahead=True)
+        report = api.validate(on_progress=on_progress, read_ahead=True, **options)
     _finish(report, as_json=as_json, show=show_validation)
 
 
 @cli.command()
 @click.option("--max-age", metavar="TIME", help="Exit 1 when no sync has succeeded for so long: 90s, 30m, 2h, 1d.")
+@_mapping_option
 @_json_option
-def stats(as_json: bool, max_age: str | None) -> None:
+def stats(as_json: bool, max_age: str | None, mapping: str | None) -> None:
     """Count both sides and say when a sync last succeeded."""
     from product_sync import api
     from product_sync.settings import duration
     from product_sync.terminal import show_stats
 
     limit = duration(max_age, "--max-age") if max_age is not None else None
-    _finish(api.stats(max_age=limit), as_json=as_json, show=show_stats)
+    _finish(api.stats(max_age=limit, mapping=mapping), as_json=as_json, show=show_stats)
 
 
 @cli.command()
 @click.argument("product_id", metavar="ID")
+@_mapping_option
 @_json_option
-def show(product_id: str, as_json: bool) -> None:
+def show(product_id: str, as_json: bool, mapping: str | None) -> None:
     """Everything about one product: both sides, its conversion, its difference, its quarantine.
 
     ID is the id as the target has it, or the extended JSON of an _id, as the quarantine names it. One that begins with
@@ -114,17 +153,18 @@ def show(product_id: str, as_json: bool) -> None:
     from product_sync import api
     from product_sync.terminal import show_product
 
-    _finish(api.show(product_id), as_json=as_json, show=show_product)
+    _finish(api.show(product_id, mapping=mapping), as_json=as_json, show=show_product)
 
 
 @cli.command()
+@_mapping_option
 @_json_option
-def doctor(as_json: bool) -> None:
+def doctor(as_json: bool, mapping: str | None) -> None:
     """Look at both connections: version, latency, privileges, the table."""
     from product_sync import api
     from product_sync.terminal import show_doctor
 
-    _finish(api.doctor(), as_json=as_json, show=show_doctor)
+    _finish(api.doctor(mapping=mapping), as_json=as_json, show=show_doctor)
 
 
 @cli.command()
@@ -138,7 +178,7 @@ def demo(folder: Path) -> None:
 
 @cli.command()
 @_folder_option
-@click.option("--port", type=int, default=3000, show_default=True, help="Port of the Dagster UI.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=3000, show_default=True, help="Port of the Dagster UI.")
 def dev(folder: Path, port: int) -> None:
     """The servers of the demo and the Dagster UI, until Ctrl-C."""
     from product_sync.embedded.dev import run_dev

@@ -89,8 +89,9 @@ class HeadStart:
 
 
 @contextmanager
-def head_start(run_id: str, target_file: str) -> Iterator[HeadStart | None]:
-    """Begin the readings of this run; ``target_file`` is the name that the target's gets in the run's folder.
+def head_start(run_id: str, target_file: str, mapping: str | None = None) -> Iterator[HeadStart | None]:
+    """Begin the readings of this run; ``target_file`` is the name that the target's gets in the run's folder,
+    ``mapping`` the mapping file, if not that of the environment.
 
     ``None`` on a single processor, where nothing can be done at once, and on systems other than Linux, where a process
     cannot be forked safely. It must not be called while other threads of this process are at work.
@@ -106,7 +107,7 @@ def head_start(run_id: str, target_file: str) -> Iterator[HeadStart | None]:
 
     forking = mp.get_context("fork")
     answers, answer = forking.Pipe(duplex=False)
-    process = forking.Process(target=_read_ahead, args=(run_id, target_file, answer), daemon=True)
+    process = forking.Process(target=_read_ahead, args=(run_id, target_file, mapping, answer), daemon=True)
     process.start()
     # This end is the other process's alone: when that ends, the answers do.
     answer.close()
@@ -121,7 +122,7 @@ def _is_worth_it() -> bool:
     return sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1
 
 
-def _read_ahead(run_id: str, target_file: str, answer: Connection) -> None:
+def _read_ahead(run_id: str, target_file: str, mapping: str | None, answer: Connection) -> None:
     """What the process does. Of an error while reading nobody is told: the step that finds nothing meets it too."""
     # Ctrl-C is for the process that started this one, and so is whatever a library prints.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -131,7 +132,7 @@ def _read_ahead(run_id: str, target_file: str, answer: Connection) -> None:
         os.dup2(nowhere, stream)
     threading.Thread(target=_end_with_the_other, daemon=True).start()
     with contextlib.suppress(Exception):
-        _read_both(run_id, target_file, _Teller(answer))
+        _read_both(run_id, target_file, mapping, _Teller(answer))
     # All is written and closed; an orderly end would cost a tenth of a second.
     os._exit(0)
 
@@ -145,14 +146,14 @@ def _end_with_the_other() -> None:
     os._exit(1)
 
 
-def _read_both(run_id: str, target_file: str, tell: _Teller) -> None:
+def _read_both(run_id: str, target_file: str, mapping: str | None, tell: _Teller) -> None:
     from product_sync.adapters.state import SOURCE_ROWS
     from product_sync.session import open_session, reflect_layout
     from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
 
     target = TargetAddress.from_environment(os.environ)
     try:
-        layout = reflect_layout(target, mapping_path(os.environ))
+        layout = reflect_layout(target, mapping_path(os.environ, mapping))
     except ProductSyncError as error:
         tell.failed(error)
         return

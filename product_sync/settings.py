@@ -87,8 +87,9 @@ class SyncSettings:
     instead of ``fixed``, batches are sized to take ``target_batch_s`` seconds of the target, after a first one of
     ``batch_size`` rows, and it works for the load at most the share ``max_duty`` of the time, less under pressure;
     ``extra`` is ``report`` or ``delete``; ``accept_source_count`` accepts a source of at least so many documents, even
-    if it has shrunk; ``accept_changes`` lets more than half of the target be overwritten; ``settle_seconds`` between
-    two readings of a difference; ``source_recheck_after_s`` seconds after which rows to insert are read again;
+    if it has shrunk; ``mapping`` is the mapping file; ``accept_changes`` lets more than half of the target be
+    overwritten; ``settle_seconds`` between two readings of a difference; ``source_recheck_after_s`` seconds after which
+    rows to insert are read again;
     ``retry_s`` seconds for which one batch is retried; ``max_isolated_rows`` refused rows that stop a run;
     ``max_delete_share`` of the target above which no extra row is deleted; ``quarantine_budget`` is the share of the
     source above which quarantined documents turn a run red; ``probe`` runs and rolls back a first batch in a dry run;
@@ -96,6 +97,7 @@ class SyncSettings:
     ``max_plan_age_s`` seconds or the drift has grown since by more than ``max_drift_growth`` of it.
     """
 
+    mapping: str | None = None
     dry_run: bool = False
     batch_size: int = DEFAULT_BATCH_SIZE
     batch_delay_ms: int = DEFAULT_PAUSE_MS
@@ -121,6 +123,7 @@ class SyncSettings:
             value = getattr(self, name)
             if value is not None:
                 _check_number(name, value, low, high, unit, whole=name in _WHOLE)
+        _check(self.mapping is None or isinstance(self.mapping, str), "mapping", self.mapping, "the path of a file")
         for name in ("dry_run", "accept_changes", "probe"):
             _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "`true` or `false`")
         _check(self.pacing in ("fixed", "adaptive"), f"pacing ({PACING})", self.pacing, "`fixed` or `adaptive`")
@@ -133,6 +136,7 @@ class SyncSettings:
     def resolve(cls, env: Environment, overrides: Mapping[str, Any]) -> SyncSettings:
         """What a caller says wins over the environment, which wins over the default; ``None`` says nothing."""
         values: dict[str, Any] = {
+            "mapping": env.get(MAPPING) or None,
             "batch_size": _whole(env, BATCH_SIZE, "rows per batch"),
             "batch_delay_ms": _whole(env, BATCH_DELAY_MS, "milliseconds between batches"),
             "pacing": env.get(PACING, "").strip() or None,
@@ -187,6 +191,8 @@ class ScheduleSettings:
         return cls(cron, time_zone, _flag(env, ENABLE_SCHEDULER, default=False))
 
 
+#: A year.
+_LONGEST_FRESH_MINUTES = 525_600
 _OWNER = re.compile(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
@@ -205,7 +211,8 @@ class PageSettings:
     @classmethod
     def from_environment(cls, env: Environment) -> PageSettings:
         minutes = _whole(env, FRESH_MINUTES, "minutes without a successful sync, 0 for no limit")
-        _check(minutes is None or minutes >= 0, FRESH_MINUTES, minutes, "minutes, 0 or more")
+        allowed = minutes is None or 0 <= minutes <= _LONGEST_FRESH_MINUTES
+        _check(allowed, FRESH_MINUTES, minutes, f"minutes, 0 to {_LONGEST_FRESH_MINUTES}")
         values: dict[str, Any] = {} if minutes is None else {"fresh_for": timedelta(minutes=minutes) or None}
         owners = tuple(owner.strip() for owner in env.get(OWNERS, "").split(",") if owner.strip())
         for owner in owners:
@@ -266,8 +273,9 @@ class TellingSettings:
 _BETWEEN_URLS = re.compile(r"\s+|,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
-def mapping_path(env: Environment) -> Path:
-    return Path(env[MAPPING]) if env.get(MAPPING) else DEFAULT_MAPPING
+def mapping_path(env: Environment, mapping: str | None = None) -> Path:
+    """``mapping``, if given; else that of the environment; else the package's own."""
+    return Path(mapping or env.get(MAPPING) or DEFAULT_MAPPING)
 
 
 def state_root(env: Environment) -> Path:
@@ -377,7 +385,7 @@ def _flag(env: Environment, name: str, *, default: bool) -> bool:
 def _is_run_id(text: str) -> bool:
     try:
         return str(UUID(text)) == text
-    except ValueError:
+    except (ValueError, AttributeError):  # no UUID, or no text
         return False
 
 

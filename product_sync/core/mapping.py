@@ -124,7 +124,7 @@ def load_mapping(path: Path = DEFAULT_MAPPING) -> Mapping:
     except OSError as error:
         raise MappingError(
             f"Cannot read the mapping file {path}: {error.strerror}.",
-            hint="Set PRODUCT_SYNC_MAPPING to a readable file, or unset it to use the default.",
+            hint="Give a readable file with --mapping or PRODUCT_SYNC_MAPPING, or neither to use the default.",
         ) from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-02-30
         raise MappingError(f"The mapping file {path} is not valid YAML: {error}.") from error

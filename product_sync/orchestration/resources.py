@@ -71,6 +71,9 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     listener: dg.ResourceDependency[Listener]
     mongodb: dg.ResourceDependency[MongoDBResource]
     postgres: dg.ResourceDependency[PostgresResource]
+    mapping: str | None = Field(
+        default=None, description="Mapping file, as this process sees it. PRODUCT_SYNC_MAPPING, else the six fields."
+    )
     dry_run: bool | None = Field(default=None, description="Do everything but write.")
     batch_size: int | None = Field(
         default=None, description="Rows per transaction, 1 to 100000. SYNC_BATCH_SIZE, else 100."
@@ -149,7 +152,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         """
         target = self.postgres.address()
         if self._layout is None:
-            self._layout = reflect_layout(target, mapping_path(os.environ), self.listener.head_start)
+            self._layout = reflect_layout(target, mapping_path(os.environ, self.mapping), self.listener.head_start)
         return open_session(
             self.mongodb.address(),
             target,

@@ -58,7 +58,7 @@ def run_sync(
     listener: Listener,
 ) -> None:
     """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
-    target, mapping = TargetAddress.from_environment(os.environ), mapping_path(os.environ)
+    target, mapping = TargetAddress.from_environment(os.environ), mapping_path(os.environ, switches.get("mapping"))
     holder = lock_holder(target, mapping, listener.head_start)
     reap_dead_runs(instance, lock_is_free=lambda: holder is None)
     if holder is not None and not report.dry_run:
@@ -90,10 +90,18 @@ def run_sync(
     recorded.raise_for_checks()
 
 
-def run_validation(instance: dg.DagsterInstance, run_id: str, report: ValidationReport, listener: Listener) -> None:
+def run_validation(
+    instance: dg.DagsterInstance,
+    run_id: str,
+    switches: Mapping[str, Any],
+    report: ValidationReport,
+    listener: Listener,
+) -> None:
     """Run the job of checks only and fill ``report``. Raises what ended the run early."""
+    settings = {name: value for name, value in switches.items() if value is not None}
+    config = {"resources": {"sync": {"config": settings}}, "loggers": _QUIET}
     try:
-        _execute(instance, names.VALIDATE_JOB, {"loggers": _QUIET}, run_id, listener)
+        _execute(instance, names.VALIDATE_JOB, config, run_id, listener)
     finally:
         recorded = _Recorded(instance, run_id)
         if matches := recorded.check(names.TARGET_MATCHES_SOURCE):

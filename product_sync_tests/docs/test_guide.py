@@ -121,6 +121,7 @@ def test_every_setting_of_a_run_has_a_row_with_its_default() -> None:
         assert told(row["default"]) == written(getattr(standard, name)), name
         assert row["unit"] or isinstance(getattr(standard, name), bool), f"{name} has no unit"
         assert row["when to change it"], name
+        assert codes(row["flag"]), f"{name} has no flag"
 
 
 def test_the_launchpad_gives_the_same_defaults() -> None:
