@@ -83,6 +83,7 @@ def cli() -> None:
 )
 @_settle_option
 @_accept_source_option
+@click.option("--lock-wait-s", type=float, metavar="S", help="Wait so long for another sync to end [10]")
 @click.option("--accept-changes", is_flag=True, help="Let more than half of the target be overwritten.")
 @_budget_option
 @click.option("--max-isolated-rows", type=int, metavar="ROWS", help="Refused rows that stop the run [1000]")

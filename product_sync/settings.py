@@ -90,7 +90,8 @@ class SyncSettings:
     if it has shrunk; ``mapping`` is the mapping file; ``accept_changes`` lets more than half of the target be
     overwritten; ``settle_seconds`` between two readings of a difference; ``source_recheck_after_s`` seconds after which
     rows to insert are read again;
-    ``retry_s`` seconds for which one batch is retried; ``max_isolated_rows`` refused rows that stop a run;
+    ``retry_s`` seconds for which one batch is retried; ``lock_wait_s`` seconds to wait for another sync to end;
+    ``max_isolated_rows`` refused rows that stop a run;
     ``max_delete_share`` of the target above which no extra row is deleted; ``quarantine_budget`` is the share of the
     source above which quarantined documents turn a run red; ``probe`` runs and rolls back a first batch in a dry run;
     ``plan`` is the id of a dry run's plan, which then is all that is executed, unless it is older than
@@ -110,6 +111,7 @@ class SyncSettings:
     settle_seconds: float = 5.0
     source_recheck_after_s: float = 60.0
     retry_s: float = 60.0
+    lock_wait_s: float = 10.0
     max_isolated_rows: int = 1_000
     max_delete_share: float = 0.05
     quarantine_budget: float = 0.01
@@ -156,6 +158,7 @@ _BOUNDS: Mapping[str, tuple[float, float, str]] = {
     "settle_seconds": (0, 3_600, "seconds"),
     "source_recheck_after_s": (0, 86_400, "seconds"),
     "retry_s": (0, 86_400, "seconds"),
+    "lock_wait_s": (0, 3_600, "seconds"),
     "max_isolated_rows": (0, 1_000_000_000_000, "rows"),
     "max_delete_share": (0, 1, "share of the target"),
     "quarantine_budget": (0, 1, "share of the source"),

@@ -59,7 +59,7 @@ def progress_bar() -> Iterator[OnProgress]:
             tasks[progress.stage],
             completed=progress.done,
             total=progress.total,
-            rate=f"{progress.rate:,.0f} rows/s",
+            rate=progress.note or f"{progress.rate:,.0f} rows/s",
         )
 
     try:

@@ -27,7 +27,7 @@ from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.resources import Listener
 
 #: Quick settings for tests; each can be overridden by a run.
-QUICK = {"batch_delay_ms": 0, "settle_seconds": 0.0}
+QUICK = {"batch_delay_ms": 0, "settle_seconds": 0.0, "lock_wait_s": 0.0}
 
 
 def product(name: str, **fields: Any) -> dict[str, Any]:
@@ -176,13 +176,14 @@ class Shop:
         *,
         config: Mapping[str, Any] | None = None,
         on_progress: OnProgress = no_progress,
+        tags: Mapping[str, str] | None = None,
         **switches: Any,
     ) -> Outcome:
         """Run a job in this process. ``switches`` are those of the ``sync`` resource, ``config`` the rest."""
         definition = build_definitions(listener=Listener(on_progress)).resolve_job_def(job)
         sync = {"resources": {"sync": {"config": {**QUICK, **switches}}}}
         result = definition.execute_in_process(
-            instance=self.instance, run_config={**sync, **(config or {})}, raise_on_error=False
+            instance=self.instance, run_config={**sync, **(config or {})}, tags=tags, raise_on_error=False
         )
         return Outcome(self.instance, result.run_id, result.success)
 

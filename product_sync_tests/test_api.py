@@ -30,7 +30,7 @@ def environment(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sync(**switches: object) -> SyncReport:
     """Without pauses, and without the seconds between two readings."""
-    return api.sync(**{"batch_delay_ms": 0, "settle_seconds": 0.0, **switches})  # type: ignore[arg-type]
+    return api.sync(**{"batch_delay_ms": 0, "settle_seconds": 0.0, "lock_wait_s": 0.0, **switches})  # type: ignore[arg-type]
 
 
 class TestPackage:
@@ -91,6 +91,31 @@ class TestLock:
         assert "another sync" in str(report.failure)
         assert market.rows() == {}
         assert (dry.exit_status, dry.missing, dry.estimated_s) == (0, 2, None)
+
+    def test_a_sync_that_finds_the_lock_taken_waits_says_so_and_goes_on_when_it_is_free(self, market: Market) -> None:
+        market.stock(products(2))
+        heard: list[Progress] = []
+        with psycopg.connect(market.cart_url, application_name="another sync") as connection:
+            connection.execute(TAKE_LOCK)
+
+            def free_after_three(progress: Progress) -> None:
+                if progress.stage == "wait for the lock":
+                    heard.append(progress)
+                if len(heard) == 3:
+                    connection.close()
+
+            report = sync(lock_wait_s=60.0, on_progress=free_after_three)
+        assert (report.exit_status, report.inserted, report.valid) == (0, 2, True)
+        assert str(heard[0]).startswith("wait for the lock: another sync holds it: another sync (backend ")
+        assert str(heard[0]).endswith("giving up in 60 s")
+
+    def test_a_sync_that_waited_in_vain_says_for_how_long(self, market: Market) -> None:
+        market.stock(products(1))
+        with psycopg.connect(market.cart_url, application_name="another sync") as connection:
+            connection.execute(TAKE_LOCK)
+            report = sync(lock_wait_s=0.3)
+        assert (report.exit_status, report.error and report.error.code) == (3, "already_running")
+        assert "Waited 0.3 s." in str(report.failure)
 
 
 class TestPlan:

@@ -144,7 +144,7 @@ def test_a_sync_beside_another_is_told_who_it_is(market: Market) -> None:
     market.stock(products(ALL))
     with market.start("sync", "--batch-size", str(BATCH), "--delay-ms", "30000") as first:
         first.wait_until(lambda: len(market.rows()) == BATCH)
-        second = market.run("sync", "--json")
+        second = market.run("sync", "--json", "--lock-wait-s", "0.1")
     assert second.status == 3
     assert second.error["code"] == "already_running"
     assert f":{first.process.pid} " in second.error["message"]

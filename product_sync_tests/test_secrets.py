@@ -86,7 +86,16 @@ class Scene:
         self.said += [json.dumps(report.as_json()), repr(report), "".join(traceback.format_exception(report.failure))]
 
     def sync(self, **switches: Any) -> Report:
-        return api.sync(**{"batch_delay_ms": 0, "settle_seconds": 0.0, "retry_s": 0.3, "batch_size": 5, **switches})
+        return api.sync(
+            **{
+                "batch_delay_ms": 0,
+                "settle_seconds": 0.0,
+                "retry_s": 0.3,
+                "lock_wait_s": 0.0,
+                "batch_size": 5,
+                **switches,
+            }
+        )
 
     def dagster(self) -> int:
         """`dagster job execute` in a process, with compute logs in DAGSTER_HOME."""

@@ -188,7 +188,7 @@ class _BatchLoop:
                 self._leave_untried(rows)
                 continue
             if self._result.batches:
-                self._timing.sleep(self._pacing.pause_s())
+                self._meter.pause(self._pacing.pause_s(), "pause between batches")
             started_at, before_s = self._timing.monotonic(), self._transactions.busy_s
             self._attempt(rows, prepared)
             busy_s = self._transactions.busy_s - before_s

@@ -14,6 +14,8 @@ from product_sync.core.errors import ConfigurationError
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 1, 100_000
 DEFAULT_BATCH_SIZE = 100
 DEFAULT_PAUSE_MS = 100
+#: An hour. A longer pause is a mistake in the unit.
+MAX_PAUSE_MS = 3_600_000
 
 
 def checked_batch_size(size: int, *, name: str = "SYNC_BATCH_SIZE") -> int:
@@ -28,9 +30,9 @@ def checked_batch_size(size: int, *, name: str = "SYNC_BATCH_SIZE") -> int:
 
 def checked_pause_ms(pause_ms: int, *, name: str = "SYNC_BATCH_DELAY_MS") -> int:
     """``pause_ms`` in milliseconds between two batches, or `ConfigurationError` naming the setting and the value."""
-    if pause_ms < 0:
+    if not 0 <= pause_ms <= MAX_PAUSE_MS:
         raise ConfigurationError(
-            f"{name} is {pause_ms}, but a pause has 0 milliseconds or more.",
+            f"{name} is {pause_ms}, but a pause has 0 to {MAX_PAUSE_MS} milliseconds.",
             hint=f"The default is {DEFAULT_PAUSE_MS}; 0 does not pause.",
         )
     return pause_ms

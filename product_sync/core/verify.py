@@ -108,7 +108,7 @@ def confirm(
     if candidates:
         meter = Meter("confirm differences", candidates, on_progress, timing)
         meter.advance(0)
-        timing.sleep(settle_s)
+        meter.pause(settle_s, "second reading")
         for chunk in read_batches(differences, tuple(Op), lambda: _CHUNK_ROWS):
             if chunk["refused_before"][0].as_py():
                 break

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from product_sync.core.errors import NotAttempted
+from product_sync.core.errors import NotAttempted, SyncAlreadyRunning
 from product_sync.orchestration import names
 from product_sync.orchestration.drift_reports import DRY, LOADED, NOT_LOADED, record_drift_report
 from product_sync.orchestration.metadata import (
@@ -20,6 +20,8 @@ from product_sync.orchestration.metadata import (
     target_metadata,
 )
 from product_sync.orchestration.resources import SyncResource
+from product_sync.orchestration.schedules import is_automatic
+from product_sync.orchestration.skipped import record_skipped
 
 _GROUP = "product_sync"
 
@@ -142,6 +144,12 @@ def product_load(
         return
     try:
         result = session.load()
+    except SyncAlreadyRunning as taken:
+        if is_automatic(context.run):
+            record_skipped(context, taken)
+            return
+        record_drift_report(context.op_execution_context, session, NOT_LOADED)
+        raise
     except NotAttempted:
         record_drift_report(context.op_execution_context, session, NOT_LOADED)
         raise

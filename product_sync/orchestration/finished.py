@@ -16,6 +16,7 @@ from product_sync.core.verdicts import Severity
 from product_sync.orchestration.failures import failure_of
 from product_sync.orchestration.names import LOAD, TARGET_MATCHES_SOURCE
 from product_sync.orchestration.schedules import is_ours
+from product_sync.orchestration.skipped import is_skipped
 
 _SUCCEEDED = {dg.DagsterRunStatus.SUCCESS: True, dg.DagsterRunStatus.FAILURE: False, dg.DagsterRunStatus.CANCELED: None}
 _READ = {
@@ -29,11 +30,11 @@ _LOOK_AT, _AT_MOST = 100, 5_000
 
 def finished_runs(instance: dg.DagsterInstance, since: float, seen: Collection[str]) -> list[FinishedRun]:
     """Our runs that ended after ``since`` (seconds since 1970), or within `OVERLAP_S` before, and are not ``seen``; the
-    oldest first."""
+    oldest first. Without those that gave way to another sync: they came to nothing."""
     new = [
         record
         for record in _newest(instance, since - OVERLAP_S)
-        if record.dagster_run.run_id not in seen and is_ours(record.dagster_run)
+        if record.dagster_run.run_id not in seen and is_ours(record.dagster_run) and not is_skipped(record.dagster_run)
     ]
     return [finished_run(instance, record) for record in sorted(new, key=_ended_at)]
 

@@ -32,5 +32,8 @@ NO_EXTRA_PRODUCTS = "no_extra_products"
 HOST_TAG: Final = "product_sync/host"
 PROCESS_TAG: Final = "product_sync/process"
 
+#: Of a scheduled run that met another sync's lock: it has done nothing, and says why.
+SKIPPED_TAG: Final = "product_sync/skipped"
+
 #: Metadata of a load: which two sides it was about (`Layout.state_key`).
 STATE_KEY = "state_key"

@@ -1,14 +1,16 @@
 """Runs whose process was killed stay "started" in Dagster for ever, and the queue and the schedule wait for them.
 
-The default launcher cannot see a dead worker (docs/decisions/0007), so a run records where it runs, and whoever comes
-next marks it as failed: when its process is gone from this host, or when it has been silent for five minutes while
-nobody holds the sync's lock.
+The default launcher cannot see a dead worker (docs/decisions/0007), so a run records its host and process, and a sensor
+or the next command marks it as failed: when its process is gone from this host, or, where its process cannot be seen
+from here, when it has been silent for five minutes while nobody holds the sync's lock. A run whose process lives on
+this host is never marked, however silent it is: it would go on and write.
 """
 
 import os
 import socket
 import time
 from collections.abc import Callable
+from enum import Enum
 
 import dagster as dg
 import psutil
@@ -16,8 +18,14 @@ import psutil
 from product_sync.orchestration.names import HOST_TAG, PROCESS_TAG
 from product_sync.orchestration.schedules import unfinished_runs
 
-#: Reads and loads log a sign of life at least once a minute.
+#: Every run logs a sign of life at least once a minute (`signs_of_life`).
 SILENCE_S = 300.0
+
+
+class _Process(Enum):
+    ALIVE = "alive"
+    GONE = "gone"
+    UNSEEN = "it ran on another host, or did not say where"
 
 
 def process_tags() -> dict[str, str]:
@@ -37,7 +45,10 @@ def reap_dead_runs(
         run = record.dagster_run
         if run.status is dg.DagsterRunStatus.QUEUED:
             continue
-        if _process_is_gone(run):
+        process = _process_of(run)
+        if process is _Process.ALIVE:
+            continue
+        if process is _Process.GONE:
             cause = f"its process {run.tags[PROCESS_TAG].partition('@')[0]} is gone"
         elif _silent_for(instance, record, clock()) > SILENCE_S and lock_is_free():
             cause = f"it has been silent for {SILENCE_S:.0f} seconds and holds no lock"
@@ -48,15 +59,16 @@ def reap_dead_runs(
     return reaped
 
 
-def _process_is_gone(run: dg.DagsterRun) -> bool:
+def _process_of(run: dg.DagsterRun) -> _Process:
     if run.tags.get(HOST_TAG) != socket.gethostname() or PROCESS_TAG not in run.tags:
-        return False
+        return _Process.UNSEEN
     pid, _, started = run.tags[PROCESS_TAG].partition("@")
     try:
         process = psutil.Process(int(pid))
-        return f"{process.create_time():.0f}" != started or process.status() == psutil.STATUS_ZOMBIE
+        is_it = f"{process.create_time():.0f}" == started and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return True
+        return _Process.GONE
+    return _Process.ALIVE if is_it else _Process.GONE
 
 
 def _silent_for(instance: dg.DagsterInstance, record: dg.RunRecord, now: float) -> float:

@@ -7,6 +7,7 @@ the UI takes them too: ``resources: {sync: {config: {dry_run: true}}}``.
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import dagster as dg
@@ -17,6 +18,7 @@ from product_sync.core.layout import Layout
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import HeadStart
 from product_sync.orchestration.executor import shares_one_process
+from product_sync.orchestration.heartbeat import Heartbeat
 from product_sync.orchestration.reaping import process_tags
 from product_sync.orchestration.signs_of_life import signs_of_life
 from product_sync.session import Session, open_session, reflect_layout
@@ -41,6 +43,12 @@ class Listener:
 
     on_progress: OnProgress = no_progress
     head_start: HeadStart | None = None
+
+    def without_head_start(self) -> "Listener":
+        """The same, with the head start ended and what it has read forgotten."""
+        if self.head_start is not None:
+            self.head_start.end()
+        return Listener(self.on_progress)
 
 
 class MongoDBResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic only for type checkers
@@ -79,7 +87,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         default=None, description="Rows per transaction, 1 to 100000. SYNC_BATCH_SIZE, else 100."
     )
     batch_delay_ms: int | None = Field(
-        default=None, description="Milliseconds between two batches, 0 or more. SYNC_BATCH_DELAY_MS, else 100."
+        default=None, description="Milliseconds between two batches, 0 to 3600000. SYNC_BATCH_DELAY_MS, else 100."
     )
     pacing: str | None = Field(
         default=None,
@@ -101,13 +109,18 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     )
     accept_changes: bool | None = Field(default=None, description="Let more than half of the target be overwritten.")
     settle_seconds: float | None = Field(
-        default=None, description="Seconds between the two readings of a difference before it counts. Default: 5."
+        default=None,
+        description="Seconds between the two readings of a difference before it counts, 0 to 3600. Default: 5.",
     )
     source_recheck_after_s: float | None = Field(
         default=None, description="Seconds after which a product to insert is read again. Default: 60."
     )
     retry_s: float | None = Field(
-        default=None, description="Seconds for which one failing batch is retried. Default: 60."
+        default=None, description="Seconds for which one failing batch is retried, 0 to 3600. Default: 60."
+    )
+    lock_wait_s: float | None = Field(
+        default=None,
+        description="Seconds to wait for another sync of the same table to end, 0 to 3600. Default: 10.",
     )
     max_isolated_rows: int | None = Field(
         default=None, description="Refused rows that stop the run (or 1 % of the planned rows, if more). Default: 1000."
@@ -134,6 +147,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     )
 
     _layout: Layout | None = PrivateAttr(default=None)
+    _heartbeat: Heartbeat | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Leave on the run where it runs, so that a killed one can be told from a slow one; and lose no Terminate.
@@ -143,6 +157,14 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         interrupts.keep(dg.DagsterExecutionInterruptedError.__name__)
         if context.instance is not None and context.run is not None and shares_one_process(context.run):
             context.instance.add_run_tags(context.run.run_id, process_tags())
+        self._heartbeat = Heartbeat()
+        if context.log is not None:
+            self._heartbeat.of_step("begin", self._reporting(context.log.info, lambda _: None))
+        self._heartbeat.start()
+
+    def teardown_after_execution(self, _context: dg.InitResourceContext) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
 
     def session(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Session:
         """What a step of this run works with. Reads the environment.
@@ -153,6 +175,9 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         target = self.postgres.address()
         if self._layout is None:
             self._layout = reflect_layout(target, mapping_path(os.environ, self.mapping), self.listener.head_start)
+        report = self._reporting(context.log.info, context.op_execution_context.log_event)
+        if self._heartbeat is not None:
+            report = self._heartbeat.of_step(context.op_execution_context.op.name, report)
         return open_session(
             self.mongodb.address(),
             target,
@@ -160,8 +185,9 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
             self._layout,
             state_root=state_root(os.environ),
             run_id=context.run.run_id,
-            on_progress=signs_of_life(
-                self.listener.on_progress, context.log.info, context.op_execution_context.log_event, time.monotonic
-            ),
+            on_progress=report,
             head_start=self.listener.head_start,
         )
+
+    def _reporting(self, log: Callable[[str], None], observe: Callable[[dg.AssetObservation], None]) -> OnProgress:
+        return signs_of_life(self.listener.on_progress, log, observe, time.monotonic)

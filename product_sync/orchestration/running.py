@@ -15,7 +15,6 @@ from product_sync.core.errors import (
     ChecksFailed,
     ConfigurationError,
     LoadStopped,
-    SyncAlreadyRunning,
     SyncCancelled,
 )
 from product_sync.orchestration import names
@@ -24,8 +23,8 @@ from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
 from product_sync.orchestration.resources import Listener
 from product_sync.reports import PredictedCheck, SyncReport, ValidationReport
-from product_sync.session import lock_holder
-from product_sync.settings import TargetAddress, mapping_path, state_root
+from product_sync.session import lock_holder, wait_until_lock_is_free
+from product_sync.settings import SyncSettings, TargetAddress, mapping_path, state_root
 from product_sync.written_rows import load_result
 
 _READ = {
@@ -62,9 +61,10 @@ def run_sync(
     holder = lock_holder(target, mapping, listener.head_start)
     reap_dead_runs(instance, lock_is_free=lambda: holder is None)
     if holder is not None and not report.dry_run:
-        raise SyncAlreadyRunning(
-            f"Another sync holds the lock: {holder}.", holder=holder, hint="Wait for it to end, or end it."
-        )
+        wait_s = SyncSettings.resolve(os.environ, switches).lock_wait_s
+        wait_until_lock_is_free(target, mapping, wait_s, listener.on_progress, listener.head_start)
+        # What was read while the other sync was writing is out of date.
+        listener = listener.without_head_start()
     config = {**{name: value for name, value in switches.items() if value is not None}, "loggers": _QUIET}
     report.run_id = run_id
     try:

@@ -1,10 +1,16 @@
-"""When the sync runs by itself, and when it does not: never on top of another one."""
+"""When the sync runs by itself, and when it does not: never on top of another one (docs/decisions/0089)."""
+
+import os
 
 import dagster as dg
 
-from product_sync.core.errors import ConfigurationError
+from product_sync.core.errors import ConfigurationError, ProductSyncError
 from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
-from product_sync.settings import CRON, ScheduleSettings
+from product_sync.session import glance_at_lock
+from product_sync.settings import CRON, ScheduleSettings, TargetAddress, mapping_path
+
+#: Dagster's own tags of a run that no person has launched.
+_LAUNCHED_BY = ("dagster/schedule_name", "dagster/sensor_name")
 
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
@@ -27,6 +33,19 @@ def is_ours(run: dg.DagsterRun) -> bool:
     return run.job_name in JOB_NAMES or not OUR_ASSETS.isdisjoint(checked | set(run.asset_selection or ()))
 
 
+def is_automatic(run: dg.DagsterRun) -> bool:
+    """Whether a schedule or a sensor has launched it."""
+    return any(tag in run.tags for tag in _LAUNCHED_BY)
+
+
+def lock_holder_now() -> str | None:
+    """Who holds the sync's lock. ``None`` also where that cannot be told: the run will meet the cause and say it."""
+    try:
+        return glance_at_lock(TargetAddress.from_environment(os.environ), mapping_path(os.environ))
+    except ProductSyncError:
+        return None
+
+
 def sync_schedule(settings: ScheduleSettings) -> dg.ScheduleDefinition:
     """The schedule of the sync job. Raises `ConfigurationError` for a cron expression that Dagster does not take."""
 
@@ -34,6 +53,8 @@ def sync_schedule(settings: ScheduleSettings) -> dg.ScheduleDefinition:
         if unfinished := unfinished_runs(context.instance):
             run = unfinished[0].dagster_run
             return dg.SkipReason(f"Run {run.run_id} is {run.status.value.lower()}; the next tick looks again.")
+        if holder := lock_holder_now():
+            return dg.SkipReason(f"Another sync holds the lock: {holder}; the next tick looks again.")
         return dg.RunRequest()
 
     try:

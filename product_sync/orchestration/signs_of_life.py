@@ -14,6 +14,8 @@ from product_sync.orchestration import names
 
 #: Seconds between two lines in the event log; reaping waits for five times as long.
 LINE_EVERY_S = 60.0
+#: The same while something is waited for.
+NOTE_EVERY_S = 25.0
 #: Seconds between two observations of one stage, and before its first.
 OBSERVATION_EVERY_S = 20.0
 
@@ -40,10 +42,10 @@ def signs_of_life(
         nonlocal last_line
         listener(progress)
         now = clock()
-        if now - last_line >= LINE_EVERY_S:
+        if now - last_line >= (NOTE_EVERY_S if progress.note else LINE_EVERY_S):
             last_line = now
             log(str(progress))
-        if now - last_observation.setdefault(progress.stage, now) >= OBSERVATION_EVERY_S:
+        if not progress.note and now - last_observation.setdefault(progress.stage, now) >= OBSERVATION_EVERY_S:
             last_observation[progress.stage] = now
             if asset := _SHOWN_ON.get(progress.stage):
                 observe(_observation(asset, progress))

@@ -337,6 +337,28 @@ def test_a_second_sync_is_turned_away_and_told_who_is_at_it(cart_url: str, produ
     patiently(lambda: _writer(cart_url, run_id="second")).close()
 
 
+def test_a_probe_takes_no_lock_and_is_in_no_syncs_way(cart_url: str, product_table: str) -> None:
+    layout = layout_of(cart_url)
+    probe = PostgresWriter(cart_url, layout, run_id="dry", probing=True)
+    with probe, _writer(cart_url, run_id="real") as real:
+        assert real.write(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
+        assert probe.probe(write_batch(layout, inserts=[product("q")])).inserted == {"q"}
+        with pytest.raises(SyncAlreadyRunning, match="product_sync real"):
+            PostgresWriter(cart_url, layout, run_id="another dry", probing=True)
+        read = [row["id"] for batch in PostgresReader(cart_url, layout).snapshot() for row in batch.to_pylist()]
+    assert read == ["p"]
+
+
+def test_a_probe_that_meets_a_syncs_row_gives_way_at_once(cart_url: str, product_table: str) -> None:
+    layout = layout_of(cart_url)
+    with PostgresWriter(cart_url, layout, run_id="dry", probing=True) as probe, psycopg.connect(cart_url) as sync:
+        sync.execute("INSERT INTO product VALUES ('p', 't', 1, 'i', 's', 1)")
+        began = time.monotonic()
+        with pytest.raises(TransientError, match="lock timeout"):
+            probe.probe(write_batch(layout, inserts=[product("p")]))
+        assert time.monotonic() - began < 0.9, "before the server looks for deadlocks, which a sync could lose"
+
+
 def test_another_table_is_another_lock(cart_url: str, product_table: str) -> None:
     execute(cart_url, "CREATE TABLE other (id text PRIMARY KEY, n int)")
     with _writer(cart_url), PostgresWriter(cart_url, layout_of(cart_url, "other"), run_id="test"):

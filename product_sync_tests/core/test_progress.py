@@ -39,3 +39,21 @@ def test_an_estimate_that_was_too_low_grows() -> None:
 
 def test_nothing_to_do_is_all_done() -> None:
     assert Progress("load", done=0, total=0, rate=0, seconds_left=None).percent == 100
+
+
+def test_a_long_pause_says_every_few_seconds_how_long_it_still_takes() -> None:
+    time, heard = FakeTime(), list[Progress]()
+    Meter("confirm differences", 2, heard.append, time.timing).pause(12, "second reading")
+    assert time.sleeps == [5, 5, 2]
+    assert [progress.note for progress in heard] == [
+        "second reading, 12 s left",
+        "second reading, 7 s left",
+        "second reading, 2 s left",
+    ]
+    assert str(heard[0]) == "confirm differences: 0/2 (0 %), second reading, 12 s left"
+
+
+def test_a_short_pause_is_not_worth_a_word() -> None:
+    time, heard = FakeTime(), list[Progress]()
+    Meter("load", 2, heard.append, time.timing).pause(0.1, "pause between batches")
+    assert (time.sleeps, heard) == ([0.1], [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 from product_sync.core.progress import Progress
 from product_sync.orchestration import names
+from product_sync.orchestration.finished import finished_runs
+from product_sync.orchestration.history import last_successful_sync
 from product_sync_tests.shop import Shop, ids, product
 
 #: A rule of the cart's table that a product can break, which the conversion cannot know.
@@ -149,6 +152,42 @@ def test_nothing_is_written_while_another_sync_holds_the_lock(shop: Shop) -> Non
     assert "is being synced by another sync" in outcome.failures
     assert names.LOAD not in outcome.materialized
     assert shop.rows == {}
+
+
+def test_the_load_waits_for_another_sync_to_end_and_says_so(shop: Shop) -> None:
+    shop.put(product("a"))
+    heard: list[Progress] = []
+    with ExitStack() as other:
+        other.enter_context(shop.locked())
+
+        def hear(progress: Progress) -> None:
+            if progress.stage == "wait for the lock":
+                heard.append(progress)
+                other.close()
+
+        outcome = shop.run(lock_wait_s=60.0, on_progress=hear)
+    assert outcome.success
+    assert list(shop.rows) == ["a"]
+    assert "another sync holds it: another sync (backend" in heard[0].note
+
+
+@pytest.mark.parametrize("launched_by", ["dagster/schedule_name", "dagster/sensor_name"])
+def test_a_scheduled_run_that_meets_another_sync_is_skipped_with_the_reason(shop: Shop, launched_by: str) -> None:
+    shop.put(product("a"))
+    with shop.locked():
+        outcome = shop.run(tags={launched_by: "product_sync_schedule"})
+    assert outcome.success
+    assert shop.rows == {}
+    assert names.LOAD not in outcome.materialized, "no green load that was none"
+    assert names.PROOF not in outcome.materialized
+    assert names.TARGET_MATCHES_SOURCE not in outcome.checks, "nothing was proven"
+    assert "Skipped: public.product is being synced by another sync" in outcome.log
+    assert "another sync" in outcome.observed[names.LOAD]["skipped"]
+    run = shop.instance.get_run_by_id(outcome.run_id)
+    assert run is not None
+    assert "another sync" in run.tags[names.SKIPPED_TAG]
+    assert finished_runs(shop.instance, 0.0, ()) == [], "no alert, no heartbeat, no metrics"
+    assert last_successful_sync(shop.instance, "") is None
 
 
 def test_every_asset_loads_as_a_data_frame(shop: Shop) -> None:

@@ -73,7 +73,7 @@ def test_each_of_the_switches_makes_a_run_dry(shop: Shop, job: str, switch: dict
     assert shop.rows == {}
 
 
-def test_a_dry_run_tries_its_first_batch_under_the_lock_and_says_so_where_it_cannot(shop: Shop) -> None:
+def test_a_dry_run_tries_no_batch_beside_a_sync_and_says_so(shop: Shop) -> None:
     shop.put(product("a"))
     with shop.locked():
         dry = shop.run(dry_run=True)

@@ -71,6 +71,19 @@ def test_a_run_that_lives_is_left_alone(instance: dg.DagsterInstance) -> None:
     assert status_of(instance, run_id) is STARTED
 
 
+def test_a_run_whose_process_lives_on_this_host_is_never_taken_for_dead_however_silent(
+    instance: dg.DagsterInstance,
+) -> None:
+    run_id = record_run(instance, tags=process_tags())
+    assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: time.time() + 100 * SILENCE_S) == []
+    assert status_of(instance, run_id) is STARTED
+
+
+def test_a_silent_run_of_another_host_is_dead_whatever_runs_here(instance: dg.DagsterInstance) -> None:
+    run_id = record_run(instance, tags=process_tags() | {names.HOST_TAG: "elsewhere"})
+    assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: time.time() + SILENCE_S + 1) == [run_id]
+
+
 def test_a_process_on_another_host_is_not_looked_for_on_this_one(
     instance: dg.DagsterInstance, gone: dict[str, str]
 ) -> None:

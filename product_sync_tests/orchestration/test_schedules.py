@@ -12,7 +12,7 @@ from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.schedules import UNFINISHED, sync_schedule
 from product_sync.settings import ScheduleSettings
-from product_sync_tests.shop import record_run
+from product_sync_tests.shop import Shop, record_run
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,23 @@ def test_a_tick_is_skipped_with_a_reason_while_a_run_is_queued_or_in_progress(
     requested, reason = tick(instance)
     assert requested == 0
     assert run_id in reason
+
+
+def test_a_tick_is_skipped_while_another_sync_holds_the_lock_and_names_it(
+    instance: dg.DagsterInstance, shop: Shop
+) -> None:
+    with shop.locked():
+        requested, reason = tick(instance)
+    assert requested == 0
+    assert reason.startswith("Another sync holds the lock: another sync (backend ")
+    assert tick(instance) == (1, "")
+
+
+def test_a_tick_starts_a_run_where_the_lock_cannot_be_looked_at_so_that_the_run_says_why(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CART_DB_URL", "postgresql://nobody@127.0.0.1:1/cart")
+    assert tick(instance) == (1, "")
 
 
 def test_a_tick_is_skipped_while_a_run_of_the_materialize_button_is_in_progress(instance: dg.DagsterInstance) -> None:

@@ -7,6 +7,8 @@ voids it (each transaction may run in another session), so one in between is fou
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +21,11 @@ from product_sync.adapters.postgres.errors import read_error
 from product_sync.core.errors import SyncAlreadyRunning
 from product_sync.core.model import TargetTable
 
+#: Hears, in words, what is waited for.
+OnWait = Callable[[str], None]
+
+#: Seconds between two tries to take a lock that somebody else holds.
+_TRY_EVERY_S: Final = 0.25
 #: How often a second look is taken whether the session stays the same.
 _POOLING_ROUNDS: Final = 3
 
@@ -43,19 +50,73 @@ def try_lock(connection: psycopg.Connection, table: TargetTable) -> bool:
     return row == (True,)
 
 
-def already_running(holder: Holder | None, table: TargetTable) -> SyncAlreadyRunning:
+def wait_for_lock(
+    connection: psycopg.Connection,
+    table: TargetTable,
+    *,
+    wait_s: float,
+    on_wait: OnWait,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Take the table's lock for this session, trying for ``wait_s`` seconds while another session has it. Raises
+    `SyncAlreadyRunning` then. Not queued for in the server: a wait there could not be reported."""
+    _wait(lambda: try_lock(connection, table), connection, table, wait_s, on_wait, sleep, clock)
+
+
+def wait_until_free(
+    url: str,
+    table: TargetTable,
+    *,
+    wait_s: float,
+    on_wait: OnWait,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait for ``wait_s`` seconds until no session holds the table's lock, without taking it. Errors as
+    `lock_holder` and `wait_for_lock`."""
+    with closing(connect(url)) as connection:
+        try:
+            _wait(lambda: holder_of(connection, table) is None, connection, table, wait_s, on_wait, sleep, clock)
+        except psycopg.Error as error:
+            raise read_error(error, table=table.qualified_name, broken=connection.closed) from error
+
+
+def _wait(
+    is_free: Callable[[], bool],
+    connection: psycopg.Connection,
+    table: TargetTable,
+    wait_s: float,
+    on_wait: OnWait,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> None:
+    began = clock()
+    while not is_free():
+        holder = holder_of(connection, table)
+        left = wait_s - (clock() - began)
+        if left <= 0:
+            raise already_running(holder, table, waited_s=wait_s)
+        on_wait(f"another sync holds it: {holder or 'one that has just ended'}; giving up in {left:.0f} s")
+        sleep(min(_TRY_EVERY_S, left))
+
+
+def already_running(holder: Holder | None, table: TargetTable, *, waited_s: float = 0.0) -> SyncAlreadyRunning:
     """The error for a taken lock; ``holder`` as `holder_of` gave it, ``None`` if it was freed in between."""
     named = str(holder or "a sync that has just ended")
+    waited = f" Waited {waited_s:g} s." if waited_s else ""
     return SyncAlreadyRunning(
-        f"{table.qualified_name} is being synced by {named}.",
+        f"{table.qualified_name} is being synced by {named}.{waited}",
         holder=named,
-        hint="Wait for it to end, or end that process; the lock goes with it.",
+        hint="Let it end, or end that process: the lock goes with it. lock_wait_s makes a sync wait longer.",
     )
 
 
-def lock_holder(url: str, table: TargetTable) -> str | None:
-    """Who holds the table's lock now, or ``None``. Reads only; errors as `connect`, and `read_error` after it."""
-    with closing(connect(url)) as connection:
+def lock_holder(url: str, table: TargetTable, *, within_s: float | None = None) -> str | None:
+    """Who holds the table's lock now, or ``None``. Reads only; errors as `connect`, and `read_error` after it.
+
+    ``within_s`` are the seconds that it may take to connect."""
+    with closing(connect(url, connect_within_s=within_s)) as connection:
         try:
             holder = holder_of(connection, table)
         except psycopg.Error as error:

@@ -62,8 +62,9 @@ WRITTEN_LOG: Final = sql.SQL("SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_
 # Whether it is on the disk up to there.
 IS_FLUSHED: Final = sql.SQL("SELECT pg_catalog.pg_current_wal_flush_lsn() >= $1::pg_catalog.pg_lsn")
 
-# The probe gives way to everybody.
-BEGIN_PROBE: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '1s'")
+# The probe gives way to everybody, and before the server looks for deadlocks (deadlock_timeout, 1 s): the transaction
+# that it ends then could be a sync's.
+BEGIN_PROBE: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '200ms'")
 
 # Deferred constraints would never fire in a transaction that is rolled back.
 CHECK_DEFERRED: Final = sql.SQL("SET CONSTRAINTS ALL IMMEDIATE")

@@ -21,7 +21,14 @@ from product_sync.adapters.postgres.columns import changed, require_unchanged
 from product_sync.adapters.postgres.connection import application_name, connect
 from product_sync.adapters.postgres.errors import START_AGAIN, describe, read_error, write_error
 from product_sync.adapters.postgres.inspect import refuse_row_security, table_oid
-from product_sync.adapters.postgres.lock import already_running, holder_of, pools_transactions, try_lock
+from product_sync.adapters.postgres.lock import (
+    OnWait,
+    already_running,
+    holder_of,
+    pools_transactions,
+    try_lock,
+    wait_for_lock,
+)
 from product_sync.core import interrupts
 from product_sync.core.errors import (
     CommitOutcomeUnknown,
@@ -56,7 +63,9 @@ class PostgresWriter:
 
     Needs SELECT, INSERT and UPDATE on the one table, and DELETE for deletions. Opening it raises what `connect` raises,
     `TransactionPooling` behind a transaction pooler, `AccessDenied` under row-level security and
-    `SyncAlreadyRunning` while another sync holds the lock.
+    `SyncAlreadyRunning` if another sync holds the lock for longer than ``lock_wait_s`` seconds; ``on_wait`` hears of it
+    meanwhile. A writer that is only ``probing`` takes no lock, so that it is in no sync's way, and is not opened beside
+    one.
 
     With ``flush_within_s`` COMMIT does not wait for the disk, and `settle` does, so that others who commit at that
     moment need not wait for our flush before theirs: the next of them flushes for both. If nobody has within that many
@@ -71,6 +80,9 @@ class PostgresWriter:
         *,
         run_id: str,
         flush_within_s: float | None = None,
+        lock_wait_s: float = 0.0,
+        on_wait: OnWait = lambda _: None,
+        probing: bool = False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url
@@ -88,7 +100,7 @@ class PostgresWriter:
             connection = on_failure.enter_context(closing(connect(url, application_name=self._name)))
             try:
                 self._session = _session(connection)
-                self._admit(connection)
+                self._admit(connection, lock_wait_s, on_wait, probing=probing)
                 self._copies = copying.is_possible(layout) and not _has_insert_rules(connection, layout)
                 self._flushes_later = self._may_flush_later(connection)
             except psycopg.Error as error:
@@ -195,7 +207,7 @@ class PostgresWriter:
     def _may_flush_later(self, connection: psycopg.Connection) -> bool:
         return self._flush_within_s is not None and _waits_for_its_disk(connection)
 
-    def _admit(self, connection: psycopg.Connection) -> None:
+    def _admit(self, connection: psycopg.Connection, lock_wait_s: float, on_wait: OnWait, *, probing: bool) -> None:
         """Let only a session through that can hold the lock and see every row."""
         table = self._layout.table
         if pools_transactions(connection, self._url):
@@ -204,8 +216,10 @@ class PostgresWriter:
                 hint="Let CART_DB_URL name the server itself, or a pool in session mode.",
             )
         refuse_row_security(connection, table)
-        if not try_lock(connection, table):
-            raise already_running(holder_of(connection, table), table)
+        if not probing:
+            wait_for_lock(connection, table, wait_s=lock_wait_s, on_wait=on_wait, sleep=self._sleep)
+        elif (holder := holder_of(connection, table)) is not None:
+            raise already_running(holder, table)
 
     def _take_from_former_session(self, connection: psycopg.Connection) -> None:
         """The lock is taken: by our own lost session, which the server has not missed yet, or by another sync."""
