@@ -31,7 +31,7 @@ from product_sync.core.layout import Layout, bind
 from product_sync.core.load import WRITES, LoadPolicy, load
 from product_sync.core.load_result import BatchFailure, LoadResult, Stop
 from product_sync.core.mapping import load_mapping
-from product_sync.core.model import Op, Reason, SourceId, TargetTable
+from product_sync.core.model import Op, Reason, SourceId
 from product_sync.core.pacing import Pacing
 from product_sync.core.prediction import Prediction, predict
 from product_sync.core.progress import OnProgress, Progress, waiting
@@ -52,9 +52,7 @@ if TYPE_CHECKING:
 #: How many rows of each kind people are shown.
 SHOWN = 10
 #: What a run does while another sync has the target.
-_LOCK_STAGE = "wait for the lock"
-#: Seconds that a look at the lock may take to connect, where a run is not yet under way.
-_GLANCE_S = 5.0
+LOCK_STAGE = "wait for the lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +341,7 @@ class Session:
             run_id=self.files.run_id,
             flush_within_s=flush_within_s(self.settings),
             lock_wait_s=self.settings.lock_wait_s,
-            on_wait=lambda note: self.on_progress(waiting(_LOCK_STAGE, note)),
+            on_wait=lambda note: self.on_progress(waiting(LOCK_STAGE, note)),
             probing=probing,
         )
 
@@ -510,24 +508,6 @@ def state_key(source: SourceAddress, target: TargetAddress, layout: Layout) -> s
 def lock_holder(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> str | None:
     """Who holds the sync's lock on the target table, in words, or ``None``. Raises as `reflect_layout`."""
     return lock.lock_holder(target.url, reflect_layout(target, mapping_path, head_start).table)
-
-
-def glance_at_lock(target: TargetAddress, mapping_path: Path) -> str | None:
-    """As `lock_holder`, without reflecting the table, and within a few seconds: for schedules."""
-    named = load_mapping(mapping_path).target
-    return lock.lock_holder(target.url, TargetTable(named.db_schema, named.table, (), ()), within_s=_GLANCE_S)
-
-
-def wait_until_lock_is_free(
-    target: TargetAddress, mapping_path: Path, wait_s: float, on_progress: OnProgress, head_start: HeadStart | None
-) -> None:
-    """Wait until no other sync holds the lock. Raises `SyncAlreadyRunning` after ``wait_s`` seconds."""
-    lock.wait_until_free(
-        target.url,
-        reflect_layout(target, mapping_path, head_start).table,
-        wait_s=wait_s,
-        on_wait=lambda note: on_progress(waiting(_LOCK_STAGE, note)),
-    )
 
 
 def count_both(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> Counted:

@@ -24,7 +24,8 @@ from product_sync.settings import (
 WHOLE_NUMBERS = {"batch_size", "batch_delay_ms", "accept_source_count", "max_isolated_rows"}
 #: Settings that a person gives as a number. New ones belong here: the test below compares this with the declaration.
 NUMBERS = {
-    "target_batch_s", "max_duty", "settle_seconds", "source_recheck_after_s", "retry_s", "max_delete_share",
+    "target_batch_s", "max_duty", "settle_seconds", "source_recheck_after_s", "retry_s", "lock_wait_s",
+    "max_delete_share",
     "quarantine_budget", "max_plan_age_s", "max_drift_growth", *WHOLE_NUMBERS,
 }  # fmt: skip
 ABOVE_ZERO = {"batch_size", "target_batch_s", "max_duty"}

@@ -23,8 +23,9 @@ from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
 from product_sync.orchestration.resources import Listener
 from product_sync.reports import PredictedCheck, SyncReport, ValidationReport
-from product_sync.session import lock_holder, wait_until_lock_is_free
+from product_sync.session import lock_holder
 from product_sync.settings import SyncSettings, TargetAddress, mapping_path, state_root
+from product_sync.sync_lock import wait_until_lock_is_free
 from product_sync.written_rows import load_result
 
 _READ = {

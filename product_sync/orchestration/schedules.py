@@ -6,8 +6,8 @@ import dagster as dg
 
 from product_sync.core.errors import ConfigurationError, ProductSyncError
 from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
-from product_sync.session import glance_at_lock
 from product_sync.settings import CRON, ScheduleSettings, TargetAddress, mapping_path
+from product_sync.sync_lock import glance_at_lock
 
 #: Dagster's own tags of a run that no person has launched.
 _LAUNCHED_BY = ("dagster/schedule_name", "dagster/sensor_name")
