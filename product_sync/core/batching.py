@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from product_sync.core.model import Op
-from product_sync.core.tables import opened
+from product_sync.core.tables import opened, pages
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 _PAGE_ROWS = 4_096
@@ -29,11 +29,11 @@ def read_batches(
     alone may be larger), or where rows that were refused before begin, which share no batch with others.
     """
     with opened(path) as file:
-        pages = _pages(file, ops)
+        read = _pages(file, ops)
         pending = file.schema_arrow.empty_table()
         while True:
             size = next_size()
-            while pending.num_rows < size and pending.nbytes <= max_bytes and (page := next(pages, None)) is not None:
+            while pending.num_rows < size and pending.nbytes <= max_bytes and (page := next(read, None)) is not None:
                 pending = pa.concat_tables([pending, page])
             if pending.num_rows == 0:
                 return
@@ -48,13 +48,13 @@ def count_rows(path: Path, ops: Collection[Op]) -> int:
     with opened(path) as file:
         return sum(
             int(pc.sum(pc.is_in(page.column("op"), value_set=wanted), min_count=0).as_py())
-            for page in file.iter_batches(batch_size=_PAGE_ROWS, columns=["op"])
+            for page in pages(file, columns=["op"])
         )
 
 
 def _pages(file: pq.ParquetFile, ops: Collection[Op]) -> Iterator[pa.Table]:
     wanted = pa.array([str(op) for op in ops], pa.string())
-    for page in file.iter_batches(batch_size=_PAGE_ROWS):
+    for page in pages(file, rows=_PAGE_ROWS):
         rows = pa.Table.from_batches([page])
         rows = rows.filter(pc.is_in(rows["op"], value_set=wanted))
         if rows.num_rows:

@@ -1,8 +1,7 @@
-"""Decides what differs: one columnar join of the two snapshots, written down row by row.
+"""Finds what differs between the two snapshots, and writes it down row by row, for people and for the load.
 
-The join replaces the set lookup of the original design: it never compares each with each, spills to disk under
-a memory limit, and its result is a file that people and the load read alike. Whatever it leaves out is neither
-reported nor repaired, so it compares nothing but canonical values (`model`), and nothing twice.
+Rows that are equal at about the same place are left out first (`pairs`). The others are brought together by id, so many
+at a time as fit into memory (`key_ranges`), and compared there (`compare_rows`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from product_sync.core import ahead, diff_rows, quarantine
-from product_sync.core.layout import ID_TYPE, Layout, LayoutColumn
-from product_sync.core.model import Op, TypeName
+from product_sync.core.compare_rows import CLASSES, diff_table, differences
+from product_sync.core.key_ranges import FileInput, by_key, rises
+from product_sync.core.layout import Layout, LayoutColumn
+from product_sync.core.model import Op, Reason, TypeName
 from product_sync.core.pairs import without_equal_pairs
+from product_sync.core.spill import spilled
 from product_sync.core.tables import (
-    ROW_GROUP_ROWS,
-    duckdb_connection,
+    ParquetSink,
     opened,
+    pages,
+    parquet_writer,
     release_memory,
     row_count,
     write_parquet,
 )
 
-_PAGE_ROWS = 8_192
+#: So many ids are held in memory beside the rows of an initial load.
+_FEW_REJECTS = 100_000
+#: The most bytes of the rows of an op that are looked at for people.
+_EXAMINED_BYTES = 8 * 1024 * 1024
 _SHOWN_CHARACTERS = 200
 _INFINITE = {2**63 - 1: "infinity", -(2**63): "-infinity"}
 
@@ -92,143 +98,113 @@ def diff(
     values.
     Rows come in the order: not refused before refused, then insert, update, extra, then id.
     """
-    counter: Counter[tuple[str, bool]] = Counter()
+    counter: Counter[tuple[bool, Op]] = Counter()
     rejected = row_count(rejects)
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix="pairs-"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix="pairs-")))
         source, target = unpaired or without_equal_pairs(
-            layout, source_rows, target_rows, Path(folder), target_batches=target_batches
+            layout, source_rows, target_rows, folder, target_batches=target_batches
         )
-        # The join needs memory next.
         release_memory()
-        refused_rows = _refused(layout, previous_quarantine)
-        if not row_count(target) and not refused_rows.num_rows and _is_in_order(source, layout):
-            rows = ahead.each(_all_missing(source, rejects, layout))
+        if _is_initial(layout, source, target, rejected, previous_quarantine):
+            counter[False, Op.INSERT] = write_parquet(
+                out, layout.diff_schema, ahead.each(_all_missing(source, rejects, layout)), metadata=metadata
+            )
         else:
-            connection = stack.enter_context(_joining(out.parent, rejects, refused_rows))
-            paths = {"source": str(source), "target": str(target)}
-            rows = _renamed(connection.sql(_difference_sql(layout), params=paths).to_arrow_reader(_PAGE_ROWS), layout)
-        write_parquet(out, layout.diff_schema, _counted(rows, counter), metadata=metadata)
+            ranges = by_key(_inputs(layout, source, target, rejects, previous_quarantine), folder)
+            sink = stack.enter_context(parquet_writer(out, layout.diff_schema, metadata=metadata))
+            _write_differences(layout, ranges, sink, folder, counter)
     release_memory()
-    without_row = _without_row(rejects, source_rows, out.parent) if rejected else 0
-    refused = counter[Op.INSERT, True] + counter[Op.UPDATE, True]
+    refused = counter[True, Op.INSERT] + counter[True, Op.UPDATE]
     return DiffCounts(
-        source_count=row_count(source_rows) + without_row,
+        source_count=row_count(source_rows) + _without_row(rejects),
         target_count=row_count(target_rows),
-        missing=counter[Op.INSERT, False],
-        changed=counter[Op.UPDATE, False],
-        extra=counter[Op.EXTRA, False],
+        missing=counter[False, Op.INSERT],
+        changed=counter[False, Op.UPDATE],
+        extra=counter[False, Op.EXTRA],
         quarantined=rejected + refused,
         refused=refused,
     )
 
 
-def _without_row(rejects: Path, source_rows: Path, folder: Path) -> int:
-    """How many rejected documents have no row. One that has a row all the same shares its text id with another one."""
-    with duckdb_connection(folder) as connection:
-        paths = {"rejects": str(rejects), "source": str(source_rows)}
-        row = connection.execute(_WITHOUT_ROW_SQL, paths).fetchone()
-        return 0 if row is None else int(row[0])
+def _without_row(rejects: Path) -> int:
+    """How many rejected documents have no row in the source's snapshot. One that has a row is rejected for nothing but
+    its text id, which another document has too (`quarantine.add_duplicates`)."""
+    count = 0
+    with opened(rejects) as file:
+        for page in pages(file, columns=["reasons"]):
+            reasons = page.column("reasons")
+            first = pc.list_element(reasons, 0)
+            has_row = pc.and_(pc.equal(pc.list_value_length(reasons), 1), pc.equal(first, Reason.DUPLICATE_ID))
+            count += page.num_rows - int(pc.sum(has_row, min_count=0).as_py())
+    return count
 
 
-_WITHOUT_ROW_SQL = f"""
-SELECT count(*) FROM read_parquet($rejects) AS rejects
-WHERE NOT EXISTS (
-    FROM read_parquet($source) AS source (id_type, id)
-    WHERE source.id = rejects.id AND source.id_type = rejects.{ID_TYPE}
-)
-"""  # noqa: S608 - a constant
+def _inputs(
+    layout: Layout, source: Path, target: Path, rejects: Path, previous_quarantine: Path | None
+) -> list[FileInput]:
+    """What is compared: both sides, the ids of the rejects, and the values that were refused before."""
+    key = layout.key.name
+    inputs = [
+        FileInput(source, layout.source_schema, key),
+        FileInput(target, layout.target_schema, key),
+        FileInput(rejects, pa.schema([pa.field("id", pa.string())]), "id", ["id"], pa.RecordBatch.drop_null),
+    ]
+    return inputs if previous_quarantine is None else [*inputs, quarantine.refused_input(previous_quarantine, layout)]
 
 
-def _difference_sql(layout: Layout) -> str:
-    """The join. Columns go by position (``s0`` … of the source, ``t0`` … of the target, ``r0`` … of what was refused
-    before), because DuckDB's names ignore letter case and PostgreSQL's do not."""
-    places = range(len(layout.values))
-    s, t = [f"s{place}" for place in places], [f"t{place}" for place in places]
-    differs = [f"s{place} IS DISTINCT FROM t{place}" for place in places if layout.values[place].update]
-    as_refused = [f"refused.r{place} IS NOT DISTINCT FROM joined.s{place}" for place in places]
-    return f"""
-    WITH joined AS (
-        SELECT
-            CASE WHEN target.id IS NULL THEN 'insert' WHEN source.id IS NULL THEN 'extra' ELSE 'update' END AS op,
-            {", ".join(["coalesce(source.id, target.id) AS id", "source.id_type AS id_type", *s, *t])}
-        FROM read_parquet($source) AS source ({", ".join(["id_type", "id", *s])})
-        FULL JOIN read_parquet($target) AS target ({", ".join(["id", *t])}) ON source.id = target.id
-        WHERE {" OR ".join(["source.id IS NULL", "target.id IS NULL", *differs])}
-    ),
-    marked AS (
-        SELECT *, EXISTS (
-            FROM refused
-            WHERE {" AND ".join(["refused.id = joined.id", "refused.id_type = joined.id_type", *as_refused])}
-        ) AS refused_before
-        FROM joined
-        WHERE NOT EXISTS (FROM rejects WHERE rejects.id = joined.id)
-    )
-    SELECT {", ".join(["op", "id", "id_type", "refused_before", *s, *t])}
-    FROM marked
-    ORDER BY refused_before, CASE op WHEN 'insert' THEN 0 WHEN 'update' THEN 1 ELSE 2 END, id
-    """  # noqa: S608 - made of places of columns only; paths are bound
+def _write_differences(
+    layout: Layout,
+    ranges: Iterator[tuple[pa.Table, ...]],
+    sink: ParquetSink,
+    folder: Path,
+    counter: Counter[tuple[bool, Op]],
+) -> None:
+    """Write the differences in the order of a diff: those that come first at once, the others by way of a file."""
+    nothing_refused = quarantine.refused_schema(layout).empty_table()
+    with spilled(folder, layout.diff_schema, len(CLASSES)) as later:
+        for source, target, rejected, *of_quarantine in ranges:
+            ids = rejected.column(0).combine_chunks()
+            refused = of_quarantine[0] if of_quarantine else nothing_refused
+            for is_refused, op, rows in differences(layout, source, target, ids, refused):
+                counter[is_refused, op] += rows.num_rows
+                place = CLASSES.index((is_refused, op))
+                for batch in rows.to_batches():
+                    if place:
+                        later.add(batch, np.full(batch.num_rows, place))
+                    else:
+                        sink.write(batch)
+        for place in range(1, len(CLASSES)):
+            for batch in later.batches(place):
+                sink.write(batch)
 
 
-@contextmanager
-def _joining(folder: Path, rejects: Path, refused_rows: pa.Table) -> Iterator[Any]:
-    """A connection that knows ``rejects`` (id_type, id) and ``refused`` (id_type, id, r0 …)."""
-    with duckdb_connection(folder) as connection:
-        connection.execute(
-            f"CREATE TEMP TABLE rejects AS SELECT {ID_TYPE} AS id_type, id FROM read_parquet($path)",  # noqa: S608 - a constant
-            {"path": str(rejects)},
-        )
-        connection.register("refused", refused_rows)
-        yield connection
-
-
-def _refused(layout: Layout, previous_quarantine: Path | None) -> pa.Table:
-    """`quarantine.refused_rows` with its columns named by place."""
-    names = ["id_type", "id", *(f"r{place}" for place in range(len(layout.values)))]
-    if previous_quarantine is None:
-        types = [pa.string(), pa.string(), *(column.type.arrow for column in layout.values)]
-        return pa.schema(list(zip(names, types, strict=True))).empty_table()
-    return quarantine.refused_rows(previous_quarantine, layout).rename_columns(names)
+def _is_initial(layout: Layout, source: Path, target: Path, rejected: int, previous_quarantine: Path | None) -> bool:
+    """Whether all rows of the source are inserts, in the order of a diff."""
+    has_refused = previous_quarantine is not None and quarantine.has_refused(previous_quarantine)
+    return not row_count(target) and rejected <= _FEW_REJECTS and not has_refused and _is_in_order(source, layout)
 
 
 def _is_in_order(source: Path, layout: Layout) -> bool:
     """Whether the ids of a source file rise from row to row, as they do where it was read by ``_id``s of one type."""
     last = pa.nulls(0, pa.string())
     with opened(source) as file:
-        for page in file.iter_batches(batch_size=_PAGE_ROWS, columns=[layout.key.name]):
+        for page in pages(file, columns=[layout.key.name]):
             ids = pa.concat_arrays([last, page.column(0)])
-            if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
+            if not rises(ids):
                 return False
             last = ids[-1:]
     return True
 
 
 def _all_missing(source: Path, rejects: Path, layout: Layout) -> Iterator[pa.RecordBatch]:
-    """The rows of a source file whose ids are in order, as inserts: a join with an empty table, without the sorting."""
+    """What `differences` says of the rows of a source file whose ids are in order, and of a target without rows."""
     rejected = pq.ParquetFile(rejects).read(columns=["id"])["id"]
-    old = [column.type.arrow for column in layout.values]
     with opened(source) as file:
-        for rows in file.iter_batches(batch_size=ROW_GROUP_ROWS):
-            page = rows.filter(pc.invert(pc.is_in(rows.column(layout.key.name), value_set=rejected)))
-            op = pa.array(np.full(page.num_rows, str(Op.INSERT)), pa.string())
-            refused = pa.array(np.zeros(page.num_rows, dtype=bool))
-            id_type, row_id, *new = page.columns
-            columns = [op, row_id, id_type, refused, *new, *(pa.nulls(page.num_rows, type_) for type_ in old)]
-            yield pa.RecordBatch.from_arrays(columns, schema=layout.diff_schema)
-
-
-def _renamed(reader: Any, layout: Layout) -> Iterator[pa.RecordBatch]:
-    for batch in reader:
-        columns = [column.cast(field.type) for column, field in zip(batch.columns, layout.diff_schema, strict=True)]
-        yield pa.RecordBatch.from_arrays(columns, schema=layout.diff_schema)
-
-
-def _counted(batches: Iterator[pa.RecordBatch], counter: Counter[tuple[str, bool]]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        groups = pa.Table.from_batches([batch]).group_by(["op", "refused_before"]).aggregate([([], "count_all")])
-        for group in groups.to_pylist():
-            counter[group["op"], group["refused_before"]] += group["count_all"]
-        yield batch
+        for page in pages(file):
+            rows = pa.Table.from_batches([page])
+            rows = rows.filter(pc.invert(pc.is_in(rows[layout.key.name], value_set=rejected)))
+            yield from diff_table(layout, Op.INSERT, rows, None, refused=False).to_batches()
 
 
 def changed_columns(path: Path, layout: Layout) -> dict[str, int]:
@@ -246,17 +222,26 @@ def first_differences(path: Path, layout: Layout, limit_per_op: int = 10) -> lis
     """The first rows of each op, by id, as lines for people; rows that were refused before are left out."""
     shown: list[Difference] = []
     for op in Op:
-        rows = first_rows(path, op, limit_per_op)
-        for index in range(rows.num_rows):
-            shown.extend(lines_of(rows.slice(index, 1), op, layout))
+        left = limit_per_op
+        for rows in _rows_of(path, op):
+            for index in range(min(left, rows.num_rows)):
+                shown.extend(lines_of(rows.slice(index, 1), op, layout))
+            left -= rows.num_rows
+            if left <= 0:
+                break
     return shown
 
 
-def first_rows(path: Path, op: Op, limit: int) -> pa.Table:
-    """The first ``limit`` rows of ``op``, by id, without those that were refused before."""
+def first_rows(path: Path, op: Op, limit: int, most_bytes: int = _EXAMINED_BYTES) -> pa.Table:
+    """The first ``limit`` rows of ``op``, by id, without those that were refused before: fewer, but one at least, where
+    these would have more than ``most_bytes``."""
     found = pq.read_schema(path).remove_metadata().empty_table()
     for rows in _rows_of(path, op):
-        found = pa.concat_tables([found, rows.slice(0, limit - found.num_rows)])
+        for index in range(min(limit - found.num_rows, rows.num_rows)):
+            row = rows.slice(index, 1)
+            if found.num_rows and found.nbytes + row.nbytes > most_bytes:
+                return found
+            found = pa.concat_tables([found, row])
         if found.num_rows == limit:
             break
     return found
@@ -269,13 +254,13 @@ def _rows_of(path: Path, op: Op) -> Iterator[pa.Table]:
             marks = file.read_row_group(group, columns=["op", "refused_before"])
             wanted = pc.and_(pc.equal(marks["op"], str(op)), pc.invert(marks["refused_before"]))
             if pc.any(wanted, min_count=0).as_py():
-                yield from _chosen(file.iter_batches(batch_size=_PAGE_ROWS, row_groups=[group]), wanted)
+                yield from _chosen(pages(file, groups=[group]), wanted)
 
 
-def _chosen(pages: Iterator[pa.RecordBatch], wanted: pa.ChunkedArray) -> Iterator[pa.Table]:
+def _chosen(read: Iterator[pa.RecordBatch], wanted: pa.ChunkedArray) -> Iterator[pa.Table]:
     """The wanted rows of each page that has some."""
     start = 0
-    for page in pages:
+    for page in read:
         rows = pa.Table.from_batches([page]).filter(wanted.slice(start, page.num_rows))
         start += page.num_rows
         if rows.num_rows:

@@ -24,19 +24,19 @@ from numpy.typing import NDArray
 
 from product_sync.core import diff_rows
 from product_sync.core.layout import Layout
-from product_sync.core.tables import ParquetSink, opened, parquet_writer, release_memory
+from product_sync.core.tables import ParquetSink, opened, pages, parquet_writer, release_memory
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """How far apart partners may lie: the rows that wait on a side, and that the other one has read since one came; and
     the bytes of those that wait. Both sides are read in pages of ``page_rows``, or of ``page_bytes`` if that is less.
-    After the rows of ``trial_pages`` of both sides a quarter of them must have met a partner."""
+    After ``trial_pages`` of both sides a quarter of the rows must have met a partner."""
 
     rows: int = 65_536
-    bytes: int = 16 * 1024 * 1024
+    bytes: int = 8 * 1024 * 1024
     page_rows: int = 16_384
-    page_bytes: int = 8 * 1024 * 1024
+    page_bytes: int = 4 * 1024 * 1024
     trial_pages: int = 16
 
 
@@ -93,7 +93,7 @@ def unpaired(
             for side, other in _to_read(source, target, layout, window):
                 side.read(other)
             met += _leave_out_pairs(source, target, layout)
-            if not is_tried and source.rows_read + target.rows_read >= 2 * window.trial_pages * window.page_rows:
+            if not is_tried and source.pages_read + target.pages_read >= 2 * window.trial_pages:
                 is_tried = True
                 if 4 * met < min(source.rows_read, target.rows_read):
                     return False
@@ -120,6 +120,7 @@ class _Side:
         #: Of each waiting row, how many rows the other side had read when it came: they rise.
         self._since = np.zeros(0, np.int64)
         self.rows_read = 0
+        self.pages_read = 0
 
     @property
     def is_at_end(self) -> bool:
@@ -132,6 +133,7 @@ class _Side:
             self._since = np.concatenate([self._since, np.full(page.num_rows, other.rows_read)])
             self.tail += page.num_rows
             self.rows_read += page.num_rows
+            self.pages_read += 1
             self._next = next(self._pages, None)
 
     def leave(self, rows: pa.Table) -> None:
@@ -185,13 +187,13 @@ def _side(
     window: Window,
     metadata: Mapping[str, str] = _NONE,
 ) -> Iterator[_Side]:
-    with parquet_writer(left, schema, metadata=metadata) as sink:
+    with parquet_writer(left, schema, metadata=metadata, group_bytes=window.page_bytes) as sink:
         yield _Side(_pages(batches, window), schema, sink)
 
 
 def _batches(path: Path, window: Window) -> Generator[pa.RecordBatch, None, None]:
     with opened(path) as file:
-        yield from file.iter_batches(batch_size=window.page_rows)
+        yield from pages(file, rows=window.page_rows, most_bytes=window.page_bytes)
 
 
 def _pages(batches: Iterator[pa.RecordBatch], window: Window) -> Iterator[pa.Table]:

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 
 from product_sync.core.extended_json import EXCERPT_LENGTH
 from product_sync.core.ids import source_key_sql
+from product_sync.core.key_ranges import FileInput
 from product_sync.core.layout import ID_TYPE, Layout
 from product_sync.core.model import Reason, Reject, SourceId, Stage
-from product_sync.core.tables import RUN_ID, duckdb_connection, read_metadata, write_parquet
+from product_sync.core.tables import RUN_ID, duckdb_connection, opened, pages, read_metadata, write_parquet
 
 _PAGE_ROWS = 8_192
 
@@ -279,14 +280,32 @@ FROM read_parquet($path) WHERE id = $id OR list_contains($keys, source_key) ORDE
 """
 
 
-def refused_rows(path: Path, layout: Layout) -> pa.Table:
-    """The values that the database refused: `ID_TYPE`, ``id``, then the columns of ``layout.values``.
+def refused_schema(layout: Layout) -> pa.Schema:
+    """Rows of `refused_input`."""
+    return pa.schema([pa.field(ID_TYPE, pa.string()), pa.field("id", pa.string()), *_refused_type(layout)])
 
-    An entry excuses its product only while the source still has these very values. Bounded by what a load
-    isolates before it stops, so it is a table in memory.
-    """
-    table = pq.ParquetFile(path).read(columns=[ID_TYPE, "id", "stage", "refused"])
-    table = table.filter(pc.and_(pc.equal(table["stage"], Stage.LOAD), table["refused"].is_valid()))
-    members = table["refused"].combine_chunks().flatten()
-    columns = [table[ID_TYPE], table["id"], *members]
-    return pa.table(columns, names=[ID_TYPE, "id", *(column.name for column in layout.values)])
+
+def refused_input(path: Path, layout: Layout) -> FileInput:
+    """The values that the database refused, from a quarantine file: `ID_TYPE`, ``id``, then the columns of
+    ``layout.values``. An entry excuses its product only while the source still has these very values."""
+    schema = refused_schema(layout)
+
+    def refused(entries: pa.RecordBatch) -> pa.RecordBatch:
+        entries = entries.filter(pc.and_(pc.equal(entries["stage"], Stage.LOAD), entries["refused"].is_valid()))
+        columns = [entries[ID_TYPE], entries["id"], *entries["refused"].flatten()]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return FileInput(path, schema, "id", [ID_TYPE, "id", "stage", "refused"], refused)
+
+
+def has_refused(path: Path) -> bool:
+    """Whether a quarantine file has an entry that the database refused."""
+    with opened(path) as file:
+        stages = (page.column("stage") for page in pages(file, columns=["stage"]))
+        return any(pc.any(pc.equal(stage, Stage.LOAD), min_count=0).as_py() for stage in stages)
+
+
+def refused_rows(path: Path, layout: Layout) -> pa.Table:
+    """All rows of `refused_input`, in memory."""
+    found = refused_input(path, layout)
+    return pa.Table.from_batches(found.batches(), found.schema)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,17 @@ STATE_KEY, RUN_ID, TAKEN_AT = "state_key", "run_id", "taken_at"
 ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 16 * 1024 * 1024
 
+#: Rows and bytes that are read from a file at once.
+PAGE_ROWS = 16_384
+PAGE_BYTES = 8 * 1024 * 1024
+
 
 class ParquetSink:
     """Collects batches into row groups of bounded rows and bytes. Made by `parquet_writer`."""
 
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, writer: Any, group_bytes: int) -> None:
         self._writer = writer
+        self._group_bytes = group_bytes
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._pending_bytes = 0
@@ -41,12 +46,16 @@ class ParquetSink:
     def write(self, batch: pa.RecordBatch) -> None:
         if batch.num_rows == 0:
             return
-        self._pending.append(batch)
-        self._pending_rows += batch.num_rows
-        self._pending_bytes += batch.nbytes
-        self.rows += batch.num_rows
-        if self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES:
-            self.flush()
+        for part in sliced(batch, self._group_bytes):
+            size = int(part.nbytes)
+            if self._pending_bytes + size > self._group_bytes:
+                self.flush()
+            self._pending.append(part)
+            self._pending_rows += part.num_rows
+            self._pending_bytes += size
+            self.rows += part.num_rows
+            if self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= self._group_bytes:
+                self.flush()
 
     def flush(self) -> None:
         """Write what is pending as one row group."""
@@ -57,12 +66,18 @@ class ParquetSink:
 
 @contextmanager
 def parquet_writer(
-    path: Path, schema: pa.Schema, *, metadata: Mapping[str, str], sought_by: str | None = None
+    path: Path,
+    schema: pa.Schema,
+    *,
+    metadata: Mapping[str, str],
+    sought_by: str | None = None,
+    group_bytes: int = ROW_GROUP_BYTES,
 ) -> Iterator[ParquetSink]:
     """A sink whose file takes the place of ``path`` when the block ends, and is removed when it raises.
 
     The file is synced to the disk before it is renamed, and is readable by its owner only: it holds products. Where
-    rows are later sought by the column ``sought_by``, row groups that cannot have them are passed over.
+    rows are later sought by the column ``sought_by``, row groups that cannot have them are passed over. A row group has
+    at most ``group_bytes``, or one row.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -78,7 +93,7 @@ def parquet_writer(
                 use_dictionary=False,
                 write_statistics=[sought_by] if sought_by else False,
             ) as writer:
-                sink = ParquetSink(writer)
+                sink = ParquetSink(writer, group_bytes)
                 yield sink
                 sink.flush()
             file.flush()
@@ -104,6 +119,45 @@ def opened(path: Path) -> pq.ParquetFile:
     Arrow would read ahead and keep every byte of it until it is closed: 55 MB for each million products of a load.
     """
     return pq.ParquetFile(path, pre_buffer=False)
+
+
+def sliced(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in slices of at most so many bytes, or of one row that has more."""
+    if batch.num_rows <= 1 or batch.nbytes <= most_bytes:
+        yield batch
+        return
+    middle = batch.num_rows // 2
+    yield from sliced(batch.slice(0, middle), most_bytes)
+    yield from sliced(batch.slice(middle), most_bytes)
+
+
+def pages(
+    file: pq.ParquetFile,
+    *,
+    rows: int = PAGE_ROWS,
+    most_bytes: int = PAGE_BYTES,
+    columns: Sequence[str] | None = None,
+    groups: Iterable[int] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, or of some of its row groups, in batches of at most ``rows`` rows and about ``most_bytes``.
+
+    Arrow's own batches go on from one row group into the next: of wide rows, one batch would be the whole file.
+    """
+    for group in range(file.num_row_groups) if groups is None else groups:
+        metadata = file.metadata.row_group(group)
+        fitting = most_bytes * metadata.num_rows // max(group_bytes(metadata, columns), 1)
+        size = max(1, min(rows, fitting))
+        yield from file.iter_batches(batch_size=size, row_groups=[group], columns=columns)
+
+
+def group_bytes(group: Any, columns: Sequence[str] | None = None) -> int:
+    """Bytes in Parquet of the columns of a row group, by its metadata; of all columns, or of those of these names."""
+    chunks = (group.column(at) for at in range(group.num_columns))
+    return sum(
+        int(chunk.total_uncompressed_size)
+        for chunk in chunks
+        if columns is None or chunk.path_in_schema.partition(".")[0] in columns
+    )
 
 
 def read_metadata(path: Path) -> dict[str, str]:
