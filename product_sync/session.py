@@ -29,7 +29,7 @@ from product_sync.core.dry_run import Estimate, estimate, not_probed
 from product_sync.core.errors import AccessDenied, NotAttempted
 from product_sync.core.layout import Layout, bind
 from product_sync.core.load import WRITES, LoadPolicy, load
-from product_sync.core.load_result import BatchFailure, LoadResult, Stop
+from product_sync.core.load_result import BatchFailure, Exclusion, LoadResult, Stop
 from product_sync.core.mapping import load_mapping
 from product_sync.core.model import Op, Reason, SourceId
 from product_sync.core.pacing import Pacing
@@ -461,7 +461,9 @@ def _load_result(content: dict[str, Any]) -> LoadResult:
     failures = [BatchFailure(**{**failure, "keys": tuple(failure["keys"])}) for failure in content["failures"]]
     untried = [SourceId(*source_id) for source_id in content["untried"]]
     stop = Stop(**content["stop"]) if content["stop"] else None
-    return LoadResult(**{**content, "failures": failures, "untried": untried, "stop": stop})
+    exclusions = [Exclusion(**exclusion) for exclusion in content.get("exclusions", [])]
+    found = {"failures": failures, "untried": untried, "exclusions": exclusions, "stop": stop}
+    return LoadResult(**{**content, **found})
 
 
 def open_session(

@@ -20,12 +20,14 @@ from product_sync.core.conversion import CODEC_OPTIONS, RowConverter, source_key
 from product_sync.core.errors import (
     CommitOutcomeUnknown,
     EveryBatchWouldFail,
+    RowsExcluded,
     RowsRefused,
     SourceMissing,
     TransientError,
 )
 from product_sync.core.layout import Layout
 from product_sync.core.model import SourceBatch, SourceId
+from product_sync.core.obstacles import Obstacle, ObstacleKind
 from product_sync.core.ports import WriteBatch, Written
 from product_sync.core.timing import Timing
 
@@ -147,7 +149,8 @@ class FakeTarget:
     """The table and the one connection that writes to it; a reader and a writer in one.
 
     ``refuses`` names the constraint that a row violates, if any; ids in ``swallows`` vanish in a trigger; ids in
-    ``referenced`` cannot be deleted.
+    ``referenced`` cannot be deleted. No two rows may have the same value in a column of ``unique``, at any moment; a
+    value of ``parent``, if that is set, has to be the id of a row at the end of each step.
     """
 
     def __init__(self, layout: Layout, rows: Iterable[Row] = ()) -> None:
@@ -158,6 +161,8 @@ class FakeTarget:
         self.refuses: Callable[[Row], str | None] = lambda _: None
         self.swallows: set[str] = set()
         self.referenced: set[str] = set()
+        self.unique: tuple[str, ...] = ()
+        self.parent: str | None = None
         self.may_delete = True
         self.committed: list[WriteBatch] = []
         self._connected = True
@@ -187,13 +192,58 @@ class FakeTarget:
 
     def write(self, batch: WriteBatch) -> Written:
         self._play("target.write")
-        rows, written = self._executed(batch)
+        rows, written = self._executed(self.rows, batch)
+        return self._commit(batch, rows, written)
+
+    def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
+        self._play("target.write_in_order")
+        rows, total = self.rows, Written()
+        for number, step in enumerate(steps):
+            try:
+                rows, written = self._executed(rows, step)
+            except RowsRefused as error:
+                error.step = number
+                raise
+            if written.num_rows < step.num_rows:
+                return Written()
+            total = total.joined(written)
+        return self._commit(steps[-1], rows, total)
+
+    def _commit(self, batch: WriteBatch, rows: dict[str, Row], written: Written) -> Written:
         if self._lost_answers:
             return self._commit_in_the_dark(batch, rows, written)
         self._unflushed = (batch, self.rows, written)
         self.rows = rows
         self.committed.append(batch)
         return written
+
+    def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
+        self._play("target.obstacles")
+        found: list[Obstacle] = []
+        wanted = [*self._values(batch.inserts), *self._values(batch.new)]
+        for number, row in enumerate(wanted):
+            row_id = row[self._key]
+            for column in self.unique:
+                named = (f"unique_{column}", (column,))
+                holders = [other for other in self._others(self.rows.values(), row) if _collide(other, row, column)]
+                found += [Obstacle(row_id, other[self._key], ObstacleKind.HELD, *named) for other in holders]
+                rivals = [other for other in wanted[:number] if _collide(other, row, column)]
+                found += [Obstacle(row_id, other[self._key], ObstacleKind.RIVAL, *named) for other in rivals[:1]]
+            if self.parent and row[self.parent] not in (None, row_id, *self.rows):
+                found.append(Obstacle(row_id, row[self.parent], ObstacleKind.NEEDED, "parent", (self.parent,)))
+        for row in self._values(batch.deletes):
+            children = [other for other in self._others(self.rows.values(), row) if self._is_parent(row, other)]
+            found += [
+                Obstacle(row[self._key], child[self._key], ObstacleKind.REFERRING, "parent", (str(self.parent),))
+                for child in children
+            ]
+        return found
+
+    def _others(self, rows: Iterable[Row], row: Row) -> Iterator[Row]:
+        return (other for other in rows if other[self._key] != row[self._key])
+
+    def _is_parent(self, row: Row, other: Row) -> bool:
+        return self.parent is not None and bool(other[self.parent] == row[self._key])
 
     def settle(self) -> None:
         if self._crash_loses is None or self._unflushed is None:
@@ -210,7 +260,7 @@ class FakeTarget:
 
     def probe(self, batch: WriteBatch) -> Written:
         self._play("target.probe")
-        return self._executed(batch)[1]
+        return self._executed(self.rows, batch)[1]
 
     def happened(self, transaction: str) -> bool:
         self._play("target.happened")
@@ -237,16 +287,20 @@ class FakeTarget:
         self._connected = False
         raise CommitOutcomeUnknown("server closed the connection", transaction=transaction, written=written)
 
-    def _executed(self, batch: WriteBatch) -> tuple[dict[str, Row], Written]:
-        rows = dict(self.rows)
-        inserted, updated = self._insert(rows, batch), self._update(rows, batch)
-        deleted = self._delete(rows, batch)
-        return rows, Written(frozenset(inserted), frozenset(updated), frozenset(deleted))
+    def _executed(self, before: dict[str, Row], batch: WriteBatch) -> tuple[dict[str, Row], Written]:
+        """Three statements, after each of which every row has its parent."""
+        rows = dict(before)
+        ids = []
+        for statement in (self._insert, self._update, self._delete):
+            ids.append(frozenset(statement(rows, batch)))
+            if self.parent and any(row[self.parent] not in (None, *rows) for row in rows.values()):
+                raise RowsExcluded("a row refers to one that is not there", sqlstate="23503")
+        return rows, Written(*ids)
 
     def _insert(self, rows: dict[str, Row], batch: WriteBatch) -> Iterator[str]:
         for row in self._values(batch.inserts):
             if row[self._key] not in rows and row[self._key] not in self.swallows:
-                self._check(row)
+                self._check(rows, row)
                 rows[row[self._key]] = row
                 yield row[self._key]
 
@@ -256,7 +310,7 @@ class FakeTarget:
             row = rows.get(new[self._key])
             if row is not None and _same(row, old, compared) and new[self._key] not in self.swallows:
                 row = row | {name: new[name] for name in compared}
-                self._check(row)
+                self._check(rows, row)
                 rows[row[self._key]] = row
                 yield row[self._key]
 
@@ -267,13 +321,16 @@ class FakeTarget:
             row = rows.get(old[self._key])
             if row is not None and _same(row, old, self._layout.target_schema.names):
                 if row[self._key] in self.referenced:
-                    raise RowsRefused("the row is still referenced from table cart_item", sqlstate="23503")
+                    raise RowsExcluded("the row is still referenced from table cart_item", sqlstate="23503")
                 del rows[row[self._key]]
                 yield row[self._key]
 
-    def _check(self, row: Row) -> None:
+    def _check(self, rows: dict[str, Row], row: Row) -> None:
         if violated := self.refuses(row):
             raise RowsRefused(f"new row violates {violated}", sqlstate="23514")
+        for column in self.unique:
+            if any(_collide(other, row, column) for other in self._others(rows.values(), row)):
+                raise RowsExcluded(f"duplicate key value violates unique_{column}", sqlstate="23505")
 
     def _table(self, rows: Iterable[Row]) -> pa.Table:
         held = list(rows)
@@ -289,6 +346,10 @@ class FakeTarget:
         }
         rows: list[Row] = pa.table(columns).to_pylist()
         return rows
+
+
+def _collide(left: Row, right: Row, column: str) -> bool:
+    return left[column] is not None and bool(left[column] == right[column])
 
 
 def _same(left: Row, right: Row, names: Iterable[str]) -> bool:

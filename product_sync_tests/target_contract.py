@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from product_sync.core.errors import RowsRefused
+from product_sync.core.errors import RowsExcluded, RowsRefused
 from product_sync.core.layout import Layout, bind
 from product_sync.core.mapping import ColumnSpec, SourceSpec, TargetSpec
 from product_sync.core.mapping import Mapping as SyncMapping
 from product_sync.core.model import ColumnType, TableColumn, TargetTable, TypeName
+from product_sync.core.obstacles import Obstacle, ObstacleKind
 from product_sync.core.ports import TargetReader, TargetWriter, WriteBatch, Written
 
 Row = Mapping[str, Any]
@@ -110,6 +111,12 @@ class Target(Protocol):
 
     def refuse_title(self, title: str) -> None:
         """From now on a constraint refuses rows with this title."""
+
+    def make_unique(self, column: str) -> None:
+        """From now on no two rows may have the same value in this column. The constraint is called ``unique_…``."""
+
+    def refer_to_id(self, column: str) -> None:
+        """From now on a value of this column has to be the id of a row. The constraint is called ``parent``."""
 
     def swallow(self, key: str) -> None:
         """From now on a trigger makes a new row with this id vanish."""
@@ -296,3 +303,82 @@ class TargetContract:
         target = target_of(layout, EDGES)
         assert target.writer.write(write_batch(layout)) == Written()
         assert self.content(target, layout) == rows_of(table_of(layout, EDGES))
+
+    def test_the_row_that_holds_a_value_is_named_and_so_is_the_first_of_the_batch_that_wants_it(
+        self, target_of: TargetOf, layout: Layout
+    ) -> None:
+        columns = [name for name in EVERY_TYPE if name not in ("id", "name", "active")]
+        target = target_of(layout, [{**EDGES[1], "id": "holder"}, {"id": "p"}, {"id": "q"}])
+        for column in columns:
+            target.make_unique(column)
+        for column in columns:
+            taken, free = EDGES[1][column], EDGES[2][column]
+            batch = write_batch(
+                layout,
+                inserts=[{"id": "new", column: free}, {"id": "null"}],
+                updates=[({"id": "p"}, {"id": "p", column: taken}), ({"id": "q"}, {"id": "q", column: free})],
+            )
+            with pytest.raises(RowsExcluded):
+                target.writer.write(batch)
+            named = (f"unique_{column}", (column,))
+            assert sorted(target.writer.obstacles(batch)) == [
+                Obstacle("p", "holder", ObstacleKind.HELD, *named),
+                Obstacle("q", "new", ObstacleKind.RIVAL, *named),
+            ]
+            assert target.writer.obstacles(batch.take([0, 1])) == []
+
+    def test_rows_that_others_refer_to_are_named(self, target_of: TargetOf, layout: Layout) -> None:
+        target = target_of(layout, [{"id": "parent"}, {"id": "child", "title": "parent"}, {"id": "p"}])
+        target.refer_to_id("title")
+        orphan = write_batch(
+            layout,
+            inserts=[{"id": "new", "title": "absent"}, {"id": "itself", "title": "itself"}],
+            updates=[({"id": "p"}, {"id": "p", "title": "parent"})],
+        )
+        with pytest.raises(RowsExcluded):
+            target.writer.write(orphan)
+        assert target.writer.obstacles(orphan) == [Obstacle("new", "absent", ObstacleKind.NEEDED, "parent", ("title",))]
+        deletion = write_batch(layout, deletes=[{"id": "parent"}, {"id": "p"}])
+        with pytest.raises(RowsExcluded):
+            target.writer.write(deletion)
+        assert target.writer.obstacles(deletion) == [
+            Obstacle("parent", "child", ObstacleKind.REFERRING, "parent", ("title",))
+        ]
+
+    def test_steps_are_one_transaction_and_each_sees_the_one_before(self, target_of: TargetOf, layout: Layout) -> None:
+        rows: list[Row] = [
+            {"id": "p", "title": "1", "whole": 7},
+            {"id": "q", "title": "2"},
+            {"id": "extra", "title": "3"},
+        ]
+        target = target_of(layout, rows)
+        target.make_unique("title")
+        parked, done = {**rows[0], "title": None}, {**rows[0], "title": "2"}
+        steps = [
+            write_batch(layout, updates=[(rows[0], parked)], deletes=[rows[2]]),
+            write_batch(layout, updates=[(rows[1], {**rows[1], "title": "1"})], inserts=[{"id": "new", "title": "3"}]),
+            write_batch(layout, updates=[(parked, done)]),
+        ]
+        with pytest.raises(RowsExcluded) as caught:
+            target.writer.write_in_order(steps[1:])
+        assert caught.value.step == 0
+        written = target.writer.write_in_order(steps)
+        assert written == Written(frozenset({"new"}), frozenset({"p", "q"}), frozenset({"extra"}))
+        after: list[Row] = [done, {**rows[1], "title": "1"}, {"id": "new", "title": "3"}]
+        assert self.content(target, layout) == rows_of(table_of(layout, after))
+
+    def test_steps_are_all_written_or_none(self, target_of: TargetOf, layout: Layout) -> None:
+        rows: list[Row] = [{"id": "p", "title": "1"}, {"id": "q", "title": "2"}]
+        target = target_of(layout, rows)
+        steps = [
+            write_batch(layout, updates=[(rows[0], {**rows[0], "title": "new"})]),
+            write_batch(layout, updates=[({**rows[1], "title": "as it was"}, {**rows[1], "title": "new"})]),
+        ]
+        assert target.writer.write_in_order(steps) == Written()
+        assert self.content(target, layout) == rows_of(table_of(layout, rows))
+        target.refuse_title("bad")
+        steps[1] = write_batch(layout, updates=[(rows[1], {**rows[1], "title": "bad"})])
+        with pytest.raises(RowsRefused) as caught:
+            target.writer.write_in_order(steps)
+        assert caught.value.step == 1
+        assert self.content(target, layout) == rows_of(table_of(layout, rows))

@@ -31,6 +31,12 @@ class _Table:
     def refuse_title(self, title: str) -> None:
         self.writer.refuses = lambda row: "title_is_fine" if row["title"] == title else None
 
+    def make_unique(self, column: str) -> None:
+        self.writer.unique += (column,)
+
+    def refer_to_id(self, column: str) -> None:
+        self.writer.parent = column
+
     def swallow(self, key: str) -> None:
         self.writer.swallows.add(key)
 

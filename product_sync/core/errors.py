@@ -21,6 +21,7 @@ driver is in ``__cause__``::
     │   ├── TransientError                  retry this batch
     │   │   └── CommitOutcomeUnknown        ... after asking whether it happened
     │   ├── RowsRefused                     isolate the rows
+    │   │   └── RowsExcluded                ... which another row keeps out: write them once it has made way
     │   └── EveryBatchWouldFail             stop the run
     ├── SourceReadError               1     the source failed in mid-read
     ├── LoadStopped                   1     the run stopped after it had begun to write
@@ -35,6 +36,8 @@ Messages name the thing, the value and the way out. None of them holds a credent
 """
 
 from __future__ import annotations
+
+from product_sync.core.obstacles import Obstacle
 
 
 class ProductSyncError(Exception):
@@ -148,9 +151,25 @@ class CommitOutcomeUnknown(TransientError):
 
 
 class RowsRefused(WriteError):
-    """The server refused the values of at least one row of the transaction."""
+    """The server refused the values of at least one row of the transaction. ``step`` is the place of the refused step
+    where the transaction had several, ``None`` where that is not known."""
 
     code = "rows_refused"
+    step: int | None = None
+
+
+class RowsExcluded(RowsRefused):
+    """The row itself may be right: a unique, exclusion or foreign key constraint refuses it because of another row,
+    which holds the same value, is referenced and absent, or refers to it.
+
+    ``obstacles`` are those of the refused rows that could be found (`product_sync.core.obstacles.Obstacle`).
+    """
+
+    def __init__(
+        self, message: str, *, sqlstate: str | None = None, hint: str = "", obstacles: tuple[Obstacle, ...] = ()
+    ) -> None:
+        super().__init__(message, sqlstate=sqlstate, hint=hint)
+        self.obstacles = obstacles
 
 
 class EveryBatchWouldFail(WriteError):

@@ -8,7 +8,9 @@ one row; an error that every batch would meet stops the run, and the rest is rep
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -30,12 +32,14 @@ from product_sync.core.errors import (
     SyncAlreadyRunning,
     Unreachable,
 )
+from product_sync.core.excluded_rows import ExcludedRows
 from product_sync.core.extended_json import cut
 from product_sync.core.layout import Layout
 from product_sync.core.load_result import BatchFailure, LoadResult, Stop
 from product_sync.core.model import Op
 from product_sync.core.pacing import Pacing
 from product_sync.core.ports import Source, TargetWriter
+from product_sync.core.postponed import PostponedRows
 from product_sync.core.progress import Meter, OnProgress
 from product_sync.core.retry import RetryPolicy
 from product_sync.core.tables import parquet_writer, release_memory
@@ -108,13 +112,18 @@ def load(
         result.planned += count_rows(plan, (Op.EXTRA,))
     meter = Meter("load", result.planned - result.skipped_since_plan, on_progress, timing)
     transactions = Transactions(writer, policy.retry, timing, on_retry=lambda: meter.advance(0), logger=logger)
-    with parquet_writer(rejects_out, quarantine.rejects_schema(layout), metadata=metadata) as rejects:
+    with (
+        parquet_writer(rejects_out, quarantine.rejects_schema(layout), metadata=metadata) as rejects,
+        tempfile.TemporaryDirectory(dir=rejects_out.parent, prefix="postponed-") as folder,
+        closing(PostponedRows(Path(folder, "first.parquet"), layout.diff_schema)) as postponed,
+    ):
         work = BatchWork(
             layout,
             source,
             transactions,
             rejects,
             result,
+            postponed,
             max_isolated=policy.max_isolated_rows(result.planned),
             only_as_planned=policy.only_as_planned,
             logger=logger,
@@ -129,10 +138,21 @@ def load(
             return partial(work.delete, rows)
 
         loop = _BatchLoop(transactions, pacing, timing, meter, policy, result, logger)
+        excluded_rows = ExcludedRows(
+            layout,
+            work,
+            transactions,
+            Path(folder),
+            batch_size=pacing.batch_size,
+            run_batch=loop.run_one,
+            prepare=loop.prepare,
+            logger=logger,
+        )
         try:
             loop.run(plan, WRITES, write)
             if deleting:
                 loop.run(plan, (Op.EXTRA,), delete)
+            excluded_rows.write()
         finally:
             result.retries = transactions.retries
             result.duration_s = meter.elapsed_s
@@ -187,14 +207,42 @@ class _BatchLoop:
                 self._result.not_attempted_batches += 1
                 self._leave_untried(rows)
                 continue
-            if self._result.batches:
-                self._meter.pause(self._pacing.pause_s(), "pause between batches")
-            started_at, before_s = self._timing.monotonic(), self._transactions.busy_s
-            self._attempt(rows, prepared)
-            busy_s = self._transactions.busy_s - before_s
-            self._pacing.batch_done(rows.num_rows, busy_s, self._timing.monotonic() - started_at - busy_s)
+            self._run_paced(rows, prepared)
             self._meter.advance(rows.num_rows)
         self._finish()
+
+    def run_one(self, rows: pa.Table, write: _Write) -> bool:
+        """Write rows of which an earlier batch has postponed the writing, as a batch of its own."""
+        if self._result.stop is not None:
+            self._result.not_attempted_batches += 1
+            self._leave_untried(rows)
+            return False
+        failed_before = self._result.failed_batches
+        self._run_paced(rows, lambda: write)
+        self._meter.advance(0)
+        return self._result.failed_batches == failed_before
+
+    def prepare(self, rows: pa.Table, read: _Write) -> bool:
+        """Read what is needed for such batches. It counts as one of them only where it fails or is not tried."""
+        if self._result.stop is not None:
+            self._result.not_attempted_batches += 1
+            self._leave_untried(rows)
+            return False
+        self._transactions.begin_batch()
+        _, error = _tried(read)
+        if error is not None:
+            self._result.batches += 1
+            self._failed(_Batch(self._result.batches, rows), error)
+        self._meter.advance(0)
+        return error is None
+
+    def _run_paced(self, rows: pa.Table, prepared: _Prepared) -> None:
+        if self._result.batches:
+            self._meter.pause(self._pacing.pause_s(), "pause between batches")
+        started_at, before_s = self._timing.monotonic(), self._transactions.busy_s
+        self._attempt(rows, prepared)
+        busy_s = self._transactions.busy_s - before_s
+        self._pacing.batch_done(rows.num_rows, busy_s, self._timing.monotonic() - started_at - busy_s)
 
     def _coming(self, plan: Path, ops: Collection[Op], prepare: _Prepare) -> Iterator[tuple[pa.Table, _Prepared]]:
         batches = read_batches(plan, ops, self._pacing.batch_size)

@@ -21,6 +21,17 @@ class BatchFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A row that another row keeps out of the target. ``message`` begins with the row's id and says which constraint
+    and which other row; ``other`` is that row's id where it is known."""
+
+    id: str
+    other: str | None
+    constraint: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Why the rest was not attempted, and what to do about it."""
 
@@ -43,7 +54,7 @@ class LoadResult:
     ``skipped_since_plan`` are rows of the executed plan that had changed since, on either side.
 
     Without failed or unattempted batches ``planned`` is the sum of inserted, updated, deleted, conflicts,
-    quarantined and skipped, and of the extra rows that were kept.
+    quarantined, excluded and skipped, and of the extra rows that were kept.
     """
 
     planned: int = 0
@@ -56,6 +67,7 @@ class LoadResult:
     kept_referenced: int = 0
     kept_undeletable: int = 0
     quarantined: int = 0
+    excluded: int = 0
     batches: int = 0
     failed_batches: int = 0
     not_attempted_batches: int = 0
@@ -64,6 +76,7 @@ class LoadResult:
     rows_per_second: float = 0.0
     quarantine_s: float = 0.0
     failures: list[BatchFailure] = field(default_factory=list)
+    exclusions: list[Exclusion] = field(default_factory=list)
     stop: Stop | None = None
     no_deletion_because: str | None = None
     untried: list[SourceId] = field(default_factory=list)

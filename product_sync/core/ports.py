@@ -15,6 +15,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from product_sync.core.model import SourceBatch, SourceId
+from product_sync.core.obstacles import Obstacle
 
 
 class Source(Protocol):
@@ -84,12 +85,32 @@ class WriteBatch:
             deletes=_cut(self.deletes, offset - deletes_at, length),
         )
 
+    def take(self, places: Sequence[int]) -> WriteBatch:
+        """The rows at ``places``, counted through inserts, updates and deletes as in `slice`."""
+        updates_at = self.inserts.num_rows
+        deletes_at = updates_at + self.new.num_rows
+        updates = [place - updates_at for place in places if updates_at <= place < deletes_at]
+        return WriteBatch(
+            inserts=_taken(self.inserts, [place for place in places if place < updates_at]),
+            new=_taken(self.new, updates),
+            old=_taken(self.old, updates),
+            deletes=_taken(self.deletes, [place - deletes_at for place in places if place >= deletes_at]),
+        )
+
+    def ids(self, key: str) -> list[str]:
+        """The ids of all rows, in the same order."""
+        return [row_id for table in (self.inserts, self.new, self.deletes) for row_id in table[key].to_pylist()]
+
 
 def _cut(table: pa.Table, offset: int, length: int) -> pa.Table:
     """The part of rows ``offset`` to ``offset + length`` that lies within the table; both may reach beyond it."""
     start = min(max(offset, 0), table.num_rows)
     stop = min(max(offset + length, start), table.num_rows)
     return table.slice(start, stop - start)
+
+
+def _taken(table: pa.Table, places: Sequence[int]) -> pa.Table:
+    return table.take(pa.array(places, pa.int64())) if places else table.slice(0, 0)
 
 
 @dataclass(frozen=True)
@@ -101,19 +122,40 @@ class Written:
     updated: frozenset[str] = field(default_factory=frozenset)
     deleted: frozenset[str] = field(default_factory=frozenset)
 
+    @property
+    def num_rows(self) -> int:
+        return len(self.inserted) + len(self.updated) + len(self.deleted)
+
+    def joined(self, other: Written) -> Written:
+        """What both have written."""
+        return Written(self.inserted | other.inserted, self.updated | other.updated, self.deleted | other.deleted)
+
 
 class TargetWriter(Protocol):
     """The one connection that writes. It holds the sync's advisory lock as long as it lives.
 
-    Errors of ``write``, ``settle`` and ``probe`` are `TransientError`, `CommitOutcomeUnknown`, `RowsRefused` or
-    `EveryBatchWouldFail`; nothing of a failed transaction remains.
+    Errors of ``write``, ``write_in_order``, ``settle`` and ``probe`` are `TransientError`, `CommitOutcomeUnknown`,
+    `RowsRefused` (`RowsExcluded` where another row is in the way) or `EveryBatchWouldFail`; nothing of a failed
+    transaction remains.
     """
 
     def write(self, batch: WriteBatch) -> Written:
         """One transaction: insert unless the id exists, update and delete by compare-and-swap, commit."""
 
+    def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
+        """One transaction of several steps, each as in `write`, with deferrable constraints checked at its end.
+
+        All or nothing: where a step writes fewer rows than it was asked to, the transaction is rolled back and
+        nothing is written.
+        """
+
+    def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
+        """Which rows are in the way of which rows of ``batch``, as far as the table's constraints and the role's
+        rights show it. Rows of the batch that want the same value as an earlier one of it are among them. Errors as of
+        ``write``."""
+
     def probe(self, batch: WriteBatch) -> Written:
-        """The same with deferred constraints checked at once, rolled back instead of committed."""
+        """`write` with deferred constraints checked at once, rolled back instead of committed."""
 
     def settle(self) -> None:
         """Wait until what `write` committed last would outlive a crash of the server, where its COMMIT did not wait for

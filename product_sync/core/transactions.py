@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from product_sync.core.errors import CommitOutcomeUnknown, RowsRefused, TransientError
+from product_sync.core.errors import CommitOutcomeUnknown, RowsExcluded, RowsRefused, TransientError
+from product_sync.core.obstacles import Obstacle
 from product_sync.core.ports import TargetWriter, WriteBatch, Written
 from product_sync.core.retry import Backoff, RetryPolicy
 from product_sync.core.timing import Timing
@@ -60,13 +61,24 @@ class Transactions:
         Yields each part that was committed with what was written, and each refused single row with the
         server's answer: together exactly the rows of ``batch``. Each part is a transaction of its own, because
         deferred constraints fail only at its COMMIT.
+
+        Where other rows are in the way, the server is asked once which rows they keep out: these come as one part,
+        with a `RowsExcluded` that holds the obstacles.
         """
         parts = [batch] if batch.num_rows else []
+        asked = False
         while parts:
             part = parts.pop()
             try:
                 written = self.write(part)
             except RowsRefused as refusal:
+                if isinstance(refusal, RowsExcluded) and not asked:
+                    asked = True
+                    free, excluded, found = self._without_excluded(part)
+                    if found:
+                        yield excluded, RowsExcluded(refusal.message, sqlstate=refusal.sqlstate, obstacles=found)
+                        parts += [free] if free.num_rows else []
+                        continue
                 if part.num_rows == 1:
                     yield part, refusal
                     continue
@@ -75,12 +87,33 @@ class Transactions:
             else:
                 yield part, written
 
+    def _without_excluded(self, part: WriteBatch) -> tuple[WriteBatch, WriteBatch, tuple[Obstacle, ...]]:
+        found = tuple(self.obstacles(part))
+        excluded = {obstacle.row for obstacle in found}
+        ids = part.ids(part.inserts.schema.names[0])
+        return (
+            part.take([place for place, row_id in enumerate(ids) if row_id not in excluded]),
+            part.take([place for place, row_id in enumerate(ids) if row_id in excluded]),
+            found,
+        )
+
     def write(self, batch: WriteBatch) -> Written:
         """One transaction, tried until it stands or the time is up (`RetriesExhausted`).
 
         When the answer of a COMMIT was lost, the server is asked whether it happened before anything is sent again.
         A server that has crashed may have forgotten even what it answered: so too until the writer has settled.
         """
+        return self._committed(partial(self._writer.write, batch))
+
+    def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
+        """`TargetWriter.write_in_order`, with the same patience."""
+        return self._committed(partial(self._writer.write_in_order, steps))
+
+    def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
+        """`TargetWriter.obstacles`, with the same patience."""
+        return self._patiently(lambda: self._timed(partial(self._writer.obstacles, batch)))
+
+    def _committed(self, write: Callable[[], Written]) -> Written:
         unknown: CommitOutcomeUnknown | None = None
 
         def attempt() -> Written:
@@ -90,7 +123,7 @@ class Transactions:
                     written = _written(unknown)
                 else:
                     unknown = None
-                    written = self._timed(partial(self._writer.write, batch))
+                    written = self._timed(write)
                 # The server does nothing for us while we wait, so this does not count as its work.
                 self._writer.settle()
             except CommitOutcomeUnknown as error:

@@ -35,6 +35,22 @@ class _PostgresTarget:
     def refuse_title(self, title: str) -> None:
         execute(self._url, sql.SQL("ALTER TABLE everything ADD CHECK (title <> {})").format(title))
 
+    def make_unique(self, column: str) -> None:
+        execute(
+            self._url,
+            sql.SQL("CREATE UNIQUE INDEX {} ON everything ({})").format(
+                sql.Identifier(f"unique_{column}"), sql.Identifier(column)
+            ),
+        )
+
+    def refer_to_id(self, column: str) -> None:
+        execute(
+            self._url,
+            sql.SQL("ALTER TABLE everything ADD CONSTRAINT parent FOREIGN KEY ({}) REFERENCES everything").format(
+                sql.Identifier(column)
+            ),
+        )
+
     def swallow(self, key: str) -> None:
         execute(
             self._url,
@@ -56,6 +72,12 @@ class _MemoryTarget:
 
     def refuse_title(self, title: str) -> None:
         self._fake.refuses = lambda row: "check_title" if row["title"] == title else None
+
+    def make_unique(self, column: str) -> None:
+        self._fake.unique += (column,)
+
+    def refer_to_id(self, column: str) -> None:
+        self._fake.parent = column
 
     def swallow(self, key: str) -> None:
         self._fake.swallows = {key}

@@ -17,6 +17,7 @@ from product_sync.core.errors import (
     EveryBatchWouldFail,
     NotAttempted,
     ProductSyncError,
+    RowsExcluded,
     RowsRefused,
     TableError,
     TransientError,
@@ -72,6 +73,9 @@ _BY_CLASS: Final = {
     "58": Consequence.STOP,  # system error: input/output
     "F0": Consequence.STOP,  # configuration file
 }
+#: A row is refused because of another one: restrict_violation (of a deletion), foreign_key_violation, unique_violation,
+#: exclusion_violation.
+_BY_ANOTHER_ROW: Final = frozenset({"23001", "23503", "23505", "23P01"})
 #: What to do when the table was changed under a run.
 START_AGAIN: Final = "Start the sync again, so that the table is reflected anew."
 _HINTS: Final = {
@@ -112,7 +116,8 @@ def write_error(error: psycopg.Error, *, broken: bool, standby: bool = False) ->
         case Consequence.RECONNECT:
             return TransientError(message, sqlstate=state, connection_lost=True)
         case Consequence.ISOLATE:
-            return RowsRefused(message, sqlstate=state)
+            refused = RowsExcluded if state in _BY_ANOTHER_ROW else RowsRefused
+            return refused(message, sqlstate=state)
         case Consequence.STOP:
             return EveryBatchWouldFail(message, sqlstate=state, hint=_HINTS.get(state, ""))
 

@@ -66,6 +66,9 @@ IS_FLUSHED: Final = sql.SQL("SELECT pg_catalog.pg_current_wal_flush_lsn() >= $1:
 # that it ends then could be a sync's.
 BEGIN_PROBE: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '200ms'")
 
+# Rows that exclude each other may do so until the transaction ends, where the constraint lets them.
+DEFER_CONSTRAINTS: Final = sql.SQL("SET CONSTRAINTS ALL DEFERRED")
+
 # Deferred constraints would never fire in a transaction that is rolled back.
 CHECK_DEFERRED: Final = sql.SQL("SET CONSTRAINTS ALL IMMEDIATE")
 

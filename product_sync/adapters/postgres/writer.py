@@ -16,7 +16,7 @@ import psycopg
 import pyarrow as pa
 from psycopg.pq import TransactionStatus
 
-from product_sync.adapters.postgres import arrays, copying, queries, reader
+from product_sync.adapters.postgres import arrays, constraints, copying, queries, reader
 from product_sync.adapters.postgres.columns import changed, require_unchanged
 from product_sync.adapters.postgres.connection import application_name, connect
 from product_sync.adapters.postgres.errors import START_AGAIN, describe, read_error, write_error
@@ -41,6 +41,7 @@ from product_sync.core.errors import (
     TransientError,
 )
 from product_sync.core.layout import Layout, LayoutColumn
+from product_sync.core.obstacles import Obstacle
 from product_sync.core.ports import WriteBatch, Written
 
 #: How long a transaction may stay in progress before the batch counts as failing, and how often it is asked about.
@@ -119,8 +120,41 @@ class PostgresWriter:
         self._connection.close()
 
     def write(self, batch: WriteBatch) -> Written:
-        try:
+        with self._unless_table_changed():
             return self._run(batch, self._begin, self._commit)
+
+    def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
+        done = 0
+        try:
+            with self._unless_table_changed(), self._transaction():
+                transaction = self._begin()
+                self._connection.execute(queries.DEFER_CONSTRAINTS)
+                total = Written()
+                for step in steps:
+                    written = self._insert_update_and_delete(step)
+                    if written.num_rows < step.num_rows:
+                        return Written()
+                    total = total.joined(written)
+                    done += 1
+                require_unchanged(self._connection, self._layout)
+                self._commit(transaction, total)
+                return total
+        except RowsRefused as error:
+            error.step = done if done < len(steps) else None
+            raise
+
+    def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
+        with self._transaction():
+            try:
+                self._connection.execute(queries.BEGIN_READ, prepare=False)
+                return constraints.obstacles(self._connection, self._layout, batch)
+            except TableError as error:
+                raise EveryBatchWouldFail(error.message, hint=error.hint) from error
+
+    @contextmanager
+    def _unless_table_changed(self) -> Iterator[None]:
+        try:
+            yield
         except (RowsRefused, EveryBatchWouldFail) as error:
             # A column that was changed may refuse every row. It is not the rows then.
             with self._transaction():
@@ -149,8 +183,7 @@ class PostgresWriter:
                     return written
         with self._transaction():
             transaction = begin()
-            inserted = self._execute(self._insert, (batch.inserts, self._layout.columns))
-            written = replace(self._update_and_delete(batch), inserted=inserted)
+            written = self._insert_update_and_delete(batch)
             require_unchanged(self._connection, self._layout)
             end(transaction, written)
         return written
@@ -270,6 +303,10 @@ class PostgresWriter:
                         # Leaving the block waits for the server, which may be waiting for a row.
                         self._connection.cancel_safe(timeout=_CANCEL_S)
             return cursor.rowcount
+
+    def _insert_update_and_delete(self, batch: WriteBatch) -> Written:
+        inserted = self._execute(self._insert, (batch.inserts, self._layout.columns))
+        return replace(self._update_and_delete(batch), inserted=inserted)
 
     def _update_and_delete(self, batch: WriteBatch) -> Written:
         layout = self._layout

@@ -1,0 +1,74 @@
+"""Names the row that keeps another row out of the target.
+
+A refused row is a defect of its document only if it would be refused in an empty table too. Otherwise another row is in
+the way, and what has to be done follows from how: it has to change first, to be inserted first, or to be deleted first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+from typing import NamedTuple
+
+from product_sync.core.extended_json import cut
+from product_sync.core.load_result import Exclusion
+
+
+class ObstacleKind(StrEnum):
+    """``HELD``: the other row of the target holds the value now. ``RIVAL``: an earlier row of the same batch wants it
+    too. ``NEEDED``: the row refers to the other row, which the table does not have. ``NEEDED_ELSEWHERE``: it refers to
+    a row of another table, which is not there. ``REFERRING``: the other row refers to this one, which is to be
+    deleted."""
+
+    HELD = "held"
+    RIVAL = "rival"
+    NEEDED = "needed"
+    NEEDED_ELSEWHERE = "needed_elsewhere"
+    REFERRING = "referring"
+
+
+class Obstacle(NamedTuple):
+    """``row`` cannot be written because of ``other``; both are ids of the table (with ``NEEDED_ELSEWHERE`` ``other`` is
+    the value, and ``table`` the other table). ``columns`` are those that the constraint looks at."""
+
+    row: str
+    other: str
+    kind: ObstacleKind
+    constraint: str
+    columns: tuple[str, ...]
+    deferrable: bool = False
+    table: str = ""
+
+
+def explain_exclusion(
+    row_id: str, obstacle: Obstacle | None, answer: str, waiting: Collection[str], in_source: Collection[str]
+) -> Exclusion:
+    """Say why a row cannot be written. ``answer`` is what was found out when it was tried; it says more than the
+    obstacle. ``waiting`` are the ids of all rows that cannot be written, ``in_source`` those that the source has."""
+    told = cut(row_id)
+    if answer or obstacle is None:
+        constraint = obstacle.constraint if obstacle else None
+        other = obstacle.other if obstacle and obstacle.kind is not ObstacleKind.NEEDED_ELSEWHERE else None
+        return Exclusion(row_id, other, constraint, f"{told} is kept out: {answer or 'another row was in its way'}")
+    columns, other = ", ".join(obstacle.columns), cut(obstacle.other)
+    if obstacle.kind is ObstacleKind.NEEDED_ELSEWHERE:
+        message = f"refers by {columns} to {other} in {obstacle.table}, which has no such row"
+    elif obstacle.kind is ObstacleKind.NEEDED:
+        message = f"refers by {columns} to the row {other}, which is not there"
+        message += " and cannot be written either" if obstacle.other in waiting else ""
+    elif obstacle.kind is ObstacleKind.RIVAL:
+        message = f"is to have the same {columns} as {other}"
+    else:
+        message = f"is to have the same {columns} as the row {other} has"
+    message += f" (constraint {obstacle.constraint})."
+    if obstacle.kind is ObstacleKind.HELD:
+        if obstacle.other in waiting:
+            message += " That one cannot be written either."
+        elif obstacle.other in in_source:
+            message += (
+                " Both products are in the source with it, or the other one cannot be copied: correct one of them."
+            )
+        else:
+            message += " The source does not have that one: --extra delete removes it."
+    elsewhere = obstacle.kind is ObstacleKind.NEEDED_ELSEWHERE
+    return Exclusion(row_id, None if elsewhere else obstacle.other, obstacle.constraint, f"{told} {message}")
