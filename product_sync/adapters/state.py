@@ -26,6 +26,7 @@ from typing import Any
 from filelock import FileLock
 
 from product_sync.adapters.state_access import refused, require_usable
+from product_sync.core.tables import replaced_durably
 
 #: How many runs keep their files.
 KEPT_RUNS = 5
@@ -167,10 +168,7 @@ class StateFolder:
         """Keep the drift report of a run; the oldest beyond `KEPT_REPORTS` are removed."""
         path = self.folder / "reports" / f"{run_id}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.touch(mode=0o600)  # it holds products
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, page)
         for old in sorted(path.parent.glob("*.html"), key=_changed_at, reverse=True)[KEPT_REPORTS:]:
             old.unlink(missing_ok=True)
         return path
@@ -237,9 +235,15 @@ def _changed_at(path: Path) -> float:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    """As `write_text`."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put ``text`` in the place of ``path``, whole or not at all, also after a power failure. It is readable by its
+    owner only."""
+    with replaced_durably(path) as file:
+        file.write(text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -24,7 +24,14 @@ _TRIAL_BYTES = 64 * 1024
 ANOTHER_FOLDER = "Set PRODUCT_SYNC_STATE to a folder that this user can write to."
 #: What every run writes to, below the state folder: the record of alerts, and the local run history.
 _SHARED = ("told.*",)
-_RUN_HISTORY = ("dagster", "dagster/*", "dagster/history/*", "dagster/history/runs/index.db*", "dagster/schedules/*")
+_RUN_HISTORY = (
+    "dagster.lock",
+    "dagster",
+    "dagster/*",
+    "dagster/history/*",
+    "dagster/history/runs/index.db*",
+    "dagster/schedules/*",
+)
 #: What every run of one sync writes to, below the folder of its state key.
 _OF_ONE_SYNC = ("", "*", "reports/history.*")
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import pyarrow as pa
@@ -23,6 +23,8 @@ from product_sync.core import interrupts
 #: and when the *reading started* (ISO 8601, UTC): a value in it may be that old, never older.
 STATE_KEY, RUN_ID, TAKEN_AT = "state_key", "run_id", "taken_at"
 
+#: How the name of a file ends that is not complete.
+TEMPORARY = ".tmp"
 #: A row group is held in memory by its writer and by each of its readers.
 ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 16 * 1024 * 1024
@@ -75,32 +77,54 @@ def parquet_writer(
 ) -> Iterator[ParquetSink]:
     """A sink whose file takes the place of ``path`` when the block ends, and is removed when it raises.
 
-    The file is synced to the disk before it is renamed, and is readable by its owner only: it holds products. Where
-    rows are later sought by the column ``sought_by``, row groups that cannot have them are passed over. A row group has
-    at most ``group_bytes``, or one row.
+    Where rows are later sought by the column ``sought_by``, row groups that cannot have them are passed over. A row
+    group has at most ``group_bytes``, or one row. See `replaced_durably`.
+    """
+    # Products have few values in common, and nobody asks for a range of them but by id: dictionaries and statistics of
+    # all columns would be a third of the work.
+    with (
+        replaced_durably(path) as file,
+        pq.ParquetWriter(
+            file,
+            schema.with_metadata(dict(metadata)),
+            compression="lz4",
+            use_dictionary=False,
+            write_statistics=[sought_by] if sought_by else False,
+        ) as writer,
+    ):
+        sink = ParquetSink(writer, group_bytes)
+        yield sink
+        sink.flush()
+
+
+@contextmanager
+def replaced_durably(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` when the block ends, and is removed when it raises.
+
+    File and folder are synced to the disk: after a power failure either the old file or the new one is there, whole.
+    It is readable by its owner only: what lies in the state folder holds products.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            # Products have few values in common, and nobody asks for a range of them but by id: dictionaries and
-            # statistics of all columns would be a third of the work.
-            with pq.ParquetWriter(
-                file,
-                schema.with_metadata(dict(metadata)),
-                compression="lz4",
-                use_dictionary=False,
-                write_statistics=[sought_by] if sought_by else False,
-            ) as writer:
-                sink = ParquetSink(writer, group_bytes)
-                yield sink
-                sink.flush()
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names of files survive a power failure: a rename is a change of the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_parquet(

@@ -12,10 +12,11 @@ from product_sync.core import batching, pacing, verdicts
 from product_sync.core.extended_json import EXCERPT_LENGTH
 from product_sync.core.load import DEFAULT_POLICY
 from product_sync.core.tables import duckdb_connection
+from product_sync.orchestration import local_history
 from product_sync.settings import SyncSettings
 from product_sync_tests.docs.pages import page
 
-_WORDS = {1: "one", 2: "two", 5: "five", 10: "ten"}
+_WORDS = {1: "one", 2: "two", 5: "five", 8: "eight", 10: "ten"}
 _SETTINGS = SyncSettings()
 _DUCKDB = inspect.signature(duckdb_connection).parameters
 
@@ -41,6 +42,7 @@ def share(value: float) -> str:
         ("plan.md", f"({share(_SETTINGS.max_drift_growth)} of the plan)"),
         ("plan.md", f"Plans are kept for {'a day' if state.KEPT_PLANS.days == 1 else 'another time'}"),
         ("tuning.md", f"the last {_WORDS[state.KEPT_RUNS]} runs"),
+        ("tuning.md", f"its newest {_WORDS[local_history.KEPT_RUNS]} runs"),
         (
             "tuning.md",
             f"with {_DUCKDB['memory_limit'].default[:-2]} MB and {_WORDS[_DUCKDB['threads'].default]} threads",
