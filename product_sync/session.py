@@ -38,7 +38,7 @@ from product_sync.core.progress import OnProgress, Progress, waiting
 from product_sync.core.retry import RetryPolicy
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
 from product_sync.core.storage_errors import names_storage
-from product_sync.core.tables import RUN_ID, STATE_KEY, TAKEN_AT
+from product_sync.core.tables import RUN_ID, STATE_KEY, TAKEN_AT, row_count
 from product_sync.core.timing import SYSTEM_TIMING, Timing
 from product_sync.core.verdicts import Verdict
 from product_sync.pacing import flush_within_s, pacing_of_load, pacing_without_pressure
@@ -305,6 +305,19 @@ class Session:
         return _load_result(self._newest(state.LOAD_RESULT).read_json(state.LOAD_RESULT) or {})
 
     @names_storage
+    def loaded_so_far(self) -> LoadResult | None:
+        """What the load of this run has done, finished or not; ``None`` where it has not begun."""
+        content = self.files.read_json(state.LOAD_RESULT)
+        return _load_result(content) if content else None
+
+    @names_storage
+    def quarantine_summary(self) -> tuple[int, Mapping[Reason, int]]:
+        """How many documents are in the quarantine, and how many for each reason."""
+        path = self.folder.quarantine
+        count = row_count(path)
+        return count, quarantine.summary(path) if count else {}
+
+    @names_storage
     def judge_change(self) -> Verdict:
         """Whether the newest diff, this run's first, is a change that may be written."""
         counts = plan.counts_of(self._newest(state.DIFF_COUNTS))
@@ -501,6 +514,16 @@ def reflect_layout(target: TargetAddress, mapping_path: Path, head_start: HeadSt
         return layout
     mapping = load_mapping(mapping_path)
     return bind(mapping, reflect(target.url, mapping.target.db_schema, mapping.target.table))
+
+
+def both_sides(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> str:
+    """Which collection and which table, on which hosts, for people; without credentials. Connects to neither."""
+    mapping = load_mapping(mapping_path)
+    collection, table = mapping.source.collection, f"{mapping.target.db_schema}.{mapping.target.table}"
+    return (
+        f"From the collection {collection} of {mongodb.without_credentials(source.url)}"
+        f" to the table {table} of {without_credentials(target.url)}"
+    )
 
 
 def state_key(source: SourceAddress, target: TargetAddress, layout: Layout) -> str:

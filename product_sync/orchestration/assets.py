@@ -3,13 +3,13 @@
 Each body only wires. Documentation, owners of ours and freshness are added by `asset_pages`, which knows the settings.
 """
 
+import logging
 from collections.abc import Iterator
 
 import dagster as dg
-from pydantic import Field
 
-from product_sync.core.errors import NotAttempted, SyncAlreadyRunning
-from product_sync.orchestration import names
+from product_sync.core.errors import ProductSyncError, SyncAlreadyRunning
+from product_sync.orchestration import names, story
 from product_sync.orchestration.drift_reports import DRY, LOADED, NOT_LOADED, record_drift_report
 from product_sync.orchestration.metadata import (
     diff_metadata,
@@ -18,10 +18,12 @@ from product_sync.orchestration.metadata import (
     quarantine_metadata,
     source_metadata,
     target_metadata,
+    unfinished_metadata,
 )
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.schedules import is_automatic
 from product_sync.orchestration.skipped import record_skipped
+from product_sync.session import Session
 
 _GROUP = "product_sync"
 
@@ -81,8 +83,10 @@ health = dg.AssetSpec(
     description="Every product of MongoDB, converted exactly; what cannot be converted is rejected with a reason.",
 )
 def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    session = sync.session(context)
-    return dg.MaterializeResult(metadata=source_metadata(session, session.snapshot_source()))
+    with sync.step(context) as session:
+        snapshot = session.snapshot_source()
+        context.log.info(story.source_read(snapshot))
+        return dg.MaterializeResult(metadata=source_metadata(session, snapshot))
 
 
 @dg.asset(
@@ -93,8 +97,10 @@ def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource
     description="Every row of the cart service's product table, from one consistent snapshot.",
 )
 def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    session = sync.session(context)
-    return dg.MaterializeResult(metadata=target_metadata(session, session.snapshot_target()))
+    with sync.step(context) as session:
+        snapshot = session.snapshot_target()
+        context.log.info(story.target_read(snapshot))
+        return dg.MaterializeResult(metadata=target_metadata(session, snapshot))
 
 
 @dg.asset(
@@ -105,15 +111,23 @@ def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource
     description="Every difference, one row a product: missing (insert), changed (update) or extra (target only).",
 )
 def product_diff(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    return dg.MaterializeResult(metadata=diff_metadata(sync.session(context).diff()))
+    with sync.step(context) as session:
+        found = session.diff()
+        context.log.info(story.differences(found))
+        return dg.MaterializeResult(metadata=diff_metadata(found))
 
 
-class LoadConfig(dg.Config):
-    dry_run: bool = Field(default=False, description="Do everything but write. Any switch that says so is enough.")
+#: Read by `SyncResource`, because the whole run is to know of it.
+_LOAD_CONFIG = {
+    "dry_run": dg.Field(
+        bool, default_value=False, description="Do everything but write. Any switch that says so is enough."
+    )
+}
 
 
 @dg.multi_asset(
     name=names.LOAD,
+    config_schema=_LOAD_CONFIG,
     specs=[
         dg.AssetSpec(
             names.LOAD,
@@ -133,29 +147,42 @@ class LoadConfig(dg.Config):
         ),
     ],
 )
-def product_load(
-    context: dg.AssetExecutionContext, config: LoadConfig, sync: SyncResource
-) -> Iterator[dg.MaterializeResult[None]]:
-    session = sync.session(context)
-    if config.dry_run or session.settings.dry_run:
-        metadata = preview_metadata(session, session.preview())
-        context.log_event(dg.AssetObservation(asset_key=names.LOAD, metadata=metadata))
-        record_drift_report(context.op_execution_context, session, DRY)
-        return
-    try:
-        result = session.load()
-    except SyncAlreadyRunning as taken:
-        if is_automatic(context.run):
-            record_skipped(context, taken)
+def product_load(context: dg.AssetExecutionContext, sync: SyncResource) -> Iterator[dg.MaterializeResult[None]]:
+    with sync.step(context) as session:
+        if session.settings.dry_run:
+            _record_dry_run(context, session)
             return
-        record_drift_report(context.op_execution_context, session, NOT_LOADED)
-        raise
-    except NotAttempted:
-        record_drift_report(context.op_execution_context, session, NOT_LOADED)
-        raise
-    yield dg.MaterializeResult(asset_key=names.LOAD, metadata=load_metadata(session, result))
-    yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(session, result))
-    record_drift_report(context.op_execution_context, session, LOADED, result)
+        try:
+            result = session.load()
+        except BaseException as error:
+            if isinstance(error, SyncAlreadyRunning) and is_automatic(context.run) and not session.loaded_so_far():
+                record_skipped(context, error)
+                return
+            _record_unfinished_load(context, session, error)
+            raise
+        context.log.info(story.loaded(result))
+        context.log.info(story.quarantined(*session.quarantine_summary()))
+        yield dg.MaterializeResult(asset_key=names.LOAD, metadata=load_metadata(session, result))
+        yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(session, result))
+        record_drift_report(context.op_execution_context, session, LOADED, result)
+
+
+def _record_dry_run(context: dg.AssetExecutionContext, session: Session) -> None:
+    preview = session.preview()
+    said, metadata = story.dry_run(preview), preview_metadata(session, preview)
+    context.log.log(logging.INFO if preview.prediction.would_pass else logging.WARNING, said)
+    context.log_event(dg.AssetObservation(names.LOAD, description=said, metadata=metadata))
+    record_drift_report(context.op_execution_context, session, DRY)
+
+
+def _record_unfinished_load(context: dg.AssetExecutionContext, session: Session, error: BaseException) -> None:
+    """A load that was interrupted, or could not go on, records what it had done: Dagster materialises nothing then."""
+    result = session.loaded_so_far()
+    if result is not None:
+        said, metadata = story.unfinished(result), unfinished_metadata(result)
+        context.log_event(dg.AssetObservation(names.LOAD, description=said, metadata=metadata))
+    if isinstance(error, ProductSyncError):
+        record_drift_report(context.op_execution_context, session, LOADED if result else NOT_LOADED, result)
 
 
 ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [

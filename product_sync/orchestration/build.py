@@ -5,6 +5,7 @@ import dagster as dg
 from product_sync.orchestration.asset_pages import with_pages
 from product_sync.orchestration.assets import ASSETS
 from product_sync.orchestration.checks import CHECKS
+from product_sync.orchestration.console import console
 from product_sync.orchestration.executor import in_process_by_default
 from product_sync.orchestration.health import product_sync_health_sensor
 from product_sync.orchestration.io_manager import ParquetIOManager
@@ -39,4 +40,5 @@ def build_definitions(
             "io_manager": ParquetIOManager(),
         },
         executor=in_process_by_default,
+        loggers={"console": console},
     )

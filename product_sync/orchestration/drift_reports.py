@@ -13,7 +13,7 @@ import pyarrow as pa
 from product_sync import drift_report
 from product_sync.core.errors import ConfigurationError
 from product_sync.core.load_result import LoadResult
-from product_sync.orchestration import names
+from product_sync.orchestration import names, story
 from product_sync.orchestration.metadata import Metadata, drift_metadata
 from product_sync.session import Session
 from product_sync.settings import ReportSettings
@@ -33,6 +33,7 @@ def record_drift_report(
     except (ConfigurationError, OSError, duckdb.Error, pa.ArrowException) as error:
         context.log.warning("The drift report could not be written: %s", error)
         return
+    context.log.info(story.report(str(metadata["report"].value)))
     context.log_event(dg.AssetMaterialization(names.DRIFT_REPORT, metadata=metadata))
 
 

@@ -13,13 +13,30 @@ import dagster as dg
 from dagster import DagsterEventType as Kind
 
 from product_sync.core.errors import ProductSyncError
+from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 
-#: How Dagster fails the step of a blocking check. The evaluation says it better.
-_CHECK_FAILED = "DagsterAssetCheckFailedError"
+#: How the step of a blocking check fails, today and as older runs recorded it. The evaluation says it better.
+_CHECK_FAILED = (CheckFailed.__name__, "DagsterAssetCheckFailedError")
+_INTERRUPTED = tuple(interrupt.__name__ for interrupt in INTERRUPTS)
 #: What the code server notes of a run's process before it marks the run as failed.
 _CRASH = re.compile(r"process for \S+ (was terminated by signal \d+ \(\w+\)|unexpectedly exited with code -?\d+)")
 _LOG_SAYS = "The run's log has all of it."
 _GO_ON = "What was loaded stays; the next run does the rest."
+
+
+def own_sentence(event: dg.DagsterEvent) -> str:
+    """The sentence with which we ended the step or the run of ``event``; empty where somebody else did."""
+    data: Any = event.event_specific_data
+    if event.event_type is not Kind.STEP_FAILURE:
+        first = getattr(data, "first_step_failure_event", None)
+        return own_sentence(first) if first else _of_interrupt(getattr(data, "error", None))
+    failure = data.user_failure_data
+    return str(failure.description) if failure and failure.description else _of_interrupt(data.error)
+
+
+def _of_interrupt(error: Any) -> str:
+    """An interrupt carries what was done until then (`step_errors.own_errors`)."""
+    return _message_of(error) if error is not None and error.cls_name in _INTERRUPTED else ""
 
 
 def failure_of(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEvent) -> str:
@@ -32,7 +49,7 @@ def failure_of(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEvent
     if data.first_step_failure_event is not None:
         return ""  # it was told with its step
     if data.failure_reason is not None and data.failure_reason.name == "UNEXPECTED_TERMINATION":
-        return f"This run was ended from outside: its process was asked to stop. {_GO_ON}"
+        return f"This run was ended from outside: its process was asked to stop. {_of_interrupt(data.error) or _GO_ON}"
     return _from_error(data.error, "The run")
 
 
@@ -55,14 +72,18 @@ def _message(entry: dg.EventLogEntry) -> str:
 def _from_error(error: Any, what: str) -> str:
     name = "an unknown error"
     while error is not None:
-        if error.cls_name == _CHECK_FAILED:
+        if error.cls_name in _CHECK_FAILED:
             return ""
         if error.cls_name in _OUR_ERRORS:
-            return str(error.message.partition(": ")[2].strip())
+            return _message_of(error)
         name = error.cls_name or name
         error = error.cause
     # The text of somebody else's error may hold anything, a password too.
     return f"{what} raised {name}: a bug, or a case nobody thought of. {_LOG_SAYS}"
+
+
+def _message_of(error: Any) -> str:
+    return str(error.message.partition(": ")[2].strip())
 
 
 def _names_of(error: type[ProductSyncError]) -> Iterator[str]:
@@ -71,4 +92,4 @@ def _names_of(error: type[ProductSyncError]) -> Iterator[str]:
         yield from _names_of(kind)
 
 
-_OUR_ERRORS = frozenset(_names_of(ProductSyncError))
+_OUR_ERRORS = frozenset((StepFailed.__name__, *_names_of(ProductSyncError)))

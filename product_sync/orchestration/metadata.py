@@ -14,10 +14,10 @@ from product_sync.core.layout import Layout, LayoutColumn
 from product_sync.core.load_result import LoadResult
 from product_sync.core.model import Op
 from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
-from product_sync.core.tables import row_count
 from product_sync.core.verdicts import Verdict
 from product_sync.core.verify import Verification
 from product_sync.drift_report import DriftReport
+from product_sync.orchestration import story
 from product_sync.orchestration.names import STATE_KEY
 from product_sync.orchestration.narrow_tables import (
     by_kind,
@@ -34,6 +34,7 @@ from product_sync.session import SHOWN, Found, Preview, Session
 Metadata = dict[str, Any]
 #: Differences of each kind that are shown with their cause.
 _EXPLAINED = 8
+_TOLD_BY_THE_END = frozenset({"planned", "not_attempted_batches", "duration_s", "rows_per_second", "quarantine_s"})
 #: Dagster's own names: the UI shows them in the asset's list, sidebar and Columns.
 _ROW_COUNT, _COLUMNS, _TABLE = "dagster/row_count", "dagster/column_schema", "dagster/table_name"
 
@@ -67,6 +68,7 @@ def diff_metadata(found: Found) -> Metadata:
 def preview_metadata(session: Session, preview: Preview) -> Metadata:
     rejects = session.first_rejects() if preview.rejects_by_reason else []
     return {
+        "dry_run": story.dry_run(preview),
         "plan_id": preview.plan_id,
         "prediction": preview.prediction.sentence,
         **_numbers(preview.counts),
@@ -113,14 +115,18 @@ def load_metadata(session: Session, result: LoadResult) -> Metadata:
     }
 
 
+def unfinished_metadata(result: LoadResult) -> Metadata:
+    """What a load that did not come to its end had done. What only its end could tell is left out."""
+    return {name: value for name, value in _numbers(result).items() if name not in _TOLD_BY_THE_END}
+
+
 def quarantine_metadata(session: Session, result: LoadResult) -> Metadata:
-    path = session.folder.quarantine
-    quarantined = row_count(path)
-    first = quarantine.first_entries(path, SHOWN).to_pylist() if quarantined else []
+    quarantined, by_reason = session.quarantine_summary()
+    first = quarantine.first_entries(session.folder.quarantine, SHOWN).to_pylist() if quarantined else []
     return {
         "quarantined": quarantined,
         _ROW_COUNT: quarantined,
-        "quarantined_by_reason": by_name(quarantine.summary(path) if quarantined else {}),
+        "quarantined_by_reason": by_name(by_reason),
         "first_quarantined": entries(first),
         "quarantine_entries": whole_entries(first),
         "duration_s": _rounded(result.quarantine_s),

@@ -31,6 +31,8 @@ NO_EXTRA_PRODUCTS = "no_extra_products"
 
 HOST_TAG: Final = "product_sync/host"
 PROCESS_TAG: Final = "product_sync/process"
+#: On dry runs, with the value `true`: how the UI's list of runs tells them from syncs.
+DRY_RUN_TAG: Final = "product_sync/dry_run"
 
 #: Of a scheduled run that met another sync's lock: it has done nothing, and says why.
 SKIPPED_TAG: Final = "product_sync/skipped"

@@ -7,8 +7,10 @@ the UI takes them too: ``resources: {sync: {config: {dry_run: true}}}``.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -17,11 +19,13 @@ from product_sync.core import interrupts
 from product_sync.core.layout import Layout
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import HeadStart
+from product_sync.orchestration import names, story
 from product_sync.orchestration.executor import shares_one_process
 from product_sync.orchestration.heartbeat import Heartbeat
 from product_sync.orchestration.reaping import process_tags
 from product_sync.orchestration.signs_of_life import signs_of_life
-from product_sync.session import Session, open_session, reflect_layout
+from product_sync.orchestration.step_errors import own_errors
+from product_sync.session import Session, both_sides, open_session, reflect_layout
 from product_sync.settings import (
     SETTING_NAMES,
     SOURCE_PASSWORD,
@@ -148,15 +152,21 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
 
     _layout: Layout | None = PrivateAttr(default=None)
     _heartbeat: Heartbeat | None = PrivateAttr(default=None)
+    _has_opened: bool = PrivateAttr(default=False)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Leave on the run where it runs, so that a killed one can be told from a slow one; and lose no Terminate.
 
-        Steps in processes of their own come and go: none of them stands for the run.
+        Steps in processes of their own come and go: none of them stands for the run. A dry run is tagged as one,
+        whichever switch asked for it.
         """
         interrupts.keep(dg.DagsterExecutionInterruptedError.__name__)
-        if context.instance is not None and context.run is not None and shares_one_process(context.run):
-            context.instance.add_run_tags(context.run.run_id, process_tags())
+        if context.instance is not None and context.run is not None:
+            tags = process_tags() if shares_one_process(context.run) else {}
+            if self._is_dry(context.run):
+                tags |= {names.DRY_RUN_TAG: "true"}
+            if tags:
+                context.instance.add_run_tags(context.run.run_id, tags)
         self._heartbeat = Heartbeat()
         if context.log is not None:
             self._heartbeat.of_step("begin", self._reporting(context.log.info, lambda _: None))
@@ -166,22 +176,34 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         if self._heartbeat is not None:
             self._heartbeat.stop()
 
-    def session(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Session:
-        """What a step of this run works with. Reads the environment.
+    @contextmanager
+    def step(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Iterator[Session]:
+        """What a step of this run works with. Reads the environment. Within, an error of ours ends the step with its
+        own sentence, and an interrupt with what was done until then."""
+        session: Session | None = None
+        with own_errors(context.log, lambda: story.interrupted(session.loaded_so_far() if session else None)):
+            session = self._session(context)
+            yield session
 
-        The target table is reflected once: all steps of a process see the same columns, and reflecting costs a tenth
-        of a second.
-        """
-        target = self.postgres.address()
+    def _session(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Session:
+        """The target table is reflected once: all steps of a process see the same columns, and reflecting costs a tenth
+        of a second."""
+        source, target = self.mongodb.address(), self.postgres.address()
+        mapping = mapping_path(os.environ, self.mapping)
+        switches = {name: getattr(self, name, None) for name in SETTING_NAMES}
+        settings = SyncSettings.resolve(os.environ, {**switches, "dry_run": self._is_dry(context.run)})
+        if not self._has_opened:
+            context.log.info(story.opening(context.run, settings, both_sides(source, target, mapping)))
+            self._has_opened = True
         if self._layout is None:
-            self._layout = reflect_layout(target, mapping_path(os.environ, self.mapping), self.listener.head_start)
+            self._layout = reflect_layout(target, mapping, self.listener.head_start)
         report = self._reporting(context.log.info, context.op_execution_context.log_event)
         if self._heartbeat is not None:
             report = self._heartbeat.of_step(context.op_execution_context.op.name, report)
         return open_session(
-            self.mongodb.address(),
+            source,
             target,
-            SyncSettings.resolve(os.environ, {name: getattr(self, name, None) for name in SETTING_NAMES}),
+            settings,
             self._layout,
             state_root=state_root(os.environ),
             run_id=context.run.run_id,
@@ -191,3 +213,9 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
 
     def _reporting(self, log: Callable[[str], None], observe: Callable[[dg.AssetObservation], None]) -> OnProgress:
         return signs_of_life(self.listener.on_progress, log, observe, time.monotonic)
+
+    def _is_dry(self, run: dg.DagsterRun) -> bool:
+        """A run is dry as soon as any switch says so: this resource's, or the config of the load."""
+        ops = cast("Mapping[str, Any]", run.run_config.get("ops") or {})
+        of_load = (ops.get(names.LOAD) or {}).get("config") or {}
+        return bool(self.dry_run or of_load.get("dry_run"))

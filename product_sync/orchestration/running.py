@@ -22,31 +22,17 @@ from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
 from product_sync.orchestration.resources import Listener
+from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 from product_sync.reports import PredictedCheck, SyncReport, ValidationReport
 from product_sync.session import lock_holder
-from product_sync.settings import SyncSettings, TargetAddress, mapping_path, state_root
+from product_sync.settings import SyncSettings, TargetAddress, mapping_path
 from product_sync.sync_lock import wait_until_lock_is_free
-from product_sync.written_rows import load_result
 
 _READ = {
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.ASSET_OBSERVATION,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 }
-#: What a load counts as it goes.
-_DONE = frozenset(
-    {
-        "inserted",
-        "updated",
-        "deleted",
-        "conflicts",
-        "skipped_since_plan",
-        "taken_back",
-        "kept_referenced",
-        "batches",
-        "failed_batches",
-    }
-)
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
@@ -75,8 +61,6 @@ def run_sync(
         for item in fields(report):
             if (value := recorded.number(item.name)) is not None:
                 setattr(report, item.name, value)
-        if not recorded.has_loaded:
-            _tell_interrupted_load(report)
         report.duration_s = recorded.duration_s
         report.plan_id = recorded.text("plan_id") or report.plan_id
         report.first_differences = recorded.lines("first_differences", DIFFERENCE)
@@ -128,23 +112,13 @@ def _execute(
         job.execute_in_process(instance=instance, run_id=run_id, run_config=dict(config), tags=process_tags())
     except dg.DagsterInvalidConfigError as error:
         raise ConfigurationError(str(error)) from error
-    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as error:
+    except INTERRUPTS as error:
         if run := instance.get_run_by_id(run_id):
             instance.report_run_canceled(run)
         raise SyncCancelled("Cancelled; the batch under way was rolled back.", hint="Run it again to go on.") from error
-    except dg.DagsterError:
-        if not _Recorded(instance, run_id).failed_checks:
-            raise
-
-
-def _tell_interrupted_load(report: SyncReport) -> None:
-    """Fill in what a load had done when it was ended in the middle: Dagster records only a load that came to its end.
-
-    How many batches were not attempted stays unknown.
-    """
-    done = load_result(state_root(os.environ), report.run_id) or {}
-    for name in _DONE.intersection(done):
-        setattr(report, name, done[name])
+    except StepFailed as failure:
+        if not isinstance(failure, CheckFailed):
+            raise failure.error from None
 
 
 def _plain(check: dg.AssetCheckEvaluation) -> dict[str, Any]:
@@ -158,7 +132,6 @@ class _Recorded:
         self._record = instance.get_run_record_by_id(run_id)
         self._metadata: dict[str, dg.MetadataValue[Any]] = {}
         self._checks: dict[str, dg.AssetCheckEvaluation] = {}
-        self.has_loaded = False
         for entry in instance.all_logs(run_id, of_type=_READ):
             event = entry.dagster_event
             if event is None:
@@ -171,7 +144,6 @@ class _Recorded:
                 self._metadata.update(event.asset_observation_data.asset_observation.metadata)
             else:
                 self._metadata.update(event.step_materialization_data.materialization.metadata)
-                self.has_loaded |= event.asset_key == dg.AssetKey(names.LOAD)
 
     @property
     def duration_s(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What a run tells while it is at work: its listener everything, the event log a line a minute, the UI a few points.
+"""What a run tells while it is at work: its listener everything, the event log a line every 20 s, the UI a few points.
 
 A line or an observation in the event log costs five to seventeen milliseconds, a batch may take two, so neither can
 keep up with the batches. The line is what keeps a long run from being reaped; the observations are what a person looks
@@ -12,8 +12,8 @@ import dagster as dg
 from product_sync.core.progress import OnProgress, Progress
 from product_sync.orchestration import names
 
-#: Seconds between two lines in the event log; reaping waits for five times as long.
-LINE_EVERY_S = 60.0
+#: Seconds between two lines in the event log; reaping waits for fifteen times as long.
+LINE_EVERY_S = 20.0
 #: The same while something is waited for.
 NOTE_EVERY_S = 25.0
 #: Seconds between two observations of one stage, and before its first.

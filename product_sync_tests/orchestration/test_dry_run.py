@@ -7,7 +7,7 @@ import pytest
 
 from product_sync.orchestration import names
 from product_sync.orchestration.history import last_successful_sync
-from product_sync_tests.shop import Shop, ids, product
+from product_sync_tests.shop import Outcome, Shop, ids, product
 
 
 def with_drift(shop: Shop) -> None:
@@ -62,8 +62,17 @@ def test_in_a_dry_run_the_load_is_observed_not_materialised_and_its_checks_are_s
         (names.SYNC_JOB, {"ops": {"product_load": {"config": {"dry_run": True}}}}),
         (names.SYNC_JOB, {"dry_run": False, "resources": {"sync": {"config": {"dry_run": True}}}}),
         (names.DRY_RUN_JOB, {"dry_run": False, "batch_size": 10}),
+        (names.SYNC_JOB, {"dryRun": True}),
+        (names.SYNC_JOB, {"dryRun": True, "dry_run": False}),
     ],
-    ids=["at the top", "of the load", "dry if any switch says so", "the dry job stays dry with a config of its own"],
+    ids=[
+        "at the top",
+        "of the load",
+        "dry if any switch says so",
+        "the dry job stays dry with a config of its own",
+        "as GraphQL spells it",
+        "either spelling is enough",
+    ],
 )
 def test_each_of_the_switches_makes_a_run_dry(shop: Shop, job: str, switch: dict[str, object]) -> None:
     shop.put(product("a"))
@@ -71,6 +80,23 @@ def test_each_of_the_switches_makes_a_run_dry(shop: Shop, job: str, switch: dict
     assert dry.success
     assert names.LOAD in dry.observed
     assert shop.rows == {}
+    assert_told_from_a_sync_at_first_sight(dry)
+
+
+def assert_told_from_a_sync_at_first_sight(dry: Outcome) -> None:
+    run = dry.instance.get_run_by_id(dry.run_id)
+    assert run is not None
+    assert run.tags[names.DRY_RUN_TAG] == "true"
+    opening = next(entry for entry in dry.instance.all_logs(dry.run_id) if entry.dagster_event is None)
+    assert opening.user_message.startswith("Dry run: nothing is written. From the collection products of ")
+    [observation] = [
+        event.asset_observation_data.asset_observation
+        for event in dry.events
+        if event.event_type is dg.DagsterEventType.ASSET_OBSERVATION
+    ]
+    assert observation.description
+    assert observation.description.startswith("Dry run: nothing was written. A sync would pass the checks")
+    assert next(iter(observation.metadata.items())) == ("dry_run", dg.TextMetadataValue(observation.description))
 
 
 def test_a_dry_run_tries_no_batch_beside_a_sync_and_says_so(shop: Shop) -> None:

@@ -52,6 +52,11 @@ def execute(job: str, *, config: str = "", folder: Path) -> subprocess.Completed
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
+def printed(stderr: str) -> list[str]:
+    """What the command printed, without Dagster's warning that `dg launch` supersedes it."""
+    return [line for line in stderr.splitlines() if line and "Supersession" not in line and "callback(" not in line]
+
+
 def newest(instance: dg.DagsterInstance) -> Outcome:
     run = instance.get_runs(limit=1)[0]
     return Outcome(instance, run.run_id, run.is_success)
@@ -86,10 +91,14 @@ def test_a_dry_run_then_a_sync_then_a_validation_that_fails(
     dry = execute(names.SYNC_JOB, config="dry_run: true\nbatch_size: 50\n", folder=tmp_path)
     assert dry.returncode == 0, dry.stderr
     assert shop.rows == {}
+    assert "Dry run: nothing is written. From the collection products of " in printed(dry.stderr)[0]
+    assert " Plan " in printed(dry.stderr)[-2], "the last line is about the drift report"
 
     real = execute(names.SYNC_JOB, folder=tmp_path)
     assert real.returncode == 0, real.stderr
     assert len(shop.rows) == 100
+    assert any("Load: 100 inserted, 0 updated, " in line for line in printed(real.stderr))
+    assert len(printed(real.stderr)) <= 15
     assert "Row bad goes to the quarantine" in newest(instance).log, "failures are in the run's own log"
 
     # Two checks in processes of their own, which need the same reading at the same time.
@@ -97,6 +106,9 @@ def test_a_dry_run_then_a_sync_then_a_validation_that_fails(
     config = "resources: {sync: {config: {settle_seconds: 0}}}\nexecution: {config: {multiprocess: {}}}\n"
     red = execute(names.VALIDATE_JOB, config=config, folder=tmp_path)
     assert red.returncode == 1
+    assert "Check target_matches_source: failed. 1 missing (first: p0000), 0 changed. " in printed(red.stderr)[-2]
+    assert printed(red.stderr)[-1] == f"Error: Run {newest(instance).run_id} resulted in failure."
+    assert "Stack Trace" not in red.stderr
     assert newest(instance).checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["p0000"]
     assert len(newest(instance).checks) == 4
 
@@ -125,10 +137,11 @@ def test_sigterm_rolls_back_the_batch_and_frees_the_lock_and_the_next_run_conver
     with psycopg.connect(shop.cart_url) as other:
         # The second batch waits for this row, in the middle of its transaction.
         other.execute("INSERT INTO product VALUES ('p0015', 't', 1, 'i', 's', 1)")
-        process = subprocess.Popen([*EXECUTE, names.SYNC_JOB], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*EXECUTE, names.SYNC_JOB], stderr=subprocess.PIPE, text=True)
         wait_until(lambda: waiting(other) == 1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) != 0
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1
         assert waiting(other) == 0
         assert other.execute(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
@@ -136,6 +149,10 @@ def test_sigterm_rolls_back_the_batch_and_frees_the_lock_and_the_next_run_conver
         ).fetchone() == (0,)
         other.rollback()
     assert len(shop.rows) == 10, "the first batch stays, the second is gone"
+    assert "The run was interrupted, and the batch under way rolled back." in printed(stderr)[-2]
+    assert "Written until then, and kept: 10 inserted, 0 updated, " in printed(stderr)[-2]
+    assert "Stack Trace" not in stderr
+    assert newest(instance).observed[names.LOAD]["inserted"] == 10
     [run] = instance.get_runs(limit=1)
     # Dagster says "cancelled" only where it was asked to terminate the run; a bare signal it counts as a failure.
     assert run.status is dg.DagsterRunStatus.FAILURE

@@ -32,14 +32,14 @@ class Told:
             self.report(Progress(stage, number, seconds, 1.0, float(seconds - number)))
 
 
-def test_the_listener_hears_everything_and_the_event_log_a_line_a_minute() -> None:
+def test_the_listener_hears_everything_and_the_event_log_a_line_each_twenty_seconds() -> None:
     told = Told()
-    told.advance("read source", 180)
-    assert len(told.heard) == 180
+    told.advance("read source", 60)
+    assert len(told.heard) == 60
     assert [line.split(",")[0] for line in told.lines] == [
-        "read source: 60/180 (33 %)",
-        "read source: 120/180 (67 %)",
-        "read source: 180/180 (100 %)",
+        "read source: 20/60 (33 %)",
+        "read source: 40/60 (67 %)",
+        "read source: 60/60 (100 %)",
     ]
 
 
