@@ -10,6 +10,7 @@ returned whatever happened; ``report.raise_for_error()`` turns what ended it int
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from product_sync.adapters.state import TARGET_ROWS, VERIFIED_TARGET_ROWS
+from product_sync.alert_channels import require_channels
 from product_sync.core.errors import ChecksFailed, ConfigurationError, ProductSyncError, SyncOverdue
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import head_start
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from product_sync.orchestration.resources import Listener
+
+_LOG = logging.getLogger("product_sync.telling")
 
 
 def sync(
@@ -90,6 +94,7 @@ def sync(
         SyncSettings.resolve(os.environ, switches)
         if check and not dry_run:
             raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
+        require_channels(os.environ)
         _check_both_addresses()
         require_local_storage(os.environ)
         with _running(TARGET_ROWS, switches, on_progress, instance, read_ahead) as (run_id, listener, recorded):
@@ -123,6 +128,7 @@ def validate(
     report = ValidationReport()
     with _telling(report, "validate_sync", instance), _ending(report):
         SyncSettings.resolve(os.environ, switches)
+        require_channels(os.environ)
         _check_both_addresses()
         require_local_storage(os.environ)
         with _running(VERIFIED_TARGET_ROWS, switches, on_progress, instance, read_ahead) as (
@@ -205,8 +211,12 @@ def _environment(mapping: str | Path | None) -> Mapping[str, str]:
 
 
 def _check_both_addresses() -> tuple[SourceAddress, TargetAddress]:
-    """Name a variable that is not set before anything is imported, opened or recorded."""
-    return SourceAddress.from_environment(os.environ), TargetAddress.from_environment(os.environ)
+    """Name a variable that is not set or cannot be an address, before anything is opened or recorded."""
+    source, target = SourceAddress.from_environment(os.environ), TargetAddress.from_environment(os.environ)
+    from product_sync.adapters import mongodb
+
+    mongodb.check_address(source.url, user=source.user, password=source.password)
+    return source, target
 
 
 @contextmanager
@@ -221,14 +231,35 @@ def _ending(report: Report) -> Iterator[None]:
 
 @contextmanager
 def _telling(report: SyncReport | ValidationReport, job: str, instance: dg.DagsterInstance | None) -> Iterator[None]:
-    """Tell people and monitors how it ended, where nobody else does. Of a run in an ``instance`` of the caller's, the
-    caller tells."""
+    """Notify people and monitors of how it ended, also of an error that is no `ProductSyncError`, where nobody else
+    does. Of a run in an ``instance`` of the caller's, the caller notifies."""
     started_at = datetime.now(UTC)
-    yield
-    if instance is None and any(os.environ.get(name) for name in TELLING):
+    try:
+        yield
+    except BaseException as error:
+        if instance is None:
+            tell_of_error(job, error, started_at)
+        raise
+    if instance is None and _has_channels():
         from product_sync.orchestration.after_command import tell_of_command
 
-        tell_of_command(os.environ, state_root(os.environ), job, report.failure, started_at)
+        tell_of_command(os.environ, lambda: state_root(os.environ), job, report.failure, started_at)
+
+
+def tell_of_error(job: str, error: BaseException, started_at: datetime) -> None:
+    """Send alerts about an error that ended a command that ran ``job``, once for each error. Raises nothing."""
+    if not _has_channels():
+        return
+    try:
+        from product_sync.orchestration import after_command
+    except Exception as broken:  # noqa: BLE001 - the first error is the one that counts
+        _LOG.error("Nobody could be notified: %s.", type(broken).__name__)
+    else:
+        after_command.tell_of_error(os.environ, lambda: state_root(os.environ), job, error, started_at)
+
+
+def _has_channels() -> bool:
+    return any(os.environ.get(name) for name in TELLING)
 
 
 @contextmanager

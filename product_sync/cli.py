@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -29,6 +30,8 @@ _REPORTS: dict[str, type[Report]] = {
     "show": ProductReport,
     "doctor": DoctorReport,
 }
+#: The jobs of the commands about which people are alerted.
+_JOBS = {"sync": "product_sync", "validate": "validate_sync"}
 _folder_option = click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -222,6 +225,14 @@ def _unfinished(failure: ProductSyncError, arguments: list[str]) -> Report:
     return report
 
 
+def _notify(error: Exception, arguments: list[str], started_at: datetime) -> None:
+    """Send alerts about an error that ended a command before or after its work (`api` sends those of its work)."""
+    if job := _JOBS.get(_command(arguments)):
+        from product_sync import api
+
+        api.tell_of_error(job, error, started_at)
+
+
 def _command(arguments: list[str]) -> str:
     return next((argument for argument in arguments if argument in _REPORTS), "")
 
@@ -267,6 +278,7 @@ def run() -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command. Ends with the exit status; a bug in this package ends with its traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    started_at = datetime.now(UTC)
     handle_signals()
     handler = _LogLines(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -279,12 +291,17 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         command = context.command_path if context else "product-sync"
-        _fail(ConfigurationError(error.format_message(), hint=f"See {command} --help."), arguments)
+        usage = ConfigurationError(error.format_message(), hint=f"See {command} --help.")
+        if not sys.stderr.isatty():
+            # A person at a terminal has seen it. Nobody looks at what a timer starts.
+            _notify(usage, arguments, started_at)
+        _fail(usage, arguments)
     except ProductSyncError as error:
         _fail(error, arguments)
     except (KeyboardInterrupt, click.Abort):
         _fail(SyncCancelled("Cancelled."), arguments)
     except Exception as error:
+        _notify(error, arguments, started_at)
         if _wants_json(arguments):
             bug = ProductSyncError(
                 f"{type(error).__name__}: see the traceback.", hint="This is a bug: please report it."

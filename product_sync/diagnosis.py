@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from product_sync.adapters import mongodb, notifier
+from product_sync.adapters import mongodb
 from product_sync.adapters.postgres.inspect import TargetHealth, health, server_health
+from product_sync.alert_channels import resolve_channels
 from product_sync.core.errors import (
     AccessDenied,
-    ConfigurationError,
     MappingError,
     ProductSyncError,
     SourceMissing,
@@ -21,7 +21,7 @@ from product_sync.core.errors import (
 from product_sync.core.mapping import load_mapping
 from product_sync.reports import ConnectionReport, DoctorReport, ErrorInfo
 from product_sync.session import reflect_layout
-from product_sync.settings import SourceAddress, TargetAddress, TellingSettings, mapping_path
+from product_sync.settings import SourceAddress, TargetAddress, mapping_path
 
 
 def examine(report: DoctorReport, env: Mapping[str, str]) -> None:
@@ -32,20 +32,11 @@ def examine(report: DoctorReport, env: Mapping[str, str]) -> None:
 
 
 def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:
-    try:
-        urls = TellingSettings.from_environment(env).alert_urls
-    except ConfigurationError as error:
-        report.alert_problems = [str(error)]
-        report.failure = report.failure or error
-        return
-    if not urls:
-        return
-    found = notifier.addresses(urls)
-    report.alerts = [address.name for address in found.usable]
-    report.alert_problems = list(found.problems)
-    if found.problems:
-        problem = ConfigurationError(found.problems[0], hint="The forms are listed in Apprise's documentation.")
-        report.failure = report.failure or problem
+    """The channels, by the code that a sync refuses them with."""
+    channels = resolve_channels(env)
+    report.alerts = [address.name for address in channels.usable]
+    report.alert_problems = [str(mistake) for mistake in channels.mistakes.values()]
+    report.failure = report.failure or next(iter(channels.mistakes.values()), None)
 
 
 def _look(

@@ -6,15 +6,13 @@ every five minutes beside a load. Counts are estimates from the servers' own sta
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 from product_sync.adapters import mongodb
 from product_sync.adapters.postgres.connection import without_credentials
 from product_sync.adapters.postgres.light_look import look as look_at_postgres
-from product_sync.core import ahead
+from product_sync.bounded_calls import BoundedCalls, Call
 from product_sync.core.alerts import Level, News
 from product_sync.core.errors import NotAttempted, ProductSyncError
 from product_sync.core.mapping import load_mapping
@@ -55,15 +53,12 @@ class _Side:
 def look_at_both(env: Mapping[str, str], *, step_s: float = STEP_S, look_s: float = LOOK_S) -> list[Look]:
     """Both at once, each for itself. A server that does not answer in time is a look that failed, and is not asked
     again while that question hangs."""
-    for side in _SIDES:
-        if side.name not in _asked or _asked[side.name][1].done():
-            _asked[side.name] = (time.monotonic(), ahead.begin(_question(side, env, step_s)))
-    wait([answer for _, answer in _asked.values()], timeout=look_s)
-    return [_answer(side) for side in _SIDES]
+    calls = [_QUESTIONS.begin(side.name, _question(side, env, step_s))[0] for side in _SIDES]
+    _QUESTIONS.wait(calls, look_s)
+    return [_answer(side, call) for side, call in zip(_SIDES, calls, strict=True)]
 
 
-#: Questions that are open: when they were asked, and their answers to come.
-_asked: dict[str, tuple[float, Future[Look]]] = {}
+_QUESTIONS = BoundedCalls[Look]()
 
 
 def _question(side: _Side, env: Mapping[str, str], step_s: float) -> Callable[[], Look]:
@@ -76,13 +71,12 @@ def _question(side: _Side, env: Mapping[str, str], step_s: float) -> Callable[[]
     return ask
 
 
-def _answer(side: _Side) -> Look:
-    asked_at, answer = _asked[side.name]
-    if not answer.done():
-        waited = time.monotonic() - asked_at
+def _answer(side: _Side, call: Call[Look]) -> Look:
+    answer = call.future
+    if call.is_open:
         return _failed(
             side,
-            f"{side.title} has been asked {waited:.0f} seconds ago and has not answered."
+            f"{side.title} has been asked {call.seconds:.0f} seconds ago and has not answered."
             " Check that the server and the network are not stalled.",
         )
     error = answer.exception()

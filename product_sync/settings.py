@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -45,6 +46,7 @@ OLDEST_PLAN_S = 3_600.0
 _LONGEST_PLAN_AGE_S = 86_400.0
 
 Environment = Mapping[str, str]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,16 +262,40 @@ class TellingSettings:
 
     @classmethod
     def from_environment(cls, env: Environment) -> TellingSettings:
-        """An alert URL is judged by who sends to it (`adapters.notifier`)."""
-        return cls(
+        """Raises the first mistake. An alert URL is judged by who sends to it (`alert_channels`)."""
+        settings, mistakes = cls.each_by_itself(env)
+        for mistake in mistakes.values():
+            raise mistake
+        return settings
+
+    @classmethod
+    def each_by_itself(cls, env: Environment) -> tuple[TellingSettings, dict[str, ConfigurationError]]:
+        """Every value that can be used, the default for the others, and what is wrong with these, by variable."""
+        mistakes: dict[str, ConfigurationError] = {}
+
+        def read(name: str, ask: Callable[[], _T], default: _T) -> _T:
+            try:
+                return ask()
+            except ConfigurationError as error:
+                mistakes[name] = error
+                return default
+
+        def quiet_s(name: str, default: float) -> float:
+            return 60.0 * read(name, lambda: _minutes(env, name, default=default), default)
+
+        def address(name: str) -> str:
+            return read(name, lambda: _web_address(env, name), "")
+
+        settings = cls(
             tuple(url for url in _BETWEEN_URLS.split(env.get(ALERT_URLS, "").strip()) if url),
-            60.0 * _minutes(env, ALERT_QUIET, default=60.0),
-            60.0 * _minutes(env, ALERT_WARN_QUIET, default=1440.0),
-            _web_address(env, UI_URL).rstrip("/"),
-            _web_address(env, HEARTBEAT_URL),
-            _path(env, METRICS_FILE),
-            _web_address(env, METRICS_PUSH_URL),
+            quiet_s(ALERT_QUIET, 60.0),
+            quiet_s(ALERT_WARN_QUIET, 1440.0),
+            address(UI_URL).rstrip("/"),
+            address(HEARTBEAT_URL),
+            read(METRICS_FILE, lambda: _path(env, METRICS_FILE), None),
+            address(METRICS_PUSH_URL),
         )
+        return settings, mistakes
 
 
 #: White space, or a comma before the next scheme: a URL may hold commas of its own (``mailto://…?to=a@b,c@d``).
@@ -371,9 +397,18 @@ def _minutes(env: Environment, name: str, *, default: float) -> float:
 def _web_address(env: Environment, name: str) -> str:
     """Not repeated in the error: such addresses hold tokens."""
     text = env.get(name, "").strip()
-    if text and not re.match(r"https?://[^/\s]+", text, re.IGNORECASE):
+    if text and not _is_web_address(text):
         raise ConfigurationError(f"{name} is not a web address.", hint=f"Expected form: {name}=https://host/path")
     return text
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises for what is no port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and re.search(r"[\s\x00-\x1f\x7f]", text) is None
 
 
 def _flag(env: Environment, name: str, *, default: bool) -> bool:

@@ -1,7 +1,8 @@
-"""Tells the world what runs came to: people by alerts, monitors by a heartbeat and metrics.
+"""Sends alerts, heartbeat and metrics for finished runs: alerts to people, the other two to monitors.
 
-The daemon's sensor and the command line call the same function with the same ledger, each run is told once, and a
-failure to tell never reaches the run: it is over when it is told. Knows no orchestrator.
+The daemon's sensor and the command line call the same function with the same ledger, so each run is announced once. A
+channel that fails or hangs never fails the run, which has ended before, and delays nobody longer than its limit
+(`delivery`). Knows no orchestrator.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from product_sync.adapters import heartbeat, metrics, notifier
-from product_sync.adapters.notifier import Address
-from product_sync.core.alerts import Book, Level, Message, News, QuietTimes
+from product_sync.adapters import notifier
+from product_sync.alert_channels import Channels
+from product_sync.core.alerts import Book, Level, News, QuietTimes
 from product_sync.core.figures import Figures
 from product_sync.core.outcomes import FinishedRun, news_of
 from product_sync.core.timing import SYSTEM_TIMING, Timing
+from product_sync.delivery import DELIVERY_S, MONITOR_S, begin_monitors, deliver
 from product_sync.settings import ALERT_URLS, TellingSettings
 
 #: Ids kept to tell a run that was told from one whose record came late.
 SEEN_RUNS = 500
-#: Seconds for deliveries of one round; Dagster ends a sensor's evaluation after a minute.
-DELIVERY_S = 20.0
 HOW_TO_SET = f"Set {ALERT_URLS} to have alerts sent: docs/alerts.md."
 
 
@@ -72,44 +72,42 @@ class Told:
 def tell_runs(
     ledger: Ledger,
     runs: Sequence[FinishedRun],
-    settings: TellingSettings,
+    channels: Channels | TellingSettings,
     log: logging.Logger,
     *,
+    news: Sequence[News] = (),
     timing: Timing = SYSTEM_TIMING,
+    within_s: float = DELIVERY_S,
 ) -> Told:
-    """Tell of ``runs``, the oldest first, and of what was held back or could not be delivered before."""
+    """Notify about ``runs``, the oldest first, about ``news``, and about what was held back or not delivered before.
+
+    Returns after ``within_s`` seconds at the latest, whatever a channel hangs in.
+    """
+    settings = _settings(channels)
     for run in runs:
         if run.run_id is not None:
             ledger.seen = [*ledger.seen, run.run_id][-SEEN_RUNS:]
             ledger.told_until = max(ledger.told_until, run.ended_at)
-    for problem in _tell_monitors(ledger.figures, runs, settings):
+    end = timing.monotonic() + within_s
+    monitors = begin_monitors(ledger.figures, runs, settings)
+    of_runs = [item for run in runs for item in news_of(run, settings.ui_url)]
+    told = tell_news(ledger.book, [*news, *of_runs], channels, log, timing=timing, within_s=within_s)
+    for problem in monitors.problems(min(MONITOR_S, end - timing.monotonic())):
         log.warning("%s", problem)
-    news = [item for run in runs for item in news_of(run, settings.ui_url)]
-    return tell_news(ledger.book, news, settings, log, timing=timing)
-
-
-def _tell_monitors(figures: Figures, runs: Sequence[FinishedRun], settings: TellingSettings) -> list[str]:
-    """Call the heartbeat and hand over the metrics; returns what went wrong. Neither is tried again: what it would tell
-    is older then than what the next run tells."""
-    if not runs:
-        return []
-    for run in runs:
-        figures.take(run)
-    return [
-        problem
-        for problem in (
-            settings.heartbeat_url and any(run.verified for run in runs) and heartbeat.beat(settings.heartbeat_url),
-            settings.metrics_file and metrics.write_file(figures, settings.metrics_file),
-            settings.metrics_push_url and metrics.push(figures, settings.metrics_push_url),
-        )
-        if problem
-    ]
+    return told
 
 
 def tell_news(
-    book: Book, news: Iterable[News], settings: TellingSettings, log: logging.Logger, *, timing: Timing = SYSTEM_TIMING
+    book: Book,
+    news: Iterable[News],
+    channels: Channels | TellingSettings,
+    log: logging.Logger,
+    *,
+    timing: Timing = SYSTEM_TIMING,
+    within_s: float = DELIVERY_S,
 ) -> Told:
     """Put what is due into the log and the outbox, and deliver the outbox as far as it goes."""
+    settings = _settings(channels)
     written = book.take(news, timing.now().timestamp(), QuietTimes(settings.quiet_s, settings.warn_quiet_s))
     for message in written:
         log.log(_LOG_LEVELS[message.level], "%s\n%s", message.title, message.body)
@@ -120,7 +118,7 @@ def tell_news(
         book.outbox.clear()
     elif book.outbox:
         found = notifier.addresses(settings.alert_urls)
-        problems = [*found.problems, *_deliver(book, found.usable, timing)]
+        problems = [*found.problems, *deliver(book, found.usable, within_s)]
         if book.dropped:
             problems.append(f"{_count(book.dropped)} could not be delivered for too long and were given up.")
             book.dropped = 0
@@ -134,33 +132,8 @@ def tell_news(
 _LOG_LEVELS = {Level.OK: logging.INFO, Level.WARN: logging.WARNING, Level.ERROR: logging.ERROR}
 
 
-def _deliver(book: Book, usable: Sequence[Address], timing: Timing) -> list[str]:
-    """Send every message of the outbox to the addresses that have not taken it; returns what went wrong.
-
-    The oldest first. An address that fails is left alone until the next round.
-    """
-    by_key = {address.key: address for address in usable}
-    failed: dict[str, str] = {}
-    end = timing.monotonic() + DELIVERY_S
-    for message in book.outbox:
-        _address(message, by_key.keys())
-        for key in message.pending or ():
-            if key in failed or timing.monotonic() >= end:
-                continue
-            if why := by_key[key].send(message):
-                failed[key] = f"{by_key[key].name} did not take an alert: {why}. It is tried again."
-            else:
-                message.delivered = True
-                message.pending = [other for other in message.pending or () if other != key]
-    book.outbox = [message for message in book.outbox if message.pending or not message.delivered]
-    return list(failed.values())
-
-
-def _address(message: Message, keys: Iterable[str]) -> None:
-    """Who still has to get the message, of the addresses there are now: all, until one of them has taken it."""
-    pending = set(message.pending or ())
-    still = [key for key in keys if key in pending]
-    message.pending = still if still or message.delivered else list(keys)
+def _settings(channels: Channels | TellingSettings) -> TellingSettings:
+    return channels.settings if isinstance(channels, Channels) else channels
 
 
 def _count(number: int) -> str:

@@ -8,6 +8,7 @@ from urllib.request import Request, urlopen
 
 from product_sync.settings import HEARTBEAT_URL
 
+#: Seconds for one operation of the socket; the caller has a limit for the whole (`telling`).
 TIMEOUT_S = 5.0
 
 

@@ -5,6 +5,9 @@ A run of a few seconds is over before anybody could scrape it. docs/metrics.md l
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -45,13 +48,41 @@ _COUNTED = (
 
 def write_file(figures: Figures, path: Path) -> str:
     """Replace the file at once, so that no half of it is ever read. Returns what went wrong, or an empty string."""
-    from prometheus_client import write_to_textfile
+    from prometheus_client import generate_latest
 
+    temporary = _beside(path)
     try:
-        write_to_textfile(str(path), registry(figures))
+        temporary.write_bytes(generate_latest(registry(figures)))
+        temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         return f"{METRICS_FILE} could not be written: {error.strerror}."
     return ""
+
+
+def why_not_writable(path: Path) -> str:
+    """Try a file beside ``path``, as `write_file` needs one. Returns what is wrong with the path, or an empty string.
+
+    A file system that is full or broken at the moment is not the path's fault."""
+    try:
+        if path.is_dir():
+            return os.strerror(errno.EISDIR)
+        temporary = _beside(path)
+        temporary.touch()
+        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        return "" if error.errno in _TEMPORARY else error.strerror or type(error).__name__
+    return ""
+
+
+#: The file system is full or broken now.
+_TEMPORARY = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+
+
+def _beside(path: Path) -> Path:
+    """A name that no collector reads: theirs end with ``.prom``."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def push(figures: Figures, url: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from apprise import NotifyBase
 
 _STATUS = re.compile(r"error=(\d{3})")
+#: Who logs the URLs: Apprise, and what it sends with.
+_LOGGERS = ("apprise", "urllib3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +88,41 @@ def _service(url: str) -> NotifyBase | None:
         return Apprise.instantiate(url, suppress_exceptions=True)
 
 
-@contextmanager
-def _overheard() -> Iterator[Sequence[str]]:
-    """What Apprise and the library that it sends with log, kept from every other ear: at some level, all of the URL."""
-    said: list[str] = []
+#: What each thread that sends has overheard so far, by thread. While it is not empty, both loggers are kept apart.
+_heard: dict[int | None, list[str]] = {}
+_lock = threading.Lock()
+_propagated: dict[str, bool] = {}
 
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
+
+class _Ear(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if (said := _heard.get(record.thread)) is not None:
             said.append(record.getMessage())
 
-    loggers, ear = [logging.getLogger(name) for name in ("apprise", "urllib3")], Ear()
-    before = [logger.propagate for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(ear)
-        logger.propagate = False
+
+_EAR = _Ear()
+
+
+@contextmanager
+def _overheard() -> Iterator[Sequence[str]]:
+    """What Apprise and the library that it sends with log in this thread, kept from every other ear: at some level, all
+    of the URL. Several threads may send at once, and one may hang: the loggers are given back by the last one."""
+    me, said = threading.get_ident(), list[str]()
+    with _lock:
+        if not _heard:
+            for name in _LOGGERS:
+                logger = logging.getLogger(name)
+                _propagated[name] = logger.propagate
+                logger.addHandler(_EAR)
+                logger.propagate = False
+        _heard[me] = said
     try:
         yield said
     finally:
-        for logger, propagate in zip(loggers, before, strict=True):
-            logger.removeHandler(ear)
-            logger.propagate = propagate
+        with _lock:
+            del _heard[me]
+            if not _heard:
+                for name in _LOGGERS:
+                    logger = logging.getLogger(name)
+                    logger.removeHandler(_EAR)
+                    logger.propagate = _propagated[name]

@@ -36,7 +36,18 @@ def finished_runs(instance: dg.DagsterInstance, since: float, seen: Collection[s
         for record in _newest(instance, since - OVERLAP_S)
         if record.dagster_run.run_id not in seen and is_ours(record.dagster_run) and not is_skipped(record.dagster_run)
     ]
-    return [finished_run(instance, record) for record in sorted(new, key=_ended_at)]
+    return [_finished_run(instance, record) for record in sorted(new, key=_ended_at)]
+
+
+def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> FinishedRun:
+    """What the run's event log holds; that it cannot be read, where it cannot: one such run must not silence the others
+    for ever."""
+    try:
+        return finished_run(instance, record)
+    except (LookupError, TypeError, ValueError, AttributeError, dg.DagsterError) as error:
+        run = record.dagster_run
+        failure = f"What run {run.run_id} recorded cannot be read ({type(error).__name__}). Look at its log."
+        return FinishedRun(run.run_id, run.job_name, succeeded=False, ended_at=_ended_at(record), failure=failure)
 
 
 def _newest(instance: dg.DagsterInstance, since: float) -> list[dg.RunRecord]:

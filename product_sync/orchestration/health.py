@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from product_sync.alert_channels import resolve_channels
 from product_sync.core.alerts import Book
-from product_sync.core.errors import ConfigurationError
 from product_sync.orchestration.names import HEALTH
-from product_sync.settings import TellingSettings
+from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.telling import tell_news
 
 if TYPE_CHECKING:
@@ -62,18 +62,16 @@ class Diary:
         " people of what fails and of recovery. What it saw is on the page of the asset `health`. docs/health.md"
     ),
 )
+@notifies_of_its_errors("product_sync_health")
 def product_sync_health_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     from product_sync.health import look_at_both
 
     diary = Diary.read(context.cursor)
     looks = look_at_both(os.environ)
     now = time.time()
-    said = [look.text for look in looks]
-    try:
-        settings = TellingSettings.from_environment(os.environ)
-        said.append(str(tell_news(diary.book, [look.news(now) for look in looks], settings, context.log)))
-    except ConfigurationError as error:
-        said.append(f"Nobody is told: {error}")
+    channels = resolve_channels(os.environ)
+    told = tell_news(diary.book, [look.news(now) for look in looks], channels, context.log)
+    said = [*(look.text for look in looks), str(told), *map(str, channels.mistakes.values())]
     recorded = diary.records({look.side: str(look.level) for look in looks}, now)
     return dg.SensorResult(
         skip_reason=" ".join(said),

@@ -15,6 +15,7 @@ from typing import Any, cast
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from product_sync.alert_channels import require_channels
 from product_sync.core import interrupts
 from product_sync.core.layout import Layout
 from product_sync.core.progress import OnProgress, no_progress
@@ -188,6 +189,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     def _session(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Session:
         """The target table is reflected once: all steps of a process see the same columns, and reflecting costs a tenth
         of a second."""
+        require_channels(os.environ)
         source, target = self.mongodb.address(), self.postgres.address()
         mapping = mapping_path(os.environ, self.mapping)
         switches = {name: getattr(self, name, None) for name in SETTING_NAMES}

@@ -6,6 +6,7 @@ import dagster as dg
 
 from product_sync.core.errors import ConfigurationError, ProductSyncError
 from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
+from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.settings import CRON, ScheduleSettings, TargetAddress, mapping_path
 from product_sync.sync_lock import glance_at_lock
 
@@ -49,6 +50,7 @@ def lock_holder_now() -> str | None:
 def sync_schedule(settings: ScheduleSettings) -> dg.ScheduleDefinition:
     """The schedule of the sync job. Raises `ConfigurationError` for a cron expression that Dagster does not take."""
 
+    @notifies_of_its_errors("product_sync_schedule")
     def run_unless_one_is_in_flight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         if unfinished := unfinished_runs(context.instance):
             run = unfinished[0].dagster_run

@@ -5,11 +5,12 @@ import time
 
 import dagster as dg
 
-from product_sync.core.errors import ConfigurationError
+from product_sync.alert_channels import resolve_channels
 from product_sync.orchestration.finished import finished_runs
 from product_sync.orchestration.reaping import reap_dead_runs
+from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.session import lock_holder
-from product_sync.settings import TargetAddress, TellingSettings, mapping_path
+from product_sync.settings import TargetAddress, mapping_path
 from product_sync.telling import Ledger, tell_runs
 
 
@@ -19,6 +20,7 @@ from product_sync.telling import Ledger, tell_runs
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Marks syncs whose process was killed as failed, so that the queue and the schedule go on.",
 )
+@notifies_of_its_errors("reap_dead_runs")
 def reap_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     reaped = reap_dead_runs(
         context.instance,
@@ -36,14 +38,12 @@ def reap_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         " metrics. What could not be delivered is tried again. docs/alerts.md"
     ),
 )
+@notifies_of_its_errors("tell_of_runs")
 def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    try:
-        settings = TellingSettings.from_environment(os.environ)
-    except ConfigurationError as error:
-        context.log.warning("%s", error)
-        return dg.SkipReason(f"{error} Nothing is told until then, and nothing is lost.")
-    ledger = Ledger.read(context.cursor, time.time())
+    now = time.time()
+    channels = resolve_channels(os.environ, writes_metrics=True)
+    ledger = Ledger.read(context.cursor, now)
     runs = finished_runs(context.instance, ledger.told_until, ledger.seen)
-    told = tell_runs(ledger, runs, settings, context.log)
+    told = tell_runs(ledger, runs, channels, context.log, news=list(channels.news(ledger.book, now)))
     context.update_cursor(ledger.write())
-    return dg.SkipReason(str(told))
+    return dg.SkipReason(" ".join([str(told), *map(str, channels.mistakes.values())]))

@@ -12,6 +12,8 @@ import pytest
 from product_sync import sync
 from product_sync.core.errors import ProductSyncError
 from product_sync.orchestration.after_command import tell_of_command
+from product_sync.orchestration.instance import open_instance
+from product_sync.orchestration.schedules import unfinished_runs
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.orchestration.test_telling import Daemon
 from product_sync_tests.receivers import WebReceiver, web_receiver
@@ -61,6 +63,23 @@ def test_what_failed_before_a_run_was_recorded_is_told_too(
     monkeypatch.setenv("CART_DB_URL", market.cart_url)
     assert sync(settle_seconds=0).valid
     assert web.titles()[1:] == ["the job product_sync is in order again"]
+
+
+def test_a_run_whose_process_exits_in_mid_step_is_ended_and_told(
+    market: Market, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(*_: object) -> None:
+        raise SystemExit(7)
+
+    market.stock(products(1))
+    monkeypatch.setattr("product_sync.judging.judge_source", leave)
+    with pytest.raises(SystemExit):
+        sync()
+    [alert] = web.alerts
+    assert alert["title"] == "product_sync: the job product_sync failed"
+    assert "raised SystemExit: a bug, or a case nobody thought of." in alert["message"]
+    with open_instance(market.env, market.state) as instance:
+        assert not unfinished_runs(instance), "else the queue and the schedule wait for it"
 
 
 def test_monitors_hear_of_commands(

@@ -181,17 +181,81 @@ def test_without_addresses_the_ui_says_how_to_set_them(shop: Shop, monkeypatch: 
     )
 
 
-def test_a_setting_that_cannot_be_is_said_in_the_ui_and_loses_nothing(
+def test_a_setting_that_cannot_be_is_an_alert_of_its_own_and_silences_nothing(
     shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon = Daemon(shop.instance)
     shop.put(product("p1"))
     shop.run(names.VALIDATE_JOB)
-    monkeypatch.setenv("PRODUCT_SYNC_ALERT_QUIET_MINUTES", "an hour")
-    assert "PRODUCT_SYNC_ALERT_QUIET_MINUTES is 'an hour'" in daemon.tick()
-    monkeypatch.setenv("PRODUCT_SYNC_ALERT_QUIET_MINUTES", "0")
+    monkeypatch.setenv("PRODUCT_SYNC_HEARTBEAT_URL", "sesame.example/ping")
+    monkeypatch.setenv("PRODUCT_SYNC_METRICS_FILE", "/dev/null/product_sync.prom")
+    said = daemon.tick()
     daemon.tick()
-    assert len(web.alerts) == 1
+    assert sorted(web.titles()) == [
+        "target_matches_source failed",
+        "the setting PRODUCT_SYNC_HEARTBEAT_URL failed",
+        "the setting PRODUCT_SYNC_METRICS_FILE failed",
+    ]
+    assert "PRODUCT_SYNC_HEARTBEAT_URL is not a web address." in said
+    assert "sesame.example" not in said + str(web.alerts)
+    monkeypatch.delenv("PRODUCT_SYNC_HEARTBEAT_URL")
+    daemon.tick()
+    assert web.titles()[3:] == ["the setting PRODUCT_SYNC_HEARTBEAT_URL is in order again"]
+
+
+def test_a_run_refuses_a_wrong_channel_before_it_reads_and_the_alert_goes_through_the_others(
+    shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRODUCT_SYNC_HEARTBEAT_URL", "hc.example/x")
+    monkeypatch.setenv("CART_DB_URL", "postgresql://127.0.0.1:1/never_asked")
+    run = shop.run()
+    assert not run.success
+    assert "PRODUCT_SYNC_HEARTBEAT_URL is not a web address." in run.failures
+    monkeypatch.delenv("PRODUCT_SYNC_HEARTBEAT_URL")
+    Daemon(shop.instance).tick()
+    assert "PRODUCT_SYNC_HEARTBEAT_URL is not a web address." in web.alerts[0]["message"]
+
+
+def test_a_sensor_that_itself_fails_is_an_alert_and_so_is_its_recovery(
+    shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = Daemon(shop.instance)
+    storage = shop.instance.get_run_records
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("sesame")
+
+    monkeypatch.setattr(shop.instance, "get_run_records", broken)
+    for _ in range(2):
+        with pytest.raises(OSError, match="sesame"):
+            daemon.tick()
+    monkeypatch.setattr(shop.instance, "get_run_records", storage)
+    daemon.tick()
+    titles = web.titles()
+    assert titles[0] == "tell_of_runs of the Dagster daemon failed"
+    assert titles[-1] == "tell_of_runs of the Dagster daemon is in order again"
+    assert "Its evaluation raised OSError." in web.alerts[0]["message"]
+    assert "sesame" not in str(web.alerts)
+
+
+def test_a_run_whose_record_cannot_be_read_is_an_alert_and_silences_no_other(
+    shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.put(product("p1"))
+    broken = record_run(shop.instance, dg.DagsterRunStatus.FAILURE)
+    failed = shop.run(names.VALIDATE_JOB)
+    read = shop.instance.all_logs
+
+    def log(run_id: str, **options: object) -> object:
+        if run_id == broken:
+            raise KeyError(run_id)
+        return read(run_id, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shop.instance, "all_logs", log)
+    Daemon(shop.instance).tick()
+    messages = " ".join(alert["message"] for alert in web.alerts)
+    assert f"What run {broken} recorded cannot be read (KeyError)." in messages
+    assert failed.run_id in messages
 
 
 def test_both_storages_find_a_run_by_when_it_ended(shop: Shop, cart_url: str) -> None:

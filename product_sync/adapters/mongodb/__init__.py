@@ -7,9 +7,18 @@ The only package that imports pymongo: what leaves it are plain values, Arrow ba
 from __future__ import annotations
 
 from product_sync.adapters.mongodb.address import without_credentials
-from product_sync.adapters.mongodb.connection import connect
+from product_sync.adapters.mongodb.connection import check_address, connect
 from product_sync.adapters.mongodb.inspect import SourceHealth, inspect
 from product_sync.adapters.mongodb.replication import Replication, replication
 from product_sync.adapters.mongodb.source import MongoSource
 
-__all__ = ["MongoSource", "Replication", "SourceHealth", "connect", "inspect", "replication", "without_credentials"]
+__all__ = [
+    "MongoSource",
+    "Replication",
+    "SourceHealth",
+    "check_address",
+    "connect",
+    "inspect",
+    "replication",
+    "without_credentials",
+]

@@ -29,6 +29,16 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+def check_address(url: str, *, user: str | None = None, password: str | None = None) -> Address:
+    """The address, taken apart; opens no connection. Raises `ConfigurationError` as `connect` does."""
+    if (not user) != (not password):
+        given, absent = ("MONGO_USER", "MONGO_PASSWORD") if user else ("MONGO_PASSWORD", "MONGO_USER")
+        raise ConfigurationError(
+            f"{given} is set, but {absent} is not.", hint=f"Set both, or neither and put them into {VARIABLE}."
+        )
+    return parse(url)
+
+
 @contextmanager
 def connect(
     url: str, *, user: str | None = None, password: str | None = None, within_s: float | None = None
@@ -43,7 +53,7 @@ def connect(
     Raises `ConfigurationError` for a URL that cannot be used or one of the two without the other, `Unreachable`
     after about ten seconds without a server, `AccessDenied` for a wrong user or password.
     """
-    address = parse(url)
+    address = check_address(url, user=user, password=password)
     client = _client(url, address, user or None, password or None, _limits(within_s))
     database = client[address.database]
     try:
@@ -65,11 +75,6 @@ def _limits(within_s: float | None) -> dict[str, Any]:
 def _client(
     url: str, address: Address, user: str | None, password: str | None, limits: dict[str, Any]
 ) -> MongoClient[dict[str, Any]]:
-    if (user is None) != (password is None):
-        given, absent = ("MONGO_USER", "MONGO_PASSWORD") if password is None else ("MONGO_PASSWORD", "MONGO_USER")
-        raise ConfigurationError(
-            f"{given} is set, but {absent} is not.", hint=f"Set both, or neither and put them into {VARIABLE}."
-        )
     settings = {name: value for name, value in _DEFAULTS.items() if name.lower() not in address.options}
     settings |= limits
     if user is not None:
