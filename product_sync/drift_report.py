@@ -137,7 +137,7 @@ def _done(result: LoadResult | None) -> dict[str, int]:
     if result is None:
         return {}
     names = ("inserted", "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced",
-             "failed_batches", "not_attempted_batches")  # fmt: skip
+             "excluded", "failed_batches", "not_attempted_batches")  # fmt: skip
     return {name: getattr(result, name) for name in names}
 
 

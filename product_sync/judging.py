@@ -55,10 +55,10 @@ def judge_result(session: Session) -> Judgement:
     Where a load of this run has passed, the size of the source becomes the baseline of the next runs.
     """
     verification = _verification(session)
-    loaded = session.files.has(state.LOAD_RESULT)
-    kept = session.loaded().kept_referenced if loaded else 0
+    loaded = session.loaded() if session.files.has(state.LOAD_RESULT) else None
+    kept = loaded.kept_referenced if loaded else 0
     judged = [
-        verdicts.target_matches_source(verification),
+        verdicts.target_matches_source(verification, loaded),
         verdicts.no_extra_products(verification, verification.extra_ids, kept),
         verdicts.quarantine_within_budget(
             verification.quarantined,

@@ -68,6 +68,17 @@ class PredictedCheck:
         return not self.passed and self.severity == "ERROR"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExclusionReport:
+    """A row that could not be written, because another row is in its way. ``other`` is that row's id and ``constraint``
+    what refuses it, ``None`` where they are not known; ``message`` is a sentence."""
+
+    id: str
+    other: str | None
+    constraint: str | None
+    message: str
+
+
 @dataclass(kw_only=True)
 class SyncReport(Report):
     """One run of the sync. Counts are rows; ``duration_s`` and ``estimated_s`` are seconds.
@@ -78,6 +89,8 @@ class SyncReport(Report):
     Of a dry run: ``would_pass`` says whether a sync that starts now would pass the checks that can be predicted, and
     ``predicted_checks`` what each of them would say; ``lacking`` are the privileges that the load would need and the
     role has not; ``no_estimate_because`` says why there is no ``estimated_s``. In a sync they are ``None``.
+
+    ``excluded`` rows could not be written because of another row; ``exclusions`` are the first of them.
 
     ``missing``, ``changed`` and ``extra`` are what the diff found, without the quarantined products; ``in_flight``
     are differences that were on their way when the result was verified. ``valid`` says that nothing was missing or
@@ -100,6 +113,7 @@ class SyncReport(Report):
     skipped_since_plan: int | None = None
     taken_back: int | None = None
     kept_referenced: int | None = None
+    excluded: int | None = None
     quarantined: int | None = None
     in_flight: int | None = None
     batches: int | None = None
@@ -111,6 +125,7 @@ class SyncReport(Report):
     lacking: list[str] | None = None
     would_pass: bool | None = None
     predicted_checks: list[PredictedCheck] | None = None
+    exclusions: list[ExclusionReport] | None = None
     valid: bool | None = None
     first_differences: list[dict[str, str]] = field(default_factory=list, repr=False)
     first_quarantined: list[dict[str, str]] = field(default_factory=list, repr=False)

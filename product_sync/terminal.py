@@ -96,6 +96,8 @@ def show_sync(report: SyncReport) -> None:
         if report.plan_id:
             _row(table, "changed since the plan", report.skipped_since_plan)
         _row(table, "taken back", report.taken_back, "kept for a cart", report.kept_referenced)
+        if report.excluded:
+            _row(table, "kept out by other rows", report.excluded)
         _row(table, "batches", report.batches, "failed", report.failed_batches)
         _row(table, "", None, "not attempted", report.not_attempted_batches)
     _row(table, "seconds", report.duration_s, *(("estimated", report.estimated_s) if report.dry_run else ()))

@@ -19,9 +19,9 @@ from product_sync_tests.market import Market, Outcome, open_market, product, pro
 
 SYNC_KEYS = (
     "run_id", "plan_id", "dry_run", "source_count", "target_count", "missing", "changed", "extra", "inserted",
-    "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "quarantined",
-    "in_flight", "batches", "failed_batches", "not_attempted_batches", "duration_s", "estimated_s",
-    "no_estimate_because", "lacking", "would_pass", "predicted_checks", "valid",
+    "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "excluded",
+    "quarantined", "in_flight", "batches", "failed_batches", "not_attempted_batches", "duration_s", "estimated_s",
+    "no_estimate_because", "lacking", "would_pass", "predicted_checks", "exclusions", "valid",
 )  # fmt: skip
 VALIDATE_KEYS = (
     "valid", "source_count", "target_count", "missing_in_target", "changed", "extra_in_target", "quarantined",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from product_sync.core.figures import Figures, JobFigures
+from product_sync.core.figures import WRITTEN, Figures, JobFigures
 from product_sync.settings import METRICS_FILE, METRICS_PUSH_URL
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _COUNTED = (
     ("differences", "Differences that the last run found, without the quarantined products.", "kind",
      {"missing": "missing", "changed": "changed", "extra": "extra", "in_flight": "in_flight"}),
     ("last_run_rows", "Rows by what the last run did with them.", "op",
-     {name: name for name in ("inserted", "updated", "deleted", "conflicts", "taken_back", "kept_referenced")}),
+     {name: name for name in (*WRITTEN, "kept_referenced", "excluded")}),
     ("last_run_batches", "Batches of the last run; all includes the failed.", "outcome",
      {"all": "batches", "failed": "failed_batches", "not_attempted": "not_attempted_batches"}),
 )  # fmt: skip

@@ -12,7 +12,14 @@ from datetime import datetime
 from pathlib import Path
 
 from product_sync.core.batching import read_batches
-from product_sync.core.errors import EveryBatchWouldFail, RowsRefused, SourceReadError, TransientError, Unreachable
+from product_sync.core.errors import (
+    EveryBatchWouldFail,
+    RowsExcluded,
+    RowsRefused,
+    SourceReadError,
+    TransientError,
+    Unreachable,
+)
 from product_sync.core.layout import Layout
 from product_sync.core.load import DEFAULT_POLICY, WRITES, LoadPolicy
 from product_sync.core.pacing import Pacing
@@ -83,6 +90,9 @@ def estimate(
             writing_s = _measured(writer, batch, timing)
             batch_s = reading_s + writing_s
             pacing.batch_done(rows.num_rows, writing_s, reading_s)
+    except RowsExcluded as error:
+        because = "The rows of the first batch wait for other rows, and are written after all batches"
+        return Estimate(None, batches, f"{because}: {error}")
     except RowsRefused as error:
         return Estimate(None, batches, f"The database refuses the rows of the first batch: {error}")
     except (TransientError, EveryBatchWouldFail, SourceReadError, Unreachable) as error:
@@ -92,14 +102,26 @@ def estimate(
 
 
 def _measured(writer: TargetWriter, batch: WriteBatch, timing: Timing) -> float:
-    """Seconds for the whole batch, scaled up from the first part of it that the database takes."""
+    """Seconds for the whole batch, scaled up from the first part of it that the database takes. Rows that wait for
+    other rows are left out."""
     parts = [batch]
+    asked = False
     while True:
         part = parts.pop()
         started = timing.monotonic()
         try:
             writer.probe(part)
-        except RowsRefused:
+        except RowsRefused as refusal:
+            if isinstance(refusal, RowsExcluded) and not asked:
+                asked = True
+                waiting = {obstacle.row for obstacle in writer.obstacles(part)}
+                ids = part.ids(part.inserts.schema.names[0])
+                free = [place for place, row_id in enumerate(ids) if row_id not in waiting]
+                if waiting and not free:
+                    raise
+                if waiting:
+                    parts.append(part.take(free))
+                    continue
             middle = part.num_rows // 2
             if middle:
                 parts += [part.slice(middle, part.num_rows - middle), part.slice(0, middle)]

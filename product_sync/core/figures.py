@@ -13,8 +13,8 @@ from product_sync.core.outcomes import FinishedRun, Number
 #: Counts of a run that are exported, by their names in reports.
 COUNTS: Final = (
     "source_count", "target_count", "missing", "changed", "extra", "in_flight", "quarantined", "inserted", "updated",
-    "deleted", "conflicts", "taken_back", "kept_referenced", "batches", "failed_batches", "not_attempted_batches",
-    "retries",
+    "deleted", "conflicts", "taken_back", "kept_referenced", "excluded", "batches", "failed_batches",
+    "not_attempted_batches", "retries",
 )  # fmt: skip
 #: Rows that a run has written, or that somebody else had.
 WRITTEN: Final = ("inserted", "updated", "deleted", "conflicts", "taken_back")

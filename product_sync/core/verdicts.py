@@ -17,6 +17,8 @@ from product_sync.core.verify import Verification
 MAX_SHRINK = 0.20
 MASS_CHANGE_ROWS = 100
 MASS_CHANGE_SHARE = 0.5
+#: Rows that a verdict explains.
+_TOLD_EXCLUSIONS = 3
 
 
 class Severity(StrEnum):
@@ -86,8 +88,10 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool) -> Verd
     )
 
 
-def target_matches_source(verification: Verification) -> Verdict:
-    """Nothing is missing and nothing is changed, apart from the quarantined."""
+def target_matches_source(verification: Verification, load: LoadResult | None = None) -> Verdict:
+    """Nothing is missing and nothing is changed, apart from the quarantined. ``load`` is what this run has loaded: it
+    knows of which rows other rows were in the way."""
+    excluded = load.excluded if load else 0
     if verification.valid:
         description = (
             f"The target agrees with all {_count(verification.source_count, 'document')} of the source"
@@ -97,8 +101,13 @@ def target_matches_source(verification: Verification) -> Verdict:
         description = (
             f"{verification.missing} missing{_first(verification.missing_ids)},"
             f" {verification.changed} changed{_first(verification.changed_ids)}."
-            " Run product-sync sync; if they come back, something else writes to the target."
         )
+        if load and excluded:
+            messages = " ".join(exclusion.message for exclusion in load.exclusions[:_TOLD_EXCLUSIONS])
+            rows = f"{_count(excluded, 'row')} could not be written, because another row is in the way"
+            description += f" {rows}{':' if excluded <= _TOLD_EXCLUSIONS else ', the first:'} {messages}"
+        if verification.missing + verification.changed > excluded:
+            description += " Run product-sync sync; if they come back, something else writes to the target."
     if verification.in_flight:
         description += f" {verification.in_flight} were on their way."
     return Verdict(
@@ -113,6 +122,7 @@ def target_matches_source(verification: Verification) -> Verdict:
             "extra": verification.extra,
             "quarantined": verification.quarantined,
             "in_flight": verification.in_flight,
+            "excluded": excluded,
             "missing_ids": list(verification.missing_ids),
             "changed_ids": list(verification.changed_ids),
             "extra_ids": list(verification.extra_ids),

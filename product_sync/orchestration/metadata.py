@@ -106,6 +106,9 @@ def load_metadata(session: Session, result: LoadResult) -> Metadata:
         "no_deletion_because": result.no_deletion_because or "",
         "failed": table(failed, ("batch", "rows", "cause", "keys")) if failed else "",
         "plan_id": session.settings.plan or "",
+        "exclusions": dg.MetadataValue.json([asdict(found) for found in result.exclusions])
+        if result.exclusions
+        else "",
     }
     return {
         **{name: value for name, value in said.items() if value},

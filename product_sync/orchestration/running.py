@@ -23,7 +23,7 @@ from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
 from product_sync.orchestration.resources import Listener
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
-from product_sync.reports import PredictedCheck, SyncReport, ValidationReport
+from product_sync.reports import ExclusionReport, PredictedCheck, SyncReport, ValidationReport
 from product_sync.session import lock_holder
 from product_sync.settings import SyncSettings, TargetAddress, mapping_path
 from product_sync.sync_lock import wait_until_lock_is_free
@@ -70,6 +70,8 @@ def run_sync(
         if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
             report.valid = matches.passed
             report.in_flight = _plain(matches)["in_flight"]
+        if report.excluded is not None:
+            report.exclusions = [ExclusionReport(**found) for found in recorded.records("exclusions")]
     if stopped := recorded.text("stopped"):
         raise LoadStopped(stopped)
     recorded.raise_for_checks()
@@ -165,6 +167,10 @@ class _Recorded:
     def text(self, name: str) -> str:
         value = self._metadata[name].value if name in self._metadata else None
         return value if isinstance(value, str) else ""
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        value = self._metadata.get(name)
+        return list(value.value) if isinstance(value, dg.JsonMetadataValue) and isinstance(value.value, list) else []
 
     def lines(self, name: str, keys: Sequence[str]) -> list[dict[str, str]]:
         """Records that are kept as JSON, as text. The keys are given, because a storage may sort them."""

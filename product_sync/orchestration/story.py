@@ -108,6 +108,7 @@ def _written(result: LoadResult) -> str:
         f"{result.inserted:,} inserted, {result.updated:,} updated, {result.deleted:,} deleted,"
         f" {result.conflicts:,} conflicts, {result.taken_back:,} taken back, {result.kept_referenced:,} kept because"
         f" they are referenced, {result.skipped_since_plan:,} skipped since the plan"
+        + (f", {result.excluded:,} kept out by other rows" if result.excluded else "")
     )
 
 

@@ -84,6 +84,21 @@ def test_where_it_could_not_be_measured_it_says_why_instead_of_a_number(
     assert fault.message in found.because
 
 
+def test_rows_that_wait_for_others_do_not_spoil_the_measure(tmp_path: Path) -> None:
+    documents = [document(f"{number}", title=f"t{(number + 1) % 3}" if number < 3 else "new") for number in range(4)]
+    bench = make_bench(tmp_path, documents, [row(f"{number}", title=f"t{number}") for number in range(4)])
+    bench.target.unique = ("title",)
+    bench.compare()
+    bench.target.script.on("target.probe", None, lambda: bench.time.pass_(1))
+    assert estimated(bench, batch_size=4) == Estimate(seconds=4, batches=1)
+    first_waits = estimated(bench, batch_size=2)
+    assert (first_waits.seconds, first_waits.batches) == (None, 2)
+    assert first_waits.because == (
+        "The rows of the first batch wait for other rows, and are written after all batches:"
+        " duplicate key value violates unique_title"
+    )
+
+
 def test_a_first_batch_that_is_refused_whole_is_no_measure(tmp_path: Path) -> None:
     bench = with_missing(tmp_path, 3)
     bench.target.refuses = lambda _: "price_is_fair"

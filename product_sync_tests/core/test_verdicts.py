@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from product_sync.core.load_result import BatchFailure, LoadResult, Stop
+from product_sync.core.load_result import BatchFailure, Exclusion, LoadResult, Stop
 from product_sync.core.verdicts import (
     Severity,
     change_is_plausible,
@@ -77,11 +77,25 @@ def test_the_target_matches_when_nothing_is_missing_or_changed(missing: int, cha
         "extra": 3,
         "quarantined": 2,
         "in_flight": 1,
+        "excluded": 0,
         "missing_ids": ["m"] * missing,
         "changed_ids": ["c"] * changed,
         "extra_ids": [],
     }
     assert "1 were on their way" in verdict.description
+
+
+def test_rows_that_others_keep_out_are_told_with_the_reason() -> None:
+    found = Exclusion("a", "b", "unique_title", "a is to have the same title as the row b has.")
+    verdict = target_matches_source(verification(changed=1), LoadResult(excluded=1, exclusions=[found]))
+    assert not verdict.passed
+    assert verdict.description == (
+        "0 missing, 1 changed (first: c). 1 row could not be written, because another row is in the way:"
+        " a is to have the same title as the row b has."
+    )
+    several = target_matches_source(verification(changed=9), LoadResult(excluded=8, exclusions=[found] * 8))
+    assert "8 rows could not be written, because another row is in the way, the first: a is" in several.description
+    assert "Run product-sync sync" in several.description, "one of the nine has another reason"
 
 
 def test_every_batch_loaded_passes_only_without_failed_or_unattempted_batches() -> None:

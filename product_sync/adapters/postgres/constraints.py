@@ -8,8 +8,8 @@ column that the role may not read or that a trigger fills, is found one refused 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -17,130 +17,23 @@ import pyarrow as pa
 from psycopg import sql
 
 from product_sync.adapters.postgres import arrays
+from product_sync.adapters.postgres.constraint_catalogue import Index, Reference, indexes_of, references_of
+from product_sync.adapters.postgres.errors import describe
 from product_sync.adapters.postgres.inspect import table_oid
 from product_sync.core.layout import Layout, LayoutColumn
 from product_sync.core.model import ColumnType, TypeName
 from product_sync.core.obstacles import Obstacle, ObstacleKind
 from product_sync.core.ports import WriteBatch
 
+_LOGGER = logging.getLogger(__name__)
 #: How many rows one query asks about.
 _ROWS_AT_ONCE: Final = 5_000
-
-# Unique indexes but the primary key, and exclusion constraints: their keys as expressions of the table's columns, the
-# operator under which two keys exclude each other (for an index that of equality), the predicate, and every column that
-# any of it looks at. An index that belongs to a constraint depends on that, and the constraint on the columns.
-_INDEXES: Final = sql.SQL(
-    """
-    SELECT COALESCE(con.conname, class.relname)::pg_catalog.text,
-           COALESCE(con.condeferrable, false),
-           index.indisunique,
-           COALESCE((pg_catalog.to_jsonb(index) ->> 'indnullsnotdistinct')::pg_catalog.bool, false),
-           ARRAY(SELECT pg_catalog.pg_get_indexdef(index.indexrelid, place::pg_catalog.int4, false)
-                 FROM pg_catalog.generate_series(1, index.indnkeyatts) AS place ORDER BY place),
-           ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', namespace.nspname, operator.oprname)
-                 FROM pg_catalog.generate_series(1, index.indnkeyatts) AS place
-                 LEFT JOIN pg_catalog.pg_opclass AS opclass
-                     ON con.conexclop IS NULL AND opclass.oid = index.indclass[place - 1]
-                 LEFT JOIN pg_catalog.pg_amop AS amop
-                     ON amop.amopfamily = opclass.opcfamily AND amop.amopstrategy = 3
-                    AND amop.amoplefttype = opclass.opcintype AND amop.amoprighttype = opclass.opcintype
-                 JOIN pg_catalog.pg_operator AS operator ON operator.oid = COALESCE(con.conexclop[place], amop.amopopr)
-                 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = operator.oprnamespace
-                 ORDER BY place),
-           pg_catalog.pg_get_expr(index.indpred, index.indrelid),
-           ARRAY(SELECT DISTINCT attribute.attname::pg_catalog.text
-                 FROM pg_catalog.pg_depend AS depend
-                 JOIN pg_catalog.pg_attribute AS attribute
-                     ON attribute.attrelid = depend.refobjid AND attribute.attnum = depend.refobjsubid
-                 WHERE depend.refobjid = index.indrelid AND depend.refobjsubid > 0
-                   AND (depend.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND depend.objid = index.indexrelid
-                        OR depend.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
-                           AND depend.objid = con.oid)
-                   AND pg_catalog.has_column_privilege(index.indrelid, attribute.attnum, 'SELECT')
-                   AND attribute.attgenerated = ''
-                 ORDER BY 1),
-           (SELECT pg_catalog.count(DISTINCT depend.refobjsubid)
-            FROM pg_catalog.pg_depend AS depend
-            WHERE depend.refobjid = index.indrelid AND depend.refobjsubid > 0
-              AND (depend.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND depend.objid = index.indexrelid
-                   OR depend.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND depend.objid = con.oid))
-    FROM pg_catalog.pg_index AS index
-    JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
-    LEFT JOIN pg_catalog.pg_constraint AS con
-        ON con.conindid = index.indexrelid AND con.conrelid = index.indrelid AND con.contype IN ('u', 'x')
-    WHERE index.indrelid = $1::pg_catalog.oid AND index.indislive AND NOT index.indisprimary
-      AND (index.indisunique OR con.contype = 'x')
-    ORDER BY 1
-    """
-)
-
-# Foreign keys of the table whose columns the role may read on both sides: the referencing and the referenced columns.
-_REFERENCES: Final = sql.SQL(
-    """
-    SELECT con.conname::pg_catalog.text, con.condeferrable, con.confrelid = con.conrelid,
-           namespace.nspname::pg_catalog.text, class.relname::pg_catalog.text,
-           ARRAY(SELECT attribute.attname::pg_catalog.text
-                 FROM pg_catalog.unnest(con.conkey) WITH ORDINALITY AS key (attnum, place)
-                 JOIN pg_catalog.pg_attribute AS attribute
-                     ON attribute.attrelid = con.conrelid AND attribute.attnum = key.attnum
-                 ORDER BY place),
-           ARRAY(SELECT attribute.attname::pg_catalog.text
-                 FROM pg_catalog.unnest(con.confkey) WITH ORDINALITY AS key (attnum, place)
-                 JOIN pg_catalog.pg_attribute AS attribute
-                     ON attribute.attrelid = con.confrelid AND attribute.attnum = key.attnum
-                 ORDER BY place)
-    FROM pg_catalog.pg_constraint AS con
-    JOIN pg_catalog.pg_class AS class ON class.oid = con.confrelid
-    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    WHERE con.contype = 'f' AND con.conrelid = $1::pg_catalog.oid
-      AND pg_catalog.has_schema_privilege(namespace.oid, 'USAGE')
-      AND (SELECT pg_catalog.bool_and(pg_catalog.has_column_privilege(con.confrelid, attnum, 'SELECT'))
-           FROM pg_catalog.unnest(con.confkey) AS attnum)
-      AND (SELECT pg_catalog.bool_and(pg_catalog.has_column_privilege(con.conrelid, attnum, 'SELECT'))
-           FROM pg_catalog.unnest(con.conkey) AS attnum)
-    ORDER BY 1
-    """
-)
-
-
-@dataclass(frozen=True)
-class _Index:
-    """A unique index, or an exclusion constraint. ``keys`` and ``predicate`` are the server's own text, over columns
-    without a qualifier."""
-
-    name: str
-    deferrable: bool
-    unique: bool
-    nulls_equal: bool
-    keys: Sequence[str]
-    operators: Sequence[str]
-    predicate: str | None
-    columns: Sequence[str]
-    columns_in_all: int
-
-    @property
-    def can_be_asked(self) -> bool:
-        return len(self.columns) == self.columns_in_all and len(self.operators) == len(self.keys)
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """A foreign key of the table."""
-
-    name: str
-    deferrable: bool
-    to_itself: bool
-    schema: str
-    table: str
-    columns: Sequence[str]
-    referenced: Sequence[str]
 
 
 def obstacles(connection: psycopg.Connection, layout: Layout, batch: WriteBatch) -> list[Obstacle]:
     """As in the port. Runs in the transaction that is open, or in one for each statement."""
     oid = table_oid(connection, layout.table)
-    indexes = [_Index(*row) for row in connection.execute(_INDEXES, [oid]).fetchall()]
-    references = [_Reference(*row) for row in connection.execute(_REFERENCES, [oid]).fetchall()]
+    indexes, references = indexes_of(connection, oid), references_of(connection, oid)
     found: list[Obstacle] = []
     for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
         part = batch.slice(start, _ROWS_AT_ONCE)
@@ -177,7 +70,7 @@ class _Wanted:
         ]
 
     def relation(self, columns: Sequence[str]) -> tuple[sql.Composed, list[Any]]:
-        """A SELECT of ``"number"``, ``"row id"`` and ``columns``, and its parameters."""
+        """A SELECT of ``"product_sync number"``, ``"product_sync id"`` and ``columns``, and its parameters."""
         mapped = {column.name: column for column in self._layout.values}
         sent = [mapped[name] for name in columns if name in mapped]
         key = self._layout.key
@@ -189,8 +82,10 @@ class _Wanted:
             for place, name in enumerate(types, start=1)
         )
         statement = sql.SQL(
-            'SELECT u.number AS "number", {k}::pg_catalog.text AS "row id"{columns} FROM ROWS FROM ({unnested}) AS u '
-            "({aliases}) LEFT JOIN {table} AS t ON t.{key} = {k}"
+            """
+            SELECT u.number AS "product_sync number", {k}::pg_catalog.text AS "product_sync id"{columns}
+            FROM ROWS FROM ({unnested}) AS u ({aliases}) LEFT JOIN {table} AS t ON t.{key} = {k}
+            """
         ).format(
             k=arrays.wire(key.type).parsed(sql.Identifier("u", "k")),
             columns=sql.Composed([self._column(name, sent) for name in columns]),
@@ -215,7 +110,7 @@ class _Wanted:
         return sql.SQL(", {} AS {}").format(value, sql.Identifier(name))
 
 
-def _excluding(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, index: _Index) -> list[Obstacle]:
+def _excluding(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, index: Index) -> list[Obstacle]:
     """The rows of the table, and of the batch, that hold or want what a row of the batch is to have."""
     relation, parameters = wanted.relation(index.columns)
     keys = sql.SQL("").join(sql.SQL(", {} AS {}").format(_text(key), _key(n)) for n, key in enumerate(index.keys))
@@ -241,9 +136,9 @@ def _excluding(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, 
     statement = sql.SQL(
         """
         WITH w AS MATERIALIZED (
-            SELECT "number", "row id"{keys} FROM ({relation}) AS {alias} WHERE {predicate}
+            SELECT "product_sync number", "product_sync id"{keys} FROM ({relation}) AS {alias} WHERE {predicate}
         ), p AS NOT MATERIALIZED (
-            SELECT {key}::pg_catalog.text AS "row id"{keys} FROM {table} AS {alias} WHERE {predicate}
+            SELECT {key}::pg_catalog.text AS "product_sync id"{keys} FROM {table} AS {alias} WHERE {predicate}
         )
         """
     ).format(
@@ -254,7 +149,6 @@ def _excluding(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, 
         key=sql.Identifier(layout.key.name),
         table=_table(layout),
     ) + sql.SQL(" UNION ALL ").join(parts)
-    rows = connection.execute(statement, parameters, prepare=False).fetchall()
     return [
         Obstacle(
             row=row,
@@ -264,31 +158,31 @@ def _excluding(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, 
             columns=tuple(index.columns),
             deferrable=index.deferrable,
         )
-        for row, other, is_rival in rows
+        for row, other, is_rival in _rows(connection, statement, parameters)
     ]
 
 
 # Rows of the table that hold now what a row is to have.
 _HOLDERS: Final = sql.SQL(
     """
-    SELECT w."row id", p."row id", false FROM w JOIN p ON {matches} AND p."row id" <> w."row id"
+    SELECT w."product_sync id", p."product_sync id", false
+    FROM w JOIN p ON {matches} AND p."product_sync id" <> w."product_sync id"
     """
 )
 
 # Rows of the batch that are to have the same as an earlier one of it.
 _RIVALS: Final = sql.SQL(
     """
-    SELECT "row id", "first id", true FROM (
-        SELECT w."row id", pg_catalog.first_value(w."row id") OVER (PARTITION BY {keys} ORDER BY "number") AS "first id"
+    SELECT "product_sync id", "product_sync first", true FROM (
+        SELECT w."product_sync id", pg_catalog.first_value(w."product_sync id")
+                   OVER (PARTITION BY {keys} ORDER BY "product_sync number") AS "product_sync first"
         FROM w WHERE {comparable}
-    ) AS rival WHERE "row id" <> "first id"
+    ) AS rival WHERE "product_sync id" <> "product_sync first"
     """
 )
 
 
-def _not_there(
-    connection: psycopg.Connection, layout: Layout, wanted: _Wanted, reference: _Reference
-) -> list[Obstacle]:
+def _not_there(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, reference: Reference) -> list[Obstacle]:
     """Rows that refer to a row which is not there. Of the table's own rows only those that are referenced by their id
     can be told; a row may refer to itself."""
     key = layout.key.name
@@ -308,7 +202,7 @@ def _not_there(
         )
     statement = sql.SQL(
         """
-        SELECT w."row id", {needed}::pg_catalog.text FROM ({relation}) AS w
+        SELECT w."product_sync id", {needed}::pg_catalog.text FROM ({relation}) AS w
         WHERE {complete} AND NOT ({own})
           AND NOT EXISTS (SELECT FROM {referenced} AS p WHERE {matches})
         """
@@ -324,7 +218,6 @@ def _not_there(
             sql.SQL("p.{} = w.{}").format(sql.Identifier(other), sql.Identifier(one)) for one, other in pairs
         ),
     )
-    rows = connection.execute(statement, parameters, prepare=False).fetchall()
     kind = ObstacleKind.NEEDED if reference.to_itself else ObstacleKind.NEEDED_ELSEWHERE
     return [
         Obstacle(
@@ -336,12 +229,12 @@ def _not_there(
             deferrable=reference.deferrable,
             table="" if reference.to_itself else f"{reference.schema}.{reference.table}",
         )
-        for row, other in rows
+        for row, other in _rows(connection, statement, parameters)
     ]
 
 
 def _referring(
-    connection: psycopg.Connection, layout: Layout, batch: WriteBatch, reference: _Reference
+    connection: psycopg.Connection, layout: Layout, batch: WriteBatch, reference: Reference
 ) -> list[Obstacle]:
     """Rows of the table that refer to one which is to be deleted."""
     key = layout.key
@@ -369,8 +262,19 @@ def _referring(
             columns=tuple(reference.columns),
             deferrable=reference.deferrable,
         )
-        for row, other in connection.execute(statement, ids, prepare=False).fetchall()
+        for row, other in _rows(connection, statement, ids)
     ]
+
+
+def _rows(connection: psycopg.Connection, statement: sql.Composed, parameters: list[Any]) -> list[tuple[Any, ...]]:
+    """What a query finds. It finds nothing where the server cannot run it, for example because an expression of the
+    index fails for a value of the batch; then the refused rows are found one by one."""
+    try:
+        with connection.transaction():
+            return connection.execute(statement, parameters, prepare=False).fetchall()
+    except (psycopg.ProgrammingError, psycopg.DataError) as error:
+        _LOGGER.warning("Which rows exclude each other could not be asked: %s", describe(error))
+        return []
 
 
 def _table(layout: Layout) -> sql.Identifier:

@@ -1,0 +1,129 @@
+"""Reads which constraints of a table relate its rows to one another, as the server's catalogue has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+# Unique indexes but the primary key, and exclusion constraints: their keys as expressions of the table's columns, the
+# operator under which two keys exclude each other (for an index that of equality), the predicate, and every column that
+# any of it looks at. An index that belongs to a constraint depends on that, and the constraint on the columns.
+_INDEXES: Final = sql.SQL(
+    """
+    SELECT COALESCE(con.conname, class.relname)::pg_catalog.text,
+           COALESCE(con.condeferrable, false),
+           index.indisunique,
+           COALESCE((pg_catalog.to_jsonb(index) ->> 'indnullsnotdistinct')::pg_catalog.bool, false),
+           ARRAY(SELECT pg_catalog.pg_get_indexdef(index.indexrelid, place::pg_catalog.int4, false)
+                 FROM pg_catalog.generate_series(1, index.indnkeyatts) AS place ORDER BY place),
+           ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', namespace.nspname, operator.oprname)
+                 FROM pg_catalog.generate_series(1, index.indnkeyatts) AS place
+                 LEFT JOIN pg_catalog.pg_opclass AS opclass
+                     ON con.conexclop IS NULL AND opclass.oid = index.indclass[place - 1]
+                 LEFT JOIN pg_catalog.pg_amop AS amop
+                     ON amop.amopfamily = opclass.opcfamily AND amop.amopstrategy = 3
+                    AND amop.amoplefttype = opclass.opcintype AND amop.amoprighttype = opclass.opcintype
+                 JOIN pg_catalog.pg_operator AS operator ON operator.oid = COALESCE(con.conexclop[place], amop.amopopr)
+                 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = operator.oprnamespace
+                 ORDER BY place),
+           pg_catalog.pg_get_expr(index.indpred, index.indrelid),
+           ARRAY(SELECT DISTINCT attribute.attname::pg_catalog.text
+                 FROM pg_catalog.pg_depend AS depend
+                 JOIN pg_catalog.pg_attribute AS attribute
+                     ON attribute.attrelid = depend.refobjid AND attribute.attnum = depend.refobjsubid
+                 WHERE depend.refobjid = index.indrelid AND depend.refobjsubid > 0
+                   AND (depend.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND depend.objid = index.indexrelid
+                        OR depend.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+                           AND depend.objid = con.oid)
+                   AND pg_catalog.has_column_privilege(index.indrelid, attribute.attnum, 'SELECT')
+                   AND attribute.attgenerated = ''
+                 ORDER BY 1),
+           (SELECT pg_catalog.count(DISTINCT depend.refobjsubid)
+            FROM pg_catalog.pg_depend AS depend
+            WHERE depend.refobjid = index.indrelid AND depend.refobjsubid > 0
+              AND (depend.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND depend.objid = index.indexrelid
+                   OR depend.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND depend.objid = con.oid))
+    FROM pg_catalog.pg_index AS index
+    JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
+    LEFT JOIN pg_catalog.pg_constraint AS con
+        ON con.conindid = index.indexrelid AND con.conrelid = index.indrelid AND con.contype IN ('u', 'x')
+    WHERE index.indrelid = $1::pg_catalog.oid AND index.indislive AND NOT index.indisprimary
+      AND (index.indisunique OR con.contype = 'x')
+    ORDER BY 1
+    """
+)
+
+# Foreign keys of the table whose columns the role may read on both sides: the referencing and the referenced columns.
+_REFERENCES: Final = sql.SQL(
+    """
+    SELECT con.conname::pg_catalog.text, con.condeferrable, con.confrelid = con.conrelid,
+           namespace.nspname::pg_catalog.text, class.relname::pg_catalog.text,
+           ARRAY(SELECT attribute.attname::pg_catalog.text
+                 FROM pg_catalog.unnest(con.conkey) WITH ORDINALITY AS key (attnum, place)
+                 JOIN pg_catalog.pg_attribute AS attribute
+                     ON attribute.attrelid = con.conrelid AND attribute.attnum = key.attnum
+                 ORDER BY place),
+           ARRAY(SELECT attribute.attname::pg_catalog.text
+                 FROM pg_catalog.unnest(con.confkey) WITH ORDINALITY AS key (attnum, place)
+                 JOIN pg_catalog.pg_attribute AS attribute
+                     ON attribute.attrelid = con.confrelid AND attribute.attnum = key.attnum
+                 ORDER BY place)
+    FROM pg_catalog.pg_constraint AS con
+    JOIN pg_catalog.pg_class AS class ON class.oid = con.confrelid
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE con.contype = 'f' AND con.conrelid = $1::pg_catalog.oid
+      AND pg_catalog.has_schema_privilege(namespace.oid, 'USAGE')
+      AND (SELECT pg_catalog.bool_and(pg_catalog.has_column_privilege(con.confrelid, attnum, 'SELECT'))
+           FROM pg_catalog.unnest(con.confkey) AS attnum)
+      AND (SELECT pg_catalog.bool_and(pg_catalog.has_column_privilege(con.conrelid, attnum, 'SELECT'))
+           FROM pg_catalog.unnest(con.conkey) AS attnum)
+    ORDER BY 1
+    """
+)
+
+
+@dataclass(frozen=True)
+class Index:
+    """A unique index, or an exclusion constraint. ``keys`` and ``predicate`` are the server's own text, over columns
+    without a qualifier."""
+
+    name: str
+    deferrable: bool
+    unique: bool
+    nulls_equal: bool
+    keys: Sequence[str]
+    operators: Sequence[str]
+    predicate: str | None
+    columns: Sequence[str]
+    columns_in_all: int
+
+    @property
+    def can_be_asked(self) -> bool:
+        return len(self.columns) == self.columns_in_all and len(self.operators) == len(self.keys)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A foreign key of the table."""
+
+    name: str
+    deferrable: bool
+    to_itself: bool
+    schema: str
+    table: str
+    columns: Sequence[str]
+    referenced: Sequence[str]
+
+
+def indexes_of(connection: psycopg.Connection, oid: int) -> list[Index]:
+    """The unique indexes and the exclusion constraints of a table, by name."""
+    return [Index(*row) for row in connection.execute(_INDEXES, [oid]).fetchall()]
+
+
+def references_of(connection: psycopg.Connection, oid: int) -> list[Reference]:
+    """The foreign keys of a table, by name."""
+    return [Reference(*row) for row in connection.execute(_REFERENCES, [oid]).fetchall()]
