@@ -182,9 +182,11 @@ def show(product_id: str, *, mapping: str | Path | None = None) -> ProductReport
     report = ProductReport(id=product_id)
     with _ending(report):
         _check_both_addresses()
+        from product_sync.core.storage_errors import local_storage
         from product_sync.showing import show_product
 
-        show_product(report, _environment(mapping))
+        with local_storage(state_root(os.environ)):
+            show_product(report, _environment(mapping))
     return report
 
 

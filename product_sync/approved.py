@@ -62,7 +62,7 @@ def approved_plan(folder: StateFolder, settings: SyncSettings, now: datetime) ->
             hint=f"Say --extra {content['extra']}, or make a new plan.",
         )
     path, oldest = kept.path(state.DIFF), timedelta(seconds=settings.max_plan_age_s)
-    if (age := now - plan.taken_at(path)) > oldest:
+    if (age := plan.age_of(path, now)) > oldest:
         raise StalePlan(
             f"Plan {plan_id} is {age.total_seconds() / 60:.0f} minutes old;"
             f" max_plan_age_s allows {oldest.total_seconds() / 60:.0f}.",

@@ -18,6 +18,7 @@ from product_sync.adapters import state
 from product_sync.adapters.state import PastDrift, StateFolder
 from product_sync.core import quarantine
 from product_sync.core.diff import DiffCounts, changed_columns, first_rows
+from product_sync.core.errors import LocalStorageError
 from product_sync.core.evidence import Side
 from product_sync.core.load_result import LoadResult
 from product_sync.core.model import IdType, Op
@@ -127,7 +128,7 @@ def earlier_files(folder: StateFolder, own: set[str], before: datetime) -> Itera
         for side, name, rejects in files:
             try:
                 at = plan.taken_at(run.path(name))
-            except (OSError, KeyError):  # this run did not read that side, or its files have just been removed
+            except (OSError, KeyError, LocalStorageError):  # not read by that run, just removed, or damaged
                 continue
             if at < before:
                 yield EarlierFile(side, at, run.path(name), run.path(rejects) if rejects else None)

@@ -21,6 +21,8 @@ from product_sync.settings import OLDEST_PLAN_S
 
 #: A diff older than this is refused (design section 5).
 OLDEST_PLAN = timedelta(seconds=OLDEST_PLAN_S)
+#: By how much the clocks of two machines may differ.
+CLOCKS_DIFFER = timedelta(minutes=5)
 #: Metadata of a diff: the run whose source snapshot it was made from.
 SOURCE_RUN = "source_run"
 
@@ -63,7 +65,7 @@ def newest_plan(folder: StateFolder, own: RunFiles, now: datetime) -> Plan:
     """The newest diff, this run's first. Raises `StalePlan` if there is none or it is older than `OLDEST_PLAN`."""
     run = newest(folder, own, state.DIFF_COUNTS)
     path = run.path(state.DIFF)
-    age = now - taken_at(path)
+    age = age_of(path, now)
     if age > OLDEST_PLAN:
         raise StalePlan(
             f"The diff of run {run.run_id} is {age.total_seconds() / 60:.0f} minutes old; loads trust"
@@ -87,6 +89,18 @@ def counts_of(run: RunFiles) -> DiffCounts:
 def taken_at(path: Path) -> datetime:
     """When the reading began that the file was made from."""
     return datetime.fromisoformat(read_metadata(path)[TAKEN_AT])
+
+
+def age_of(path: Path, now: datetime) -> timedelta:
+    """How long ago the reading began that the file was made from. Raises `StalePlan` for one that is still to come: a
+    wrong clock would make it fresh for years."""
+    age = now - taken_at(path)
+    if age < -CLOCKS_DIFFER:
+        raise StalePlan(
+            f"The diff in {path} was read {-age.total_seconds() / 60:.0f} minutes from now, by this machine's clock.",
+            hint="Look at the clock, then start the whole job again.",
+        )
+    return age
 
 
 def require(verdict: Verdict) -> None:

@@ -335,7 +335,7 @@ class Session:
 
     @property
     def previous_quarantine(self) -> Path | None:
-        return self.folder.quarantine if self.folder.quarantine.exists() else None
+        return self.folder.sound_quarantine()
 
     @contextmanager
     def source(self) -> Iterator[Source]:

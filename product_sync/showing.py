@@ -106,17 +106,18 @@ def _row(address: TargetAddress, layout: Layout, text: str) -> pa.Table:
 
 
 def _refused(folder: StateFolder, layout: Layout) -> pa.Table:
-    if folder.quarantine.exists():
-        return quarantine.refused_rows(folder.quarantine, layout)
+    if path := folder.sound_quarantine():
+        return quarantine.refused_rows(path, layout)
     values = [pa.field(column.name, column.type.arrow) for column in layout.values]
     return pa.schema([pa.field(ID_TYPE, pa.string()), pa.field("id", pa.string()), *values]).empty_table()
 
 
 def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document]) -> list[QuarantineReport]:
-    if not folder.quarantine.exists():
+    path = folder.sound_quarantine()
+    if path is None:
         return []
     keys = {document.key for document in documents} | {wanted.text} | ({wanted.key} if wanted.key else set())
-    return [_entry(entry) for entry in quarantine.entries_of(folder.quarantine, wanted.text, sorted(keys))]
+    return [_entry(entry) for entry in quarantine.entries_of(path, wanted.text, sorted(keys))]
 
 
 def _entry(entry: dict[str, Any]) -> QuarantineReport:

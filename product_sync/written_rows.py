@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from product_sync.adapters.state import LOAD_BEGAN, LOAD_RESULT, find_run
-from product_sync.core.errors import ConfigurationError, NotAttempted, ProductSyncError
+from product_sync.core.errors import ConfigurationError, LocalStorageError, NotAttempted, ProductSyncError
 from product_sync.reports import SyncReport
 
 #: Counts of rows that the load changed in the target.
@@ -50,5 +50,5 @@ def load_result(root: Path, run_id: str | None) -> Mapping[str, Any] | None:
         return {}
     try:
         return files.read_json(LOAD_RESULT)
-    except (OSError, ValueError):
+    except (OSError, LocalStorageError):
         return None

@@ -25,8 +25,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from product_sync.adapters.damaged import set_aside
 from product_sync.adapters.state_access import refused, require_usable
-from product_sync.core.tables import replaced_durably
+from product_sync.core.errors import LocalStorageError
+from product_sync.core.storage_errors import damaged
+from product_sync.core.tables import TEMPORARY, check_parquet, replaced_durably
 
 #: How many runs keep their files.
 KEPT_RUNS = 5
@@ -35,6 +38,11 @@ KEPT_RUNS = 5
 KEPT_AT_LEAST = timedelta(hours=1)
 #: Plans of dry runs lie apart, so that no number of runs removes one that somebody is still reading.
 KEPT_PLANS = timedelta(days=1)
+
+#: The runs of other syncs, and of mappings that are not used any more.
+KEPT_UNUSED = timedelta(days=30)
+#: What a killed process leaves beside the runs: files that are not complete, and what DuckDB has spilled.
+_LEFT_BY_KILLED = (f".*{TEMPORARY}", "duckdb-*")
 
 SOURCE_ROWS = "source.parquet"
 SOURCE_COUNT = "source.json"
@@ -123,6 +131,17 @@ class StateFolder:
     def quarantine(self) -> Path:
         return self.folder / QUARANTINE
 
+    def sound_quarantine(self) -> Path | None:
+        """The quarantine's file, read once to its end; ``None`` where there is none, or only a damaged one."""
+        try:
+            if self.quarantine.exists():
+                check_parquet(self.quarantine)
+                return self.quarantine
+        except LocalStorageError:
+            lost = "Every document is tried again, and `first_seen` and `attempts` count from the next sync."
+            set_aside(self.quarantine, "The quarantine", lost)
+        return None
+
     def run(self, run_id: str) -> RunFiles:
         """The files of this run, which need not be there any more."""
         return RunFiles(self.folder / "runs" / run_id)
@@ -144,25 +163,52 @@ class StateFolder:
             files.touch(now)
         except OSError as error:
             raise refused(error, self.root) from error
-        alive_since = (now - KEPT_AT_LEAST).timestamp()
-        for old in self._runs()[KEPT_RUNS:]:
-            if old != files.folder and _changed_at(old) < alive_since:
-                shutil.rmtree(old, ignore_errors=True)
-        for old in (self.folder / "plans").glob("*"):
-            if _changed_at(old) < (now - KEPT_PLANS).timestamp():
-                shutil.rmtree(old, ignore_errors=True)
+        self._clean(files.folder, now)
         return files
+
+    def _clean(self, own: Path, now: datetime) -> None:
+        """Remove what is older than it is kept; of other syncs too, whose mapping may be gone."""
+        alive_since = (now - KEPT_AT_LEAST).timestamp()
+        self._date_back(own, now)
+        for old in self._runs()[KEPT_RUNS:]:
+            if old != own and _changed_at(old) < alive_since:
+                _remove(old)
+        for old in self.root.glob("*/plans/*"):
+            if _changed_at(old) < (now - KEPT_PLANS).timestamp():
+                _remove(old)
+        for old in self.root.glob("*/runs/*"):
+            if old.parents[1] != self.folder and _changed_at(old) < (now - KEPT_UNUSED).timestamp():
+                _remove(old)
+        for pattern in _LEFT_BY_KILLED:
+            for old in (*self.folder.glob(pattern), *self.folder.glob(f"reports/{pattern}")):
+                if _changed_at(old) < alive_since:
+                    _remove(old)
+
+    def _date_back(self, own: Path, now: datetime) -> None:
+        """Runs that a wrong clock has dated into the future would be the newest for years: make them the oldest."""
+        oldest = (now - KEPT_UNUSED).timestamp() + 1
+        for run in self._runs():
+            if run != own and _changed_at(run) > (now + KEPT_AT_LEAST).timestamp():
+                for path in (*run.iterdir(), run):
+                    os.utime(path, (oldest, oldest))
 
     def add_to_history(self, drift: PastDrift) -> list[PastDrift]:
         """The drift of the last `KEPT_HISTORY` runs with that of this one, last."""
         path = self.folder / "reports" / HISTORY
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            content = read_json(path) or {"runs": []}
-            earlier = [PastDrift(**run) for run in content["runs"] if run["run_id"] != drift.run_id]
+            earlier = [run for run in self._read_history(path) if run.run_id != drift.run_id]
             history = [*earlier, drift][-KEPT_HISTORY:]
             write_json(path, {"runs": [asdict(run) for run in history]})
         return history
+
+    def _read_history(self, path: Path) -> list[PastDrift]:
+        try:
+            content = read_json(path)
+            return [] if content is None else [PastDrift(**run) for run in content["runs"]]
+        except (LocalStorageError, TypeError, KeyError):
+            set_aside(path, "The history of drift", "The drift report shows the runs from now on.")
+            return []
 
     def write_report(self, run_id: str, page: str) -> Path:
         """Keep the drift report of a run; the oldest beyond `KEPT_REPORTS` are removed."""
@@ -190,9 +236,34 @@ class StateFolder:
         return run.path(name) if run else None
 
     def read_baseline(self) -> int | None:
-        """How many documents the source had when the target was last proven to match it."""
-        content = read_json(self.folder / BASELINE)
-        return None if content is None else int(content["source_count"])
+        """How many documents the source had when the target was last proven to match it; ``None`` before that.
+
+        Where the file is damaged, the largest count of the runs that still have files takes its place: without any, a
+        source that has lost half of its documents would look complete.
+        """
+        path = self.folder / BASELINE
+        try:
+            content = read_json(path)
+            return None if content is None else int(content["source_count"])
+        except (LocalStorageError, TypeError, KeyError, ValueError):
+            counts = dict(self._source_counts())
+            largest = max(counts, key=counts.__getitem__, default=None)
+        if largest is None:
+            lost = "Until a sync has succeeded, source_looks_complete cannot see that the source has shrunk."
+            set_aside(path, "The baseline", lost)
+            return None
+        set_aside(path, "The baseline", f"The largest count of the last runs takes its place: {counts[largest]}.")
+        self.write_baseline(counts[largest], largest)
+        return counts[largest]
+
+    def _source_counts(self) -> Iterator[tuple[str, int]]:
+        """The documents that each run has read from the source, if it read it to the end."""
+        for run in self.runs():
+            try:
+                if content := run.read_json(SOURCE_COUNT):
+                    yield run.run_id, int(content["documents"])
+            except (LocalStorageError, TypeError, KeyError, ValueError):
+                continue
 
     def write_baseline(self, source_count: int, run_id: str) -> None:
         write_json(self.folder / BASELINE, {"source_count": source_count, "run_id": run_id})
@@ -247,8 +318,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
+    """``None`` where there is no such file. Raises `LocalStorageError` for a damaged one."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise damaged(path) from error
+    if not isinstance(content, dict):
+        raise damaged(path)
     return content
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

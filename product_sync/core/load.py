@@ -131,7 +131,9 @@ def load(
 
         def write(rows: pa.Table) -> _Write:
             age_s = (timing.now() - source_taken_at).total_seconds()
-            rechecked = work.recheck(rows, inserts_are_old=age_s > policy.source_recheck_after_s)
+            # A negative age comes of a clock that was set back.
+            is_old = not 0 <= age_s <= policy.source_recheck_after_s
+            rechecked = work.recheck(rows, inserts_are_old=is_old)
             return partial(work.write, rows, rechecked)
 
         def delete(rows: pa.Table) -> _Write:

@@ -24,6 +24,8 @@ from product_sync.core.model import Op
 from product_sync.core.tables import duckdb_connection
 
 _PAGE_ROWS = 8_192
+#: A run that has begun meanwhile removes the oldest files; and one may be damaged.
+_NO_EVIDENCE = (duckdb.IOException, duckdb.InvalidInputException, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def explain_differences(
         for file in earlier:
             try:
                 looks.append(_look(connection, file, layout, ids))
-            except (duckdb.IOException, OSError):  # a run that has begun meanwhile removes the oldest files
+            except _NO_EVIDENCE:
                 continue
     return [line for op, rows in kinds for line in _explained(op, rows, layout, looks, source_read_at)]
 
@@ -82,7 +84,7 @@ def seen_before(
         for file in earlier:
             try:
                 look = _look(connection, file, layout, [row_id])
-            except (duckdb.IOException, OSError):
+            except _NO_EVIDENCE:
                 continue
             seen.append((file, look.found, look.rejected.get(row_id, ())))
     return seen

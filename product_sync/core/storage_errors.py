@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import duckdb
+import pyarrow as pa
 
 from product_sync.core.errors import LocalStorageError
 
@@ -57,7 +58,7 @@ def local_storage(root: Path) -> Iterator[None]:
     """Within, what local storage raises becomes a `LocalStorageError` that names the state folder ``root``."""
     try:
         yield
-    except (OSError, duckdb.Error) as error:
+    except (OSError, duckdb.Error, pa.ArrowInvalid) as error:
         if translated := storage_error(error, root):
             raise translated from error
         raise
@@ -74,23 +75,55 @@ def names_storage(step: Callable[Concatenate[_Owner, _P], _T]) -> Callable[Conca
     return run
 
 
+#: How Arrow and DuckDB say that a file is no Parquet file, or not a whole one.
+_DAMAGED_TEXTS = (
+    "magic bytes",
+    "Parquet file size is 0",
+    "too small to be a Parquet",
+    "decompression failure",
+    "Corrupt",
+)
 #: Python, Arrow and DuckDB all quote the path, if they name it.
 _QUOTED_PATH = re.compile(r"""['"](/[^'"]+)['"]""")
 
 
-def storage_error(error: OSError | duckdb.Error, root: Path) -> LocalStorageError | None:
+def storage_error(error: OSError | duckdb.Error | pa.ArrowInvalid, root: Path) -> LocalStorageError | None:
     """The error in words; ``None`` for an error that is not about files: one of the network, or of a query."""
     if isinstance(error, _OF_THE_NETWORK):
         return None
     number = error.errno if isinstance(error, OSError) else None
     if number is None and any(text in str(error) for text in _NO_ROOM_TEXTS):
         number = errno.ENOSPC
+    if number is None and any(text in str(error) for text in _DAMAGED_TEXTS):
+        return damaged(Path(_place(error) or f"A file of the state folder {root}"))
     if number is None and not isinstance(error, OSError | duckdb.IOException):
         return None
     message, hint = _BY_ERRNO.get(number or 0, ("", ""))
     if not message:
         said = os.strerror(number) if number else str(error).partition("\n")[0]
         message, hint = f"The state folder {{root}} could not be read or written: {said}.", _NOT_ALLOWED
-    quoted = _QUOTED_PATH.search(str(error))
-    place = quoted[1] if quoted else f"A file of the state folder {root}"
+    place = _place(error) or f"A file of the state folder {root}"
     return LocalStorageError(message.format(root=root, place=place), hint=hint)
+
+
+def _place(error: Exception) -> str:
+    quoted = _QUOTED_PATH.search(str(error))
+    return quoted[1] if quoted else ""
+
+
+def damaged(path: Path) -> LocalStorageError:
+    """For a file that is there and cannot be read as what it is."""
+    return LocalStorageError(f"{path} is damaged.", hint="Remove that file, or set it aside, and run it again.")
+
+
+@contextmanager
+def opening_parquet(path: Path) -> Iterator[None]:
+    """Within, an error that Arrow raises for a file that is cut or overwritten becomes that of `damaged`."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise damaged(path) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise damaged(path) from error

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from product_sync.core import interrupts
+from product_sync.core.storage_errors import opening_parquet
 
 #: Metadata of every file: which source and target it belongs to (`Layout.state_key`), the run that wrote it,
 #: and when the *reading started* (ISO 8601, UTC): a value in it may be that old, never older.
@@ -186,13 +187,22 @@ def group_bytes(group: Any, columns: Sequence[str] | None = None) -> int:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """What the file's writer said about it."""
-    metadata = pq.read_schema(path).metadata or {}
+    with opening_parquet(path):
+        metadata = pq.read_schema(path).metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def row_count(path: Path) -> int:
     """The number of rows, from the file's footer."""
-    return int(pq.read_metadata(path).num_rows)
+    with opening_parquet(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def check_parquet(path: Path) -> None:
+    """Read the file once to its end. Raises `LocalStorageError` for one that is cut or overwritten."""
+    with opening_parquet(path), opened(path) as file:
+        for _ in file.iter_batches(batch_size=1_024):
+            pass
 
 
 def release_memory() -> None:

@@ -47,6 +47,8 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
     shrunk = baseline is not None and documents < (1 - MAX_SHRINK) * baseline
     if documents > 0 and not shrunk:
         description = f"{_count(documents, 'document')} read."
+        if baseline is None:
+            description += " No count of an earlier run that passed is known to compare it with."
     elif documents == 0:
         description = "The source is empty."
     else:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from product_sync.adapters import state
 from product_sync.adapters.state import StateFolder, keys_with
+from product_sync.core.storage_errors import local_storage
 from product_sync.orchestration.names import DIFF, QUARANTINE, SOURCE_SNAPSHOT, TARGET_SNAPSHOT
 from product_sync.session import reflect_layout, state_key
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
@@ -46,7 +47,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             raise dg.DagsterInvariantViolationError(
                 f"{name} has no file under {root}. Materialise it first, with the same PRODUCT_SYNC_STATE."
             )
-        return pd.read_parquet(path)
+        with local_storage(root):
+            return pd.read_parquet(path)
 
 
 def _newest_file(root: Path, name: str) -> Path | None:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from product_sync.adapters.state import KEPT_HISTORY, KEPT_REPORTS, KEPT_RUNS, PastDrift, StateFolder, keys_with
-from product_sync.core.errors import ConfigurationError
+from product_sync.adapters.damaged import KEPT_DAMAGED
+from product_sync.adapters.state import (
+    KEPT_HISTORY,
+    KEPT_REPORTS,
+    KEPT_RUNS,
+    KEPT_UNUSED,
+    PastDrift,
+    StateFolder,
+    keys_with,
+    read_json,
+    write_json,
+)
+from product_sync.core.errors import ConfigurationError, LocalStorageError
+from product_sync.core.tables import ROW_GROUP_ROWS, write_parquet
+from product_sync_tests.adapters.test_state_access import as_another_user, reachable  # noqa: F401 - a fixture
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -102,3 +117,135 @@ def test_the_history_of_drift_goes_back_so_many_runs_and_has_each_run_once(tmp_p
     history = folder.add_to_history(PastDrift(f"run{KEPT_HISTORY + 4}", "2030-01-01", 7, 0, 0, 0, 0))
     assert len(history) == KEPT_HISTORY
     assert [run.missing for run in history[-2:]] == [KEPT_HISTORY + 3, 7]
+
+
+DAMAGED_JSON = (b"", b"\0" * 60, b'{"source_count": ', b"[]", b'{"source_count": null}')
+
+
+@pytest.mark.parametrize("content", DAMAGED_JSON)
+def test_a_damaged_baseline_is_set_aside_and_the_last_runs_stand_in_for_it(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = StateFolder(tmp_path, "key")
+    for number, documents in enumerate((90, 100, 12)):
+        begin(folder, number, timedelta(minutes=number))
+        folder.run(f"run{number}").write_json("source.json", {"documents": documents})
+    (folder.folder / "baseline.json").write_bytes(content)
+    with caplog.at_level(logging.WARNING, "product_sync"):
+        assert folder.read_baseline() == 100, "a source that has shrunk to 12 must not look complete"
+    [aside] = folder.folder.glob("baseline.json.damaged-*")
+    assert aside.read_bytes() == content
+    assert f"The baseline was damaged and has been set aside as {aside}." in caplog.text
+    assert read_json(folder.folder / "baseline.json") == {"source_count": 100, "run_id": "run1"}
+
+
+def test_a_damaged_baseline_that_nothing_can_stand_in_for_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = StateFolder(tmp_path, "key")
+    begin(folder, 1, timedelta())
+    folder.run("run1").path("source.json").touch()
+    (folder.folder / "baseline.json").touch()
+    with caplog.at_level(logging.WARNING, "product_sync"):
+        assert folder.read_baseline() is None
+    assert "cannot see that the source has shrunk" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "in the middle"])
+def test_a_damaged_quarantine_is_set_aside(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder = StateFolder(tmp_path, "key")
+    assert folder.sound_quarantine() is None
+    rows = pa.table({"source_key": [f"{number:040}" for number in range(2 * ROW_GROUP_ROWS)]})
+    write_parquet(folder.quarantine, rows.schema, rows.to_batches(), metadata={})
+    assert folder.sound_quarantine() == folder.quarantine
+    content = folder.quarantine.read_bytes()
+    half = len(content) // 2
+    overwritten = content[:half] + bytes(4_000) + content[half + 4_000 :]
+    folder.quarantine.write_bytes({"empty": b"", "cut": content[:half], "in the middle": overwritten}[damage])
+    with caplog.at_level(logging.WARNING, "product_sync"):
+        assert folder.sound_quarantine() is None
+    assert "The quarantine was damaged and has been set aside as" in caplog.text
+    assert len(list(folder.folder.glob("quarantine.parquet.damaged-*"))) == 1
+
+
+@pytest.mark.parametrize("content", ["", '{"runs": [{"missing": 1}]}', "{}"])
+def test_a_damaged_history_of_drift_begins_anew(tmp_path: Path, content: str) -> None:
+    folder = StateFolder(tmp_path, "key")
+    path = folder.folder / "reports" / "history.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    drift = PastDrift("run", "2030-01-01", 1, 0, 0, 0, 0)
+    assert folder.add_to_history(drift) == [drift]
+    assert len(list(path.parent.glob("history.json.damaged-*"))) == 1
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_damaged(reachable: Path) -> None:  # noqa: F811 - the fixture
+    folder = StateFolder(reachable, "key")
+    folder.folder.mkdir()
+    folder.quarantine.touch(mode=0)
+    with as_another_user(), pytest.raises(PermissionError):
+        folder.sound_quarantine()
+    assert folder.quarantine.exists()
+
+
+def test_a_damaged_file_of_a_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "diff.json").write_text("{")
+    with pytest.raises(LocalStorageError, match=f"{tmp_path}/diff.json is damaged"):
+        read_json(tmp_path / "diff.json")
+
+
+def test_only_the_newest_damaged_files_are_kept(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path, "key")
+    folder.folder.mkdir()
+    for _ in range(KEPT_DAMAGED + 2):
+        folder.quarantine.touch()
+        assert folder.sound_quarantine() is None
+    assert len(list(folder.folder.iterdir())) == KEPT_DAMAGED
+
+
+def test_a_new_file_is_on_the_disk_before_it_has_its_name_and_so_is_the_name_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().suffix or 'folder'}")
+        fsync(descriptor)
+
+    def noting_replace(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "replace", noting_replace)
+    write_json(tmp_path / "folder" / "baseline.json", {"source_count": 1})
+    assert done == ["sync .tmp", "rename", "sync folder"]
+
+
+def test_what_killed_processes_and_unused_mappings_left_is_removed_in_time(tmp_path: Path) -> None:
+    folder, other = StateFolder(tmp_path, "key"), StateFolder(tmp_path, "other")
+    begin(other, 1, KEPT_UNUSED + timedelta(days=1))
+    begin(other, 2, KEPT_UNUSED - timedelta(days=1))
+    other.write_baseline(5, "run1")
+    left = [folder.folder / ".baseline.json.abc.tmp", folder.folder / "reports" / ".history.json.abc.tmp"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (NOW.timestamp() - 7200,) * 2)
+    (folder.folder / "duckdb-abc").mkdir()
+    os.utime(folder.folder / "duckdb-abc", (NOW.timestamp() - 7200,) * 2)
+    folder.begin("run", NOW)
+    assert not any(path.exists() for path in (*left, folder.folder / "duckdb-abc", other.run("run1").folder))
+    assert other.run("run2").folder.exists()
+    assert other.read_baseline() == 5
+
+
+def test_a_run_that_a_wrong_clock_dated_into_the_future_is_not_the_newest_for_years(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path, "key")
+    begin(folder, 1, timedelta(days=-3000))
+    begin(folder, 2, timedelta(hours=2))
+    folder.begin("now", NOW)
+    found = folder.newest("diff.json")
+    assert found is not None
+    assert found.run_id == "run2"
