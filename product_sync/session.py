@@ -6,7 +6,7 @@ ends, however it ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,6 +48,13 @@ from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
 if TYPE_CHECKING:
     from product_sync.core.ports import Source, TargetReader
     from product_sync.head_start import HeadStart
+
+OnLoad = Callable[[LoadResult], None]
+
+
+def _unheard(_result: LoadResult) -> None:
+    """Nobody needs the counts before the load ends."""
+
 
 #: How many rows of each kind people are shown.
 SHOWN = 10
@@ -107,6 +114,7 @@ class Session:
     on_progress: OnProgress
     timing: Timing
     head_start: HeadStart | None = None
+    on_load: OnLoad = _unheard
 
     # Gather.
 
@@ -270,6 +278,7 @@ class Session:
             pacing_of_load(self.settings, self.target_address, self.timing) as pacing,
         ):
             self.files.write_json(state.LOAD_BEGAN, {})
+            self.on_load(result)
             try:
                 load(
                     todo.path,
@@ -490,10 +499,12 @@ def open_session(
     on_progress: OnProgress,
     timing: Timing = SYSTEM_TIMING,
     head_start: HeadStart | None = None,
+    on_load: OnLoad = _unheard,
 ) -> Session:
     """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used.
 
-    What ``head_start`` has read, if it is given, is not read again.
+    What ``head_start`` has read, if it is given, is not read again. ``on_load`` is given the result of the load when
+    that begins; the load counts in it as it goes.
     """
     folder = StateFolder(state_root, state_key(source, target, layout))
     files = folder.begin(run_id, timing.now())
@@ -502,7 +513,7 @@ def open_session(
         files.touch(timing.now())
         on_progress(progress)
 
-    return Session(source, target, settings, layout, folder, files, report, timing, head_start)
+    return Session(source, target, settings, layout, folder, files, report, timing, head_start, on_load)
 
 
 def reflect_layout(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> Layout:

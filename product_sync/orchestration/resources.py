@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import dagster as dg
@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr
 from product_sync.alert_channels import require_channels
 from product_sync.core import interrupts
 from product_sync.core.layout import Layout
+from product_sync.core.load_result import LoadResult
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import HeadStart
 from product_sync.orchestration import names, story
@@ -48,12 +49,14 @@ class Listener:
 
     on_progress: OnProgress = no_progress
     head_start: HeadStart | None = None
+    #: What loads in this process have done so far. It is there also where no disk could take it.
+    loads: list[LoadResult] = field(default_factory=list)
 
     def without_head_start(self) -> "Listener":
         """The same, with the head start ended and what it has read forgotten."""
         if self.head_start is not None:
             self.head_start.end()
-        return Listener(self.on_progress)
+        return Listener(self.on_progress, loads=self.loads)
 
 
 class MongoDBResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic only for type checkers
@@ -211,6 +214,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
             run_id=context.run.run_id,
             on_progress=report,
             head_start=self.listener.head_start,
+            on_load=self.listener.loads.append,
         )
 
     def _reporting(self, log: Callable[[str], None], observe: Callable[[dg.AssetObservation], None]) -> OnProgress:

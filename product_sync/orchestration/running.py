@@ -17,6 +17,7 @@ from product_sync.core.errors import (
     LoadStopped,
     SyncCancelled,
 )
+from product_sync.core.load_result import LoadResult
 from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
@@ -33,6 +34,11 @@ _READ = {
     dg.DagsterEventType.ASSET_OBSERVATION,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 }
+#: What a load counts as it goes.
+_DONE = (
+    "inserted", "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "batches",
+    "failed_batches",
+)  # fmt: skip
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
@@ -57,6 +63,8 @@ def run_sync(
     try:
         _execute(instance, names.SYNC_JOB, config, run_id, listener)
     finally:
+        # First, because the run's record may not be readable: its disk may be full, its server gone.
+        _tell_load(report, listener.loads)
         recorded = _Recorded(instance, run_id)
         for item in fields(report):
             if (value := recorded.number(item.name)) is not None:
@@ -121,6 +129,14 @@ def _execute(
     except StepFailed as failure:
         if not isinstance(failure, CheckFailed):
             raise failure.error from None
+
+
+def _tell_load(report: SyncReport, loads: Sequence[LoadResult]) -> None:
+    """Fill in what a load has done, from the process's own memory. How many batches were not attempted stays unknown:
+    the record of a load that came to its end says it."""
+    for result in loads:
+        for name in _DONE:
+            setattr(report, name, getattr(result, name))
 
 
 def _plain(check: dg.AssetCheckEvaluation) -> dict[str, Any]:
