@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from product_sync.core import interrupts
 from product_sync.core.errors import ConfigurationError, ProductSyncError, SyncCancelled
@@ -108,7 +111,7 @@ def sync(as_json: bool, delay_ms: int | None, no_probe: bool, **options: Any) ->
     options |= {"batch_delay_ms": delay_ms, "probe": False if no_probe else None}
     with progress_bar() as on_progress:
         report = api.sync(on_progress=on_progress, read_ahead=True, **options)
-    _finish(report, as_json=as_json, show=show_sync)
+    _finish(report, as_json=as_json, show=partial(show_sync, again=_given_options(), mapping=_given_mapping()))
 
 
 @cli.command()
@@ -127,7 +130,7 @@ def validate(as_json: bool, **options: Any) -> None:
 
     with progress_bar() as on_progress:
         report = api.validate(on_progress=on_progress, read_ahead=True, **options)
-    _finish(report, as_json=as_json, show=show_validation)
+    _finish(report, as_json=as_json, show=partial(show_validation, mapping=_given_mapping()))
 
 
 @cli.command()
@@ -188,6 +191,27 @@ def dev(folder: Path, port: int) -> None:
     from product_sync.embedded.dev import run_dev
 
     run_dev(folder, port, click.echo)
+
+
+#: Options that the sync of a dry run's plan does not take again.
+_OF_A_DRY_RUN = frozenset({"dry_run", "check", "no_probe", "plan", "as_json"})
+
+
+def _given_mapping() -> list[str]:
+    """``--mapping`` as it was typed, if it was."""
+    mapping = click.get_current_context().params["mapping"]
+    return [shlex.join(["--mapping", mapping])] if mapping is not None else []
+
+
+def _given_options() -> list[str]:
+    """The options of this command as they were typed, but for those that only a dry run takes."""
+    context, given = click.get_current_context(), list[str]()
+    for option in context.command.params:
+        name = option.name or ""
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in _OF_A_DRY_RUN:
+            value = context.params[name]
+            given.append(option.opts[0] if value is True else shlex.join([option.opts[0], str(value)]))
+    return given
 
 
 class _LogLines(logging.Handler):

@@ -184,7 +184,7 @@ class _Teller:
 
     def progress(self, progress: Progress) -> None:
         now = self._clock()
-        if now - self._told.get(progress.stage, -_TELL_EVERY_S) >= _TELL_EVERY_S:
+        if progress.ended or now - self._told.get(progress.stage, -_TELL_EVERY_S) >= _TELL_EVERY_S:
             self._told[progress.stage] = now
             self._write(progress)
 

@@ -91,6 +91,8 @@ class SyncReport(Report):
     role has not; ``no_estimate_because`` says why there is no ``estimated_s``. In a sync they are ``None``.
 
     ``excluded`` rows could not be written because of another row; ``exclusions`` are the first of them.
+    ``quarantined_by_reason`` counts documents by the code of the reason, and one with two reasons twice;
+    ``drift_report`` is the path of the drift report, or its web address where PRODUCT_SYNC_REPORTS_URL is set.
 
     ``missing``, ``changed`` and ``extra`` are what the diff found, without the quarantined products; ``in_flight``
     are differences that were on their way when the result was verified. ``valid`` says that nothing was missing or
@@ -115,6 +117,7 @@ class SyncReport(Report):
     kept_referenced: int | None = None
     excluded: int | None = None
     quarantined: int | None = None
+    quarantined_by_reason: dict[str, int] | None = None
     in_flight: int | None = None
     batches: int | None = None
     failed_batches: int | None = None
@@ -126,6 +129,7 @@ class SyncReport(Report):
     would_pass: bool | None = None
     predicted_checks: list[PredictedCheck] | None = None
     exclusions: list[ExclusionReport] | None = None
+    drift_report: str | None = None
     valid: bool | None = None
     first_differences: list[dict[str, str]] = field(default_factory=list, repr=False)
     first_quarantined: list[dict[str, str]] = field(default_factory=list, repr=False)
@@ -144,6 +148,7 @@ class ValidationReport(Report):
     changed: int | None = None
     extra_in_target: int | None = None
     quarantined: int | None = None
+    quarantined_by_reason: dict[str, int] | None = None
     missing_ids: list[str] | None = None
     changed_ids: list[str] | None = None
     extra_ids: list[str] | None = None

@@ -254,7 +254,7 @@ class Session:
             todo.counts,
             source=self.judge_source(todo.source),
             change=self.judge_change(),
-            lacking=str(denied or ""),
+            lacking=f"{denied.message}\n{denied.hint}" if denied else "",
             quarantined_by_reason={**_by_code(by_reason), "kept_out_by_database": todo.counts.refused},
             quarantine_budget=self.settings.quarantine_budget,
             deletes=facts is not None,

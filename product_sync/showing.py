@@ -55,7 +55,7 @@ def readings_of(given: str) -> list[Wanted]:
         given.encode()
     except UnicodeEncodeError:
         raise ConfigurationError("The id is not valid UTF-8.", hint="Give it as the target has it.") from None
-    if not given.startswith("{"):
+    if not given.startswith(("{", '"')):
         return [Wanted(given)]
     try:
         bson_id = parse_json(given)

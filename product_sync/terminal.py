@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from product_sync.core.progress import OnProgress, Progress
 from product_sync.reports import (
@@ -28,12 +26,24 @@ from product_sync.reports import (
     SyncReport,
     ValidationReport,
 )
+from product_sync.terminal_text import (
+    command,
+    counts,
+    heading,
+    line,
+    moment,
+    number,
+    pasted,
+    show_command,
+    table,
+)
 
 #: Seconds between two progress lines where there is no terminal to draw a bar on.
 _LINE_EVERY_S = 2.0
-_WIDTH_WITHOUT_TERMINAL = 120
-_SHORT_CELL, _CELL_WIDTH = 16, 40
+#: On a narrower terminal the rate is left out of the bar.
+_WIDE_ENOUGH_FOR_RATE = 78
 _SHOWN_PER_KIND = 3
+_NUMBERS = (1, 3)
 
 
 @contextmanager
@@ -44,10 +54,10 @@ def progress_bar() -> Iterator[OnProgress]:
         yield _lines(console)
         return
     columns = (
-        TextColumn("{task.description:>28}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    bar = Bar(*columns, console=console)
+    bar = Bar(*columns, console=console, expand=True)
     tasks: dict[str, TaskID] = {}
 
     def draw(progress: Progress) -> None:
@@ -55,12 +65,11 @@ def progress_bar() -> Iterator[OnProgress]:
         bar.start()
         if progress.stage not in tasks:
             tasks[progress.stage] = bar.add_task(progress.stage, rate="")
-        bar.update(
-            tasks[progress.stage],
-            completed=progress.done,
-            total=progress.total,
-            rate=progress.note or f"{progress.rate:,.0f} rows/s",
-        )
+        task = tasks[progress.stage]
+        rate = f"{progress.rate:,.0f} rows/s" if console.width >= _WIDE_ENOUGH_FOR_RATE else ""
+        bar.update(task, completed=progress.done, rate=progress.note or rate)
+        # An `update` of Rich's keeps the old total where the new one is None.
+        bar.tasks[bar.task_ids.index(task)].total = progress.total
 
     try:
         yield draw
@@ -70,95 +79,189 @@ def progress_bar() -> Iterator[OnProgress]:
 
 def _lines(console: Console) -> OnProgress:
     last: dict[str, float] = {}
+    ended: set[str] = set()
 
     def report(progress: Progress) -> None:
-        ended = progress.total is not None and progress.done >= progress.total
-        if ended or time.monotonic() - last.get(progress.stage, -_LINE_EVERY_S) >= _LINE_EVERY_S:
+        if progress.ended and progress.stage in ended and not progress.note:
+            return
+        if progress.ended or time.monotonic() - last.get(progress.stage, -_LINE_EVERY_S) >= _LINE_EVERY_S:
             last[progress.stage] = time.monotonic()
+            ended.update({progress.stage} if progress.ended else ())
             console.print(str(progress), highlight=False, markup=False, soft_wrap=True)
 
     return report
 
 
-def show_sync(report: SyncReport) -> None:
-    """The counts of a run, and what they say."""
+def show_sync(report: SyncReport, again: Sequence[str] = (), mapping: Sequence[str] = ()) -> None:
+    """The counts of a run, and what they say. ``again`` are the options that the run of its plan has to repeat,
+    ``mapping`` those that every further command has to."""
     if report.source_count is None and report.target_count is None:
         return
-    table = _table("Dry run: nothing was written" if report.dry_run else "Sync", report.run_id or "")
-    _row(table, "products in MongoDB", report.source_count)
-    _row(table, "products in PostgreSQL before", report.target_count)
-    _row(table, "missing", report.missing, "inserted", report.inserted)
-    _row(table, "changed", report.changed, "updated", report.updated)
-    _row(table, "only in PostgreSQL", report.extra, "deleted", report.deleted)
-    _row(table, "quarantined", report.quarantined)
-    if not report.dry_run:
-        _row(table, "changed by others meanwhile", report.conflicts, "still on their way", report.in_flight)
-        if report.plan_id:
-            _row(table, "changed since the plan", report.skipped_since_plan)
-        _row(table, "taken back", report.taken_back, "kept for a cart", report.kept_referenced)
-        if report.excluded:
-            _row(table, "kept out by other rows", report.excluded)
-        _row(table, "batches", report.batches, "failed", report.failed_batches)
-        _row(table, "", None, "not attempted", report.not_attempted_batches)
-    _row(table, "seconds", report.duration_s, *(("estimated", report.estimated_s) if report.dry_run else ()))
-    _output().print(table)
+    heading("Dry run: nothing was written" if report.dry_run else "Sync")
+    if report.run_id:
+        line(f"Run: {report.run_id}")
+    table(_rows_of(report), _NUMBERS)
+    _quarantined(report.quarantined, report.quarantined_by_reason)
+    if report.exclusions:
+        heading("First rows that other rows keep out")
+        for exclusion in report.exclusions[:_SHOWN_PER_KIND]:
+            line(f"  {exclusion.message}")
     if report.dry_run:
-        _rows("First differences", report.first_differences, "op")
-        _rows("First documents that cannot be copied", report.first_quarantined, "reasons")
+        _first_differences(report.first_differences)
+        _first_quarantined(report.first_quarantined)
+    if report.drift_report:
+        line("Drift report:")
+        command(report.drift_report)
+    if report.dry_run:
+        _prediction(report, again)
+    _verdict(report.valid, report.quarantined, mapping)
+
+
+def _rows_of(report: SyncReport) -> Iterator[tuple[str, str, str, str]]:
+    yield _row("products in MongoDB", report.source_count)
+    yield _row("products in PostgreSQL before", report.target_count)
+    yield _row("missing", report.missing, "inserted", report.inserted)
+    yield _row("changed", report.changed, "updated", report.updated)
+    yield _row("only in PostgreSQL", report.extra, "deleted", report.deleted)
+    yield _row("quarantined", report.quarantined)
+    if not report.dry_run:
+        yield _row("changed by others meanwhile", report.conflicts, "still on their way", report.in_flight)
         if report.plan_id:
-            _output().print(f"To do exactly this: product-sync sync --plan {report.plan_id}")
-    _verdict(report.valid)
+            yield _row("changed since the plan", report.skipped_since_plan)
+        yield _row("taken back", report.taken_back, "kept for a cart", report.kept_referenced)
+        if report.excluded:
+            yield _row("kept out by other rows", report.excluded)
+        yield _row("batches", report.batches, "failed", report.failed_batches)
+        yield _row("", None, "not attempted", report.not_attempted_batches)
+    yield _row("seconds", report.duration_s, *(("estimated", report.estimated_s) if report.dry_run else ()))
 
 
-def show_validation(report: ValidationReport) -> None:
-    """What differs, with the first ids of each kind."""
+def _quarantined(quarantined: int | None, by_reason: Mapping[str, int] | None) -> None:
+    if quarantined and by_reason:
+        line(f"Quarantined by reason: {counts(by_reason)}")
+
+
+def _first_differences(lines: list[dict[str, str]]) -> None:
+    """The first products of each kind; the UI has more of them."""
+    if not lines:
+        return
+    heading("First differences")
+    shown: dict[str, list[str]] = {}
+    for each in lines:
+        ids = shown.setdefault(each["op"], [])
+        if each["id"] not in ids and len(ids) == _SHOWN_PER_KIND:
+            continue
+        if each["id"] not in ids:
+            ids.append(each["id"])
+            line(f"  {each['op']}  {pasted(each['id'])}")
+        line(f"      {_difference(each)}")
+
+
+def _difference(each: Mapping[str, str]) -> str:
+    if each["column"]:
+        return f"{each['column']}: {each['old'] or 'NULL'} → {each['new'] or 'NULL'}"
+    return each["new"] or each["old"]
+
+
+def _first_quarantined(entries: list[dict[str, str]]) -> None:
+    if not entries:
+        return
+    heading("First documents that cannot be copied")
+    shown: Counter[str] = Counter()
+    for entry in entries:
+        shown[entry["reasons"]] += 1
+        if shown[entry["reasons"]] <= _SHOWN_PER_KIND:
+            line(f"  {pasted(entry['source_key'])}")
+            line(f"      {entry['columns']}: {entry['reasons']} ({entry['values']})")
+
+
+def _prediction(report: SyncReport, again: Sequence[str]) -> None:
+    """What a sync would come to, and how to have it."""
+    if report.no_estimate_because:
+        line(f"There is no estimate: {report.no_estimate_because}", "yellow")
+    if report.lacking:
+        line(f"Privileges that this load needs and the role lacks: {', '.join(report.lacking)}", "red")
+    if report.prediction:
+        warned = any(not check.passed for check in report.predicted_checks or ())
+        style = "red" if report.would_pass is False else "yellow" if warned else "green"
+        for part in report.prediction.split("\n"):
+            line(part, style)
+    if report.plan_id:
+        line("To do exactly this:")
+        command(" ".join(["product-sync sync", *again, f"--plan {report.plan_id}"]))
+
+
+def show_validation(report: ValidationReport, mapping: Sequence[str] = ()) -> None:
+    """What differs, with the first ids of each kind. ``mapping`` are the options that further commands repeat."""
     if report.source_count is None:
         return
-    table = _table("Validation", "")
-    _row(table, "products in MongoDB", report.source_count)
-    _row(table, "products in PostgreSQL", report.target_count)
-    _row(table, "missing", report.missing_in_target, ", ".join(report.missing_ids or ()))
-    _row(table, "changed", report.changed, ", ".join(report.changed_ids or ()))
-    _row(table, "only in PostgreSQL", report.extra_in_target, ", ".join(report.extra_ids or ()))
-    _row(table, "quarantined", report.quarantined)
-    _output().print(table)
-    _verdict(report.valid)
+    heading("Validation")
+    table(
+        [
+            ("products in MongoDB", number(report.source_count)),
+            ("products in PostgreSQL", number(report.target_count)),
+            ("missing", number(report.missing_in_target)),
+            ("changed", number(report.changed)),
+            ("only in PostgreSQL", number(report.extra_in_target)),
+            ("quarantined", number(report.quarantined)),
+        ],
+        _NUMBERS,
+    )
+    for kind, ids in (
+        ("missing", report.missing_ids),
+        ("changed", report.changed_ids),
+        ("only in PostgreSQL", report.extra_ids),
+    ):
+        if ids:
+            line(f"First {kind}:")
+            for each in ids:
+                command(show_command(each, mapping))
+    _quarantined(report.quarantined, report.quarantined_by_reason)
+    _verdict(report.valid, report.quarantined, mapping)
 
 
 def show_stats(report: StatsReport) -> None:
     """The counts of both sides and the last sync."""
     if report.source_count is None:
         return
-    table = _table("Statistics", "")
-    _row(table, "products in MongoDB", report.source_count)
-    _row(table, "products in PostgreSQL", report.target_count)
-    _row(table, "last sync that succeeded", None, report.last_sync_at or "none yet")
-    _row(table, "its run", None, report.last_sync_run_id or "none yet")
-    _output().print(table)
+    heading("Statistics")
+    table(
+        [
+            ("products in MongoDB", number(report.source_count)),
+            ("products in PostgreSQL", number(report.target_count)),
+        ],
+        _NUMBERS,
+    )
+    last = report.last_sync_at
+    line(f"Last sync that succeeded: {moment(last) if last else 'none yet'}")
+    if report.last_sync_run_id:
+        line(f"Its run: {report.last_sync_run_id}")
 
 
 def show_doctor(report: DoctorReport) -> None:
     """What each server says of itself, and who gets the alerts; what is not known is left out."""
     for name, connection in (("MongoDB", report.mongodb), ("PostgreSQL", report.postgres)):
-        table = Table(title=name, title_justify="left", show_header=False)
-        for item in fields(connection):
-            if (value := getattr(connection, item.name)) is not None:
-                table.add_row(item.name.replace("_", " "), escape(_words(value)))
-        _output().print(table)
-    table = Table(title="Alerts", title_justify="left", show_header=False)
-    table.add_row("go to", escape(_words(report.alerts)))
-    for problem in report.alert_problems:
-        table.add_row("problem", escape(problem))
-    _output().print(table)
+        heading(name)
+        found = {item.name: getattr(connection, item.name) for item in fields(connection)}
+        problem: ErrorInfo | None = found.pop("error")
+        known = [(key.replace("_", " "), _words(value)) for key, value in found.items() if value is not None]
+        if known:
+            table(known)
+        if problem:
+            line(f"Problem: {problem.message}", "red")
+            if problem.hint:
+                command(problem.hint)
+    heading("Alerts")
+    table([("go to", _words(report.alerts)), *(("problem", problem) for problem in report.alert_problems)])
 
 
 _STATES = {
-    "equal": "[green]Both sides have it and agree.[/]",
-    "missing": "[red]The target does not have it; the next sync inserts it.[/]",
-    "changed": "[red]The target has other values; the next sync updates it.[/]",
-    "extra": "[red]Only the target has it.[/]",
-    "quarantined": "[red]It cannot be copied as it is; see why above.[/]",
-    "nowhere": "[red]Neither side has it.[/]",
+    "equal": ("Both sides have it and agree.", "green"),
+    "missing": ("The target does not have it; the next sync inserts it.", "red"),
+    "changed": ("The target has other values; the next sync updates it.", "red"),
+    "extra": ("Only the target has it.", "red"),
+    "quarantined": ("It cannot be copied as it is; see why above.", "red"),
+    "nowhere": ("Neither side has it.", "red"),
 }
 
 
@@ -174,97 +277,50 @@ def show_product(report: ProductReport) -> None:
         _defects("Cannot be copied", document.defects)
     if report.target_row:
         _pairs("Row of the target", report.target_row)
-    for line in report.differences or ():
-        said = f"{line.column}: {_value(line.target)} in the target, {_value(line.source)} in the source"
-        _output().print(escape(said), highlight=False)
+    for each in report.differences or ():
+        line(f"{each.column}: {_value(each.target)} in the target, {_value(each.source)} in the source")
     for entry in report.quarantine or ():
-        seen = f"since {entry.first_seen}, last {entry.last_seen}, {entry.attempts} runs, the last {entry.run_id}"
-        _defects(f"In quarantine {seen}: {entry.source_key}", entry.defects)
+        _defects(f"In quarantine: {entry.source_key}", entry.defects)
+        line(
+            f"First seen {moment(entry.first_seen)}, last seen {moment(entry.last_seen)}, in {entry.attempts} runs,"
+            f" last in run {entry.run_id}"
+        )
     _earlier(report)
-    _output().print(_STATES[report.state])
+    line(*_STATES[report.state])
 
 
 def _earlier(report: ProductReport) -> None:
     if not report.earlier:
         return
-    table = Table(title="Earlier snapshots", title_justify="left", show_header=False)
+    heading("Earlier snapshots")
+    rows = []
     for look in report.earlier:
         values = ", ".join(f"{name}: {_value(value)}" for name, value in (look.row or {}).items())
         found = f"in quarantine: {', '.join(look.reasons)}" if look.reasons else values or "not there"
-        table.add_row(look.at[:19], look.side, escape(_printable(found)))
-    _output().print(table)
+        rows.append((moment(look.at), look.side, found))
+    table(rows)
 
 
-def _pairs(title: str, values: dict[str, str | None], absent: str = "NULL") -> None:
-    table = Table(title=escape(_printable(title)), title_justify="left", show_header=False)
-    for name, value in values.items():
-        table.add_row(escape(_printable(name)), escape(_value(value, absent)))
-    _output().print(table)
+def _pairs(title: str, values: Mapping[str, str | None], absent: str = "NULL") -> None:
+    heading(title)
+    table([(name, _value(value, absent)) for name, value in values.items()])
 
 
 def _defects(title: str, defects: list[DefectReport]) -> None:
-    if not defects:
-        return
-    table = Table(title=escape(_printable(title)), title_justify="left", show_header=False)
-    for defect in defects:
-        table.add_row(escape(_printable(defect.column)), defect.reason, escape(_value(defect.value)))
-    _output().print(table)
+    if defects:
+        heading(title)
+        table([(defect.column, defect.reason, defect.value) for defect in defects])
 
 
 def _value(value: str | None, absent: str = "NULL") -> str:
-    return absent if value is None else _printable(value)
+    return absent if value is None else value.replace("\n", "\\n")
 
 
-def _printable(text: str) -> str:
-    """Products may hold what moves a terminal's cursor, or worse: that is shown, not sent to it."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def _rows(title: str, rows: list[dict[str, str]], kind: str) -> None:
-    """The first few rows of each ``kind``, one line each; the UI has more of them, and whole."""
-    if not rows:
-        return
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        needed = max(len(row[name]) for row in rows)
-        fixed = needed if needed <= _SHORT_CELL else None
-        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=_CELL_WIDTH, min_width=fixed)
-    shown: Counter[str] = Counter()
-    for row in rows:
-        shown[row[kind]] += 1
-        if shown[row[kind]] <= _SHOWN_PER_KIND:
-            table.add_row(*map(escape, row.values()))
-    _output().print(table)
-
-
-def _output() -> Console:
-    """Standard output; wide enough to be read where nobody says how wide it is, as in a log."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH_WITHOUT_TERMINAL)
-
-
-def _table(title: str, caption: str) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left", show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    return table
-
-
-def _row(table: Table, name: str, value: float | None, follow: str = "", then: float | None = None) -> None:
-    table.add_row(name, _number(value), escape(follow), _number(then))
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+def _row(name: str, value: float | None, follow: str = "", then: float | None = None) -> tuple[str, str, str, str]:
+    return name, number(value), follow, number(then)
 
 
 def _words(value: object) -> str:
-    if isinstance(value, ErrorInfo):
-        return f"{value.message}\n{value.hint}".rstrip()
     if isinstance(value, dict):
         return "\n".join(f"{name}: {text}" for name, text in value.items())
     if isinstance(value, list):
@@ -274,10 +330,12 @@ def _words(value: object) -> str:
     return str(value)
 
 
-def _verdict(valid: bool | None) -> None:
-    if valid is not None:
-        _output().print(
-            "[green]The copy agrees with the source, apart from the quarantined products.[/]"
-            if valid
-            else "[red]The copy does not agree with the source.[/]"
-        )
+def _verdict(valid: bool | None, quarantined: int | None, mapping: Sequence[str]) -> None:
+    if valid:
+        apart = ", apart from the quarantined products" if quarantined else ""
+        line(f"The copy agrees with the source{apart}.", "green")
+        if quarantined:
+            line("To see each of them, why, and what to do:")
+            command(" ".join(["product-sync quarantine", *mapping]))
+    elif valid is not None:
+        line("The copy does not agree with the source.", "red")

@@ -20,11 +20,13 @@ from product_sync_tests.market import Market, Outcome, open_market, product, pro
 SYNC_KEYS = (
     "run_id", "plan_id", "dry_run", "source_count", "target_count", "missing", "changed", "extra", "inserted",
     "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "excluded",
-    "quarantined", "in_flight", "batches", "failed_batches", "not_attempted_batches", "duration_s", "estimated_s",
-    "no_estimate_because", "lacking", "would_pass", "predicted_checks", "exclusions", "valid",
+    "quarantined", "quarantined_by_reason", "in_flight", "batches", "failed_batches", "not_attempted_batches",
+    "duration_s", "estimated_s", "no_estimate_because", "lacking", "would_pass", "predicted_checks", "exclusions",
+    "drift_report", "valid",
 )  # fmt: skip
 VALIDATE_KEYS = (
     "valid", "source_count", "target_count", "missing_in_target", "changed", "extra_in_target", "quarantined",
+    "quarantined_by_reason",
     "missing_ids", "changed_ids", "extra_ids",
 )  # fmt: skip
 STATS_KEYS = ("source_count", "target_count", "last_sync_at", "last_sync_run_id")

@@ -282,7 +282,9 @@ def lines_of(row: pa.Table, op: Op, layout: Layout) -> Iterator[Difference]:
 
 
 def _all_values(row: pa.Table, layout: Layout) -> str:
-    return _cut(", ".join(f"{column.name}: {shown(row, column) or 'NULL'}" for column in layout.values))
+    """The whole row; each value is bounded."""
+    values = ((column.name, shown(row, column)) for column in layout.values)
+    return ", ".join(f"{name}: {'NULL' if value is None else value}" for name, value in values)
 
 
 def shown(row: pa.Table, column: LayoutColumn) -> str | None:

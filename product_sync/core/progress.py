@@ -31,6 +31,11 @@ class Progress:
     note: str = ""
 
     @property
+    def ended(self) -> bool:
+        """Whether all of the stage is done."""
+        return self.total is not None and self.done >= self.total
+
+    @property
     def percent(self) -> float | None:
         if self.total is None:
             return None
@@ -61,7 +66,8 @@ def no_progress(_: Progress) -> None:
 class Meter:
     """Counts the rows of one stage and reports after each step.
 
-    ``total`` may be an estimate: when more rows come than were promised, the total grows with them.
+    ``total`` may be an estimate: when more rows come than were promised, it is unknown from then on. `end` says how
+    many there were.
     """
 
     def __init__(self, stage: str, total: int | None, on_progress: OnProgress, timing: Timing) -> None:
@@ -86,9 +92,16 @@ class Meter:
         """``rows`` more are done. 0 is a sign of life; ``note`` says what is waited for."""
         self.done += rows
         rate = self.rate
-        total = None if self._total is None else max(self._total, self.done)
-        left = (total - self.done) / rate if total is not None and rate > 0 else None
-        self._on_progress(Progress(self._stage, self.done, total, rate, left, note))
+        if self._total is not None and self.done > self._total:
+            self._total = None
+        left = (self._total - self.done) / rate if self._total is not None and rate > 0 else None
+        self._on_progress(Progress(self._stage, self.done, self._total, rate, left, note))
+
+    def end(self) -> None:
+        """All rows have passed, however many were promised."""
+        if self._total != self.done:
+            self._total = self.done
+            self.advance(0)
 
     def pause(self, seconds: float, why: str) -> None:
         """Sleep for ``seconds``, and report every few seconds why and for how long still."""

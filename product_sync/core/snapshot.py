@@ -110,6 +110,7 @@ class SourceRecording:
                     rejects.write(quarantine.rejects_batch(layout, page.rejects, Stage.CONVERT))
                 self._meter.advance(page.documents)
                 yield page.rows
+        self._meter.end()
         try:
             if len(id_types) > 1:
                 self._reasons = quarantine.add_duplicates(self._rows_path, converted, self._rejects_path, layout)
@@ -177,6 +178,7 @@ class TargetRecording:
                 sink.write(batch)
                 self._meter.advance(batch.num_rows)
                 yield batch
+        self._meter.end()
 
     def snapshot(self) -> TargetSnapshot:
         """What was written down, when all rows have passed."""

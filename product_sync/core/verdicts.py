@@ -95,9 +95,9 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
     knows of which rows other rows were in the way."""
     excluded = load.excluded if load else 0
     if verification.valid:
+        apart = f" apart from {verification.quarantined} in quarantine" if verification.quarantined else ""
         description = (
-            f"The target agrees with all {_count(verification.source_count, 'document')} of the source"
-            f" apart from {verification.quarantined} in quarantine."
+            f"The target agrees with all {_count(verification.source_count, 'document')} of the source{apart}."
         )
     else:
         description = (

@@ -39,6 +39,8 @@ _DONE = (
     "inserted", "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "batches",
     "failed_batches",
 )  # fmt: skip
+#: What the check of the quarantine counts beside the reasons.
+_NOT_REASONS = frozenset({"quarantined", "source_count"})
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
@@ -70,6 +72,8 @@ def run_sync(
             if (value := recorded.number(item.name)) is not None:
                 setattr(report, item.name, value)
         report.duration_s = recorded.duration_s
+        report.quarantined_by_reason = recorded.by_name("quarantined_by_reason")
+        report.drift_report = recorded.drift_report
         report.plan_id = recorded.text("plan_id") or report.plan_id
         report.first_differences = recorded.lines("first_differences", DIFFERENCE)
         report.first_quarantined = recorded.lines("quarantine_entries", ENTRY)
@@ -107,6 +111,9 @@ def run_validation(
             report.extra_in_target, report.quarantined = found["extra"], found["quarantined"]
             report.missing_ids, report.changed_ids = found["missing_ids"], found["changed_ids"]
             report.extra_ids = found["extra_ids"]
+        if budget := recorded.check(names.QUARANTINE_WITHIN_BUDGET):
+            by_reason = {name: count for name, count in _plain(budget).items() if name not in _NOT_REASONS}
+            report.quarantined_by_reason = {name: count for name, count in by_reason.items() if count}
     recorded.raise_for_checks()
 
 
@@ -150,12 +157,15 @@ class _Recorded:
         self._record = instance.get_run_record_by_id(run_id)
         self._metadata: dict[str, dg.MetadataValue[Any]] = {}
         self._checks: dict[str, dg.AssetCheckEvaluation] = {}
+        self.drift_report: str | None = None
         for entry in instance.all_logs(run_id, of_type=_READ):
             event = entry.dagster_event
             if event is None:
                 continue
             if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
                 self._checks[event.asset_check_evaluation_data.check_name] = event.asset_check_evaluation_data
+            elif event.asset_key == dg.AssetKey(names.DRIFT_REPORT):
+                self.drift_report = str(event.step_materialization_data.materialization.metadata["report"].value)
             elif event.asset_key not in names.OUR_ASSETS:
                 continue  # the report and the proof repeat counts of other moments under the same names
             elif event.event_type is dg.DagsterEventType.ASSET_OBSERVATION:
@@ -193,6 +203,13 @@ class _Recorded:
         value = self._metadata.get(name)
         found = value.value if isinstance(value, dg.JsonMetadataValue) else None
         return [{key: text(line[key]) for key in keys} for line in found] if isinstance(found, list) else []
+
+    def by_name(self, name: str) -> dict[str, int] | None:
+        """Counts that are kept as a table of ``name`` and ``rows``."""
+        value = self._metadata.get(name)
+        if not isinstance(value, dg.TableMetadataValue):
+            return None
+        return {str(record.data["name"]): int(record.data["rows"] or 0) for record in value.records}
 
     def tell_prediction(self, report: SyncReport) -> None:
         """Fill in what a dry run says of the sync; where a check stopped the dry run, only the checks up to it."""

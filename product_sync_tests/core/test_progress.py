@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from product_sync.core.progress import Meter, Progress
 from product_sync_tests.fakes import FakeTime
 
@@ -29,12 +31,17 @@ def test_an_unknown_total_stays_unknown() -> None:
     assert (heard[0].total, heard[0].percent, heard[0].seconds_left) == (None, None, None)
 
 
-def test_an_estimate_that_was_too_low_grows() -> None:
+@pytest.mark.parametrize("estimate", [5, 20, None])
+def test_an_estimate_never_says_that_all_is_done_and_the_end_does(estimate: int | None) -> None:
     time, heard = FakeTime(), list[Progress]()
-    meter = Meter("read", 5, heard.append, time.timing)
+    meter = Meter("read", estimate, heard.append, time.timing)
     time.pass_(1)
-    meter.advance(9)
-    assert (heard[0].total, heard[0].percent, heard[0].seconds_left) == (9, 100, 0)
+    for _ in range(3):
+        meter.advance(3)
+    assert not heard[-1].ended
+    meter.end()
+    assert heard[-1] == Progress("read", done=9, total=9, rate=9, seconds_left=0)
+    assert heard[-1].ended
 
 
 def test_nothing_to_do_is_all_done() -> None:
