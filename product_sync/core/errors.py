@@ -37,7 +37,11 @@ Messages name the thing, the value and the way out. None of them holds a credent
 
 from __future__ import annotations
 
-from product_sync.core.obstacles import Obstacle
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # The command's help would wait for Arrow.
+    from product_sync.core.obstacles import Obstacle
 
 
 class ProductSyncError(Exception):
