@@ -5,6 +5,7 @@ import dagster as dg
 from product_sync.orchestration.asset_pages import with_pages
 from product_sync.orchestration.assets import ASSETS
 from product_sync.orchestration.checks import CHECKS
+from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.console import console
 from product_sync.orchestration.executor import in_process_by_default
 from product_sync.orchestration.health import product_sync_health_sensor
@@ -29,7 +30,7 @@ def build_definitions(
     mongodb, postgres, listener = MongoDBResource(), PostgresResource(), listener or Listener()
     return dg.Definitions(
         assets=with_pages(ASSETS, pages) if pages else ASSETS,
-        asset_checks=CHECKS,
+        asset_checks=[*CHECKS, connections],
         jobs=JOBS,
         schedules=[sync_schedule(schedule)] if schedule else [],
         sensors=[reap_dead_runs_sensor, tell_of_runs_sensor, product_sync_health_sensor],

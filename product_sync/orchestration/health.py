@@ -13,6 +13,7 @@ import dagster as dg
 
 from product_sync.alert_channels import resolve_channels
 from product_sync.core.alerts import Book
+from product_sync.orchestration.connection_checks import evaluations
 from product_sync.orchestration.names import HEALTH
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.telling import tell_news
@@ -59,7 +60,8 @@ class Diary:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Looks at both connections, the estimated counts and the replication, also while a load is running, and tells"
-        " people of what fails and of recovery. What it saw is on the page of the asset `health`. docs/health.md"
+        " people of what fails and of recovery. What it saw is on the page of the asset `health`, and a server that is"
+        " down turns its asset red. docs/health.md"
     ),
 )
 @notifies_of_its_errors("product_sync_health")
@@ -76,7 +78,7 @@ def product_sync_health_sensor(context: dg.SensorEvaluationContext) -> dg.Sensor
     return dg.SensorResult(
         skip_reason=" ".join(said),
         cursor=diary.write(),
-        asset_events=[_observation(looks)] if recorded else [],
+        asset_events=[_observation(looks), *evaluations(looks)] if recorded else [],
     )
 
 

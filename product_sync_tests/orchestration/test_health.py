@@ -9,7 +9,9 @@ import dagster as dg
 import pytest
 
 from product_sync.core.alerts import Level
+from product_sync.health import Look
 from product_sync.orchestration import names
+from product_sync.orchestration.connection_checks import evaluations
 from product_sync.orchestration.health import RECORD_EVERY_S, Diary, product_sync_health_sensor
 from product_sync_tests.receivers import WebReceiver, web_receiver
 from product_sync_tests.shop import Shop, ids, product
@@ -31,15 +33,20 @@ class Daemon:
         self.instance = instance
         self.cursor: str | None = None
         self.recorded: list[dg.AssetObservation] = []
+        self.checks: list[dict[str, dg.AssetCheckEvaluation]] = []
 
     def tick(self) -> str:
         with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
             data = product_sync_health_sensor.evaluate_tick(context)
         self.cursor = data.cursor
-        for event in data.asset_events:
-            assert isinstance(event, dg.AssetObservation)
-            assert event.asset_key == dg.AssetKey(names.HEALTH)
-            self.recorded.append(event)
+        if data.asset_events:
+            observation, *evaluations = data.asset_events
+            assert isinstance(observation, dg.AssetObservation)
+            assert observation.asset_key == dg.AssetKey(names.HEALTH)
+            self.recorded.append(observation)
+            self.checks.append(
+                {each.check_name: each for each in evaluations if isinstance(each, dg.AssetCheckEvaluation)}
+            )
         return data.skip_message or ""
 
 
@@ -98,6 +105,41 @@ def test_an_alert_that_was_not_taken_is_tried_again_at_the_next_look(
     web.status = 200
     daemon.tick()
     assert web.titles() == ["the connection to PostgreSQL failed"]
+
+
+def test_a_server_that_is_down_turns_its_asset_red_and_health_and_no_other(
+    shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.put(product("p1"))
+    daemon = Daemon(shop.instance)
+    daemon.tick()
+    monkeypatch.setenv("CART_DB_URL", NOWHERE)
+    daemon.tick()
+    daemon.tick()
+    monkeypatch.setenv("CART_DB_URL", shop.cart_url)
+    daemon.tick()
+    fine, down, again = daemon.checks
+    assert all(check.passed for check in [*fine.values(), *again.values()])
+    assert {name: check.passed for name, check in down.items()} == {
+        names.MONGODB_CONNECTION: True,
+        names.POSTGRES_CONNECTION: False,
+        names.BOTH_CONNECTIONS: False,
+    }
+    red = down[names.POSTGRES_CONNECTION]
+    assert (red.asset_key, red.severity) == (dg.AssetKey(names.POSTGRES), dg.AssetCheckSeverity.ERROR)
+    assert "cannot be reached" in (red.description or "")
+    assert "sesame" not in str(red)
+    assert fine[names.MONGODB_CONNECTION].metadata["mongodb_documents_about"].value == 1
+    assert web.titles() == ["the connection to PostgreSQL failed", "the connection to PostgreSQL is in order again"]
+
+
+def test_a_member_that_is_unsound_is_a_warning() -> None:
+    unsound = Look("mongodb", "MongoDB", Level.WARN, "A member is away.")
+    sound = Look("postgres", "PostgreSQL", Level.OK, "PostgreSQL 18.")
+    made = {check.check_name: (check.passed, check.severity) for check in evaluations([unsound, sound])}
+    assert made[names.MONGODB_CONNECTION] == (False, dg.AssetCheckSeverity.WARN)
+    assert made[names.BOTH_CONNECTIONS] == (False, dg.AssetCheckSeverity.WARN)
+    assert made[names.POSTGRES_CONNECTION][0]
 
 
 def test_without_addresses_the_page_of_the_sensor_says_how_to_set_them(
