@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from product_sync.adapters.state import TARGET_ROWS, VERIFIED_TARGET_ROWS
-from product_sync.alert_channels import require_channels
 from product_sync.core.errors import ChecksFailed, ConfigurationError, ProductSyncError, SyncOverdue
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import head_start
 from product_sync.lean import no_garbage
-from product_sync.local_storage import require_local_storage
 from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
-from product_sync.settings import MAPPING, TELLING, SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
+from product_sync.settings import MAPPING, TELLING, SourceAddress, TargetAddress, mapping_path, state_root
 from product_sync.written_rows import correct_exit_status
 
 if TYPE_CHECKING:
@@ -91,12 +89,9 @@ def sync(
     }  # fmt: skip
     report = SyncReport(dry_run=dry_run, plan_id=plan)
     with _telling(report, "product_sync", instance), _ending(report):
-        SyncSettings.resolve(os.environ, switches)
+        _require_settings(switches)
         if check and not dry_run:
             raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
-        require_channels(os.environ)
-        _check_both_addresses()
-        require_local_storage(os.environ)
         with _running(TARGET_ROWS, switches, on_progress, instance, read_ahead) as (run_id, listener, recorded):
             from product_sync.orchestration import running
 
@@ -127,10 +122,7 @@ def validate(
     }  # fmt: skip
     report = ValidationReport()
     with _telling(report, "validate_sync", instance), _ending(report):
-        SyncSettings.resolve(os.environ, switches)
-        require_channels(os.environ)
-        _check_both_addresses()
-        require_local_storage(os.environ)
+        _require_settings(switches)
         with _running(VERIFIED_TARGET_ROWS, switches, on_progress, instance, read_ahead) as (
             run_id,
             listener,
@@ -196,9 +188,10 @@ def doctor(*, mapping: str | Path | None = None) -> DoctorReport:
     The report's ``failure`` is the first thing that would keep a sync from working.
     """
     from product_sync.diagnosis import examine
+    from product_sync.orchestration.schedules import check_schedule
 
     report = DoctorReport()
-    examine(report, _environment(mapping))
+    examine(report, _environment(mapping), check_schedule)
     return report
 
 
@@ -210,6 +203,14 @@ def _absolute(mapping: str | Path | None) -> str | None:
 def _environment(mapping: str | Path | None) -> Mapping[str, str]:
     """The variables of this process, with this mapping file if one is given."""
     return os.environ if mapping is None else {**os.environ, MAPPING: str(_absolute(mapping))}
+
+
+def _require_settings(switches: Mapping[str, Any]) -> None:
+    """Refuse settings that cannot be used before anything is opened or recorded."""
+    with no_garbage():
+        from product_sync.preconditions import require_settings
+
+    require_settings(os.environ, switches)
 
 
 def _check_both_addresses() -> tuple[SourceAddress, TargetAddress]:

@@ -1,33 +1,47 @@
-"""What ``doctor`` looks at, one connection after the other, so that one that is down does not hide the other."""
+"""What ``doctor`` examines: the settings, then each connection by itself, so that one that is down does not hide the
+other. The checks are those of a sync (`product_sync.preconditions`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 
 from product_sync.adapters import mongodb
+from product_sync.adapters.postgres.connection import without_credentials
 from product_sync.adapters.postgres.inspect import TargetHealth, health, server_health
 from product_sync.alert_channels import resolve_channels
 from product_sync.core.errors import (
-    AccessDenied,
     MappingError,
+    NotAttempted,
     ProductSyncError,
     SourceMissing,
     TableError,
-    TransactionPooling,
     Unreachable,
-    Untrusted,
 )
+from product_sync.core.layout import Layout
+from product_sync.core.mapping import Mapping as SyncMapping
 from product_sync.core.mapping import load_mapping
+from product_sync.preconditions import Check, denied, problems
 from product_sync.reports import ConnectionReport, DoctorReport, ErrorInfo
 from product_sync.session import reflect_layout
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path
 
+_NEEDED = ("SELECT", "INSERT", "UPDATE")
+_WITHOUT_DELETE = (
+    "DELETE is not granted. Only two things need it: extra=delete, and taking back a product that was deleted while it"
+    " was inserted"
+)
 
-def examine(report: DoctorReport, env: Mapping[str, str]) -> None:
-    """Fill in what both servers say; ``report.failure`` is the first thing that would keep a sync from working."""
-    report.mongodb = _look(report, lambda: _examine_source(env))
-    report.postgres = _look(report, lambda: _examine_target(env))
+
+def examine(report: DoctorReport, env: Mapping[str, str], *more: Check) -> None:
+    """Fill in what the settings and both servers say; ``report.failure`` is the first thing that would keep a sync from
+    working. ``more`` are checks of settings that this layer cannot make."""
+    found = list(problems(env, {}, *more))
+    report.settings_problems = [str(problem) for problem in found]
+    report.failure = next(iter(found), None)
+    report.mongodb, of_source = _examine_source(env)
+    report.postgres, of_target = _examine_target(env)
+    report.failure = report.failure or of_source or of_target
     _examine_alerts(report, env)
 
 
@@ -39,102 +53,87 @@ def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:
     report.failure = report.failure or next(iter(channels.mistakes.values()), None)
 
 
-def _look(
-    report: DoctorReport, ask: Callable[[], tuple[ConnectionReport, ProductSyncError | None]]
-) -> ConnectionReport:
+def _mapping(env: Mapping[str, str]) -> SyncMapping | None:
     try:
-        connection, problem = ask()
-    except ProductSyncError as error:
-        connection, problem = ConnectionReport(reachable=_answered(error), error=_info(error)), error
-    report.failure = report.failure or problem
-    return connection
+        return load_mapping(mapping_path(env))
+    except MappingError:
+        return None
 
 
 def _answered(error: ProductSyncError) -> bool | None:
     """Whether the server answered, as far as the error says. A setting that cannot be used says nothing."""
-    if isinstance(error, SourceMissing | AccessDenied | Untrusted):
-        return True
-    return False if isinstance(error, Unreachable) else None
+    if isinstance(error, Unreachable):
+        return False
+    return True if isinstance(error, NotAttempted | SourceMissing) else None
 
 
 def _examine_source(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:
-    address = SourceAddress.from_environment(env)
-    collection = load_mapping(mapping_path(env)).source.collection
-    with mongodb.connect(address.url, user=address.user, password=address.password) as database:
-        found = mongodb.inspect(database, collection)
-    problem = source_problem(found, collection)
-    return (
-        ConnectionReport(
-            reachable=True,
-            error=_info(problem),
-            version=found.version,
-            latency_ms=round(found.latency_ms, 2),
-            privileges=list(found.granted),
-            lacking=list(found.lacking),
-            replica_set=found.replica_set,
-        ),
-        problem,
-    )
-
-
-def source_problem(found: mongodb.SourceHealth, collection: str) -> ProductSyncError | None:
-    """What would keep a sync from reading the source."""
-    if found.lacking:
-        return AccessDenied(
-            f"The MongoDB user lacks {', '.join(found.lacking)}.", hint="Grant it the role `read` on the database."
-        )
-    if found.collection_exists is False:
-        return SourceMissing(f"MongoDB has no collection {collection!r}.", hint="Look at the mapping and the URL.")
-    return None
+    side, mapping = ConnectionReport(), _mapping(env)
+    try:
+        address = SourceAddress.from_environment(env)
+        place = mongodb.parse(address.url)
+        side = replace(side, host=place.hosts, database=place.database)
+        collection = load_mapping(mapping_path(env)).source.collection if mapping is None else mapping.source.collection
+        side = replace(side, collection=collection)
+        with mongodb.connect(address.url, user=address.user, password=address.password) as database:
+            found = mongodb.inspect(database, collection)
+            side = replace(
+                side,
+                reachable=True,
+                version=found.version,
+                latency_ms=round(found.latency_ms, 2),
+                privileges=list(found.granted),
+                lacking=list(found.lacking),
+                replica_set=found.replica_set,
+            )
+            mongodb.require_readable(database, collection)
+    except ProductSyncError as error:
+        return replace(side, reachable=side.reachable or _answered(error), error=_info(error)), error
+    return side, None
 
 
 def _examine_target(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:
-    address = TargetAddress.from_environment(env)
+    side, mapping = ConnectionReport(), _mapping(env)
+    if mapping:
+        side = replace(side, schema=mapping.target.db_schema, table_name=mapping.target.table)
     try:
-        layout = reflect_layout(address, mapping_path(env))
-    except (TableError, MappingError) as error:
-        server = server_health(address.url)
-        return (
-            ConnectionReport(
-                reachable=True, error=_info(error), version=server.version, latency_ms=round(server.latency_ms, 2)
-            ),
-            error,
-        )
-    found = health(address.url, layout)
-    problem = _target_problem(found)
+        address = TargetAddress.from_environment(env)
+        host, _, database = without_credentials(address.url).rpartition("/")
+        side = replace(side, host=host, database=database)
+        try:
+            layout = reflect_layout(address, mapping_path(env))
+        except (TableError, MappingError):
+            server = server_health(address.url)
+            side = replace(side, reachable=True, version=server.version, latency_ms=round(server.latency_ms, 2))
+            raise
+        found = health(address.url, layout)
+    except ProductSyncError as error:
+        return replace(side, reachable=side.reachable or _answered(error), error=_info(error)), error
+    problem = found.problem or denied(found, layout.table, _NEEDED)
+    return _target_report(side, found, layout, problem), problem
+
+
+def _target_report(
+    side: ConnectionReport, found: TargetHealth, layout: Layout, problem: ProductSyncError | None
+) -> ConnectionReport:
     held = asdict(found.privileges)
-    return (
-        ConnectionReport(
-            reachable=True,
-            error=_info(problem),
-            version=found.server.version,
-            latency_ms=round(found.server.latency_ms, 2),
-            privileges=[name.upper() for name in ("select", "insert", "update", "delete") if held[name]],
-            lacking=list(found.privileges.lacking),
-            table={column.name: str(column.type) for column in layout.columns},
-            notes=_notes(found),
-        ),
-        problem,
-    )
-
-
-def _target_problem(found: TargetHealth) -> ProductSyncError | None:
-    if found.transaction_pooling:
-        return TransactionPooling("A transaction pooler would void the sync's lock.", hint="Use session pooling.")
-    if found.row_security_active:
-        return AccessDenied("Row-level security may hide rows from this role.", hint="Use a role with BYPASSRLS.")
-    if found.privileges.select and found.privileges.insert and found.privileges.update:
-        return None
-    return AccessDenied(
-        f"The role {found.server.role!r} lacks: {'; '.join(found.privileges.lacking)}.",
-        hint="Syncs need SELECT, INSERT and UPDATE; dry runs and validation only SELECT.",
+    return replace(
+        side,
+        reachable=True,
+        error=_info(problem),
+        version=found.server.version,
+        latency_ms=round(found.server.latency_ms, 2),
+        privileges=[name.upper() for name in ("select", "insert", "update", "delete") if held[name]],
+        lacking=list(found.privileges.lacking),
+        table={column.name: str(column.type) for column in layout.columns},
+        notes=_notes(found),
     )
 
 
 def _notes(found: TargetHealth) -> list[str]:
     notes = [f"connected as {found.server.role}"]
-    if found.server.in_recovery:
-        notes.append("the server is in recovery: a standby cannot be written to")
+    if not found.privileges.delete:
+        notes.append(_WITHOUT_DELETE)
     if found.triggers:
         notes.append(f"triggers: {', '.join(found.triggers)}; a dry run will not probe")
     notes += [f"foreign key {key.name} of {key.table}: ON DELETE {key.on_delete}" for key in found.foreign_keys]

@@ -17,7 +17,6 @@ from product_sync.core.alerts import Level, News
 from product_sync.core.errors import NotAttempted, ProductSyncError
 from product_sync.core.mapping import load_mapping
 from product_sync.core.model import TargetTable
-from product_sync.diagnosis import source_problem
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path
 
 #: Seconds for a server to be found, to take the connection and to give each answer.
@@ -102,8 +101,7 @@ def _look_at_source(env: Mapping[str, str], step_s: float) -> Look:
     collection = load_mapping(mapping_path(env)).source.collection
     with mongodb.connect(address.url, user=address.user, password=address.password, within_s=step_s) as database:
         found = mongodb.inspect(database, collection)
-        if problem := source_problem(found, collection):
-            raise problem
+        mongodb.require_readable(database, collection)
         replication = mongodb.replication(database)
     text = f"MongoDB {found.version}: about {found.estimated_count} documents; {replication}."
     unsound = [f"{member.name} is {member.state}" for member in replication.unsound]

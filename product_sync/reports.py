@@ -168,10 +168,16 @@ class StatsReport(Report):
 class ConnectionReport:
     """One side as seen from here. ``latency_ms`` is one round trip in milliseconds; ``None`` is not known.
 
-    ``replica_set`` is the name of MongoDB's; ``None`` for a standalone server. ``table`` maps the columns of the
-    reflected target to their types.
+    ``host`` names all hosts with their ports; ``collection`` is the source's, ``schema`` and ``table_name`` are the
+    target's. ``replica_set`` is the name of MongoDB's; ``None`` for a standalone server. ``table`` maps the columns of
+    the reflected target to their types.
     """
 
+    host: str | None = None
+    database: str | None = None
+    collection: str | None = None
+    schema: str | None = None
+    table_name: str | None = None
     reachable: bool | None = None
     error: ErrorInfo | None = None
     version: str | None = None
@@ -185,14 +191,16 @@ class ConnectionReport:
 
 @dataclass(kw_only=True)
 class DoctorReport(Report):
-    """Both connections, each for itself, and who gets the alerts. ``failure`` is the first thing that would keep a sync
-    from working, or people from hearing of it.
+    """The settings, both connections, each for itself, and who gets the alerts. ``failure`` is the first thing that
+    would keep a sync from working, or people from hearing of it.
 
-    ``alerts`` holds the service of each usable alert URL, and ``alert_problems`` what keeps the others from it.
+    ``settings_problems`` are the settings that a sync would refuse. ``alerts`` holds the service of each usable alert
+    URL, and ``alert_problems`` what keeps the others from it.
     """
 
     mongodb: ConnectionReport = field(default_factory=ConnectionReport)
     postgres: ConnectionReport = field(default_factory=ConnectionReport)
+    settings_problems: list[str] = field(default_factory=list)
     alerts: list[str] = field(default_factory=list)
     alert_problems: list[str] = field(default_factory=list)
 

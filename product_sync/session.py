@@ -26,7 +26,7 @@ from product_sync.core.both_sides import BothFiles, snapshot_both
 from product_sync.core.deletion import DeletionFacts, obstacle
 from product_sync.core.diff import DiffCounts, Difference, changed_columns, diff, first_differences
 from product_sync.core.dry_run import Estimate, estimate, not_probed
-from product_sync.core.errors import AccessDenied, NotAttempted
+from product_sync.core.errors import AccessDenied, ConfigurationError, NotAttempted
 from product_sync.core.layout import Layout, bind
 from product_sync.core.load import WRITES, LoadPolicy, load
 from product_sync.core.load_result import BatchFailure, Exclusion, LoadResult, Stop
@@ -43,6 +43,7 @@ from product_sync.core.timing import SYSTEM_TIMING, Timing
 from product_sync.core.verdicts import Verdict
 from product_sync.pacing import flush_within_s, pacing_of_load, pacing_without_pressure
 from product_sync.plan import Plan
+from product_sync.preconditions import denied
 from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
 
 if TYPE_CHECKING:
@@ -422,20 +423,11 @@ class Session:
 
     def _require_privileges(self, counts: DiffCounts, target: TargetHealth) -> None:
         """Say before the first batch what the last one would find out. Raises `AccessDenied`."""
-        if denied := self._denied(counts, target):
-            raise denied
+        if problem := self._denied(counts, target):
+            raise problem
 
     def _denied(self, counts: DiffCounts, target: TargetHealth) -> AccessDenied | None:
-        lacking = self._lacking(counts, target.privileges)
-        if not lacking:
-            return None
-        table, role, names = self.layout.table.qualified_name, target.server.role, ", ".join(lacking)
-        # The others are lacking too, but nobody asked for them.
-        because = [right for right in target.privileges.lacking if right.startswith(("USAGE", *lacking))]
-        return AccessDenied(
-            f"The role {role!r} may not {names} on {table}: it lacks {'; '.join(because)}.",
-            hint=f"GRANT {names} ON {table} TO {role};",
-        )
+        return denied(target, self.layout.table, self._lacking(counts, target.privileges))
 
     def _deletion_facts(self, todo: Plan, target: TargetHealth) -> DeletionFacts | None:
         if self.settings.extra != "delete":
@@ -470,7 +462,7 @@ class Session:
                     timing=self.timing,
                     policy=self._policy,
                 )
-        except NotAttempted as error:
+        except (NotAttempted, ConfigurationError) as error:
             return not_probed(todo.path, self._expected_pacing, error.message)
 
 
@@ -539,6 +531,12 @@ def both_sides(source: SourceAddress, target: TargetAddress, mapping_path: Path)
 
 def state_key(source: SourceAddress, target: TargetAddress, layout: Layout) -> str:
     return layout.state_key(mongodb.without_credentials(source.url), without_credentials(target.url))
+
+
+def require_writable(target: TargetAddress, layout: Layout) -> None:
+    """Raise what would keep any sync from writing to the target, whatever it finds."""
+    if problem := health(target.url, layout).problem:
+        raise problem
 
 
 def lock_holder(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> str | None:

@@ -239,7 +239,8 @@ def show_stats(report: StatsReport) -> None:
 
 
 def show_doctor(report: DoctorReport) -> None:
-    """What each server says of itself, and who gets the alerts; what is not known is left out."""
+    """What each server says of itself, what is wrong with the settings, and who gets the alerts; what is not known is
+    left out."""
     for name, connection in (("MongoDB", report.mongodb), ("PostgreSQL", report.postgres)):
         heading(name)
         found = {item.name: getattr(connection, item.name) for item in fields(connection)}
@@ -251,6 +252,9 @@ def show_doctor(report: DoctorReport) -> None:
             line(f"Problem: {problem.message}", "red")
             if problem.hint:
                 command(problem.hint)
+    if report.settings_problems:
+        heading("Settings")
+        table([("problem", problem) for problem in report.settings_problems])
     heading("Alerts")
     table([("go to", _words(report.alerts)), *(("problem", problem) for problem in report.alert_problems)])
 

@@ -1,4 +1,5 @@
-"""A small transaction pooler, as PgBouncer in transaction mode is one: each transaction gets whatever session is free.
+"""A small pooler, as PgBouncer is one. In transaction mode each transaction gets whatever session is free; in session
+mode a client keeps its session; in statement mode a client that begins a transaction is sent away.
 
 It exists to prove that one is found out. Clients are let in without a password; the sessions behind are opened by
 psycopg with the real credentials, and their sockets are then spoken over directly (protocol 3.0, manual chapter 54).
@@ -26,9 +27,10 @@ _IDLE: Final = b"I"
 
 
 class Pooler:
-    """Lends ``sessions`` server sessions to its clients, one transaction each, the last one returned first."""
+    """Lends ``sessions`` server sessions to its clients, as ``mode`` says, the last one returned first."""
 
-    def __init__(self, url: str, sessions: int) -> None:
+    def __init__(self, url: str, sessions: int, mode: str) -> None:
+        self._mode = mode
         self._connections = [psycopg.connect(url, autocommit=True) for _ in range(sessions)]
         self._free: queue.LifoQueue[socket.socket] = queue.LifoQueue()
         for connection in self._connections:
@@ -61,10 +63,27 @@ class Pooler:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError, EOFError):  # the client is gone
+        with client, contextlib.suppress(OSError, EOFError):  # the client is gone, or sent away
             self._welcome(client)
+            if self._mode == "session":
+                self._whole_session(client)
+                return
             while True:
                 self._transaction(client)
+
+    def _whole_session(self, client: socket.socket) -> None:
+        """Keep one session for the client until it leaves."""
+        kind, body = _read(client)
+        session = self._free.get()
+        try:
+            while True:
+                session.sendall(_message(kind, body))
+                if kind in (b"Q", b"S"):
+                    self._answer(session, client)
+                kind, body = _read(client)
+        finally:
+            _roll_back(session)
+            self._free.put(session)
 
     def _welcome(self, client: socket.socket) -> None:
         """Answer the startup ourselves: no encryption, no password, the settings of the real server."""
@@ -89,6 +108,10 @@ class Pooler:
     def _transaction(self, client: socket.socket) -> None:
         """Wait for a request, borrow a session, and keep it until it is idle again."""
         kind, body = _read(client)
+        if self._mode == "statement" and body.upper().startswith(b"BEGIN"):
+            words = b"SFATAL\0C08P01\0Mtransaction blocks not allowed in statement pooling mode\0\0"
+            client.sendall(_message(b"E", words))
+            raise EOFError
         session = self._free.get()
         try:
             while True:
@@ -114,9 +137,9 @@ class Pooler:
 
 
 @contextmanager
-def transaction_pooler(url: str, *, sessions: int = 3) -> Iterator[Pooler]:
+def transaction_pooler(url: str, *, sessions: int = 3, mode: str = "transaction") -> Iterator[Pooler]:
     """A pooler before the server of ``url``."""
-    pooler = Pooler(url, sessions)
+    pooler = Pooler(url, sessions, mode)
     try:
         yield pooler
     finally:

@@ -187,7 +187,10 @@ class TestTarget:
     def test_a_role_without_insert_is_told_what_to_grant(self, refused: Refused, market: Market) -> None:
         with role(market.cart_url, "GRANT SELECT, UPDATE ON product TO {}") as clerk:
             report = refused(
-                "access_denied", NOT_ATTEMPTED, f"GRANT INSERT ON public.product TO {clerk.name}", CART_DB_URL=clerk.url
+                "access_denied",
+                NOT_ATTEMPTED,
+                f'GRANT INSERT ON "public"."product" TO "{clerk.name}";',
+                CART_DB_URL=clerk.url,
             )
         assert report.as_json()["missing"] == 1, "what was found before is still told"
         assert report.error

@@ -153,7 +153,7 @@ def test_a_bug_is_told_by_the_name_of_its_error(market: Market, monkeypatch: pyt
     def broken(*_: object) -> None:
         raise ValueError(PASSWORD)
 
-    monkeypatch.setattr("product_sync.health.source_problem", broken)
+    monkeypatch.setattr("product_sync.health.mongodb.require_readable", broken)
     source, target = look(market)
     assert "ValueError in broken" in source.text
     assert PASSWORD not in source.text

@@ -15,6 +15,8 @@ driver is in ``__cause__``::
     │   ├── AccessDenied                    wrong password, or a privilege is missing
     │   ├── SyncAlreadyRunning              another sync holds the lock
     │   ├── TransactionPooling              a pooler would void the lock
+    │   ├── TooFewConnections               the target lets this role have fewer than a sync needs
+    │   ├── ReadOnlyTarget                  a standby, or a role or database that is set read-only
     │   └── StalePlan                       the diff is too old, or was made for another target
     ├── LocalStorageError             3     this machine: the state folder's disk, a file in it, the open files
     ├── WriteError                          raised by a writer for one transaction
@@ -107,6 +109,14 @@ class SyncAlreadyRunning(NotAttempted):
 
 class TransactionPooling(NotAttempted):
     code = "transaction_pooling"
+
+
+class TooFewConnections(NotAttempted):
+    code = "too_few_connections"
+
+
+class ReadOnlyTarget(NotAttempted):
+    code = "read_only"
 
 
 class StalePlan(NotAttempted):

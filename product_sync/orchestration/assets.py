@@ -83,7 +83,7 @@ health = dg.AssetSpec(
     description="Every product of MongoDB, converted exactly; what cannot be converted is rejected with a reason.",
 )
 def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    with sync.step(context) as session:
+    with sync.step(context, begins=True) as session:
         snapshot = session.snapshot_source()
         context.log.info(story.source_read(snapshot))
         return dg.MaterializeResult(metadata=source_metadata(session, snapshot))
@@ -97,7 +97,7 @@ def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource
     description="Every row of the cart service's product table, from one consistent snapshot.",
 )
 def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    with sync.step(context) as session:
+    with sync.step(context, begins=True) as session:
         snapshot = session.snapshot_target()
         context.log.info(story.target_read(snapshot))
         return dg.MaterializeResult(metadata=target_metadata(session, snapshot))

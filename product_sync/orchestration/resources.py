@@ -27,7 +27,7 @@ from product_sync.orchestration.heartbeat import Heartbeat
 from product_sync.orchestration.reaping import process_tags
 from product_sync.orchestration.signs_of_life import signs_of_life
 from product_sync.orchestration.step_errors import own_errors
-from product_sync.session import Session, both_sides, open_session, reflect_layout
+from product_sync.session import Session, both_sides, open_session, reflect_layout, require_writable
 from product_sync.settings import (
     SETTING_NAMES,
     SOURCE_PASSWORD,
@@ -157,6 +157,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     _layout: Layout | None = PrivateAttr(default=None)
     _heartbeat: Heartbeat | None = PrivateAttr(default=None)
     _has_opened: bool = PrivateAttr(default=False)
+    _is_admitted: bool = PrivateAttr(default=False)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Leave on the run where it runs, so that a killed one can be told from a slow one; and lose no Terminate.
@@ -181,12 +182,21 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
             self._heartbeat.stop()
 
     @contextmanager
-    def step(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Iterator[Session]:
+    def step(
+        self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, *, begins: bool = False
+    ) -> Iterator[Session]:
         """What a step of this run works with. Reads the environment. Within, an error of ours ends the step with its
-        own sentence, and an interrupt with what was done until then."""
+        own sentence, and an interrupt with what was done until then.
+
+        A step that ``begins`` a run which is going to write is refused where the run could not write, so that nothing
+        is read in vain.
+        """
         session: Session | None = None
         with own_errors(context.log, lambda: story.interrupted(session.loaded_so_far() if session else None)):
             session = self._session(context)
+            if begins and not self._is_admitted and _will_load(context) and not session.settings.dry_run:
+                require_writable(session.target_address, session.layout)
+                self._is_admitted = True
             yield session
 
     def _session(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Session:
@@ -225,3 +235,8 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         ops = cast("Mapping[str, Any]", run.run_config.get("ops") or {})
         of_load = (ops.get(names.LOAD) or {}).get("config") or {}
         return bool(self.dry_run or of_load.get("dry_run"))
+
+
+def _will_load(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> bool:
+    """Whether the load is a step of this run."""
+    return context.op_execution_context.job_def.graph.has_node_named(names.LOAD)

@@ -23,6 +23,7 @@ from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.reaping import process_tags, reap_dead_runs
 from product_sync.orchestration.resources import Listener
+from product_sync.orchestration.schedules import check_schedule
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 from product_sync.reports import ExclusionReport, PredictedCheck, SyncReport, ValidationReport
 from product_sync.session import lock_holder
@@ -52,6 +53,7 @@ def run_sync(
     listener: Listener,
 ) -> None:
     """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
+    check_schedule(os.environ)
     target, mapping = TargetAddress.from_environment(os.environ), mapping_path(os.environ, switches.get("mapping"))
     holder = lock_holder(target, mapping, listener.head_start)
     reap_dead_runs(instance, lock_is_free=lambda: holder is None)

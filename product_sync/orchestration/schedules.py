@@ -7,7 +7,7 @@ import dagster as dg
 from product_sync.core.errors import ConfigurationError, ProductSyncError
 from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
-from product_sync.settings import CRON, ScheduleSettings, TargetAddress, mapping_path
+from product_sync.settings import CRON, Environment, ScheduleSettings, TargetAddress, mapping_path
 from product_sync.sync_lock import glance_at_lock
 
 #: Dagster's own tags of a run that no person has launched.
@@ -45,6 +45,11 @@ def lock_holder_now() -> str | None:
         return glance_at_lock(TargetAddress.from_environment(os.environ), mapping_path(os.environ))
     except ProductSyncError:
         return None
+
+
+def check_schedule(env: Environment) -> None:
+    """Raise `ConfigurationError` for a cron expression that Dagster does not take."""
+    sync_schedule(ScheduleSettings.from_environment(env))
 
 
 def sync_schedule(settings: ScheduleSettings) -> dg.ScheduleDefinition:

@@ -119,7 +119,7 @@ def test_a_dry_run_of_a_reader_names_the_privileges_that_a_sync_would_lack(
     assert dry.observed[names.LOAD]["estimated_s"] is None
     real = shop.run()
     assert not real.success
-    assert "GRANT INSERT ON public.product" in real.failures
+    assert 'GRANT INSERT ON "public"."product"' in real.failures
     assert shop.rows == {}
 
 

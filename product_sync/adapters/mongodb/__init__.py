@@ -6,7 +6,8 @@ The only package that imports pymongo: what leaves it are plain values, Arrow ba
 
 from __future__ import annotations
 
-from product_sync.adapters.mongodb.address import without_credentials
+from product_sync.adapters.mongodb.address import parse, without_credentials
+from product_sync.adapters.mongodb.collection import require_readable
 from product_sync.adapters.mongodb.connection import check_address, connect
 from product_sync.adapters.mongodb.inspect import SourceHealth, inspect
 from product_sync.adapters.mongodb.replication import Replication, replication
@@ -19,6 +20,8 @@ __all__ = [
     "check_address",
     "connect",
     "inspect",
+    "parse",
     "replication",
+    "require_readable",
     "without_credentials",
 ]

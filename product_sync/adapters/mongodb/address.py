@@ -30,11 +30,12 @@ _SECRET_OPTIONS = ("password", "authmechanismproperties")
 class Address:
     """What a URL says, apart from who logs in.
 
-    ``display`` has no credentials and no options, its hosts are in lower case, sorted and with their ports: two
+    ``display`` has no credentials and no options, its ``hosts`` are in lower case, sorted and with their ports: two
     spellings of one source are equal. ``options`` are the names that the URL sets, in lower case.
     """
 
     display: str
+    hosts: str
     database: str
     options: frozenset[str]
 
@@ -54,8 +55,10 @@ def parse(url: str) -> Address:
         raise _unusable("names no database")
     if not _DATABASE.fullmatch(database):
         raise _unusable("has no valid database name after the host (a / in a password must be written as %2F)")
+    shown = _display_hosts(hosts, scheme)
     return Address(
-        display=f"{scheme}://{_display_hosts(hosts, scheme)}/{quote(database)}",
+        display=f"{scheme}://{shown}/{quote(database)}",
+        hosts=shown,
         database=database,
         options=_option_names(options),
     )

@@ -22,7 +22,7 @@ _NEEDED = ("find", "listCollections")
 class SourceHealth:
     """``latency_ms`` is one round trip in milliseconds. ``granted`` and ``lacking`` share out the actions that a
     sync needs: ``find`` on the collection and ``listCollections`` on the database, both in the role ``read``.
-    ``collection_exists`` and ``estimated_count`` are ``None`` where the user may not know."""
+    ``estimated_count`` is ``None`` where the user may not know."""
 
     version: str
     latency_ms: float
@@ -30,7 +30,6 @@ class SourceHealth:
     is_primary: bool
     granted: tuple[str, ...]
     lacking: tuple[str, ...]
-    collection_exists: bool | None
     estimated_count: int | None
 
 
@@ -39,8 +38,8 @@ def inspect(
 ) -> SourceHealth:
     """Ask the server; ``clock`` counts seconds.
 
-    Raises `Unreachable` or `AccessDenied` if it cannot be asked at all. A missing privilege or collection is an
-    answer, not an error.
+    Raises `Unreachable` or `AccessDenied` if it cannot be asked at all. A missing privilege is an answer, not an error.
+    Whether the collection is there and can be read is checked by `collection.require_readable`.
     """
     try:
         hello = database.client.admin.command("hello")
@@ -55,15 +54,10 @@ def inspect(
             is_primary=bool(hello.get("isWritablePrimary")),
             granted=tuple(action for action in _NEEDED if action in granted),
             lacking=tuple(action for action in _NEEDED if action not in granted),
-            collection_exists=_exists(database, collection) if "listCollections" in granted else None,
             estimated_count=database[collection].estimated_document_count() if "find" in granted else None,
         )
     except PyMongoError as error:
         raise translated(error, database) from error
-
-
-def _exists(database: Database[dict[str, Any]], collection: str) -> bool:
-    return collection in database.list_collection_names(filter={"name": collection})
 
 
 def _granted(database: Database[dict[str, Any]], collection: str) -> frozenset[str]:

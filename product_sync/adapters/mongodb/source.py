@@ -31,11 +31,12 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from product_sync.adapters.mongodb import keyset, reply
-from product_sync.adapters.mongodb.errors import failed_in_mid_read, is_transient, translated
+from product_sync.adapters.mongodb.collection import BY_ID, collection_uuid, require_readable
+from product_sync.adapters.mongodb.errors import failed_in_mid_read, is_transient
 from product_sync.adapters.mongodb.requested import Requested
 from product_sync.core import ahead, conversion
 from product_sync.core.columnar import Documents, PageConverter
-from product_sync.core.errors import ConfigurationError, SourceMissing, SourceReadError
+from product_sync.core.errors import SourceReadError
 from product_sync.core.layout import ID_TYPE, Layout
 from product_sync.core.model import IdType, SourceBatch, SourceId
 from product_sync.core.retry import Backoff, RetryPolicy
@@ -43,13 +44,11 @@ from product_sync.core.timing import SYSTEM_TIMING, Timing
 
 _Document = dict[str, Any]
 _Result = TypeVar("_Result")
-_ID_INDEX = "_id_"
-_BY_ID = [("_id", 1)]
+_ID_INDEX = list(BY_ID.items())
 #: Ids in one ``$in``: far below the 48 MB that a message may have, and soon answered.
 _IDS_AT_ONCE = 1_000
 #: ObjectIds in one question, which are put together without an object for each: some 230 kB.
 _OBJECT_IDS_AT_ONCE = 10_000
-_NAMED_AT_MOST = 10
 _RETRY = RetryPolicy()
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
@@ -92,10 +91,7 @@ class MongoSource:
         Raises `SourceReadError` also where the collection was replaced while it was read (``$out``, drop and
         import): the pages would then be of two catalogues, or the second one not yet complete.
         """
-        try:
-            self._uuid = self._collection_uuid()
-        except PyMongoError as error:
-            raise translated(error, self._database) from error
+        self._uuid = require_readable(self._database, self._name)
         # The server reads the next page while this one is converted, which takes as long.
         for documents in ahead.each(self._replies()):
             for page in documents.pages(self._page_bytes):
@@ -168,7 +164,7 @@ class MongoSource:
             {
                 "count": self._name,
                 "query": keyset.any_object_id(texts),
-                "hint": _ID_INDEX,
+                "hint": BY_ID,
                 "readConcern": {"level": "local"},
             },
             read_preference=ReadPreference.PRIMARY,
@@ -188,7 +184,7 @@ class MongoSource:
                 "find": self._name,
                 "filter": query,
                 "projection": projection,
-                "hint": _ID_INDEX,
+                "hint": BY_ID,
                 "batchSize": ids,
                 "singleBatch": True,
                 "readConcern": {"level": "local"},
@@ -223,8 +219,8 @@ class MongoSource:
                 "find": self._name,
                 "filter": query,
                 "projection": self._projection,
-                "sort": dict(_BY_ID),
-                "hint": _ID_INDEX,
+                "sort": BY_ID,
+                "hint": BY_ID,
                 "limit": self._page_rows,
                 "batchSize": self._page_rows,
                 "singleBatch": True,
@@ -272,7 +268,7 @@ class MongoSource:
 
     def _confirm_collection(self) -> None:
         """Raise unless the collection is still the one that was read from first."""
-        current = self._patiently(self._collection_uuid)
+        current = self._patiently(partial(collection_uuid, self._database, self._name))
         if self._uuid is None:
             self._uuid = current
         elif current != self._uuid:
@@ -280,31 +276,6 @@ class MongoSource:
                 f"The collection {self._name!r} was replaced by another of the same name while it was being read.",
                 hint="Start the sync again when whatever rebuilds the catalogue has finished.",
             )
-
-    def _collection_uuid(self) -> object:
-        """What tells the collection from a later one of the same name."""
-        found = next(iter(self._database.list_collections(filter={"name": self._name})), None)
-        if found is None:
-            raise self._missing()
-        if found["type"] != "collection":
-            raise ConfigurationError(
-                f"{self._name!r} in the database {self._database.name!r} is a {found['type']}, not a collection.",
-                hint="Name the collection itself in the mapping file: a view has no index on _id to be read by.",
-            )
-        return found["info"]["uuid"]
-
-    def _missing(self) -> SourceMissing:
-        collections = sorted(self._database.list_collection_names())
-        if collections:
-            return SourceMissing(
-                f"The database {self._database.name!r} has no collection {self._name!r}; it has: {_some(collections)}.",
-                hint="Correct source.collection in the mapping file, or the database in the URL.",
-            )
-        databases = sorted(self._database.client.list_database_names())
-        return SourceMissing(
-            f"There is no database {self._database.name!r}, or it is empty; there are: {_some(databases)}.",
-            hint="Correct the database in PRODUCT_SERVICE_MONGODB_URL.",
-        )
 
 
 def _joined(batches: Sequence[SourceBatch]) -> SourceBatch:
@@ -317,8 +288,3 @@ def _documents(replies: RawBatchCursor[_Document]) -> list[bytes]:
     with replies:
         # The driver's annotation says documents; what comes are the bytes of a reply.
         return [document for reply in cast("Iterator[bytes]", replies) for document in keyset.split(reply)]
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED_AT_MOST])
-    return (shown or "none that this user may see") + (", …" if len(names) > _NAMED_AT_MOST else "")

@@ -27,7 +27,9 @@ def require_unchanged(connection: psycopg.Connection, layout: Layout) -> None:
 def changed(connection: psycopg.Connection, layout: Layout) -> str:
     """What has become of the mapped columns, in words; empty if nothing has, or if the whole table is gone."""
     mapped = {column.name for column in layout.columns}
-    reflected = {column.name: column.declared for column in layout.table.columns if column.name in mapped}
+    reflected = {
+        column.name: column.declared.replace('"', "") for column in layout.table.columns if column.name in mapped
+    }
     rows = connection.execute(queries.TYPES_NOW, [layout.table.schema, layout.table.name]).fetchall()
     now: dict[str, str] = dict(rows)
     changes = [

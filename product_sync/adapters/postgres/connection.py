@@ -17,10 +17,19 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from product_sync.adapters.postgres import arrays
 from product_sync.adapters.postgres.certificate import refused_because
-from product_sync.core.errors import AccessDenied, ConfigurationError, Unreachable, Untrusted
+from product_sync.core.errors import (
+    AccessDenied,
+    ConfigurationError,
+    NotAttempted,
+    TooFewConnections,
+    Unreachable,
+    Untrusted,
+)
 
 VARIABLE: Final = "CART_DB_URL"
 _PORT: Final = "5432"
+#: How many connections to the target a sync may have open at once.
+CONNECTIONS_NEEDED: Final = 3
 EXPECTED: Final = "postgresql://USER:PASSWORD@HOST:5432/DATABASE"
 
 #: Used where the address does not say otherwise (libpq manual, "Parameter Key Words"; seconds, ``tcp_user_timeout``
@@ -47,6 +56,9 @@ _DENIED: Final = re.compile(
     r"|permission denied|not permitted to log in|not currently accepting connections"
     r"|requires a valid client certificate"
 )
+_TOO_MANY: Final = re.compile(
+    r"too many connections for|too many clients|connection slots are reserved|no more connections allowed"
+)
 # And these are libpq's own, about TLS. The first one says too little.
 _CERTIFICATE: Final = re.compile(r"certificate verify failed")
 _WRONG_NAME: Final = re.compile(r"server certificate for .* does not match host name")
@@ -66,7 +78,7 @@ def connect(
 
     Raises `ConfigurationError` for an address that is none and for a database that does not exist, `AccessDenied`
     for a wrong password or role, `Untrusted` where the address asks for TLS and the server's certificate does not
-    hold, `Unreachable` for everything else. None of them quotes the address.
+    hold, `TooFewConnections` where a limit is reached, `Unreachable` for everything else. None quotes the address.
     """
     parameters = _parse(url)
     try:
@@ -163,7 +175,7 @@ def _with_defaults(parameters: dict[str, str]) -> dict[str, str]:
     return {**defaults, **parameters}
 
 
-def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | AccessDenied | Untrusted | Unreachable:
+def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | NotAttempted:
     where, user = _address(parameters), _with_defaults(parameters)["user"]
     if _NO_DATABASE.search(text):
         return ConfigurationError(
@@ -176,6 +188,8 @@ def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | Acce
             f"PostgreSQL at {where} refused user {user!r}: {reason}.",
             hint=f"Check user and password in {VARIABLE}, and the server's pg_hba.conf.",
         )
+    if _TOO_MANY.search(text):
+        return too_few_connections(user, f"{reason}, says PostgreSQL at {where}")
     if _NO_ROOT.search(text):
         return ConfigurationError(
             f"The certificates that PostgreSQL at {where} is to be checked against cannot be read: {reason}.",
@@ -196,6 +210,15 @@ def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | Acce
     return Unreachable(
         f"PostgreSQL at {where} cannot be reached: {reason}.",
         hint=f"Check that the server runs and that {VARIABLE} names it: {EXPECTED}.",
+    )
+
+
+def too_few_connections(user: str, reason: str) -> TooFewConnections:
+    """The error for a server or a pool that gives ``user`` no further session."""
+    return TooFewConnections(
+        f"There is no further connection for user {user!r}: {reason}.",
+        hint=f"A sync needs {CONNECTIONS_NEEDED} connections at once: raise the limit of the role, the database or the"
+        " pool, or wait until others have ended.",
     )
 
 

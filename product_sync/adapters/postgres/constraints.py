@@ -19,7 +19,7 @@ from psycopg import sql
 from product_sync.adapters.postgres import arrays
 from product_sync.adapters.postgres.constraint_catalogue import Index, Reference, indexes_of, references_of
 from product_sync.adapters.postgres.errors import describe
-from product_sync.adapters.postgres.inspect import table_oid
+from product_sync.adapters.postgres.requirements import table_oid
 from product_sync.core.layout import Layout, LayoutColumn
 from product_sync.core.model import ColumnType, TypeName
 from product_sync.core.obstacles import Obstacle, ObstacleKind

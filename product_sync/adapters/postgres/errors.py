@@ -20,6 +20,7 @@ from product_sync.core.errors import (
     RowsExcluded,
     RowsRefused,
     TableError,
+    TransactionPooling,
     TransientError,
     Unreachable,
     WriteError,
@@ -122,6 +123,11 @@ def write_error(error: psycopg.Error, *, broken: bool, standby: bool = False) ->
             return EveryBatchWouldFail(message, sqlstate=state, hint=_HINTS.get(state, ""))
 
 
+def pools_statements(message: str) -> bool:
+    """Whether a server's message is that of a pool which lends sessions by the statement (PgBouncer)."""
+    return "statement pooling" in message
+
+
 def read_error(error: psycopg.Error, *, table: str, broken: bool) -> ProductSyncError:
     """A failed reading of the table ``table`` (schema and name). Nothing of what was read may be used."""
     return reading_failed(None if broken else error.sqlstate, describe(error), table=table)
@@ -129,6 +135,11 @@ def read_error(error: psycopg.Error, *, table: str, broken: bool) -> ProductSync
 
 def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyncError:
     """The same of an SQLSTATE, ``None`` for a connection that is lost, and a message."""
+    if pools_statements(message):
+        return TransactionPooling(
+            f"A pooler stands before {table} that allows no transactions: {message}",
+            hint="Let CART_DB_URL name the server itself, or a pool in session mode.",
+        )
     if state is None or consequence(state) is Consequence.RECONNECT:
         return Unreachable(
             f"The connection was lost while {table} was read: {message}", hint="Nothing was changed; start again."

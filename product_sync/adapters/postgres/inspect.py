@@ -16,8 +16,9 @@ import psycopg
 from product_sync.adapters.postgres import queries
 from product_sync.adapters.postgres.connection import connect
 from product_sync.adapters.postgres.errors import read_error
-from product_sync.adapters.postgres.lock import holder_of, pools_transactions
-from product_sync.core.errors import AccessDenied, TableError
+from product_sync.adapters.postgres.lock import holder_of
+from product_sync.adapters.postgres.requirements import require_writable, table_oid
+from product_sync.core.errors import ProductSyncError
 from product_sync.core.layout import Layout
 from product_sync.core.model import TargetTable
 
@@ -42,7 +43,7 @@ class ForeignKey:
 @dataclass(frozen=True, slots=True)
 class Privileges:
     """What the role may do with the mapped columns; column-level grants suffice. ``lacking`` names what it may not:
-    ``USAGE on schema shop``, ``INSERT on title``."""
+    ``USAGE on schema shop``, ``INSERT on title``; not DELETE, which few syncs need."""
 
     select: bool
     insert: bool
@@ -65,13 +66,12 @@ class ServerHealth:
 class TargetHealth:
     """The target as `doctor` and the dry run see it.
 
-    ``triggers`` are those of the table's users: with any, nothing is probed. ``lock_holder`` names a sync that is
-    running.
+    ``problem`` would keep any sync from writing, whatever it finds (`requirements.require_writable`). ``triggers`` are
+    those of the table's users: with any, nothing is probed. ``lock_holder`` names a sync that is running.
     """
 
     server: ServerHealth
-    transaction_pooling: bool
-    row_security_active: bool
+    problem: ProductSyncError | None
     privileges: Privileges
     triggers: tuple[str, ...]
     foreign_keys: tuple[ForeignKey, ...]
@@ -96,30 +96,12 @@ def server_health(url: str, *, clock: Callable[[], float] = time.perf_counter) -
             raise read_error(error, table="the server", broken=connection.closed) from error
 
 
-def table_oid(connection: psycopg.Connection, table: TargetTable) -> int:
-    """The table's OID, or `TableError` if there is none of this name, or none any more."""
-    row = connection.execute(queries.RELATION, [table.schema, table.name]).fetchone()
-    if row is None:
-        raise TableError(f"Table {table.qualified_name} does not exist any more.", hint="Was it renamed?")
-    return int(row[0])
-
-
-def refuse_row_security(connection: psycopg.Connection, table: TargetTable) -> None:
-    """Raise `AccessDenied` if row-level security may hide rows: they would count as missing, or be lost from view."""
-    if _scalar(connection, queries.ROW_SECURITY, table_oid(connection, table)) is True:
-        raise AccessDenied(
-            f"Row-level security is active on {table.qualified_name} for this role, so it may not see all rows.",
-            hint="Use a role with BYPASSRLS, or the owner of the table without FORCE ROW LEVEL SECURITY.",
-        )
-
-
 def _health(connection: psycopg.Connection, url: str, layout: Layout, clock: Callable[[], float]) -> TargetHealth:
     oid = table_oid(connection, layout.table)
     holder = holder_of(connection, layout.table)
     return TargetHealth(
         server=server_of(connection, clock),
-        transaction_pooling=pools_transactions(connection, url),
-        row_security_active=_scalar(connection, queries.ROW_SECURITY, oid) is True,
+        problem=_problem(connection, url, layout.table),
         privileges=_privileges(connection, layout, oid),
         triggers=tuple(name for (name,) in connection.execute(queries.USER_TRIGGERS, [oid])),
         foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(queries.FOREIGN_KEYS, [oid])),
@@ -150,11 +132,13 @@ def _privileges(connection: psycopg.Connection, layout: Layout, oid: int) -> Pri
         lacking=(
             *(() if usage else (f"USAGE on schema {layout.table.schema}",)),
             *(f"{right} on {', '.join(names)}" for right, names in lacking.items() if names),
-            *(() if delete else ("DELETE",)),
         ),
     )
 
 
-def _scalar(connection: psycopg.Connection, query: psycopg.sql.SQL, *parameters: object) -> object:
-    row = connection.execute(query, parameters).fetchone()
-    return None if row is None else row[0]
+def _problem(connection: psycopg.Connection, url: str, table: TargetTable) -> ProductSyncError | None:
+    try:
+        require_writable(connection, url, table)
+    except ProductSyncError as error:
+        return error
+    return None

@@ -15,7 +15,8 @@ import psycopg
 from product_sync.adapters.postgres import queries
 from product_sync.adapters.postgres.connection import connect
 from product_sync.adapters.postgres.errors import read_error
-from product_sync.adapters.postgres.inspect import ServerHealth, server_of, table_oid
+from product_sync.adapters.postgres.inspect import ServerHealth, server_of
+from product_sync.adapters.postgres.requirements import table_oid
 from product_sync.core.model import TargetTable
 
 

@@ -7,17 +7,20 @@ voids it (each transaction may run in another session), so one in between is fou
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import psycopg
 
 from product_sync.adapters.postgres import queries
-from product_sync.adapters.postgres.connection import connect
-from product_sync.adapters.postgres.errors import read_error
+from product_sync.adapters.postgres.connection import connect, too_few_connections
+from product_sync.adapters.postgres.errors import pools_statements, read_error
 from product_sync.core.errors import SyncAlreadyRunning
 from product_sync.core.model import TargetTable
 
@@ -28,6 +31,8 @@ OnWait = Callable[[str], None]
 _TRY_EVERY_S: Final = 0.25
 #: How often a second look is taken whether the session stays the same.
 _POOLING_ROUNDS: Final = 3
+#: Seconds for which a pool may let the second connection wait for a session.
+_SECOND_SESSION_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +145,46 @@ def pools_transactions(connection: psycopg.Connection, url: str) -> bool:
     """Whether ``connection`` is served by changing sessions, tried with a second connection to the same ``url``.
 
     While the second one is in a transaction it has a session for itself. If that is the first one's, or the first
-    one is then served by another, sessions are lent by the transaction.
+    one is then served by another, sessions are lent by the transaction. A pool that lends them by the statement
+    refuses the transaction. Raises `TooFewConnections` if there is no second session to be had.
     """
     mine = _backend_pid(connection)
-    with closing(connect(url)) as other:
-        for _ in range(_POOLING_ROUNDS):
-            with other.transaction():
-                # Asked before the first connection is: a pool of one session would make that wait for ever.
-                if _backend_pid(other) == mine or _backend_pid(connection) != mine:
-                    return True
+    with closing(connect(url)) as other, _served_within(other, _SECOND_SESSION_S):
+        try:
+            for _ in range(_POOLING_ROUNDS):
+                with other.transaction():
+                    # Asked before the first connection is: a pool of one session would make that wait for ever.
+                    if _backend_pid(other) == mine or _backend_pid(connection) != mine:
+                        return True
+        except psycopg.Error as error:
+            if pools_statements(str(error)):
+                return True
+            raise
     return False
+
+
+@contextmanager
+def _served_within(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
+    """Cut the connection after so many seconds: a pool that has no free session lets it wait without a word."""
+    is_cut = threading.Event()
+
+    def cut() -> None:
+        is_cut.set()
+        with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.start()
+    try:
+        yield
+    except psycopg.Error as error:
+        if not is_cut.is_set():
+            raise
+        raise too_few_connections(
+            connection.info.user, f"a second session was not to be had within {seconds:g} s"
+        ) from error
+    finally:
+        timer.cancel()
 
 
 def _backend_pid(connection: psycopg.Connection) -> int:

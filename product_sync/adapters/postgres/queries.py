@@ -23,6 +23,9 @@ BEGIN_READ: Final = sql.SQL(
     " SET LOCAL synchronize_seqscans = off"
 )
 
+# Names of types as they are, on a connection that only reflects: a role may have them quoted, where nobody knows them.
+PLAIN_NAMES: Final = sql.SQL("SET quote_all_identifiers = off")
+
 # Which server process serves this connection, and since when: a process id alone may be used again.
 BACKEND: Final = sql.SQL(
     """
@@ -75,7 +78,7 @@ CHECK_DEFERRED: Final = sql.SQL("SET CONSTRAINTS ALL IMMEDIATE")
 # What became of a transaction whose answer was lost: committed, aborted, in progress, or NULL if too old.
 TRANSACTION_STATUS: Final = sql.SQL("SELECT pg_catalog.pg_xact_status($1::pg_catalog.xid8)")
 
-# A standby refuses writes until it is promoted; a role with default_transaction_read_only for ever.
+# A standby refuses writes until it is promoted.
 IN_RECOVERY: Final = sql.SQL("SELECT pg_catalog.pg_is_in_recovery()")
 
 # The server probes the session that holds the lock, as the client probes the server: a host that vanishes without a
@@ -183,10 +186,11 @@ COLUMN_TYPES: Final = sql.SQL(
     """
 )
 
-# The same of a table by its name, in the middle of a run.
+# The same of a table by its name, in the middle of a run. The session may quote names, and must stay as it is.
 TYPES_NOW: Final = sql.SQL(
     """
-    SELECT attribute.attname::pg_catalog.text, pg_catalog.format_type(attribute.atttypid, attribute.atttypmod)
+    SELECT attribute.attname::pg_catalog.text,
+           pg_catalog.replace(pg_catalog.format_type(attribute.atttypid, attribute.atttypmod), '"', '')
     FROM pg_catalog.pg_attribute AS attribute
     JOIN pg_catalog.pg_class AS class ON class.oid = attribute.attrelid
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
@@ -251,10 +255,38 @@ USER_TRIGGERS: Final = sql.SQL(
     """
 )
 
-# Whether rules say what an INSERT does. COPY does not follow them (manual, "COPY").
-INSERT_RULES: Final = sql.SQL(
+# Rules that a sync's statements would run into (manual, "CREATE RULE"): INSERT … ON CONFLICT is refused with any on
+# INSERT or UPDATE, DELETE … RETURNING with one that says INSTEAD, and COPY does not follow them.
+RULES: Final = sql.SQL(
     """
-    SELECT EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = $1::pg_catalog.oid AND ev_type = '3')
+    SELECT rulename::pg_catalog.text FROM pg_catalog.pg_rewrite
+    WHERE ev_class = $1::pg_catalog.oid AND ev_enabled IN ('O', 'A')
+      AND (ev_type IN ('2', '3') OR ev_type = '4' AND is_instead)
+    ORDER BY 1
+    """
+)
+
+# Tables that inherit from this one and are no partitions of it, and partitions that are foreign tables.
+HEIRS: Final = sql.SQL(
+    """
+    SELECT heir.oid::pg_catalog.regclass::pg_catalog.text, heir.relispartition
+    FROM pg_catalog.pg_inherits AS link
+    JOIN pg_catalog.pg_class AS heir ON heir.oid = link.inhrelid
+    WHERE link.inhparent = $1::pg_catalog.oid AND NOT heir.relispartition
+    UNION ALL
+    SELECT part.oid::pg_catalog.regclass::pg_catalog.text, true
+    FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid) AS tree
+    JOIN pg_catalog.pg_class AS part ON part.oid = tree.relid
+    WHERE part.relkind = 'f'
+    ORDER BY 1
+    """
+)
+
+# Whether a transaction of this session can write, and who says that it cannot (manual, "pg_settings").
+READ_ONLY: Final = sql.SQL(
+    """
+    SELECT pg_catalog.pg_is_in_recovery(), setting = 'on', source, pg_catalog.current_database()::pg_catalog.text
+    FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only'
     """
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import chain
 from typing import Final
 
 import psycopg
@@ -16,7 +17,8 @@ import pyarrow as pa
 from product_sync.adapters.postgres import arrays, arrow_stream, queries
 from product_sync.adapters.postgres.connection import connect
 from product_sync.adapters.postgres.errors import changed_meanwhile, read_error
-from product_sync.adapters.postgres.inspect import table_oid
+from product_sync.adapters.postgres.requirements import table_oid
+from product_sync.core.errors import TableError
 from product_sync.core.layout import Layout
 
 #: Rows per Arrow batch and per round trip of the server-side cursor. Larger ones are not faster.
@@ -43,8 +45,15 @@ class PostgresReader:
             return
         # Says why, in words for people, if no connection can be made.
         connect(self._url).close()
-        statement = queries.select_all(self._layout).as_string()
-        for batch in arrow_stream.record_batches(self._url, self._layout, statement):
+        batches = arrow_stream.record_batches(self._url, self._layout, queries.select_all(self._layout).as_string())
+        try:
+            first = next(batches, None)
+        except TableError:
+            # ADBC looks types up by the text of their functions, and does not find them where the server quotes all
+            # names or something else shadows them. The cursor compares the types' OIDs.
+            yield from self._by_cursor()
+            return
+        for batch in chain(() if first is None else (first,), batches):
             for start in range(0, batch.num_rows, self._batch_rows):
                 yield batch.slice(start, self._batch_rows)
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SAWarning
 from product_sync.adapters.postgres import queries
 from product_sync.adapters.postgres.connection import VARIABLE, connect
 from product_sync.adapters.postgres.errors import read_error
+from product_sync.adapters.postgres.requirements import refuse_heirs
 from product_sync.core.errors import TableError
 from product_sync.core.model import ColumnType, TableColumn, TargetTable, TypeName
 
@@ -54,6 +55,7 @@ def engine(url: str) -> sa.Engine:
 
     def creator() -> psycopg.Connection:
         connection = connect(url)
+        connection.execute(queries.PLAIN_NAMES)
         # SQLAlchemy writes its placeholders in psycopg's own style and begins its transactions itself.
         connection.cursor_factory = psycopg.Cursor
         connection.autocommit = False
@@ -72,8 +74,11 @@ def reflect(url: str, schema: str, table: str) -> TargetTable:
     """
     with closing(connect(url)) as connection:
         try:
+            connection.execute(queries.PLAIN_NAMES)
             relation = connection.execute(queries.RELATION, [schema, table]).fetchone()
             oid = None if relation is None else _require_table(schema, table, *relation)
+            if oid is not None:
+                refuse_heirs(connection, oid, f"{schema}.{table}")
             declared = {name: rest for name, *rest in connection.execute(queries.COLUMN_TYPES, [oid])}
         except psycopg.Error as error:
             raise read_error(error, table=f"{schema}.{table}", broken=connection.closed) from error

@@ -20,15 +20,8 @@ from product_sync.adapters.postgres import arrays, constraints, copying, queries
 from product_sync.adapters.postgres.columns import changed, require_unchanged
 from product_sync.adapters.postgres.connection import application_name, connect
 from product_sync.adapters.postgres.errors import START_AGAIN, describe, read_error, write_error
-from product_sync.adapters.postgres.inspect import refuse_row_security, table_oid
-from product_sync.adapters.postgres.lock import (
-    OnWait,
-    already_running,
-    holder_of,
-    pools_transactions,
-    try_lock,
-    wait_for_lock,
-)
+from product_sync.adapters.postgres.lock import OnWait, already_running, holder_of, try_lock, wait_for_lock
+from product_sync.adapters.postgres.requirements import require_writable
 from product_sync.core import interrupts
 from product_sync.core.errors import (
     CommitOutcomeUnknown,
@@ -37,7 +30,6 @@ from product_sync.core.errors import (
     NotAttempted,
     RowsRefused,
     TableError,
-    TransactionPooling,
     TransientError,
 )
 from product_sync.core.layout import Layout, LayoutColumn
@@ -62,11 +54,10 @@ _COPY_ROWS: Final = 200
 class PostgresWriter:
     """`product_sync.core.ports.TargetWriter` on PostgreSQL; closing it frees the lock.
 
-    Needs SELECT, INSERT and UPDATE on the one table, and DELETE for deletions. Opening it raises what `connect` raises,
-    `TransactionPooling` behind a transaction pooler, `AccessDenied` under row-level security and
-    `SyncAlreadyRunning` if another sync holds the lock for longer than ``lock_wait_s`` seconds; ``on_wait`` hears of it
-    meanwhile. A writer that is only ``probing`` takes no lock, so that it is in no sync's way, and is not opened beside
-    one.
+    Needs SELECT, INSERT and UPDATE on the one table, and DELETE for deletions. Opening it raises what `connect` and
+    `require_writable` raise, and `SyncAlreadyRunning` if another sync holds the lock for longer than ``lock_wait_s``
+    seconds; ``on_wait`` hears of it meanwhile. A writer that is only ``probing`` takes no lock, so that it is in no
+    sync's way, and is not opened beside one.
 
     With ``flush_within_s`` COMMIT does not wait for the disk, and `settle` does, so that others who commit at that
     moment need not wait for our flush before theirs: the next of them flushes for both. If nobody has within that many
@@ -102,7 +93,7 @@ class PostgresWriter:
             try:
                 self._session = _session(connection)
                 self._admit(connection, lock_wait_s, on_wait, probing=probing)
-                self._copies = copying.is_possible(layout) and not _has_insert_rules(connection, layout)
+                self._copies = copying.is_possible(layout)
                 self._flushes_later = self._may_flush_later(connection)
             except psycopg.Error as error:
                 raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
@@ -241,14 +232,9 @@ class PostgresWriter:
         return self._flush_within_s is not None and _waits_for_its_disk(connection)
 
     def _admit(self, connection: psycopg.Connection, lock_wait_s: float, on_wait: OnWait, *, probing: bool) -> None:
-        """Let only a session through that can hold the lock and see every row."""
+        """Let only a session through that can write, hold the lock and see every row."""
         table = self._layout.table
-        if pools_transactions(connection, self._url):
-            raise TransactionPooling(
-                f"A transaction pooler stands before {table.qualified_name}; it would void the sync's lock.",
-                hint="Let CART_DB_URL name the server itself, or a pool in session mode.",
-            )
-        refuse_row_security(connection, table)
+        require_writable(connection, self._url, table)
         if not probing:
             wait_for_lock(connection, table, wait_s=lock_wait_s, on_wait=on_wait, sleep=self._sleep)
         elif (holder := holder_of(connection, table)) is not None:
@@ -418,10 +404,6 @@ def _waits_for_its_disk(connection: psycopg.Connection) -> bool:
         if connection.closed:
             raise
         return False
-
-
-def _has_insert_rules(connection: psycopg.Connection, layout: Layout) -> bool:
-    return connection.execute(queries.INSERT_RULES, [table_oid(connection, layout.table)]).fetchone() == (True,)
 
 
 def _session(connection: psycopg.Connection) -> tuple[int, str | None]:

@@ -1,0 +1,32 @@
+"""The commands that hints offer. Every one is made here, so that a test can find and execute each.
+
+A hint is either one of these, which works when it is pasted, or plain text that names no command
+(docs/decisions/0092). Identifiers and arguments are quoted, because names of tables, columns and roles may hold
+anything.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+
+
+def sql(statement: str, *names: str | Sequence[str]) -> str:
+    """An SQL statement for psql. Each ``{}`` becomes a quoted name, or ``schema.table`` if a sequence is given."""
+    return statement.format(*(_identifier(name) for name in names)) + ";"
+
+
+def shell(*words: str) -> str:
+    """A command line for the shell."""
+    return shlex.join(words)
+
+
+def mongosh(database: str, function: str, *arguments: object) -> str:
+    """A call on a database for mongosh."""
+    return f"db.getSiblingDB({json.dumps(database)}).{function}({', '.join(map(json.dumps, arguments))})"
+
+
+def _identifier(name: str | Sequence[str]) -> str:
+    parts = [name] if isinstance(name, str) else name
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
