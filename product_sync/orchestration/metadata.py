@@ -17,7 +17,6 @@ from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.core.verdicts import Verdict
 from product_sync.core.verify import Verification
 from product_sync.drift_report import DriftReport
-from product_sync.orchestration import story
 from product_sync.orchestration.names import STATE_KEY
 from product_sync.orchestration.narrow_tables import (
     by_kind,
@@ -68,7 +67,7 @@ def diff_metadata(found: Found) -> Metadata:
 def preview_metadata(session: Session, preview: Preview) -> Metadata:
     rejects = session.first_rejects() if preview.rejects_by_reason else []
     return {
-        "dry_run": story.dry_run(preview),
+        "dry_run": "nothing was written",
         "plan_id": preview.plan_id,
         "prediction": preview.prediction.sentence,
         **_numbers(preview.counts),

@@ -29,6 +29,7 @@ from product_sync.embedded.servers import Servers
 from product_sync.orchestration import names
 from product_sync.orchestration.reaping import reap_dead_runs
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
+from product_sync_tests.docs.pages import Page
 from product_sync_tests.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
@@ -181,6 +182,7 @@ def test_what_the_ui_launches_runs_one_after_the_other(server: Server) -> None:
 
     assert server.finished(dry).success
     assert server.finished(dry).observed[names.LOAD]["missing"] == 5
+    assert server.record(dry).dagster_run.tags[names.DRY_RUN_TAG] == "true"
     assert names.LOAD not in server.finished(dry).materialized
 
     checked = server.finished(check)
@@ -198,6 +200,44 @@ def test_what_the_ui_launches_runs_one_after_the_other(server: Server) -> None:
         assert ended <= started
 
 
+def test_a_program_starts_a_dry_run_and_a_sync_over_http_as_the_guide_says(server: Server) -> None:
+    server.shop.put(product("http"))
+    start, ended = (fence.text for fence in Page(ROOT / "docs/programs.md").fences if "/graphql" in fence.text)
+
+    def type_it(command: str, **instead: str) -> dict[str, Any]:
+        for shown, meant in {"http://localhost:3000/graphql": server.url, **instead}.items():
+            assert shown in command
+            command = command.replace(shown, meant)
+        done = subprocess.run(["bash", "-c", command.removeprefix("$ ")], check=True, capture_output=True, text=True)
+        data: dict[str, Any] = json.loads(done.stdout)["data"]
+        return data
+
+    def run_to_its_end(launched: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+        """The run as the second command shows it, and the counts of its load."""
+        run_id = launched["launchRun"]["run"]["runId"]
+        wait_until(lambda: type_it(ended, RUN_ID=run_id)["runOrError"]["status"] in ("SUCCESS", "FAILURE"))
+        run = type_it(ended, RUN_ID=run_id)["runOrError"]
+        of_load = [each for each in run["eventConnection"]["events"] if each.get("assetKey") == {"path": [names.LOAD]}]
+        counts = [entry for event in of_load for entry in event["metadataEntries"] if "intValue" in entry]
+        return run, {entry["label"]: entry["intValue"] for entry in counts}
+
+    dry, would = run_to_its_end(type_it(start))
+    assert dry["status"] == "SUCCESS"
+    assert (would["missing"], would["inserted"]) == (1, 0)
+    messages = [event["message"] for event in dry["eventConnection"]["events"] if "message" in event]
+    assert messages[0].startswith("Dry run: nothing is written.")
+    assert "http" not in server.shop.rows
+
+    real, done = run_to_its_end(type_it(start, **{'"dryRun": true': ""}))
+    assert real["status"] == "SUCCESS"
+    assert done["inserted"] == 1
+    assert "http" in server.shop.rows
+
+    refused = type_it(start, **{'"dryRun"': '"dryrun"'})["launchRun"]
+    assert refused["__typename"] == "RunConfigValidationInvalid"
+    assert 'unexpected config entry "dryrun"' in refused["errors"][0]["message"]
+
+
 def test_terminate_rolls_back_frees_the_lock_and_the_next_run_converges(server: Server) -> None:
     shop = server.shop
     shop.put(*(product(f"t{number}") for number in range(MANY)))
@@ -207,6 +247,9 @@ def test_terminate_rolls_back_frees_the_lock_and_the_next_run_converges(server: 
     wait_until(lambda: server.record(run_id).dagster_run.is_finished)
     assert server.status(run_id) is dg.DagsterRunStatus.CANCELED
     assert f"t{MANY - 1}" not in shop.rows
+    terminated = server.finished(run_id)
+    assert terminated.observed[names.LOAD]["inserted"] == sum(f"t{number}" in shop.rows for number in range(MANY))
+    assert "The run was interrupted, and the batch under way rolled back. Written until then" in terminated.log
     assert server.finished(server.launch(names.SYNC_JOB)).success
     assert {f"t{number}" for number in range(MANY)} <= set(shop.rows)
 
