@@ -28,6 +28,7 @@ from product_sync.core.obstacles import ObstacleKind, explain_exclusion
 from product_sync.core.ports import Source, WriteBatch, Written
 from product_sync.core.postponed import PostponedRows
 from product_sync.core.recheck import Rechecked, recheck
+from product_sync.core.row_log import RowLog
 from product_sync.core.tables import ParquetSink
 from product_sync.core.transactions import Transactions
 
@@ -76,6 +77,7 @@ class BatchWork:
         self._only_as_planned = only_as_planned
         self._isolated = 0
         self._logger = logger
+        self._row_log = RowLog(logger)
 
     def recheck(self, rows: pa.Table, *, inserts_are_old: bool) -> Rechecked:
         """What is still right to write; ``inserts_are_old`` has the inserts read again too. Counts nothing."""
@@ -141,11 +143,11 @@ class BatchWork:
             elif outcome.sqlstate in _REFERENCED:
                 self._result.kept_referenced += part.num_rows
                 for row_id in part.deletes[self._key].to_pylist():
-                    self._logger.warning("Row %s stays: another row or table references it.", cut(row_id))
+                    self._row_log.warning("Row %s stays: another row or table references it.", cut(row_id))
             else:
                 self._result.kept_undeletable += part.num_rows
                 for row_id in part.deletes[self._key].to_pylist():
-                    self._logger.warning("Row %s stays: %s", cut(row_id), outcome)
+                    self._row_log.warning("Row %s stays: %s", cut(row_id), outcome)
 
     @property
     def nothing(self) -> WriteBatch:
@@ -238,7 +240,7 @@ class BatchWork:
         self._result.excluded += wanted.num_rows
         self._result.exclusions += exclusions
         for row_id in diff_rows.ids(extra):
-            self._logger.warning("Row %s stays: another row references it.", cut(row_id))
+            self._row_log.warning("Row %s stays: another row references it.", cut(row_id))
         for exclusion in exclusions:
             self._logger.warning("Row %s", exclusion.message)
         if wanted.num_rows > told.num_rows:
@@ -320,7 +322,7 @@ class BatchWork:
     def _isolate(self, rows: pa.Table, row: pa.Table, reason: Reason, answer: str) -> None:
         """Quarantine one row (``Layout.target_schema``) that the database would not take."""
         source_id = diff_rows.source_ids(diff_rows.with_ids(rows, "id", row[self._key].to_pylist()))[0]
-        self._logger.warning("Row %s goes to the quarantine: %s", cut(source_id.text), answer)
+        self._row_log.warning("Row %s goes to the quarantine: %s", cut(source_id.text), answer)
         self._result.quarantined += 1
         reject = Reject(source_key(to_bson(source_id)), source_id, (Defect(self._key, reason, cut(answer)),))
         self._rejects.write(quarantine.rejects_batch(self._layout, [reject], Stage.LOAD, row))

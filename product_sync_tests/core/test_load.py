@@ -17,6 +17,7 @@ from product_sync.core.load import LoadPolicy
 from product_sync.core.pacing import FixedPacing
 from product_sync.core.progress import Progress
 from product_sync.core.retry import RetryPolicy
+from product_sync.core.row_log import LOGGED_ROWS
 from product_sync_tests.core.bench import Bench, document, make_bench, row
 
 
@@ -174,10 +175,16 @@ def test_each_half_of_a_bad_batch_is_a_transaction_of_its_own(tmp_path: Path) ->
     assert [batch.num_rows for batch in bench.target.committed] == [1, 2, 4]
 
 
-def test_too_many_refused_rows_stop_the_run(tmp_path: Path) -> None:
+def test_too_many_refused_rows_stop_the_run_and_only_the_first_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bench = with_missing(tmp_path, 40)
     bench.target.refuses = lambda _: "price_is_fair"
-    result = bench.load(policy=LoadPolicy(isolated_rows=12))
+    with caplog.at_level(logging.WARNING):
+        result = bench.load(policy=LoadPolicy(isolated_rows=12))
+    about_rows = [record.getMessage() for record in caplog.records if "Row" in record.getMessage()]
+    assert [" goes to the quarantine: " in line for line in about_rows] == [True] * LOGGED_ROWS
+    assert caplog.text.count("More rows were refused or kept. They are counted") == 1
     assert result.stop is not None
     assert result.stop.code == "load_stopped"
     assert result.quarantined == 13
