@@ -54,22 +54,30 @@ ROWS = {
         {"price": 1000},
         "23514: new row for relation \"product\" violates check constraint \"cheap\"",
     ),
-    "a unique index on another column": Refusal(
-        ("CREATE UNIQUE INDEX one_image ON product (image)",),
-        {"image": "p0009.jpg"},
-        "23505: duplicate key value violates unique constraint \"one_image\"",
-    ),
     "a trigger that raises": Refusal(
         (RAISE.format(body="RAISE 'we do not sell %', NEW.id;"), BEFORE), {"title": "bad"}, "P0001: we do not sell"
     ),
     "a trigger that swallows the row": Refusal(
         (RAISE.format(body="RETURN NULL;"), BEFORE), {"title": "bad"}, "swallowed it", "suppressed_by_database"
     ),
-    "a foreign key": Refusal((SELLERS, SOLD_BY), {"sellerId": "nobody"}, "23503: insert or update on table"),
-    "a foreign key that is checked at COMMIT": Refusal(
-        (SELLERS, f"{SOLD_BY} DEFERRABLE INITIALLY DEFERRED"), {"sellerId": "nobody"}, "constraint sold_by"
-    ),
 }  # fmt: skip
+EXCLUDED = {
+    "a unique index on another column": Refusal(
+        ("CREATE UNIQUE INDEX one_image ON product (image)",),
+        {"image": "p0009.jpg"},
+        "is to have the same image as the row p0009 has (constraint one_image).",
+    ),
+    "a foreign key": Refusal(
+        (SELLERS, SOLD_BY),
+        {"sellerId": "nobody"},
+        "refers by sellerId to nobody in public.seller, which has no such row (constraint sold_by).",
+    ),
+    "a foreign key that is checked at COMMIT": Refusal(
+        (SELLERS, f"{SOLD_BY} DEFERRABLE INITIALLY DEFERRED"),
+        {"sellerId": "nobody"},
+        "refers by sellerId to nobody in public.seller, which has no such row (constraint sold_by).",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", ROWS)
@@ -94,6 +102,30 @@ def test_a_refused_row_is_quarantined_with_the_answer_and_all_others_are_loaded(
         assert list(entry["reasons"]) == [refusal.reason]
         assert refusal.answer in entry["values"][0].replace('\\"', '"')
     assert "Row new goes to the quarantine" in caplog.text
+
+
+@pytest.mark.parametrize("case", EXCLUDED)
+def test_a_row_that_another_row_keeps_out_is_a_difference_and_no_bad_document(
+    shop: Shop, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = EXCLUDED[case]
+    for statement in refusal.ddl:
+        shop.sql(statement)
+    stock(shop, price=500, **refusal.bad)
+
+    outcome = shop.run(batch_size=4)
+
+    assert not outcome.success
+    done = loaded(outcome)
+    assert (done["inserted"], done["updated"], done["quarantined"], done["excluded"]) == (2, 2, 0, 2)
+    assert shop.rows.keys() == {*ALL, "old"}
+    assert shop.quarantine == {}
+    assert {each["id"] for each in done["exclusions"]} == {"new", "old"}
+    assert all(refusal.answer in each["message"] for each in done["exclusions"])
+    found = outcome.checks[names.TARGET_MATCHES_SOURCE]
+    assert not found.passed
+    assert refusal.answer in str(found.description)
+    assert f"Row new {refusal.answer}" in caplog.text
 
 
 # What passes.
