@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from product_sync.api import doctor, show, stats, sync, validate
+    from product_sync.api import doctor, quarantine, show, stats, sync, validate
 
     __version__: str
 
-__all__ = ["__version__", "doctor", "show", "stats", "sync", "validate"]
+__all__ = ["__version__", "doctor", "quarantine", "show", "stats", "sync", "validate"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""The functions behind the commands, for scripts: `sync`, `validate`, `stats`, `show`, `doctor`.
+"""The functions behind the commands, for scripts: `sync`, `validate`, `stats`, `show`, `quarantine`, `doctor`.
 
 The first two run the same Dagster jobs as the UI and the schedule, in this process. All answer with a report, which is
 returned whatever happened; ``report.raise_for_error()`` turns what ended it into an exception.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,15 @@ from product_sync.core.errors import ChecksFailed, ConfigurationError, ProductSy
 from product_sync.core.progress import OnProgress, no_progress
 from product_sync.head_start import head_start
 from product_sync.lean import no_garbage
-from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
+from product_sync.reports import (
+    DoctorReport,
+    ProductReport,
+    QuarantineListing,
+    Report,
+    StatsReport,
+    SyncReport,
+    ValidationReport,
+)
 from product_sync.settings import MAPPING, TELLING, SourceAddress, TargetAddress, mapping_path, state_root
 from product_sync.written_rows import correct_exit_status
 
@@ -179,6 +187,21 @@ def show(product_id: str, *, mapping: str | Path | None = None) -> ProductReport
 
         with local_storage(state_root(os.environ)):
             show_product(report, _environment(mapping))
+    return report
+
+
+def quarantine(*, reasons: Iterable[str] = (), mapping: str | Path | None = None) -> QuarantineListing:
+    """List the documents that cannot be copied, as the last sync left them, and what to do about each reason.
+
+    ``reasons`` are codes; a document that has one of them is listed with all that keeps it out. Iterate over
+    ``entries`` of the report: they are read as you go. Neither database is read where the state folder says enough.
+    """
+    report = QuarantineListing()
+    with _ending(report):
+        _check_both_addresses()
+        from product_sync.quarantine_listing import list_quarantine
+
+        list_quarantine(report, list(reasons), _environment(mapping))
     return report
 
 

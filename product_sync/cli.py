@@ -24,13 +24,22 @@ from click.core import ParameterSource
 from product_sync.core import interrupts
 from product_sync.core.errors import ConfigurationError, ProductSyncError, SyncCancelled
 from product_sync.lean import end_at_once
-from product_sync.reports import DoctorReport, ProductReport, Report, StatsReport, SyncReport, ValidationReport
+from product_sync.reports import (
+    DoctorReport,
+    ProductReport,
+    QuarantineListing,
+    Report,
+    StatsReport,
+    SyncReport,
+    ValidationReport,
+)
 
 _REPORTS: dict[str, type[Report]] = {
     "sync": SyncReport,
     "validate": ValidationReport,
     "stats": StatsReport,
     "show": ProductReport,
+    "quarantine": QuarantineListing,
     "doctor": DoctorReport,
 }
 #: The jobs of the commands about which people are alerted.
@@ -161,6 +170,30 @@ def show(product_id: str, as_json: bool, mapping: str | None) -> None:
     from product_sync.terminal import show_product
 
     _finish(api.show(product_id, mapping=mapping), as_json=as_json, show=show_product)
+
+
+@cli.command()
+@click.option("--reason", "reasons", multiple=True, metavar="CODE", help="Only documents with this reason. Repeatable.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: a line for each column that fails.")
+@_mapping_option
+@_json_option
+def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, mapping: str | None) -> None:
+    """List the documents that cannot be copied, why, and what to do.
+
+    As the last sync left it. The databases are not read where the state folder says enough.
+    """
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other.")
+    from product_sync import api
+    from product_sync.terminal_quarantine import show_quarantine
+
+    report = api.quarantine(reasons=reasons, mapping=mapping)
+    if report.failure or not (as_csv or as_json):
+        _finish(report, as_json=as_json, show=partial(show_quarantine, mapping=_given_mapping()))
+    from product_sync.quarantine_export import write_csv, write_json
+
+    (write_csv if as_csv else write_json)(report, sys.stdout)
+    sys.exit(report.exit_status)
 
 
 @cli.command()

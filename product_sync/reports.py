@@ -6,6 +6,7 @@ is not known. An error never hides what was done before it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Self
 
@@ -238,15 +239,35 @@ class DifferenceReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineReport:
-    """An entry of the quarantine, as the last run that met the document left it. Times are ISO 8601, UTC."""
+    """An entry of the quarantine, as the last run that met the document left it. Times are ISO 8601, UTC. ``id`` is the
+    id as the target would have it, ``None`` where the ``_id`` itself cannot be copied."""
 
     source_key: str
+    id: str | None
+    id_type: str | None
     stage: str
     defects: list[DefectReport]
     first_seen: str
     last_seen: str
     attempts: int
     run_id: str
+
+
+@dataclass(kw_only=True)
+class QuarantineListing(Report):
+    """The quarantine of the two sides as the last sync left it. ``total`` counts its entries, ``matching`` those with
+    one of the reasons that were asked for; ``by_reason`` counts all entries by the code of the reason, ``advice`` says
+    what to do about those that were asked for; ``run_id`` is the sync that wrote it, ``None`` where none has.
+
+    ``entries`` are read from the state folder each time that they are iterated over, so there may be any number.
+    """
+
+    total: int | None = None
+    matching: int | None = None
+    by_reason: dict[str, int] | None = None
+    advice: dict[str, str] | None = None
+    run_id: str | None = None
+    entries: Iterable[QuarantineReport] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +308,6 @@ class ProductReport(Report):
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, list):
+    if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
         return [_plain(item) for item in value]
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -21,6 +21,7 @@ from product_sync.adapters.postgres.reader import PostgresReader
 from product_sync.adapters.postgres.reflect import reflect
 from product_sync.adapters.postgres.writer import PostgresWriter
 from product_sync.adapters.state import RunFiles, StateFolder
+from product_sync.adapters.state_sides import note_sides, sides_key
 from product_sync.core import quarantine, verdicts
 from product_sync.core.both_sides import BothFiles, snapshot_both
 from product_sync.core.deletion import DeletionFacts, obstacle
@@ -500,6 +501,8 @@ def open_session(
     """
     folder = StateFolder(state_root, state_key(source, target, layout))
     files = folder.begin(run_id, timing.now())
+    columns = [(column.name, column) for column in layout.columns]
+    note_sides(folder, sides_key(source.url, layout.collection, target.url, layout.table.qualified_name, columns))
 
     def report(progress: Progress) -> None:
         files.touch(timing.now())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ from product_sync.core.model import TypeName
 from product_sync.core.one_product import Document, compare, read_documents, shown_row
 from product_sync.core.sightings import seen_before
 from product_sync.drift_report import earlier_files
+from product_sync.quarantine_listing import entry_report
 from product_sync.reports import (
     DefectReport,
     DifferenceReport,
@@ -117,20 +118,7 @@ def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document])
     if path is None:
         return []
     keys = {document.key for document in documents} | {wanted.text} | ({wanted.key} if wanted.key else set())
-    return [_entry(entry) for entry in quarantine.entries_of(path, wanted.text, sorted(keys))]
-
-
-def _entry(entry: dict[str, Any]) -> QuarantineReport:
-    defects = zip(entry["columns"], entry["reasons"], entry["values"], strict=True)
-    return QuarantineReport(
-        source_key=entry["source_key"],
-        stage=entry["stage"],
-        defects=[DefectReport(column=column, reason=reason, value=value) for column, reason, value in defects],
-        first_seen=_time(entry["first_seen_us"]),
-        last_seen=_time(entry["last_seen_us"]),
-        attempts=entry["attempts"],
-        run_id=entry["run_id"],
-    )
+    return [entry_report(entry) for entry in quarantine.entries_of(path, wanted.text, sorted(keys))]
 
 
 def _earlier(folder: StateFolder, layout: Layout, text: str) -> list[EarlierReport]:
@@ -161,7 +149,3 @@ def _document(document: Document, layout: Layout) -> DocumentReport:
             for defect in document.defects
         ],
     )
-
-
-def _time(microseconds: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)).isoformat()

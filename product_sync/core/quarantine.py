@@ -273,11 +273,11 @@ def entries_of(path: Path, row_id: str, keys: Sequence[str]) -> list[dict[str, A
 
 
 # What is known of one product. Times as text: DuckDB's own come in the zone of the machine.
-_ENTRIES_SQL = """
-SELECT source_key, stage, "columns", reasons, "values", epoch_us(first_seen) AS first_seen_us,
+_ENTRIES_SQL = f"""
+SELECT source_key, id, {ID_TYPE}, stage, "columns", reasons, "values", epoch_us(first_seen) AS first_seen_us,
     epoch_us(last_seen) AS last_seen_us, attempts, run_id
 FROM read_parquet($path) WHERE id = $id OR list_contains($keys, source_key) ORDER BY source_key
-"""
+"""  # noqa: S608 - a constant
 
 
 def refused_schema(layout: Layout) -> pa.Schema:

@@ -18,8 +18,9 @@ import product_sync
 from product_sync import cli, settings
 from product_sync.core import errors
 from product_sync.core.mapping import ColumnSpec, load_mapping
-from product_sync.core.model import Reason, Stage
+from product_sync.core.model import Reason
 from product_sync.core.quarantine import quarantine_schema
+from product_sync.core.quarantine_reasons import ADVICE
 from product_sync.definitions import defs
 from product_sync.orchestration.checks import CHECKS
 from product_sync.orchestration.connection_checks import connections
@@ -28,6 +29,8 @@ from product_sync.reports import (
     ConnectionReport,
     DoctorReport,
     ProductReport,
+    QuarantineListing,
+    QuarantineReport,
     Report,
     StatsReport,
     SyncReport,
@@ -194,8 +197,20 @@ def test_every_check_has_a_row() -> None:
 
 def test_every_reason_of_the_quarantine_has_a_row_with_its_stage() -> None:
     rows = {codes(row["reason"])[0]: codes(row["stage"]) for row in page("quarantine.md").rows("reason", "stage")}
-    load = {Reason.REFUSED_BY_DATABASE, Reason.SUPPRESSED_BY_DATABASE}
-    assert rows == {str(reason): [str(Stage.LOAD if reason in load else Stage.CONVERT)] for reason in Reason}
+    assert rows == {str(reason): [str(ADVICE[reason].stage)] for reason in Reason}
+
+
+def test_the_page_and_the_command_give_the_same_advice_on_each_reason() -> None:
+    rows = {codes(row["reason"])[0]: row for row in page("quarantine.md").rows("reason", "stage")}
+    for reason, advice in ADVICE.items():
+        meaning, action = (plain(rows[reason][column]) for column in ("what it means", "what to do"))
+        assert (meaning, action) == (advice.meaning, advice.action)
+
+
+def plain(cell: str) -> str:
+    """A cell without its marks; a link that is all of a bracket, such as ([why](…)), is left out."""
+    text = re.sub(r" \(\[[^\]]*\]\([^)]*\)\)", "", cell)
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("`", "")
 
 
 def test_every_field_of_an_entry_is_explained() -> None:
@@ -211,9 +226,15 @@ def test_every_key_of_the_answers_stands_in_its_order() -> None:
         "validate": ValidationReport,
         "stats": StatsReport,
         "show": ProductReport,
+        "quarantine": QuarantineListing,
     }
     reports["doctor"] = DoctorReport
     expected = {f"`{name}`": list(report().as_json()) for name, report in reports.items()}
+    expected["`quarantine`, each entry"] = [
+        name
+        for item in fields(QuarantineReport)
+        for name in ([item.name] if item.name != "defects" else ["defects", "{column, reason, value}"])
+    ]
     expected["`doctor`, each connection"] = [item.name for item in fields(ConnectionReport)]
     assert rows == expected
 
