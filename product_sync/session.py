@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,6 +272,7 @@ class Session:
         `ChecksFailed` for a change that is not plausible and `NotAttempted` where nothing can be written.
         """
         todo = self._only_approved(self._plan())
+        began = self.timing.now()
         result = LoadResult(skipped_since_plan=todo.skipped)
         target = self._target_health()
         self._require_privileges(todo.counts, target)
@@ -299,8 +301,7 @@ class Session:
                 )
             finally:
                 self.files.write_json(state.LOAD_RESULT, asdict(result))
-            # While the lock is held: two runs that merge at once would lose what one of them has learnt.
-            self._update_quarantine(todo, result)
+            self._update_quarantine(todo, result, began)
         self.files.write_json(state.LOAD_RESULT, asdict(result))
         return result
 
@@ -394,16 +395,18 @@ class Session:
         ops = tuple(Op) if self.settings.extra == "delete" else WRITES
         return approved.only_approved(found, fresh, self.files, self.layout, ops, self.settings.max_drift_growth)
 
-    def _update_quarantine(self, done: Plan, result: LoadResult) -> None:
+    def _update_quarantine(self, done: Plan, result: LoadResult, since: datetime) -> None:
         started = self.timing.monotonic()
-        quarantine.merge(
-            self.previous_quarantine,
-            [done.source.path(state.REJECTS), self.files.path(state.LOAD_REJECTS)],
-            self.folder.quarantine,
-            now=self.timing.now(),
-            run_id=self.files.run_id,
-            untried=result.untried,
-        )
+        with self.folder.alone_with_quarantine():
+            quarantine.merge(
+                self.previous_quarantine,
+                [done.source.path(state.REJECTS), self.files.path(state.LOAD_REJECTS)],
+                self.folder.quarantine,
+                now=self.timing.now(),
+                run_id=self.files.run_id,
+                untried=result.untried,
+                since=since,
+            )
         result.quarantine_s = self.timing.monotonic() - started
 
     def _target_health(self) -> TargetHealth:

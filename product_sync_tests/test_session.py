@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -101,6 +102,41 @@ def test_a_cancelled_load_leaves_its_counts_frees_the_lock_and_keeps_the_quarant
     assert lock_holder(TargetAddress(shop.cart_url), mapping_path({})) is None
     assert session.previous_quarantine is None
     assert read_and_compare(begin(shop)).load().inserted == 3
+
+
+def test_a_run_that_lost_its_lock_in_the_load_keeps_what_another_run_has_learnt_meanwhile(shop: Shop) -> None:
+    shop.sql("ALTER TABLE product ADD CONSTRAINT not_negative CHECK (price >= 0)")
+    shop.put(product("a"), product("b"), product("first", price=-1))
+    happened: list[str] = []
+
+    def another_run_takes_over(progress: Progress) -> None:
+        if progress.stage == "load" and progress.done == 1 and not happened:
+            happened.append("once")
+            shop.sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+            assert read_and_compare(begin(shop)).load().quarantined == 2
+
+    session = read_and_compare(begin(shop, on_progress=another_run_takes_over, batch_size=1))
+    shop.put(product("late", price=-1))
+    session.load()
+    assert happened
+    assert set(shop.quarantine) == {'"first"', '"late"'}
+    assert shop.quarantine['"first"']["attempts"] == 2
+    shop.put(product("late"), product("first"))
+    read_and_compare(begin(shop)).load()
+    assert shop.quarantine == {}, "what is mended leaves with the next run"
+
+
+def test_two_runs_do_not_replace_the_quarantine_at_once(shop: Shop) -> None:
+    shop.put(product("bad", price="12"))
+    session = read_and_compare(begin(shop))
+    loading = threading.Thread(target=session.load)
+    with session.folder.alone_with_quarantine():
+        loading.start()
+        loading.join(1.0)
+        assert loading.is_alive()
+        assert session.previous_quarantine is None
+    loading.join(30.0)
+    assert set(shop.quarantine) == {'"bad"'}
 
 
 def test_the_holder_of_the_lock_is_named(shop: Shop) -> None:

@@ -142,6 +142,13 @@ class StateFolder:
             set_aside(self.quarantine, "The quarantine", lost)
         return None
 
+    @contextmanager
+    def alone_with_quarantine(self) -> Iterator[None]:
+        """Wait until no other run replaces the quarantine. The sync's lock on the target does not do: it is gone when
+        the connection is lost in the load, while another sync goes on."""
+        with FileLock(self.quarantine.with_suffix(".lock")):
+            yield
+
     def run(self, run_id: str) -> RunFiles:
         """The files of this run, which need not be there any more."""
         return RunFiles(self.folder / "runs" / run_id)

@@ -171,6 +171,7 @@ def merge(
     now: dt.datetime,
     run_id: str,
     untried: Sequence[SourceId] = (),
+    since: dt.datetime | None = None,
 ) -> None:
     """Write the quarantine after a run to ``out``, which may be ``previous`` itself.
 
@@ -178,7 +179,8 @@ def merge(
     document that is in several, an entry of stage convert comes before one of stage load). ``first_seen`` and
     ``attempts`` go on from the entry with the same ``source_key`` in ``previous`` (`quarantine_schema`); ``now`` is
     aware. Entries that this run did not meet again leave. Only those of stage load whose ids are in ``untried``,
-    because the load ended before their batch, stay as they were: nothing is known of them that is new.
+    because the load ended before their batch, stay as they were: nothing is known of them that is new. So do those
+    that another run has written after ``since`` (aware), when this run had begun to load: it may not have met them.
     The metadata is that of the first of ``rejects``, with ``run_id``.
     """
     paths = [str(path) for path in rejects]
@@ -187,7 +189,7 @@ def merge(
     metadata = read_metadata(rejects[0]) | {RUN_ID: run_id}
     with duckdb_connection(out.parent) as connection:
         _register_previous(connection, previous, rejects_only, untried)
-        parameters = {"rejects": paths, "now": now, "run_id": run_id}
+        parameters = {"rejects": paths, "now": now, "run_id": run_id, "since": since}
         reader = connection.sql(_MERGE_SQL, params=parameters).to_arrow_reader(_PAGE_ROWS)
         write_parquet(out, schema, _batches(reader, schema), metadata=metadata)
 
@@ -204,7 +206,8 @@ def _register_previous(
     connection.register("untried", pa.table(ids, schema=pa.schema({"id": pa.string(), ID_TYPE: pa.string()})))
 
 
-# The entries of this run with the history of the previous ones, then the previous ones that it did not get to.
+# The entries of this run with the history of the previous ones, then the previous ones that it did not get to, and
+# those that another run has written meanwhile.
 _MERGE_SQL = f"""
 WITH seen AS (
     FROM read_parquet($rejects)
@@ -214,8 +217,10 @@ SELECT seen.*, coalesce(previous.first_seen, $now), $now, coalesce(previous.atte
 FROM seen LEFT JOIN previous ON previous.source_key = seen.source_key
 UNION ALL
 SELECT previous.* FROM previous
-WHERE stage = '{Stage.LOAD}'
-    AND (id, {ID_TYPE}) IN (SELECT (id, {ID_TYPE}) FROM untried)
+WHERE (
+        (stage = '{Stage.LOAD}' AND (id, {ID_TYPE}) IN (SELECT (id, {ID_TYPE}) FROM untried))
+        OR (previous.run_id <> $run_id AND previous.last_seen > $since::TIMESTAMPTZ)
+    )
     AND source_key NOT IN (SELECT source_key FROM seen)
 """  # noqa: S608 - made of constants only; values are bound
 
