@@ -106,7 +106,8 @@ class Counted:
 
 @dataclass(frozen=True)
 class Session:
-    """Made by `open_session`, one for each step of a run."""
+    """Made by `open_session`, one for each step of a run. ``is_reexecution`` says that some steps may be left out,
+    because an earlier run has executed them."""
 
     source_address: SourceAddress
     target_address: TargetAddress
@@ -118,6 +119,7 @@ class Session:
     timing: Timing
     head_start: HeadStart | None = None
     on_load: OnLoad = _unheard
+    is_reexecution: bool = False
 
     # Gather.
 
@@ -413,6 +415,11 @@ class Session:
         return health(self.target_address.url, self.layout)
 
     def _newest(self, name: str) -> RunFiles:
+        """The run whose file ``name`` is used. A re-executed run makes up for what its steps that were left out would
+        have read: what an earlier run has read is out of date, and may be why that run failed."""
+        missed = _MADE_BY.get(name)
+        if self.is_reexecution and missed is not None and not self.files.has(name):
+            missed(self)
         return plan.newest(self.folder, self.files, name)
 
     def _lacking(self, counts: DiffCounts, privileges: Privileges) -> list[str]:
@@ -474,6 +481,14 @@ def _by_code(by_reason: Mapping[Reason, int]) -> dict[str, int]:
     return {str(reason): count for reason, count in by_reason.items()}
 
 
+#: What makes the files that a step builds on.
+_MADE_BY: Mapping[str, Callable[[Session], object]] = {
+    state.SOURCE_COUNT: Session.snapshot_source,
+    state.TARGET_ROWS: Session.snapshot_target,
+    state.DIFF_COUNTS: Session.diff,
+}
+
+
 def _load_result(content: dict[str, Any]) -> LoadResult:
     """`LoadResult` as `dataclasses.asdict` wrote it to JSON."""
     failures = [BatchFailure(**{**failure, "keys": tuple(failure["keys"])}) for failure in content["failures"]]
@@ -496,6 +511,7 @@ def open_session(
     timing: Timing = SYSTEM_TIMING,
     head_start: HeadStart | None = None,
     on_load: OnLoad = _unheard,
+    is_reexecution: bool = False,
 ) -> Session:
     """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used.
 
@@ -511,7 +527,7 @@ def open_session(
         files.touch(timing.now())
         on_progress(progress)
 
-    return Session(source, target, settings, layout, folder, files, report, timing, head_start, on_load)
+    return Session(source, target, settings, layout, folder, files, report, timing, head_start, on_load, is_reexecution)
 
 
 def reflect_layout(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> Layout:

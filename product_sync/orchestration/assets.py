@@ -10,6 +10,7 @@ import dagster as dg
 
 from product_sync.core.errors import ProductSyncError, SyncAlreadyRunning
 from product_sync.orchestration import names, story
+from product_sync.orchestration.checks import LOAD_CHECKS, load_checks
 from product_sync.orchestration.drift_reports import DRY, LOADED, NOT_LOADED, record_drift_report
 from product_sync.orchestration.metadata import (
     diff_metadata,
@@ -146,9 +147,17 @@ _LOAD_CONFIG = {
             description="The products that cannot be copied exactly, and why. Each is tried again on every run.",
         ),
     ],
+    check_specs=LOAD_CHECKS,
+    can_subset=True,
 )
-def product_load(context: dg.AssetExecutionContext, sync: SyncResource) -> Iterator[dg.MaterializeResult[None]]:
+def product_load(
+    context: dg.AssetExecutionContext, sync: SyncResource
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Without an asset among what is selected, as in a validation, nothing is loaded and only the checks are made."""
     with sync.step(context) as session:
+        if not context.selected_asset_keys:
+            yield from load_checks(context, session)
+            return
         if session.settings.dry_run:
             _record_dry_run(context, session)
             return
@@ -165,6 +174,7 @@ def product_load(context: dg.AssetExecutionContext, sync: SyncResource) -> Itera
         yield dg.MaterializeResult(asset_key=names.LOAD, metadata=load_metadata(session, result))
         yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(session, result))
         record_drift_report(context.op_execution_context, session, LOADED, result)
+        yield from load_checks(context, session)
 
 
 def _record_dry_run(context: dg.AssetExecutionContext, session: Session) -> None:

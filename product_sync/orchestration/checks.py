@@ -16,6 +16,7 @@ from product_sync.orchestration.drift_reports import REFUSED, record_drift_repor
 from product_sync.orchestration.metadata import proof_metadata
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.step_errors import CheckFailed
+from product_sync.session import Session
 
 
 @dg.multi_asset_check(
@@ -53,57 +54,51 @@ def change_is_plausible(context: dg.AssetCheckExecutionContext, sync: SyncResour
         yield from _answer(context, [verdict])
 
 
-@dg.multi_asset_check(
-    name=f"{names.LOAD}_{names.EVERY_BATCH_LOADED}",
-    specs=[
-        dg.AssetCheckSpec(
-            names.EVERY_BATCH_LOADED,
-            asset=names.LOAD,
-            blocking=True,
-            description="No batch failed, and none was left out.",
-        )
-    ],
-)
-def every_batch_loaded(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> Iterator[dg.AssetCheckResult]:
-    with sync.step(context) as session:
-        yield from _answer(context, [judging.judge_load(session)])
+#: They are evaluated by the op that loads: where one is red, "Re-execute from failure" has to load again, and Dagster
+#: repeats failed ops (docs/decisions/0090).
+LOAD_CHECKS = [
+    dg.AssetCheckSpec(
+        names.EVERY_BATCH_LOADED,
+        asset=names.LOAD,
+        blocking=True,
+        description="No batch failed, and none was left out.",
+    ),
+    dg.AssetCheckSpec(
+        names.TARGET_MATCHES_SOURCE,
+        asset=names.LOAD,
+        blocking=True,
+        description="The target, read afresh, misses nothing and holds nothing stale, apart from the quarantined.",
+    ),
+    dg.AssetCheckSpec(
+        names.NO_EXTRA_PRODUCTS,
+        asset=names.LOAD,
+        description="The target holds no product that the source has not.",
+    ),
+    dg.AssetCheckSpec(
+        names.QUARANTINE_WITHIN_BUDGET,
+        asset=names.QUARANTINE,
+        blocking=True,
+        description="At most quarantine_budget of the source (1 % by default) is quarantined.",
+    ),
+]
 
 
-@dg.multi_asset_check(
-    name="validation",
-    specs=[
-        dg.AssetCheckSpec(
-            names.TARGET_MATCHES_SOURCE,
-            asset=names.LOAD,
-            blocking=True,
-            description="The target, read afresh, misses nothing and holds nothing stale, apart from the quarantined.",
-        ),
-        dg.AssetCheckSpec(
-            names.NO_EXTRA_PRODUCTS,
-            asset=names.LOAD,
-            description="The target holds no product that the source has not.",
-        ),
-        dg.AssetCheckSpec(
-            names.QUARANTINE_WITHIN_BUDGET,
-            asset=names.QUARANTINE,
-            blocking=True,
-            description="At most quarantine_budget of the source (1 % by default) is quarantined.",
-        ),
-    ],
-    can_subset=True,
-)
-def validation(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> Iterator[dg.AssetCheckResult]:
-    """One reading of the target, shared by the verdicts on it. Where none is red, the copy is proven."""
-    with sync.step(context) as session:
+def load_checks(context: dg.AssetExecutionContext, session: Session) -> Iterator[dg.AssetCheckResult]:
+    """The selected ones of `LOAD_CHECKS`, on one reading of the target. Where none is red, the copy is proven."""
+    selected = {key.name for key in context.selected_asset_check_keys}
+    verdicts = [judging.judge_load(session)] if names.EVERY_BATCH_LOADED in selected else []
+    if selected - {names.EVERY_BATCH_LOADED}:
         judgement = judging.judge_result(session)
+        verdicts += [verdict for verdict in judgement.verdicts if verdict.check in selected]
         if judgement.proven:
             metadata = proof_metadata(session, judgement.proven)
-            context.op_execution_context.log_event(dg.AssetMaterialization(names.PROOF, metadata=metadata))
-        selected = {key.name for key in context.selected_asset_check_keys}
-        yield from _answer(context, [verdict for verdict in judgement.verdicts if verdict.check in selected])
+            context.log_event(dg.AssetMaterialization(names.PROOF, metadata=metadata))
+    yield from _answer(context, verdicts)
 
 
-def _answer(context: dg.AssetCheckExecutionContext, verdicts: Sequence[Verdict]) -> Iterator[dg.AssetCheckResult]:
+def _answer(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, verdicts: Sequence[Verdict]
+) -> Iterator[dg.AssetCheckResult]:
     """Log and record each verdict; then, if one of them is red, end the step with its sentence. Dagster itself would
     end it with the names of the checks."""
     keys = {key.name: key for key in context.selected_asset_check_keys}
@@ -130,4 +125,4 @@ def _result(verdict: Verdict, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
     )
 
 
-CHECKS = [source_looks_complete, change_is_plausible, every_batch_loaded, validation]
+CHECKS = [source_looks_complete, change_is_plausible]

@@ -225,6 +225,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
             on_progress=report,
             head_start=self.listener.head_start,
             on_load=self.listener.loads.append,
+            is_reexecution=context.run.parent_run_id is not None,
         )
 
     def _reporting(self, log: Callable[[str], None], observe: Callable[[dg.AssetObservation], None]) -> OnProgress:
