@@ -67,7 +67,12 @@ def break_change_check(shop: Shop, _: pytest.MonkeyPatch) -> Mend:
     shop.sql(
         "INSERT INTO product SELECT 'm' || lpad(n::text, 4, '0'), 't', 1, 'i', 's', 1 FROM generate_series(0, 149) n"
     )
-    return lambda: (shop.remove(*many), shop.sql("DELETE FROM product WHERE id LIKE 'm%'"))
+
+    def mend() -> None:
+        shop.remove(*many)
+        shop.sql("DELETE FROM product WHERE id LIKE 'm%'")
+
+    return mend
 
 
 def break_load(shop: Shop, _: pytest.MonkeyPatch) -> Mend:
