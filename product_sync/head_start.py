@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import FrameType
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from product_sync.core.errors import ProductSyncError
 from product_sync.core.progress import OnProgress, Progress, no_progress
@@ -66,6 +67,9 @@ class HeadStart:
         return self._read.pop(path, None)
 
     def end(self) -> None:
+        """Ask the process to cancel its statements and end; kill it where that takes too long."""
+        self._process.terminate()
+        self._process.join(_END_S)
         self._process.kill()
         self._process.join(_END_S)
         self._answers.close()
@@ -126,15 +130,20 @@ def _read_ahead(run_id: str, target_file: str, mapping: str | None, answer: Conn
     """What the process does. Of an error while reading nobody is told: the step that finds nothing meets it too."""
     # Ctrl-C is for the process that started this one, and so is whatever a library prints.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _leave)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nowhere, stream)
     threading.Thread(target=_end_with_the_other, daemon=True).start()
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, KeyboardInterrupt):
         _read_both(run_id, target_file, mapping, _Teller(answer))
     # All is written and closed; an orderly end would cost a tenth of a second.
     os._exit(0)
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """What is being read is cancelled at the server: its sessions would wait on for a locked table."""
+    raise KeyboardInterrupt
 
 
 def _end_with_the_other() -> None:
@@ -143,6 +152,8 @@ def _end_with_the_other() -> None:
 
     if parent := mp.parent_process():
         parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_END_S)
     os._exit(1)
 
 

@@ -61,8 +61,8 @@ def _unheard(_result: LoadResult) -> None:
 
 #: How many rows of each kind people are shown.
 SHOWN = 10
-#: What a run does while another sync has the target.
-LOCK_STAGE = "wait for the lock"
+#: What a run does while a lock is held by others, or the target is silent.
+WAIT_STAGE = "waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +359,7 @@ class Session:
 
     @property
     def reader(self) -> TargetReader:
-        return PostgresReader(self.target_address.url, self.layout)
+        return PostgresReader(self.target_address.url, self.layout, on_wait=self._hear_wait)
 
     def _writer(self, *, probing: bool = False) -> PostgresWriter:
         return PostgresWriter(
@@ -368,9 +368,12 @@ class Session:
             run_id=self.files.run_id,
             flush_within_s=flush_within_s(self.settings),
             lock_wait_s=self.settings.lock_wait_s,
-            on_wait=lambda note: self.on_progress(waiting(LOCK_STAGE, note)),
+            on_wait=self._hear_wait,
             probing=probing,
         )
+
+    def _hear_wait(self, note: str) -> None:
+        self.on_progress(waiting(WAIT_STAGE, note))
 
     @property
     def _expected_pacing(self) -> Pacing:

@@ -9,7 +9,7 @@ from product_sync.adapters.postgres import lock
 from product_sync.core.mapping import load_mapping
 from product_sync.core.model import TargetTable
 from product_sync.core.progress import OnProgress, waiting
-from product_sync.session import LOCK_STAGE, reflect_layout
+from product_sync.session import WAIT_STAGE, reflect_layout
 from product_sync.settings import TargetAddress
 
 if TYPE_CHECKING:
@@ -33,5 +33,5 @@ def wait_until_lock_is_free(
         target.url,
         reflect_layout(target, mapping_path, head_start).table,
         wait_s=wait_s,
-        on_wait=lambda note: on_progress(waiting(LOCK_STAGE, note)),
+        on_wait=lambda note: on_progress(waiting(WAIT_STAGE, note)),
     )

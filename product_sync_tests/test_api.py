@@ -99,14 +99,14 @@ class TestLock:
             connection.execute(TAKE_LOCK)
 
             def free_after_three(progress: Progress) -> None:
-                if progress.stage == "wait for the lock":
+                if progress.stage == "waiting":
                     heard.append(progress)
                 if len(heard) == 3:
                     connection.close()
 
             report = sync(lock_wait_s=60.0, on_progress=free_after_three)
         assert (report.exit_status, report.inserted, report.valid) == (0, 2, True)
-        assert str(heard[0]).startswith("wait for the lock: another sync holds it: another sync (backend ")
+        assert str(heard[0]).startswith("waiting: another sync holds the lock: another sync (backend ")
         assert str(heard[0]).endswith("giving up in 60 s")
 
     def test_a_sync_that_waited_in_vain_says_for_how_long(self, market: Market) -> None:

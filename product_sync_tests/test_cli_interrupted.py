@@ -140,6 +140,22 @@ def test_a_killed_sync_is_marked_as_failed_by_the_next(market: Market, monkeypat
     assert status_of_run(market, killed) == "FAILURE"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_waits_for_a_locked_table_leaves_no_session_however_it_ends(
+    market: Market, number: signal.Signals
+) -> None:
+    market.stock(products(ALL))
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted"
+    ours = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name ^@ 'product_sync'"
+    with psycopg.connect(market.cart_url) as other:
+        other.execute("LOCK TABLE product")
+        with market.start("sync", "--json") as command:
+            command.wait_until(lambda: market.sql(waiting))
+            command.send(number)
+        wait_until(lambda: not market.sql(ours))
+        assert market.sql("SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock'"), "the table is locked still"
+
+
 def test_a_sync_beside_another_is_told_who_it_is(market: Market) -> None:
     market.stock(products(ALL))
     with market.start("sync", "--batch-size", str(BATCH), "--delay-ms", "30000") as first:

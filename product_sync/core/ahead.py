@@ -75,18 +75,19 @@ class _Stream(Generic[_T]):
         self._ready: SimpleQueue[_T | None] = SimpleQueue()
         #: The sizes of what was taken.
         self._taken: SimpleQueue[int] = SimpleQueue()
-        self._is_left = False
+        self.is_left = False
 
     def run(self) -> None:
         waiting = 0
+        _here.stream = self
         try:
             with closing(self._items):
                 for item in self._items:
-                    if self._is_left:
+                    if self.is_left:
                         return
                     self._ready.put(item)
                     waiting += self._size(item)
-                    while waiting > self._most and not self._is_left:
+                    while waiting > self._most and not self.is_left:
                         waiting -= self._taken.get()
         finally:
             self._ready.put(None)
@@ -98,8 +99,17 @@ class _Stream(Generic[_T]):
         ended.result()
 
     def leave(self) -> None:
-        self._is_left = True
+        self.is_left = True
         self._taken.put(0)
+
+
+_here = threading.local()
+
+
+def is_left() -> bool:
+    """Whether this thread works for a `stream` that was left: nobody takes its items any more."""
+    running: _Stream[object] | None = getattr(_here, "stream", None)
+    return running is not None and running.is_left
 
 
 def _fill(future: Future[_T], call: Callable[[], _T]) -> None:

@@ -13,6 +13,7 @@ driver is in ``__cause__``::
     │   ├── Unreachable                     no server at that address, or it stopped answering
     │   ├── Untrusted                       the server could not prove that it is the one that was asked for
     │   ├── AccessDenied                    wrong password, or a privilege is missing
+    │   ├── TargetLocked                    a statement waited too long for a lock, or for an answer of the server
     │   ├── SyncAlreadyRunning              another sync holds the lock
     │   ├── TransactionPooling              a pooler would void the lock
     │   ├── TooFewConnections               the target lets this role have fewer than a sync needs
@@ -97,6 +98,10 @@ class Untrusted(NotAttempted):
 
 class AccessDenied(NotAttempted):
     code = "access_denied"
+
+
+class TargetLocked(NotAttempted):
+    code = "target_locked"
 
 
 class SyncAlreadyRunning(NotAttempted):

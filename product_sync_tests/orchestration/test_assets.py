@@ -161,14 +161,14 @@ def test_the_load_waits_for_another_sync_to_end_and_says_so(shop: Shop) -> None:
         other.enter_context(shop.locked())
 
         def hear(progress: Progress) -> None:
-            if progress.stage == "wait for the lock":
+            if progress.stage == "waiting":
                 heard.append(progress)
                 other.close()
 
         outcome = shop.run(lock_wait_s=60.0, on_progress=hear)
     assert outcome.success
     assert list(shop.rows) == ["a"]
-    assert "another sync holds it: another sync (backend" in heard[0].note
+    assert "another sync holds the lock: another sync (backend" in heard[0].note
 
 
 @pytest.mark.parametrize("launched_by", ["dagster/schedule_name", "dagster/sensor_name"])

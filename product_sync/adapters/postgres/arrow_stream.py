@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import pyarrow as pa
 
-from product_sync.adapters.postgres import arrays
+from product_sync.adapters.postgres import arrays, queries
 from product_sync.adapters.postgres.connection import conninfo
-from product_sync.adapters.postgres.errors import changed_meanwhile, reading_failed
+from product_sync.adapters.postgres.errors import changed_meanwhile, reading_failed, waited_too_long
+from product_sync.adapters.postgres.interruptible import BrokenOff, InterruptibleCalls, close, keep_from_closing
+from product_sync.adapters.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watching
 from product_sync.core.layout import Layout
 from product_sync.core.model import TypeName
 
@@ -30,6 +33,7 @@ _BEGIN: Final = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
     "SET LOCAL row_security = off",
     "SET LOCAL synchronize_seqscans = off",
+    queries.CHECK_CLIENT_IN_TRANSACTION,
 )
 
 
@@ -37,25 +41,59 @@ def is_possible(layout: Layout) -> bool:
     return all(column.type.name is not TypeName.TIMESTAMPTZ for column in layout.columns)
 
 
-def record_batches(url: str, layout: Layout, statement: str) -> Iterator[pa.RecordBatch]:
+def record_batches(
+    url: str, layout: Layout, statement: str, *, on_wait: OnWait = log_wait, patience: Patience = PATIENCE
+) -> Iterator[pa.RecordBatch]:
     """The rows of ``statement``, which gives the columns of ``layout``, with ``Layout.target_schema``.
 
     Raises as `reader.PostgresReader`.
     """
     import adbc_driver_postgresql.dbapi as adbc
 
+    table, ended = layout.table.qualified_name, ""
     try:
-        with adbc.connect(conninfo(url)) as connection, connection.cursor() as cursor:
-            for setting in _BEGIN:
-                cursor.execute(setting)
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
-            cursor.execute(statement)
-            for batch in cursor.fetch_record_batch():
-                yield _canonical(batch, layout)
+        connection = adbc.connect(conninfo(url))
+        cursor = connection.cursor()
+        call = InterruptibleCalls(cursor.adbc_cancel)
+        try:
+            backend = call(partial(_begin, cursor))
+            with watching(
+                url,
+                backend,
+                on_wait=on_wait,
+                is_busy=lambda: call.is_busy,
+                break_off=call.break_off,
+                patience=patience,
+            ) as watch:
+                try:
+                    call(partial(cursor.execute, statement))
+                    reader = cursor.fetch_record_batch()
+                    while (batch := call(partial(next, reader, None))) is not None:
+                        yield _canonical(batch, layout)
+                finally:
+                    ended = watch.ended
+        finally:
+            if call.is_stuck:
+                keep_from_closing(cursor, connection)
+            else:
+                close(cursor, connection)
+    except BrokenOff as error:
+        raise waited_too_long(ended, table=table) from error
     except (adbc.Error, pa.ArrowException, OSError) as error:
+        if ended:
+            raise waited_too_long(ended, table=table) from error
         # What goes wrong while batches arrive comes through Arrow, as a text alone.
         state, message = _told(str(error))
-        raise reading_failed(state, message, table=layout.table.qualified_name) from error
+        raise reading_failed(state, message, table=table) from error
+
+
+def _begin(cursor: Any) -> int:
+    """Begin the transaction of the reading; the server's process."""
+    for setting in _BEGIN:
+        cursor.execute(setting)
+    cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
+    cursor.execute(queries.BACKEND_PID.as_string())
+    return int(cursor.fetchone()[0])
 
 
 def _canonical(batch: pa.RecordBatch, layout: Layout) -> pa.RecordBatch:

@@ -20,6 +20,7 @@ from product_sync.core.errors import (
     RowsExcluded,
     RowsRefused,
     TableError,
+    TargetLocked,
     TransactionPooling,
     TransientError,
     Unreachable,
@@ -153,6 +154,11 @@ def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyn
         return changed_meanwhile(message, table=table)
     hint = "The role's statement_timeout may be too short to read the table." if state == "57014" else ""
     return NotAttempted(f"{table} could not be read: {message}", hint=hint)
+
+
+def waited_too_long(why: str, *, table: str) -> TargetLocked:
+    """A reading whose wait was ended (`waits`); ``why`` says what it waited for."""
+    return TargetLocked(f"{table} could not be read. {why}", hint="Let that session end, or end it; then start again.")
 
 
 def changed_meanwhile(message: str, *, table: str) -> TableError:

@@ -21,11 +21,9 @@ import psycopg
 from product_sync.adapters.postgres import queries
 from product_sync.adapters.postgres.connection import connect, too_few_connections
 from product_sync.adapters.postgres.errors import pools_statements, read_error
+from product_sync.adapters.postgres.waits import OnWait
 from product_sync.core.errors import SyncAlreadyRunning
 from product_sync.core.model import TargetTable
-
-#: Hears, in words, what is waited for.
-OnWait = Callable[[str], None]
 
 #: Seconds between two tries to take a lock that somebody else holds.
 _TRY_EVERY_S: Final = 0.25
@@ -51,6 +49,7 @@ class Holder:
 def try_lock(connection: psycopg.Connection, table: TargetTable) -> bool:
     """Take the table's lock for this session, or say that another session has it."""
     connection.execute(queries.KEEP_ALIVE, prepare=False)
+    connection.execute(queries.CHECK_CLIENT_IN_SESSION)
     row = connection.execute(queries.TRY_LOCK, [_key(table)]).fetchone()
     return row == (True,)
 
@@ -102,7 +101,7 @@ def _wait(
         left = wait_s - (clock() - began)
         if left <= 0:
             raise already_running(holder, table, waited_s=wait_s)
-        on_wait(f"another sync holds it: {holder or 'one that has just ended'}; giving up in {left:.0f} s")
+        on_wait(f"another sync holds the lock: {holder or 'one that has just ended'}; giving up in {left:.0f} s")
         sleep(min(_TRY_EVERY_S, left))
 
 

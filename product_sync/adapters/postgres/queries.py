@@ -15,16 +15,42 @@ from psycopg import sql
 from product_sync.adapters.postgres.arrays import wire
 from product_sync.core.layout import Layout, LayoutColumn
 
+# The server looks every two seconds whether the client of a running statement is still there, and ends the statement
+# if not, also one that waits for a lock. Kept as it is where somebody has set it; unknown before 14, and impossible on
+# Windows.
+CHECK_CLIENT: Final = """
+    SELECT CASE WHEN COALESCE(pg_catalog.current_setting('client_connection_check_interval', true), 'none') = '0'
+                 AND pg_catalog.version() !~* 'visual c|mingw|msys'
+           THEN pg_catalog.set_config('client_connection_check_interval', '2s', {is_local}) END
+    """
+CHECK_CLIENT_IN_SESSION: Final = sql.SQL(CHECK_CLIENT.format(is_local="false"))
+CHECK_CLIENT_IN_TRANSACTION: Final = CHECK_CLIENT.format(is_local="true")
+
 # One consistent picture for all statements of a reading, and an error instead of fewer rows where row-level security
 # would hide some (manual, "row_security").
 # From the table's beginning, wherever somebody else reads it just then: its order is worth something (core/pairs.py).
 BEGIN_READ: Final = sql.SQL(
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off;"
-    " SET LOCAL synchronize_seqscans = off"
+    f" SET LOCAL synchronize_seqscans = off; {CHECK_CLIENT_IN_TRANSACTION}"
 )
 
 # Names of types as they are, on a connection that only reflects: a role may have them quoted, where nobody knows them.
 PLAIN_NAMES: Final = sql.SQL("SET quote_all_identifiers = off")
+
+# Who keeps a session waiting for a lock: when its statement began; of each of the others process, name, state, and the
+# seconds that its transaction has lasted. No row where it does not wait.
+BLOCKED_BY: Final = sql.SQL(
+    """
+    SELECT blocked.query_start::pg_catalog.text, blocking.pid, other.application_name, other.state,
+           EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - other.xact_start)::pg_catalog.float8
+    FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids($1::pg_catalog.int4)) AS blocking(pid)
+    LEFT JOIN pg_catalog.pg_stat_activity AS other ON other.pid = blocking.pid
+    LEFT JOIN pg_catalog.pg_stat_activity AS blocked ON blocked.pid = $1::pg_catalog.int4
+    """
+)
+
+# End the statement of another session of our role.
+CANCEL: Final = sql.SQL("SELECT pg_catalog.pg_cancel_backend($1::pg_catalog.int4)")
 
 # Which server process serves this connection, and since when: a process id alone may be used again.
 BACKEND: Final = sql.SQL(

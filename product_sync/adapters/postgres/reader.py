@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from product_sync.adapters.postgres import arrays, arrow_stream, queries
 from product_sync.adapters.postgres.connection import connect
-from product_sync.adapters.postgres.errors import changed_meanwhile, read_error
+from product_sync.adapters.postgres.errors import changed_meanwhile, read_error, waited_too_long
 from product_sync.adapters.postgres.requirements import table_oid
+from product_sync.adapters.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watched
 from product_sync.core.errors import TableError
 from product_sync.core.layout import Layout
 
@@ -31,11 +32,22 @@ class PostgresReader:
     """`product_sync.core.ports.TargetReader` on PostgreSQL. Each reading has a connection of its own.
 
     Every method raises what `connect` raises, `AccessDenied` without SELECT or under row-level security,
-    `TableError` if the table or a column is gone, and `Unreachable` if the connection is lost half-way.
+    `TableError` if the table or a column is gone, `Unreachable` if the connection is lost half-way, and `TargetLocked`
+    if it waits for longer than ``patience`` lasts; ``on_wait`` hears of that meanwhile.
     """
 
-    def __init__(self, url: str, layout: Layout, *, batch_rows: int = BATCH_ROWS) -> None:
+    def __init__(
+        self,
+        url: str,
+        layout: Layout,
+        *,
+        batch_rows: int = BATCH_ROWS,
+        on_wait: OnWait = log_wait,
+        patience: Patience = PATIENCE,
+    ) -> None:
         self._url = url
+        self._on_wait = on_wait
+        self._patience = patience
         self._layout = layout
         self._batch_rows = batch_rows
 
@@ -45,7 +57,10 @@ class PostgresReader:
             return
         # Says why, in words for people, if no connection can be made.
         connect(self._url).close()
-        batches = arrow_stream.record_batches(self._url, self._layout, queries.select_all(self._layout).as_string())
+        statement = queries.select_all(self._layout).as_string()
+        batches = arrow_stream.record_batches(
+            self._url, self._layout, statement, on_wait=self._on_wait, patience=self._patience
+        )
         try:
             first = next(batches, None)
         except TableError:
@@ -84,12 +99,17 @@ class PostgresReader:
 
     @contextmanager
     def _reading(self) -> Iterator[psycopg.Connection]:
-        with closing(connect(self._url)) as connection:
+        with (
+            closing(connect(self._url)) as connection,
+            watched(connection, self._url, on_wait=self._on_wait, patience=self._patience) as watch,
+        ):
             try:
                 connection.execute(queries.BEGIN_READ)
                 yield connection
             except psycopg.Error as error:
                 table = self._layout.table.qualified_name
+                if watch.ended:
+                    raise waited_too_long(watch.ended, table=table) from error
                 raise read_error(error, table=table, broken=connection.closed) from error
 
 

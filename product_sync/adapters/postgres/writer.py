@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final, Self
 
 import psycopg
@@ -20,8 +21,9 @@ from product_sync.adapters.postgres import arrays, constraints, copying, queries
 from product_sync.adapters.postgres.columns import changed, require_unchanged
 from product_sync.adapters.postgres.connection import application_name, connect
 from product_sync.adapters.postgres.errors import START_AGAIN, describe, read_error, write_error
-from product_sync.adapters.postgres.lock import OnWait, already_running, holder_of, try_lock, wait_for_lock
+from product_sync.adapters.postgres.lock import already_running, holder_of, try_lock, wait_for_lock
 from product_sync.adapters.postgres.requirements import require_writable
+from product_sync.adapters.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watched
 from product_sync.core import interrupts
 from product_sync.core.errors import (
     CommitOutcomeUnknown,
@@ -73,7 +75,8 @@ class PostgresWriter:
         run_id: str,
         flush_within_s: float | None = None,
         lock_wait_s: float = 0.0,
-        on_wait: OnWait = lambda _: None,
+        on_wait: OnWait = log_wait,
+        patience: Patience = PATIENCE,
         probing: bool = False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -81,6 +84,7 @@ class PostgresWriter:
         self._layout = layout
         self._name = application_name(run_id)
         self._sleep = sleep
+        self._watched = partial(watched, url=url, on_wait=on_wait, patience=patience)
         self._unknown: dict[str, Written] = {}
         self._unsettled: tuple[str, Written] | None = None
         self._flush_within_s = flush_within_s
@@ -90,6 +94,7 @@ class PostgresWriter:
         self._delete = queries.delete(layout).as_bytes()
         with ExitStack() as on_failure:
             connection = on_failure.enter_context(closing(connect(url, application_name=self._name)))
+            self._watch = on_failure.enter_context(self._watched(connection))
             try:
                 self._session = _session(connection)
                 self._admit(connection, lock_wait_s, on_wait, probing=probing)
@@ -97,7 +102,7 @@ class PostgresWriter:
                 self._flushes_later = self._may_flush_later(connection)
             except psycopg.Error as error:
                 raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
-            on_failure.pop_all()
+            self._open = on_failure.pop_all()
         self._connection = connection
 
     def __enter__(self) -> Self:
@@ -109,6 +114,7 @@ class PostgresWriter:
     def close(self) -> None:
         """Give the connection and with it the lock back. A transaction in progress is rolled back by the server."""
         self._connection.close()
+        self._open.close()
 
     def write(self, batch: WriteBatch) -> Written:
         with self._unless_table_changed():
@@ -214,13 +220,14 @@ class PostgresWriter:
             return written is None or self._left_traces(transaction, written)
 
     def reconnect(self) -> None:
-        self._connection.close()
+        self.close()
         try:
             connection = connect(self._url, application_name=self._name)
         except (NotAttempted, ConfigurationError) as error:
             # It could be opened once, so what is wrong now may be over soon (database notes, "Classes of errors").
             raise TransientError(error.message, connection_lost=True) from error
         self._connection = connection
+        self._watch = self._open.enter_context(self._watched(connection))
         with self._transaction():
             session = _session(connection)
             if not try_lock(connection, self._layout.table):
@@ -369,6 +376,10 @@ class PostgresWriter:
             finally:
                 self._roll_back()
         except psycopg.Error as error:
+            if why := self._watch.ended:
+                self._watch.ended = ""
+                lost = self._connection.closed
+                raise TransientError(why, sqlstate=error.sqlstate, connection_lost=lost) from error
             standby = error.sqlstate == "25006" and self._in_recovery()
             raise write_error(error, broken=self._connection.closed, standby=standby) from error
 
