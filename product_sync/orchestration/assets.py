@@ -10,7 +10,7 @@ import dagster as dg
 
 from product_sync.core.errors import ProductSyncError, SyncAlreadyRunning
 from product_sync.orchestration import names, story
-from product_sync.orchestration.checks import LOAD_CHECKS, load_checks
+from product_sync.orchestration.checks import LOAD_CHECKS, load_checks, without_checks
 from product_sync.orchestration.drift_reports import DRY, LOADED, NOT_LOADED, record_drift_report
 from product_sync.orchestration.metadata import (
     diff_metadata,
@@ -160,12 +160,14 @@ def product_load(
             return
         if session.settings.dry_run:
             _record_dry_run(context, session)
+            without_checks(context)
             return
         try:
             result = session.load()
         except BaseException as error:
             if isinstance(error, SyncAlreadyRunning) and is_automatic(context.run) and not session.loaded_so_far():
                 record_skipped(context, error)
+                without_checks(context)
                 return
             _record_unfinished_load(context, session, error)
             raise
