@@ -22,7 +22,7 @@ from product_sync.core.model import Reason
 from product_sync.core.quarantine import quarantine_schema
 from product_sync.core.quarantine_reasons import ADVICE
 from product_sync.definitions import defs
-from product_sync.orchestration.checks import CHECKS
+from product_sync.orchestration.checks import CHECKS, LOAD_CHECKS
 from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.resources import SyncResource
 from product_sync.reports import (
@@ -192,7 +192,8 @@ def test_every_exit_status_has_a_row() -> None:
 
 def test_every_check_has_a_row() -> None:
     explained = [codes(row["check"])[0] for row in ERRORS.rows("check", "what to do")]
-    assert sorted(explained) == sorted(spec.name for check in [*CHECKS, connections] for spec in check.check_specs)
+    specs = [*LOAD_CHECKS, *(spec for check in [*CHECKS, connections] for spec in check.check_specs)]
+    assert sorted(explained) == sorted(spec.name for spec in specs)
 
 
 def test_every_reason_of_the_quarantine_has_a_row_with_its_stage() -> None:
