@@ -157,6 +157,7 @@ def stats(
     with _ending(report):
         source, target = _check_both_addresses()
         from product_sync.orchestration import history
+        from product_sync.plan import CLOCKS_DIFFER
         from product_sync.session import count_both
 
         counted = count_both(source, target, mapping_path(_environment(mapping)))
@@ -164,7 +165,8 @@ def stats(
         with _recording(instance) as recorded:
             if last := history.last_successful_sync(recorded, counted.state_key):
                 report.last_sync_at, report.last_sync_run_id = last.ended_at.isoformat(), last.run_id
-        if max_age is not None and (last is None or datetime.now(UTC) - last.ended_at > max_age):
+        # A success that is still to come is of a clock that was ahead, and says nothing.
+        if max_age is not None and (last is None or not -CLOCKS_DIFFER <= datetime.now(UTC) - last.ended_at <= max_age):
             raise SyncOverdue(
                 f"No sync has succeeded in the last {max_age}; the last one that did: {report.last_sync_at or 'none'}.",
                 hint="See whether the schedule is on and the daemon runs, and what the last runs failed of.",

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
+from product_sync import streams
 from product_sync.core import interrupts
 from product_sync.core.errors import ConfigurationError, ProductSyncError, SyncCancelled
 from product_sync.lean import end_at_once
@@ -321,12 +322,14 @@ def handle_signals() -> None:
 
 
 def run() -> NoReturn:
-    """Entry point of the console script: `main`, and then `lean.end_at_once`."""
+    """Entry point of the console script: `main` with streams that cannot end it, and then `lean.end_at_once`."""
+    streams.make_lenient()
     status: object = 0
     try:
         main()
     except SystemExit as ending:
         status = ending.code or 0
+    streams.warn_of_lost_output()
     if not isinstance(status, int):
         sys.exit(str(status))
     end_at_once(status)

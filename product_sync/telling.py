@@ -44,7 +44,8 @@ class Ledger:
         try:
             content: dict[str, Any] = json.loads(text or "")
             book, figures = Book.from_json(content["book"]), Figures.from_json(content["figures"])
-            return cls(content["told_until"], content["seen"], book, figures)
+            # A run of a clock that was ahead ended in the future: no later run would be new until then.
+            return cls(min(content["told_until"], now), content["seen"], book, figures)
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls(now)
 

@@ -86,6 +86,9 @@ def test_a_diff_is_as_old_as_the_reading_it_was_made_from(shop: Shop) -> None:
     newest_plan(session.folder, session.files, started + timedelta(minutes=59))
     with pytest.raises(StalePlan, match="61 minutes old"):
         newest_plan(session.folder, session.files, started + timedelta(minutes=61, seconds=1))
+    newest_plan(session.folder, session.files, started - timedelta(minutes=4))
+    with pytest.raises(StalePlan, match="by this machine's clock"):
+        newest_plan(session.folder, session.files, started - timedelta(minutes=6))
 
 
 def test_a_cancelled_load_leaves_its_counts_frees_the_lock_and_keeps_the_quarantine(shop: Shop) -> None:

@@ -259,3 +259,9 @@ class TestMetrics:
 def test_a_ledger_that_cannot_be_read_begins_anew() -> None:
     for text in (None, "", "{", '{"told_until": 1}', "[]", '{"told_until": 1, "seen": [], "book": 3, "figures": {}}'):
         assert Ledger.read(text, 10_000.0) == Ledger(10_000.0)
+
+
+def test_a_run_that_a_clock_ahead_has_dated_does_not_keep_later_runs_from_being_told() -> None:
+    ahead = Ledger(told_until=2_000_000.0)
+    assert Ledger.read(ahead.write(), 10_000.0).told_until == 10_000.0
+    assert Ledger.read(ahead.write(), 3_000_000.0).told_until == 2_000_000.0

@@ -44,7 +44,7 @@ def require_usable(root: Path, *, key: str | None = None, run_history: bool = Tr
 
     Raises `ConfigurationError` for a folder that this user cannot use, `LocalStorageError` where there is no room.
     """
-    _require_unicode(root)
+    _require_usable_path(root, run_history=run_history)
     try:
         _require_usable(root, key, run_history=run_history, needed_bytes=needed_bytes)
     except OSError as error:
@@ -65,8 +65,13 @@ def _require_usable(root: Path, key: str | None, *, run_history: bool, needed_by
         _try_to_write(root)
 
 
-def _require_unicode(root: Path) -> None:
-    """DuckDB and SQLite take paths as UTF-8, whatever the locale says."""
+def _require_usable_path(root: Path, *, run_history: bool) -> None:
+    """DuckDB and SQLite take paths as UTF-8, whatever the locale says; and Dagster makes a URL of that of SQLite."""
+    if run_history and (found := set("?%").intersection(str(root))):
+        raise ConfigurationError(
+            f"The path of the state folder, {str(root)!r}, has a {found.pop()!r}, which the run history cannot have.",
+            hint="Set PRODUCT_SYNC_STATE to a path without it.",
+        )
     try:
         is_same = os.fsencode(root) == str(root).encode()
     except UnicodeEncodeError:

@@ -113,6 +113,9 @@ class Book:
 
         Called without news too: a quiet time may have ended.
         """
+        for subject in self.subjects.values():
+            # Moments still to come are of a clock that was ahead: a quiet time would last until then.
+            subject.alerted_at, subject.failing_since = min(subject.alerted_at, now), min(subject.failing_since, now)
         for item in sorted(news, key=lambda each: each.at):
             self._note(item)
         written = [_message(each, now) for each in self.subjects.values() if _is_due(each, now, quiet)]

@@ -5,8 +5,8 @@ of it at its end, with the ledger in the state folder. With DAGSTER_HOME the dae
 what failed before a run was recorded is still the command's to tell.
 """
 
+import json
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +19,8 @@ import dagster as dg
 from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
 
+from product_sync.adapters.damaged import set_aside
+from product_sync.adapters.state import write_text
 from product_sync.alert_channels import Channels, resolve_channels
 from product_sync.core.alerts import Level, News
 from product_sync.core.errors import ProductSyncError, SyncAlreadyRunning, SyncCancelled
@@ -113,19 +115,28 @@ def _ledger(root: Path | None) -> Iterator[Ledger]:
                 root.mkdir(parents=True, exist_ok=True)
                 path = root / LEDGER
                 stack.enter_context(FileLock(path.with_suffix(".lock"), timeout=LOCK_S))
-                text = path.read_text(encoding="utf-8") if path.exists() else None
-        except (OSError, ValueError, FileLockTimeout) as error:
+                text = _read(path) if path.exists() else None
+        except (OSError, FileLockTimeout) as error:
             _LOG.warning("What was announced before cannot be read: %s.", _named(error))
             path = None
         ledger = Ledger.read(text, time.time())
         yield ledger
         if path is not None:
-            temporary = path.with_suffix(f".{os.getpid()}")
             try:
-                temporary.write_text(ledger.write(), encoding="utf-8")
-                temporary.replace(path)
+                write_text(path, ledger.write())
             except OSError as error:
                 _LOG.warning("What was announced cannot be kept, and may come again: %s.", _named(error))
+
+
+def _read(path: Path) -> str | None:
+    """The file's text; ``None`` for a damaged one, which is set aside."""
+    try:
+        text = path.read_bytes().decode()
+        json.loads(text)
+    except ValueError:
+        set_aside(path, "The record of alerts", "Alerts may come again, and the counters of the metrics begin anew.")
+        return None
+    return text
 
 
 def _state_folder(root: Path | Callable[[], Path]) -> Path | None:

@@ -90,6 +90,16 @@ def test_a_path_that_the_databases_would_read_as_another_is_refused(tmp_path: Pa
         require_usable(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
 
 
+@pytest.mark.parametrize("character", ["?", "%"])
+def test_a_path_that_cannot_be_in_a_url_is_refused_where_runs_are_recorded_there(
+    tmp_path: Path, character: str
+) -> None:
+    root = tmp_path / f"a{character}20b"
+    with pytest.raises(ConfigurationError, match="which the run history cannot have"):
+        require_usable(root)
+    require_usable(root, run_history=False)
+
+
 def test_a_disk_without_room_is_refused_with_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     monkeypatch.setattr(state_access, "MIN_FREE_BYTES", 10)

@@ -181,3 +181,11 @@ def test_the_book_is_bounded_whatever_happens() -> None:
 def test_a_book_of_another_version_is_refused(content: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError)):
         Book.from_json(content)
+
+
+def test_a_clock_that_was_ahead_keeps_nobody_quiet_for_years() -> None:
+    story, year = Story(), 365 * 24 * 60
+    story.at(10 * year, Level.ERROR)
+    assert story.at(0, Level.ERROR) == [], "the quiet time begins when the clock is right again"
+    assert story.at(61, Level.ERROR) == [f"{CHECK} failed"]
+    assert story.at(62, Level.OK) == [f"{CHECK} is in order again"]

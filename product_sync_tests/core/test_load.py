@@ -277,9 +277,10 @@ def test_inserts_of_a_fresh_snapshot_are_not_read_again(tmp_path: Path) -> None:
     assert bench.source.script.calls["source.fetch"] == 0
 
 
-def test_inserts_of_an_old_snapshot_are_read_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [61.0, -3_600.0], ids=["old", "a clock that was set back"])
+def test_inserts_of_an_old_snapshot_are_read_again(tmp_path: Path, seconds: float) -> None:
     bench = with_missing(tmp_path, 3)
-    bench.time.pass_(61)
+    bench.time.pass_(seconds)
     bench.source.put(document("p0001", price=9))
     bench.source.remove("p0002")
     result = bench.load()

@@ -103,6 +103,19 @@ def test_a_setting_that_cannot_be_is_logged_and_never_raised(tmp_path: Path, cap
     assert "PRODUCT_SYNC_ALERT_QUIET_MINUTES is 'an hour'" in caplog.text
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 90, b'{"told_until": 1', b"\xff\xfe"])
+def test_a_damaged_record_of_alerts_is_set_aside_and_begun_anew(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "told.json").write_bytes(content)
+    env = {"DAGSTER_HOME": str(tmp_path / "nowhere")}
+    tell_of_command(env, tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
+    [aside] = tmp_path.glob("told.json.damaged-*")
+    assert aside.read_bytes() == content
+    assert f"has been set aside as {aside}. Alerts may come again" in caplog.text
+    assert "It failed." in (tmp_path / "told.json").read_text()
+
+
 def test_where_a_daemon_tells_of_runs_the_command_tells_only_what_no_run_shows(
     market: Market,
     web: WebReceiver,
