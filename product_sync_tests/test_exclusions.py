@@ -18,13 +18,14 @@ from product_sync.adapters.postgres.reader import PostgresReader
 from product_sync.adapters.postgres.writer import PostgresWriter
 from product_sync.core.deletion import DeletionFacts
 from product_sync.core.errors import RowsExcluded
-from product_sync_tests.adapters.postgres_tables import execute
+from product_sync.core.parking import parking_places
+from product_sync_tests.adapters.postgres_tables import execute, layout_of
 from product_sync_tests.core.bench import Bench, document, row
 from product_sync_tests.databases import create_product_table
 from product_sync_tests.fakes import FakeSource, FakeTarget
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.source_contract import product_layout
-from product_sync_tests.target_contract import write_batch
+from product_sync_tests.target_contract import EDGES, EVERY_TYPE, rows_of, table_of, write_batch
 
 LAYOUT = product_layout()
 
@@ -125,6 +126,32 @@ def test_rows_that_refer_to_one_another_come_and_go_in_any_order(cart_url: str, 
         result = bench.load(batch_size=1, deletion_facts=facts)
         assert dict(execute(cart_url, "SELECT id, image FROM product")) == parents
         assert (result.inserted, result.deleted, result.excluded, result.kept_referenced) == (6, 5, 0, 0)
+
+
+def test_a_parked_value_of_every_type_is_taken_by_the_server(cart_url: str) -> None:
+    """Two rows swap all their values at once, in a table that takes no NULL."""
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), sql.SQL(str(kind))) for name, kind in EVERY_TYPE.items()
+    )
+    execute(cart_url, sql.SQL("CREATE TABLE everything ({}, PRIMARY KEY (id))").format(columns))
+    layout = layout_of(cart_url, "everything")
+    unique = [name for name in EVERY_TYPE if name not in ("id", "active")]
+    for name in unique:
+        execute(cart_url, sql.SQL("CREATE UNIQUE INDEX ON everything ({})").format(sql.Identifier(name)))
+    one, two = {**EDGES[1], "id": "a"}, {**EDGES[2], "id": "b"}
+    parked: dict[str, Any] = {"id": "a", "active": True}
+    for name in unique:
+        parked |= next(parking_places(layout, [name]))
+    steps = [
+        write_batch(layout, updates=[(one, parked)]),
+        write_batch(layout, updates=[(two, {**one, "id": "b"})]),
+        write_batch(layout, updates=[(parked, {**two, "id": "a"})]),
+    ]
+    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+        writer.write(write_batch(layout, inserts=[one, two]))
+        assert writer.write_in_order(steps).updated == {"a", "b"}
+        found = rows_of(writer.fetch(["a", "b"]))
+    assert found == rows_of(table_of(layout, [{**two, "id": "a"}, {**one, "id": "b"}]))
 
 
 @pytest.mark.usefixtures("product_table")

@@ -31,7 +31,7 @@ from product_sync.core.model import Op
 from product_sync.core.obstacles import ObstacleKind
 from product_sync.core.parking import parking_places
 from product_sync.core.ports import WriteBatch
-from product_sync.core.postponed import PostponedRows
+from product_sync.core.postponed import WINDOW_ROWS, PostponedRows
 from product_sync.core.transactions import Transactions
 from product_sync.core.write_order import Circle, Stage, Wait, arrange, blocked
 
@@ -106,7 +106,7 @@ class ExcludedRows:
         """Count the rows that neither an order nor a parked value helps."""
         try:
             waiting = set[str]()
-            for rows in left.windows():
+            for rows in left.windows() if left.num_rows <= WINDOW_ROWS else ():
                 waiting.update(diff_rows.ids(rows))
             for rows in left.windows():
                 self._prepare(rows, partial(self._work.exclude, rows, waiting))

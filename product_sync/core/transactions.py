@@ -62,13 +62,12 @@ class Transactions:
         server's answer: together exactly the rows of ``batch``. Each part is a transaction of its own, because
         deferred constraints fail only at its COMMIT.
 
-        Where other rows are in the way, the server is asked once which rows they keep out: these come as one part,
-        with a `RowsExcluded` that holds the obstacles.
+        Where other rows are in the way, the server is asked once which rows of the part they keep out: these come as
+        one part, with a `RowsExcluded` that holds the obstacles.
         """
-        parts = [batch] if batch.num_rows else []
-        asked = False
+        parts = [(batch, False)] if batch.num_rows else []
         while parts:
-            part = parts.pop()
+            part, asked = parts.pop()
             try:
                 written = self.write(part)
             except RowsRefused as refusal:
@@ -77,13 +76,13 @@ class Transactions:
                     free, excluded, found = self._without_excluded(part)
                     if found:
                         yield excluded, RowsExcluded(refusal.message, sqlstate=refusal.sqlstate, obstacles=found)
-                        parts += [free] if free.num_rows else []
+                        parts += [(free, True)] if free.num_rows else []
                         continue
                 if part.num_rows == 1:
                     yield part, refusal
                     continue
                 middle = part.num_rows // 2
-                parts += [part.slice(middle, part.num_rows - middle), part.slice(0, middle)]
+                parts += [(part.slice(middle, part.num_rows - middle), asked), (part.slice(0, middle), asked)]
             else:
                 yield part, written
 

@@ -174,6 +174,15 @@ def test_a_circle_with_a_bad_document_costs_that_one_and_who_waits_for_it(tmp_pa
     assert titles(bench) == numbered([0, 1, 2, 4, 3])
 
 
+def test_bad_documents_among_them_do_not_make_refusals_of_the_others(tmp_path: Path) -> None:
+    wanted, held = numbered([number + 1 for number in range(40)]), numbered(list(range(40)))
+    bench = with_titles(tmp_path, {"a1": "bad", "a2": "bad"} | wanted, {"a1": "x", "a2": "y"} | held)
+    bench.target.refuses = lambda new: "check_title" if new["title"] == "bad" else None
+    result = bench.load(batch_size=100, policy=LoadPolicy(isolated_rows=2))
+    assert (result.updated, result.quarantined, result.excluded, result.stop) == (40, 2, 0, None)
+    assert titles(bench) == {"a1": "x", "a2": "y"} | wanted
+
+
 def test_a_table_that_takes_no_parked_value_is_told(tmp_path: Path) -> None:
     bench = with_titles(tmp_path, {"a": "2", "b": "1"}, {"a": "1", "b": "2"})
     bench.target.refuses = lambda new: None if new["title"] in ("1", "2") else "check_title"
