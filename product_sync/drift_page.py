@@ -6,6 +6,8 @@ or run anything. Jinja2 comes with Dagster and is imported only when a page is m
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -73,6 +75,15 @@ def render(report: DriftReport, run_url: str = "") -> str:
         created=(min(created), max(created)) if created else None,
         examined=EXAMINED,
     )
+
+
+def conclude(page: str, verdict: str) -> str:
+    """The page with the verdict of the checks in place of the first one."""
+    return _VERDICT.sub(lambda found: f"{found[1]}{html.escape(verdict)}{found[2]}", page)
+
+
+#: Where the template puts the verdict. No value can look like this: all of them are escaped.
+_VERDICT = re.compile(r"(<!-- verdict -->).*?(<!-- /verdict -->)", re.DOTALL)
 
 
 def charts(history: Sequence[PastDrift]) -> list[Chart]:

@@ -16,7 +16,8 @@ from typing import Any
 from product_sync import plan
 from product_sync.adapters import state
 from product_sync.adapters.state import PastDrift, StateFolder
-from product_sync.core import quarantine
+from product_sync.core import accounting, quarantine
+from product_sync.core.accounting import Line
 from product_sync.core.diff import DiffCounts, changed_columns, first_rows
 from product_sync.core.errors import LocalStorageError
 from product_sync.core.evidence import Side
@@ -36,8 +37,9 @@ _SHOWN_QUARANTINED = 50
 @dataclass(frozen=True, slots=True)
 class DriftReport:
     """All that the page shows. ``read_at`` is when reading the two sides began, ``outcome`` what the run did about
-    the drift, in one sentence; ``earlier`` is when the snapshots were read that were looked at; ``history`` has the
-    last runs, this one last."""
+    the drift, in one sentence; ``verdict`` whether the copy agrees, as far as that is known; ``found`` and
+    ``accounted`` add up to the same number; ``earlier`` is when the snapshots were read that were looked at;
+    ``history`` has the last runs, this one last."""
 
     run_id: str
     written_at: datetime
@@ -46,7 +48,10 @@ class DriftReport:
     read_at: datetime
     counts: DiffCounts
     outcome: str
+    verdict: str
     done: Mapping[str, int]
+    found: list[Line]
+    accounted: list[Line]
     changed_columns: Mapping[str, int]
     differences: list[Explained]
     earlier: list[datetime]
@@ -99,7 +104,12 @@ def gather(session: Session, outcome: str, result: LoadResult | None) -> DriftRe
         read_at=read_at,
         counts=counts,
         outcome=outcome,
+        verdict=accounting.first_verdict(counts, result),
         done=done,
+        found=accounting.found(counts),
+        accounted=accounting.accounted(
+            counts, result, deletes=session.settings.extra == "delete", has_plan=bool(session.settings.plan)
+        ),
         changed_columns=changed_columns(diff, session.layout) if counts.changed else {},
         differences=differences,
         earlier=sorted({file.at for file in earlier}, reverse=True),

@@ -49,6 +49,12 @@ def judge_load(session: Session) -> Verdict:
 
 
 @names_storage
+def judge_own_load(session: Session) -> list[Verdict]:
+    """The load of this run, if it has one."""
+    return [judge_load(session)] if session.files.has(state.LOAD_RESULT) else []
+
+
+@names_storage
 def judge_result(session: Session) -> Judgement:
     """Whether the target matches the source, what it has too much, and what is quarantined: one reading for all.
 

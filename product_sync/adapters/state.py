@@ -217,9 +217,13 @@ class StateFolder:
             set_aside(path, "The history of drift", "The drift report shows the runs from now on.")
             return []
 
+    def report(self, run_id: str) -> Path:
+        """The drift report of a run, which need not be there."""
+        return self.folder / "reports" / f"{run_id}.html"
+
     def write_report(self, run_id: str, page: str) -> Path:
         """Keep the drift report of a run; the oldest beyond `KEPT_REPORTS` are removed."""
-        path = self.folder / "reports" / f"{run_id}.html"
+        path = self.report(run_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, page)
         for old in sorted(path.parent.glob("*.html"), key=_changed_at, reverse=True)[KEPT_REPORTS:]:

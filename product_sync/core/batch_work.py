@@ -273,6 +273,7 @@ class BatchWork:
         if not gone:
             return
         doomed = diff_rows.with_ids(part.inserts, self._key, gone)
+        kept_before = self._result.kept
         try:
             with counting() as counted:
                 for _, deleted in self._delete(doomed):
@@ -288,6 +289,8 @@ class BatchWork:
                 error,
                 ", ".join(cut(row_id) for row_id in sorted(gone)),
             )
+        finally:
+            self._result.not_taken_back += self._result.kept - kept_before
 
     def _gone(self, rows: pa.Table) -> set[str]:
         """The text ids of diff rows for which no document exists any more."""

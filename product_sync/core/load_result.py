@@ -47,14 +47,15 @@ class LoadResult:
     Rows: ``planned`` to be tried; ``conflicts`` were settled by somebody else meanwhile; ``taken_back`` were
     inserted and deleted again, because their product had gone; ``kept_referenced`` should have gone, but another
     table references them; ``kept_undeletable`` likewise, but the role may not delete or the table would not let
-    go; ``quarantined`` were refused or swallowed by the database, or have become impossible to copy. ``batches``
-    were attempted, ``failed_batches`` of them failed. ``untried`` are documents that the database refused before
-    and that this run did not get to. ``quarantine_s`` are the seconds that bringing the quarantine up to date took.
+    go; ``not_taken_back`` of these two were inserted by this load; ``quarantined`` were refused or swallowed by the
+    database, or have become impossible to copy. ``batches`` were attempted, ``failed_batches`` of them failed.
+    ``untried`` are documents that the database refused before and that this run did not get to. ``quarantine_s`` are
+    the seconds that bringing the quarantine up to date took.
 
     ``skipped_since_plan`` are rows of the executed plan that had changed since, on either side.
 
     Without failed or unattempted batches ``planned`` is the sum of inserted, updated, deleted, conflicts,
-    quarantined, excluded and skipped, and of the extra rows that were kept.
+    quarantined, excluded and skipped, and of the extra rows that were kept (`accounting`).
     """
 
     planned: int = 0
@@ -66,6 +67,7 @@ class LoadResult:
     taken_back: int = 0
     kept_referenced: int = 0
     kept_undeletable: int = 0
+    not_taken_back: int = 0
     quarantined: int = 0
     excluded: int = 0
     batches: int = 0
@@ -80,3 +82,8 @@ class LoadResult:
     stop: Stop | None = None
     no_deletion_because: str | None = None
     untried: list[SourceId] = field(default_factory=list)
+
+    @property
+    def kept(self) -> int:
+        """Rows that should have gone and are still there."""
+        return self.kept_referenced + self.kept_undeletable

@@ -184,7 +184,7 @@ def _record_dry_run(context: dg.AssetExecutionContext, session: Session) -> None
     said, metadata = story.dry_run(preview), preview_metadata(session, preview)
     context.log.log(logging.INFO if preview.prediction.would_pass else logging.WARNING, said)
     context.log_event(dg.AssetObservation(names.LOAD, description=said, metadata=metadata))
-    record_drift_report(context.op_execution_context, session, DRY)
+    record_drift_report(context.op_execution_context, session, f"{DRY} {preview.prediction.sentence}")
 
 
 def _record_unfinished_load(context: dg.AssetExecutionContext, session: Session, error: BaseException) -> None:

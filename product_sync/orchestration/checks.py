@@ -12,7 +12,7 @@ from product_sync import judging
 from product_sync.core.errors import ChecksFailed
 from product_sync.core.verdicts import Severity, Verdict
 from product_sync.orchestration import names, story
-from product_sync.orchestration.drift_reports import REFUSED, record_drift_report
+from product_sync.orchestration.drift_reports import REFUSED, conclude_drift_report, record_drift_report
 from product_sync.orchestration.metadata import proof_metadata
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.step_errors import CheckFailed
@@ -94,6 +94,9 @@ def load_checks(context: dg.AssetExecutionContext, session: Session) -> Iterator
         if judgement.proven:
             metadata = proof_metadata(session, judgement.proven)
             context.log_event(dg.AssetMaterialization(names.PROOF, metadata=metadata))
+        conclude_drift_report(
+            context.op_execution_context, session, [*judgement.verdicts, *judging.judge_own_load(session)]
+        )
     yield from _answer(context, verdicts)
 
 

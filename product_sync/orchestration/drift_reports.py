@@ -1,18 +1,22 @@
 """Writes the drift report of a run and links it from the run, as the newest state of the asset `names.DRIFT_REPORT`.
 
 Whoever knows first what became of the drift records it: the load, a dry run of it, or the check that refused to let it
-begin (docs/decisions/0042). A report that cannot be written is told in the log and changes nothing else.
+begin (docs/decisions/0042). The checks after a load put their verdict into its report. A report that cannot be written
+is told in the log and changes nothing else.
 """
 
 import os
+from collections.abc import Sequence
 
 import dagster as dg
 import duckdb
 import pyarrow as pa
 
 from product_sync import drift_report
-from product_sync.core.errors import ConfigurationError
+from product_sync.core import accounting
+from product_sync.core.errors import ConfigurationError, LocalStorageError
 from product_sync.core.load_result import LoadResult
+from product_sync.core.verdicts import Verdict
 from product_sync.orchestration import names, story
 from product_sync.orchestration.metadata import Metadata, drift_metadata
 from product_sync.session import Session
@@ -35,6 +39,19 @@ def record_drift_report(
         return
     context.log.info(story.report(str(metadata["report"].value)))
     context.log_event(dg.AssetMaterialization(names.DRIFT_REPORT, metadata=metadata))
+
+
+def conclude_drift_report(context: dg.OpExecutionContext, session: Session, verdicts: Sequence[Verdict]) -> None:
+    """Put what the checks after the load say into the report of this run, if it has one."""
+    from product_sync import drift_page
+
+    path = session.folder.report(session.files.run_id)
+    try:
+        if path.exists():
+            page = drift_page.conclude(path.read_text(encoding="utf-8"), accounting.final_verdict(verdicts))
+            session.folder.write_report(session.files.run_id, page)
+    except (LocalStorageError, OSError) as error:
+        context.log.warning("The verdict could not be written into the drift report: %s", error)
 
 
 def _write(session: Session, outcome: str, result: LoadResult | None, settings: ReportSettings) -> Metadata:

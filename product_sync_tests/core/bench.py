@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from product_sync.core import diff as diffs
 from product_sync.core import quarantine
+from product_sync.core.accounting import Line, accounted, found
 from product_sync.core.deletion import DeletionFacts
 from product_sync.core.diff import DiffCounts
 from product_sync.core.layout import Layout
@@ -117,10 +118,11 @@ class Bench:
         deletion_facts: DeletionFacts | None = None,
         on_progress: OnProgress = no_progress,
     ) -> LoadResult:
-        """Load the diff. ``self.result`` holds what was done also when it is killed."""
+        """Load the diff. ``self.result`` holds what was done also when it is killed. Whatever a test does to the load,
+        every difference is accounted for."""
         assert self.snapshot is not None
         self.result = LoadResult()
-        return load(
+        result = load(
             self.path("diff"),
             self.layout,
             self.source,
@@ -136,6 +138,9 @@ class Bench:
             result=self.result,
             logger=LOGGER,
         )
+        assert self.counts is not None
+        add_up(self.counts, result, deletes=deletion_facts is not None)
+        return result
 
     def merge_quarantine(self) -> None:
         quarantine.merge(
@@ -182,6 +187,16 @@ class Bench:
         """Reasons by text id of what the load put into quarantine."""
         table = pq.read_table(self.path("load_rejects"))
         return dict(zip(table["id"].to_pylist(), table["reasons"].to_pylist(), strict=True))
+
+
+def add_up(
+    counts: DiffCounts, result: LoadResult | None, *, deletes: bool = False, has_plan: bool = False
+) -> list[Line]:
+    """The account of the differences, which adds up and leaves none unexplained."""
+    lines = accounted(counts, result, deletes=deletes, has_plan=has_plan)
+    assert sum(line.count for line in lines) == sum(line.count for line in found(counts)), (lines, found(counts))
+    assert all(line.count > 0 and line.name != "not accounted for" for line in lines), lines
+    return lines
 
 
 def make_bench(folder: Path, documents: Iterable[Mapping[str, Any]] = (), rows: Iterable[dict[str, Any]] = ()) -> Bench:

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from product_sync.core.errors import Unreachable
 from product_sync.orchestration import names
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
 
 def page(outcome: Outcome) -> str:
     return Path(outcome.materialized[names.DRIFT_REPORT]["report"]).read_text(encoding="utf-8")
+
+
+def accounts(outcome: Outcome) -> tuple[dict[str, int], dict[str, int]]:
+    """The two tables: what was found, and what became of it."""
+    between = page(outcome).partition('class="accounts">')[2].partition("<h2>")[0]
+    tables = [
+        re.findall(r'<td>([^<]+)</td><td class="number">([0-9,]+)</td>', text) for text in between.split("</table>")
+    ]
+    first, second, *_ = [{name: int(count.replace(",", "")) for name, count in rows} for rows in tables]
+    return first, second
+
+
+def verdicts(outcome: Outcome) -> set[str]:
+    """What stands at the top and at the end, which is the same."""
+    said = re.findall(r'<p class="verdict">(.*?)</p>', page(outcome), re.DOTALL)
+    assert len(said) == 2
+    return {re.sub("<!--.*?-->", "", each) for each in said}
 
 
 def explained(outcome: Outcome) -> dict[str, str]:
@@ -45,7 +64,47 @@ def test_each_difference_has_the_cause_that_the_earlier_snapshots_prove(shop: Sh
     told = done.materialized[names.DRIFT_REPORT]
     assert {line["id"]: line["difference"] for line in told["first_explained"]}["p0001"] == "price: 500 → 700"
     assert (told["missing"], told["changed"], told["extra"], told["conflicts"]) == (3, 2, 2, 0)
-    assert "inserted 3, updated 2" in page(done)
+    assert accounts(done) == (
+        {"missing": 3, "changed": 2, "extra": 2, "in all": 7},
+        {"inserted": 3, "updated": 2, "left alone": 2, "in all": 7},
+    )
+    assert accounts(dry)[1] == {"not written": 5, "left alone": 2, "in all": 7}
+
+
+def test_the_report_ends_with_what_the_checks_say_after_the_load(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(150)), product("bad", price="<a lot>"))
+    shop.sql("INSERT INTO product VALUES ('old', 't', 1, 'i', 's', 1)")
+    dry = shop.run(dry_run=True)
+    assert verdicts(dry) == {
+        "The copy does not agree with the source: 150 missing, 0 changed. None of it was written."
+        " Apart from that: 1 cannot be copied, 1 only the target has."
+    }
+    assert "A sync would pass, with a warning:" in page(dry)
+    done = shop.run()
+    assert verdicts(done) == {
+        "The copy agrees with the source: 151 documents and 151 rows were compared after the load."
+        " Apart from that: 1 cannot be copied, 1 only the target has."
+    }
+    assert page(done).rstrip().removesuffix("</html>").rstrip().removesuffix("</body>").rstrip().endswith("</p>")
+    shop.sql("CREATE RULE gone AS ON INSERT TO product DO INSTEAD NOTHING")
+    shop.put(product("new"))
+    swallowed = shop.run()
+    assert not swallowed.success
+    assert accounts(swallowed)[1] == {"not written": 1, "left alone": 1, "cannot be copied": 1, "in all": 3}
+    [said] = verdicts(swallowed)
+    assert said.startswith("The copy is not proven to agree with the source. ")
+
+
+def test_a_result_that_could_not_be_verified_is_not_called_right(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise Unreachable("PostgreSQL cannot be reached.")
+
+    monkeypatch.setattr("product_sync.judging.confirm", away)
+    shop.put(product("a"))
+    outcome = shop.run()
+    assert not outcome.success
+    [said] = verdicts(outcome)
+    assert "not verified yet" in said
 
 
 def test_the_first_run_of_all_proves_nothing_and_says_so(shop: Shop) -> None:
