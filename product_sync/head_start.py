@@ -97,8 +97,9 @@ def head_start(run_id: str, target_file: str, mapping: str | None = None) -> Ite
     """Begin the readings of this run; ``target_file`` is the name that the target's gets in the run's folder,
     ``mapping`` the mapping file, if not that of the environment.
 
-    ``None`` on a single processor, where nothing can be done at once, and on systems other than Linux, where a process
-    cannot be forked safely. It must not be called while other threads of this process are at work.
+    ``None`` on a single processor, where nothing can be done at once, on systems other than Linux, where a process
+    cannot be forked safely, and where the system has no process left. It must not be called while other threads of
+    this process are at work.
     """
     if not _is_worth_it():
         yield None
@@ -110,16 +111,20 @@ def head_start(run_id: str, target_file: str, mapping: str | None = None) -> Ite
         import product_sync.session  # noqa: F401
 
     forking = mp.get_context("fork")
-    answers, answer = forking.Pipe(duplex=False)
-    process = forking.Process(target=_read_ahead, args=(run_id, target_file, mapping, answer), daemon=True)
-    process.start()
-    # This end is the other process's alone: when that ends, the answers do.
-    answer.close()
-    begun = HeadStart(process, answers)
+    begun: HeadStart | None = None
+    # With no process or no descriptor left there is no head start, and the steps read by themselves.
+    with contextlib.suppress(OSError):
+        answers, answer = forking.Pipe(duplex=False)
+        process = forking.Process(target=_read_ahead, args=(run_id, target_file, mapping, answer), daemon=True)
+        process.start()
+        # This end is the other process's alone: when that ends, the answers do.
+        answer.close()
+        begun = HeadStart(process, answers)
     try:
         yield begun
     finally:
-        begun.end()
+        if begun is not None:
+            begun.end()
 
 
 def _is_worth_it() -> bool:

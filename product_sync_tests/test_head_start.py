@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import socket
 import subprocess
@@ -175,6 +176,23 @@ def test_on_one_processor_there_is_none(environment: Shop, monkeypatch: pytest.M
     monkeypatch.setattr(head_starts, "_is_worth_it", lambda: False)
     with head_start(str(uuid4()), TARGET_ROWS) as reading:
         assert reading is None
+
+
+def test_where_no_process_can_be_started_there_is_none_and_the_steps_read(environment: Shop) -> None:
+    """As with a limit on processes, or on open files, that is reached."""
+    environment.put(product("p1"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with head_start(str(uuid4()), TARGET_ROWS) as warm:
+        assert warm is not None, "all that it imports is imported now"
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        with head_start(str(uuid4()), TARGET_ROWS) as begun:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert begun is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
