@@ -16,6 +16,7 @@ from pathlib import Path
 from product_sync import plan
 from product_sync.adapters import state
 from product_sync.adapters.state import RunFiles, StateFolder
+from product_sync.core import commands
 from product_sync.core.diff import DiffCounts
 from product_sync.core.errors import ConfigurationError, StalePlan
 from product_sync.core.layout import Layout
@@ -25,7 +26,7 @@ from product_sync.core.tables import read_metadata
 from product_sync.plan import Plan
 from product_sync.settings import SyncSettings
 
-_MAKE_ANOTHER = "Make a new plan: product-sync sync --dry-run."
+_MAKE_ANOTHER = f"Make a new plan: `{commands.shell('product-sync', 'sync', '--dry-run')}`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def approved_plan(folder: StateFolder, settings: SyncSettings, now: datetime) ->
     if content["extra"] != settings.extra:
         raise ConfigurationError(
             f"Plan {plan_id} was made with extra={content['extra']}, and is to be executed with {settings.extra}.",
-            hint=f"Say --extra {content['extra']}, or make a new plan.",
+            hint=commands.shell("product-sync", "sync", "--plan", plan_id, "--extra", content["extra"]),
         )
     path, oldest = kept.path(state.DIFF), timedelta(seconds=settings.max_plan_age_s)
     if (age := plan.age_of(path, now)) > oldest:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import click
 from click.core import ParameterSource
 
 from product_sync import streams
-from product_sync.core import interrupts
+from product_sync.core import commands, interrupts
 from product_sync.core.errors import ConfigurationError, ProductSyncError, SyncCancelled
 from product_sync.lean import end_at_once
 from product_sync.reports import (
@@ -234,7 +233,7 @@ _OF_A_DRY_RUN = frozenset({"dry_run", "check", "no_probe", "plan", "as_json"})
 def _given_mapping() -> list[str]:
     """``--mapping`` as it was typed, if it was."""
     mapping = click.get_current_context().params["mapping"]
-    return [shlex.join(["--mapping", mapping])] if mapping is not None else []
+    return ["--mapping", mapping] if mapping is not None else []
 
 
 def _given_options() -> list[str]:
@@ -244,7 +243,7 @@ def _given_options() -> list[str]:
         name = option.name or ""
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in _OF_A_DRY_RUN:
             value = context.params[name]
-            given.append(option.opts[0] if value is True else shlex.join([option.opts[0], str(value)]))
+            given += [option.opts[0]] if value is True else [option.opts[0], str(value)]
     return given
 
 
@@ -351,7 +350,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         command = context.command_path if context else "product-sync"
-        usage = ConfigurationError(error.format_message(), hint=f"See {command} --help.")
+        usage = ConfigurationError(error.format_message(), hint=f"See `{commands.shell(*command.split(), '--help')}`.")
         if not sys.stderr.isatty():
             # A person at a terminal has seen it. Nobody looks at what a timer starts.
             _notify(usage, arguments, started_at)

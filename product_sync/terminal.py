@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from product_sync.core import commands
 from product_sync.core.progress import OnProgress, Progress
 from product_sync.reports import (
     DefectReport,
@@ -188,7 +189,7 @@ def _prediction(report: SyncReport, again: Sequence[str]) -> None:
             line(part, style)
     if report.plan_id:
         line("To do exactly this:")
-        command(" ".join(["product-sync sync", *again, f"--plan {report.plan_id}"]))
+        command(commands.shell("product-sync", "sync", *again, "--plan", report.plan_id))
 
 
 def show_validation(report: ValidationReport, mapping: Sequence[str] = ()) -> None:
@@ -340,6 +341,6 @@ def _verdict(valid: bool | None, quarantined: int | None, mapping: Sequence[str]
         line(f"The copy agrees with the source{apart}.", "green")
         if quarantined:
             line("To see each of them, why, and what to do:")
-            command(" ".join(["product-sync quarantine", *mapping]))
+            command(commands.shell("product-sync", "quarantine", *mapping))
     elif valid is not None:
         line("The copy does not agree with the source.", "red")

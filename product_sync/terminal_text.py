@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from product_sync.core import commands
+
 #: Columns where nobody says how wide the output is, as in a log.
 WIDTH_WITHOUT_TERMINAL = 120
 
@@ -71,7 +73,7 @@ def pasted(product_id: str) -> str:
 def show_command(product_id: str, options: Sequence[str] = ()) -> str:
     """The command that shows everything about a product."""
     dashes = ["--"] if product_id.startswith("-") else []
-    return " ".join(["product-sync show", *options, *dashes, pasted(product_id)])
+    return f"{commands.shell('product-sync', 'show', *options, *dashes)} {pasted(product_id)}"
 
 
 def number(value: float | None) -> str:

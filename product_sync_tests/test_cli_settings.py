@@ -112,7 +112,7 @@ def test_the_source_has_at_least_the_accepted_count_and_the_help_says_so(
     with dg.DagsterInstance.ephemeral() as instance:
         refused = api.validate(instance=instance)
         assert refused.exit_status == 1
-        assert "run again with --accept-source-count 0" in str(refused.failure)
+        assert "run `product-sync sync --accept-source-count 0`" in str(refused.failure)
         assert api.validate(accept_source_count=0, instance=instance).exit_status == 0
     for command in ("sync", "validate"):
         shown = " ".join(CliRunner().invoke(cli.cli, [command, "--help"]).output.split())

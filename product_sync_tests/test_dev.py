@@ -34,6 +34,7 @@ def test_it_serves_the_ui_and_one_interrupt_stops_everything(tmp_path: Path) -> 
                 below = psutil.Process(dev.pid).children(recursive=True)
                 assert any("postgres" in process.name() for process in below)
                 assert_only_reports_are_served(folder)
+                assert_the_next_commands_work(log.read_text())
                 dev.send_signal(signal.SIGINT)
                 assert dev.wait(60) == 0, log.read_text()
             finally:
@@ -59,7 +60,7 @@ def test_a_port_in_use_is_said_before_anything_is_started(tmp_path: Path) -> Non
         )
     assert shown.returncode not in (0, 130)
     assert f"{LOOPBACK}:{port}" in shown.stderr
-    assert "--port" in shown.stderr
+    assert "choose another port" in shown.stderr
     assert "Traceback" not in shown.stderr
     assert not (tmp_path / "data").exists()
 
@@ -77,6 +78,23 @@ def answers(port: int) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+def assert_the_next_commands_work(said: str) -> None:
+    """What `dev` says to type in another shell is typed there, in one where the venv is not active."""
+    lines = [line.strip() for line in said.partition("In another shell:\n")[2].splitlines()[:2]]
+    assert lines[0].startswith("source ")
+    assert lines[1] == "product-sync sync"
+    typed = subprocess.run(
+        ["bash", "-c", f"{lines[0]} && {lines[1]} --dry-run"],
+        env={**clean_environment(), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert typed.returncode == 0, typed.stdout + typed.stderr
+    assert "Dry run" in typed.stdout
 
 
 def assert_only_reports_are_served(folder: Path) -> None:

@@ -104,7 +104,7 @@ def test_what_is_set_wrongly_is_said(market: Market, env: dict[str, str], side: 
 def test_a_collection_or_a_table_that_is_gone_is_said(market: Market) -> None:
     market.sql("ALTER TABLE product RENAME TO goods")
     source, target = look(market)
-    assert "no collection 'products'" in source.text
+    assert "There is no database" in source.text, "a database without collections is none"
     assert "Table public.product does not exist" in target.text
     assert (source.level, target.level) == (Level.ERROR, Level.ERROR)
 

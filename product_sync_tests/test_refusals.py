@@ -94,7 +94,7 @@ def test_a_refused_row_is_quarantined_with_the_answer_and_all_others_are_loaded(
 
     assert outcome.success, outcome.failures
     done = loaded(outcome)
-    assert (done["inserted"], done["updated"], done["quarantined"], done["failed_batches"]) == (2, 2, 2, 0)
+    assert (done["inserted"], done["updated"], done["quarantined_in_load"], done["failed_batches"]) == (2, 2, 2, 0)
     assert shop.rows.keys() == {*ALL, "old"}
     assert {name for name, (price, _) in shop.rows.items() if price != 500} == {"old"}, "it keeps what it had"
     assert shop.quarantine.keys() == {'"new"', '"old"'}
@@ -252,7 +252,7 @@ def test_what_every_batch_would_meet_stops_at_once_and_says_what_to_do(shop: Sho
     assert not outcome.checks[names.EVERY_BATCH_LOADED].passed
     table = "article" if "article" in change.statement else "product"
     assert shop.sql(f"SELECT id FROM {table} ORDER BY id") == [("p0000",), ("p0001",)], "what was done stays"
-    assert done["quarantined"] == 0, "it is not the rows"
+    assert done["quarantined_in_load"] == 0, "it is not the rows"
 
 
 def test_after_a_column_was_retyped_the_next_run_goes_on(shop: Shop) -> None:

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from product_sync.core import commands
 from product_sync.core.errors import MappingError, TableError
 from product_sync.core.mapping import Kind, Mapping
 from product_sync.core.model import ColumnType, TargetTable, TypeName
@@ -155,7 +156,9 @@ def bind(mapping: Mapping, table: TargetTable) -> Layout:
         raise TableError(
             f"Table {where} needs a primary key on {key.name!r} alone; it has "
             + (f"({', '.join(table.primary_key)})." if table.primary_key else "none."),
-            hint=f"ALTER TABLE {where} ADD PRIMARY KEY ({key.name}).",
+            hint="Sync into a table whose primary key is the mapped id, or make that its primary key instead."
+            if table.primary_key
+            else commands.sql("ALTER TABLE {} ADD PRIMARY KEY ({})", (table.schema, table.name), key.name),
         )
     unfilled = [
         column.name

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from product_sync.core.errors import MappingError
 
 DEFAULT_MAPPING = Path(__file__).parent.parent / "mapping.yaml"
+#: Keys whose values are names.
+_NAMES = frozenset({"source", "collection", "schema", "table"})
 _RESERVED = frozenset({"source_id_type"})
 Name = Annotated[str, Field(min_length=1, max_length=63)]
 
@@ -104,10 +106,18 @@ class Mapping(_Strict):
         return self
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice: of two lines for one column, PyYAML would drop the first in silence."""
+class _MappingLoader(yaml.SafeLoader):
+    """YAML whose names are taken as they are written, and that refuses a key given twice.
+
+    To YAML 1.1 `no`, `on` and `yes` are booleans, `null` is nothing and `1` a number; a column or a field may have
+    such a name. Of two lines for one column, PyYAML would drop the first in silence.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        for key, value in node.value:
+            _as_written(key)
+            if isinstance(key, yaml.ScalarNode) and key.value in _NAMES:
+                _as_written(value)
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for position, key in enumerate(keys):
             if key in keys[:position]:
@@ -117,14 +127,20 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _as_written(node: yaml.Node) -> None:
+    """Make a text of a plain scalar. A merge key stays one."""
+    if isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:merge":
+        node.tag = "tag:yaml.org,2002:str"
+
+
 def load_mapping(path: Path = DEFAULT_MAPPING) -> Mapping:
     """Read and validate a mapping file (YAML). Raises `MappingError` naming the file, the place and the fault."""
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        document = yaml.load(path.read_text(encoding="utf-8"), _MappingLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise MappingError(
             f"Cannot read the mapping file {path}: {error.strerror}.",
-            hint="Give a readable file with --mapping or PRODUCT_SYNC_MAPPING, or neither to use the default.",
+            hint="Name a readable file (the option mapping, or PRODUCT_SYNC_MAPPING), or none to use the default.",
         ) from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-02-30
         raise MappingError(f"The mapping file {path} is not valid YAML: {error}.") from error

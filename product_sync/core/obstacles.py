@@ -10,6 +10,7 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import NamedTuple
 
+from product_sync.core import commands
 from product_sync.core.extended_json import cut
 from product_sync.core.load_result import Exclusion
 
@@ -69,6 +70,9 @@ def explain_exclusion(
                 " Both products are in the source with it, or the other one cannot be copied: correct one of them."
             )
         else:
-            message += " The source does not have that one: --extra delete removes it."
+            message += (
+                " The source does not have that one:"
+                f" `{commands.shell('product-sync', 'sync', '--extra', 'delete')}` deletes it."
+            )
     elsewhere = obstacle.kind is ObstacleKind.NEEDED_ELSEWHERE
     return Exclusion(row_id, None if elsewhere else obstacle.other, obstacle.constraint, f"{told} {message}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from product_sync.core import commands
 from product_sync.core.diff import DiffCounts
 from product_sync.core.load_result import LoadResult
 from product_sync.core.verify import Verification
@@ -56,11 +57,11 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
     passed = told or (documents > 0 and not shrunk)
     if not passed:
         description += (
-            " Nothing was compared or written. See whether the collection is whole; if it is,"
-            f" run again with --accept-source-count {documents}."
+            " Nothing was compared or written. See whether the collection is whole; if it is, run"
+            f" `{commands.shell('product-sync', 'sync', '--accept-source-count', str(documents))}`."
         )
     elif told and (documents == 0 or shrunk):
-        description += f" Accepted by --accept-source-count {accepted}."
+        description += f" Accepted by accept_source_count = {accepted}."
     return Verdict(
         "source_looks_complete",
         passed,
@@ -75,11 +76,11 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool) -> Verd
     massive = changed > MASS_CHANGE_ROWS and changed > MASS_CHANGE_SHARE * target_count
     description = f"{changed} of {_count(target_count, 'row')} of the target would be overwritten."
     if massive and accepted:
-        description += " Accepted by --accept-changes."
+        description += " Accepted by accept_changes."
     elif massive:
         description += (
             " Nothing was written. Look at the first differences: a mistake in the mapping or in the source would"
-            " look like this. If they are right, run again with --accept-changes."
+            f" look like this. If they are right, run `{commands.shell('product-sync', 'sync', '--accept-changes')}`."
         )
     return Verdict(
         "change_is_plausible",
@@ -109,7 +110,8 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
             rows = f"{_count(excluded, 'row')} could not be written, because another row is in the way"
             description += f" {rows}{':' if excluded <= _TOLD_EXCLUSIONS else ', the first:'} {messages}"
         if verification.missing + verification.changed > excluded:
-            description += " Run product-sync sync; if they come back, something else writes to the target."
+            again = commands.shell("product-sync", "sync")
+            description += f" Run `{again}`; if they come back, something else writes to the target."
     if verification.in_flight:
         description += f" {verification.in_flight} were on their way."
     return Verdict(
@@ -147,7 +149,7 @@ def every_batch_loaded(result: LoadResult) -> Verdict:
             description += f" The load stopped: {result.stop.message} {result.stop.hint}".rstrip()
         elif result.failures:
             description += f" The first: {result.failures[0].cause}"
-        description += " What was written stays; run product-sync sync again for the rest."
+        description += f" What was written stays; run `{commands.shell('product-sync', 'sync')}` again for the rest."
     return Verdict(
         "every_batch_loaded",
         passed,
@@ -194,7 +196,8 @@ def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kep
     else:
         description = (
             f"{_count(extra, 'row')} of the target {'has' if extra == 1 else 'have'} no document in the source"
-            f"{_first(ids)}. They are left alone; --extra delete removes them."
+            f"{_first(ids)}. They are left alone;"
+            f" `{commands.shell('product-sync', 'sync', '--extra', 'delete')}` deletes them."
         )
     if kept_referenced:
         description += f" {kept_referenced} could not be deleted, because another table references them."

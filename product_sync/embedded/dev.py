@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from product_sync.core import commands
 from product_sync.embedded import environment
 from product_sync.embedded.catalogue import fill
 from product_sync.embedded.errors import EmbeddedServerError, PortInUseError
@@ -28,7 +29,7 @@ def run_dev(folder: Path, port: int, tell: Callable[[str], None]) -> None:
     """
     if not is_free(port):
         taken = port_in_use("The Dagster UI", port)
-        raise PortInUseError(taken.message, hint="Stop that process, or choose another port: --port.")
+        raise PortInUseError(taken.message, hint="Stop that process, or choose another port.")
     new = not (folder / "dagster").exists()
     with running(folder, tell=tell) as servers:
         if new:
@@ -48,7 +49,9 @@ def _where(servers: Servers, port: int, script: Path) -> str:
     return (
         f"Dagster UI   http://{LOOPBACK}:{port}\n"
         f"Data         {servers.folder}\n"
-        f"In another shell: `source {script}`, then `product-sync sync`.\n"
+        "In another shell:\n"
+        f"  {commands.shell('source', str(script))}\n"
+        f"  {commands.shell('product-sync', 'sync')}\n"
         "Ctrl-C stops all of it."
     )
 

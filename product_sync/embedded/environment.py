@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 from product_sync.embedded.servers import Servers
@@ -45,5 +46,8 @@ def enter(servers: Servers, *, ui_url: str = "", reports_url: str = "") -> Path:
     os.environ.update(variables)
     script = servers.folder / "environment.sh"
     script.touch(mode=0o600)
-    script.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+    # The commands of this environment, as in a shell in which its venv is activated.
+    lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n')
+    script.write_text("".join(lines))
     return script

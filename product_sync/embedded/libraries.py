@@ -37,12 +37,12 @@ def missing_libraries(executable: Path) -> EmbeddedServerError:
     missing = find_missing(executable)
     packages = sorted({_PACKAGES[library] for library in missing if library in _PACKAGES})
     unknown = [library for library in missing if library not in _PACKAGES]
-    hint = f"Run `apt-get install {' '.join(packages)}`." if packages else ""
+    hint = f"Install the packages {', '.join(packages)} (their names on Debian)." if packages else ""
     if unknown:
         hint += f" Find the packages of {', '.join(unknown)} for your system."
     return EmbeddedServerError(
         f"{executable.name} cannot be loaded: shared libraries are missing ({', '.join(missing) or 'ldd names none'}).",
-        hint=hint.strip() or f"See what `ldd {executable}` says.",
+        hint=hint.strip() or f"Let ldd list what {executable} needs.",
     )
 
 

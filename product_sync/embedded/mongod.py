@@ -81,7 +81,7 @@ def _executable(path: Path) -> Path | None:
         except OSError as error:
             raise EmbeddedServerError(
                 f"{path} is not executable, and its mode cannot be changed: {error.strerror}.",
-                hint=f"Run `chmod +x` on it as its owner, or let {VARIABLE} name another mongod.",
+                hint=f"Make it executable as its owner, or let {VARIABLE} name another mongod.",
             ) from error
     return path
 
@@ -146,11 +146,11 @@ class Mongod:
         if status == _EXIT_OTHER_VERSION:
             return EmbeddedServerError(
                 f"The data folder {self._folder} was made by another version of MongoDB.",
-                hint="It holds sample data only: delete it (`make clean`) and start again.",
+                hint="It holds sample data only: delete that folder and start again.",
             )
         return EmbeddedServerError(
             f"MongoDB ended with status {status} while it started: {_last_complaint(self.process.log)}",
-            hint=f"Its log is {self.process.log}. The data is sample data: if it is damaged, delete it (`make clean`).",
+            hint=f"Its log is {self.process.log}. The data is sample data: if it is damaged, delete {self._folder}.",
         )
 
 

@@ -38,7 +38,7 @@ def server_account() -> Account | None:
     if not entries:
         raise EmbeddedServerError(
             "PostgreSQL does not run as root, and this system has no other account.",
-            hint="Add one (`useradd --system nobody`), or run this as an ordinary user.",
+            hint="Add a user of that name, or run this as an ordinary user.",
         )
     return Account(entries[0].pw_name, entries[0].pw_uid, entries[0].pw_gid)
 

@@ -60,7 +60,7 @@ class Postgres:
             return port_in_use(_NAME, self.port)
         return EmbeddedServerError(
             f"PostgreSQL ended with status {self.process.exit_status()} while it started: {_last_line(log)}",
-            hint=f"Its log is {self.process.log}. The data is sample data: if it is damaged, delete it (`make clean`).",
+            hint=f"Its log is {self.process.log}. The data is sample data: if it is damaged, delete its folder.",
         )
 
 
@@ -158,7 +158,7 @@ def _check_owner(data: Path, account: Account | None) -> None:
     if owner != (account.uid if account else os.geteuid()):
         raise EmbeddedServerError(
             f"The data folder {data} was made by another user (as root, or not as root).",
-            hint="Start again as that user, or delete it as that user: it holds sample data (`make clean`).",
+            hint="Start again as that user, or delete it as that user: it holds sample data.",
         )
 
 
@@ -170,7 +170,7 @@ def _check_version(data: Path) -> None:
     if version != MAJOR_VERSION:
         raise EmbeddedServerError(
             f"The data folder {data} was made by PostgreSQL {version}; this is {MAJOR_VERSION}.",
-            hint="It holds sample data only: delete it (`make clean`) and start again.",
+            hint="It holds sample data only: delete that folder and start again.",
         )
 
 

@@ -174,7 +174,7 @@ def stop_server(pid: int, *, executable: str, folder: Path, stop_signal: signal.
     except psutil.AccessDenied as error:
         raise EmbeddedServerError(
             f"The process {pid}, perhaps a server left on {folder}, belongs to another user.",
-            hint=f"Stop it as that user or as root (kill {pid}), then start again.",
+            hint=f"Stop the process {pid} as that user or as root, then start again.",
         ) from error
     return True
 

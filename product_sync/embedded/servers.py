@@ -173,7 +173,7 @@ def _locked(folder: Path) -> Iterator[None]:
             holder = os.read(descriptor, 32).decode(errors="replace").strip()
             raise FolderInUseError(
                 f"The data folder {folder} is in use by process {holder or 'unknown'}.",
-                hint="A demo or `make dev` runs there: wait for it or stop it, or work in another clone.",
+                hint="A demo or the development servers run there: stop them, or work in another clone.",
             ) from error
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())

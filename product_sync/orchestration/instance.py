@@ -104,7 +104,7 @@ def _cannot_be_used(history: str, folder: Path, said: str) -> ProductSyncError:
             return found
     return LocalStorageError(
         f"{history} cannot be read and written: {said}.",
-        hint="See that its files belong to this user, that its disk is not read-only or full, and `ulimit -n`.",
+        hint="Check that its files belong to this user, that its disk is writable, and the limit of open files.",
     )
 
 

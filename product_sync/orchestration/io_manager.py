@@ -1,4 +1,4 @@
-"""Lets every asset be loaded as a pandas DataFrame: in a notebook, or by an asset that a user adds downstream.
+"""Lets what the steps make be loaded as a pandas DataFrame: in a notebook, or by an asset that a user adds downstream.
 
 The steps write their Parquet files themselves, as streams; a catalogue never passes through here on its way in.
 """
@@ -12,7 +12,7 @@ import dagster as dg
 from product_sync.adapters import state
 from product_sync.adapters.state import StateFolder, keys_with
 from product_sync.core.storage_errors import local_storage
-from product_sync.orchestration.names import DIFF, QUARANTINE, SOURCE_SNAPSHOT, TARGET_SNAPSHOT
+from product_sync.orchestration.names import DIFF, LOAD, QUARANTINE, SOURCE_SNAPSHOT, TARGET_SNAPSHOT
 from product_sync.session import reflect_layout, state_key
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
 
@@ -24,6 +24,7 @@ _FILES = {
     TARGET_SNAPSHOT: state.TARGET_ROWS,
     DIFF: state.DIFF,
     QUARANTINE: state.QUARANTINE,
+    LOAD: state.LOAD_RESULT,
 }
 
 
@@ -42,13 +43,18 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
         name = context.asset_key.to_user_string()
         root = state_root(os.environ)
-        path = _newest_file(root, _FILES[name]) if name in _FILES else None
+        if name not in _FILES:
+            raise dg.DagsterInvariantViolationError(
+                f"{name} is only recorded and holds no rows to load; these do: {', '.join(_FILES)}."
+            )
+        path = _newest_file(root, _FILES[name])
         if path is None:
             raise dg.DagsterInvariantViolationError(
                 f"{name} has no file under {root}. Materialise it first, with the same PRODUCT_SYNC_STATE."
             )
         with local_storage(root):
-            return pd.read_parquet(path)
+            # The result of a load is JSON, and becomes one row.
+            return pd.DataFrame([state.read_json(path)]) if path.suffix == ".json" else pd.read_parquet(path)
 
 
 def _newest_file(root: Path, name: str) -> Path | None:

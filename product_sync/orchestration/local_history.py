@@ -59,13 +59,13 @@ def opening(state_root: Path) -> Iterator[Path]:
     except filelock.Timeout as error:
         raise LocalStorageError(
             f"Another command has held {error.lock_file} for {_LOCK_S:.0f} seconds.",
-            hint="See which one: another product-sync command of this machine. End it, or wait for it.",
+            hint="See which one: another command of product_sync on this machine. End it, or wait for it.",
         ) from error
 
 
 def set_history_aside(folder: Path) -> Path:
     """Have the next command begin a new history."""
-    lost = "A new one is begun: `product-sync stats` knows no earlier sync until the next one."
+    lost = "A new one is begun: the statistics know no earlier sync until the next one."
     return set_aside(folder, "The run history", lost)
 
 

@@ -111,7 +111,7 @@ def load_metadata(session: Session, result: LoadResult) -> Metadata:
     }
     return {
         **{name: value for name, value in said.items() if value},
-        **_numbers(result),
+        **_load_numbers(result),
         **by_kind(session.first_differences()),
         STATE_KEY: session.folder.key,
     }
@@ -119,7 +119,14 @@ def load_metadata(session: Session, result: LoadResult) -> Metadata:
 
 def unfinished_metadata(result: LoadResult) -> Metadata:
     """What a load that did not come to its end had done. What only its end could tell is left out."""
-    return {name: value for name, value in _numbers(result).items() if name not in _TOLD_BY_THE_END}
+    return {name: value for name, value in _load_numbers(result).items() if name not in _TOLD_BY_THE_END}
+
+
+def _load_numbers(result: LoadResult) -> Metadata:
+    """The rows that this load put into quarantine have a name of their own: a dry run shows, under ``quarantined`` and
+    on the same asset, all documents that cannot be copied."""
+    numbers = _numbers(result)
+    return {**numbers, "quarantined_in_load": numbers.pop("quarantined")}
 
 
 def quarantine_metadata(session: Session, result: LoadResult) -> Metadata:

@@ -27,7 +27,7 @@ from product_sync.orchestration.schedules import check_schedule
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 from product_sync.reports import ExclusionReport, PredictedCheck, SyncReport, ValidationReport
 from product_sync.session import lock_holder
-from product_sync.settings import SyncSettings, TargetAddress, mapping_path
+from product_sync.settings import ReportSettings, SyncSettings, TargetAddress, mapping_path
 from product_sync.sync_lock import wait_until_lock_is_free
 
 _READ = {
@@ -156,6 +156,7 @@ class _Recorded:
     """What a run left in the event log: the metadata of its steps, the evaluations of its checks."""
 
     def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
+        self._run_id = run_id
         self._record = instance.get_run_record_by_id(run_id)
         self._metadata: dict[str, dg.MetadataValue[Any]] = {}
         self._checks: dict[str, dg.AssetCheckEvaluation] = {}
@@ -237,4 +238,11 @@ class _Recorded:
     def raise_for_checks(self) -> None:
         if failed := self.failed_checks:
             said = " ".join(f"{check.check_name}: {check.description}" for check in failed)
-            raise ChecksFailed(said, hint="The run's page in the UI has the first differences.")
+            raise ChecksFailed(said, hint=self._where_differences_are(failed))
+
+    def _where_differences_are(self, failed: Sequence[dg.AssetCheckEvaluation]) -> str:
+        """The run's page, if somebody serves the UI and the run came to compare anything."""
+        ui_url = ReportSettings.from_environment(os.environ).ui_url
+        if not ui_url or any(check.check_name == names.SOURCE_LOOKS_COMPLETE for check in failed):
+            return ""
+        return f"The first differences are on the run's page: {ui_url}/runs/{self._run_id}"

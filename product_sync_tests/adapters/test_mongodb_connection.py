@@ -118,6 +118,14 @@ class TestLogin:
 
         assert "topsecret" not in str(caught.value)
 
+    def test_a_mistyped_database_is_named_as_where_the_user_was_looked_for(self, guarded: PrivateMongod) -> None:
+        with (
+            pytest.raises(AccessDenied, match="'shpo', the one that the URL names") as caught,
+            connect(guarded.url("shpo"), user="reader", password=PASSWORD),
+        ):
+            pass
+        assert caught.value.hint.startswith("Check the name of the database at the end of PRODUCT_SERVICE_MONGODB_URL")
+
     def test_a_wrong_password_is_told_as_such_and_not_shown(self, guarded: PrivateMongod) -> None:
         with (
             pytest.raises(AccessDenied, match="user name or the password") as caught,
@@ -147,7 +155,8 @@ class TestPrivileges:
         ):
             list(MongoSource(shop, product_layout()).snapshot())
 
-        assert 'grantRolesToUser("<user>", [{role: "read", db: "shop"}])' in caught.value.hint
+        roles = '[{"role": "read", "db": "shop"}]'
+        assert caught.value.hint == f'db.getSiblingDB("shop").grantRolesToUser("{user}", {roles})'
 
     def test_a_server_that_wants_a_login_says_so(self, guarded: PrivateMongod) -> None:
         with (

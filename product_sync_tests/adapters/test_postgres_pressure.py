@@ -124,7 +124,9 @@ def test_a_role_without_the_right_sees_lock_waits_and_says_what_it_does_not_see(
     ):
         found = seen(probe, lambda found: found.lock_waits == 1)
     assert (found.lock_waits, found.active_sessions, found.replica_lag_s) == (1, None, None)
-    assert found.unseen == ("active sessions and replica lag (they need GRANT pg_read_all_stats TO the role)",)
+    assert found.unseen == (
+        "active sessions and replica lag (only a role with the rights of pg_read_all_stats sees them)",
+    )
 
 
 def test_a_role_with_the_right_sees_all(cart_url: str) -> None:

@@ -93,7 +93,7 @@ def test_missing_libraries_are_named_with_their_packages(monkeypatch: pytest.Mon
     monkeypatch.setattr(libraries, "_ldd", lambda _: "\n".join(f"\t{line}" for line in lines))
     error = missing_libraries(Path("mongod"))
     assert "(libcrypto.so.3, libcurl.so.4, libssl.so.3)" in error.message
-    assert error.hint == "Run `apt-get install libcurl4 libssl3`."
+    assert error.hint == "Install the packages libcurl4, libssl3 (their names on Debian)."
 
 
 def test_a_program_of_another_system_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ def test_a_scheduled_run_that_meets_another_sync_is_skipped_with_the_reason(shop
     assert last_successful_sync(shop.instance, "") is None
 
 
-def test_every_asset_loads_as_a_data_frame(shop: Shop) -> None:
+def test_what_the_steps_make_loads_as_a_data_frame_and_the_rest_says_that_it_is_only_recorded(shop: Shop) -> None:
     shop.put(*(product(name) for name in ids(3)), product("bad", price="12"))
     shop.sql("INSERT INTO product VALUES ('x', 't', 1, 'i', 's', 1)")
     shop.run()
@@ -201,6 +201,10 @@ def test_every_asset_loads_as_a_data_frame(shop: Shop) -> None:
     assert list(frames[names.TARGET_SNAPSHOT]["id"]) == ["x"]
     assert list(frames[names.DIFF]["op"]) == ["insert"] * 3 + ["extra"]
     assert [list(reasons) for reasons in frames[names.QUARANTINE]["reasons"]] == [["wrong_type"]]
+    [load] = shop.frame(names.LOAD).to_dict("records")
+    assert (load["inserted"], load["updated"], load["failures"]) == (3, 0, [])
+    with pytest.raises(Exception, match="is only recorded and holds no rows to load"):
+        shop.frame(names.HEALTH)
 
 
 def test_a_load_alone_uses_the_newest_diff_of_the_same_two_sides(shop: Shop) -> None:

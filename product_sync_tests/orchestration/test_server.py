@@ -293,7 +293,11 @@ def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server
 
     [alert] = [each for each in web.alerts if failed.run_id in each["message"]]
     assert alert["title"] == "product_sync: target_matches_source failed"
-    for part in ("1 missing (first: alerted)", "Run product-sync sync", f"{server.url.removesuffix('/graphql')}/runs/"):
+    for part in (
+        "1 missing (first: alerted)",
+        "Run `product-sync sync`",
+        f"{server.url.removesuffix('/graphql')}/runs/",
+    ):
         assert part in alert["message"]
     mails = [recipients for _, recipients, text in server.mail.mails if failed.run_id in text]
     assert sorted(mails) == [["day@shop.example"], ["night@shop.example"]]

@@ -15,6 +15,7 @@ from pymongo.errors import ConfigurationError as DriverConfigurationError
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from product_sync.adapters.mongodb.address import VARIABLE
+from product_sync.core import commands
 from product_sync.core.errors import (
     AccessDenied,
     ConfigurationError,
@@ -68,11 +69,7 @@ def is_transient(error: PyMongoError) -> bool:
 def translated(error: PyMongoError, database: Database[Any]) -> ProductSyncError:
     """What ``error`` means when the server was asked for the first time: nothing has been read yet."""
     if isinstance(error, OperationFailure) and error.code in _AUTHENTICATION_FAILED:
-        return AccessDenied(
-            f"{hosts(database)} refused the user name or the password.",
-            hint=f"Check MONGO_USER and MONGO_PASSWORD, or those in {VARIABLE}. A user that was created in the "
-            "database admin needs ?authSource=admin at the end of the URL.",
-        )
+        return _refused_login(database)
     if isinstance(error, OperationFailure) and error.code == _UNAUTHORIZED:
         return _unauthorized(error, database)
     if isinstance(error, ConnectionFailure) and (why := _UNTRUSTED.search(str(error))):
@@ -115,15 +112,43 @@ def reason(error: PyMongoError) -> str:
     return str(error).split(" (configured timeouts", 1)[0].split(", Timeout:", 1)[0].rstrip(".")
 
 
+def _refused_login(database: Database[Any]) -> AccessDenied:
+    """The server does not say whether the user, the password or the database of both is wrong: all are named."""
+    credentials = database.client.options.pool_options._credentials  # noqa: SLF001 - the driver has no public name
+    made_in = str(credentials.source) if credentials else database.name
+    of_path = made_in == database.name
+    where = f"the database {made_in!r}" + (", the one that the URL names" if of_path else " (authSource)")
+    return AccessDenied(
+        f"{hosts(database)} refused the user name or the password: it looked for the user in {where}, and found none of"
+        " that name and password there.",
+        hint=f"Check the name of the database at the end of {VARIABLE}, then MONGO_USER and MONGO_PASSWORD, or those in"
+        " the URL. A user that was created in another database needs it as authSource, such as ?authSource=admin at the"
+        " end of the URL.",
+    )
+
+
 def _unauthorized(error: OperationFailure, database: Database[Any]) -> AccessDenied:
     if "requires authentication" in str(error):
         return AccessDenied(
             f"{hosts(database)} requires a user name and a password.",
             hint=f"Set MONGO_USER and MONGO_PASSWORD, or put both into {VARIABLE}.",
         )
-    return AccessDenied(
-        f"The MongoDB user may not read the database {database.name!r} at {hosts(database)}: "
-        "it lacks the privileges of the role `read`.",
-        hint=f'Grant them: db.grantRolesToUser("<user>", [{{role: "read", db: "{database.name}"}}]), '
-        "in the database in which the user was created.",
-    )
+    refused = f"may not read the database {database.name!r} at {hosts(database)}"
+    lacking = "it lacks the privileges of the role `read`."
+    if login := _login(database):
+        user, made_in = login
+        role = [{"role": "read", "db": database.name}]
+        return AccessDenied(
+            f"The MongoDB user {user!r} {refused}: {lacking}",
+            hint=commands.mongosh(made_in, "grantRolesToUser", user, role),
+        )
+    return AccessDenied(f"The MongoDB user {refused}: {lacking}", hint="Grant it that role.")
+
+
+def _login(database: Database[Any]) -> tuple[str, str] | None:
+    """The user of this connection, and the database in which it was created."""
+    try:
+        users = database.client.admin.command("connectionStatus")["authInfo"]["authenticatedUsers"]
+    except PyMongoError:
+        return None
+    return (str(users[0]["user"]), str(users[0]["db"])) if users else None

@@ -12,6 +12,7 @@ from typing import Final
 
 import psycopg
 
+from product_sync.core import commands
 from product_sync.core.errors import (
     AccessDenied,
     EveryBatchWouldFail,
@@ -82,7 +83,8 @@ _BY_ANOTHER_ROW: Final = frozenset({"23001", "23503", "23505", "23P01"})
 START_AGAIN: Final = "Start the sync again, so that the table is reflected anew."
 _HINTS: Final = {
     "25006": "The role or the database is set read-only (default_transaction_read_only).",
-    "42501": "Grant SELECT, INSERT and UPDATE on the table; `product-sync doctor` lists what is missing.",
+    "42501": "Grant SELECT, INSERT and UPDATE on the table."
+    f" `{commands.shell('product-sync', 'doctor')}` has the statement to execute.",
     "42P01": "The table was dropped or renamed during the run.",
     "42703": f"A column was dropped or renamed during the run. {START_AGAIN}",
     "53100": "Free disk space on the database server.",
@@ -141,6 +143,12 @@ def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyn
             f"A pooler stands before {table} that allows no transactions: {message}",
             hint="Let CART_DB_URL name the server itself, or a pool in session mode.",
         )
+    if "invalid byte sequence for encoding" in message or state == "22021":
+        # A database whose encoding is SQL_ASCII takes any bytes for a text.
+        return NotAttempted(
+            f"{table} holds a text that is not in the encoding of the database, or not UTF-8: {message}",
+            hint="Correct that text in the table.",
+        )
     if state is None or consequence(state) is Consequence.RECONNECT:
         return Unreachable(
             f"The connection was lost while {table} was read: {message}", hint="Nothing was changed; start again."
@@ -148,7 +156,8 @@ def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyn
     if state == "42501":
         return AccessDenied(
             f"{table} cannot be read: {message}",
-            hint=f"GRANT SELECT ON {table} to the role; under row-level security it needs BYPASSRLS too.",
+            hint=f"`{commands.shell('product-sync', 'doctor')}` has the GRANT to execute. Under row-level security the"
+            " role needs BYPASSRLS too.",
         )
     if state in {"42P01", "42703", "3F000"}:
         return changed_meanwhile(message, table=table)

@@ -23,7 +23,7 @@ from product_sync.core.ports import Signals
 _PINGS: Final = 3
 #: Seconds after which a connection that could not be opened is tried again.
 _AGAIN_S: Final = 30.0
-_NEEDS_STATS: Final = "(they need GRANT pg_read_all_stats TO the role)"
+_NEEDS_STATS: Final = "(only a role with the rights of pg_read_all_stats sees them)"
 
 
 class PostgresPressure:
