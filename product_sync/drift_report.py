@@ -82,7 +82,7 @@ def gather(session: Session, outcome: str, result: LoadResult | None) -> DriftRe
     if counts.missing or counts.changed or counts.extra:
         earlier = list(earlier_files(session.folder, {run.run_id, source.run_id, session.files.run_id}, read_at))
         rows = [(op, first_rows(diff, op, EXAMINED)) for op in Op]
-        differences = explain_differences(rows, session.layout, earlier, source_read_at, session.files.folder)
+        differences = explain_differences(rows, session.layout, earlier, source_read_at)
     done = _done(result)
     history = session.folder.add_to_history(
         PastDrift(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Final, NoReturn
+
+#: Parameters of mallopt (malloc.h of the GNU C library).
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 
 
 @contextmanager
@@ -47,7 +52,23 @@ def stay_small() -> None:
     To be called before Arrow is imported, in a process that is ours alone. Whoever has chosen a pool keeps it.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    _return_large_blocks()
     leave_pandas_out()
+
+
+def _return_large_blocks() -> None:
+    """Have the C library give every block of 4 MiB and more back to the system as soon as it is freed.
+
+    Left alone it raises that limit up to 32 MiB, and wide rows then leave holes in the heap: twice the memory that is
+    in use. Setting the one limit sets the other one low, so both are set (mallopt(3)). A system without mallopt, or a
+    user who has set these limits, is left alone.
+    """
+    if {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 4 * 1024 * 1024)
+        mallopt(_M_TRIM_THRESHOLD, 32 * 1024 * 1024)
 
 
 def end_at_once(status: int) -> NoReturn:

@@ -21,7 +21,7 @@ from product_sync.core.conversion import source_id
 from product_sync.core.errors import ConfigurationError
 from product_sync.core.extended_json import parse_json
 from product_sync.core.ids import is_canonical_uuid, possible_ids, source_key
-from product_sync.core.layout import ID_TYPE, Layout
+from product_sync.core.layout import Layout
 from product_sync.core.model import TypeName
 from product_sync.core.one_product import Document, compare, read_documents, shown_row
 from product_sync.core.sightings import seen_before
@@ -81,7 +81,7 @@ def show_product(report: ProductReport, env: Mapping[str, str]) -> None:
     report.target_row = shown_row(row, layout) if row.num_rows else None
     report.quarantine = _quarantined(folder, wanted, documents)
     report.earlier = _earlier(folder, layout, wanted.text)
-    state, differences = compare(wanted.text, documents, row, _refused(folder, layout), layout)
+    state, differences = compare(wanted.text, documents, row, _refused(folder, layout, wanted.text), layout)
     report.state = str(state)
     report.differences = [
         DifferenceReport(column=line.column, target=line.old, source=line.new) for line in differences
@@ -106,11 +106,10 @@ def _row(address: TargetAddress, layout: Layout, text: str) -> pa.Table:
     return PostgresReader(address.url, layout).fetch([text])
 
 
-def _refused(folder: StateFolder, layout: Layout) -> pa.Table:
+def _refused(folder: StateFolder, layout: Layout, text: str) -> pa.Table:
     if path := folder.sound_quarantine():
-        return quarantine.refused_rows(path, layout)
-    values = [pa.field(column.name, column.type.arrow) for column in layout.values]
-    return pa.schema([pa.field(ID_TYPE, pa.string()), pa.field("id", pa.string()), *values]).empty_table()
+        return quarantine.refused_rows(path, layout, text)
+    return quarantine.refused_schema(layout).empty_table()
 
 
 def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document]) -> list[QuarantineReport]:
@@ -134,7 +133,7 @@ def _earlier(folder: StateFolder, layout: Layout, text: str) -> list[EarlierRepo
             row=shown_row(row, layout) if row.num_rows and not reasons else None,
             reasons=list(reasons),
         )
-        for file, row, reasons in seen_before(text, layout, files, folder.folder)
+        for file, row, reasons in seen_before(text, layout, files)
     ]
 
 

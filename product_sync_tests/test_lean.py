@@ -41,6 +41,25 @@ def test_arrow_takes_its_memory_from_the_system_unless_told_otherwise(chosen: di
     assert ran.stdout.split() == [pool, "False"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is the GNU C library's")
+@pytest.mark.parametrize(("prepare", "kept_mb"), [("", 8), ("stay_small()", 0)])
+def test_a_large_block_goes_back_to_the_system_as_soon_as_it_is_freed(prepare: str, kept_mb: int) -> None:
+    """A freed block of 30 MB raises the C library's limit, and the next one then comes from the heap, below others."""
+    program = (
+        "import numpy as np\n"
+        "from product_sync.lean import stay_small\n"
+        f"{prepare}\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6\n"
+        "np.ones(30_000_000, np.uint8)\n"
+        "before = resident()\n"
+        "blocks = [np.ones(10_000_000, np.uint8), np.ones(100_000, np.uint8)]\n"
+        "del blocks[0]\n"
+        "print(resident() - before)\n"
+    )
+    kept = float(run(program).stdout)
+    assert kept_mb <= kept < kept_mb + 5
+
+
 def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=False)
 

@@ -74,6 +74,11 @@ class Documents:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all documents."""
+        return int((self.ends - self.starts).sum())
+
     def __getitem__(self, index: int) -> bytes:
         return bytes(self.data[self.starts[index] : self.ends[index]])
 

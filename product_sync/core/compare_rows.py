@@ -22,9 +22,6 @@ Marks = NDArray[np.bool_]
 #: Where the id stands in ``Layout.source_schema`` and in ``Layout.target_schema``.
 _SOURCE_ID, _TARGET_ID = 1, 0
 
-#: The order of a diff: ``(refused_before, op)``.
-CLASSES = [(refused, op) for refused in (False, True) for op in Op]
-
 
 def differences(
     layout: Layout, source: pa.Table, target: pa.Table, rejected: pa.Array, refused: pa.Table

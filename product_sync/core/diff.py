@@ -14,23 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from product_sync.core import ahead, diff_rows, quarantine
-from product_sync.core.compare_rows import CLASSES, diff_table, differences
+from product_sync.core.compare_rows import diff_table, differences
+from product_sync.core.diff_file import diff_file
 from product_sync.core.key_ranges import FileInput, by_key, rises
 from product_sync.core.layout import Layout, LayoutColumn
 from product_sync.core.model import Op, Reason, TypeName
 from product_sync.core.pairs import without_equal_pairs
-from product_sync.core.spill import spilled
 from product_sync.core.tables import (
-    ParquetSink,
     opened,
     pages,
-    parquet_writer,
     release_memory,
     row_count,
     write_parquet,
@@ -112,8 +109,13 @@ def diff(
             )
         else:
             ranges = by_key(_inputs(layout, source, target, rejects, previous_quarantine), folder)
-            sink = stack.enter_context(parquet_writer(out, layout.diff_schema, metadata=metadata))
-            _write_differences(layout, ranges, sink, folder, counter)
+            found = stack.enter_context(diff_file(out, layout, folder, metadata=metadata))
+            nothing_refused = quarantine.refused_schema(layout).empty_table()
+            for new, old, rejected_ids, *refused_rows in ranges:
+                ids = rejected_ids.column(0).combine_chunks()
+                for difference in differences(layout, new, old, ids, *(refused_rows or [nothing_refused])):
+                    found.add(*difference)
+            counter = found.counts
     release_memory()
     refused = counter[True, Op.INSERT] + counter[True, Op.UPDATE]
     return DiffCounts(
@@ -151,32 +153,6 @@ def _inputs(
         FileInput(rejects, pa.schema([pa.field("id", pa.string())]), "id", ["id"], pa.RecordBatch.drop_null),
     ]
     return inputs if previous_quarantine is None else [*inputs, quarantine.refused_input(previous_quarantine, layout)]
-
-
-def _write_differences(
-    layout: Layout,
-    ranges: Iterator[tuple[pa.Table, ...]],
-    sink: ParquetSink,
-    folder: Path,
-    counter: Counter[tuple[bool, Op]],
-) -> None:
-    """Write the differences in the order of a diff: those that come first at once, the others by way of a file."""
-    nothing_refused = quarantine.refused_schema(layout).empty_table()
-    with spilled(folder, layout.diff_schema, len(CLASSES)) as later:
-        for source, target, rejected, *of_quarantine in ranges:
-            ids = rejected.column(0).combine_chunks()
-            refused = of_quarantine[0] if of_quarantine else nothing_refused
-            for is_refused, op, rows in differences(layout, source, target, ids, refused):
-                counter[is_refused, op] += rows.num_rows
-                place = CLASSES.index((is_refused, op))
-                for batch in rows.to_batches():
-                    if place:
-                        later.add(batch, np.full(batch.num_rows, place))
-                    else:
-                        sink.write(batch)
-        for place in range(1, len(CLASSES)):
-            for batch in later.batches(place):
-                sink.write(batch)
 
 
 def _is_initial(layout: Layout, source: Path, target: Path, rejected: int, previous_quarantine: Path | None) -> bool:

@@ -60,17 +60,18 @@ def same_values(left: pa.Table, right: pa.Table, columns: Iterable[LayoutColumn]
     """Per row: whether all ``columns`` hold the same value. Two NULLs are the same, and so are two NaN, as for
     PostgreSQL's and DuckDB's IS NOT DISTINCT FROM."""
     always = pa.chunked_array([pa.array(np.ones(left.num_rows, dtype=bool))], pa.bool_())
-    return reduce(pc.and_, (_same(left[column.name], right[column.name]) for column in columns), always)
+    return reduce(pc.and_, (same(left[column.name], right[column.name]) for column in columns), always)
 
 
-def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
-    same = pc.equal(left, right)
-    if same.null_count:
-        same = pc.or_(pc.fill_null(same, False), pc.and_(pc.is_null(left), pc.is_null(right)))
+def same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
+    """As `same_values`, of one column."""
+    equal = pc.equal(left, right)
+    if equal.null_count:
+        equal = pc.or_(pc.fill_null(equal, False), pc.and_(pc.is_null(left), pc.is_null(right)))
     if pa.types.is_floating(left.type):
         both_nan = pc.and_(pc.fill_null(pc.is_nan(left), False), pc.fill_null(pc.is_nan(right), False))
-        return pc.or_(same, both_nan)
-    return same
+        return pc.or_(equal, both_nan)
+    return equal
 
 
 def with_ids(rows: pa.Table, key: str, wanted: Iterable[str]) -> pa.Table:

@@ -7,18 +7,20 @@ plan shows: the same operation, the same new values, the same old ones. Without 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from product_sync.core import diff_rows
 from product_sync.core.batching import count_rows
-from product_sync.core.layout import Layout
+from product_sync.core.diff_file import diff_file
+from product_sync.core.key_ranges import FileInput, by_key
+from product_sync.core.layout import ID_TYPE, Layout
 from product_sync.core.model import Op
-from product_sync.core.tables import duckdb_connection, write_parquet
-
-_PAGE_ROWS = 8_192
 
 
 def keep_planned(
@@ -29,31 +31,37 @@ def keep_planned(
     Returns how many planned rows of ``ops`` are not among them: they have changed since, on either side. Columns that
     are never updated do not keep an update from being the same.
     """
-    with duckdb_connection(out.parent) as connection:
-        paths = {"fresh": str(fresh), "planned": str(planned)}
-        reader = connection.sql(_kept_sql(layout), params=paths).to_arrow_reader(_PAGE_ROWS)
-        write_parquet(out, layout.diff_schema, _typed(reader, layout), metadata=metadata)
+    inputs = [FileInput(path, layout.diff_schema, "id") for path in (fresh, planned)]
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix="planned-") as folder,
+        diff_file(out, layout, Path(folder), metadata=metadata) as kept,
+    ):
+        for now, before in by_key(inputs, Path(folder)):
+            for kind in _kinds(_as_planned(layout, now, before)):
+                kept.add(*kind)
     return count_rows(planned, ops) - count_rows(out, ops)
 
 
-def _kept_sql(layout: Layout) -> str:
-    """Columns go by position, because DuckDB's names ignore letter case and PostgreSQL's do not."""
-    places = range(len(layout.values))
-    values = [*(f"s{place}" for place in places), *(f"t{place}" for place in places)]
-    columns = ", ".join(["op", "id", "id_type", "refused_before", *values])
-    same = ["fresh.op = planned.op", "fresh.id = planned.id", "fresh.id_type IS NOT DISTINCT FROM planned.id_type"]
-    for value in values:
-        equal = f"fresh.{value} IS NOT DISTINCT FROM planned.{value}"
-        same.append(equal if layout.values[int(value[1:])].update else f"(fresh.op = 'update' OR {equal})")
-    return f"""
-    SELECT fresh.*
-    FROM read_parquet($fresh) AS fresh ({columns})
-    SEMI JOIN read_parquet($planned) AS planned ({columns}) ON {" AND ".join(same)}
-    ORDER BY refused_before, CASE op WHEN 'insert' THEN 0 WHEN 'update' THEN 1 ELSE 2 END, id
-    """  # noqa: S608 - made of places of columns only; paths are bound
+def _as_planned(layout: Layout, fresh: pa.Table, planned: pa.Table) -> pa.Table:
+    """The rows of ``fresh`` that are in ``planned`` too. An id has one row at most in each."""
+    places = pc.index_in(fresh["id"], value_set=planned["id"].combine_chunks())
+    is_known = pc.is_valid(places)
+    fresh, planned = fresh.filter(is_known), planned.take(places.drop_null())
+    same = pc.and_(pc.equal(fresh["op"], planned["op"]), diff_rows.same(fresh[ID_TYPE], planned[ID_TYPE]))
+    for side in (diff_rows.new_rows, diff_rows.old_rows):
+        now, before = side(fresh, layout), side(planned, layout)
+        all_same = diff_rows.same_values(now, before, layout.values)
+        compared_same = diff_rows.same_values(now, before, layout.compared)
+        same = pc.and_(same, pc.if_else(pc.equal(fresh["op"], Op.UPDATE), compared_same, all_same))
+    return fresh.filter(same)
 
 
-def _typed(reader: Any, layout: Layout) -> Iterator[pa.RecordBatch]:
-    for batch in reader:
-        columns = [column.cast(field.type) for column, field in zip(batch.columns, layout.diff_schema, strict=True)]
-        yield pa.RecordBatch.from_arrays(columns, schema=layout.diff_schema)
+def _kinds(rows: pa.Table) -> Iterator[tuple[bool, Op, pa.Table]]:
+    """The rows by whether they were refused before, and by op; in each the ids rise."""
+    is_refused = rows["refused_before"].to_numpy()
+    ops = np.array(rows["op"].to_pylist(), object)
+    for refused in (False, True):
+        for op in Op:
+            chosen = rows.filter(pa.array((is_refused == refused) & (ops == op)))
+            if chosen.num_rows:
+                yield refused, op, chosen.take(pc.sort_indices(chosen["id"]))

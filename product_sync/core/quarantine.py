@@ -10,6 +10,8 @@ A reject whose ``id`` is known is still *present* in the source: its target row 
 from __future__ import annotations
 
 import datetime as dt
+import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from product_sync.core.extended_json import EXCERPT_LENGTH
-from product_sync.core.ids import source_key_sql
-from product_sync.core.key_ranges import FileInput
+from product_sync.core.extended_json import cut
+from product_sync.core.ids import source_key, to_bson
+from product_sync.core.key_ranges import FileInput, by_key
 from product_sync.core.layout import ID_TYPE, Layout
-from product_sync.core.model import Reason, Reject, SourceId, Stage
-from product_sync.core.tables import RUN_ID, duckdb_connection, opened, pages, read_metadata, write_parquet
+from product_sync.core.model import Defect, Reason, Reject, SourceId, Stage
+from product_sync.core.tables import RUN_ID, opened, pages, parquet_writer, read_metadata
 
 _PAGE_ROWS = 8_192
 
@@ -113,54 +115,54 @@ def add_duplicates(rows: Path, rejects: Path, out: Path, layout: Layout) -> dict
     Returns the documents per reason (`summary`) of ``out``, which carries the metadata of ``rejects``.
     """
     schema = rejects_schema(layout)
-    parameters = {"rows": str(rows), "rejects": str(rejects), "key_column": layout.key.name}
-    with duckdb_connection(out.parent) as connection:
-        reader = connection.sql(_ADD_DUPLICATES_SQL, params=parameters).to_arrow_reader(_PAGE_ROWS)
-        write_parquet(out, schema, _batches(reader, schema), metadata=read_metadata(rejects))
+    identity = pa.schema([pa.field(ID_TYPE, pa.string()), pa.field(layout.key.name, pa.string())])
+    inputs = [
+        FileInput(rows, identity, layout.key.name, [ID_TYPE, layout.key.name]),
+        FileInput(rejects, schema, "id", select=lambda page: page.filter(page["id"].is_valid())),
+    ]
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix="duplicates-") as folder,
+        parquet_writer(out, schema, metadata=read_metadata(rejects)) as sink,
+    ):
+        without_id = FileInput(rejects, schema, "id", select=lambda page: page.filter(page["id"].is_null()))
+        for page in without_id.batches():
+            sink.write(page)
+        for copied, rejected in by_key(inputs, Path(folder)):
+            for batch in _with_duplicates(copied, rejected, layout):
+                sink.write(batch)
     return summary(out)
 
 
-def _excerpt_sql(text: str) -> str:
-    """As `extended_json.cut`."""
-    return f"left({text}, {EXCERPT_LENGTH}) || if(length({text}) > {EXCERPT_LENGTH}, '…', '')"
+def _with_duplicates(copied: pa.Table, rejected: pa.Table, layout: Layout) -> Iterator[pa.RecordBatch]:
+    """The rejects of a range of ids, and of the copied documents (`ID_TYPE`, id) those that share a text id."""
+    names = [ID_TYPE, "id"]
+    shared = _shared_ids(pa.concat_tables([copied.rename_columns(names), rejected.select(names)]))
+    is_shared = pc.is_in(rejected["id"], value_set=shared)
+    yield from rejected.filter(pc.invert(is_shared)).to_batches()
+    for page in rejected.filter(is_shared).to_batches(max_chunksize=_PAGE_ROWS):
+        entries = page.to_pylist()
+        for entry in entries:
+            entry["columns"].append(layout.key.name)
+            entry["reasons"].append(Reason.DUPLICATE_ID)
+            entry["values"].append(cut(entry["source_key"]))
+        yield pa.RecordBatch.from_pylist(entries, rejects_schema(layout))
+    for page in copied.filter(pc.is_in(copied.column(1), value_set=shared)).to_batches(max_chunksize=_PAGE_ROWS):
+        ids = [SourceId(*each) for each in zip(*(column.to_pylist() for column in page.columns), strict=True)]
+        yield rejects_batch(layout, [_duplicate(source_id, layout) for source_id in ids], Stage.CONVERT)
 
 
-# Adds the documents that share a text id: rejects get a defect more, rows become rejects.
-# Two documents with one text differ in the type of their _id, so only ids of the rarer types need a look: none at
-# all in a catalogue that has one type. min and max stand for count(DISTINCT …), which would keep a set for each id.
-# Reading documents twice is cheap; DuckDB would rather keep them, in 160 MB and 6 s instead of 0.8 for 3 million.
-_ADD_DUPLICATES_SQL = f"""
-WITH documents AS NOT MATERIALIZED (
-    SELECT id, id_type FROM read_parquet($rows) AS rows (id_type, id)
-    UNION ALL
-    SELECT id, {ID_TYPE} FROM read_parquet($rejects) WHERE id IS NOT NULL
-),
-rarer AS (
-    SELECT id FROM documents WHERE id_type <> (SELECT mode(id_type) FROM documents)
-),
-duplicated AS MATERIALIZED (
-    SELECT id FROM documents WHERE id IN (FROM rarer) GROUP BY id HAVING min(id_type) <> max(id_type)
-),
-rejected AS (
-    SELECT *, id IS NOT NULL AND id IN (FROM duplicated) AS shares_id FROM read_parquet($rejects)
-),
-shared AS (
-    SELECT {source_key_sql("id_type", "id")} AS source_key, id, id_type
-    FROM read_parquet($rows) AS rows (id_type, id) WHERE id IN (FROM duplicated)
-)
-SELECT
-    source_key, id, {ID_TYPE}, stage,
-    if(shares_id, list_append("columns", $key_column), "columns"),
-    if(shares_id, list_append(reasons, '{Reason.DUPLICATE_ID}'), reasons),
-    if(shares_id, list_append("values", {_excerpt_sql("source_key")}), "values"),
-    refused
-FROM rejected
-UNION ALL
-SELECT
-    source_key, id, id_type, '{Stage.CONVERT}',
-    [$key_column], ['{Reason.DUPLICATE_ID}'], [{_excerpt_sql("source_key")}], NULL
-FROM shared
-"""  # noqa: S608 - made of constants and of expressions over columns; values are bound
+def _shared_ids(documents: pa.Table) -> pa.Array:
+    """The text ids that documents of several types have. Two documents with one text differ in the type of their
+    ``_id``; one that was read twice does not."""
+    documents = documents.take(pc.sort_indices(documents["id"]))
+    ids, types = documents["id"].combine_chunks(), documents[ID_TYPE].combine_chunks()
+    is_shared = pc.and_(pc.equal(ids[1:], ids[:-1]), pc.not_equal(types[1:], types[:-1]))
+    return pc.unique(ids[1:].filter(is_shared))
+
+
+def _duplicate(source_id: SourceId, layout: Layout) -> Reject:
+    key = source_key(to_bson(source_id))
+    return Reject(key, source_id, (Defect(layout.key.name, Reason.DUPLICATE_ID, cut(key)),))
 
 
 def merge(
@@ -176,113 +178,130 @@ def merge(
     """Write the quarantine after a run to ``out``, which may be ``previous`` itself.
 
     It holds one entry for each document of ``rejects`` (at least one file of `rejects_schema`, empty or not; of a
-    document that is in several, an entry of stage convert comes before one of stage load). ``first_seen`` and
-    ``attempts`` go on from the entry with the same ``source_key`` in ``previous`` (`quarantine_schema`); ``now`` is
-    aware. Entries that this run did not meet again leave. Only those of stage load whose ids are in ``untried``,
-    because the load ended before their batch, stay as they were: nothing is known of them that is new. So do those
-    that another run has written after ``since`` (aware), when this run had begun to load: it may not have met them.
-    The metadata is that of the first of ``rejects``, with ``run_id``.
+    document that is in several, an entry of stage convert comes before one of stage load), by ``source_key``.
+    ``first_seen`` and ``attempts`` go on from the entry with the same ``source_key`` in ``previous``
+    (`quarantine_schema`); ``now`` is aware. Entries that this run did not meet again leave. Only those of stage load
+    whose ids are in ``untried``, because the load ended before their batch, stay as they were: nothing is known of them
+    that is new. So do those that another run has written after ``since`` (aware), when this run had begun to load: it
+    may not have met them. The metadata is that of the first of ``rejects``, with ``run_id``.
     """
-    paths = [str(path) for path in rejects]
     rejects_only = pq.read_schema(rejects[0]).remove_metadata()
     schema = _with_history(rejects_only)
-    metadata = read_metadata(rejects[0]) | {RUN_ID: run_id}
-    with duckdb_connection(out.parent) as connection:
-        _register_previous(connection, previous, rejects_only, untried)
-        parameters = {"rejects": paths, "now": now, "run_id": run_id, "since": since}
-        reader = connection.sql(_MERGE_SQL, params=parameters).to_arrow_reader(_PAGE_ROWS)
-        write_parquet(out, schema, _batches(reader, schema), metadata=metadata)
+    inputs = [FileInput(path, rejects_only, "source_key") for path in rejects]
+    if previous is not None:
+        inputs.append(FileInput(previous, schema, "source_key"))
+    kept = pa.array([_typed_id(source_id.type, source_id.text) for source_id in untried], pa.string())
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix="quarantine-") as folder,
+        parquet_writer(out, schema, metadata=read_metadata(rejects[0]) | {RUN_ID: run_id}) as sink,
+    ):
+        for read in by_key(inputs, Path(folder)):
+            seen = _first_of_each(pa.concat_tables(read[: len(rejects)]))
+            before = schema.empty_table() if previous is None else read[-1]
+            stays = pc.or_(_is_untried(before, kept), _is_newer(before, run_id, since))
+            is_seen = pc.is_in(before["source_key"], value_set=seen["source_key"].combine_chunks())
+            unmet = before.filter(pc.and_(stays, pc.invert(is_seen)))
+            merged = pa.concat_tables([_with_times(seen, before, now, run_id, schema), unmet])
+            for batch in merged.take(pc.sort_indices(merged["source_key"])).to_batches():
+                sink.write(batch)
 
 
-def _register_previous(
-    connection: Any, previous: Path | None, rejects_only: pa.Schema, untried: Sequence[SourceId]
-) -> None:
-    """Make ``previous`` and ``untried`` known to `_MERGE_SQL`."""
-    if previous is None:
-        connection.register("previous", _with_history(rejects_only).empty_table())
-    else:
-        connection.read_parquet(str(previous)).create_view("previous")
-    ids = {"id": [source_id.text for source_id in untried], ID_TYPE: [str(source_id.type) for source_id in untried]}
-    connection.register("untried", pa.table(ids, schema=pa.schema({"id": pa.string(), ID_TYPE: pa.string()})))
+def _first_of_each(rejects: pa.Table) -> pa.Table:
+    """One reject of each document: that of the conversion, if there is one."""
+    is_of_load = pc.not_equal(rejects["stage"], Stage.CONVERT)
+    keys = pa.table({"source_key": rejects["source_key"], "is_of_load": is_of_load})
+    order = pc.sort_indices(keys, sort_keys=[("source_key", "ascending"), ("is_of_load", "ascending")])
+    keys = rejects["source_key"].take(order).combine_chunks()
+    is_first = pc.not_equal(keys[1:], keys[:-1]) if len(keys) > 1 else pa.array([], pa.bool_())
+    return rejects.take(order.filter(pa.concat_arrays([pa.array([True][: len(keys)], pa.bool_()), is_first])))
 
 
-# The entries of this run with the history of the previous ones, then the previous ones that it did not get to, and
-# those that another run has written meanwhile.
-_MERGE_SQL = f"""
-WITH seen AS (
-    FROM read_parquet($rejects)
-    QUALIFY row_number() OVER (PARTITION BY source_key ORDER BY stage <> '{Stage.CONVERT}') = 1
-)
-SELECT seen.*, coalesce(previous.first_seen, $now), $now, coalesce(previous.attempts, 0) + 1, $run_id
-FROM seen LEFT JOIN previous ON previous.source_key = seen.source_key
-UNION ALL
-SELECT previous.* FROM previous
-WHERE (
-        (stage = '{Stage.LOAD}' AND (id, {ID_TYPE}) IN (SELECT (id, {ID_TYPE}) FROM untried))
-        OR (previous.run_id <> $run_id AND previous.last_seen > $since::TIMESTAMPTZ)
+def _with_times(seen: pa.Table, before: pa.Table, now: dt.datetime, run_id: str, schema: pa.Schema) -> pa.Table:
+    """The entries of this run, with the history of those before."""
+    history = before.select(["first_seen", "attempts"]).take(
+        pc.index_in(seen["source_key"], value_set=before["source_key"].combine_chunks())
     )
-    AND source_key NOT IN (SELECT source_key FROM seen)
-"""  # noqa: S608 - made of constants only; values are bound
+    at = pa.scalar(now, schema.field("last_seen").type)
+    columns = [
+        *seen.columns,
+        pc.fill_null(history["first_seen"], at),
+        pa.repeat(at, seen.num_rows),
+        pc.add(pc.fill_null(history["attempts"], 0), 1),
+        pa.repeat(pa.scalar(run_id, pa.string()), seen.num_rows),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _batches(reader: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """What DuckDB streams, as ``schema``. By position: DuckDB names columns and the fields of a struct by rules of
-    its own, which take ``Price`` and ``price`` for one."""
-    for batch in reader:
-        columns = [_as_type(column, field.type) for column, field in zip(batch.columns, schema, strict=True)]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+def _is_untried(before: pa.Table, kept: pa.Array) -> pa.ChunkedArray:
+    """Which are earlier refusals that this run has not tried again."""
+    ids = pc.fill_null(pc.binary_join_element_wise(before[ID_TYPE], before["id"], " "), "")
+    return pc.and_(pc.equal(before["stage"], Stage.LOAD), pc.is_in(ids, value_set=kept))
 
 
-def _as_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
-    if not pa.types.is_struct(wanted):
-        return array.cast(wanted)
-    members = [member.cast(field.type) for member, field in zip(array.flatten(), wanted, strict=True)]
-    return pa.StructArray.from_arrays(members, fields=list(wanted), mask=array.is_null())
+def _is_newer(before: pa.Table, run_id: str, since: dt.datetime | None) -> pa.ChunkedArray:
+    """Which entries another run has written after ``since``."""
+    if since is None:
+        return pa.chunked_array([pa.repeat(False, before.num_rows)], pa.bool_())
+    is_later = pc.greater(before["last_seen"], pa.scalar(since, before.schema.field("last_seen").type))
+    return pc.and_(pc.not_equal(before["run_id"], run_id), is_later)
+
+
+def _typed_id(id_type: str, text: str) -> str:
+    return f"{id_type} {text}"
 
 
 def summary(path: Path) -> dict[Reason, int]:
     """How many documents of a rejects or quarantine file have each reason. One with two reasons counts in both."""
-    with duckdb_connection(path.parent) as connection:
-        rows = connection.execute(_SUMMARY_SQL, {"path": str(path)}).fetchall()
-    return {Reason(reason): count for reason, count in rows}
-
-
-# Documents per reason; a document counts once, however many of its columns have the reason.
-_SUMMARY_SQL = """
-SELECT reason, count(*)
-FROM (SELECT unnest(list_distinct(reasons)) AS reason FROM read_parquet($path))
-GROUP BY reason ORDER BY reason
-"""
+    counts: Counter[str] = Counter()
+    with opened(path) as file:
+        for page in pages(file, columns=["reasons"]):
+            reasons = page.column("reasons")
+            of_document = pa.table({"document": pc.list_parent_indices(reasons), "reason": pc.list_flatten(reasons)})
+            distinct = of_document.group_by(["document", "reason"]).aggregate([])
+            counts.update({item["values"]: item["counts"] for item in pc.value_counts(distinct["reason"]).to_pylist()})
+    return {Reason(reason): count for reason, count in sorted(counts.items())}
 
 
 def first_entries(path: Path, n: int) -> pa.Table:
-    """The first ``n`` entries of a rejects or quarantine file by ``source_key``, with all columns of the file."""
+    """The first ``n`` entries of a rejects or quarantine file by ``source_key``, with all columns of the file. Of the
+    values that were refused, which may have megabytes, there are none."""
     schema = pq.read_schema(path).remove_metadata()
-    with duckdb_connection(path.parent) as connection:
-        parameters = {"path": str(path), "n": n}
-        reader = connection.sql(_FIRST_ENTRIES_SQL, params=parameters).to_arrow_reader(_PAGE_ROWS)
-        return pa.Table.from_batches(_batches(reader, schema), schema)
-
-
-# The beginning of the quarantine, the same at each call.
-_FIRST_ENTRIES_SQL = "FROM read_parquet($path) ORDER BY source_key LIMIT $n"
+    names = [name for name in schema.names if name != "refused"]
+    found = schema.empty_table().select(names)
+    with opened(path) as file:
+        for page in pages(file, columns=names):
+            found = pa.concat_tables([found, pa.Table.from_batches([page]).replace_schema_metadata()])
+            found = found.take(pc.sort_indices(found["source_key"])[:n])
+    refused = pa.nulls(found.num_rows, schema.field("refused").type)
+    return found.add_column(schema.get_field_index("refused"), schema.field("refused"), refused)
 
 
 def entries_of(path: Path, row_id: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """The entries of a quarantine file that have this text id or one of these ``source_key``; without the refused
-    values, which have names of their own."""
-    with duckdb_connection(path.parent) as connection:
-        found = connection.execute(_ENTRIES_SQL, {"path": str(path), "id": row_id, "keys": list(keys)})
-        names = [column[0] for column in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-
-
-# What is known of one product. Times as text: DuckDB's own come in the zone of the machine.
-_ENTRIES_SQL = f"""
-SELECT source_key, id, {ID_TYPE}, stage, "columns", reasons, "values", epoch_us(first_seen) AS first_seen_us,
-    epoch_us(last_seen) AS last_seen_us, attempts, run_id
-FROM read_parquet($path) WHERE id = $id OR list_contains($keys, source_key) ORDER BY source_key
-"""  # noqa: S608 - a constant
+    values, which have names of their own. Times are microseconds since 1970."""
+    names = [
+        "source_key",
+        "id",
+        "stage",
+        "columns",
+        "reasons",
+        "values",
+        "first_seen",
+        "last_seen",
+        "attempts",
+        "run_id",
+    ]
+    found: list[dict[str, Any]] = []
+    with opened(path) as file:
+        for page in pages(file, columns=names):
+            wanted = pc.or_kleene(
+                pc.equal(page["id"], row_id), pc.is_in(page["source_key"], value_set=pa.array(keys, pa.string()))
+            )
+            rows = pa.Table.from_batches([page]).filter(wanted)
+            for name in ("first_seen", "last_seen"):
+                rows = rows.append_column(f"{name}_us", rows[name].cast(pa.int64())).drop_columns([name])
+            found += rows.to_pylist()
+    return sorted(found, key=lambda entry: str(entry["source_key"]))
 
 
 def refused_schema(layout: Layout) -> pa.Schema:
@@ -310,7 +329,8 @@ def has_refused(path: Path) -> bool:
         return any(pc.any(pc.equal(stage, Stage.LOAD), min_count=0).as_py() for stage in stages)
 
 
-def refused_rows(path: Path, layout: Layout) -> pa.Table:
-    """All rows of `refused_input`, in memory."""
+def refused_rows(path: Path, layout: Layout, row_id: str | None = None) -> pa.Table:
+    """The rows of `refused_input` in memory: those of one text id, or all."""
     found = refused_input(path, layout)
-    return pa.Table.from_batches(found.batches(), found.schema)
+    pages_ = (page if row_id is None else page.filter(pc.equal(page["id"], row_id)) for page in found.batches())
+    return pa.Table.from_batches(pages_, found.schema)

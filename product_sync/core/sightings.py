@@ -6,13 +6,12 @@ the ids is read for the rows that were found, so a look costs a scan of the ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,11 +20,10 @@ from product_sync.core.diff import Difference, lines_of
 from product_sync.core.evidence import Explanation, Side, Sighting, explain
 from product_sync.core.layout import ID_TYPE, Layout, LayoutColumn
 from product_sync.core.model import Op
-from product_sync.core.tables import duckdb_connection
+from product_sync.core.tables import opened, pages
 
-_PAGE_ROWS = 8_192
 #: A run that has begun meanwhile removes the oldest files; and one may be damaged.
-_NO_EVIDENCE = (duckdb.IOException, duckdb.InvalidInputException, OSError)
+_NO_EVIDENCE = (pa.ArrowInvalid, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,119 +50,118 @@ def explain_differences(
     layout: Layout,
     earlier: Iterable[EarlierFile],
     source_read_at: datetime,
-    scratch: Path,
 ) -> list[Explained]:
     """The rows of a diff (``Layout.diff_schema``) as lines, each explained by the ``earlier`` snapshots.
 
-    ``scratch`` is a folder that DuckDB may spill into. A file that is gone by now is no evidence.
+    A file that is gone by now is no evidence.
     """
     kinds = [(op, rows) for op, rows in rows_by_op if rows.num_rows]
     if not kinds:
         return []
-    looks = []
-    ids = [row_id for _, rows in kinds for row_id in diff_rows.ids(rows)]
-    with duckdb_connection(scratch) as connection:
-        connection.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
-        for file in earlier:
-            try:
-                looks.append(_look(connection, file, layout, ids))
-            except _NO_EVIDENCE:
-                continue
-    return [line for op, rows in kinds for line in _explained(op, rows, layout, looks, source_read_at)]
+    seen: dict[Op, list[_Seen]] = {op: [] for op, _ in kinds}
+    for file in earlier:
+        try:
+            of_file = [(op, _Seen(file, op, rows, layout)) for op, rows in kinds]
+        except _NO_EVIDENCE:
+            continue
+        for op, of_kind in of_file:
+            seen[op].append(of_kind)
+    return [line for op, rows in kinds for line in _explained(op, rows, layout, seen[op], source_read_at)]
 
 
 def seen_before(
-    row_id: str, layout: Layout, earlier: Iterable[EarlierFile], scratch: Path
-) -> list[tuple[EarlierFile, pa.Table, tuple[str, ...]]]:
+    row_id: str, layout: Layout, earlier: Iterable[EarlierFile]
+) -> Iterator[tuple[EarlierFile, pa.Table, tuple[str, ...]]]:
     """What each snapshot has of one product: its row, in a table of that side's schema that is empty where it has none,
-    and why the document could not be copied. ``scratch`` and files that are gone as in `explain_differences`."""
-    seen = []
-    with duckdb_connection(scratch) as connection:
-        connection.register("wanted", pa.table({"id": pa.array([row_id], pa.string())}))
-        for file in earlier:
-            try:
-                look = _look(connection, file, layout, [row_id])
-            except _NO_EVIDENCE:
+    and why the document could not be copied. Files that are gone are left out."""
+    for file in earlier:
+        schema = _schema(file, layout)
+        try:
+            found = pa.concat_tables([schema.empty_table(), *_rows_of(file, layout, [row_id])])
+            rejected = _rejected(file, [row_id])
+        except _NO_EVIDENCE:
+            continue
+        yield file, found, rejected.get(row_id, ())
+
+
+def _schema(file: EarlierFile, layout: Layout) -> pa.Schema:
+    return layout.source_schema if file.side is Side.SOURCE else layout.target_schema
+
+
+def _rows_of(file: EarlierFile, layout: Layout, ids: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of ``ids``, some at a time. Row groups whose ids are all outside are passed over."""
+    schema, key = _schema(file, layout), layout.key.name
+    wanted, first, last = pa.array(ids, pa.string()), min(ids), max(ids)
+    with opened(file.rows) as read:
+        place = read.schema_arrow.get_field_index(key)
+        for group in range(read.num_row_groups):
+            bounds = read.metadata.row_group(group).column(place).statistics
+            if bounds is not None and bounds.has_min_max and (bounds.max < first or bounds.min > last):
                 continue
-            seen.append((file, look.found, look.rejected.get(row_id, ())))
-    return seen
+            is_wanted = pc.is_in(read.read_row_group(group, columns=[key])[key], value_set=wanted)
+            if not pc.any(is_wanted, min_count=0).as_py():
+                continue
+            for page in pages(read, groups=[group]):
+                rows = pa.Table.from_batches([page]).filter(pc.is_in(page.column(place), value_set=wanted))
+                if rows.num_rows:
+                    yield rows.cast(schema)
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What one file has of the wanted ids."""
-
-    side: Side
-    at: datetime
-    found: pa.Table
-    rejected: dict[str, tuple[str, ...]]
-
-
-def _look(connection: Any, file: EarlierFile, layout: Layout, ids: Sequence[str]) -> _Look:
-    """What the file has of ``ids``, which ``connection`` knows as ``wanted``."""
-    schema = layout.source_schema if file.side is Side.SOURCE else layout.target_schema
-    places = ["id" if field.name == layout.key.name else f"c{place}" for place, field in enumerate(schema)]
-    params = {"path": str(file.rows), "first": min(ids), "last": max(ids)}
-    reader = connection.sql(_FOUND_SQL.format(columns=", ".join(places)), params=params)
-    batches = [
-        pa.RecordBatch.from_arrays(
-            [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)], schema=schema
-        )
-        for batch in reader.to_arrow_reader(_PAGE_ROWS)
-    ]
-    rejected = {}
-    if file.rejects:
-        found = connection.execute(_REJECTED_SQL, {"path": str(file.rejects)}).fetchall()
-        rejected = {row_id: tuple(sorted(set(reasons))) for row_id, reasons in found}
-    return _Look(file.side, file.at, pa.Table.from_batches(batches, schema), rejected)
-
-
-# The rows of a snapshot that are wanted. Columns go by position, as in the diff. The bounds let row groups be passed
-# over whose ids are all outside.
-_FOUND_SQL = (
-    "SELECT * FROM read_parquet($path) AS snapshot ({columns})"
-    " WHERE id BETWEEN $first AND $last AND id IN (SELECT id FROM wanted)"
-)
-# Why the wanted documents could not be copied.
-_REJECTED_SQL = "SELECT id, reasons FROM read_parquet($path) WHERE id IN (SELECT id FROM wanted)"
+def _rejected(file: EarlierFile, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Why the documents of ``ids`` could not be copied."""
+    if file.rejects is None:
+        return {}
+    wanted = pa.array(ids, pa.string())
+    with opened(file.rejects) as read:
+        found = [
+            entry
+            for page in pages(read, columns=["id", "reasons"])
+            for entry in page.filter(pc.is_in(page["id"], value_set=wanted)).to_pylist()
+        ]
+    return {entry["id"]: tuple(sorted(set(entry["reasons"]))) for entry in found}
 
 
 def _explained(
-    op: Op, rows: pa.Table, layout: Layout, looks: list[_Look], source_read_at: datetime
+    op: Op, rows: pa.Table, layout: Layout, seen: list[_Seen], source_read_at: datetime
 ) -> Iterable[Explained]:
-    ids = diff_rows.ids(rows)
     columns = layout.compared if op is Op.UPDATE else ()
-    seen = [_Seen(look, ids, rows, layout, columns) for look in looks]
     by_name = {column.name: column for column in columns}
     id_types = rows[ID_TYPE].to_pylist()
     for place in range(rows.num_rows):
         for line in lines_of(rows.slice(place, 1), op, layout):
-            sightings = [look.sighting(place, by_name.get(line.column)) for look in seen]
+            sightings = [file.sighting(place, by_name.get(line.column)) for file in seen]
             yield Explained(line, id_types[place] or "", explain(op, sightings, source_read_at))
 
 
 class _Seen:
-    """One look, laid beside the rows of the diff."""
+    """What one snapshot says of each row of a diff. Values are compared while the snapshot is read, and not kept."""
 
-    def __init__(
-        self, look: _Look, ids: list[str], rows: pa.Table, layout: Layout, columns: tuple[LayoutColumn, ...]
-    ) -> None:
-        self._look = look
-        self._ids = ids
-        there = diff_rows.aligned(look.found, layout.key.name, ids)
-        self._present = pc.is_valid(there[layout.key.name]).to_pylist()
-        new, old = diff_rows.new_rows(rows, layout), diff_rows.old_rows(rows, layout)
-        self._is_new = {column.name: diff_rows.same_values(there, new, [column]).to_pylist() for column in columns}
-        self._is_old = {column.name: diff_rows.same_values(there, old, [column]).to_pylist() for column in columns}
+    def __init__(self, file: EarlierFile, op: Op, rows: pa.Table, layout: Layout) -> None:
+        self._file = file
+        self._ids = diff_rows.ids(rows)
+        self._rejected = _rejected(file, self._ids)
+        columns = layout.compared if op is Op.UPDATE else ()
+        self._present = np.zeros(rows.num_rows, dtype=bool)
+        self._is_new = {column.name: np.zeros(rows.num_rows, dtype=bool) for column in columns}
+        self._is_old = {column.name: np.zeros(rows.num_rows, dtype=bool) for column in columns}
+        for found in _rows_of(file, layout, self._ids):
+            ids = found[layout.key.name]
+            places = pc.index_in(ids, value_set=pa.array(self._ids, pa.string())).to_numpy()
+            self._present[places] = True
+            of_diff = rows.take(pa.array(places))
+            new, old = diff_rows.new_rows(of_diff, layout), diff_rows.old_rows(of_diff, layout)
+            for column in columns:
+                self._is_new[column.name][places] = diff_rows.same_values(found, new, [column]).to_numpy()
+                self._is_old[column.name][places] = diff_rows.same_values(found, old, [column]).to_numpy()
 
     def sighting(self, place: int, column: LayoutColumn | None) -> Sighting:
-        rejected = self._look.rejected.get(self._ids[place], ())
-        has_values = self._present[place] and not rejected and column is not None
+        rejected = self._rejected.get(self._ids[place], ())
+        has_values = bool(self._present[place]) and not rejected and column is not None
         return Sighting(
-            self._look.side,
-            self._look.at,
-            present=self._present[place] or bool(rejected),
-            is_new=has_values and self._is_new[column.name][place] if column else False,
-            is_old=has_values and self._is_old[column.name][place] if column else False,
+            self._file.side,
+            self._file.at,
+            present=bool(self._present[place]) or bool(rejected),
+            is_new=has_values and bool(self._is_new[column.name][place]) if column else False,
+            is_old=has_values and bool(self._is_old[column.name][place]) if column else False,
             rejected=rejected,
         )

@@ -28,7 +28,7 @@ STATE_KEY, RUN_ID, TAKEN_AT = "state_key", "run_id", "taken_at"
 TEMPORARY = ".tmp"
 #: A row group is held in memory by its writer and by each of its readers.
 ROW_GROUP_ROWS = 65_536
-ROW_GROUP_BYTES = 16 * 1024 * 1024
+ROW_GROUP_BYTES = 8 * 1024 * 1024
 
 #: Rows and bytes that are read from a file at once.
 PAGE_ROWS = 16_384

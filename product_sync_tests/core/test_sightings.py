@@ -33,13 +33,13 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EarlierFile:
 
 @pytest.mark.parametrize("wanted", IDS)
 def test_each_product_is_found(snapshot: EarlierFile, wanted: str, tmp_path: Path) -> None:
-    [(_, found, _)] = seen_before(wanted, LAYOUT, [snapshot], tmp_path)
+    [(_, found, _)] = seen_before(wanted, LAYOUT, [snapshot])
     assert found == table_of(LAYOUT, [row(wanted)])
 
 
 def test_what_is_not_there_is_not_found(snapshot: EarlierFile, tmp_path: Path) -> None:
     for wanted in ("c", "zz", "\U0001f601"):
-        [(_, found, _)] = seen_before(wanted, LAYOUT, [snapshot], tmp_path)
+        [(_, found, _)] = seen_before(wanted, LAYOUT, [snapshot])
         assert found.num_rows == 0
 
 

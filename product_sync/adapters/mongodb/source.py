@@ -195,25 +195,27 @@ class MongoSource:
         return reply.documents(bytes(answer["cursor"].raw))
 
     def _replies(self) -> Iterator[Documents]:
-        last = None
-        while documents := self._patiently(partial(self._page, last)):
+        last, rows = None, self._page_rows
+        while documents := self._patiently(partial(self._page, last, rows)):
             yield documents
             last = documents[len(documents) - 1]
+            # A reply of 16 MiB exists four times for a moment: of wide documents fewer are asked for.
+            rows = max(1, min(self._page_rows, self._page_bytes * len(documents) // documents.size))
 
-    def _page(self, last: bytes | None) -> Documents:
-        """The documents that follow ``last``, in the order of ``_id``; empty at the end.
+    def _page(self, last: bytes | None, rows: int) -> Documents:
+        """At most ``rows`` documents that follow ``last``, in the order of ``_id``; empty at the end.
 
         A single batch leaves no cursor open on the server. Without a batch size of its own it would end after 101
         documents. It ends at 16 MiB in any case, so a short page does not mean the end.
         """
         if last is None:
-            return self._first_of({})
+            return self._first_of({}, rows)
         for query in keyset.following(last):
-            if documents := self._first_of(query):
+            if documents := self._first_of(query, rows):
                 break
         return documents
 
-    def _first_of(self, query: Mapping[str, Any]) -> Documents:
+    def _first_of(self, query: Mapping[str, Any], rows: int) -> Documents:
         answer = self._database.command(
             {
                 "find": self._name,
@@ -221,8 +223,8 @@ class MongoSource:
                 "projection": self._projection,
                 "sort": BY_ID,
                 "hint": BY_ID,
-                "limit": self._page_rows,
-                "batchSize": self._page_rows,
+                "limit": rows,
+                "batchSize": rows,
                 "singleBatch": True,
                 "readConcern": {"level": "majority"},
             },
