@@ -82,7 +82,8 @@ class Contestant:
 
 def product_sync(batch_size: int | None = 10_000, delay_ms: int | None = 0) -> Contestant:
     """Our own command; without arguments of its own where None: then its defaults hold."""
-    options: tuple[str, ...] = ()
+    # A sync of more than half of the target asks whether that is meant.
+    options: tuple[str, ...] = ("--accept-changes",)
     if batch_size is not None:
         options += ("--batch-size", str(batch_size))
     if delay_ms is not None:

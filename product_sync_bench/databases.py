@@ -1,6 +1,7 @@
 """The target before a run, and what both databases felt of it.
 
-Every run gets a database of its own, copied from a template: empty, equal to the source, or with drift. So all begin
+Every run gets a database of its own, copied from a template: empty, equal to the source, with drift, or with another
+value in every row. So all begin
 with the same pages, vacuumed and analysed, and none pays for what another left.
 """
 
@@ -22,7 +23,7 @@ from pymongo import MongoClient
 from product_sync.embedded.servers import Servers
 from product_sync_bench.catalogue import VERSION, Catalogue
 
-EMPTY, EQUAL, DRIFTED = "empty", "equal", "drifted"
+EMPTY, EQUAL, DRIFTED, CHANGED = "empty", "equal", "drifted", "changed"
 _TARGET: Final = "bench_target"
 _CHANGED_SHARE, _LOST_SHARE = 0.01, 0.001
 #: Seconds in which the server must notice that a client is gone.
@@ -61,6 +62,9 @@ FROM (
 ) AS drift
 WHERE id = chosen
 """
+
+# change_all: another price in every row, as after a long outage; the rows lie in the order of the source again.
+_CHANGE_ALL: LiteralString = "UPDATE product SET price = price + 100"
 
 # plant_losses: rows that never arrived.
 _PLANT_LOSSES: LiteralString = """
@@ -137,7 +141,7 @@ class Target:
         self._make(EMPTY, "template0")
 
     def make_templates(self) -> None:
-        """Make the three templates of this catalogue unless an earlier run did. 30 s for a million products."""
+        """Make the templates of this catalogue unless an earlier run did. 40 s for a million products."""
         self.make_empty_template()
         if self._make(EQUAL, self._template(EMPTY)):
             with self._finishing(EQUAL) as connection:
@@ -152,6 +156,9 @@ class Target:
                 connection.execute(_PLANT_LOSSES, [round(self.catalogue.count * _LOST_SHARE)])
                 connection.execute(_PLANT_CHANGES, [round(self.catalogue.count * _CHANGED_SHARE)])
                 connection.execute(_FILL_CARTS)
+        if self._make(CHANGED, self._template(EQUAL)):
+            with self._finishing(CHANGED) as connection:
+                connection.execute(_CHANGE_ALL)
 
     def begin(self, state: str, setup: LiteralString | str, *, logged: bool = True) -> None:
         """Make the target anew from the template ``state``, then run ``setup`` on it. Everything is on disk after.

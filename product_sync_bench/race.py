@@ -21,10 +21,11 @@ from product_sync_bench import catalogue as catalogues
 from product_sync_bench import contestants, databases, machine, verification
 from product_sync_bench.catalogue import Catalogue
 from product_sync_bench.contestants import Contestant, Place
-from product_sync_bench.databases import DRIFTED, EMPTY, EQUAL, Felt, Target
+from product_sync_bench.databases import CHANGED, DRIFTED, EMPTY, EQUAL, Felt, Target
 from product_sync_bench.measuring import Cost, measure
 from product_sync_bench.results import (
     DRIFT,
+    EVERYTHING,
     FLOORS,
     INITIAL,
     IRREGULAR,
@@ -37,7 +38,7 @@ from product_sync_bench.results import (
     Section,
 )
 
-_STATES: Final = {INITIAL: EMPTY, UNCHANGED: EQUAL, DRIFT: DRIFTED}
+_STATES: Final = {INITIAL: EMPTY, UNCHANGED: EQUAL, DRIFT: DRIFTED, EVERYTHING: CHANGED}
 #: The pace is of interest where a default load takes minutes and not hours.
 _PACED_UP_TO: Final = 100_000
 _SMALLEST: Final = 100

@@ -20,7 +20,8 @@ from product_sync_bench.measuring import Cost
 from product_sync_bench.verification import Verdict
 
 INITIAL, UNCHANGED, DRIFT = "initial load", "nothing changed", "1 % changed, 0.1 % lost"
-SCENARIOS: Final = (INITIAL, UNCHANGED, DRIFT)
+EVERYTHING = "everything changed"
+SCENARIOS: Final = (INITIAL, UNCHANGED, DRIFT, EVERYTHING)
 RACE, FLOORS, PACING, START, IRREGULAR = "race", "floors", "pacing", "start", "irregular"
 
 

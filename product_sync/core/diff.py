@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from product_sync.core import ahead, diff_rows, quarantine
 from product_sync.core.compare_rows import diff_table, differences
 from product_sync.core.diff_file import diff_file
-from product_sync.core.key_ranges import FileInput, by_key, rises
+from product_sync.core.key_ranges import LIMITS, FileInput, Limits, by_key, rises
 from product_sync.core.layout import Layout, LayoutColumn
 from product_sync.core.model import Op, Reason, TypeName
 from product_sync.core.pairs import without_equal_pairs
@@ -84,6 +84,7 @@ def diff(
     metadata: Mapping[str, str],
     target_batches: Iterator[pa.RecordBatch] | None = None,
     unpaired: tuple[Path, Path] | None = None,
+    limits: Limits = LIMITS,
 ) -> DiffCounts:
     """Write every difference to ``out`` (``Layout.diff_schema``) and count them.
 
@@ -108,7 +109,7 @@ def diff(
                 out, layout.diff_schema, ahead.each(_all_missing(source, rejects, layout)), metadata=metadata
             )
         else:
-            ranges = by_key(_inputs(layout, source, target, rejects, previous_quarantine), folder)
+            ranges = by_key(_inputs(layout, source, target, rejects, previous_quarantine), folder, limits)
             found = stack.enter_context(diff_file(out, layout, folder, metadata=metadata))
             nothing_refused = quarantine.refused_schema(layout).empty_table()
             for new, old, rejected_ids, *refused_rows in ranges:

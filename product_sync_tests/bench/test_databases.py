@@ -10,7 +10,7 @@ import pytest
 
 from product_sync.embedded.servers import Servers
 from product_sync_bench.catalogue import Catalogue, ensure
-from product_sync_bench.databases import DRIFTED, EMPTY, EQUAL, Target, source_url
+from product_sync_bench.databases import CHANGED, DRIFTED, EMPTY, EQUAL, Target, source_url
 from product_sync_bench.verification import Verdict, shape, verify, write_expected
 
 CATALOGUE = Catalogue(1_000)
@@ -42,6 +42,11 @@ def test_the_drifted_target_has_lost_one_in_a_thousand_and_changed_one_in_a_hund
 ) -> None:
     target.begin(DRIFTED, "")
     assert judged(servers, target, tmp_path / "expected") == Verdict(missing=1, differing=10)
+
+
+def test_in_the_changed_target_every_row_differs(servers: Servers, target: Target, tmp_path: Path) -> None:
+    target.begin(CHANGED, "")
+    assert judged(servers, target, tmp_path / "expected") == Verdict(differing=1_000)
 
 
 def test_a_run_finds_nothing_of_the_run_before(servers: Servers, target: Target, tmp_path: Path) -> None:

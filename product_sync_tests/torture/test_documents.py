@@ -20,7 +20,8 @@ BY_NAME: dict[str, Column] = {column.name: column for column in (*COLUMNS, NESTE
 
 
 def test_every_document_ends_in_the_target_or_in_quarantine_and_leaves_it_when_mended(servers: Servers) -> None:
-    played = play(servers, count=400, large=3, seed=11)
+    """With wide ones among them, and every row changed in the end: within the memory that is promised."""
+    played = play(servers, count=400, large=3, seed=11, wide=150)
     assert played.violations == []
     assert played.counts["in the target"] > 100
     assert played.counts["mended"] > 100

@@ -19,13 +19,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="product_sync_torture.documents", description=__doc__)
     parser.add_argument("--documents", type=int, default=5_000, help="documents in each round")
     parser.add_argument("--large", type=int, default=24, help="how many of them have megabytes")
+    parser.add_argument("--wide", type=int, default=300, help="documents of up to 400 kB, on top")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4], help="one round each")
     parser.add_argument("--report", type=Path, help="where to write the report, as Markdown")
     arguments = parser.parse_args()
     rounds = []
     with servers() as running:
         for seed in arguments.seeds:
-            rounds.append(play(running, arguments.documents, arguments.large, seed))
+            rounds.append(play(running, arguments.documents, arguments.large, seed, wide=arguments.wide))
             _say(f"seed {seed}: {rounds[-1].documents} documents, {len(rounds[-1].violations)} violations")
             for violation in rounds[-1].violations[:_SHOWN]:
                 _say(f"  {violation}")
@@ -58,8 +59,9 @@ def report(rounds: list[Round]) -> str:
             "# Bad documents: what the campaign saw",
             "",
             f"Written by `python -m product_sync_torture.documents` on {platform.system()}, Python"
-            f" {platform.python_version()}. Three runs a round, each a process: the first sync, a second one, and one"
-            " after every document was mended. A document with two reasons counts under both.",
+            f" {platform.python_version()}. Four runs a round, each a process: the first sync, a second one, one"
+            " after every document was mended, and one after every row was changed in the target. A document with two"
+            " reasons counts under both.",
             "",
             f"| seed | {' | '.join(str(one.seed) for one in rounds)} | all |",
             f"|---|{'---|' * (len(rounds) + 1)}",

@@ -1,7 +1,8 @@
-"""One round of the campaign: a catalogue of bad documents, three runs as processes of their own, and the judgement.
+"""One round of the campaign: a catalogue of bad documents, four runs as processes of their own, and the judgement.
 
 The first run must put every document where it belongs, the second (a restart) must find the quarantine as it was
-left and try all of it again, the third, after every document was mended, must leave none in it.
+left and try all of it again, the third, after every document was mended, must leave none in it. The fourth finds
+another value in every row of the target. None may take more memory than is promised.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _MESSAGE_BYTES: Final = 15_000_000
 _MESSAGE_DOCUMENTS: Final = 1_000
 _LEFT_FROM_BEFORE: Final = 60
 _OLD_TITLE: Final = "left from before"
+#: What a sync may have, children included.
+_MOST_MB: Final = 512
 _LONGEST_KEY, _KEY_BEGINNING = 1_000, 200
 
 Found = dict[str, dict[str, Any]]
@@ -67,9 +70,12 @@ class _Run:
     peak_mb: float
 
 
-def play(servers: Servers, count: int, large: int, seed: int) -> Round:
-    """A round on databases of its own. With an even seed a column comes from within a document, and every document is
-    then converted by itself; with an odd one, those that look alike are read together."""
+def play(servers: Servers, count: int, large: int, seed: int, *, wide: int = 0) -> Round:
+    """A round on databases of its own; ``count``, ``large`` and ``wide`` as in `catalogue`.
+
+    With an even seed a column comes from within a document, and every document is then converted by itself; with an odd
+    one, those that look alike are read together.
+    """
     nested = seed % 2 == 0
     columns = (*COLUMNS, NESTED) if nested else COLUMNS
     played = Round(seed, nested)
@@ -81,15 +87,24 @@ def play(servers: Servers, count: int, large: int, seed: int) -> Round:
         environment(mongodb_url, cart_url, Path(folder) / "state", **_mapping(columns, Path(folder))),
     ):
         _create_table(cart_url, columns)
-        made = _insert(mongodb_url, catalogue(columns, count, large, seed))
+        made = _insert(mongodb_url, catalogue(columns, count, large, seed, wide=wide))
         _leave_old_rows(cart_url, made, columns)
         played.documents, played.megabytes = len(made), sum(len(one.raw) for one in made) / 1e6
         place = _Place(mongodb_url, cart_url, Path(folder) / "state", columns, played)
         place.first_run(made)
         place.run_again()
-        place.run_when_mended(made)
+        healed = place.run_when_mended(made)
+        place.run_when_all_changed(healed)
     played.seconds = time.monotonic() - started
     return played
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the source holds, and the text ids of documents that are gone from it."""
+
+    documents: list[Made]
+    gone: set[str | None]
 
 
 @dataclass
@@ -123,7 +138,8 @@ class _Place:
         if self._written() != written:
             self._complain(["the second run wrote rows"])
 
-    def run_when_mended(self, made: Sequence[Made]) -> None:
+    def run_when_mended(self, made: Sequence[Made]) -> _Source:
+        """Mend every document; returns those that are in the source then, and whose rows are left without one."""
         refused = {entry["id"] for entry in self._quarantine().values() if entry["stage"] == "load"}
         good = [one for one in made if one.row is not None and one.text_id not in refused]
         bad = [one for one in made if one.row is None and one.text_id is not None and _is_alone(one)]
@@ -141,10 +157,24 @@ class _Place:
         again = Round(0, self.played.nested)
         deleted = {one.text_id for one in gone} - {one.text_id for one in now}
         self._complain(_wrong_places(now, self._rows(), self._quarantine(), self.columns, again, deleted))
+        return _Source(now, deleted)
 
-    def _run(self, name: str) -> _Run:
-        run = _sync()
+    def run_when_all_changed(self, source: _Source) -> None:
+        with psycopg.connect(self.cart_url) as cart:
+            cart.execute("UPDATE product SET title = 'changed', note = note || '!'")
+        run = self._run("everything changed", "--accept-changes")
+        if run.answer.get("updated", 0) < len(source.documents) // 2:
+            self._complain([f"everything changed: {run.answer.get('updated')} rows were updated"])
+        again = Round(0, self.played.nested)
+        self._complain(
+            _wrong_places(source.documents, self._rows(), self._quarantine(), self.columns, again, source.gone)
+        )
+
+    def _run(self, name: str, *options: str) -> _Run:
+        run = _sync(*options)
         self.played.peak_mb = max(self.played.peak_mb, run.peak_mb)
+        if run.peak_mb > _MOST_MB:
+            self._complain([f"{name}: took {run.peak_mb:.0f} MB of memory"])
         if run.status not in (0, 1) or "Traceback" in run.stderr or not run.answer:
             self._complain([f"{name}: ended with {run.status}: {run.stderr[-2_000:]}"])
         error = (run.answer.get("error") or {}).get("message", "")
@@ -363,20 +393,11 @@ def _parts(made: Sequence[Made]) -> Iterator[list[Made]]:
         yield part
 
 
-def _sync() -> _Run:
+def _sync(*options: str) -> _Run:
     """``product-sync sync --json`` as a process of its own, and the memory that it and its children took at most."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        command = [
-            sys.executable,
-            "-m",
-            "product_sync.cli",
-            "sync",
-            "--json",
-            "--batch-size",
-            "1000",
-            "--delay-ms",
-            "0",
-        ]
+        pace = ("--batch-size", "1000", "--delay-ms", "0")
+        command = [sys.executable, "-m", "product_sync.cli", "sync", "--json", *pace, *options]
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr)  # noqa: S603 - a list of ours
         # Not what the kernel says of the ended process: that is never less than this one's own memory.
         memory = MemoryWatch(process.pid)

@@ -30,8 +30,9 @@ class Made:
     may_be_refused: bool = False
 
 
-def catalogue(columns: Sequence[Column], count: int, large: int, seed: int) -> list[Made]:
-    """``count`` documents, ``large`` of them of megabytes; some share their text id with another one."""
+def catalogue(columns: Sequence[Column], count: int, large: int, seed: int, *, wide: int = 0) -> list[Made]:
+    """``count`` documents, ``large`` of them of megabytes; some share their text id with another one. Then ``wide``
+    good ones with a text of up to 400 kB."""
     draw = random.Random(seed)  # noqa: S311 - reproducible on purpose
     made: list[Made] = []
     for number in range(count):
@@ -45,6 +46,7 @@ def catalogue(columns: Sequence[Column], count: int, large: int, seed: int) -> l
     made += [
         _make(columns, values.text((one.text_id or "").encode()), _good(columns, draw)) for one in _with_twins(made)
     ]
+    made += [_wide(columns, draw, number) for number in range(wide)]
     return _with_duplicates(made)
 
 
@@ -180,6 +182,12 @@ def _enlarged(
     big = values.text(draw.choice([b"x", "ü".encode(), "🎈".encode()]) * (size // 4))
     name = [b"note", b"title", b"description", b"price"][number % 4]
     return [member for member in members if member[0] != name] + [(name, big)]
+
+
+def _wide(columns: Sequence[Column], draw: random.Random, number: int) -> Made:
+    text = values.text(draw.randbytes(draw.randint(5_000, 200_000)).hex().encode())
+    members = [member for member in _good(columns, draw) if member[0] != b"note"]
+    return _make(columns, values.text(f"wide-{number}".encode()), [*members, (b"note", text)])
 
 
 def _with_twins(made: Sequence[Made]) -> list[Made]:
