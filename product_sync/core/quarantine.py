@@ -190,7 +190,7 @@ def merge(
     inputs = [FileInput(path, rejects_only, "source_key") for path in rejects]
     if previous is not None:
         inputs.append(FileInput(previous, schema, "source_key"))
-    kept = pa.array([_typed_id(source_id.type, source_id.text) for source_id in untried], pa.string())
+    kept = pa.array([f"{source_id.type} {source_id.text}" for source_id in untried], pa.string())
     with (
         tempfile.TemporaryDirectory(dir=out.parent, prefix="quarantine-") as folder,
         parquet_writer(out, schema, metadata=read_metadata(rejects[0]) | {RUN_ID: run_id}) as sink,
@@ -246,10 +246,6 @@ def _is_newer(before: pa.Table, run_id: str, since: dt.datetime | None) -> pa.Ch
     return pc.and_(pc.not_equal(before["run_id"], run_id), is_later)
 
 
-def _typed_id(id_type: str, text: str) -> str:
-    return f"{id_type} {text}"
-
-
 def summary(path: Path) -> dict[Reason, int]:
     """How many documents of a rejects or quarantine file have each reason. One with two reasons counts in both."""
     counts: Counter[str] = Counter()
@@ -279,18 +275,7 @@ def first_entries(path: Path, n: int) -> pa.Table:
 def entries_of(path: Path, row_id: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """The entries of a quarantine file that have this text id or one of these ``source_key``; without the refused
     values, which have names of their own. Times are microseconds since 1970."""
-    names = [
-        "source_key",
-        "id",
-        "stage",
-        "columns",
-        "reasons",
-        "values",
-        "first_seen",
-        "last_seen",
-        "attempts",
-        "run_id",
-    ]
+    names = [name for name in pq.read_schema(path).names if name != "refused"]
     found: list[dict[str, Any]] = []
     with opened(path) as file:
         for page in pages(file, columns=names):
