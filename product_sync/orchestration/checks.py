@@ -90,6 +90,8 @@ def load_checks(context: dg.AssetExecutionContext, session: Session) -> Iterator
     verdicts = [judging.judge_load(session)] if names.EVERY_BATCH_LOADED in selected else []
     if selected - {names.EVERY_BATCH_LOADED}:
         judgement = judging.judge_result(session)
+        [matches] = [verdict for verdict in judgement.verdicts if verdict.check == names.TARGET_MATCHES_SOURCE]
+        context.log.info(story.compared(matches))
         verdicts += [verdict for verdict in judgement.verdicts if verdict.check in selected]
         if judgement.proven:
             metadata = proof_metadata(session, judgement.proven)

@@ -83,6 +83,16 @@ def dry_run(preview: Preview) -> str:
     )
 
 
+def compared(matches: Verdict) -> str:
+    """What the comparison after the load found, or that of a validation: the counts of target_matches_source."""
+    counts = matches.numbers
+    differing = ", ".join(
+        f"{counts[name]:,} {name.replace('_', ' ')}"
+        for name in ("missing", "changed", "extra", "quarantined", "in_flight")
+    )
+    return f"Result: {counts['source_count']:,} documents, {counts['target_count']:,} rows; {differing}."
+
+
 def verdict(verdict: Verdict) -> str:
     word = "passed" if verdict.passed else "failed" if verdict.severity is Severity.ERROR else "warning"
     return f"Check {verdict.check}: {word}. {verdict.description}"

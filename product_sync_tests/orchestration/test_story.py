@@ -51,6 +51,7 @@ def test_the_log_tells_the_story_of_a_sync_in_a_dozen_lines(shop: Shop) -> None:
         " 0 skipped since the plan; 1 batch, 0 failed, 0 not attempted, 0 retries; ",
         "Quarantine: 1 document (not_exact 1).",
         f"Drift report: {shop.state}",
+        "Result: 6 documents, 6 rows; 0 missing, 0 changed, 1 extra, 1 quarantined, 0 in flight.",
         "Check every_batch_loaded: passed. ",
         "Check target_matches_source: passed. ",
         "Check no_extra_products: warning. 1 row ",
