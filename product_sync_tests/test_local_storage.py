@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dagster as dg
+import psycopg
+import psycopg.sql
 import pytest
 
 from product_sync import show, stats, sync, validate
 from product_sync.core.progress import Progress
 from product_sync_tests.adapters.test_state_access import as_another_user, reachable  # noqa: F401 - a fixture
 from product_sync_tests.market import Market, product, products
+from product_sync_tests.orchestration.test_local_history import CONFIG, storage_url
 from product_sync_tests.receivers import web_receiver
+from product_sync_tests.shop import Shop, shop  # noqa: F401 - a fixture
 
 BAD = product(7_000, price="a lot")
 
@@ -140,3 +145,43 @@ def test_files_of_another_user_stop_each_command_by_name(
         assert report.failure.code in ("configuration", "local_storage")
         assert str(market.state) in report.failure.message
         assert "DAGSTER_PG_URL" not in report.failure.hint
+
+
+def test_a_run_that_dagster_starts_fails_with_the_same_sentence(
+    shop: Shop,  # noqa: F811 - the fixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PRODUCT_SYNC_STATE", str(tmp_path / "file" / "state"))
+    outcome = shop.run()
+    assert not outcome.success
+    [failed, *_] = shop.instance.all_logs(outcome.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    assert failed.dagster_event
+    error = failed.dagster_event.step_failure_data.error
+    assert error
+    assert f"{tmp_path / 'file'} is not a directory. Set PRODUCT_SYNC_STATE" in error.message
+
+
+def test_a_storage_of_dagster_that_goes_away_in_the_load_is_named_with_what_was_written(
+    market: Market, cart_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market.enter(monkeypatch)
+    market.stock(products(60))
+    (tmp_path / "dagster.yaml").write_text(CONFIG)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_PG_URL", storage_url(cart_url))
+    monkeypatch.setattr("dagster_postgres.utils.time.sleep", lambda _: None)
+
+    def lose_storage() -> None:
+        with psycopg.connect(market.cart_url, autocommit=True) as other:
+            name = psycopg.sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(cart_url)["dbname"]))
+            other.execute(psycopg.sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+    report = sync(batch_size=10, batch_delay_ms=0, settle_seconds=0, on_progress=from_the_second_batch(lose_storage))
+    with psycopg.connect(market.cart_url, autocommit=True) as other:  # the fixture drops it once more
+        other.execute(f"CREATE DATABASE {psycopg.conninfo.conninfo_to_dict(cart_url)['dbname']}".encode())
+    assert report.failure
+    assert (report.failure.code, report.exit_status) == ("unreachable", 1)
+    assert "Dagster's own storage cannot be reached" in report.failure.message
+    assert report.inserted == len(market.rows()) >= 20

@@ -39,8 +39,11 @@ _BY_ERRNO: dict[int, tuple[str, str]] = {
 }
 #: Subclasses of OSError that say nothing about files.
 _OF_THE_NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
-#: DuckDB names no errno.
-_NO_ROOM_TEXTS = ("No space left on device", "Disk quota exceeded", "max_temp_directory_size")
+#: What DuckDB and Arrow say instead of an errno.
+_ERRNO_BY_TEXT = {
+    **{os.strerror(number): number for number in _BY_ERRNO},
+    "max_temp_directory_size": errno.ENOSPC,
+}
 
 
 class HasStateRoot(Protocol):
@@ -92,8 +95,8 @@ def storage_error(error: OSError | duckdb.Error | pa.ArrowInvalid, root: Path) -
     if isinstance(error, _OF_THE_NETWORK):
         return None
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and any(text in str(error) for text in _NO_ROOM_TEXTS):
-        number = errno.ENOSPC
+    if number is None:
+        number = next((number for text, number in _ERRNO_BY_TEXT.items() if text in str(error)), None)
     if number is None and any(text in str(error) for text in _DAMAGED_TEXTS):
         return damaged(Path(_place(error) or f"A file of the state folder {root}"))
     if number is None and not isinstance(error, OSError | duckdb.IOException):
@@ -101,7 +104,7 @@ def storage_error(error: OSError | duckdb.Error | pa.ArrowInvalid, root: Path) -
     message, hint = _BY_ERRNO.get(number or 0, ("", ""))
     if not message:
         said = os.strerror(number) if number else str(error).partition("\n")[0]
-        message, hint = f"The state folder {{root}} could not be read or written: {said}.", _NOT_ALLOWED
+        message, hint = f"The state folder {{root}} could not be read or written: {said}.", "Look at its disk."
     place = _place(error) or f"A file of the state folder {root}"
     return LocalStorageError(message.format(root=root, place=place), hint=hint)
 

@@ -30,7 +30,13 @@ class _Process(Enum):
 
 def process_tags() -> dict[str, str]:
     """Where this process runs: its host, its pid, and when it started (pids are used again)."""
-    return {HOST_TAG: socket.gethostname(), PROCESS_TAG: f"{os.getpid()}@{psutil.Process().create_time():.0f}"}
+    return {HOST_TAG: socket.gethostname(), PROCESS_TAG: process_tag(os.getpid())}
+
+
+def process_tag(pid: int) -> str:
+    """The pid and when the process started, in seconds since the machine did: the times of day of all processes move
+    when somebody sets the clock. Raises `psutil.NoSuchProcess`."""
+    return f"{pid}@{psutil.Process(pid).create_time() - psutil.boot_time():.2f}"
 
 
 def reap_dead_runs(
@@ -62,10 +68,10 @@ def reap_dead_runs(
 def _process_of(run: dg.DagsterRun) -> _Process:
     if run.tags.get(HOST_TAG) != socket.gethostname() or PROCESS_TAG not in run.tags:
         return _Process.UNSEEN
-    pid, _, started = run.tags[PROCESS_TAG].partition("@")
+    tag = run.tags[PROCESS_TAG]
+    pid = int(tag.partition("@")[0])
     try:
-        process = psutil.Process(int(pid))
-        is_it = f"{process.create_time():.0f}" == started and process.status() != psutil.STATUS_ZOMBIE
+        is_it = process_tag(pid) == tag and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return _Process.GONE
     return _Process.ALIVE if is_it else _Process.GONE

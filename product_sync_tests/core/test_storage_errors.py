@@ -62,6 +62,11 @@ def test_a_spill_that_duckdb_cannot_write_is_translated(tmp_path: Path) -> None:
         spill()
 
 
+def test_too_many_open_files_are_named_where_a_library_hides_the_errno(tmp_path: Path) -> None:
+    with pytest.raises(LocalStorageError, match="ulimit -n 256"), local_storage(tmp_path):
+        raise duckdb.IOException(f'Cannot open file "{tmp_path}/x": Too many open files')
+
+
 def test_a_function_of_a_state_folder_names_it(tmp_path: Path) -> None:
     @dataclass
     class Owner:

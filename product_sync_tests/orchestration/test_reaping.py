@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from product_sync.orchestration import names
-from product_sync.orchestration.reaping import SILENCE_S, process_tags, reap_dead_runs
+from product_sync.orchestration.reaping import SILENCE_S, process_tag, process_tags, reap_dead_runs
 from product_sync.orchestration.sensors import reap_dead_runs_sensor
 from product_sync_tests.shop import Shop, record_run
 
@@ -30,10 +30,10 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def gone() -> dict[str, str]:
     """The tags of a run whose process was killed."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = psutil.Process(process.pid).create_time()
+    tag = process_tag(process.pid)
     process.kill()
     process.communicate()
-    return process_tags() | {names.PROCESS_TAG: f"{process.pid}@{started:.0f}"}
+    return process_tags() | {names.PROCESS_TAG: tag}
 
 
 def status_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
@@ -67,6 +67,18 @@ def test_a_process_that_got_the_number_of_a_killed_one_does_not_pass_for_it(inst
 
 def test_a_run_that_lives_is_left_alone(instance: dg.DagsterInstance) -> None:
     run_id = record_run(instance, tags=process_tags())
+    assert reap_dead_runs(instance, lock_is_free=free) == []
+    assert status_of(instance, run_id) is STARTED
+
+
+def test_a_clock_that_is_set_during_a_run_does_not_make_its_process_another_one(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = record_run(instance, tags=process_tags())
+    # The kernel counts the start of a process from the start of the machine, and moves that when the clock is set.
+    booted = psutil.boot_time()
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: booted + 3_600)
+    assert psutil.boot_time() == booted + 3_600
     assert reap_dead_runs(instance, lock_is_free=free) == []
     assert status_of(instance, run_id) is STARTED
 
