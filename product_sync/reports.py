@@ -289,7 +289,8 @@ class ProductReport(Report):
     the exit status is 0 for equal and 1 for the others.
 
     ``target_row`` is ``None`` where the target has none, or nobody knows yet: ``state`` tells. ``quarantine`` and
-    ``earlier`` are what the last runs left in the state folder, the newest snapshot first.
+    ``earlier`` are what the last runs left in the state folder, the newest snapshot first. ``exclusions`` say which
+    other rows keep a missing or changed product out of the target now.
     """
 
     id: str = ""
@@ -299,6 +300,7 @@ class ProductReport(Report):
     differences: list[DifferenceReport] | None = None
     quarantine: list[QuarantineReport] | None = None
     earlier: list[EarlierReport] | None = None
+    exclusions: list[ExclusionReport] | None = None
 
     @property
     def exit_status(self) -> int:

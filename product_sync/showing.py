@@ -7,7 +7,7 @@ state folder, and writes nothing. Knows no orchestrator.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,9 @@ from product_sync.core.extended_json import parse_json
 from product_sync.core.ids import is_canonical_uuid, possible_ids, source_key
 from product_sync.core.layout import Layout
 from product_sync.core.model import TypeName
-from product_sync.core.one_product import Document, compare, read_documents, shown_row
+from product_sync.core.obstacles import in_the_way_now
+from product_sync.core.one_product import Document, State, compare, read_documents, shown_row
+from product_sync.core.ports import WriteBatch
 from product_sync.core.sightings import seen_before
 from product_sync.drift_report import earlier_files
 from product_sync.quarantine_listing import entry_report
@@ -32,6 +34,7 @@ from product_sync.reports import (
     DifferenceReport,
     DocumentReport,
     EarlierReport,
+    ExclusionReport,
     ProductReport,
     QuarantineReport,
 )
@@ -86,6 +89,19 @@ def show_product(report: ProductReport, env: Mapping[str, str]) -> None:
     report.differences = [
         DifferenceReport(column=line.column, target=line.old, source=line.new) for line in differences
     ]
+    report.exclusions = _exclusions(target, layout, documents[0].row if documents else None, row, state)
+
+
+def _exclusions(
+    address: TargetAddress, layout: Layout, new: pa.Table | None, old: pa.Table, state: State
+) -> list[ExclusionReport]:
+    """Which rows would keep the product out of the target if it were written now."""
+    if new is None or state not in (State.MISSING, State.CHANGED):
+        return []
+    nothing, changed = layout.target_schema.empty_table(), old.num_rows > 0
+    batch = WriteBatch(nothing if changed else new, new if changed else nothing, old, nothing)
+    found = map(in_the_way_now, PostgresReader(address.url, layout).obstacles(batch))
+    return [ExclusionReport(**asdict(each)) for each in found]
 
 
 def _documents(address: SourceAddress, layout: Layout, wanted: Wanted) -> list[Document]:

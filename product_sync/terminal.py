@@ -284,6 +284,8 @@ def show_product(report: ProductReport) -> None:
         _pairs("Row of the target", report.target_row)
     for each in report.differences or ():
         line(f"{each.column}: {_value(each.target)} in the target, {_value(each.source)} in the source")
+    for exclusion in report.exclusions or ():
+        line(f"In its way now: {exclusion.message} A sync writes it after that row, if that row makes way.")
     for entry in report.quarantine or ():
         _defects(f"In quarantine: {entry.source_key}", entry.defects)
         line(

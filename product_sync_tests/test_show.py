@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from product_sync import show, sync
 from product_sync.core.extended_json import EXCERPT_LENGTH
 from product_sync.embedded.servers import Servers
-from product_sync.reports import ProductReport
+from product_sync.reports import ExclusionReport, ProductReport
 from product_sync_tests.market import Market, open_market, product, products
 
 HEX = "507f1f77bcf86cd799439011"
@@ -70,6 +70,21 @@ def test_a_product_that_one_side_has(here: Market) -> None:
     assert only(missing).row["id"] == "p0001"
     assert (extra.documents, (extra.target_row or {})["id"]) == ([], "p0002")
     assert (nowhere.documents, nowhere.target_row) == ([], None)
+
+
+def test_a_product_that_another_row_keeps_out(here: Market) -> None:
+    here.sql("CREATE UNIQUE INDEX slug ON product (title)")
+    here.sql("DELETE FROM product WHERE id = 'p0002'; UPDATE product SET title = 'Ring 2' WHERE id = 'p0000'")
+    kept_out, free = show("p0002"), show("p0000")
+    assert (kept_out.state, kept_out.exit_status, free.state, free.exclusions) == ("missing", 1, "changed", [])
+    assert kept_out.exclusions == [
+        ExclusionReport(
+            id="p0002",
+            other="p0000",
+            constraint="slug",
+            message="p0002 is to have the same title as the row p0000 has (constraint slug).",
+        )
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +282,9 @@ def test_under_a_mapping_with_a_uuid_id_and_dotted_paths(
 def test_the_command_prints_all_of_it_and_its_status_says_whether_both_agree(here: Market) -> None:
     outcome = here.run("show", "--json", "p0001")
     assert outcome.status == 0, outcome
-    assert set(outcome.answer) == {"id", "state", "documents", "target_row", "differences", "quarantine", "earlier"}
+    assert set(outcome.answer) == {
+        "id", "state", "documents", "target_row", "differences", "quarantine", "earlier", "exclusions",
+    }  # fmt: skip
     assert outcome.answer["documents"][0]["fields"]["price"] == '{"$numberInt": "101"}'
     hostile = "[red]\x1b[2J"
     here.stock([product(8, _id=hostile, price="a lot")])

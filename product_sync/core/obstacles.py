@@ -49,19 +49,9 @@ def explain_exclusion(
     told = cut(row_id)
     if answer or obstacle is None:
         constraint = obstacle.constraint if obstacle else None
-        other = obstacle.other if obstacle and obstacle.kind is not ObstacleKind.NEEDED_ELSEWHERE else None
+        other = _other_row(obstacle) if obstacle else None
         return Exclusion(row_id, other, constraint, f"{told} is kept out: {answer or 'another row was in its way'}")
-    columns, other = ", ".join(obstacle.columns), cut(obstacle.other)
-    if obstacle.kind is ObstacleKind.NEEDED_ELSEWHERE:
-        message = f"refers by {columns} to {other} in {obstacle.table}, which has no such row"
-    elif obstacle.kind is ObstacleKind.NEEDED:
-        message = f"refers by {columns} to the row {other}, which is not there"
-        message += " and cannot be written either" if obstacle.other in waiting else ""
-    elif obstacle.kind is ObstacleKind.RIVAL:
-        message = f"is to have the same {columns} as {other}"
-    else:
-        message = f"is to have the same {columns} as the row {other} has"
-    message += f" (constraint {obstacle.constraint})."
+    message = f"{told} {_in_the_way(obstacle, waiting)}"
     if obstacle.kind is ObstacleKind.HELD:
         if obstacle.other in waiting:
             message += " That one cannot be written either."
@@ -74,5 +64,31 @@ def explain_exclusion(
                 " The source does not have that one:"
                 f" `{commands.shell('product-sync', 'sync', '--extra', 'delete')}` deletes it."
             )
-    elsewhere = obstacle.kind is ObstacleKind.NEEDED_ELSEWHERE
-    return Exclusion(row_id, None if elsewhere else obstacle.other, obstacle.constraint, f"{told} {message}")
+    return Exclusion(row_id, _other_row(obstacle), obstacle.constraint, message)
+
+
+def in_the_way_now(obstacle: Obstacle) -> Exclusion:
+    """What keeps a row out at this moment. It may make way in the next sync."""
+    message = f"{cut(obstacle.row)} {_in_the_way(obstacle)}"
+    return Exclusion(obstacle.row, _other_row(obstacle), obstacle.constraint, message)
+
+
+def _other_row(obstacle: Obstacle) -> str | None:
+    return None if obstacle.kind is ObstacleKind.NEEDED_ELSEWHERE else obstacle.other
+
+
+def _in_the_way(obstacle: Obstacle, waiting: Collection[str] = ()) -> str:
+    columns, other = ", ".join(obstacle.columns), cut(obstacle.other)
+    match obstacle.kind:
+        case ObstacleKind.NEEDED_ELSEWHERE:
+            message = f"refers by {columns} to {other} in {obstacle.table}, which has no such row"
+        case ObstacleKind.NEEDED:
+            message = f"refers by {columns} to the row {other}, which is not there"
+            message += " and cannot be written either" if obstacle.other in waiting else ""
+        case ObstacleKind.RIVAL:
+            message = f"is to have the same {columns} as {other}"
+        case ObstacleKind.REFERRING:
+            message = f"is referenced by the row {other}"
+        case ObstacleKind.HELD:
+            message = f"is to have the same {columns} as the row {other} has"
+    return f"{message} (constraint {obstacle.constraint})."

@@ -14,13 +14,15 @@ from typing import Final
 import psycopg
 import pyarrow as pa
 
-from product_sync.adapters.postgres import arrays, arrow_stream, queries
+from product_sync.adapters.postgres import arrays, arrow_stream, constraints, queries
 from product_sync.adapters.postgres.connection import connect
 from product_sync.adapters.postgres.errors import changed_meanwhile, read_error, waited_too_long
 from product_sync.adapters.postgres.requirements import table_oid
 from product_sync.adapters.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watched
 from product_sync.core.errors import TableError
 from product_sync.core.layout import Layout
+from product_sync.core.obstacles import Obstacle
+from product_sync.core.ports import WriteBatch
 
 #: Rows per Arrow batch and per round trip of the server-side cursor. Larger ones are not faster.
 BATCH_ROWS: Final = 5_000
@@ -96,6 +98,11 @@ class PostgresReader:
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         with self._reading() as connection:
             return fetch(connection, self._layout, ids)
+
+    def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
+        """As `TargetWriter.obstacles`."""
+        with self._reading() as connection:
+            return constraints.obstacles(connection, self._layout, batch)
 
     @contextmanager
     def _reading(self) -> Iterator[psycopg.Connection]:
