@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from product_sync.core.errors import ProductSyncError
+from product_sync.core.errors import ProductSyncError, TargetLocked
 from product_sync.core.progress import OnProgress, Progress, no_progress
 from product_sync.lean import no_garbage
 
@@ -132,7 +132,7 @@ def _is_worth_it() -> bool:
 
 
 def _read_ahead(run_id: str, target_file: str, mapping: str | None, answer: Connection) -> None:
-    """What the process does. Of an error while reading nobody is told: the step that finds nothing meets it too."""
+    """What the process does. Errors while reading are not passed on: the step that finds nothing meets them too."""
     # Ctrl-C is for the process that started this one, and so is whatever a library prints.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
@@ -184,7 +184,12 @@ def _read_both(run_id: str, target_file: str, mapping: str | None, tell: _Teller
         on_progress=tell.progress,
     )
 
-    source, rows = session.snapshot_both(target_file)
+    try:
+        source, rows = session.snapshot_both(target_file)
+    except TargetLocked as error:
+        # The step would wait as long again, and fail as well.
+        tell.failed(error)
+        return
     tell.read(session.files.path(SOURCE_ROWS), source)
     tell.read(session.files.path(target_file), rows)
 

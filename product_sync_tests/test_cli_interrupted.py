@@ -5,15 +5,19 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from pymongo import MongoClient
 
 from product_sync import api
 from product_sync.adapters.postgres.lock import lock_holder
 from product_sync.core.model import TargetTable
 from product_sync.orchestration.instance import open_instance
+from product_sync_tests.adapters.private_mongod import PrivateMongod, private_mongod
 from product_sync_tests.market import Market, products, wait_until
 
 BATCH, ALL = 10, 60
@@ -154,6 +158,34 @@ def test_a_command_that_waits_for_a_locked_table_leaves_no_session_however_it_en
             command.send(number)
         wait_until(lambda: not market.sql(ours))
         assert market.sql("SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock'"), "the table is locked still"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_operation_of_a_command_that_was_ended_goes_on_in_mongodb(
+    market: Market, slow_mongod: PrivateMongod, number: signal.Signals
+) -> None:
+    ours: list[dict[str, Any]] = [
+        {"$currentOp": {"localOps": True}},
+        {"$match": {"appName": "product_sync", "command.find": "products"}},
+    ]
+    with (
+        MongoClient[dict[str, Any]](slow_mongod.url()) as client,
+        market.start("sync", "--json", PRODUCT_SERVICE_MONGODB_URL=slow_mongod.url()) as command,
+    ):
+        command.wait_until(lambda: list(client.admin.aggregate(ours)))
+        command.send(number)
+        wait_until(lambda: not list(client.admin.aggregate(ours)))
+
+
+@pytest.fixture(scope="module")
+def slow_mongod() -> Iterator[PrivateMongod]:
+    """A server that never ends the reading of a page by itself."""
+    with private_mongod("--setParameter", "enableTestCommands=1") as server:
+        with MongoClient[dict[str, Any]](server.url()) as client:
+            client["shop"]["products"].insert_many(products(3))
+            data = {"nss": "shop.products", "shouldCheckForInterrupt": True}
+            client.admin.command("configureFailPoint", "waitInFindBeforeMakingBatch", mode="alwaysOn", data=data)
+        yield server
 
 
 def test_a_sync_beside_another_is_told_who_it_is(market: Market) -> None:
