@@ -213,10 +213,11 @@ def doctor(*, mapping: str | Path | None = None) -> DoctorReport:
     The report's ``failure`` is the first thing that would keep a sync from working.
     """
     from product_sync.diagnosis import examine
+    from product_sync.orchestration.instance import check_instance
     from product_sync.orchestration.schedules import check_schedule
 
     report = DoctorReport()
-    examine(report, _environment(mapping), check_schedule)
+    examine(report, _environment(mapping), check_schedule, check_instance)
     return report
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from product_sync.adapters import mongodb
 from product_sync.adapters.postgres.connection import without_credentials
 from product_sync.adapters.postgres.inspect import TargetHealth, health, server_health
+from product_sync.adapters.state_access import require_usable
 from product_sync.alert_channels import resolve_channels
 from product_sync.core.errors import (
     MappingError,
@@ -23,8 +24,8 @@ from product_sync.core.mapping import Mapping as SyncMapping
 from product_sync.core.mapping import load_mapping
 from product_sync.preconditions import Check, denied, problems
 from product_sync.reports import ConnectionReport, DoctorReport, ErrorInfo
-from product_sync.session import reflect_layout
-from product_sync.settings import SourceAddress, TargetAddress, mapping_path
+from product_sync.session import reflect_layout, state_key
+from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
 
 _NEEDED = ("SELECT", "INSERT", "UPDATE")
 _WITHOUT_DELETE = (
@@ -42,7 +43,20 @@ def examine(report: DoctorReport, env: Mapping[str, str], *more: Check) -> None:
     report.mongodb, of_source = _examine_source(env)
     report.postgres, of_target = _examine_target(env)
     report.failure = report.failure or of_source or of_target
+    if report.failure is None:
+        _examine_state(report, env)
     _examine_alerts(report, env)
+
+
+def _examine_state(report: DoctorReport, env: Mapping[str, str]) -> None:
+    """The files of this very sync: which they are is known once both sides are."""
+    source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
+    try:
+        layout = reflect_layout(target, mapping_path(env))
+        require_usable(state_root(env), key=state_key(source, target, layout), run_history=False)
+    except ProductSyncError as error:
+        report.settings_problems.append(str(error))
+        report.failure = error
 
 
 def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ import psycopg2.extras
 import pytest
 from pymongo import MongoClient
 
+from product_sync import api
 from product_sync.core.alerts import Level
 from product_sync.embedded import postgres
 from product_sync.embedded.process import free_port
@@ -204,7 +205,7 @@ def postgres_on(folder: Path) -> Iterator[postgres.Postgres]:
         server.process.stop()
 
 
-def test_a_standby_cannot_be_written_to_and_is_said_to_be_one(market: Market) -> None:
+def test_a_standby_cannot_be_written_to_and_is_said_to_be_one(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     market.stock(products(1))
     folder = Path(tempfile.mkdtemp(prefix="product_sync_tests_"))
     folder.chmod(0o711)
@@ -214,8 +215,17 @@ def test_a_standby_cannot_be_written_to_and_is_said_to_be_one(market: Market) ->
         (server.home / "data" / "standby.signal").touch()
         with postgres_on(folder) as server:
             _, target = look(market, CART_DB_URL=server.url("postgres"))
+            market.env["CART_DB_URL"] = server.url("postgres")
+            market.enter(monkeypatch)
+            started = time.monotonic()
+            refused = [report.error for report in (api.doctor(), api.sync())]
+            assert time.monotonic() - started < 60, "not retried for minutes"
+            assert api.sync(dry_run=True).raise_for_error().missing == 1
     finally:
         remove(folder)
+    for error in refused:
+        assert error is not None
+        assert (error.code, "a standby cannot be written to" in error.message) == ("read_only", True)
     assert target.level is Level.ERROR
     assert f"PostgreSQL at 127.0.0.1:{server.port}/postgres is in recovery" in target.text
     assert "Promote it" in target.text

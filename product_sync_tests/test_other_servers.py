@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,8 +13,11 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync import api
+from product_sync.adapters.postgres.reader import PostgresReader
+from product_sync.core.errors import NotAttempted
 from product_sync.reports import Report
-from product_sync_tests.adapters.postgres_tables import role
+from product_sync_tests.adapters.postgres_tables import layout_of, role
+from product_sync_tests.databases import create_product_table
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.pooler import transaction_pooler
 
@@ -131,6 +137,40 @@ class TestTables:
         assert market.sql("SELECT double FROM product ORDER BY id") == [(200,), (202,), (204,)]
 
 
+class TestEncodings:
+    def test_a_text_that_the_server_has_no_characters_for_is_quarantined(
+        self, market: Market, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        market.stock([*products(2), product(2, title="Grüße"), product(3, title="日本")])
+        with encoded(market, "LATIN1"):
+            market.enter(monkeypatch)
+            assert api.doctor().failure is None
+            report = api.sync(batch_delay_ms=0, settle_seconds=0.0, quarantine_budget=1.0).raise_for_error()
+            assert (report.inserted, report.quarantined, report.valid) == (3, 1, True)
+            assert ("Grüße",) in market.sql("SELECT title FROM product")
+
+    def test_a_text_that_is_not_utf_8_is_named_as_the_reason(self, market: Market) -> None:
+        with encoded(market, "SQL_ASCII"):
+            market.copy(products(1))
+            market.sql(r"UPDATE product SET title = convert_from('\xe4'::bytea, 'SQL_ASCII')")
+            with pytest.raises(NotAttempted, match=r"public\.product holds a text that is not .* UTF-8.*0xe4"):
+                list(PostgresReader(market.cart_url, layout_of(market.cart_url)).snapshot())
+
+
+@contextmanager
+def encoded(market: Market, encoding: str) -> Iterator[None]:
+    """The market's target is a database in this encoding."""
+    own, name = market.cart_url, f"{database(market)}_{encoding.lower()}"
+    market.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
+    try:
+        market.cart_url = market.env["CART_DB_URL"] = own.replace(urlsplit(own).path, f"/{name}")
+        create_product_table(market.cart_url)
+        yield
+    finally:
+        market.cart_url = own
+        market.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 class TestReadOnly:
     def test_a_database_that_is_set_so_is_refused_and_a_dry_run_is_not(
         self, refused: Callable[..., Report], market: Market
@@ -234,3 +274,25 @@ def test_doctor_shows_every_setting_that_a_sync_refuses(market: Market, monkeypa
         found = "state folder" if name == "PRODUCT_SYNC_STATE" else name
         assert any(found in problem for problem in report.settings_problems), name
     assert sync().error == report.error
+
+
+def test_doctor_opens_the_record_of_runs_and_the_files_of_this_sync(
+    market: Market, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    market.stock(products(1))
+    (tmp_path / "dagster.yaml").write_text("storage:\n  postgres:\n    postgres_url: {env: DAGSTER_PG_URL}\n")
+    nobody = {"DAGSTER_HOME": str(tmp_path), "DAGSTER_PG_URL": "postgresql+psycopg2://u:p@127.0.0.1:1/runs"}
+    market.env |= nobody
+    market.enter(monkeypatch)
+    assert api.doctor().exit_status == 3
+    for name in nobody:
+        del market.env[name]
+    market.enter(monkeypatch)
+    sync().raise_for_error()
+    [quarantine] = market.state.glob("*/quarantine.parquet")
+    if os.geteuid() == 0:
+        os.chown(quarantine, 65_534, 65_534)
+    else:
+        quarantine.chmod(0)
+    refused = sync()
+    assert (refused.exit_status, api.doctor().error) == (2, refused.error)

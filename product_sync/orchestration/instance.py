@@ -23,6 +23,7 @@ from product_sync.core.errors import ConfigurationError, LocalStorageError, Prod
 from product_sync.core.storage_errors import NO_ROOM, storage_error
 from product_sync.orchestration import local_history
 from product_sync.settings import DAGSTER_HOME, dagster_home
+from product_sync.settings import state_root as state_root_of
 
 _E = TypeVar("_E", bound=BaseException)
 _RAISED_BY_STORAGE = (SQLAlchemyError, DagsterPostgresException, CommandError, sqlite3.Error)
@@ -48,6 +49,13 @@ def open_instance(env: Mapping[str, str], state_root: Path) -> Iterator[dg.Dagst
             yield instance
     except _RAISED_BY_STORAGE as error:
         raise _translated(error, env, folder, is_local=home is None) from error
+
+
+def check_instance(env: Mapping[str, str]) -> None:
+    """Open the instance of DAGSTER_HOME once, if there is one. Raises as `open_instance`."""
+    if dagster_home(env) is not None:
+        with open_instance(env, state_root_of(env)):
+            pass
 
 
 def _open(home: Path | None, state_root: Path) -> dg.DagsterInstance:
