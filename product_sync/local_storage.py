@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
+from product_sync.adapters.state import make_room
 from product_sync.adapters.state_access import require_usable
-from product_sync.core.errors import ConfigurationError
+from product_sync.core.errors import ConfigurationError, LocalStorageError
 from product_sync.settings import DAGSTER_HOME, dagster_home, state_root
 
 
 def require_local_storage(env: Mapping[str, str]) -> Path:
-    """The state folder, which this user can use. Creates nothing.
+    """The state folder, which this user can use. Creates nothing, and removes only old runs where there is no room.
 
     Raises `ConfigurationError` where a setting names a folder that cannot be used, `LocalStorageError` where there is
     no room on its disk.
@@ -21,5 +23,9 @@ def require_local_storage(env: Mapping[str, str]) -> Path:
         raise ConfigurationError(
             f"{DAGSTER_HOME} is {str(home)!r}, which is not a directory.", hint="Create it or unset it."
         )
-    require_usable(root, run_history=home is None)
+    try:
+        require_usable(root, run_history=home is None)
+    except LocalStorageError:
+        make_room(root, datetime.now(UTC))
+        require_usable(root, run_history=home is None)
     return root

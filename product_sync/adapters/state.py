@@ -17,9 +17,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,16 +166,25 @@ class StateFolder:
         files = self.run(run_id)
         try:
             if not files.folder.exists():
-                require_usable(self.root, key=self.key, run_history=False, needed_bytes=self._needed_bytes())
+                self._require_usable(now)
             files.folder.mkdir(parents=True, exist_ok=True)
             files.touch(now)
+            self.clean(now, files.folder)
         except OSError as error:
             raise refused(error, self.root) from error
-        self._clean(files.folder, now)
         return files
 
-    def _clean(self, own: Path, now: datetime) -> None:
-        """Remove what is older than it is kept; of other syncs too, whose mapping may be gone."""
+    def _require_usable(self, now: datetime) -> None:
+        check = partial(require_usable, self.root, key=self.key, run_history=False)
+        try:
+            check(needed_bytes=self._needed_bytes())
+        except LocalStorageError:
+            self.clean(now)
+            check(needed_bytes=self._needed_bytes())
+
+    def clean(self, now: datetime, own: Path | None = None) -> None:
+        """Remove what is older than it is kept; of other syncs too, whose mapping may be gone. ``own`` is the folder of
+        the run that asks for it."""
         alive_since = (now - KEPT_AT_LEAST).timestamp()
         self._date_back(own, now)
         for old in self._runs()[KEPT_RUNS:]:
@@ -191,7 +201,7 @@ class StateFolder:
                 if _changed_at(old) < alive_since:
                     _remove(old)
 
-    def _date_back(self, own: Path, now: datetime) -> None:
+    def _date_back(self, own: Path | None, now: datetime) -> None:
         """Runs that a wrong clock has dated into the future would be the newest for years: make them the oldest."""
         oldest = (now - KEPT_UNUSED).timestamp() + 1
         for run in self._runs():
@@ -289,6 +299,13 @@ class StateFolder:
         folder = self.folder / "runs"
         found = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
         return sorted(found, key=_changed_at, reverse=True)
+
+
+def make_room(root: Path, now: datetime) -> None:
+    """Remove the files of old runs, as the next run of each sync would: without room that run could not begin."""
+    for runs in root.glob("*/runs"):
+        with suppress(OSError):
+            StateFolder(root, runs.parent.name).clean(now)
 
 
 def keys_with(root: Path, name: str) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -25,6 +26,7 @@ from product_sync.adapters.state import (
 )
 from product_sync.core.errors import ConfigurationError, LocalStorageError
 from product_sync.core.tables import ROW_GROUP_ROWS, write_parquet
+from product_sync.local_storage import require_local_storage
 from product_sync_tests.adapters.test_state_access import as_another_user, reachable  # noqa: F401 - a fixture
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -249,3 +251,27 @@ def test_a_run_that_a_wrong_clock_dated_into_the_future_is_not_the_newest_for_ye
     found = folder.newest("diff.json")
     assert found is not None
     assert found.run_id == "run2"
+
+
+def test_a_disk_that_old_runs_have_filled_has_room_again_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [tmp_path / "key" / "runs" / f"run{number}" for number in range(KEPT_RUNS + 1)]
+    for number, run in enumerate(made):
+        run.mkdir(parents=True)
+        at = (datetime.now(UTC) - timedelta(hours=20 - number)).timestamp()
+        os.utime(run, (at, at))
+    statvfs = os.statvfs
+
+    def full_while_the_oldest_is_there(path: Path) -> object:
+        found = statvfs(path)
+        free = 0 if made[0].exists() else found.f_bavail
+        return SimpleNamespace(f_bavail=free, f_frsize=found.f_frsize, f_flag=found.f_flag)
+
+    monkeypatch.setattr(os, "statvfs", full_while_the_oldest_is_there)
+    require_local_storage({"PRODUCT_SYNC_STATE": str(tmp_path)})
+    assert [run.exists() for run in made] == [False] + [True] * KEPT_RUNS
+    made[0].mkdir()
+    os.utime(made[0], (0, 0))
+    StateFolder(tmp_path, "key").begin("next", datetime.now(UTC))
+    assert not made[0].exists()
