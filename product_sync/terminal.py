@@ -245,19 +245,22 @@ def show_doctor(report: DoctorReport) -> None:
     for name, connection in (("MongoDB", report.mongodb), ("PostgreSQL", report.postgres)):
         heading(name)
         found = {item.name: getattr(connection, item.name) for item in fields(connection)}
-        problem: ErrorInfo | None = found.pop("error")
+        error: ErrorInfo | None = found.pop("error")
         known = [(key.replace("_", " "), _words(value)) for key, value in found.items() if value is not None]
         if known:
             table(known)
-        if problem:
-            line(f"Problem: {problem.message}", "red")
-            if problem.hint:
-                command(problem.hint)
+        if error:
+            line(f"Problem: {error.message}", "red")
+            if error.hint:
+                command(error.hint)
     if report.settings_problems:
         heading("Settings")
-        table([("problem", problem) for problem in report.settings_problems])
+        for problem in report.settings_problems:
+            line(f"Problem: {problem}", "red")
     heading("Alerts")
-    table([("go to", _words(report.alerts)), *(("problem", problem) for problem in report.alert_problems)])
+    table([("go to", _words(report.alerts))])
+    for problem in report.alert_problems:
+        line(f"Problem: {problem}", "red")
 
 
 _STATES = {

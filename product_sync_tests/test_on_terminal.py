@@ -6,6 +6,8 @@ import os
 import pickle
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from rich.cells import cell_len
 from product_sync import api
 from product_sync.embedded.servers import Servers
 from product_sync.reports import Report, StatsReport, SyncReport, ValidationReport
+from product_sync.terminal_text import WIDTH_WITHOUT_TERMINAL
 from product_sync_tests.market import Market, open_market, product, products
 from product_sync_tests.pseudo_terminal import Shown, on_terminal
 
@@ -156,15 +159,21 @@ for report in pickle.load(open(sys.argv[1], "rb")):
 """
 
 
-@pytest.mark.parametrize("columns", [60, 80, 200])
-def test_the_largest_numbers_fit_terminals_of_every_width(columns: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [60, 80, 200, None])
+def test_the_largest_numbers_fit_terminals_of_every_width_and_a_file(columns: int | None, tmp_path: Path) -> None:
     (tmp_path / "reports").write_bytes(pickle.dumps(REPORTS))
-    shown = on_terminal(["-c", _SHOW, str(tmp_path / "reports")], os.environ, columns)
-    assert_borders_are_whole(shown.lines, columns)
-    assert shown.output.count("10,000,000") == 18
+    command = ["-c", _SHOW, str(tmp_path / "reports")]
+    if columns is None:
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, check=True)
+        output, columns = done.stdout, WIDTH_WITHOUT_TERMINAL
+    else:
+        output = on_terminal(command, os.environ, columns).output
+    lines = output.splitlines()
+    assert_borders_are_whole(lines, columns)
+    assert output.count("10,000,000") == 18
     for whole in (
         f"  extra  {LONG_ID}", f"  product-sync show {LONG_ID}", "  product-sync show -- -5", f"Run: {'0' * 36}",
         f"  product-sync sync --plan {'1' * 36}", f"Its run: {'0' * 36}",
         "Last sync that succeeded: 2026-01-02 02:04:05 UTC", "The copy agrees with the source.",
     ):  # fmt: skip
-        assert whole in shown.lines
+        assert whole in lines
