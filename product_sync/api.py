@@ -106,7 +106,8 @@ def sync(
             running.run_sync(recorded, run_id, switches, report, listener)
     if check and report.would_pass is False and report.failure is None:
         # After `_telling`: the dry run itself has succeeded, so nobody is alerted.
-        report.failure = ChecksFailed(report.prediction or "", hint="Nothing was written.")
+        failed = ", ".join(each.check for each in report.predicted_checks or () if each.would_fail)
+        report.failure = ChecksFailed(f"A sync would fail: {failed}.", hint="Nothing was written.")
     return report
 
 

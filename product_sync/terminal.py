@@ -22,6 +22,7 @@ from product_sync.reports import (
     DefectReport,
     DoctorReport,
     ErrorInfo,
+    PredictedCheck,
     ProductReport,
     StatsReport,
     SyncReport,
@@ -183,13 +184,24 @@ def _prediction(report: SyncReport, again: Sequence[str]) -> None:
     if report.lacking:
         line(f"Privileges that this load needs and the role lacks: {', '.join(report.lacking)}", "red")
     if report.prediction:
-        warned = any(not check.passed for check in report.predicted_checks or ())
-        style = "red" if report.would_pass is False else "yellow" if warned else "green"
-        for part in report.prediction.split("\n"):
-            line(part, style)
+        failed = [check for check in report.predicted_checks or () if check.would_fail]
+        warned = [check for check in report.predicted_checks or () if not check.passed and not check.would_fail]
+        _predicted("A sync would fail:", failed, "red")
+        _predicted("A sync would warn:" if failed else "A sync would pass, with a warning:", warned, "yellow")
+        if not failed and not warned:
+            line(report.prediction, "green")
     if report.plan_id:
         line("To do exactly this:")
         command(commands.shell("product-sync", "sync", *again, "--plan", report.plan_id))
+
+
+def _predicted(title: str, checks: Sequence[PredictedCheck], style: str) -> None:
+    """What each of these checks would say; a command in it keeps its own line."""
+    if checks:
+        line(title, style)
+    for check in checks:
+        for part in f"{check.check}: {check.description}".split("\n"):
+            line(f"  {part}")
 
 
 def show_validation(report: ValidationReport, mapping: Sequence[str] = ()) -> None:
@@ -211,10 +223,10 @@ def show_validation(report: ValidationReport, mapping: Sequence[str] = ()) -> No
     for kind, ids in (
         ("missing", report.missing_ids),
         ("changed", report.changed_ids),
-        ("only in PostgreSQL", report.extra_ids),
+        ("that only PostgreSQL has", report.extra_ids),
     ):
         if ids:
-            line(f"First {kind}:")
+            line(f"First products {kind}:")
             for each in ids:
                 command(show_command(each, mapping))
     _quarantined(report.quarantined, report.quarantined_by_reason)

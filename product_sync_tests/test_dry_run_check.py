@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from product_sync import api
+from product_sync import api, terminal
 from product_sync.reports import SyncReport
 from product_sync_tests.adapters.postgres_tables import role
 from product_sync_tests.market import Market, product, products
@@ -50,7 +51,7 @@ def test_more_quarantined_than_the_budget_is_predicted_as_red_and_comes_true(mar
     assert checked.exit_status == 1
     assert checked.failure is not None
     assert checked.failure.code == "checks_failed"
-    assert checked.failure.message == dry.prediction
+    assert checked.failure.message == "A sync would fail: quarantine_within_budget."
     assert market.rows() == {}
 
     within = sync(dry_run=True, check=True, quarantine_budget=0.05)
@@ -59,13 +60,14 @@ def test_more_quarantined_than_the_budget_is_predicted_as_red_and_comes_true(mar
     real = sync()
     assert real.exit_status == 1
     assert real.failure is not None
+    assert real.failure.hint == "product-sync quarantine"
     assert "quarantine_within_budget" in real.failure.message
     assert sync(quarantine_budget=0.05).exit_status == 0
     assert (real.would_pass, real.predicted_checks, real.lacking, real.no_estimate_because) == (None,) * 4
 
 
 def test_lacking_privileges_and_the_missing_estimate_are_told(
-    market: Market, sync: Sync, monkeypatch: pytest.MonkeyPatch
+    market: Market, sync: Sync, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     market.stock(products(2))
     with role(market.cart_url, "GRANT SELECT ON product TO {}") as reader:
@@ -74,7 +76,9 @@ def test_lacking_privileges_and_the_missing_estimate_are_told(
         assert (dry.exit_status, dry.would_pass, dry.lacking) == (0, False, ["INSERT"])
         assert dry.estimated_s is None
         assert "lacks INSERT" in (dry.no_estimate_because or "")
-        assert "GRANT INSERT ON public.product TO" in (dry.prediction or "")
+        terminal.show_sync(dry)
+        grant = f'  GRANT INSERT ON "public"."product" TO "{reader.name}";'
+        assert grant in capsys.readouterr().out.splitlines(), "on a line of its own"
         assert sync(dry_run=True, check=True).exit_status == 1
         assert sync().exit_status == 3
 
@@ -98,6 +102,9 @@ def test_a_check_that_stops_a_sync_stops_the_dry_run_too_and_is_in_the_predictio
     dry = sync(dry_run=True, check=True)
     assert (dry.exit_status, dry.would_pass, would(dry)) == (1, False, {"change_is_plausible": "ERROR"})
     assert len(dry.first_differences) == 10
+    assert dry.failure is not None
+    assert dry.failure.hint == f"The drift report shows what differs: {dry.drift_report}"
+    assert Path(dry.drift_report or "").is_file()
     assert sync(dry_run=True, accept_changes=True).would_pass is True
 
 
@@ -107,7 +114,7 @@ def test_a_check_without_a_dry_run_is_refused_and_the_command_says_all_of_it(mar
     market.stock([*products(20), product(7000, price="a lot")])
     outcome = market.run("sync", "--dry-run", "--check", "--json")
     assert outcome.status == 1
-    assert outcome.error["message"].startswith("A sync would fail: quarantine_within_budget: 1 of 21 documents")
+    assert outcome.error["message"] == "A sync would fail: quarantine_within_budget."
     assert outcome.answer["would_pass"] is False
     [said] = [check for check in outcome.answer["predicted_checks"] if not check["passed"]]
     assert (said["check"], said["severity"]) == ("quarantine_within_budget", "ERROR")

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from product_sync.core import commands
 from product_sync.core.errors import (
     ChecksFailed,
     ConfigurationError,
@@ -40,6 +41,8 @@ _DONE = (
     "inserted", "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "batches",
     "failed_batches",
 )  # fmt: skip
+#: Checks that fail because of single products, which the drift report shows.
+_ABOUT_DIFFERENCES = {names.CHANGE_IS_PLAUSIBLE, names.EVERY_BATCH_LOADED, names.TARGET_MATCHES_SOURCE}
 #: What the check of the quarantine counts beside the reasons.
 _NOT_REASONS = frozenset({"quarantined", "source_count"})
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
@@ -238,11 +241,14 @@ class _Recorded:
     def raise_for_checks(self) -> None:
         if failed := self.failed_checks:
             said = " ".join(f"{check.check_name}: {check.description}" for check in failed)
-            raise ChecksFailed(said, hint=self._where_differences_are(failed))
+            raise ChecksFailed(said, hint=self._where_to_look({check.check_name for check in failed}))
 
-    def _where_differences_are(self, failed: Sequence[dg.AssetCheckEvaluation]) -> str:
-        """The run's page, if somebody serves the UI and the run came to compare anything."""
+    def _where_to_look(self, failed: set[str]) -> str:
+        """What shows more than the sentence of the check: the run's page, if somebody serves the UI and the run came to
+        compare anything; else the drift report, or the quarantine."""
         ui_url = ReportSettings.from_environment(os.environ).ui_url
-        if not ui_url or any(check.check_name == names.SOURCE_LOOKS_COMPLETE for check in failed):
-            return ""
-        return f"The first differences are on the run's page: {ui_url}/runs/{self._run_id}"
+        if ui_url and names.SOURCE_LOOKS_COMPLETE not in failed:
+            return f"The first differences are on the run's page: {ui_url}/runs/{self._run_id}"
+        if self.drift_report and failed & _ABOUT_DIFFERENCES:
+            return f"The drift report shows what differs: {self.drift_report}"
+        return commands.shell("product-sync", "quarantine") if names.QUARANTINE_WITHIN_BUDGET in failed else ""
