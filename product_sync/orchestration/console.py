@@ -35,7 +35,7 @@ def console(context: dg.InitLoggerContext) -> logging.Logger:
 class _Brief(logging.Filter):
     """Shortens each record; every record is made for this logger alone."""
 
-    #: The failure that this process has printed last, with its run. Dagster makes several loggers for one run.
+    #: The run and the failure in the last printed line, if it was one. Dagster makes several loggers for a run.
     _last_failure = ("", "")
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -49,7 +49,7 @@ class _Brief(logging.Filter):
             if failure == _Brief._last_failure:
                 return False
             _Brief._last_failure = failure
-        elif record.levelno >= logging.WARNING:
+        else:
             _Brief._last_failure = ("", "")
         record.msg, record.args = f"{about.get('step_key') or about.get('job_name') or 'run'} - {text}", ()
         return True

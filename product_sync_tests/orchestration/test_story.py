@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from dagster import DagsterEventType as Kind
 
+from product_sync.core.errors import Unreachable
 from product_sync.core.progress import Progress
 from product_sync.orchestration import names
 from product_sync.orchestration.failures import own_sentence
@@ -101,6 +102,19 @@ def test_an_error_of_ours_ends_the_run_with_its_sentence_and_hint(
     assert said in last
     assert hint in last
     assert "planted-secret" not in str(outcome.events) + last
+
+
+def test_the_sentence_is_the_last_line_also_where_another_step_went_on(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Session) -> None:
+        raise Unreachable("The source is down.", hint="Start it.")
+
+    monkeypatch.setattr(Session, "snapshot_source", fail)
+    assert not shop.run().success
+    printed = capsys.readouterr().err.splitlines()
+    assert any("Target: 0 rows read" in line for line in printed)
+    assert printed[-1].endswith("product_sync - The source is down. Start it.")
 
 
 def test_a_bug_keeps_its_traceback(
