@@ -34,6 +34,8 @@ CHANNELS = {
     "PRODUCT_SYNC_METRICS_FILE": "/dev/null/product_sync.prom",
     "PRODUCT_SYNC_METRICS_PUSH_URL": "push:9091",
 }
+#: Checked with the other settings too, of which a sync names the first that is wrong.
+LINKS = {"PRODUCT_SYNC_UI_URL", "PRODUCT_SYNC_REPORTS_URL"}
 OF_A_RUN = CHANNELS | {
     "PRODUCT_SERVICE_MONGODB_URL": "mongodb://robot:sesame@host:27017",
     "MONGO_USER": "without a password",
@@ -115,13 +117,14 @@ def test_every_mistake_is_named_at_once_and_the_same_ones_by_doctor(
     web: WebReceiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PRODUCT_SYNC_STATE", str(tmp_path))
-    for name, value in CHANNELS.items():
+    wrong = {name: value for name, value in CHANNELS.items() if name not in LINKS}
+    for name, value in wrong.items():
         monkeypatch.setenv(name, f"{web.apprise} {value}" if name == "PRODUCT_SYNC_ALERT_URLS" else value)
     refused, examined = api.sync(), api.doctor()
     assert refused.failure
     assert examined.failure
-    assert len(examined.alert_problems) == len(CHANNELS)
-    for name in CHANNELS:
+    assert len(examined.alert_problems) == len(wrong)
+    for name in wrong:
         assert name in str(refused.failure)
         assert any(name in problem for problem in examined.alert_problems)
     assert examined.alerts == ["JSON (URL 1 of 2)"]
@@ -178,7 +181,7 @@ class TestWhateverEndsACommand:
         def broken(*_: object) -> None:
             raise type(error)(*error.args)
 
-        monkeypatch.setattr(api, "require_local_storage", broken)
+        monkeypatch.setattr(api, "_require_settings", broken)
         with pytest.raises(type(error)):
             command()
         [alert] = web.alerts
@@ -189,7 +192,7 @@ class TestWhateverEndsACommand:
     def test_an_error_after_the_work_and_a_flag_that_does_not_exist(
         self, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def broken(_: object) -> None:
+        def broken(*_: object, **__: object) -> None:
             raise UnicodeError
 
         monkeypatch.setattr(terminal, "show_sync", broken)
@@ -208,7 +211,7 @@ class TestWhateverEndsACommand:
         def cancel(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(api, "require_local_storage", cancel)
+        monkeypatch.setattr(api, "_require_settings", cancel)
         with pytest.raises(KeyboardInterrupt):
             api.sync()
         assert web.alerts == []
