@@ -43,6 +43,12 @@ def update(row_id: str, **new: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             {"n": 4, "m": 9},
         ),
         ("ALTER TABLE t ADD CONSTRAINT u EXCLUDE (lower(b) WITH =) WHERE (a IS NULL)", {"b": "X"}, {"b": "x"}),
+        (
+            "ALTER TABLE t ADD slug text GENERATED ALWAYS AS (lower(a) || coalesce(n::text, '')) STORED UNIQUE;"
+            " ALTER INDEX t_slug_key RENAME TO u",
+            {"a": "RED"},
+            {"a": "red"},
+        ),
         ("CREATE UNIQUE INDEX u ON t ((a || '{}%' || coalesce(b, '')))", {"a": "x", "b": "y"}, {"a": "x", "b": "y"}),
     ],
 )

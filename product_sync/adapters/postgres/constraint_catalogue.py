@@ -11,7 +11,8 @@ from psycopg import sql
 
 # Unique indexes but the primary key, and exclusion constraints: their keys as expressions of the table's columns, the
 # operator under which two keys exclude each other (for an index that of equality), the predicate, and every column that
-# any of it looks at. An index that belongs to a constraint depends on that, and the constraint on the columns.
+# any of it looks at: generated columns with their expressions, the others by name. An index that belongs to a
+# constraint depends on that, and the constraint on the columns; the expression of a generated column on its columns.
 _INDEXES: Final = sql.SQL(
     """
     SELECT COALESCE(con.conname, class.relname)::pg_catalog.text,
@@ -31,26 +32,45 @@ _INDEXES: Final = sql.SQL(
                  JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = operator.oprnamespace
                  ORDER BY place),
            pg_catalog.pg_get_expr(index.indpred, index.indrelid),
-           ARRAY(SELECT DISTINCT attribute.attname::pg_catalog.text
-                 FROM pg_catalog.pg_depend AS depend
-                 JOIN pg_catalog.pg_attribute AS attribute
-                     ON attribute.attrelid = depend.refobjid AND attribute.attnum = depend.refobjsubid
-                 WHERE depend.refobjid = index.indrelid AND depend.refobjsubid > 0
-                   AND (depend.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND depend.objid = index.indexrelid
-                        OR depend.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
-                           AND depend.objid = con.oid)
-                   AND pg_catalog.has_column_privilege(index.indrelid, attribute.attnum, 'SELECT')
-                   AND attribute.attgenerated = ''
-                 ORDER BY 1),
-           (SELECT pg_catalog.count(DISTINCT depend.refobjsubid)
-            FROM pg_catalog.pg_depend AS depend
-            WHERE depend.refobjid = index.indrelid AND depend.refobjsubid > 0
-              AND (depend.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND depend.objid = index.indexrelid
-                   OR depend.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND depend.objid = con.oid))
+           ARRAY(SELECT attribute.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS attribute
+                 WHERE attribute.attrelid = index.indrelid AND attribute.attnum = ANY (base.columns) ORDER BY 1),
+           ARRAY(SELECT attribute.attname::pg_catalog.text FROM pg_catalog.pg_attribute AS attribute
+                 WHERE attribute.attrelid = index.indrelid AND attribute.attnum = ANY (direct.columns)
+                   AND attribute.attgenerated <> '' ORDER BY attnum),
+           ARRAY(SELECT pg_catalog.pg_get_expr(made.adbin, made.adrelid)
+                 FROM pg_catalog.pg_attribute AS attribute
+                 JOIN pg_catalog.pg_attrdef AS made
+                     ON made.adrelid = attribute.attrelid AND made.adnum = attribute.attnum
+                 WHERE attribute.attrelid = index.indrelid AND attribute.attnum = ANY (direct.columns)
+                   AND attribute.attgenerated <> '' ORDER BY attnum),
+           (SELECT pg_catalog.bool_and(pg_catalog.has_column_privilege(index.indrelid, attnum, 'SELECT'))
+            FROM pg_catalog.unnest(direct.columns || base.columns) AS attnum)
     FROM pg_catalog.pg_index AS index
     JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
     LEFT JOIN pg_catalog.pg_constraint AS con
         ON con.conindid = index.indexrelid AND con.conrelid = index.indrelid AND con.contype IN ('u', 'x')
+    CROSS JOIN LATERAL (
+        SELECT pg_catalog.array_agg(DISTINCT depend.refobjsubid::pg_catalog.int2) AS columns
+        FROM pg_catalog.pg_depend AS depend
+        WHERE depend.refobjid = index.indrelid AND depend.refobjsubid > 0
+          AND (depend.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND depend.objid = index.indexrelid
+               OR depend.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND depend.objid = con.oid)
+    ) AS direct
+    CROSS JOIN LATERAL (
+        SELECT pg_catalog.array_agg(attnum) AS columns FROM (
+            SELECT attribute.attnum FROM pg_catalog.pg_attribute AS attribute
+            WHERE attribute.attrelid = index.indrelid AND attribute.attnum = ANY (direct.columns)
+              AND attribute.attgenerated = ''
+            UNION
+            SELECT depend.refobjsubid::pg_catalog.int2 FROM pg_catalog.pg_depend AS depend
+            JOIN pg_catalog.pg_attrdef AS made
+                ON made.adrelid = index.indrelid AND made.adnum = ANY (direct.columns)
+               AND depend.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND depend.objid = made.oid
+            JOIN pg_catalog.pg_attribute AS attribute
+                ON attribute.attrelid = made.adrelid AND attribute.attnum = made.adnum AND attribute.attgenerated <> ''
+            WHERE depend.refobjid = index.indrelid AND depend.refobjsubid > 0 AND depend.refobjsubid <> made.adnum
+        ) AS columns
+    ) AS base
     WHERE index.indrelid = $1::pg_catalog.oid AND index.indislive AND NOT index.indisprimary
       AND (index.indisunique OR con.contype = 'x')
     ORDER BY 1
@@ -99,11 +119,13 @@ class Index:
     operators: Sequence[str]
     predicate: str | None
     columns: Sequence[str]
-    columns_in_all: int
+    generated: Sequence[str]
+    expressions: Sequence[str]
+    may_be_read: bool
 
     @property
     def can_be_asked(self) -> bool:
-        return len(self.columns) == self.columns_in_all and len(self.operators) == len(self.keys)
+        return self.may_be_read and len(self.operators) == len(self.keys)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,13 @@ class _Wanted:
 def _excluding(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, index: Index) -> list[Obstacle]:
     """The rows of the table, and of the batch, that hold or want what a row of the batch is to have."""
     relation, parameters = wanted.relation(index.columns)
+    if index.generated:
+        made = zip(index.generated, index.expressions, strict=True)
+        relation = sql.SQL("SELECT *{generated} FROM ({relation}) AS {alias}").format(
+            generated=sql.SQL("").join(sql.SQL(", {} AS {}").format(_text(e), sql.Identifier(n)) for n, e in made),
+            relation=relation,
+            alias=sql.Identifier(layout.table.name),
+        )
     keys = sql.SQL("").join(sql.SQL(", {} AS {}").format(_text(key), _key(n)) for n, key in enumerate(index.keys))
     predicate = _text(index.predicate) if index.predicate else sql.SQL("true")
     each = [
