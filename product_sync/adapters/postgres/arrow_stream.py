@@ -92,7 +92,7 @@ def _begin(cursor: Any) -> int:
     for setting in _BEGIN:
         cursor.execute(setting)
     cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
-    cursor.execute(queries.BACKEND_PID.as_string())
+    cursor.execute(queries.BACKEND_PID_AS_TEXT.as_string())
     return int(cursor.fetchone()[0])
 
 

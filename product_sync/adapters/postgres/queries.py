@@ -62,6 +62,8 @@ BACKEND: Final = sql.SQL(
 
 # The process alone, asked twice to see whether a pooler changes it.
 BACKEND_PID: Final = sql.SQL("SELECT pg_catalog.pg_backend_pid()")
+# The same as text: where the search_path hides pg_catalog, ADBC does not know the type int4, and gives its bytes.
+BACKEND_PID_AS_TEXT: Final = sql.SQL("SELECT pg_catalog.pg_backend_pid()::pg_catalog.text")
 
 # Begin, and learn the transaction's id before anything is written: it is needed when the answer of COMMIT is lost.
 # READ COMMITTED: a row that changed while the statement waited is compared again (manual, 13.2.1). Not READ WRITE:
