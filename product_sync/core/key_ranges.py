@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from product_sync.core.spill import WAITING_BYTES, Spill, row_bytes, spilled
-from product_sync.core.tables import group_bytes, opened, pages
+from product_sync.core.tables import MemoryRelease, group_bytes, opened, pages
 
 #: Keys that are looked at to place the borders between ranges.
 _SAMPLES: Final = 100_000
@@ -150,9 +150,11 @@ def by_key(
             for batch in one.batches():
                 spill.add(batch, _ranges(batch.column(one.key), borders))
             spill.finish()
+        release = MemoryRelease()
         for part in range(len(borders) + 1):
             of_range = [_Part(spill, part, one.key) for one, spill in zip(inputs, spills, strict=True)]
             yield from by_key(of_range, folder, limits)
+            release.passed(sum(one.nbytes for one in of_range))
 
 
 def _borders(inputs: Sequence[Input], range_bytes: int) -> list[str]:

@@ -42,7 +42,7 @@ from product_sync.core.ports import Source, TargetWriter
 from product_sync.core.postponed import PostponedRows
 from product_sync.core.progress import Meter, OnProgress
 from product_sync.core.retry import RetryPolicy
-from product_sync.core.tables import parquet_writer, release_memory
+from product_sync.core.tables import MemoryRelease, parquet_writer, release_memory
 from product_sync.core.timing import Timing
 from product_sync.core.transactions import RetriesExhausted, Transactions
 
@@ -204,7 +204,9 @@ class _BatchLoop:
 
     def run(self, plan: Path, ops: Collection[Op], prepare: _Prepare) -> None:
         """Prepare and write each batch of ``ops``, with a pause between any two batches of the load."""
+        release = MemoryRelease()
         for rows, prepared in self._coming(plan, ops, prepare):
+            release.passed(int(rows.nbytes))
             if self._result.stop is not None:
                 self._result.not_attempted_batches += 1
                 self._leave_untried(rows)

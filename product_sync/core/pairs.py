@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from product_sync.core import diff_rows
 from product_sync.core.layout import Layout
-from product_sync.core.tables import ParquetSink, opened, pages, parquet_writer, release_memory
+from product_sync.core.tables import MemoryRelease, ParquetSink, opened, pages, parquet_writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,9 @@ class Window:
 
 
 WINDOW = Window()
+#: More than elsewhere: on a quiet night all rows pass here, and each release costs some milliseconds.
+_RELEASE_AFTER_BYTES: Final = 256 * 1024 * 1024
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
-
-#: Rows of a side after which what was freed goes back to the system: the few rows that stay leave holes between them.
-_RELEASE_AFTER_ROWS = 1_000_000
 
 
 def without_equal_pairs(
@@ -88,10 +87,10 @@ def unpaired(
     ):
         if any(side.is_at_end for side in (source, target)):
             return False
-        met, is_tried, released_at = 0, False, 0
+        met, is_tried, release = 0, False, MemoryRelease(_RELEASE_AFTER_BYTES)
         while not (source.is_at_end and target.is_at_end):
             for side, other in _to_read(source, target, layout, window):
-                side.read(other)
+                release.passed(side.read(other))
             met += _leave_out_pairs(source, target, layout)
             if not is_tried and source.pages_read + target.pages_read >= 2 * window.trial_pages:
                 is_tried = True
@@ -99,9 +98,6 @@ def unpaired(
                     return False
             source.let_go(window, target)
             target.let_go(window, source)
-            if source.rows_read - released_at >= _RELEASE_AFTER_ROWS:
-                released_at = source.rows_read
-                release_memory()
         source.end()
         target.end()
     return True
@@ -126,7 +122,8 @@ class _Side:
     def is_at_end(self) -> bool:
         return self._next is None
 
-    def read(self, other: _Side) -> None:
+    def read(self, other: _Side) -> int:
+        """Let the next page wait; its bytes."""
         page = self._next
         if page is not None:
             self.waiting = pa.concat_tables([self.waiting, page])
@@ -135,6 +132,7 @@ class _Side:
             self.rows_read += page.num_rows
             self.pages_read += 1
             self._next = next(self._pages, None)
+        return 0 if page is None else int(page.nbytes)
 
     def leave(self, rows: pa.Table) -> None:
         """``rows`` go to the join. They must not be slices: a few rows would hold the memory of a page."""

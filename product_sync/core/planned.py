@@ -7,7 +7,6 @@ plan shows: the same operation, the same new values, the same old ones. Without 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -32,11 +31,8 @@ def keep_planned(
     are never updated do not keep an update from being the same.
     """
     inputs = [FileInput(path, layout.diff_schema, "id") for path in (fresh, planned)]
-    with (
-        tempfile.TemporaryDirectory(dir=out.parent, prefix="planned-") as folder,
-        diff_file(out, layout, Path(folder), metadata=metadata) as kept,
-    ):
-        for now, before in by_key(inputs, Path(folder)):
+    with diff_file(out, layout, out.parent, metadata=metadata) as kept:
+        for now, before in by_key(inputs, out.parent):
             for kind in _kinds(_as_planned(layout, now, before)):
                 kept.add(*kind)
     return count_rows(planned, ops) - count_rows(out, ops)

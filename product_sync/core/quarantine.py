@@ -10,7 +10,6 @@ A reject whose ``id`` is known is still *present* in the source: its target row 
 from __future__ import annotations
 
 import datetime as dt
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -120,14 +119,11 @@ def add_duplicates(rows: Path, rejects: Path, out: Path, layout: Layout) -> dict
         FileInput(rows, identity, layout.key.name, [ID_TYPE, layout.key.name]),
         FileInput(rejects, schema, "id", select=lambda page: page.filter(page["id"].is_valid())),
     ]
-    with (
-        tempfile.TemporaryDirectory(dir=out.parent, prefix="duplicates-") as folder,
-        parquet_writer(out, schema, metadata=read_metadata(rejects)) as sink,
-    ):
+    with parquet_writer(out, schema, metadata=read_metadata(rejects)) as sink:
         without_id = FileInput(rejects, schema, "id", select=lambda page: page.filter(page["id"].is_null()))
         for page in without_id.batches():
             sink.write(page)
-        for copied, rejected in by_key(inputs, Path(folder)):
+        for copied, rejected in by_key(inputs, out.parent):
             for batch in _with_duplicates(copied, rejected, layout):
                 sink.write(batch)
     return summary(out)
@@ -191,11 +187,8 @@ def merge(
     if previous is not None:
         inputs.append(FileInput(previous, schema, "source_key"))
     kept = pa.array([f"{source_id.type} {source_id.text}" for source_id in untried], pa.string())
-    with (
-        tempfile.TemporaryDirectory(dir=out.parent, prefix="quarantine-") as folder,
-        parquet_writer(out, schema, metadata=read_metadata(rejects[0]) | {RUN_ID: run_id}) as sink,
-    ):
-        for read in by_key(inputs, Path(folder)):
+    with parquet_writer(out, schema, metadata=read_metadata(rejects[0]) | {RUN_ID: run_id}) as sink:
+        for read in by_key(inputs, out.parent):
             seen = _first_of_each(pa.concat_tables(read[: len(rejects)]))
             before = schema.empty_table() if previous is None else read[-1]
             stays = pc.or_(_is_untried(before, kept), _is_newer(before, run_id, since))

@@ -30,6 +30,9 @@ TEMPORARY = ".tmp"
 ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 8 * 1024 * 1024
 
+#: Bytes of rows after which freed memory is given back.
+RELEASE_AFTER_BYTES = 64 * 1024 * 1024
+
 #: Rows and bytes that are read from a file at once.
 PAGE_ROWS = 16_384
 PAGE_BYTES = 8 * 1024 * 1024
@@ -208,6 +211,20 @@ def check_parquet(path: Path) -> None:
 def release_memory() -> None:
     """Give back to the system what Arrow has freed and keeps: a run's peak is then that of a step, not of all."""
     pa.default_memory_pool().release_unused()
+
+
+class MemoryRelease:
+    """Calls `release_memory` each time that so many bytes have passed: what is freed lies between what is in use."""
+
+    def __init__(self, every_bytes: int = RELEASE_AFTER_BYTES) -> None:
+        self._every_bytes = every_bytes
+        self._passed = 0
+
+    def passed(self, size: int) -> None:
+        self._passed += size
+        if self._passed >= self._every_bytes:
+            self._passed = 0
+            release_memory()
 
 
 #: What DuckDB raises where a signal handler has raised in the middle of a query, whose own exception is lost.

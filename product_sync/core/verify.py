@@ -23,6 +23,7 @@ from product_sync.core.model import Op
 from product_sync.core.ports import Source, TargetReader
 from product_sync.core.progress import Meter, OnProgress
 from product_sync.core.snapshot import target_while_read
+from product_sync.core.tables import release_memory
 from product_sync.core.timing import Timing
 
 SETTLE_SECONDS = 5.0
@@ -80,6 +81,7 @@ def compare_afresh(
     ``quarantine`` is the current one, with what the load has just added: its products are excused. Files as for
     `diff`.
     """
+    release_memory()
     with target_while_read(
         reader, layout, target_rows, metadata=metadata, timing=timing, on_progress=on_progress
     ) as batches:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 
 import pytest
 
 from product_sync.adapters import state
-from product_sync.core import batching, pacing, verdicts
+from product_sync.core import batching, key_ranges, pacing, verdicts
 from product_sync.core.extended_json import EXCERPT_LENGTH
 from product_sync.core.load import DEFAULT_POLICY
-from product_sync.core.tables import duckdb_connection
 from product_sync.orchestration import local_history
 from product_sync.settings import SyncSettings
 from product_sync_tests.docs.pages import page
 
 _WORDS = {1: "one", 2: "two", 5: "five", 8: "eight", 10: "ten"}
 _SETTINGS = SyncSettings()
-_DUCKDB = inspect.signature(duckdb_connection).parameters
 
 
 def share(value: float) -> str:
@@ -43,10 +40,7 @@ def share(value: float) -> str:
         ("plan.md", f"Plans are kept for {'a day' if state.KEPT_PLANS.days == 1 else 'another time'}"),
         ("tuning.md", f"the last {_WORDS[state.KEPT_RUNS]} runs"),
         ("tuning.md", f"its newest {_WORDS[local_history.KEPT_RUNS]} runs"),
-        (
-            "tuning.md",
-            f"with {_DUCKDB['memory_limit'].default[:-2]} MB and {_WORDS[_DUCKDB['threads'].default]} threads",
-        ),
+        ("tuning.md", f"in ranges of ids of at most {key_ranges.LIMITS.range_bytes // 2**20} MiB"),
     ],
 )
 def test_a_limit_is_the_one_of_the_code(name: str, sentence: str) -> None:

@@ -26,6 +26,8 @@ from product_sync.core.ports import WriteBatch
 
 #: Rows per Arrow batch and per round trip of the server-side cursor. Larger ones are not faster.
 BATCH_ROWS: Final = 5_000
+#: Rows of the cursor's first page.
+_FIRST_ROWS: Final = 64
 #: Ids per statement of a reading by id.
 _IDS_PER_STATEMENT: Final = 10_000
 
@@ -81,8 +83,13 @@ class PostgresReader:
         ):
             cursor.execute(queries.select_all(self._layout))
             _require_types(cursor, self._layout)
-            while rows := cursor.fetchmany(self._batch_rows):
-                yield _record_batch(rows, self._layout)
+            size = _FIRST_ROWS
+            while rows := cursor.fetchmany(min(size, self._batch_rows)):
+                batch = _record_batch(rows, self._layout)
+                yield batch
+                # The cursor knows rows and no bytes: as many as fit by what the last ones had, growing slowly.
+                fitting = arrow_stream.BATCH_BYTES * batch.num_rows // max(int(batch.nbytes), 1)
+                size = max(1, min(fitting, 4 * size))
 
     def estimated_count(self) -> int:
         with self._reading() as connection:
