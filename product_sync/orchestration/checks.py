@@ -4,12 +4,12 @@ Whatever can fail with ERROR is blocking: a check that is not leaves the run gre
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import dagster as dg
 
 from product_sync import judging
-from product_sync.core.errors import ChecksFailed
+from product_sync.core.errors import ChecksFailed, NotAttempted
 from product_sync.core.verdicts import Severity, Verdict
 from product_sync.orchestration import names, story
 from product_sync.orchestration.drift_reports import REFUSED, conclude_drift_report, record_drift_report
@@ -89,17 +89,28 @@ def load_checks(context: dg.AssetExecutionContext, session: Session) -> Iterator
     selected = {key.name for key in context.selected_asset_check_keys}
     verdicts = [judging.judge_load(session)] if names.EVERY_BATCH_LOADED in selected else []
     if selected - {names.EVERY_BATCH_LOADED}:
-        judgement = judging.judge_result(session)
-        [matches] = [verdict for verdict in judgement.verdicts if verdict.check == names.TARGET_MATCHES_SOURCE]
-        context.log.info(story.compared(matches))
-        verdicts += [verdict for verdict in judgement.verdicts if verdict.check in selected]
-        if judgement.proven:
-            metadata = proof_metadata(session, judgement.proven)
-            context.log_event(dg.AssetMaterialization(names.PROOF, metadata=metadata))
-        conclude_drift_report(
-            context.op_execution_context, session, [*judgement.verdicts, *judging.judge_own_load(session)]
-        )
+        try:
+            verdicts += _compared(context, session, selected)
+        except NotAttempted:
+            # A load that stopped because the target was lost has said why. That it cannot be read either is no news.
+            if not any(map(_is_red, verdicts)):
+                raise
+            without_checks(context)
     yield from _answer(context, verdicts)
+
+
+def _compared(context: dg.AssetExecutionContext, session: Session, selected: Collection[str]) -> list[Verdict]:
+    """The selected verdicts on a new reading of the target."""
+    judgement = judging.judge_result(session)
+    [matches] = [verdict for verdict in judgement.verdicts if verdict.check == names.TARGET_MATCHES_SOURCE]
+    context.log.info(story.compared(matches))
+    if judgement.proven:
+        metadata = proof_metadata(session, judgement.proven)
+        context.log_event(dg.AssetMaterialization(names.PROOF, metadata=metadata))
+    conclude_drift_report(
+        context.op_execution_context, session, [*judgement.verdicts, *judging.judge_own_load(session)]
+    )
+    return [verdict for verdict in judgement.verdicts if verdict.check in selected]
 
 
 def without_checks(context: dg.AssetExecutionContext) -> None:
