@@ -60,4 +60,4 @@ def test_a_mapping_that_is_not_there_is_named_with_both_ways_to_give_one(
     for report in (api.sync(mapping=absent), api.validate(mapping=absent), api.stats(mapping=absent)):
         assert (report.exit_status, report.error and report.error.code) == (2, "mapping")
         assert str(absent) in str(report.failure)
-        assert "--mapping or PRODUCT_SYNC_MAPPING" in str(report.failure)
+        assert "the option mapping, or PRODUCT_SYNC_MAPPING" in str(report.failure)
