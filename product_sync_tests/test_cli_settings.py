@@ -31,6 +31,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "settle_seconds": (["--settle-seconds", "1"], 1.0),
     "source_recheck_after_s": (["--source-recheck-after-s", "2"], 2.0),
     "retry_s": (["--retry-s", "3"], 3.0),
+    "lock_wait_s": (["--lock-wait-s", "5"], 5.0),
     "max_isolated_rows": (["--max-isolated-rows", "4"], 4),
     "max_delete_share": (["--max-delete-share", "0.1"], 0.1),
     "quarantine_budget": (["--quarantine-budget", "0"], 0.0),
