@@ -31,6 +31,7 @@ VALIDATE_KEYS = (
 )  # fmt: skip
 STATS_KEYS = ("source_count", "target_count", "last_sync_at", "last_sync_run_id")
 CONNECTION_KEYS = (
+    "host", "database", "collection", "schema", "table_name",
     "reachable", "error", "version", "latency_ms", "privileges", "lacking", "replica_set", "table", "notes",
 )  # fmt: skip
 
@@ -203,7 +204,7 @@ def test_doctor_looks_at_both_connections(day: Day, market: Market) -> None:
     outcome = market.run("doctor", "--json")
     mongodb, postgres = outcome.answer["mongodb"], outcome.answer["postgres"]
     assert outcome.status == 0
-    assert list(outcome.answer) == ["mongodb", "postgres", "alerts", "alert_problems"]
+    assert list(outcome.answer) == ["mongodb", "postgres", "settings_problems", "alerts", "alert_problems"]
     assert tuple(mongodb) == tuple(postgres) == CONNECTION_KEYS
     assert mongodb["reachable"] is postgres["reachable"] is True
     assert mongodb["version"] == "6.0.5"

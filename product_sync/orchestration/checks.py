@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 import dagster as dg
 
 from product_sync import judging
-from product_sync.core.errors import ChecksFailed, NotAttempted
+from product_sync.core.errors import ChecksFailed, ProductSyncError
 from product_sync.core.verdicts import Severity, Verdict
 from product_sync.orchestration import names, story
 from product_sync.orchestration.drift_reports import REFUSED, conclude_drift_report, record_drift_report
@@ -85,18 +85,25 @@ LOAD_CHECKS = [
 
 
 def load_checks(context: dg.AssetExecutionContext, session: Session) -> Iterator[dg.AssetCheckResult]:
-    """The selected ones of `LOAD_CHECKS`, on one reading of the target. Where none is red, the copy is proven."""
+    """The selected ones of `LOAD_CHECKS`, on one reading of the target. Where none is red, the copy is proven.
+
+    What the load counted is recorded first: a target that has stopped the load may not be readable either.
+    """
     selected = {key.name for key in context.selected_asset_check_keys}
-    verdicts = [judging.judge_load(session)] if names.EVERY_BATCH_LOADED in selected else []
+    loaded = [judging.judge_load(session)] if names.EVERY_BATCH_LOADED in selected else []
+    yield from _record(context, loaded)
+    compared: list[Verdict] = []
     if selected - {names.EVERY_BATCH_LOADED}:
         try:
-            verdicts += _compared(context, session, selected)
-        except NotAttempted:
-            # A load that stopped because the target was lost has said why. That it cannot be read either is no news.
-            if not any(map(_is_red, verdicts)):
+            compared = _compared(context, session, selected)
+        except ProductSyncError as error:
+            if not any(map(_is_red, loaded)):
                 raise
+            # The step ends with what stopped the load: that comes first.
+            context.log.warning("The target could not be compared with the source: %s", error)
             without_checks(context)
-    yield from _answer(context, verdicts)
+    yield from _record(context, compared)
+    _raise_if_red([*loaded, *compared])
 
 
 def _compared(context: dg.AssetExecutionContext, session: Session, selected: Collection[str]) -> list[Verdict]:
@@ -119,16 +126,24 @@ def without_checks(context: dg.AssetExecutionContext) -> None:
     context.log.addFilter(lambda record: _NOT_YIELDED not in record.getMessage())
 
 
-def _answer(
+def _answer(context: dg.AssetCheckExecutionContext, verdicts: Sequence[Verdict]) -> Iterator[dg.AssetCheckResult]:
+    yield from _record(context, verdicts)
+    _raise_if_red(verdicts)
+
+
+def _record(
     context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, verdicts: Sequence[Verdict]
 ) -> Iterator[dg.AssetCheckResult]:
-    """Log and record each verdict; then, if one of them is red, end the step with its sentence. Dagster itself would
-    end it with the names of the checks."""
+    """Log and record each verdict."""
     keys = {key.name: key for key in context.selected_asset_check_keys}
     for verdict in verdicts:
         if not _is_red(verdict):
             context.log.log(logging.INFO if verdict.passed else logging.WARNING, story.verdict(verdict))
         yield _result(verdict, keys[verdict.check])
+
+
+def _raise_if_red(verdicts: Sequence[Verdict]) -> None:
+    """End the step with the sentences of the red ones. Dagster itself would end it with the names of the checks."""
     if red := [story.verdict(verdict) for verdict in verdicts if _is_red(verdict)]:
         raise CheckFailed(ChecksFailed(" ".join(red)))
 
