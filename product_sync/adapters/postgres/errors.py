@@ -156,8 +156,8 @@ def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyn
     if state == "42501":
         return AccessDenied(
             f"{table} cannot be read: {message}",
-            hint=f"`{commands.shell('product-sync', 'doctor')}` has the GRANT to execute. Under row-level security the"
-            " role needs BYPASSRLS too.",
+            hint="The role needs SELECT, and under row-level security BYPASSRLS too:"
+            f" `{commands.shell('product-sync', 'doctor')}` has the GRANT to execute.",
         )
     if state in {"42P01", "42703", "3F000"}:
         return changed_meanwhile(message, table=table)
