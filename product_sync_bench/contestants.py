@@ -156,7 +156,7 @@ def names() -> frozenset[str]:
 def versions() -> dict[str, str]:
     """The versions of everything that takes part, by distribution."""
     names = (
-        "product_sync", "dagster", "duckdb", "pyarrow", "pymongo", "pymongoarrow", "psycopg", "adbc-driver-postgresql",
+        "product_sync", "dagster", "pyarrow", "pymongo", "pymongoarrow", "psycopg", "adbc-driver-postgresql",
         "ingestr", "sling-linux-amd64", "dlt",
     )  # fmt: skip
     found: dict[str, str] = {}

@@ -221,8 +221,8 @@ def test_doctor_looks_at_both_connections(day: Day, market: Market) -> None:
 
 
 def test_help_is_there_at_once() -> None:
-    """Importing Dagster, Arrow, DuckDB or a driver costs a second each; only who needs them should wait for them."""
-    heavy = {"dagster", "pyarrow", "duckdb", "pandas", "pymongo", "psycopg", "sqlalchemy", "rich", "yaml", "pydantic"}
+    """Importing Dagster, Arrow or a driver costs a second each; only who needs them should wait for them."""
+    heavy = {"dagster", "pyarrow", "pandas", "pymongo", "psycopg", "sqlalchemy", "rich", "yaml", "pydantic"}
     script = (
         "import sys; from product_sync.cli import main\n"
         "try: main(['--help'])\n"

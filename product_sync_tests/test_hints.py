@@ -281,7 +281,7 @@ def said(tree: ast.Module) -> Iterator[ast.Constant]:
             yield node
 
 
-#: What takes the names and the help of options, and the statements of DuckDB.
+#: What takes the names and the help of options.
 OPTIONS = {
     "click.option",
     "click.UsageError",

@@ -42,8 +42,8 @@ KEPT_PLANS = timedelta(days=1)
 
 #: The runs of other syncs, and of mappings that are not used any more.
 KEPT_UNUSED = timedelta(days=30)
-#: What a killed process leaves beside the runs: files that are not complete, and what DuckDB has spilled.
-_LEFT_BY_KILLED = (f".*{TEMPORARY}", "duckdb-*")
+#: What a killed process leaves beside the runs: files that are not complete.
+_LEFT_BY_KILLED = f".*{TEMPORARY}"
 
 SOURCE_ROWS = "source.parquet"
 SOURCE_COUNT = "source.json"
@@ -196,10 +196,9 @@ class StateFolder:
         for old in self.root.glob("*/runs/*"):
             if old.parents[1] != self.folder and _changed_at(old) < (now - KEPT_UNUSED).timestamp():
                 _remove(old)
-        for pattern in _LEFT_BY_KILLED:
-            for old in (*self.folder.glob(pattern), *self.folder.glob(f"reports/{pattern}")):
-                if _changed_at(old) < alive_since:
-                    _remove(old)
+        for old in (*self.folder.glob(_LEFT_BY_KILLED), *self.folder.glob(f"reports/{_LEFT_BY_KILLED}")):
+            if _changed_at(old) < alive_since:
+                _remove(old)
 
     def _date_back(self, own: Path | None, now: datetime) -> None:
         """Runs that a wrong clock has dated into the future would be the newest for years: make them the oldest."""

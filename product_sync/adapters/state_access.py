@@ -66,7 +66,7 @@ def _require_usable(root: Path, key: str | None, *, run_history: bool, needed_by
 
 
 def _require_usable_path(root: Path, *, run_history: bool) -> None:
-    """DuckDB and SQLite take paths as UTF-8, whatever the locale says; and Dagster makes a URL of that of SQLite."""
+    """SQLite takes paths as UTF-8, whatever the locale says; and Dagster makes a URL of it."""
     if run_history and (found := set("?%").intersection(str(root))):
         raise ConfigurationError(
             f"The path of the state folder, {str(root)!r}, has a {found.pop()!r}, which the run history cannot have.",

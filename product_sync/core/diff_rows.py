@@ -58,7 +58,7 @@ def aligned(found: pa.Table, key: str, wanted: Sequence[str]) -> pa.Table:
 
 def same_values(left: pa.Table, right: pa.Table, columns: Iterable[LayoutColumn]) -> pa.ChunkedArray:
     """Per row: whether all ``columns`` hold the same value. Two NULLs are the same, and so are two NaN, as for
-    PostgreSQL's and DuckDB's IS NOT DISTINCT FROM."""
+    PostgreSQL's IS NOT DISTINCT FROM."""
     always = pa.chunked_array([pa.array(np.ones(left.num_rows, dtype=bool))], pa.bool_())
     return reduce(pc.and_, (same(left[column.name], right[column.name]) for column in columns), always)
 

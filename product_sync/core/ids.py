@@ -97,35 +97,6 @@ def source_key(bson_id: Any) -> str:
     return f"{key[:_KEY_BEGINNING]}… sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def source_key_sql(id_type: str, text: str) -> str:
-    """`source_key` as a DuckDB expression over two SQL expressions, the type and the text of a `SourceId`.
-
-    JSON is spelled out, because DuckDB's ``to_json`` writes control characters with other letters than Python.
-    """
-    key = f"""CASE {id_type}
-        WHEN '{IdType.OBJECT_ID}' THEN '{{"$oid": "' || {text} || '"}}'
-        WHEN '{IdType.INT}' THEN '{{"$numberInt": "' || {text} || '"}}'
-        WHEN '{IdType.LONG}' THEN '{{"$numberLong": "' || {text} || '"}}'
-        WHEN '{IdType.UUID}' THEN '{{"$binary": {{"base64": "' || to_base64(unhex(replace({text}, '-', '')))
-            || '", "subType": "04"}}}}'
-        ELSE {_json_string_sql(text)}
-    END"""
-    return f"""if(
-        length({key}) <= {LONGEST_KEY},
-        {key},
-        left({key}, {_KEY_BEGINNING}) || '… sha256:' || sha256({key})
-    )"""
-
-
-def _json_string_sql(text: str) -> str:
-    """A JSON string as Python's ``json`` writes it. The backslash comes first: the others bring new ones."""
-    short = {"\b": r"\b", "\t": r"\t", "\n": r"\n", "\f": r"\f", "\r": r"\r", '"': r"\""}
-    escapes = {"\\": r"\\"} | {chr(code): rf"\u{code:04x}" for code in range(1, 32)} | short
-    for character, escape in escapes.items():
-        text = f"replace({text}, chr({ord(character)}), '{escape}')"
-    return f"""'"' || {text} || '"'"""
-
-
 #: Bytes of a BSON element's value by its type, fixed, or those that come on top of the length with which the value
 #: begins (bsonspec.org). Regular expressions have neither.
 FIXED_SIZES = {

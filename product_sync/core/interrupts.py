@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 #: How long an interrupt waits for a COMMIT that does not come to its end.
 PATIENCE_S: Final = 5.0
@@ -130,15 +130,6 @@ def keep(*names: str) -> None:
             before(unraisable)
 
     sys.unraisablehook = hook
-
-
-def raise_again() -> NoReturn:
-    """Raise what an interrupt raises now, for a library that has put an error of its own in its place."""
-    number = _handled()
-    handler = signal.getsignal(number)
-    if callable(handler):
-        handler(number, None)
-    raise KeyboardInterrupt
 
 
 def _handled() -> signal.Signals:

@@ -1,6 +1,6 @@
-"""Translates what the file system and DuckDB raise for the state folder into `LocalStorageError`.
+"""Translates what the file system and Arrow raise for the state folder into `LocalStorageError`.
 
-A full disk can show itself at any write of a run: in Python, in Arrow, in DuckDB. Without one place that knows their
+A full disk can show itself at any write of a run: in Python, in Arrow. Without one place that knows their
 forms it would be a traceback that looks like a bug.
 """
 
@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-import duckdb
 import pyarrow as pa
 
 from product_sync.core.errors import LocalStorageError
@@ -39,10 +38,9 @@ _BY_ERRNO: dict[int, tuple[str, str]] = {
 }
 #: Subclasses of OSError that say nothing about files.
 _OF_THE_NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
-#: What DuckDB and Arrow say instead of an errno.
+#: What Arrow says instead of an errno.
 _ERRNO_BY_TEXT = {
     **{os.strerror(number): number for number in _BY_ERRNO},
-    "max_temp_directory_size": errno.ENOSPC,
 }
 
 
@@ -61,7 +59,7 @@ def local_storage(root: Path) -> Iterator[None]:
     """Within, what local storage raises becomes a `LocalStorageError` that names the state folder ``root``."""
     try:
         yield
-    except (OSError, duckdb.Error, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid) as error:
         if translated := storage_error(error, root):
             raise translated from error
         raise
@@ -78,7 +76,7 @@ def names_storage(step: Callable[Concatenate[_Owner, _P], _T]) -> Callable[Conca
     return run
 
 
-#: How Arrow and DuckDB say that a file is no Parquet file, or not a whole one.
+#: How Arrow says that a file is no Parquet file, or not a whole one.
 _DAMAGED_TEXTS = (
     "magic bytes",
     "Parquet file size is 0",
@@ -86,11 +84,11 @@ _DAMAGED_TEXTS = (
     "decompression failure",
     "Corrupt",
 )
-#: Python, Arrow and DuckDB all quote the path, if they name it.
+#: Python and Arrow quote the path, if they name it.
 _QUOTED_PATH = re.compile(r"""['"](/[^'"]+)['"]""")
 
 
-def storage_error(error: OSError | duckdb.Error | pa.ArrowInvalid, root: Path) -> LocalStorageError | None:
+def storage_error(error: OSError | pa.ArrowInvalid, root: Path) -> LocalStorageError | None:
     """The error in words; ``None`` for an error that is not about files: one of the network, or of a query."""
     if isinstance(error, _OF_THE_NETWORK):
         return None
@@ -99,7 +97,7 @@ def storage_error(error: OSError | duckdb.Error | pa.ArrowInvalid, root: Path) -
         number = next((number for text, number in _ERRNO_BY_TEXT.items() if text in str(error)), None)
     if number is None and any(text in str(error) for text in _DAMAGED_TEXTS):
         return damaged(Path(_place(error) or f"A file of the state folder {root}"))
-    if number is None and not isinstance(error, OSError | duckdb.IOException):
+    if number is None and not isinstance(error, OSError):
         return None
     message, hint = _BY_ERRNO.get(number or 0, ("", ""))
     if not message:

@@ -1,4 +1,4 @@
-"""Tables on disk: Parquet files that appear whole or not at all, and the DuckDB that compares them.
+"""Tables on disk: Parquet files that appear whole or not at all, read in pages of bounded bytes.
 
 Every file between two steps goes through `parquet_writer`. Without it a killed run would leave half a
 snapshot behind, and the next reader would take the products of the other half for deleted ones.
@@ -13,11 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from product_sync.core import interrupts
 from product_sync.core.storage_errors import opening_parquet
 
 #: Metadata of every file: which source and target it belongs to (`Layout.state_key`), the run that wrote it,
@@ -225,34 +223,3 @@ class MemoryRelease:
         if self._passed >= self._every_bytes:
             self._passed = 0
             release_memory()
-
-
-#: What DuckDB raises where a signal handler has raised in the middle of a query, whose own exception is lost.
-_INTERRUPTED = "Query interrupted"
-
-
-@contextmanager
-def duckdb_connection(temp_directory: Path, *, memory_limit: str = "200MB", threads: int = 2) -> Iterator[Any]:
-    """An in-memory DuckDB that spills into a folder of its own below ``temp_directory`` instead of growing.
-
-    It never reaches for the network: extensions are neither installed nor loaded on demand.
-    """
-    temp_directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=temp_directory, prefix="duckdb-") as spill:
-        connection = duckdb.connect(
-            config={
-                "memory_limit": memory_limit,
-                "threads": threads,
-                "temp_directory": spill,
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            }
-        )
-        try:
-            yield connection
-        except RuntimeError as error:
-            if str(error) == _INTERRUPTED:
-                interrupts.raise_again()
-            raise
-        finally:
-            connection.close()

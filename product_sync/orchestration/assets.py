@@ -108,7 +108,7 @@ def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource
     name=names.DIFF,
     deps=[mongo_product_snapshot, postgres_cart_snapshot],
     group_name=_GROUP,
-    kinds={"duckdb", "parquet"},
+    kinds={"parquet"},
     description="Every difference, one row a product: missing (insert), changed (update) or extra (target only).",
 )
 def product_diff(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 
 import dagster as dg
-import duckdb
 import pyarrow as pa
 
 from product_sync import drift_report
@@ -34,7 +33,7 @@ def record_drift_report(
     """``result`` is what the load did, ``None`` where there was none."""
     try:
         metadata = _write(session, outcome, result, ReportSettings.from_environment(os.environ))
-    except (ConfigurationError, LocalStorageError, OSError, duckdb.Error, pa.ArrowException) as error:
+    except (ConfigurationError, LocalStorageError, OSError, pa.ArrowException) as error:
         context.log.warning("The drift report could not be written: %s", error)
         return
     context.log.info(story.report(str(metadata["report"].value)))

@@ -1,7 +1,7 @@
 """Keeps a run from looking dead while a step says nothing: a long comparison, a merge, a slow server.
 
 Silence is how a run on another host is taken for dead (`reaping`). Not every long stretch of work can report by itself:
-DuckDB, a COPY, a page of MongoDB. So a thread looks every few seconds whether anything was reported, and repeats where
+a COPY, a page of MongoDB. So a thread looks every few seconds whether anything was reported, and repeats where
 the run stands if not.
 """
 

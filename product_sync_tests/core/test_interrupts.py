@@ -9,15 +9,10 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from product_sync.core.interrupts import _kept, commit_begins, commit_failed, counting, keep
-from product_sync.core.tables import duckdb_connection
-
-#: Some seconds, and not endless: DuckDB's threads may keep the main one from looking for signals until it ends.
-LONG_QUERY = "SELECT count(*) FROM range(400000000) AS t(i) WHERE sqrt(i) > 3"
 
 
 class Interrupted(Exception):
@@ -148,24 +143,6 @@ def test_what_is_raised_in_a_callback_of_the_garbage_collector_is_sent_again(num
     finally:
         sys.unraisablehook = before
         _kept.clear()
-
-
-def test_what_is_raised_in_the_middle_of_a_query_of_duckdb_is_raised_again(
-    number: signal.Signals, tmp_path: Path
-) -> None:
-    """DuckDB says "Query interrupted", and nothing of whose exception it was."""
-
-    def long_query() -> None:
-        with duckdb_connection(tmp_path) as connection:
-            timer = threading.Timer(0.1, send, [number])
-            timer.start()
-            try:
-                connection.execute(LONG_QUERY).fetchall()
-            finally:
-                timer.join()
-
-    with pytest.raises(Interrupted):
-        long_query()
 
 
 class Thing:

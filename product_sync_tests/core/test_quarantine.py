@@ -34,7 +34,7 @@ from product_sync_tests.core.layouts import INTEGER, layout_of
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
-# Two columns that DuckDB takes for one, and values that it could bring in another form.
+# Two columns whose names differ only in case, and values that could come back in another form.
 LAYOUT = layout_of(
     {
         "price": ColumnType(TypeName.NUMERIC),

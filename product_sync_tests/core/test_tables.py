@@ -65,12 +65,3 @@ def test_a_row_group_is_bounded_in_bytes_too(tmp_path: Path) -> None:
 def test_only_the_owner_may_read_products(tmp_path: Path) -> None:
     tables.write_parquet(tmp_path / "rows", SCHEMA, [], metadata={})
     assert stat.S_IMODE((tmp_path / "rows").stat().st_mode) == 0o600
-
-
-def test_duckdb_keeps_to_its_limits_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    with tables.duckdb_connection(tmp_path / "state", memory_limit="100MB", threads=1) as connection:
-        assert connection.execute("SELECT current_setting('threads')").fetchone()[0] == 1
-        assert connection.execute("SELECT current_setting('memory_limit')").fetchone()[0] == "95.3 MiB"
-        spill = Path(connection.execute("SELECT current_setting('temp_directory')").fetchone()[0])
-        assert spill.parent == tmp_path / "state"
-    assert list((tmp_path / "state").iterdir()) == []
