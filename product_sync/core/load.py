@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from product_sync.core import ahead, deletion, diff_rows, quarantine
 from product_sync.core.batch_work import BatchWork, FollowUp
-from product_sync.core.batching import count_rows, read_batches
+from product_sync.core.batching import MAX_BATCH_BYTES, count_rows, read_batches
 from product_sync.core.errors import (
     AccessDenied,
     EveryBatchWouldFail,
@@ -256,8 +256,10 @@ class _BatchLoop:
 
     def _prepared(self, rows: pa.Table, prepare: _Prepare) -> _Prepared:
         prepared = partial(prepare, rows)
-        # After a stop nothing is written, so nothing more is read for it.
-        return ahead.outcome(prepared).result if self._result.stop is None else prepared
+        # After a stop nothing is written, so nothing more is read for it. A row of many megabytes is in memory several
+        # times while it is written: the next one waits for its turn.
+        waits = self._result.stop is not None or rows.nbytes > MAX_BATCH_BYTES
+        return prepared if waits else ahead.outcome(prepared).result
 
     def _attempt(self, rows: pa.Table, prepared: _Prepared) -> None:
         self._result.batches += 1
