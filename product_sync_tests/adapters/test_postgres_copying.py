@@ -10,7 +10,7 @@ from psycopg import sql
 from product_sync.adapters.postgres import copying
 from product_sync.adapters.postgres.reader import PostgresReader
 from product_sync.adapters.postgres.writer import PostgresWriter
-from product_sync.core.errors import EveryBatchWouldFail, RowsRefused
+from product_sync.core.errors import RowsRefused
 from product_sync_tests.adapters.postgres_tables import execute, layout_of, product, role
 from product_sync_tests.target_contract import write_batch
 
@@ -106,14 +106,6 @@ def test_inserts_and_updates_of_a_batch_are_one_transaction(cart_url: str, produ
     assert len(written.inserted) == MANY
     assert written.updated == {"old"}
     assert execute(cart_url, "SELECT count(DISTINCT xmin::text) FROM product") == [(1,)]
-
-
-def test_a_table_with_rules_for_inserts_is_not_copied_into(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
-    execute(cart_url, "CREATE RULE nothing AS ON INSERT TO product DO INSTEAD NOTHING")
-    with PostgresWriter(cart_url, layout, run_id="test") as writer, pytest.raises(EveryBatchWouldFail, match="0A000"):
-        writer.write(write_batch(layout, inserts=_products()))
-    assert execute(cart_url, "SELECT count(*) FROM product") == [(0,)]
 
 
 def test_copy_needs_no_right_but_insert(cart_url: str, product_table: str) -> None:

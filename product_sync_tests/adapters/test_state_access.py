@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,11 +31,12 @@ def as_another_user() -> Iterator[None]:
 
 
 @pytest.fixture
-def reachable(tmp_path: Path) -> Path:
-    """A folder that another user can enter."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+def reachable() -> Iterator[Path]:
+    """A folder that another user can enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="product_sync_tests_") as made:
+        folder = Path(made)
         folder.chmod(0o755)
-    return tmp_path
+        yield folder
 
 
 def test_a_folder_that_is_not_there_yet_can_be_used_and_is_not_made(tmp_path: Path) -> None:
