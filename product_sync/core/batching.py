@@ -33,7 +33,10 @@ def read_batches(
         pending = file.schema_arrow.empty_table()
         while True:
             size = next_size()
-            while pending.num_rows < size and pending.nbytes <= max_bytes and (page := next(read, None)) is not None:
+            # A table without rows has bytes all the same.
+            while not pending.num_rows or (pending.num_rows < size and pending.nbytes <= max_bytes):
+                if (page := next(read, None)) is None:
+                    break
                 pending = pa.concat_tables([pending, page])
             if pending.num_rows == 0:
                 return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from product_sync.core.batching import count_rows, read_batches
@@ -45,6 +45,7 @@ def ids(batch: pa.Table) -> list[str]:
     st.integers(0, 70),
     st.integers(1, 4_000),
 )
+@example(ops=[Op.INSERT] * 3, size=1, group=2, refused_from=0, max_bytes=1)
 def test_batching_loses_and_repeats_nothing(
     ops: list[Op], size: int, group: int, refused_from: int, max_bytes: int
 ) -> None:
