@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from bson import ObjectId
 
+from product_sync.core.batching import MAX_BATCH_BYTES
 from product_sync.core.deletion import DeletionFacts
 from product_sync.core.errors import EveryBatchWouldFail, SourceReadError, SyncAlreadyRunning, TransientError
 from product_sync.core.load import LoadPolicy
@@ -495,6 +496,18 @@ class TestWithoutPauses:
         bench.source.script.on("source.fetch", None, is_read.set)
         bench.target.script.on("target.write", lambda: expect(is_read))
         assert bench.load(batch_size=10).updated == 20
+
+    def test_a_row_of_many_megabytes_is_read_again_only_when_the_one_before_it_is_written(self, tmp_path: Path) -> None:
+        wide = "x" * (MAX_BATCH_BYTES + 1)
+        bench = make_bench(tmp_path, [document(name, title=wide) for name in ids(2)], [row(name) for name in ids(2)])
+        bench.compare()
+        is_read, was_early = threading.Event(), []
+        bench.source.script.on("source.fetch", None, is_read.set)
+        # Time enough to read the second row, if it were read now.
+        bench.target.script.on("target.write", lambda: was_early.append(is_read.wait(1)))
+        assert bench.load().updated == 2
+        assert was_early == [False]
+        assert is_read.is_set()
 
     def test_what_was_inserted_is_looked_up_while_the_next_batch_is_written(self, tmp_path: Path) -> None:
         bench = with_missing(tmp_path, 20)
