@@ -19,12 +19,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from product_sync.adapters.state import TARGET_ROWS, VERIFIED_TARGET_ROWS
-from product_sync.core.errors import ChecksFailed, ConfigurationError, ProductSyncError, SyncOverdue
-from product_sync.core.progress import OnProgress, no_progress
-from product_sync.head_start import head_start
-from product_sync.lean import no_garbage
-from product_sync.reports import (
+from product_sync.errors import ChecksFailed, ConfigurationError, ProductSyncError, SyncOverdue
+from product_sync.pipeline.head_start import head_start
+from product_sync.pipeline.written_rows import correct_exit_status
+from product_sync.results import (
     DoctorReport,
     ProductReport,
     QuarantineListing,
@@ -33,15 +31,17 @@ from product_sync.reports import (
     SyncReport,
     ValidationReport,
 )
+from product_sync.runtime.process import no_garbage
+from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.settings import MAPPING, TELLING, SourceAddress, TargetAddress, mapping_path, state_root
-from product_sync.written_rows import correct_exit_status
+from product_sync.state.store import TARGET_ROWS, VERIFIED_TARGET_ROWS
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from product_sync.orchestration.resources import Listener
 
-_LOG = logging.getLogger("product_sync.telling")
+_LOG = logging.getLogger("product_sync.notify.dispatch")
 
 
 def sync(
@@ -101,9 +101,9 @@ def sync(
         if check and not dry_run:
             raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
         with _running(TARGET_ROWS, switches, on_progress, instance, read_ahead) as (run_id, listener, recorded):
-            from product_sync.orchestration import running
+            from product_sync.orchestration import run_in_process
 
-            running.run_sync(recorded, run_id, switches, report, listener)
+            run_in_process.run_sync(recorded, run_id, switches, report, listener)
     if check and report.would_pass is False and report.failure is None:
         # After `_telling`: the dry run itself has succeeded, so nobody is alerted.
         failed = ", ".join(each.check for each in report.predicted_checks or () if each.would_fail)
@@ -137,9 +137,9 @@ def validate(
             listener,
             recorded,
         ):
-            from product_sync.orchestration import running
+            from product_sync.orchestration import run_in_process
 
-            running.run_validation(recorded, run_id, switches, report, listener)
+            run_in_process.run_validation(recorded, run_id, switches, report, listener)
     return report
 
 
@@ -157,14 +157,14 @@ def stats(
     report = StatsReport()
     with _ending(report):
         source, target = _check_both_addresses()
-        from product_sync.orchestration import history
-        from product_sync.plan import CLOCKS_DIFFER
-        from product_sync.session import count_both
+        from product_sync.orchestration import past_syncs
+        from product_sync.pipeline.pending_diff import CLOCKS_DIFFER
+        from product_sync.pipeline.sync_run import count_both
 
         counted = count_both(source, target, mapping_path(_environment(mapping)))
         report.source_count, report.target_count = counted.source, counted.target
         with _recording(instance) as recorded:
-            if last := history.last_successful_sync(recorded, counted.state_key):
+            if last := past_syncs.last_successful_sync(recorded, counted.state_key):
                 report.last_sync_at, report.last_sync_run_id = last.ended_at.isoformat(), last.run_id
         # A success that is still to come is of a clock that was ahead, and says nothing.
         if max_age is not None and (last is None or not -CLOCKS_DIFFER <= datetime.now(UTC) - last.ended_at <= max_age):
@@ -185,8 +185,8 @@ def show(product_id: str, *, mapping: str | Path | None = None) -> ProductReport
     report = ProductReport(id=product_id)
     with _ending(report):
         _check_both_addresses()
-        from product_sync.core.storage_errors import local_storage
-        from product_sync.showing import show_product
+        from product_sync.state.storage_errors import local_storage
+        from product_sync.support.show import show_product
 
         with local_storage(state_root(os.environ)):
             show_product(report, _environment(mapping))
@@ -202,7 +202,7 @@ def quarantine(*, reasons: Iterable[str] = (), mapping: str | Path | None = None
     report = QuarantineListing()
     with _ending(report):
         _check_both_addresses()
-        from product_sync.quarantine_listing import list_quarantine
+        from product_sync.support.quarantine_listing import list_quarantine
 
         list_quarantine(report, list(reasons), _environment(mapping))
     return report
@@ -213,9 +213,9 @@ def doctor(*, mapping: str | Path | None = None) -> DoctorReport:
 
     The report's ``failure`` is the first thing that would keep a sync from working.
     """
-    from product_sync.diagnosis import examine
     from product_sync.orchestration.instance import check_instance
     from product_sync.orchestration.schedules import check_schedule
+    from product_sync.support.doctor import examine
 
     report = DoctorReport()
     examine(report, _environment(mapping), check_schedule, check_instance)
@@ -235,7 +235,7 @@ def _environment(mapping: str | Path | None) -> Mapping[str, str]:
 def _require_settings(switches: Mapping[str, Any]) -> None:
     """Refuse settings that cannot be used before anything is opened or recorded."""
     with no_garbage():
-        from product_sync.preconditions import require_settings
+        from product_sync.pipeline.preconditions import require_settings
 
     require_settings(os.environ, switches)
 
@@ -243,7 +243,7 @@ def _require_settings(switches: Mapping[str, Any]) -> None:
 def _check_both_addresses() -> tuple[SourceAddress, TargetAddress]:
     """Name a variable that is not set or cannot be an address, before anything is opened or recorded."""
     source, target = SourceAddress.from_environment(os.environ), TargetAddress.from_environment(os.environ)
-    from product_sync.adapters import mongodb
+    from product_sync.sources import mongodb
 
     mongodb.check_address(source.url, user=source.user, password=source.password)
     return source, target
@@ -305,7 +305,7 @@ def _running(
     run_id = str(uuid.uuid4())
     with head_start(run_id, target_file, switches["mapping"]) if read_ahead else nullcontext() as begun:
         with no_garbage():
-            from product_sync.orchestration import running  # noqa: F401 - all that the run will need
+            from product_sync.orchestration import run_in_process  # noqa: F401 - all that the run will need
             from product_sync.orchestration.resources import Listener
 
         with _recording(instance) as recorded:

@@ -20,11 +20,8 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from product_sync import streams
-from product_sync.core import commands, interrupts
-from product_sync.core.errors import ConfigurationError, ProductSyncError, SyncCancelled
-from product_sync.lean import end_at_once
-from product_sync.reports import (
+from product_sync.errors import ConfigurationError, ProductSyncError, SyncCancelled
+from product_sync.results import (
     DoctorReport,
     ProductReport,
     QuarantineListing,
@@ -33,6 +30,8 @@ from product_sync.reports import (
     SyncReport,
     ValidationReport,
 )
+from product_sync.runtime import hints, output_streams, signals
+from product_sync.runtime.process import end_at_once
 
 _REPORTS: dict[str, type[Report]] = {
     "sync": SyncReport,
@@ -111,11 +110,11 @@ def cli() -> None:
 @_json_option
 def sync(as_json: bool, delay_ms: int | None, no_probe: bool, **options: Any) -> None:
     """Find what is missing or changed, load it in batches, prove the result."""
-    from product_sync.lean import stay_small
+    from product_sync.runtime.process import stay_small
 
     stay_small()
     from product_sync import api
-    from product_sync.terminal import progress_bar, show_sync
+    from product_sync.terminal.summaries import progress_bar, show_sync
 
     options |= {"batch_delay_ms": delay_ms, "probe": False if no_probe else None}
     with progress_bar() as on_progress:
@@ -131,11 +130,11 @@ def sync(as_json: bool, delay_ms: int | None, no_probe: bool, **options: Any) ->
 @_json_option
 def validate(as_json: bool, **options: Any) -> None:
     """Read both sides afresh and compare them. Writes nothing."""
-    from product_sync.lean import stay_small
+    from product_sync.runtime.process import stay_small
 
     stay_small()
     from product_sync import api
-    from product_sync.terminal import progress_bar, show_validation
+    from product_sync.terminal.summaries import progress_bar, show_validation
 
     with progress_bar() as on_progress:
         report = api.validate(on_progress=on_progress, read_ahead=True, **options)
@@ -150,7 +149,7 @@ def stats(as_json: bool, max_age: str | None, mapping: str | None) -> None:
     """Count both sides and say when a sync last succeeded."""
     from product_sync import api
     from product_sync.settings import duration
-    from product_sync.terminal import show_stats
+    from product_sync.terminal.summaries import show_stats
 
     limit = duration(max_age, "--max-age") if max_age is not None else None
     _finish(api.stats(max_age=limit, mapping=mapping), as_json=as_json, show=show_stats)
@@ -167,7 +166,7 @@ def show(product_id: str, as_json: bool, mapping: str | None) -> None:
     a dash comes after `--`. Exit status: 0 if both sides have it and agree, 1 if not.
     """
     from product_sync import api
-    from product_sync.terminal import show_product
+    from product_sync.terminal.summaries import show_product
 
     _finish(api.show(product_id, mapping=mapping), as_json=as_json, show=show_product)
 
@@ -185,12 +184,12 @@ def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, mapping: s
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
     from product_sync import api
-    from product_sync.terminal_quarantine import show_quarantine
+    from product_sync.terminal.quarantine import show_quarantine
 
     report = api.quarantine(reasons=reasons, mapping=mapping)
     if report.failure or not (as_csv or as_json):
         _finish(report, as_json=as_json, show=partial(show_quarantine, mapping=_given_mapping()))
-    from product_sync.quarantine_export import write_csv, write_json
+    from product_sync.support.quarantine_export import write_csv, write_json
 
     (write_csv if as_csv else write_json)(report, sys.stdout)
     sys.exit(report.exit_status)
@@ -202,7 +201,7 @@ def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, mapping: s
 def doctor(as_json: bool, mapping: str | None) -> None:
     """Look at both connections: version, latency, privileges, the table."""
     from product_sync import api
-    from product_sync.terminal import show_doctor
+    from product_sync.terminal.summaries import show_doctor
 
     _finish(api.doctor(mapping=mapping), as_json=as_json, show=show_doctor)
 
@@ -317,18 +316,18 @@ def handle_signals() -> None:
     # would have it ignored too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt_but_for_ctrl_c)
-    interrupts.keep()
+    signals.keep()
 
 
 def run() -> NoReturn:
     """Entry point of the console script: `main` with streams that cannot end it, and then `lean.end_at_once`."""
-    streams.make_lenient()
+    output_streams.make_lenient()
     status: object = 0
     try:
         main()
     except SystemExit as ending:
         status = ending.code or 0
-    streams.warn_of_lost_output()
+    output_streams.warn_of_lost_output()
     if not isinstance(status, int):
         sys.exit(str(status))
     end_at_once(status)
@@ -350,7 +349,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         command = context.command_path if context else "product-sync"
-        usage = ConfigurationError(error.format_message(), hint=f"See `{commands.shell(*command.split(), '--help')}`.")
+        usage = ConfigurationError(error.format_message(), hint=f"See `{hints.shell(*command.split(), '--help')}`.")
         if not sys.stderr.isatty():
             # A person at a terminal has seen it. Nobody looks at what a timer starts.
             _notify(usage, arguments, started_at)

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from product_sync.core.adaptive_pacing import DEFAULT_MAX_DUTY, DEFAULT_TARGET_S, AdaptiveSettings
-from product_sync.core.errors import ConfigurationError
-from product_sync.core.mapping import DEFAULT_MAPPING
-from product_sync.core.pacing import DEFAULT_BATCH_SIZE, DEFAULT_PAUSE_MS, MAX_BATCH_SIZE, MIN_BATCH_SIZE
+from product_sync.errors import ConfigurationError
+from product_sync.load.adaptive_pacing import DEFAULT_MAX_DUTY, DEFAULT_TARGET_S, AdaptiveSettings
+from product_sync.load.pacing import DEFAULT_BATCH_SIZE, DEFAULT_PAUSE_MS, MAX_BATCH_SIZE, MIN_BATCH_SIZE
+from product_sync.schema.mapping import DEFAULT_MAPPING
 
 SOURCE_URL, SOURCE_USER, SOURCE_PASSWORD = "PRODUCT_SERVICE_MONGODB_URL", "MONGO_USER", "MONGO_PASSWORD"
 TARGET_URL = "CART_DB_URL"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from product_sync.core.errors import ProductSyncError
 from product_sync.embedded.servers import running
+from product_sync.errors import ProductSyncError
 from product_sync_bench import contestants, report, results
 from product_sync_bench.catalogue import Catalogue
 from product_sync_bench.contestants import MissingContestantError

@@ -16,8 +16,8 @@ from typing import Any
 import bson
 import pyarrow as pa
 
-from product_sync.core.conversion import CODEC_OPTIONS, RowConverter, source_key, to_bson
-from product_sync.core.errors import (
+from product_sync.conversion.document import CODEC_OPTIONS, RowConverter, source_key, to_bson
+from product_sync.errors import (
     CommitOutcomeUnknown,
     EveryBatchWouldFail,
     RowsExcluded,
@@ -25,11 +25,11 @@ from product_sync.core.errors import (
     SourceMissing,
     TransientError,
 )
-from product_sync.core.layout import Layout
-from product_sync.core.model import SourceBatch, SourceId
-from product_sync.core.obstacles import Obstacle, ObstacleKind
-from product_sync.core.ports import WriteBatch, Written
-from product_sync.core.timing import Timing
+from product_sync.runtime.clock import Timing
+from product_sync.schema.obstacle import Obstacle, ObstacleKind
+from product_sync.schema.ports import WriteBatch, Written
+from product_sync.schema.records import SourceBatch, SourceId
+from product_sync.schema.row_schema import Layout
 
 Step = BaseException | Callable[[], object] | None
 Row = dict[str, Any]

@@ -21,10 +21,10 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from psycopg.rows import tuple_row
 from pymongo import MongoClient
 
-from product_sync.core.progress import OnProgress, no_progress
 from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.resources import Listener
+from product_sync.runtime.progress import OnProgress, no_progress
 
 #: Quick settings for tests; each can be overridden by a run.
 QUICK = {"batch_delay_ms": 0, "settle_seconds": 0.0, "lock_wait_s": 0.0}

@@ -1,4 +1,4 @@
-"""What every `product_sync.core.ports.Source` promises: run on MongoDB, and on the fake that stands for it.
+"""What every `product_sync.schema.ports.Source` promises: run on MongoDB, and on the fake that stands for it.
 
 A subclass provides the fixture ``source_of``: given documents (Python values as BSON has them), or ``None`` for a
 collection that does not exist, it returns a source of them with the layout of `product_layout`.
@@ -15,10 +15,10 @@ import pytest
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from product_sync.core.errors import SourceMissing
-from product_sync.core.layout import ID_TYPE, Layout, bind
-from product_sync.core.mapping import load_mapping
-from product_sync.core.model import (
+from product_sync.errors import SourceMissing
+from product_sync.schema.mapping import load_mapping
+from product_sync.schema.ports import Source
+from product_sync.schema.records import (
     ColumnType,
     IdType,
     Reason,
@@ -28,7 +28,7 @@ from product_sync.core.model import (
     TargetTable,
     TypeName,
 )
-from product_sync.core.ports import Source
+from product_sync.schema.row_schema import ID_TYPE, Layout, bind
 
 Documents = Sequence[Mapping[str, Any]]
 SourceOf = Callable[[Documents | None], Source]

@@ -1,4 +1,4 @@
-"""What every `product_sync.core.ports.TargetReader` and `TargetWriter` promises: run on PostgreSQL, and on the fake.
+"""What every `product_sync.schema.ports.TargetReader` and `TargetWriter` promises: run on PostgreSQL, and on the fake.
 
 A subclass provides the fixture ``target_of``: given a layout and the rows that are there already (canonical values),
 it returns a `Target` to read, to write, and to meddle with.
@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from product_sync.core.errors import RowsExcluded, RowsRefused
-from product_sync.core.layout import Layout, bind
-from product_sync.core.mapping import ColumnSpec, SourceSpec, TargetSpec
-from product_sync.core.mapping import Mapping as SyncMapping
-from product_sync.core.model import ColumnType, TableColumn, TargetTable, TypeName
-from product_sync.core.obstacles import Obstacle, ObstacleKind
-from product_sync.core.ports import TargetReader, TargetWriter, WriteBatch, Written
+from product_sync.errors import RowsExcluded, RowsRefused
+from product_sync.schema.mapping import ColumnSpec, SourceSpec, TargetSpec
+from product_sync.schema.mapping import Mapping as SyncMapping
+from product_sync.schema.obstacle import Obstacle, ObstacleKind
+from product_sync.schema.ports import TargetReader, TargetWriter, WriteBatch, Written
+from product_sync.schema.records import ColumnType, TableColumn, TargetTable, TypeName
+from product_sync.schema.row_schema import Layout, bind
 
 Row = Mapping[str, Any]
 

@@ -13,11 +13,11 @@ import pytest
 
 import product_sync
 from product_sync import api, cli
-from product_sync.core.progress import Progress
-from product_sync.reports import SyncReport
-from product_sync_tests.adapters.postgres_tables import role
+from product_sync.results import SyncReport
+from product_sync.runtime.progress import Progress
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.pooler import transaction_pooler
+from product_sync_tests.targets.postgres_tables import role
 
 # take_lock: as a sync on public.product takes it.
 TAKE_LOCK = "SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))"

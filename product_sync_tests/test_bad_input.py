@@ -14,11 +14,11 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync import api
-from product_sync.reports import Report
-from product_sync_tests.adapters.postgres_tables import PASSWORD, role
-from product_sync_tests.adapters.private_mongod import private_mongod
+from product_sync.results import Report
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.pooler import transaction_pooler
+from product_sync_tests.sources.private_mongod import private_mongod
+from product_sync_tests.targets.postgres_tables import PASSWORD, role
 
 #: Nobody listens on the port of tcpmux.
 NOBODY = "127.0.0.1:1"

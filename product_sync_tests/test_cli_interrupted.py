@@ -14,11 +14,11 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync import api
-from product_sync.adapters.postgres.lock import lock_holder
-from product_sync.core.model import TargetTable
 from product_sync.orchestration.instance import open_instance
-from product_sync_tests.adapters.private_mongod import PrivateMongod, private_mongod
+from product_sync.schema.records import TargetTable
+from product_sync.targets.postgres.lock import lock_holder
 from product_sync_tests.market import Market, products, wait_until
+from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
 
 BATCH, ALL = 10, 60
 PRODUCT = TargetTable("public", "product", (), ("id",))

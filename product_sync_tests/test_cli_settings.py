@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from product_sync import api, cli
-from product_sync.reports import SyncReport, ValidationReport
+from product_sync.results import SyncReport, ValidationReport
 from product_sync.settings import SyncSettings
 from product_sync_tests.market import Market
 

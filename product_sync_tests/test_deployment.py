@@ -156,7 +156,7 @@ class TestDockerfile:
         subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "."], cwd=context, check=True, timeout=120)
         [wheel] = tmp_path.glob("*.whl")
         names = zipfile.ZipFile(wheel).namelist()
-        data = {"mapping.yaml", "drift_page.html", "py.typed", "cli.py"}
+        data = {"schema/product.yaml", "report/drift_page.html", "py.typed", "cli.py"}
         assert {f"product_sync/{name}" for name in data} <= set(names)
 
     def test_it_runs_as_nobody_in_particular_and_knows_no_index(self) -> None:

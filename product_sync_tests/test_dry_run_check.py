@@ -13,10 +13,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from product_sync import api, terminal
-from product_sync.reports import SyncReport
-from product_sync_tests.adapters.postgres_tables import role
+from product_sync import api
+from product_sync.results import SyncReport
+from product_sync.terminal import summaries
 from product_sync_tests.market import Market, product, products
+from product_sync_tests.targets.postgres_tables import role
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_lacking_privileges_and_the_missing_estimate_are_told(
         assert (dry.exit_status, dry.would_pass, dry.lacking) == (0, False, ["INSERT"])
         assert dry.estimated_s is None
         assert "lacks INSERT" in (dry.no_estimate_because or "")
-        terminal.show_sync(dry)
+        summaries.show_sync(dry)
         grant = f'  GRANT INSERT ON "public"."product" TO "{reader.name}";'
         assert grant in capsys.readouterr().out.splitlines(), "on a line of its own"
         assert sync(dry_run=True, check=True).exit_status == 1

@@ -14,18 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from product_sync.adapters.postgres.reader import PostgresReader
-from product_sync.adapters.postgres.writer import PostgresWriter
-from product_sync.core.deletion import DeletionFacts
-from product_sync.core.errors import RowsExcluded
-from product_sync.core.parking import parking_places
-from product_sync_tests.adapters.postgres_tables import execute, layout_of
-from product_sync_tests.core.bench import Bench, document, row
+from product_sync.errors import RowsExcluded
+from product_sync.load.deletion import DeletionFacts
+from product_sync.load.parking_values import parking_places
+from product_sync.targets.postgres.reader import PostgresReader
+from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.databases import create_product_table
 from product_sync_tests.fakes import FakeSource, FakeTarget
+from product_sync_tests.load.bench import Bench, document, row
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.source_contract import product_layout
 from product_sync_tests.target_contract import EDGES, EVERY_TYPE, rows_of, table_of, write_batch
+from product_sync_tests.targets.postgres_tables import execute, layout_of
 
 LAYOUT = product_layout()
 

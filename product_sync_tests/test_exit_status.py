@@ -10,13 +10,13 @@ import psycopg
 import pytest
 
 from product_sync import sync
-from product_sync.adapters.state import LOAD_BEGAN, LOAD_RESULT, StateFolder
-from product_sync.core.errors import ConfigurationError, ProductSyncError, Unreachable
-from product_sync.core.progress import Progress
-from product_sync.reports import SyncReport
-from product_sync.written_rows import correct_exit_status
-from product_sync_tests.adapters.postgres_tables import role
+from product_sync.errors import ConfigurationError, ProductSyncError, Unreachable
+from product_sync.pipeline.written_rows import correct_exit_status
+from product_sync.results import SyncReport
+from product_sync.runtime.progress import Progress
+from product_sync.state.store import LOAD_BEGAN, LOAD_RESULT, StateFolder
 from product_sync_tests.market import Market, products
+from product_sync_tests.targets.postgres_tables import role
 
 TAKE_LOCK = "SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from product_sync.core.layout import Layout
+from product_sync.schema.row_schema import Layout
 from product_sync_tests.fakes import FakeSource, FakeTarget
 from product_sync_tests.source_contract import SourceContract, SourceOf, product_layout
 from product_sync_tests.target_contract import Row, TargetContract, TargetOf

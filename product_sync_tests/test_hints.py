@@ -22,22 +22,22 @@ from pymongo import MongoClient
 
 import product_sync
 from product_sync import api
-from product_sync.core import commands
-from product_sync.reports import Report
-from product_sync_tests.adapters.postgres_tables import role
-from product_sync_tests.adapters.private_mongod import private_mongod
+from product_sync.results import Report
+from product_sync.runtime import hints
 from product_sync_tests.docs.session import Session
 from product_sync_tests.market import Market, product, products
+from product_sync_tests.sources.private_mongod import private_mongod
+from product_sync_tests.targets.postgres_tables import role
 
 PACKAGE = Path(product_sync.__file__).parent
 MAKERS = ("sql", "shell", "mongosh")
 #: Where the statements and command lines of the package itself are, which no person is told to type.
 NOT_FOR_PEOPLE = {
-    "adapters/postgres/queries.py",
+    "targets/postgres/statements.py",
     "embedded/catalogue.py",
     "embedded/demo.py",
     "embedded/placement.py",
-    "core/commands.py",
+    "runtime/hints.py",
 }
 #: Makes its commands beside real servers and a real UI; `test_dev.py` types them.
 ELSEWHERE = {"embedded/dev.py"}
@@ -107,7 +107,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> set[Place]:
 
     made_here = made()
     for name in MAKERS:
-        monkeypatch.setattr(commands, name, recording(getattr(commands, name)))
+        monkeypatch.setattr(hints, name, recording(getattr(hints, name)))
     return places
 
 
@@ -126,7 +126,7 @@ def test_a_command_that_is_always_the_same_works(typed: Session) -> None:
     always = {tuple(words) for words in map(constant, made().values()) if words}
     assert len(always) >= 4
     for each in sorted(always):
-        typed.type(commands.shell(*each))
+        typed.type(hints.shell(*each))
 
 
 def test_a_command_that_depends_on_what_was_found_works(typed: Session, executed: set[Place]) -> None:
@@ -170,7 +170,7 @@ def a_dry_run_and_its_plan(typed: Session) -> None:
 
 
 def a_product_that_differs(typed: Session) -> None:
-    from product_sync.terminal_text import show_command
+    from product_sync.terminal.text import show_command
 
     typed.type(show_command("p0000"))
 

@@ -18,8 +18,8 @@ from rich.cells import cell_len
 
 from product_sync import api
 from product_sync.embedded.servers import Servers
-from product_sync.reports import Report, StatsReport, SyncReport, ValidationReport
-from product_sync.terminal_text import WIDTH_WITHOUT_TERMINAL
+from product_sync.results import Report, StatsReport, SyncReport, ValidationReport
+from product_sync.terminal.text import WIDTH_WITHOUT_TERMINAL
 from product_sync_tests.market import Market, open_market, product, products
 from product_sync_tests.pseudo_terminal import Shown, on_terminal
 

@@ -13,13 +13,13 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync import api
-from product_sync.adapters.postgres.reader import PostgresReader
-from product_sync.core.errors import NotAttempted
-from product_sync.reports import Report
-from product_sync_tests.adapters.postgres_tables import layout_of, role
+from product_sync.errors import NotAttempted
+from product_sync.results import Report
+from product_sync.targets.postgres.reader import PostgresReader
 from product_sync_tests.databases import create_product_table
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.pooler import transaction_pooler
+from product_sync_tests.targets.postgres_tables import layout_of, role
 
 
 def sync(**switches: Any) -> Report:
@@ -203,7 +203,7 @@ class TestConnections:
     def test_a_pool_of_one_session_is_not_waited_for(
         self, refused: Callable[..., Report], market: Market, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("product_sync.adapters.postgres.lock._SECOND_SESSION_S", 0.3)
+        monkeypatch.setattr("product_sync.targets.postgres.lock._SECOND_SESSION_S", 0.3)
         with transaction_pooler(market.cart_url, sessions=1, mode="session") as pooler:
             refused("too_few_connections", 3, "a second session was not to be had", CART_DB_URL=pooler.url)
 

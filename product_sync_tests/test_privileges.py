@@ -14,11 +14,11 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync import api
-from product_sync.adapters.postgres.pressure import PostgresPressure
-from product_sync.core.progress import Progress
-from product_sync.reports import SyncReport
-from product_sync_tests.adapters.private_mongod import private_mongod
+from product_sync.results import SyncReport
+from product_sync.runtime.progress import Progress
+from product_sync.targets.postgres.pressure import PostgresPressure
 from product_sync_tests.market import Market, product, products
+from product_sync_tests.sources.private_mongod import private_mongod
 
 PAGE = (Path(__file__).parents[1] / "docs" / "privileges.md").read_text()
 ROLES = ("product_sync", "product_sync_columns", "product_sync_reader")

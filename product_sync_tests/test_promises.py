@@ -7,8 +7,8 @@ from uuid import UUID
 from bson import Binary, Int64, ObjectId
 from pymongo import monitoring
 
-from product_sync.core.progress import Progress
 from product_sync.orchestration import names
+from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Shop, ids, product, shop
 
 __all__ = ["shop"]

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from product_sync.core.progress import Progress
 from product_sync.orchestration import names
+from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Outcome, Shop, ids, product, shop
 
 __all__ = ["shop"]

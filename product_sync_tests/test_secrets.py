@@ -28,13 +28,13 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync import api
-from product_sync.core.progress import Progress
-from product_sync.reports import Report
-from product_sync_tests.adapters.postgres_tables import Role, role
-from product_sync_tests.adapters.private_mongod import PrivateMongod, private_mongod
+from product_sync.results import Report
+from product_sync.runtime.progress import Progress
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.network import proxy
 from product_sync_tests.planted import findings, forms
+from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
+from product_sync_tests.targets.postgres_tables import Role, role
 from product_sync_tests.tls import issue, through, tls_proxy
 
 SOURCE_PASSWORD = "m0ngo p@ss/w:rd%é-planted"

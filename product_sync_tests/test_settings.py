@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from product_sync.core.errors import ConfigurationError
-from product_sync.core.mapping import DEFAULT_MAPPING
+from product_sync.errors import ConfigurationError
+from product_sync.schema.mapping import DEFAULT_MAPPING
 from product_sync.settings import (
     ScheduleSettings,
     SourceAddress,

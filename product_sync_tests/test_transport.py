@@ -13,12 +13,12 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync import api
-from product_sync.adapters import mongodb
-from product_sync.adapters.postgres.connection import connect
-from product_sync.core.errors import ConfigurationError, NotAttempted, Untrusted
-from product_sync_tests.adapters.postgres_tables import PASSWORD, Role, execute, role
-from product_sync_tests.adapters.private_mongod import PrivateMongod, private_mongod
+from product_sync.errors import ConfigurationError, NotAttempted, Untrusted
+from product_sync.sources import mongodb
+from product_sync.targets.postgres.connection import connect
 from product_sync_tests.market import Market, product, products
+from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
+from product_sync_tests.targets.postgres_tables import PASSWORD, Role, execute, role
 from product_sync_tests.tls import Certificates, TlsProxy, issue, through, tls_proxy
 
 NAME = "localhost"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from product_sync.core.errors import ProductSyncError
 from product_sync.embedded.servers import remove
+from product_sync.errors import ProductSyncError
 
 if __name__ == "__main__":
     try:

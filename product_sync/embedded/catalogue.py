@@ -26,9 +26,9 @@ from bson import Binary, Decimal128, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
-from product_sync.core.model import Reason
 from product_sync.embedded import product_names
 from product_sync.embedded.product_names import BRANDS, CATEGORIES
+from product_sync.schema.records import Reason
 
 COLLECTION = "products"
 SOURCE_COUNT: Final = 5_000

@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from product_sync import api, terminal
-from product_sync.core.errors import ProductSyncError
+from product_sync import api
 from product_sync.embedded import environment
 from product_sync.embedded.catalogue import Planted, fill
 from product_sync.embedded.servers import running
+from product_sync.errors import ProductSyncError
 from product_sync.settings import state_root
+from product_sync.terminal import summaries
 
 
 class DemoFailed(ProductSyncError):
@@ -55,9 +56,9 @@ def _what_was_planted(planted: Planted) -> str:
 
 def _dry_run(planted: Planted, tell: Callable[[str], None]) -> None:
     tell("\n1. product-sync sync --dry-run")
-    with terminal.progress_bar() as on_progress:
+    with summaries.progress_bar() as on_progress:
         report = api.sync(dry_run=True, on_progress=on_progress)
-    terminal.show_sync(report.raise_for_error())
+    summaries.show_sync(report.raise_for_error())
     _expect("missing", report.missing, planted.missing)
     _expect("changed", report.changed, planted.changed)
     _expect("extra", report.extra, planted.extra)
@@ -65,9 +66,9 @@ def _dry_run(planted: Planted, tell: Callable[[str], None]) -> None:
 
 def _sync(planted: Planted, tell: Callable[[str], None]) -> None:
     tell("\n2. product-sync sync")
-    with terminal.progress_bar() as on_progress:
+    with summaries.progress_bar() as on_progress:
         report = api.sync(on_progress=on_progress)
-    terminal.show_sync(report.raise_for_error())
+    summaries.show_sync(report.raise_for_error())
     _expect("inserted", report.inserted, planted.loadable)
     _expect("updated", report.updated, planted.changed)
     _expect("quarantined", report.quarantined, sum(planted.quarantined.values()))
@@ -85,7 +86,7 @@ def _validate(planted: Planted, tell: Callable[[str], None]) -> None:
 def _sync_again(tell: Callable[[str], None]) -> None:
     tell("\n4. product-sync sync, once more: nothing is left to write")
     report = api.sync()
-    terminal.show_sync(report.raise_for_error())
+    summaries.show_sync(report.raise_for_error())
     _expect("inserted", report.inserted, 0)
     _expect("updated", report.updated, 0)
 

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from product_sync.core import commands
 from product_sync.embedded import environment
 from product_sync.embedded.catalogue import fill
 from product_sync.embedded.errors import EmbeddedServerError, PortInUseError
 from product_sync.embedded.process import LOOPBACK, is_free, port_in_use
 from product_sync.embedded.report_server import serving_reports
 from product_sync.embedded.servers import Servers, running
+from product_sync.runtime import hints
 
 _STOP_S = 30.0
 
@@ -50,8 +50,8 @@ def _where(servers: Servers, port: int, script: Path) -> str:
         f"Dagster UI   http://{LOOPBACK}:{port}\n"
         f"Data         {servers.folder}\n"
         "In another shell:\n"
-        f"  {commands.shell('source', str(script))}\n"
-        f"  {commands.shell('product-sync', 'sync')}\n"
+        f"  {hints.shell('source', str(script))}\n"
+        f"  {hints.shell('product-sync', 'sync')}\n"
         "Ctrl-C stops all of it."
     )
 

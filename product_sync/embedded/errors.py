@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from product_sync.core.errors import NotAttempted
+from product_sync.errors import NotAttempted
 
 
 class EmbeddedServerError(NotAttempted):

@@ -19,21 +19,21 @@ import dagster as dg
 from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
 
-from product_sync.adapters.damaged import set_aside
-from product_sync.adapters.state import write_text
-from product_sync.alert_channels import Channels, resolve_channels
-from product_sync.core.alerts import Level, News
-from product_sync.core.errors import ProductSyncError, SyncAlreadyRunning, SyncCancelled
-from product_sync.core.outcomes import FinishedRun
-from product_sync.orchestration.finished import finished_runs
+from product_sync.errors import ProductSyncError, SyncAlreadyRunning, SyncCancelled
+from product_sync.notify.alerts import Level, News
+from product_sync.notify.channels import Channels, resolve_channels
+from product_sync.notify.dispatch import Ledger, tell_runs
+from product_sync.notify.events import FinishedRun
+from product_sync.orchestration.dead_runs import process_tags
 from product_sync.orchestration.instance import open_instance
-from product_sync.orchestration.reaping import process_tags
-from product_sync.telling import Ledger, tell_runs
+from product_sync.orchestration.run_history import finished_runs
+from product_sync.state.damaged_files import set_aside
+from product_sync.state.store import write_text
 
 LEDGER = "told.json"
 #: Seconds to wait for another command that is sending. It is done within `delivery.DELIVERY_S`.
 LOCK_S = 30.0
-_LOG = logging.getLogger("product_sync.telling")
+_LOG = logging.getLogger("product_sync.notify.dispatch")
 #: Neither is a failure that a person has to mend: one was asked for, in the other a sync is at work.
 _NO_NEWS = (SyncCancelled, SyncAlreadyRunning)
 #: What a command leaves on an error about which it has sent alerts; it stands below the traceback.

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from product_sync.core.errors import ProductSyncError, SyncAlreadyRunning
-from product_sync.orchestration import names, story
+from product_sync.errors import ProductSyncError, SyncAlreadyRunning
+from product_sync.orchestration import names, run_log
 from product_sync.orchestration.checks import LOAD_CHECKS, load_checks, without_checks
 from product_sync.orchestration.drift_reports import DRY, LOADED, NOT_LOADED, record_drift_report
 from product_sync.orchestration.metadata import (
@@ -24,7 +24,7 @@ from product_sync.orchestration.metadata import (
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.schedules import is_automatic
 from product_sync.orchestration.skipped import record_skipped
-from product_sync.session import Session
+from product_sync.pipeline.sync_run import Session
 
 _GROUP = "product_sync"
 
@@ -86,7 +86,7 @@ health = dg.AssetSpec(
 def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
     with sync.step(context, begins=True) as session:
         snapshot = session.snapshot_source()
-        context.log.info(story.source_read(snapshot))
+        context.log.info(run_log.source_read(snapshot))
         return dg.MaterializeResult(metadata=source_metadata(session, snapshot))
 
 
@@ -100,7 +100,7 @@ def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource
 def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
     with sync.step(context, begins=True) as session:
         snapshot = session.snapshot_target()
-        context.log.info(story.target_read(snapshot))
+        context.log.info(run_log.target_read(snapshot))
         return dg.MaterializeResult(metadata=target_metadata(session, snapshot))
 
 
@@ -114,7 +114,7 @@ def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource
 def product_diff(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
     with sync.step(context) as session:
         found = session.diff()
-        context.log.info(story.differences(found))
+        context.log.info(run_log.differences(found))
         return dg.MaterializeResult(metadata=diff_metadata(found))
 
 
@@ -171,8 +171,8 @@ def product_load(
                 return
             _record_unfinished_load(context, session, error)
             raise
-        context.log.info(story.loaded(result))
-        context.log.info(story.quarantined(*session.quarantine_summary()))
+        context.log.info(run_log.loaded(result))
+        context.log.info(run_log.quarantined(*session.quarantine_summary()))
         yield dg.MaterializeResult(asset_key=names.LOAD, metadata=load_metadata(session, result))
         yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(session, result))
         record_drift_report(context.op_execution_context, session, LOADED, result)
@@ -181,7 +181,7 @@ def product_load(
 
 def _record_dry_run(context: dg.AssetExecutionContext, session: Session) -> None:
     preview = session.preview()
-    said, metadata = story.dry_run(preview), preview_metadata(session, preview)
+    said, metadata = run_log.dry_run(preview), preview_metadata(session, preview)
     context.log.log(logging.INFO if preview.prediction.would_pass else logging.WARNING, said)
     context.log_event(dg.AssetObservation(names.LOAD, description=said, metadata=metadata))
     record_drift_report(context.op_execution_context, session, f"{DRY} {preview.prediction.sentence}")
@@ -191,7 +191,7 @@ def _record_unfinished_load(context: dg.AssetExecutionContext, session: Session,
     """A load that was interrupted, or could not go on, records what it had done: Dagster materialises nothing then."""
     result = session.loaded_so_far()
     if result is not None:
-        said, metadata = story.unfinished(result), unfinished_metadata(result)
+        said, metadata = run_log.unfinished(result), unfinished_metadata(result)
         context.log_event(dg.AssetObservation(names.LOAD, description=said, metadata=metadata))
     if isinstance(error, ProductSyncError):
         record_drift_report(context.op_execution_context, session, LOADED if result else NOT_LOADED, result)

@@ -8,7 +8,7 @@ from product_sync.orchestration.checks import CHECKS
 from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.console import console
 from product_sync.orchestration.executor import in_process_by_default
-from product_sync.orchestration.health import product_sync_health_sensor
+from product_sync.orchestration.health_sensor import product_sync_health_sensor
 from product_sync.orchestration.io_manager import ParquetIOManager
 from product_sync.orchestration.jobs import JOBS
 from product_sync.orchestration.resources import Listener, MongoDBResource, PostgresResource, SyncResource

@@ -8,15 +8,15 @@ from collections.abc import Collection, Iterator, Sequence
 
 import dagster as dg
 
-from product_sync import judging
-from product_sync.core.errors import ChecksFailed, ProductSyncError
-from product_sync.core.verdicts import Severity, Verdict
-from product_sync.orchestration import names, story
+from product_sync.errors import ChecksFailed, ProductSyncError
+from product_sync.orchestration import names, run_log
 from product_sync.orchestration.drift_reports import REFUSED, conclude_drift_report, record_drift_report
 from product_sync.orchestration.metadata import proof_metadata
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.step_errors import CheckFailed
-from product_sync.session import Session
+from product_sync.pipeline import run_checks
+from product_sync.pipeline.sync_run import Session
+from product_sync.verify.checks import Severity, Verdict
 
 
 @dg.multi_asset_check(
@@ -32,7 +32,7 @@ from product_sync.session import Session
 )
 def source_looks_complete(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> Iterator[dg.AssetCheckResult]:
     with sync.step(context) as session:
-        yield from _answer(context, [judging.judge_source(session)])
+        yield from _answer(context, [run_checks.judge_source(session)])
 
 
 @dg.multi_asset_check(
@@ -48,7 +48,7 @@ def source_looks_complete(context: dg.AssetCheckExecutionContext, sync: SyncReso
 )
 def change_is_plausible(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> Iterator[dg.AssetCheckResult]:
     with sync.step(context) as session:
-        verdict = judging.judge_change(session)
+        verdict = run_checks.judge_change(session)
         if not verdict.passed:
             record_drift_report(context.op_execution_context, session, REFUSED)
         yield from _answer(context, [verdict])
@@ -90,7 +90,7 @@ def load_checks(context: dg.AssetExecutionContext, session: Session) -> Iterator
     What the load counted is recorded first: a target that has stopped the load may not be readable either.
     """
     selected = {key.name for key in context.selected_asset_check_keys}
-    loaded = [judging.judge_load(session)] if names.EVERY_BATCH_LOADED in selected else []
+    loaded = [run_checks.judge_load(session)] if names.EVERY_BATCH_LOADED in selected else []
     yield from _record(context, loaded)
     compared: list[Verdict] = []
     if selected - {names.EVERY_BATCH_LOADED}:
@@ -108,14 +108,14 @@ def load_checks(context: dg.AssetExecutionContext, session: Session) -> Iterator
 
 def _compared(context: dg.AssetExecutionContext, session: Session, selected: Collection[str]) -> list[Verdict]:
     """The selected verdicts on a new reading of the target."""
-    judgement = judging.judge_result(session)
+    judgement = run_checks.judge_result(session)
     [matches] = [verdict for verdict in judgement.verdicts if verdict.check == names.TARGET_MATCHES_SOURCE]
-    context.log.info(story.compared(matches))
+    context.log.info(run_log.compared(matches))
     if judgement.proven:
         metadata = proof_metadata(session, judgement.proven)
         context.log_event(dg.AssetMaterialization(names.PROOF, metadata=metadata))
     conclude_drift_report(
-        context.op_execution_context, session, [*judgement.verdicts, *judging.judge_own_load(session)]
+        context.op_execution_context, session, [*judgement.verdicts, *run_checks.judge_own_load(session)]
     )
     return [verdict for verdict in judgement.verdicts if verdict.check in selected]
 
@@ -138,13 +138,13 @@ def _record(
     keys = {key.name: key for key in context.selected_asset_check_keys}
     for verdict in verdicts:
         if not _is_red(verdict):
-            context.log.log(logging.INFO if verdict.passed else logging.WARNING, story.verdict(verdict))
+            context.log.log(logging.INFO if verdict.passed else logging.WARNING, run_log.verdict(verdict))
         yield _result(verdict, keys[verdict.check])
 
 
 def _raise_if_red(verdicts: Sequence[Verdict]) -> None:
     """End the step with the sentences of the red ones. Dagster itself would end it with the names of the checks."""
-    if red := [story.verdict(verdict) for verdict in verdicts if _is_red(verdict)]:
+    if red := [run_log.verdict(verdict) for verdict in verdicts if _is_red(verdict)]:
         raise CheckFailed(ChecksFailed(" ".join(red)))
 
 

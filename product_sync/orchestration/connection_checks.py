@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from product_sync.core.alerts import Level
+from product_sync.notify.alerts import Level
 from product_sync.orchestration import names
 
 if TYPE_CHECKING:
-    from product_sync.health import Look
+    from product_sync.support.health import Look
 
-#: The check of each side, by the name of the side in `product_sync.health`.
+#: The check of each side, by the name of the side in `product_sync.support.health`.
 _OF_SIDE = {
     "mongodb": dg.AssetCheckKey(dg.AssetKey(names.MONGODB), names.MONGODB_CONNECTION),
     "postgres": dg.AssetCheckKey(dg.AssetKey(names.POSTGRES), names.POSTGRES_CONNECTION),
@@ -47,7 +47,7 @@ _BOTH = dg.AssetCheckKey(dg.AssetKey(names.HEALTH), names.BOTH_CONNECTIONS)
 )
 def connections(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
     """Looks at both servers now."""
-    from product_sync.health import look_at_both
+    from product_sync.support.health import look_at_both
 
     for evaluation in evaluations(look_at_both(os.environ)):
         if evaluation.asset_check_key in context.selected_asset_check_keys:

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import dagster as dg
 import pyarrow as pa
 
-from product_sync import drift_report
-from product_sync.core import accounting
-from product_sync.core.errors import ConfigurationError, LocalStorageError
-from product_sync.core.load_result import LoadResult
-from product_sync.core.verdicts import Verdict
-from product_sync.orchestration import names, story
+from product_sync.errors import ConfigurationError, LocalStorageError
+from product_sync.load.result import LoadResult
+from product_sync.orchestration import names, run_log
 from product_sync.orchestration.metadata import Metadata, drift_metadata
-from product_sync.session import Session
+from product_sync.pipeline.sync_run import Session
+from product_sync.report import drift_report
 from product_sync.settings import ReportSettings
+from product_sync.verify import accounting
+from product_sync.verify.checks import Verdict
 
 LOADED = "The differences were written as far as the target allowed; what was done stands below."
 DRY = "This was a dry run: nothing was written."
@@ -36,13 +36,13 @@ def record_drift_report(
     except (ConfigurationError, LocalStorageError, OSError, pa.ArrowException) as error:
         context.log.warning("The drift report could not be written: %s", error)
         return
-    context.log.info(story.report(str(metadata["report"].value)))
+    context.log.info(run_log.report(str(metadata["report"].value)))
     context.log_event(dg.AssetMaterialization(names.DRIFT_REPORT, metadata=metadata))
 
 
 def conclude_drift_report(context: dg.OpExecutionContext, session: Session, verdicts: Sequence[Verdict]) -> None:
     """Put what the checks after the load say into the report of this run, if it has one."""
-    from product_sync import drift_page
+    from product_sync.report import drift_page
 
     path = session.folder.report(session.files.run_id)
     try:
@@ -54,7 +54,7 @@ def conclude_drift_report(context: dg.OpExecutionContext, session: Session, verd
 
 
 def _write(session: Session, outcome: str, result: LoadResult | None, settings: ReportSettings) -> Metadata:
-    from product_sync import drift_page
+    from product_sync.report import drift_page
 
     started = session.timing.monotonic()
     report = drift_report.gather(session, outcome, result)

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEventType as Kind
 
-from product_sync.core.errors import ProductSyncError
+from product_sync.errors import ProductSyncError
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 
 #: How the step of a blocking check fails, today and as older runs recorded it. The evaluation says it better.

@@ -18,12 +18,12 @@ from alembic.util import CommandError
 from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import SQLAlchemyError
 
-from product_sync.adapters.state_access import refused
-from product_sync.core.errors import ConfigurationError, LocalStorageError, ProductSyncError, Unreachable
-from product_sync.core.storage_errors import NO_ROOM, storage_error
+from product_sync.errors import ConfigurationError, LocalStorageError, ProductSyncError, Unreachable
 from product_sync.orchestration import local_history
 from product_sync.settings import DAGSTER_HOME, dagster_home
 from product_sync.settings import state_root as state_root_of
+from product_sync.state.access import refused
+from product_sync.state.storage_errors import NO_ROOM, storage_error
 
 _E = TypeVar("_E", bound=BaseException)
 _RAISED_BY_STORAGE = (SQLAlchemyError, DagsterPostgresException, CommandError, sqlite3.Error)

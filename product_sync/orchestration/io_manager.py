@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from product_sync.adapters import state
-from product_sync.adapters.state import StateFolder, keys_with
-from product_sync.core.storage_errors import local_storage
 from product_sync.orchestration.names import DIFF, LOAD, QUARANTINE, SOURCE_SNAPSHOT, TARGET_SNAPSHOT
-from product_sync.session import reflect_layout, state_key
+from product_sync.pipeline.sync_run import reflect_layout, state_key
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.state import store
+from product_sync.state.storage_errors import local_storage
+from product_sync.state.store import StateFolder, keys_with
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FILES = {
-    SOURCE_SNAPSHOT: state.SOURCE_ROWS,
-    TARGET_SNAPSHOT: state.TARGET_ROWS,
-    DIFF: state.DIFF,
-    QUARANTINE: state.QUARANTINE,
-    LOAD: state.LOAD_RESULT,
+    SOURCE_SNAPSHOT: store.SOURCE_ROWS,
+    TARGET_SNAPSHOT: store.TARGET_ROWS,
+    DIFF: store.DIFF,
+    QUARANTINE: store.QUARANTINE,
+    LOAD: store.LOAD_RESULT,
 }
 
 
@@ -54,7 +54,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             )
         with local_storage(root):
             # The result of a load is JSON, and becomes one row.
-            return pd.DataFrame([state.read_json(path)]) if path.suffix == ".json" else pd.read_parquet(path)
+            return pd.DataFrame([store.read_json(path)]) if path.suffix == ".json" else pd.read_parquet(path)
 
 
 def _newest_file(root: Path, name: str) -> Path | None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import dagster as dg
 import filelock
 
-from product_sync.adapters.damaged import set_aside
-from product_sync.adapters.state import write_text
-from product_sync.core.errors import LocalStorageError
+from product_sync.errors import LocalStorageError
 from product_sync.orchestration.names import LOAD, STATE_KEY
+from product_sync.state.damaged_files import set_aside
+from product_sync.state.store import write_text
 
 #: How many finished runs are kept, beside the last successful sync of each pair of databases.
 KEPT_RUNS = 8

@@ -9,14 +9,9 @@ from typing import Any
 
 import dagster as dg
 
-from product_sync.core import quarantine
-from product_sync.core.layout import Layout, LayoutColumn
-from product_sync.core.load_result import LoadResult
-from product_sync.core.model import Op
-from product_sync.core.snapshot import SourceSnapshot, TargetSnapshot
-from product_sync.core.verdicts import Verdict
-from product_sync.core.verify import Verification
-from product_sync.drift_report import DriftReport
+from product_sync.compare import quarantine
+from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
+from product_sync.load.result import LoadResult
 from product_sync.orchestration.names import STATE_KEY
 from product_sync.orchestration.narrow_tables import (
     by_kind,
@@ -28,7 +23,12 @@ from product_sync.orchestration.narrow_tables import (
     whole_differences,
     whole_entries,
 )
-from product_sync.session import SHOWN, Found, Preview, Session
+from product_sync.pipeline.sync_run import SHOWN, Found, Preview, Session
+from product_sync.report.drift_report import DriftReport
+from product_sync.schema.records import Op
+from product_sync.schema.row_schema import Layout, LayoutColumn
+from product_sync.verify.checks import Verdict
+from product_sync.verify.verification import Verification
 
 Metadata = dict[str, Any]
 #: Differences of each kind that are shown with their cause.

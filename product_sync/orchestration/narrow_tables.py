@@ -12,8 +12,8 @@ from typing import Any
 
 import dagster as dg
 
-from product_sync.core.diff import Difference
-from product_sync.core.model import Op
+from product_sync.compare.diff import Difference
+from product_sync.schema.records import Op
 
 #: What is told of a difference and of a document that cannot be copied, where all of it is told.
 DIFFERENCE = ("op", "id", "column", "old", "new")

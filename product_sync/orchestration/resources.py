@@ -15,19 +15,19 @@ from typing import Any, cast
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from product_sync.alert_channels import require_channels
-from product_sync.core import interrupts
-from product_sync.core.layout import Layout
-from product_sync.core.load_result import LoadResult
-from product_sync.core.progress import OnProgress, no_progress
-from product_sync.head_start import HeadStart
-from product_sync.orchestration import names, story
+from product_sync.load.result import LoadResult
+from product_sync.notify.channels import require_channels
+from product_sync.orchestration import names, run_log
+from product_sync.orchestration.dead_runs import process_tags
 from product_sync.orchestration.executor import shares_one_process
-from product_sync.orchestration.heartbeat import Heartbeat
-from product_sync.orchestration.reaping import process_tags
-from product_sync.orchestration.signs_of_life import signs_of_life
+from product_sync.orchestration.progress_events import signs_of_life
+from product_sync.orchestration.run_heartbeat import Heartbeat
 from product_sync.orchestration.step_errors import own_errors
-from product_sync.session import Session, both_sides, open_session, reflect_layout, require_writable
+from product_sync.pipeline.head_start import HeadStart
+from product_sync.pipeline.sync_run import Session, both_sides, open_session, reflect_layout, require_writable
+from product_sync.runtime import signals
+from product_sync.runtime.progress import OnProgress, no_progress
+from product_sync.schema.row_schema import Layout
 from product_sync.settings import (
     SETTING_NAMES,
     SOURCE_PASSWORD,
@@ -165,7 +165,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         Steps in processes of their own come and go: none of them stands for the run. A dry run is tagged as one,
         whichever switch asked for it.
         """
-        interrupts.keep(dg.DagsterExecutionInterruptedError.__name__)
+        signals.keep(dg.DagsterExecutionInterruptedError.__name__)
         if context.instance is not None and context.run is not None:
             tags = process_tags() if shares_one_process(context.run) else {}
             if self._is_dry(context.run):
@@ -192,7 +192,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         is read in vain.
         """
         session: Session | None = None
-        with own_errors(context.log, lambda: story.interrupted(session.loaded_so_far() if session else None)):
+        with own_errors(context.log, lambda: run_log.interrupted(session.loaded_so_far() if session else None)):
             session = self._session(context)
             if begins and not self._is_admitted and _will_load(context) and not session.settings.dry_run:
                 require_writable(session.target_address, session.layout)
@@ -208,7 +208,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         switches = {name: getattr(self, name, None) for name in SETTING_NAMES}
         settings = SyncSettings.resolve(os.environ, {**switches, "dry_run": self._is_dry(context.run)})
         if not self._has_opened:
-            context.log.info(story.opening(context.run, settings, both_sides(source, target, mapping)))
+            context.log.info(run_log.opening(context.run, settings, both_sides(source, target, mapping)))
             self._has_opened = True
         if self._layout is None:
             self._layout = reflect_layout(target, mapping, self.listener.head_start)

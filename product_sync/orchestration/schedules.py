@@ -4,11 +4,11 @@ import os
 
 import dagster as dg
 
-from product_sync.core.errors import ConfigurationError, ProductSyncError
+from product_sync.errors import ConfigurationError, ProductSyncError
 from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
+from product_sync.pipeline.lock_wait import glance_at_lock
 from product_sync.settings import CRON, Environment, ScheduleSettings, TargetAddress, mapping_path
-from product_sync.sync_lock import glance_at_lock
 
 #: Dagster's own tags of a run that no person has launched.
 _LAUNCHED_BY = ("dagster/schedule_name", "dagster/sensor_name")

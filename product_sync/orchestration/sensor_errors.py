@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from product_sync.alert_channels import resolve_channels
-from product_sync.core.alerts import Book, Level, News
-from product_sync.core.errors import ProductSyncError
-from product_sync.telling import tell_news
+from product_sync.errors import ProductSyncError
+from product_sync.notify.alerts import Book, Level, News
+from product_sync.notify.channels import resolve_channels
+from product_sync.notify.dispatch import tell_news
 
 _Context = TypeVar("_Context")
 _Result = TypeVar("_Result")
-_LOG = logging.getLogger("product_sync.telling")
+_LOG = logging.getLogger("product_sync.notify.dispatch")
 _BOOK = Book()
 
 

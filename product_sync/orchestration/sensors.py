@@ -5,13 +5,13 @@ import time
 
 import dagster as dg
 
-from product_sync.alert_channels import resolve_channels
-from product_sync.orchestration.finished import finished_runs
-from product_sync.orchestration.reaping import reap_dead_runs
+from product_sync.notify.channels import resolve_channels
+from product_sync.notify.dispatch import Ledger, tell_runs
+from product_sync.orchestration.dead_runs import reap_dead_runs
+from product_sync.orchestration.run_history import finished_runs
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
-from product_sync.session import lock_holder
+from product_sync.pipeline.sync_run import lock_holder
 from product_sync.settings import TargetAddress, mapping_path
-from product_sync.telling import Ledger, tell_runs
 
 
 @dg.sensor(

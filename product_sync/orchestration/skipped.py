@@ -7,7 +7,7 @@ by which alerts, heartbeat and metrics leave it out.
 
 import dagster as dg
 
-from product_sync.core.errors import SyncAlreadyRunning
+from product_sync.errors import SyncAlreadyRunning
 from product_sync.orchestration.names import LOAD, SKIPPED_TAG
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from product_sync.core.errors import ProductSyncError
+from product_sync.errors import ProductSyncError
 
 #: How Dagster reports SIGINT, SIGTERM and Terminate to a step; the second one is Python's, in a process of our own.
 INTERRUPTS = (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from product_sync.core.errors import ProductSyncError
 from product_sync.embedded.servers import running
+from product_sync.errors import ProductSyncError
 from product_sync_bench import machine
 from product_sync_bench.latency import measuring, report, results
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from product_sync.core.progress import Progress
+from product_sync.runtime.progress import Progress
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ def main() -> None:
     from product_sync import sync
 
     switches = json.loads(sys.argv[1])
-    logger = logging.getLogger("product_sync.core.adaptive_pacing")
+    logger = logging.getLogger("product_sync.load.adaptive_pacing")
     logger.setLevel(logging.INFO)
     logger.addHandler(_Said())
     sync(on_progress=_on_progress, settle_seconds=0.0, **switches).raise_for_error()

@@ -15,17 +15,14 @@ import click
 import pytest
 
 import product_sync
-from product_sync import cli, settings
-from product_sync.core import errors
-from product_sync.core.mapping import ColumnSpec, load_mapping
-from product_sync.core.model import Reason
-from product_sync.core.quarantine import quarantine_schema
-from product_sync.core.quarantine_reasons import ADVICE
+from product_sync import cli, errors, settings
+from product_sync.compare.quarantine import quarantine_schema
+from product_sync.compare.quarantine_reasons import ADVICE
 from product_sync.definitions import defs
 from product_sync.orchestration.checks import CHECKS, LOAD_CHECKS
 from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.resources import SyncResource
-from product_sync.reports import (
+from product_sync.results import (
     ConnectionReport,
     DoctorReport,
     ProductReport,
@@ -36,9 +33,11 @@ from product_sync.reports import (
     SyncReport,
     ValidationReport,
 )
+from product_sync.schema.mapping import ColumnSpec, load_mapping
+from product_sync.schema.records import Reason
 from product_sync.settings import PageSettings, ScheduleSettings, SyncSettings, TellingSettings
-from product_sync_tests.core.layouts import TEXT, layout_of
 from product_sync_tests.docs.pages import ROOT, Page, Row, all_pages, codes, page
+from product_sync_tests.row_schemas import TEXT, layout_of
 
 SETTINGS, ERRORS = page("settings.md"), page("errors.md")
 PACKAGE = Path(product_sync.__file__).parent

@@ -6,12 +6,14 @@ import re
 
 import pytest
 
-from product_sync.adapters import state
-from product_sync.core import batching, key_ranges, pacing, verdicts
-from product_sync.core.extended_json import EXCERPT_LENGTH
-from product_sync.core.load import DEFAULT_POLICY
+from product_sync.compare import key_ranges
+from product_sync.conversion.extended_json import EXCERPT_LENGTH
+from product_sync.load import batching, pacing
+from product_sync.load.loader import DEFAULT_POLICY
 from product_sync.orchestration import local_history
 from product_sync.settings import SyncSettings
+from product_sync.state import store
+from product_sync.verify import checks
 from product_sync_tests.docs.pages import page
 
 _WORDS = {1: "one", 2: "two", 5: "five", 8: "eight", 10: "ten"}
@@ -25,20 +27,20 @@ def share(value: float) -> str:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("settings.md", f"a source that shrank by {share(verdicts.MAX_SHRINK)}"),
-        ("settings.md", f"more than {verdicts.MASS_CHANGE_ROWS} rows and half of the target overwritten"),
+        ("settings.md", f"a source that shrank by {share(checks.MAX_SHRINK)}"),
+        ("settings.md", f"more than {checks.MASS_CHANGE_ROWS} rows and half of the target overwritten"),
         ("settings.md", f"{_WORDS[DEFAULT_POLICY.failures_in_row]} failing batches in a row"),
         ("settings.md", f"or {share(DEFAULT_POLICY.isolated_share)} of the planned ones"),
         ("settings.md", f"1 to {pacing.MAX_BATCH_SIZE}, and {batching.MAX_BATCH_BYTES // 2**20} MiB at most"),
-        ("errors.md", f"more than {share(verdicts.MAX_SHRINK)} smaller than at the last run that passed"),
+        ("errors.md", f"more than {share(checks.MAX_SHRINK)} smaller than at the last run that passed"),
         ("errors.md", f"more than {DEFAULT_POLICY.isolated_rows:,} rows are refused".replace(",", " ")),
         ("errors.md", f"{_WORDS[DEFAULT_POLICY.failures_in_row]} batches in a row fail"),
         ("errors.md", f"they are more than {share(_SETTINGS.max_delete_share)} of the target"),
         ("quarantine.md", f"the first {EXCERPT_LENGTH} characters"),
         ("quarantine.md", f"red over {share(_SETTINGS.quarantine_budget)} of the source"),
         ("plan.md", f"({share(_SETTINGS.max_drift_growth)} of the plan)"),
-        ("plan.md", f"Plans are kept for {'a day' if state.KEPT_PLANS.days == 1 else 'another time'}"),
-        ("tuning.md", f"the last {_WORDS[state.KEPT_RUNS]} runs"),
+        ("plan.md", f"Plans are kept for {'a day' if store.KEPT_PLANS.days == 1 else 'another time'}"),
+        ("tuning.md", f"the last {_WORDS[store.KEPT_RUNS]} runs"),
         ("tuning.md", f"its newest {_WORDS[local_history.KEPT_RUNS]} runs"),
         ("tuning.md", f"in ranges of ids of at most {key_ranges.LIMITS.range_bytes // 2**20} MiB"),
     ],

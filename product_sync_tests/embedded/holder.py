@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from product_sync.core.errors import ProductSyncError
 from product_sync.embedded.servers import running
+from product_sync.errors import ProductSyncError
 
 
 def _tell(text: str) -> None:

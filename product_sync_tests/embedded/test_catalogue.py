@@ -12,8 +12,8 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
-from product_sync.core.model import Reason
 from product_sync.embedded.catalogue import Planted, fill
+from product_sync.schema.records import Reason
 
 # all_rows: the target as it is.
 _ALL_ROWS = 'SELECT id, title, price, image, "sellerId", quantity FROM product ORDER BY id'

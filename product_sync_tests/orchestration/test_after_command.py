@@ -10,14 +10,14 @@ import dagster as dg
 import pytest
 
 from product_sync import sync
-from product_sync.core.errors import ProductSyncError
+from product_sync.errors import ProductSyncError
 from product_sync.orchestration.after_command import tell_of_command
 from product_sync.orchestration.instance import open_instance
 from product_sync.orchestration.schedules import unfinished_runs
 from product_sync_tests.market import Market, product, products
-from product_sync_tests.orchestration.test_telling import Daemon
+from product_sync_tests.notify.test_dispatch import SECRETS, samples
+from product_sync_tests.orchestration.test_notifications import Daemon
 from product_sync_tests.receivers import WebReceiver, web_receiver
-from product_sync_tests.test_telling import SECRETS, samples
 
 BAD = product(7_000, price="a lot")
 NOWHERE = "postgresql://syncer:sesame@127.0.0.1:1/cart"
@@ -72,7 +72,7 @@ def test_a_run_whose_process_exits_in_mid_step_is_ended_and_told(
         raise SystemExit(7)
 
     market.stock(products(1))
-    monkeypatch.setattr("product_sync.judging.judge_source", leave)
+    monkeypatch.setattr("product_sync.pipeline.run_checks.judge_source", leave)
     with pytest.raises(SystemExit):
         sync()
     [alert] = web.alerts

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from product_sync.core.errors import ConfigurationError
+from product_sync.errors import ConfigurationError
 from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
 from product_sync.settings import PageSettings

@@ -12,10 +12,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from product_sync.core.progress import Progress
 from product_sync.orchestration import names
-from product_sync.orchestration.finished import finished_runs
-from product_sync.orchestration.history import last_successful_sync
+from product_sync.orchestration.past_syncs import last_successful_sync
+from product_sync.orchestration.run_history import finished_runs
+from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Shop, ids, product
 
 #: A rule of the cart's table that a product can break, which the conversion cannot know.
@@ -294,7 +294,7 @@ def test_the_files_of_a_long_run_survive_the_dry_runs_beside_it(shop: Shop) -> N
 def other_schema() -> str:
     import yaml
 
-    from product_sync.core.mapping import DEFAULT_MAPPING
+    from product_sync.schema.mapping import DEFAULT_MAPPING
 
     content: dict[str, Any] = yaml.safe_load(DEFAULT_MAPPING.read_text())
     content["target"]["schema"] = "other"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from product_sync.core.errors import Unreachable
+from product_sync.errors import Unreachable
 from product_sync.orchestration import names
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
@@ -100,7 +100,7 @@ def test_a_result_that_could_not_be_verified_is_not_called_right(shop: Shop, mon
     def away(*_: object) -> None:
         raise Unreachable("PostgreSQL cannot be reached.")
 
-    monkeypatch.setattr("product_sync.judging.confirm", away)
+    monkeypatch.setattr("product_sync.pipeline.run_checks.confirm", away)
     shop.put(product("a"))
     outcome = shop.run()
     assert not outcome.success

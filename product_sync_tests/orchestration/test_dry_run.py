@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from product_sync.orchestration import names
-from product_sync.orchestration.history import last_successful_sync
+from product_sync.orchestration.past_syncs import last_successful_sync
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
 LOAD_CHECKS = {

@@ -11,11 +11,11 @@ import dagster as dg
 import psycopg
 import pytest
 
-from product_sync.core.errors import ConfigurationError, LocalStorageError, Unreachable
+from product_sync.errors import ConfigurationError, LocalStorageError, Unreachable
 from product_sync.orchestration import local_history
 from product_sync.orchestration.instance import open_instance
 from product_sync.orchestration.names import LOAD, STATE_KEY
-from product_sync_tests.adapters.test_state_access import as_another_user, reachable  # noqa: F401 - a fixture
+from product_sync_tests.state.test_access import as_another_user, reachable  # noqa: F401 - a fixture
 
 DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

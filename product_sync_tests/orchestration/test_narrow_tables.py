@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from product_sync.core.diff import Difference
-from product_sync.core.model import Op
+from product_sync.compare.diff import Difference
 from product_sync.orchestration.narrow_tables import by_kind, entries, in_short, whole_differences
+from product_sync.schema.records import Op
 
 LONG = "Marlow Mini Merino Throw 130 cm, Navy"
 

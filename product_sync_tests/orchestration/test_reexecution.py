@@ -11,7 +11,7 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from product_sync.orchestration import names
-from product_sync.session import Session
+from product_sync.pipeline.sync_run import Session
 from product_sync_tests.shop import QUICK, Outcome, Shop, ids, product
 
 REPOSITORY = ReconstructableRepository.for_module("product_sync.definitions", "defs")

@@ -27,7 +27,7 @@ from pymongo import MongoClient
 from product_sync.embedded.process import free_port
 from product_sync.embedded.servers import Servers
 from product_sync.orchestration import names
-from product_sync.orchestration.reaping import reap_dead_runs
+from product_sync.orchestration.dead_runs import reap_dead_runs
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_tests.docs.pages import Page
 from product_sync_tests.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver

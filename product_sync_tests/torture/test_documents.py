@@ -9,7 +9,7 @@ from typing import Any
 import bson
 import pytest
 
-from product_sync.core.conversion import CODEC_OPTIONS
+from product_sync.conversion.document import CODEC_OPTIONS
 from product_sync.embedded.servers import Servers
 from product_sync_torture.documents import values
 from product_sync_torture.documents.campaign import play

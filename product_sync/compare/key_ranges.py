@@ -1,0 +1,198 @@
+"""Brings the rows of several files together by key, one range of keys after the other, each small enough for memory.
+
+A join of whole tables needs memory for one of them, or a database that spills in time, which DuckDB did not: wide rows
+or many differences ended the comparison. Here the size of a range is known before it is read. Every input is sorted
+into files by range first, where it does not fit into memory as it is (docs/decisions/0080).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from product_sync.state.files import MemoryRelease, group_bytes, opened, pages
+from product_sync.state.spill import WAITING_BYTES, Spill, row_bytes, spilled
+
+#: Keys that are looked at to place the borders between ranges.
+_SAMPLES: Final = 100_000
+#: Bytes that a value without bytes of its own may need in memory.
+_FIXED_WIDTH: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``range_bytes`` is the most that a range has in memory, all inputs together, unless one key alone has more;
+    ``waiting_bytes`` wait of each input before they are written to its file."""
+
+    range_bytes: int = 32 * 1024 * 1024
+    waiting_bytes: int = WAITING_BYTES
+
+
+LIMITS: Final = Limits()
+
+
+class Input(Protocol):
+    """Rows with a key, which is text and not null."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, or more."""
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows, or more."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, in batches that fit into memory."""
+
+    def weighed_keys(self) -> Iterator[tuple[pa.Array, NDArray[np.float64]]]:
+        """The keys of all rows, in parts, and about how many bytes each row has."""
+
+
+@dataclass(frozen=True)
+class FileInput:
+    """Columns of a Parquet file. ``select`` turns a batch of them into one of ``schema``; it may leave rows out."""
+
+    path: Path
+    schema: pa.Schema
+    key: str
+    columns: Sequence[str] | None = None
+    select: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        with opened(self.path) as file:
+            return sum(_group_bytes(file.metadata.row_group(at), self.columns) for at in range(file.num_row_groups))
+
+    @property
+    def num_rows(self) -> int:
+        with opened(self.path) as file:
+            return int(file.metadata.num_rows)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        with opened(self.path) as file:
+            for page in pages(file, columns=self.columns):
+                yield self.select(page) if self.select else page
+
+    def weighed_keys(self) -> Iterator[tuple[pa.Array, NDArray[np.float64]]]:
+        with opened(self.path) as file:
+            for at in range(file.num_row_groups):
+                group = file.metadata.row_group(at)
+                keys = file.read_row_group(at, columns=[self.key])[self.key].drop_null().combine_chunks()
+                if len(keys):
+                    yield keys, np.full(len(keys), _group_bytes(group, self.columns) / len(keys))
+
+
+def _group_bytes(group: Any, columns: Sequence[str] | None) -> int:
+    """Bytes in memory of a row group's columns, or more: Parquet needs hardly any for a null."""
+    leaves = [group.column(at).path_in_schema.partition(".")[0] for at in range(group.num_columns)]
+    wanted = sum(columns is None or name in columns for name in leaves)
+    return group_bytes(group, columns) + _FIXED_WIDTH * wanted * int(group.num_rows)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One range of one input."""
+
+    spill: Spill
+    part: int
+    key: str
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.spill.schema
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.spill.nbytes[self.part])
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.spill.num_rows[self.part])
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        return self.spill.batches(self.part)
+
+    def weighed_keys(self) -> Iterator[tuple[pa.Array, NDArray[np.float64]]]:
+        for batch in self.batches():
+            yield batch.column(self.key), row_bytes(batch)
+
+
+def by_key(
+    inputs: Sequence[FileInput | _Part], folder: Path, limits: Limits = LIMITS
+) -> Iterator[tuple[pa.Table, ...]]:
+    """For each range of keys the rows of every input, in no order. All rows of a key are in one range, and the ranges
+    rise. Temporary files lie in ``folder``."""
+    borders = []
+    if sum(one.nbytes for one in inputs) > limits.range_bytes:
+        borders = _borders(inputs, limits.range_bytes // 2)
+    if not borders:
+        yield tuple(pa.Table.from_batches(one.batches(), one.schema) for one in inputs)
+        return
+    with ExitStack() as stack:
+        spills = [
+            stack.enter_context(spilled(folder, one.schema, len(borders) + 1, waiting_bytes=limits.waiting_bytes))
+            for one in inputs
+        ]
+        for one, spill in zip(inputs, spills, strict=True):
+            for batch in one.batches():
+                spill.add(batch, _ranges(batch.column(one.key), borders))
+            spill.finish()
+        release = MemoryRelease()
+        for part in range(len(borders) + 1):
+            of_range = [_Part(spill, part, one.key) for one, spill in zip(inputs, spills, strict=True)]
+            yield from by_key(of_range, folder, limits)
+            release.passed(sum(one.nbytes for one in of_range))
+
+
+def _borders(inputs: Sequence[Input], range_bytes: int) -> list[str]:
+    """The first keys of all ranges but the lowest one; none if there is but one key."""
+    step = max(1, sum(one.num_rows for one in inputs) // _SAMPLES)
+    keys, weights = [], []
+    for one in inputs:
+        first = 0
+        for part, sizes in one.weighed_keys():
+            places = np.arange(first, len(part), step)
+            first = int(first - len(part)) % step
+            if len(places):
+                keys.append(part.take(pa.array(places)))
+                # A row that is not looked at counts for the one before it.
+                weights.append(np.add.reduceat(sizes, places))
+    sampled = pa.concat_arrays(keys)
+    order = pc.sort_indices(sampled)
+    sampled = sampled.take(order)
+    filled = np.cumsum(np.concatenate(weights)[order.to_numpy()]) // range_bytes
+    starts = np.flatnonzero(np.diff(filled, prepend=0))
+    return [key for key in pc.unique(sampled.take(pa.array(starts))).to_pylist() if key != sampled[0].as_py()]
+
+
+def _ranges(keys: pa.Array, borders: list[str]) -> NDArray[np.int64]:
+    """In which range each key lies."""
+    if not len(keys):
+        return np.zeros(0, np.int64)
+    ends = pc.min_max(keys)
+    low, high = (bisect_right(borders, ends[name].as_py()) for name in ("min", "max"))
+    if low == high:
+        return np.full(len(keys), low)
+    if high - low < len(keys) // 16 and rises(keys):
+        edges = [bisect_left(range(len(keys)), border, key=lambda at: keys[at].as_py()) for border in borders[low:high]]
+        return low + np.searchsorted(edges, np.arange(len(keys)), side="right")
+    place = partial(bisect_right, borders)
+    return np.fromiter(map(place, keys.to_pylist()), np.int64, len(keys))
+
+
+def rises(keys: pa.Array) -> bool:
+    """Whether every key is greater than the one before it."""
+    return bool(pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py())

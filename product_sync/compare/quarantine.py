@@ -1,0 +1,314 @@
+"""The quarantine: one entry for every source document that cannot be copied, with all reasons and its history.
+
+A run writes its *rejects* (what could not be converted, and what the database refused), each kind into a file of
+its own; `merge` makes the quarantine of them and of the previous one. Without it a document that does not fit would
+be a line in a log; with it, it is counted, shown, tried again, and gone when it is mended.
+
+A reject whose ``id`` is known is still *present* in the source: its target row is neither extra nor overwritten.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from product_sync.compare.key_ranges import FileInput, by_key
+from product_sync.conversion.extended_json import cut
+from product_sync.conversion.ids import source_key, to_bson
+from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
+from product_sync.schema.row_schema import ID_TYPE, Layout
+from product_sync.state.files import RUN_ID, opened, pages, parquet_writer, read_metadata
+
+_PAGE_ROWS = 8_192
+
+
+def rejects_schema(layout: Layout) -> pa.Schema:
+    """One row a document. ``columns``, ``reasons`` and ``values`` are parallel lists: one item a defect.
+
+    ``id`` and ``source_id_type`` are null where the ``_id`` itself cannot be converted. ``refused`` holds the
+    values that the database refused, one field for each column of ``layout.values``; null at stage convert.
+    """
+    return pa.schema(
+        [
+            pa.field("source_key", pa.string()),
+            pa.field("id", pa.string()),
+            pa.field(ID_TYPE, pa.string()),
+            pa.field("stage", pa.string()),
+            pa.field("columns", pa.list_(pa.string())),
+            pa.field("reasons", pa.list_(pa.string())),
+            pa.field("values", pa.list_(pa.string())),
+            pa.field("refused", _refused_type(layout)),
+        ]
+    )
+
+
+def quarantine_schema(layout: Layout) -> pa.Schema:
+    """`rejects_schema` with the history: when the document was first and last rejected, in how many runs, and in
+    which run last."""
+    return _with_history(rejects_schema(layout))
+
+
+def _with_history(rejects_only: pa.Schema) -> pa.Schema:
+    return pa.schema(
+        [
+            *rejects_only,
+            pa.field("first_seen", pa.timestamp("us", tz="UTC")),
+            pa.field("last_seen", pa.timestamp("us", tz="UTC")),
+            pa.field("attempts", pa.int64()),
+            pa.field("run_id", pa.string()),
+        ]
+    )
+
+
+def _refused_type(layout: Layout) -> pa.StructType:
+    return pa.struct([pa.field(column.name, column.type.arrow) for column in layout.values])
+
+
+def rejects_batch(
+    layout: Layout, rejects: Sequence[Reject], stage: Stage, refused: pa.Table | None = None
+) -> pa.RecordBatch:
+    """``rejects`` as rows of `rejects_schema`.
+
+    ``refused`` belongs to stage load: row *i* holds the source values of ``rejects[i]``, in columns named as
+    those of the layout (any others are left alone).
+    """
+    schema = rejects_schema(layout)
+    ids = [reject.source_id for reject in rejects]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([reject.source_key for reject in rejects], pa.string()),
+            pa.array([source_id and source_id.text for source_id in ids], pa.string()),
+            pa.array([source_id and source_id.type for source_id in ids], pa.string()),
+            pa.array([stage] * len(rejects), pa.string()),
+            pa.array([[d.column for d in reject.defects] for reject in rejects], pa.list_(pa.string())),
+            pa.array([[d.reason for d in reject.defects] for reject in rejects], pa.list_(pa.string())),
+            pa.array([[d.value for d in reject.defects] for reject in rejects], pa.list_(pa.string())),
+            _refused_array(layout, len(rejects), refused),
+        ],
+        schema=schema,
+    )
+
+
+def _refused_array(layout: Layout, rows: int, refused: pa.Table | None) -> pa.Array:
+    struct = _refused_type(layout)
+    if refused is None:
+        return pa.nulls(rows, struct)
+    if refused.num_rows != rows:
+        raise ValueError(f"{refused.num_rows} rows of refused values for {rows} rejects")
+    fields = [refused[column.name].combine_chunks().cast(column.type.arrow) for column in layout.values]
+    return pa.StructArray.from_arrays(fields, fields=list(struct))
+
+
+def add_duplicates(rows: Path, rejects: Path, out: Path, layout: Layout) -> dict[Reason, int]:
+    """Write to ``out`` the rejects of ``rejects`` and, as ``duplicate_id``, all documents that share their text id.
+
+    ``rows`` is the source snapshot (``Layout.source_schema``), ``rejects`` and ``out`` have `rejects_schema`. A
+    document that was a reject already gets one defect more; a row of the snapshot becomes a reject of stage convert.
+    Returns the documents per reason (`summary`) of ``out``, which carries the metadata of ``rejects``.
+    """
+    schema = rejects_schema(layout)
+    identity = pa.schema([pa.field(ID_TYPE, pa.string()), pa.field(layout.key.name, pa.string())])
+    inputs = [
+        FileInput(rows, identity, layout.key.name, [ID_TYPE, layout.key.name]),
+        FileInput(rejects, schema, "id", select=lambda page: page.filter(page["id"].is_valid())),
+    ]
+    with parquet_writer(out, schema, metadata=read_metadata(rejects)) as sink:
+        without_id = FileInput(rejects, schema, "id", select=lambda page: page.filter(page["id"].is_null()))
+        for page in without_id.batches():
+            sink.write(page)
+        for copied, rejected in by_key(inputs, out.parent):
+            for batch in _with_duplicates(copied, rejected, layout):
+                sink.write(batch)
+    return summary(out)
+
+
+def _with_duplicates(copied: pa.Table, rejected: pa.Table, layout: Layout) -> Iterator[pa.RecordBatch]:
+    """The rejects of a range of ids, and of the copied documents (`ID_TYPE`, id) those that share a text id."""
+    names = [ID_TYPE, "id"]
+    shared = _shared_ids(pa.concat_tables([copied.rename_columns(names), rejected.select(names)]))
+    is_shared = pc.is_in(rejected["id"], value_set=shared)
+    yield from rejected.filter(pc.invert(is_shared)).to_batches()
+    for page in rejected.filter(is_shared).to_batches(max_chunksize=_PAGE_ROWS):
+        entries = page.to_pylist()
+        for entry in entries:
+            entry["columns"].append(layout.key.name)
+            entry["reasons"].append(Reason.DUPLICATE_ID)
+            entry["values"].append(cut(entry["source_key"]))
+        yield pa.RecordBatch.from_pylist(entries, rejects_schema(layout))
+    for page in copied.filter(pc.is_in(copied.column(1), value_set=shared)).to_batches(max_chunksize=_PAGE_ROWS):
+        ids = [SourceId(*each) for each in zip(*(column.to_pylist() for column in page.columns), strict=True)]
+        yield rejects_batch(layout, [_duplicate(source_id, layout) for source_id in ids], Stage.CONVERT)
+
+
+def _shared_ids(documents: pa.Table) -> pa.Array:
+    """The text ids that documents of several types have. Two documents with one text differ in the type of their
+    ``_id``; one that was read twice does not."""
+    documents = documents.take(pc.sort_indices(documents["id"]))
+    ids, types = documents["id"].combine_chunks(), documents[ID_TYPE].combine_chunks()
+    is_shared = pc.and_(pc.equal(ids[1:], ids[:-1]), pc.not_equal(types[1:], types[:-1]))
+    return pc.unique(ids[1:].filter(is_shared))
+
+
+def _duplicate(source_id: SourceId, layout: Layout) -> Reject:
+    key = source_key(to_bson(source_id))
+    return Reject(key, source_id, (Defect(layout.key.name, Reason.DUPLICATE_ID, cut(key)),))
+
+
+def merge(
+    previous: Path | None,
+    rejects: Sequence[Path],
+    out: Path,
+    *,
+    now: dt.datetime,
+    run_id: str,
+    untried: Sequence[SourceId] = (),
+    since: dt.datetime | None = None,
+) -> None:
+    """Write the quarantine after a run to ``out``, which may be ``previous`` itself.
+
+    It holds one entry for each document of ``rejects`` (at least one file of `rejects_schema`, empty or not; of a
+    document that is in several, an entry of stage convert comes before one of stage load), by ``source_key``.
+    ``first_seen`` and ``attempts`` go on from the entry with the same ``source_key`` in ``previous``
+    (`quarantine_schema`); ``now`` is aware. Entries that this run did not meet again leave. Only those of stage load
+    whose ids are in ``untried``, because the load ended before their batch, stay as they were: nothing is known of them
+    that is new. So do those that another run has written after ``since`` (aware), when this run had begun to load: it
+    may not have met them. The metadata is that of the first of ``rejects``, with ``run_id``.
+    """
+    rejects_only = pq.read_schema(rejects[0]).remove_metadata()
+    schema = _with_history(rejects_only)
+    inputs = [FileInput(path, rejects_only, "source_key") for path in rejects]
+    if previous is not None:
+        inputs.append(FileInput(previous, schema, "source_key"))
+    kept = pa.array([f"{source_id.type} {source_id.text}" for source_id in untried], pa.string())
+    with parquet_writer(out, schema, metadata=read_metadata(rejects[0]) | {RUN_ID: run_id}) as sink:
+        for read in by_key(inputs, out.parent):
+            seen = _first_of_each(pa.concat_tables(read[: len(rejects)]))
+            before = schema.empty_table() if previous is None else read[-1]
+            stays = pc.or_(_is_untried(before, kept), _is_newer(before, run_id, since))
+            is_seen = pc.is_in(before["source_key"], value_set=seen["source_key"].combine_chunks())
+            unmet = before.filter(pc.and_(stays, pc.invert(is_seen)))
+            merged = pa.concat_tables([_with_times(seen, before, now, run_id, schema), unmet])
+            for batch in merged.take(pc.sort_indices(merged["source_key"])).to_batches():
+                sink.write(batch)
+
+
+def _first_of_each(rejects: pa.Table) -> pa.Table:
+    """One reject of each document: that of the conversion, if there is one."""
+    is_of_load = pc.not_equal(rejects["stage"], Stage.CONVERT)
+    keys = pa.table({"source_key": rejects["source_key"], "is_of_load": is_of_load})
+    order = pc.sort_indices(keys, sort_keys=[("source_key", "ascending"), ("is_of_load", "ascending")])
+    keys = rejects["source_key"].take(order).combine_chunks()
+    is_first = pc.not_equal(keys[1:], keys[:-1]) if len(keys) > 1 else pa.array([], pa.bool_())
+    return rejects.take(order.filter(pa.concat_arrays([pa.array([True][: len(keys)], pa.bool_()), is_first])))
+
+
+def _with_times(seen: pa.Table, before: pa.Table, now: dt.datetime, run_id: str, schema: pa.Schema) -> pa.Table:
+    """The entries of this run, with the history of those before."""
+    history = before.select(["first_seen", "attempts"]).take(
+        pc.index_in(seen["source_key"], value_set=before["source_key"].combine_chunks())
+    )
+    at = pa.scalar(now, schema.field("last_seen").type)
+    columns = [
+        *seen.columns,
+        pc.fill_null(history["first_seen"], at),
+        pa.repeat(at, seen.num_rows),
+        pc.add(pc.fill_null(history["attempts"], 0), 1),
+        pa.repeat(pa.scalar(run_id, pa.string()), seen.num_rows),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _is_untried(before: pa.Table, kept: pa.Array) -> pa.ChunkedArray:
+    """Which are earlier refusals that this run has not tried again."""
+    ids = pc.fill_null(pc.binary_join_element_wise(before[ID_TYPE], before["id"], " "), "")
+    return pc.and_(pc.equal(before["stage"], Stage.LOAD), pc.is_in(ids, value_set=kept))
+
+
+def _is_newer(before: pa.Table, run_id: str, since: dt.datetime | None) -> pa.ChunkedArray:
+    """Which entries another run has written after ``since``."""
+    if since is None:
+        return pa.chunked_array([pa.repeat(False, before.num_rows)], pa.bool_())
+    is_later = pc.greater(before["last_seen"], pa.scalar(since, before.schema.field("last_seen").type))
+    return pc.and_(pc.not_equal(before["run_id"], run_id), is_later)
+
+
+def summary(path: Path) -> dict[Reason, int]:
+    """How many documents of a rejects or quarantine file have each reason. One with two reasons counts in both."""
+    counts: Counter[str] = Counter()
+    with opened(path) as file:
+        for page in pages(file, columns=["reasons"]):
+            reasons = page.column("reasons")
+            of_document = pa.table({"document": pc.list_parent_indices(reasons), "reason": pc.list_flatten(reasons)})
+            distinct = of_document.group_by(["document", "reason"]).aggregate([])
+            counts.update({item["values"]: item["counts"] for item in pc.value_counts(distinct["reason"]).to_pylist()})
+    return {Reason(reason): count for reason, count in sorted(counts.items())}
+
+
+def first_entries(path: Path, n: int) -> pa.Table:
+    """The first ``n`` entries of a rejects or quarantine file by ``source_key``, with all columns of the file. Of the
+    values that were refused, which may have megabytes, there are none."""
+    schema = pq.read_schema(path).remove_metadata()
+    names = [name for name in schema.names if name != "refused"]
+    found = schema.empty_table().select(names)
+    with opened(path) as file:
+        for page in pages(file, columns=names):
+            found = pa.concat_tables([found, pa.Table.from_batches([page]).replace_schema_metadata()])
+            found = found.take(pc.sort_indices(found["source_key"])[:n])
+    refused = pa.nulls(found.num_rows, schema.field("refused").type)
+    return found.add_column(schema.get_field_index("refused"), schema.field("refused"), refused)
+
+
+def entries_of(path: Path, row_id: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The entries of a quarantine file that have this text id or one of these ``source_key``; without the refused
+    values, which have names of their own. Times are microseconds since 1970."""
+    names = [name for name in pq.read_schema(path).names if name != "refused"]
+    found: list[dict[str, Any]] = []
+    with opened(path) as file:
+        for page in pages(file, columns=names):
+            wanted = pc.or_kleene(
+                pc.equal(page["id"], row_id), pc.is_in(page["source_key"], value_set=pa.array(keys, pa.string()))
+            )
+            rows = pa.Table.from_batches([page]).filter(wanted)
+            for name in ("first_seen", "last_seen"):
+                rows = rows.append_column(f"{name}_us", rows[name].cast(pa.int64())).drop_columns([name])
+            found += rows.to_pylist()
+    return sorted(found, key=lambda entry: str(entry["source_key"]))
+
+
+def refused_schema(layout: Layout) -> pa.Schema:
+    """Rows of `refused_input`."""
+    return pa.schema([pa.field(ID_TYPE, pa.string()), pa.field("id", pa.string()), *_refused_type(layout)])
+
+
+def refused_input(path: Path, layout: Layout) -> FileInput:
+    """The values that the database refused, from a quarantine file: `ID_TYPE`, ``id``, then the columns of
+    ``layout.values``. An entry excuses its product only while the source still has these very values."""
+    schema = refused_schema(layout)
+
+    def refused(entries: pa.RecordBatch) -> pa.RecordBatch:
+        entries = entries.filter(pc.and_(pc.equal(entries["stage"], Stage.LOAD), entries["refused"].is_valid()))
+        columns = [entries[ID_TYPE], entries["id"], *entries["refused"].flatten()]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return FileInput(path, schema, "id", [ID_TYPE, "id", "stage", "refused"], refused)
+
+
+def has_refused(path: Path) -> bool:
+    """Whether a quarantine file has an entry that the database refused."""
+    with opened(path) as file:
+        stages = (page.column("stage") for page in pages(file, columns=["stage"]))
+        return any(pc.any(pc.equal(stage, Stage.LOAD), min_count=0).as_py() for stage in stages)
+
+
+def refused_rows(path: Path, layout: Layout, row_id: str | None = None) -> pa.Table:
+    """The rows of `refused_input` in memory: those of one text id, or all."""
+    found = refused_input(path, layout)
+    pages_ = (page if row_id is None else page.filter(pc.equal(page["id"], row_id)) for page in found.batches())
+    return pa.Table.from_batches(pages_, found.schema)

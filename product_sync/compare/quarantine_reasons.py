@@ -1,0 +1,88 @@
+"""Says what each reason of the quarantine means and what to do about it.
+
+The command line prints this and ``docs/quarantine.md`` shows it; a test compares the two, so there is one text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from product_sync.schema.records import Reason, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """``meaning`` says what is wrong with the document, ``action`` what to do."""
+
+    stage: Stage
+    meaning: str
+    action: str
+
+
+ADVICE: Mapping[Reason, Advice] = {
+    Reason.UNSUPPORTED_ID: Advice(
+        Stage.CONVERT,
+        "the _id is a double, a date, a document …: only ObjectIds, strings, whole numbers and UUIDs are ids."
+        " In a uuid column also a text that is no canonical UUID",
+        "give the product another id; or, for uuid columns, make the column text",
+    ),
+    Reason.DUPLICATE_ID: Advice(
+        Stage.CONVERT,
+        'two documents have _ids of different types and the same text, such as the number 5 and the string "5":'
+        " there is one row for both",
+        "delete or rename one of them; both entries leave",
+    ),
+    Reason.MISSING_FIELD: Advice(
+        Stage.CONVERT,
+        "a required field is missing or null",
+        "fill it, or give it a default or required: false in the mapping",
+    ),
+    Reason.WRONG_TYPE: Advice(
+        Stage.CONVERT,
+        "a text where a number belongs, a boolean where a text belongs …; a text is never read as a number."
+        " With a dotted path, also something that is no document on the way",
+        "correct the document, or map another field",
+    ),
+    Reason.NOT_EXACT: Advice(
+        Stage.CONVERT,
+        "the number has more places than the column: 2.5 in an integer, 99.999 in a numeric(10,2)",
+        "correct it, or give the column more places. It is never rounded",
+    ),
+    Reason.OUT_OF_RANGE: Advice(
+        Stage.CONVERT,
+        "the number or the date lies outside of what the column holds",
+        "correct it, or make the column wider",
+    ),
+    Reason.NOT_FINITE: Advice(Stage.CONVERT, "NaN or Infinity", "correct it"),
+    Reason.NUL_CHARACTER: Advice(Stage.CONVERT, "the text has a U+0000, which PostgreSQL cannot hold", "remove it"),
+    Reason.INVALID_UTF8: Advice(
+        Stage.CONVERT, "the text has bytes that are not UTF-8", "write it again with the right encoding"
+    ),
+    Reason.TOO_LONG: Advice(
+        Stage.CONVERT,
+        "the text is longer than the varchar. It is never cut",
+        "shorten it, or make the column wider",
+    ),
+    Reason.INVALID_BSON: Advice(
+        Stage.CONVERT,
+        "the document cannot be decoded at all",
+        "a driver wrote damaged BSON: write the document again",
+    ),
+    Reason.REPEATED_FIELD: Advice(
+        Stage.CONVERT,
+        "a mapped field stands twice in the document, and nobody knows which one counts",
+        "write the document again, with the field once",
+    ),
+    Reason.REFUSED_BY_DATABASE: Advice(
+        Stage.LOAD,
+        "a CHECK constraint, NOT NULL or a trigger of the target refused the row; the value is the server's message."
+        " A row that a unique, exclusion or foreign key constraint refuses because of another row is not here",
+        "correct the document, or the constraint",
+    ),
+    Reason.SUPPRESSED_BY_DATABASE: Advice(
+        Stage.LOAD,
+        "a trigger of the target swallowed the row without an error",
+        "see what the trigger wants",
+    ),
+}

@@ -1,0 +1,216 @@
+"""Reads each side once, as a stream, into a file.
+
+Memory does not grow with the catalogue, and the time noted is when reading *began*: every later guard (the age
+of a plan, whether to read a row again) counts from the oldest value that the file can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from product_sync.compare import quarantine
+from product_sync.runtime import prefetch
+from product_sync.runtime.clock import Timing
+from product_sync.runtime.progress import Meter, OnProgress
+from product_sync.schema.ports import Source, TargetReader
+from product_sync.schema.records import Reason, SourceBatch, Stage
+from product_sync.schema.row_schema import ID_TYPE, Layout
+from product_sync.state.files import TAKEN_AT, parquet_writer, release_memory, row_count
+
+#: Of rows that were read while others are still being compared. Each has some, so they are bounded too.
+READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSnapshot:
+    """``documents`` were read, ``rejected`` of them cannot be copied; ``rejects`` counts these by reason (a document
+    with several faults under each). ``taken_at`` is when reading began."""
+
+    documents: int
+    rejected: int
+    rejects: Mapping[Reason, int]
+    taken_at: datetime
+    duration_s: float
+    rows_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSnapshot:
+    rows: int
+    taken_at: datetime
+    duration_s: float
+    rows_per_second: float
+
+
+def snapshot_source(
+    source: Source,
+    layout: Layout,
+    rows_path: Path,
+    rejects_path: Path,
+    *,
+    metadata: Mapping[str, str],
+    timing: Timing,
+    on_progress: OnProgress,
+) -> SourceSnapshot:
+    """Write every document to ``rows_path`` (``Layout.source_schema``) or ``rejects_path`` (`rejects_schema`).
+
+    Documents that share a text id are in both: their rows stay where they are, and whoever reads the rows leaves
+    out the ids of the rejects.
+    """
+    recording = SourceRecording(
+        source, layout, rows_path, rejects_path, metadata=metadata, timing=timing, on_progress=on_progress
+    )
+    with closing(recording.rows(source.snapshot())) as rows:
+        for _ in rows:
+            pass
+    return recording.snapshot()
+
+
+class SourceRecording:
+    """Writes down the pages of a source as they pass. Made when reading begins, as `snapshot_source`."""
+
+    def __init__(
+        self,
+        source: Source,
+        layout: Layout,
+        rows_path: Path,
+        rejects_path: Path,
+        *,
+        metadata: Mapping[str, str],
+        timing: Timing,
+        on_progress: OnProgress,
+    ) -> None:
+        self.taken_at = timing.now()
+        self._layout = layout
+        self._rows_path, self._rejects_path = rows_path, rejects_path
+        self.stamped = _stamped(metadata, self.taken_at)
+        self._meter = Meter("read source", source.estimated_count(), on_progress, timing)
+        self._reasons: Mapping[Reason, int] = {}
+
+    def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
+        """The rows of each page. The files are there when these have ended, no part of them if they are left before."""
+        layout, stamped = self._layout, self.stamped
+        converted = self._rejects_path.with_name(f"{self._rejects_path.name}.without_duplicates")
+        id_types: set[str] = set()
+        with (
+            parquet_writer(self._rows_path, layout.source_schema, metadata=stamped, sought_by=layout.key.name) as rows,
+            parquet_writer(converted, quarantine.rejects_schema(layout), metadata=stamped) as rejects,
+        ):
+            for page in pages:
+                rows.write(page.rows)
+                id_types |= _id_types(page)
+                if page.rejects:
+                    rejects.write(quarantine.rejects_batch(layout, page.rejects, Stage.CONVERT))
+                self._meter.advance(page.documents)
+                yield page.rows
+        self._meter.end()
+        try:
+            if len(id_types) > 1:
+                self._reasons = quarantine.add_duplicates(self._rows_path, converted, self._rejects_path, layout)
+            else:
+                # Two documents with one text differ in the type of their _id.
+                self._reasons = quarantine.summary(converted) if row_count(converted) else {}
+                converted.replace(self._rejects_path)
+        finally:
+            converted.unlink(missing_ok=True)
+
+    def snapshot(self) -> SourceSnapshot:
+        """What was written down, when all rows have passed."""
+        return SourceSnapshot(
+            documents=self._meter.done,
+            rejected=row_count(self._rejects_path),
+            rejects=self._reasons,
+            taken_at=self.taken_at,
+            duration_s=self._meter.elapsed_s,
+            rows_per_second=self._meter.rate,
+        )
+
+
+def snapshot_target(
+    reader: TargetReader,
+    layout: Layout,
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    timing: Timing,
+    on_progress: OnProgress,
+) -> TargetSnapshot:
+    """Write every row of the target to ``path`` (``Layout.target_schema``), as one consistent state."""
+    recording = TargetRecording(reader, layout, path, metadata=metadata, timing=timing, on_progress=on_progress)
+    with closing(recording.rows(reader.snapshot())) as rows:
+        for _ in rows:
+            pass
+    release_memory()
+    return recording.snapshot()
+
+
+class TargetRecording:
+    """Writes down the rows of a target as they pass. Made when reading begins, as `snapshot_target`."""
+
+    def __init__(
+        self,
+        reader: TargetReader,
+        layout: Layout,
+        path: Path,
+        *,
+        metadata: Mapping[str, str],
+        timing: Timing,
+        on_progress: OnProgress,
+    ) -> None:
+        self.taken_at = timing.now()
+        self._layout = layout
+        self._path = path
+        self.stamped = _stamped(metadata, self.taken_at)
+        self._meter = Meter("read target", reader.estimated_count(), on_progress, timing)
+
+    def rows(self, batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
+        """The same batches. The file is there when they have ended, and nothing of it if they are left before."""
+        schema, key = self._layout.target_schema, self._layout.key.name
+        with parquet_writer(self._path, schema, metadata=self.stamped, sought_by=key) as sink:
+            for batch in batches:
+                sink.write(batch)
+                self._meter.advance(batch.num_rows)
+                yield batch
+        self._meter.end()
+
+    def snapshot(self) -> TargetSnapshot:
+        """What was written down, when all rows have passed."""
+        return TargetSnapshot(self._meter.done, self.taken_at, self._meter.elapsed_s, self._meter.rate)
+
+
+@contextmanager
+def target_while_read(
+    reader: TargetReader,
+    layout: Layout,
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    timing: Timing,
+    on_progress: OnProgress,
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """As `snapshot_target`, but yields the rows, once, while another thread reads them. They are written on the way:
+    ``path`` is there when they end, and no part of it where they are left before."""
+    recording = TargetRecording(reader, layout, path, metadata=metadata, timing=timing, on_progress=on_progress)
+    with (
+        prefetch.stream(reader.snapshot(), size=lambda batch: int(batch.nbytes), most=READ_AHEAD_BYTES) as read,
+        closing(recording.rows(read)) as batches,
+    ):
+        yield batches
+
+
+def _id_types(page: SourceBatch) -> set[str]:
+    """Of all documents of a page that have a text id."""
+    rejected = {reject.source_id.type for reject in page.rejects if reject.source_id}
+    return rejected.union(pc.unique(page.rows[ID_TYPE]).to_pylist())
+
+
+def _stamped(metadata: Mapping[str, str], taken_at: datetime) -> dict[str, str]:
+    return {**metadata, TAKEN_AT: taken_at.isoformat()}

@@ -1,0 +1,303 @@
+"""Writes the rows that other rows kept out, once all batches have been tried.
+
+Two products that swap a unique value, a chain of products that pass one on, a row whose value an extra row still holds,
+a child that comes before its parent: each of these rows is refused as long as it is written by itself. Without this
+module they would be called bad documents, and a chain of n would take n runs (docs/decisions/0083).
+
+A pass puts the postponed rows into an order (`write_order`) and writes them in groups of a batch's size. Rows that
+were not written are looked at again in the next pass, as long as each pass gets rid of some. The rest cannot be written
+in any order, and is counted with what is in its way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from product_sync.compare import diff_rows
+from product_sync.conversion.extended_json import cut
+from product_sync.errors import RowsExcluded, RowsRefused
+from product_sync.load.batch import BatchWork, FollowUp
+from product_sync.load.parking_values import parking_places
+from product_sync.load.postponed_rows import WINDOW_ROWS, PostponedRows
+from product_sync.load.transactions import Transactions
+from product_sync.load.write_order import Circle, Stage, Wait, arrange, blocked
+from product_sync.schema.obstacle import ObstacleKind
+from product_sync.schema.ports import WriteBatch
+from product_sync.schema.records import Op
+from product_sync.schema.row_schema import Layout
+
+#: Rows that the server is asked about at once.
+_ASKED_ROWS = 2_000
+#: Statements of one transaction that writes rows in order.
+_MAX_STEPS = 1_000
+#: What the row in the way has to do so that the other one can be written.
+_MAKES_WAY = {
+    ObstacleKind.HELD: (Op.UPDATE, Op.EXTRA),
+    ObstacleKind.NEEDED: (Op.INSERT,),
+    ObstacleKind.REFERRING: (Op.UPDATE, Op.EXTRA),
+}
+
+#: Tries a piece of work with the rows that are at stake, as the load tries a batch; false where it failed, or is not
+#: tried because the load has stopped.
+Run = Callable[[pa.Table, Callable[[], FollowUp | None]], bool]
+
+
+class ExcludedRows:
+    """Works through what ``work`` has postponed. ``prepare`` only reads; what ``run_batch`` runs is a batch."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        work: BatchWork,
+        transactions: Transactions,
+        folder: Path,
+        *,
+        batch_size: Callable[[], int],
+        run_batch: Run,
+        prepare: Run,
+        logger: logging.Logger,
+    ) -> None:
+        self._layout = layout
+        self._work = work
+        self._transactions = transactions
+        self._folder = folder
+        self._batch_size = batch_size
+        self._run_batch = run_batch
+        self._prepare = prepare
+        self._logger = logger
+
+    def write(self) -> None:
+        """Write what can be written of the postponed rows of ``work``, and count the others as excluded."""
+        number = 0
+        while (postponed := self._work.postponed).num_rows:
+            number += 1
+            self._logger.info("%d rows wait for other rows. They are written in order now.", postponed.num_rows)
+            self._work.postponed = PostponedRows(self._folder / f"pass-{number}.parquet", self._layout.diff_schema)
+            try:
+                for rows in postponed.windows():
+                    self._write_window(rows)
+            finally:
+                postponed.close()
+            if self._work.postponed.num_rows == postponed.num_rows:
+                self._exclude(self._work.postponed)
+                return
+
+    def _write_window(self, rows: pa.Table) -> None:
+        window = _Window(self._layout, self._work, self._transactions, rows)
+        if not self._prepare(rows, window.read):
+            return
+        for stage in window.stages:
+            for steps in _groups(stage.levels, self._batch_size):
+                self._run_batch(window.rows_of(chain(*steps)), partial(window.write_levels, steps))
+            for circles in _packed(stage.circles, self._batch_size):
+                places = chain.from_iterable(circle.rows for circle in circles)
+                self._run_batch(window.rows_of(places), partial(window.write_circles, circles))
+
+    def _exclude(self, left: PostponedRows) -> None:
+        """Count the rows that neither an order nor a parked value helps."""
+        try:
+            waiting = set[str]()
+            for rows in left.windows() if left.num_rows <= WINDOW_ROWS else ():
+                waiting.update(diff_rows.ids(rows))
+            for rows in left.windows():
+                self._prepare(rows, partial(self._work.exclude, rows, waiting))
+        finally:
+            left.close()
+
+
+class _Window:
+    """As many postponed rows as are put into order at once. Rows are known by their place in ``_batch``."""
+
+    def __init__(self, layout: Layout, work: BatchWork, transactions: Transactions, rows: pa.Table) -> None:
+        self._layout = layout
+        self._key = layout.key.name
+        self._work = work
+        self._transactions = transactions
+        self._rows = rows
+        self._batch = work.nothing
+        self._ids: list[str] = []
+        self.stages: list[Stage] = []
+
+    def read(self) -> None:
+        """Read the rows again, ask the server what is in their way, and put them into order."""
+        self._batch = batch = self._work.read_again(self._rows)
+        self._ids = batch.ids(self._key)
+        ops = [Op.INSERT] * batch.inserts.num_rows + [Op.UPDATE] * batch.new.num_rows
+        ops += [Op.EXTRA] * batch.deletes.num_rows
+        stuck, waits = self._waits(ops)
+        hopeless = blocked(stuck, waits)
+        self._postpone(hopeless)
+        hopeful = set(range(len(ops))) - hopeless
+        self.stages = arrange(ops, hopeful, [wait for wait in waits if wait.row in hopeful and wait.on in hopeful])
+
+    def _waits(self, ops: Sequence[Op]) -> tuple[set[int], list[Wait]]:
+        """Rows that have to wait for one that stays as it is, and which rows wait for which."""
+        places = {row_id: place for place, row_id in enumerate(self._ids)}
+        stuck, waits = set[int](), list[Wait]()
+        for start in range(0, len(ops), _ASKED_ROWS):
+            for found in self._transactions.obstacles(self._batch.slice(start, _ASKED_ROWS)):
+                if found.kind is ObstacleKind.RIVAL:
+                    continue
+                row, on = places[found.row], places.get(found.other)
+                if on is None or ops[on] not in _MAKES_WAY.get(found.kind, ()):
+                    stuck.add(row)
+                else:
+                    waits.append(Wait(row, on, found.kind, found.columns, found.deferrable))
+        return stuck, waits
+
+    def rows_of(self, places: Iterable[int]) -> pa.Table:
+        """The rows of the diff."""
+        return diff_rows.with_ids(self._rows, "id", [self._ids[place] for place in places])
+
+    def write_levels(self, steps: Sequence[Sequence[int]]) -> None:
+        """Write rows of which none waits for a later one: in one transaction, or else step by step."""
+        if len(steps) > 1:
+            with suppress(RowsRefused):
+                if self._work.write_in_order(self.rows_of(chain(*steps)), [self._batch.take(step) for step in steps]):
+                    return
+        for step in steps:
+            self._work.write_postponed(self.rows_of(step), self._batch.take(step))
+
+    def write_circles(self, circles: Sequence[Circle]) -> None:
+        """Write circles in one transaction, or else each in its own."""
+        if len(circles) > 1:
+            steps = [list(chain(*step)) for step in zip_longest(*(circle.steps for circle in circles), fillvalue=())]
+            parked = {place: columns for circle in circles for place, columns in circle.parked.items()}
+            together = Circle(steps, parked)
+            values = self._parking(together, 0)
+            with suppress(RowsRefused):
+                if values is not None and self._write_parked(together, values):
+                    return
+        for circle in circles:
+            self._write_circle(circle)
+
+    def _write_circle(self, circle: Circle) -> None:
+        answer = "no column of the constraint can be changed for a moment"
+        attempt = 0
+        while (values := self._parking(circle, attempt)) is not None:
+            attempt += 1
+            try:
+                if not self._write_parked(circle, values):
+                    self._find_what_changed(circle)
+            except RowsRefused as error:
+                if circle.parked and error.step == 0:
+                    answer = f"the value that one of them would have for a moment is refused: {error.message}"
+                    continue
+                self._find_the_refused(circle, values, error)
+            return
+        self._postpone(circle.rows, f"{self._described(circle)}, and {answer}")
+
+    def _parking(self, circle: Circle, attempt: int) -> dict[int, dict[str, Any]] | None:
+        """By row the values to park it with, or ``None`` if there are none (any more) to try."""
+        values: dict[int, dict[str, Any]] = {}
+        most = 1
+        for place, constraints in circle.parked.items():
+            values[place] = {}
+            for columns in constraints:
+                possible = list(parking_places(self._layout, columns))
+                if not possible:
+                    return None
+                most = max(most, len(possible))
+                values[place] |= possible[min(attempt, len(possible) - 1)]
+        return values if attempt < most else None
+
+    def _write_parked(self, circle: Circle, values: dict[int, dict[str, Any]]) -> bool:
+        return self._work.write_in_order(self.rows_of(circle.rows), list(self._steps(circle, values)))
+
+    def _steps(self, circle: Circle, values: dict[int, dict[str, Any]]) -> Iterator[WriteBatch]:
+        parked = sorted(values)
+        held = self._batch.take(parked)
+        between = _with_values(held.old, [values[place] for place in parked])
+        if parked:
+            yield WriteBatch(held.inserts, between, held.old, held.deletes)
+        for step in circle.steps:
+            others = self._batch.take([place for place in step if place not in values])
+            at = pa.array([number for number, place in enumerate(parked) if place in set(step)], pa.int64())
+            yield WriteBatch(
+                inserts=others.inserts,
+                new=pa.concat_tables([others.new, held.new.take(at)]),
+                old=pa.concat_tables([others.old, between.take(at)]),
+                deletes=others.deletes,
+            )
+
+    def _find_what_changed(self, circle: Circle) -> None:
+        """Nothing of a circle was written, because one of its rows is not as it was seen."""
+        left = self._work.without_changed(self._batch.take(circle.rows))
+        rows = [place for place in circle.rows if self._ids[place] in left]
+        altered = len(rows) == len(circle.rows)
+        self._postpone(rows, f"{self._described(circle)}, and a trigger or rule alters what is written" * altered)
+
+    def _find_the_refused(self, circle: Circle, values: dict[int, dict[str, Any]], error: RowsRefused) -> None:
+        """A step of the circle was refused. A row that is bad by itself goes to the quarantine."""
+        number = None if error.step is None else error.step - bool(values)
+        if number is not None and len(circle.steps[number]) > 1:
+            steps = [*circle.steps[:number], *([place] for place in circle.steps[number]), *circle.steps[number + 1 :]]
+            try:
+                if self._write_parked(Circle(steps, circle.parked), values):
+                    return
+            except RowsRefused as again:
+                error, number = again, None if again.step is None else again.step - bool(values)
+                circle = Circle(steps, circle.parked)
+        rows = circle.rows
+        if number is not None and len(circle.steps[number]) == 1 and not isinstance(error, RowsExcluded):
+            bad = circle.steps[number]
+            self._work.quarantine_refused(self.rows_of(bad), self._batch.take(bad), error)
+            rows = [place for place in rows if place not in bad]
+        self._postpone(rows, f"{self._described(circle)}, of which the database refuses one: {error.message}")
+
+    def _described(self, circle: Circle) -> str:
+        first = ", ".join(cut(self._ids[place]) for place in circle.rows[:5])
+        more = ", …" if len(circle.rows) > 5 else ""
+        return f"{len(circle.rows)} rows wait for one another in a circle ({first}{more})"
+
+    def _postpone(self, places: Iterable[int], answer: str = "") -> None:
+        self._work.postpone(self.rows_of(places), answer)
+
+
+def _with_values(table: pa.Table, values: Sequence[dict[str, Any]]) -> pa.Table:
+    """The table with some values of each row replaced."""
+    for name in {name for row in values for name in row}:
+        place = table.schema.get_field_index(name)
+        field = table.schema.field(place)
+        given = pa.array([row.get(name) for row in values], field.type)
+        mask = pa.array([name in row for row in values], pa.bool_())
+        table = table.set_column(place, field, pc.if_else(mask, given, table[name].combine_chunks()))
+    return table
+
+
+def _groups(levels: Sequence[Sequence[int]], size: Callable[[], int]) -> Iterator[list[list[int]]]:
+    """The levels in order, cut into groups of so many rows; a group is a list of levels or of parts of them."""
+    group, room = list[list[int]](), size()
+    for level in levels:
+        start = 0
+        while start < len(level):
+            part = list(level[start : start + room])
+            group.append(part)
+            start, room = start + len(part), room - len(part)
+            if room == 0 or len(group) == _MAX_STEPS:
+                yield group
+                group, room = [], size()
+    if group:
+        yield group
+
+
+def _packed(circles: Sequence[Circle], size: Callable[[], int]) -> Iterator[list[Circle]]:
+    """The circles in groups of so many rows, at least one circle each."""
+    group, room = list[Circle](), size()
+    for circle in circles:
+        if group and len(circle.rows) > room:
+            yield group
+            group, room = [], size()
+        group.append(circle)
+        room -= len(circle.rows)
+    if group:
+        yield group

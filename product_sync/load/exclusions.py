@@ -1,0 +1,67 @@
+"""Names the row that keeps another row out of the target.
+
+A refused row is a defect of its document only if it would be refused in an empty table too. Otherwise another row is in
+the way, and what has to be done follows from how: it has to change first, to be inserted first, or to be deleted first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from product_sync.conversion.extended_json import cut
+from product_sync.load.result import Exclusion
+from product_sync.runtime import hints
+from product_sync.schema.obstacle import Obstacle, ObstacleKind
+
+
+def explain_exclusion(
+    row_id: str, obstacle: Obstacle | None, answer: str, waiting: Collection[str], in_source: Collection[str]
+) -> Exclusion:
+    """Say why a row cannot be written. ``answer`` is what was found out when it was tried; it says more than the
+    obstacle. ``waiting`` are the ids of all rows that cannot be written, ``in_source`` those that the source has."""
+    told = cut(row_id)
+    if answer or obstacle is None:
+        constraint = obstacle.constraint if obstacle else None
+        other = _other_row(obstacle) if obstacle else None
+        return Exclusion(row_id, other, constraint, f"{told} is kept out: {answer or 'another row was in its way'}")
+    message = f"{told} {_in_the_way(obstacle, waiting)}"
+    if obstacle.kind is ObstacleKind.HELD:
+        if obstacle.other in waiting:
+            message += " That one cannot be written either."
+        elif obstacle.other in in_source:
+            message += (
+                " Both products are in the source with it, or the other one cannot be copied: correct one of them."
+            )
+        else:
+            message += (
+                " The source does not have that one:"
+                f" `{hints.shell('product-sync', 'sync', '--extra', 'delete')}` deletes it."
+            )
+    return Exclusion(row_id, _other_row(obstacle), obstacle.constraint, message)
+
+
+def in_the_way_now(obstacle: Obstacle) -> Exclusion:
+    """What keeps a row out at this moment. It may make way in the next sync."""
+    message = f"{cut(obstacle.row)} {_in_the_way(obstacle)}"
+    return Exclusion(obstacle.row, _other_row(obstacle), obstacle.constraint, message)
+
+
+def _other_row(obstacle: Obstacle) -> str | None:
+    return None if obstacle.kind is ObstacleKind.NEEDED_ELSEWHERE else obstacle.other
+
+
+def _in_the_way(obstacle: Obstacle, waiting: Collection[str] = ()) -> str:
+    columns, other = ", ".join(obstacle.columns), cut(obstacle.other)
+    match obstacle.kind:
+        case ObstacleKind.NEEDED_ELSEWHERE:
+            message = f"refers by {columns} to {other} in {obstacle.table}, which has no such row"
+        case ObstacleKind.NEEDED:
+            message = f"refers by {columns} to the row {other}, which is not there"
+            message += " and cannot be written either" if obstacle.other in waiting else ""
+        case ObstacleKind.RIVAL:
+            message = f"is to have the same {columns} as {other}"
+        case ObstacleKind.REFERRING:
+            message = f"is referenced by the row {other}"
+        case ObstacleKind.HELD:
+            message = f"is to have the same {columns} as the row {other} has"
+    return f"{message} (constraint {obstacle.constraint})."

@@ -1,0 +1,65 @@
+"""Makes the values that a row holds for a moment, within one transaction, so that others can have its own.
+
+NULL is best where the column takes it: it excludes nobody and fits most other constraints. Elsewhere it is a value that
+nobody else has. It is never committed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from product_sync.schema.records import ColumnType, TypeName
+from product_sync.schema.row_schema import Layout, LayoutColumn
+
+#: How often a value is made anew where the one that was tried is taken.
+_TRIES = 3
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+_BITS = {TypeName.SMALLINT: 15, TypeName.INTEGER: 31, TypeName.BIGINT: 63, TypeName.REAL: 24, TypeName.DOUBLE: 53}
+#: Whole days, in microseconds, of the years 2200 to 9000.
+_DAY_US, _FIRST_DAY, _DAYS = 86_400_000_000, 84_006, 2_483_000
+
+
+def parking_places(layout: Layout, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Values to try one after the other, by column: each frees a constraint that looks at ``columns``.
+
+    Only columns that a sync updates can be used.
+    """
+    usable = [column for column in layout.compared if column.name in columns]
+    nullable = {column.name for column in layout.table.columns if column.nullable}
+    yield from ({column.name: None} for column in usable if column.name in nullable)
+    for column in sorted(usable, key=_room):
+        if column.type.name is not TypeName.BOOLEAN:
+            yield from ({column.name: _unlike_any_other(column.type)} for _ in range(_TRIES))
+
+
+def _room(column: LayoutColumn) -> int:
+    """Text first: it has room for values that nobody has."""
+    kind = column.type
+    if kind.name in (TypeName.TEXT, TypeName.VARCHAR):
+        return 0 if (kind.length or 1_000) >= 12 else 3
+    return 1 if kind.name in (TypeName.UUID, TypeName.BIGINT, TypeName.DOUBLE) else 2
+
+
+def _unlike_any_other(kind: ColumnType) -> Any:
+    """A random value in canonical form (`product_sync.schema.records`)."""
+    match kind.name:
+        case TypeName.TEXT | TypeName.VARCHAR:
+            length = min(kind.length or 32, 32)
+            return "".join(secrets.choice(_LETTERS) for _ in range(length))
+        case TypeName.UUID:
+            digits = secrets.token_hex(16)
+            return "-".join((digits[:8], digits[8:12], "4" + digits[13:16], "8" + digits[17:20], digits[20:]))
+        case TypeName.NUMERIC:
+            whole = (kind.precision - (kind.scale or 0)) if kind.precision is not None else 18
+            if whole > 0:
+                return str(secrets.randbelow(10 ** min(whole, 18)))
+            digits = f"{secrets.randbelow(10 ** (kind.scale or 1)):0{kind.scale or 1}}".rstrip("0")
+            return f"0.{digits}" if digits else "0"
+        case TypeName.TIMESTAMPTZ:
+            return (_FIRST_DAY + secrets.randbelow(_DAYS)) * _DAY_US
+        case TypeName.REAL | TypeName.DOUBLE:
+            return float(secrets.randbits(_BITS[kind.name]))
+        case _:
+            return secrets.randbits(_BITS[kind.name])

@@ -1,0 +1,63 @@
+"""Narrows a fresh diff to the rows of a plan that somebody has looked at.
+
+Between a dry run and its execution the events go on. A row is carried out only if both sides still hold what the
+plan shows: the same operation, the same new values, the same old ones. Without this "execute that plan" would mean
+"execute whatever differs by now", which nobody has read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from product_sync.compare import diff_rows
+from product_sync.compare.diff_file import diff_file
+from product_sync.compare.key_ranges import FileInput, by_key
+from product_sync.load.batching import count_rows
+from product_sync.schema.records import Op
+from product_sync.schema.row_schema import ID_TYPE, Layout
+
+
+def keep_planned(
+    layout: Layout, planned: Path, fresh: Path, out: Path, ops: Collection[Op], *, metadata: Mapping[str, str]
+) -> int:
+    """Write to ``out`` the rows of the diff ``fresh`` that the diff ``planned`` has too, in the order of a diff.
+
+    Returns how many planned rows of ``ops`` are not among them: they have changed since, on either side. Columns that
+    are never updated do not keep an update from being the same.
+    """
+    inputs = [FileInput(path, layout.diff_schema, "id") for path in (fresh, planned)]
+    with diff_file(out, layout, out.parent, metadata=metadata) as kept:
+        for now, before in by_key(inputs, out.parent):
+            for kind in _kinds(_as_planned(layout, now, before)):
+                kept.add(*kind)
+    return count_rows(planned, ops) - count_rows(out, ops)
+
+
+def _as_planned(layout: Layout, fresh: pa.Table, planned: pa.Table) -> pa.Table:
+    """The rows of ``fresh`` that are in ``planned`` too. An id has one row at most in each."""
+    places = pc.index_in(fresh["id"], value_set=planned["id"].combine_chunks())
+    is_known = pc.is_valid(places)
+    fresh, planned = fresh.filter(is_known), planned.take(places.drop_null())
+    same = pc.and_(pc.equal(fresh["op"], planned["op"]), diff_rows.same(fresh[ID_TYPE], planned[ID_TYPE]))
+    for side in (diff_rows.new_rows, diff_rows.old_rows):
+        now, before = side(fresh, layout), side(planned, layout)
+        all_same = diff_rows.same_values(now, before, layout.values)
+        compared_same = diff_rows.same_values(now, before, layout.compared)
+        same = pc.and_(same, pc.if_else(pc.equal(fresh["op"], Op.UPDATE), compared_same, all_same))
+    return fresh.filter(same)
+
+
+def _kinds(rows: pa.Table) -> Iterator[tuple[bool, Op, pa.Table]]:
+    """The rows by whether they were refused before, and by op; in each the ids rise."""
+    is_refused = rows["refused_before"].to_numpy()
+    ops = np.array(rows["op"].to_pylist(), object)
+    for refused in (False, True):
+        for op in Op:
+            chosen = rows.filter(pa.array((is_refused == refused) & (ops == op)))
+            if chosen.num_rows:
+                yield refused, op, chosen.take(pc.sort_indices(chosen["id"]))

@@ -1,0 +1,82 @@
+"""Reads the rows of a batch again, just before they are written.
+
+Events keep flowing while we compare. A source read before and a target read after an event would make us turn a
+newer row back; so what is written is what the source holds now, and only onto the target value that was seen
+(design section 5, "Never over a newer value").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from product_sync.compare import diff_rows
+from product_sync.schema.ports import Source, WriteBatch
+from product_sync.schema.records import Op, Reject
+from product_sync.schema.row_schema import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Rechecked:
+    """``batch`` is what is still to be written, ``conflicts`` counts the rows that somebody else has settled
+    meanwhile, ``skipped`` those that are no longer as planned, ``rejects`` are documents that have become impossible
+    to copy."""
+
+    batch: WriteBatch
+    conflicts: int
+    skipped: int
+    rejects: tuple[Reject, ...]
+
+
+def recheck(
+    rows: pa.Table, layout: Layout, source: Source, *, inserts_too: bool, only_as_planned: bool = False
+) -> Rechecked:
+    """Turn insert and update rows of the diff into a batch of values as they are now.
+
+    Update rows are always read again, insert rows if ``inserts_too``. A document that is gone, or that equals
+    what the target held, is a conflict: nothing is written for it. With ``only_as_planned`` nothing is written for
+    one that differs from the values in ``rows`` either.
+    """
+    inserts, updates = diff_rows.of_op(rows, Op.INSERT), diff_rows.of_op(rows, Op.UPDATE)
+    again = pa.concat_tables([updates, inserts]) if inserts_too else updates
+    fresh, rejects = _read_again(again, layout, source)
+    new = _now(fresh, layout, updates)
+    old = diff_rows.old_rows(updates, layout)
+    to_update = pc.and_(_exists(new, layout), pc.invert(diff_rows.same_values(new, old, layout.compared)))
+    inserted = _now(fresh, layout, inserts) if inserts_too else diff_rows.new_rows(inserts, layout)
+    to_insert = _exists(inserted, layout)
+    wanted = _true(to_update) + _true(to_insert)
+    if only_as_planned:
+        as_planned = diff_rows.same_values(new, diff_rows.new_rows(updates, layout), layout.compared)
+        to_update = pc.and_(to_update, as_planned)
+        as_planned = diff_rows.same_values(inserted, diff_rows.new_rows(inserts, layout), layout.values)
+        to_insert = pc.and_(to_insert, as_planned)
+    batch = WriteBatch(
+        inserts=inserted.filter(to_insert),
+        new=new.filter(to_update),
+        old=old.filter(to_update),
+        deletes=layout.target_schema.empty_table(),
+    )
+    return Rechecked(batch, rows.num_rows - wanted - len(rejects), wanted - batch.num_rows, rejects)
+
+
+def _true(marks: pa.ChunkedArray) -> int:
+    return int(pc.sum(marks, min_count=0).as_py())
+
+
+def _read_again(rows: pa.Table, layout: Layout, source: Source) -> tuple[pa.Table, tuple[Reject, ...]]:
+    if rows.num_rows == 0:
+        return layout.source_schema.empty_table(), ()
+    page = source.fetch(diff_rows.source_ids(rows))
+    return pa.Table.from_batches([page.rows], layout.source_schema), page.rejects
+
+
+def _now(fresh: pa.Table, layout: Layout, rows: pa.Table) -> pa.Table:
+    """The fresh values of ``rows`` in their order (``Layout.target_schema``); a row of nulls where there are none."""
+    return diff_rows.aligned(fresh, layout.key.name, diff_rows.ids(rows)).select(layout.target_schema.names)
+
+
+def _exists(rows: pa.Table, layout: Layout) -> pa.ChunkedArray:
+    return pc.is_valid(rows[layout.key.name])

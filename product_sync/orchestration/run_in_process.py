@@ -1,0 +1,254 @@
+"""Runs a job in this process and reads its answer from what it recorded.
+
+The command line and the UI run the same job, and what they report comes from the same events: a number that is in the
+answer is also in the run's history.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import dagster as dg
+
+from product_sync.errors import (
+    ChecksFailed,
+    ConfigurationError,
+    LoadStopped,
+    SyncCancelled,
+)
+from product_sync.load.result import LoadResult
+from product_sync.orchestration import names
+from product_sync.orchestration.build import build_definitions
+from product_sync.orchestration.dead_runs import process_tags, reap_dead_runs
+from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
+from product_sync.orchestration.resources import Listener
+from product_sync.orchestration.schedules import check_schedule
+from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
+from product_sync.pipeline.lock_wait import wait_until_lock_is_free
+from product_sync.pipeline.sync_run import lock_holder
+from product_sync.results import ExclusionReport, PredictedCheck, SyncReport, ValidationReport
+from product_sync.runtime import hints
+from product_sync.settings import ReportSettings, SyncSettings, TargetAddress, mapping_path
+
+_READ = {
+    dg.DagsterEventType.ASSET_MATERIALIZATION,
+    dg.DagsterEventType.ASSET_OBSERVATION,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+}
+#: What a load counts as it goes.
+_DONE = (
+    "inserted", "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "batches",
+    "failed_batches",
+)  # fmt: skip
+#: Checks that fail because of single products, which the drift report shows.
+_ABOUT_DIFFERENCES = {names.CHANGE_IS_PLAUSIBLE, names.EVERY_BATCH_LOADED, names.TARGET_MATCHES_SOURCE}
+#: What the check of the quarantine counts beside the reasons.
+_NOT_REASONS = frozenset({"quarantined", "source_count"})
+_QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
+
+
+def run_sync(
+    instance: dg.DagsterInstance,
+    run_id: str,
+    switches: Mapping[str, Any],
+    report: SyncReport,
+    listener: Listener,
+) -> None:
+    """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
+    check_schedule(os.environ)
+    target, mapping = TargetAddress.from_environment(os.environ), mapping_path(os.environ, switches.get("mapping"))
+    holder = lock_holder(target, mapping, listener.head_start)
+    reap_dead_runs(instance, lock_is_free=lambda: holder is None)
+    if holder is not None and not report.dry_run:
+        wait_s = SyncSettings.resolve(os.environ, switches).lock_wait_s
+        wait_until_lock_is_free(target, mapping, wait_s, listener.on_progress, listener.head_start)
+        # What was read while the other sync was writing is out of date.
+        listener = listener.without_head_start()
+    config = {**{name: value for name, value in switches.items() if value is not None}, "loggers": _QUIET}
+    report.run_id = run_id
+    try:
+        _execute(instance, names.SYNC_JOB, config, run_id, listener)
+    finally:
+        # First, because the run's record may not be readable: its disk may be full, its server gone.
+        _tell_load(report, listener.loads)
+        recorded = _Recorded(instance, run_id)
+        for item in fields(report):
+            if (value := recorded.number(item.name)) is not None:
+                setattr(report, item.name, value)
+        report.duration_s = recorded.duration_s
+        report.quarantined_by_reason = recorded.by_name("quarantined_by_reason")
+        report.drift_report = recorded.drift_report
+        report.plan_id = recorded.text("plan_id") or report.plan_id
+        report.first_differences = recorded.lines("first_differences", DIFFERENCE)
+        report.first_quarantined = recorded.lines("quarantine_entries", ENTRY)
+        if report.dry_run:
+            recorded.tell_prediction(report)
+        if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
+            report.valid = matches.passed
+            report.in_flight = _plain(matches)["in_flight"]
+        if report.excluded is not None:
+            report.exclusions = [ExclusionReport(**found) for found in recorded.records("exclusions")]
+    if stopped := recorded.text("stopped"):
+        raise LoadStopped(stopped)
+    recorded.raise_for_checks()
+
+
+def run_validation(
+    instance: dg.DagsterInstance,
+    run_id: str,
+    switches: Mapping[str, Any],
+    report: ValidationReport,
+    listener: Listener,
+) -> None:
+    """Run the job of checks only and fill ``report``. Raises what ended the run early."""
+    settings = {name: value for name, value in switches.items() if value is not None}
+    config = {"resources": {"sync": {"config": settings}}, "loggers": _QUIET}
+    try:
+        _execute(instance, names.VALIDATE_JOB, config, run_id, listener)
+    finally:
+        recorded = _Recorded(instance, run_id)
+        if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
+            found = _plain(matches)
+            report.valid = matches.passed
+            report.source_count, report.target_count = found["source_count"], found["target_count"]
+            report.missing_in_target, report.changed = found["missing"], found["changed"]
+            report.extra_in_target, report.quarantined = found["extra"], found["quarantined"]
+            report.missing_ids, report.changed_ids = found["missing_ids"], found["changed_ids"]
+            report.extra_ids = found["extra_ids"]
+        if budget := recorded.check(names.QUARANTINE_WITHIN_BUDGET):
+            by_reason = {name: count for name, count in _plain(budget).items() if name not in _NOT_REASONS}
+            report.quarantined_by_reason = {name: count for name, count in by_reason.items() if count}
+    recorded.raise_for_checks()
+
+
+def _execute(
+    instance: dg.DagsterInstance,
+    job_name: str,
+    config: Mapping[str, Any],
+    run_id: str,
+    listener: Listener,
+) -> None:
+    job = build_definitions(listener=listener).resolve_job_def(job_name)
+    try:
+        job.execute_in_process(instance=instance, run_id=run_id, run_config=dict(config), tags=process_tags())
+    except dg.DagsterInvalidConfigError as error:
+        raise ConfigurationError(str(error)) from error
+    except INTERRUPTS as error:
+        if run := instance.get_run_by_id(run_id):
+            instance.report_run_canceled(run)
+        raise SyncCancelled("Cancelled; the batch under way was rolled back.", hint="Run it again to go on.") from error
+    except StepFailed as failure:
+        if not isinstance(failure, CheckFailed):
+            raise failure.error from None
+
+
+def _tell_load(report: SyncReport, loads: Sequence[LoadResult]) -> None:
+    """Fill in what a load has done, from the process's own memory. How many batches were not attempted stays unknown:
+    the record of a load that came to its end says it."""
+    for result in loads:
+        for name in _DONE:
+            setattr(report, name, getattr(result, name))
+
+
+def _plain(check: dg.AssetCheckEvaluation) -> dict[str, Any]:
+    return {name: value.value for name, value in check.metadata.items()}
+
+
+class _Recorded:
+    """What a run left in the event log: the metadata of its steps, the evaluations of its checks."""
+
+    def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
+        self._run_id = run_id
+        self._record = instance.get_run_record_by_id(run_id)
+        self._metadata: dict[str, dg.MetadataValue[Any]] = {}
+        self._checks: dict[str, dg.AssetCheckEvaluation] = {}
+        self.drift_report: str | None = None
+        for entry in instance.all_logs(run_id, of_type=_READ):
+            event = entry.dagster_event
+            if event is None:
+                continue
+            if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+                self._checks[event.asset_check_evaluation_data.check_name] = event.asset_check_evaluation_data
+            elif event.asset_key == dg.AssetKey(names.DRIFT_REPORT):
+                self.drift_report = str(event.step_materialization_data.materialization.metadata["report"].value)
+            elif event.asset_key not in names.OUR_ASSETS:
+                continue  # the report and the proof repeat counts of other moments under the same names
+            elif event.event_type is dg.DagsterEventType.ASSET_OBSERVATION:
+                self._metadata.update(event.asset_observation_data.asset_observation.metadata)
+            else:
+                self._metadata.update(event.step_materialization_data.materialization.metadata)
+
+    @property
+    def duration_s(self) -> float | None:
+        if self._record is None or not self._record.start_time or not self._record.end_time:
+            return None
+        return round(self._record.end_time - self._record.start_time, 3)
+
+    @property
+    def failed_checks(self) -> list[dg.AssetCheckEvaluation]:
+        return [
+            check for check in self._checks.values()
+            if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
+        ]  # fmt: skip
+
+    def number(self, name: str) -> int | float | None:
+        value = self._metadata[name].value if name in self._metadata else None
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def text(self, name: str) -> str:
+        value = self._metadata[name].value if name in self._metadata else None
+        return value if isinstance(value, str) else ""
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        value = self._metadata.get(name)
+        return list(value.value) if isinstance(value, dg.JsonMetadataValue) and isinstance(value.value, list) else []
+
+    def lines(self, name: str, keys: Sequence[str]) -> list[dict[str, str]]:
+        """Records that are kept as JSON, as text. The keys are given, because a storage may sort them."""
+        value = self._metadata.get(name)
+        found = value.value if isinstance(value, dg.JsonMetadataValue) else None
+        return [{key: text(line[key]) for key in keys} for line in found] if isinstance(found, list) else []
+
+    def by_name(self, name: str) -> dict[str, int] | None:
+        """Counts that are kept as a table of ``name`` and ``rows``."""
+        value = self._metadata.get(name)
+        if not isinstance(value, dg.TableMetadataValue):
+            return None
+        return {str(record.data["name"]): int(record.data["rows"] or 0) for record in value.records}
+
+    def tell_prediction(self, report: SyncReport) -> None:
+        """Fill in what a dry run says of the sync; where a check stopped the dry run, only the checks up to it."""
+        value = self._metadata.get("predicted_checks")
+        if isinstance(value, dg.JsonMetadataValue) and isinstance(value.value, list):
+            report.predicted_checks = [PredictedCheck(**record) for record in value.value]
+            lacking = self.text("privileges")
+            report.lacking = lacking.split(", ") if lacking != "sufficient" else []
+            report.prediction = self.text("prediction")
+            report.no_estimate_because = self.text("estimate") if report.estimated_s is None else None
+        elif self._checks:
+            report.predicted_checks = [
+                PredictedCheck(check.check_name, check.passed, check.severity.value, check.description or "")
+                for check in self._checks.values()
+            ]
+        if report.predicted_checks is not None:
+            failed = any(check.would_fail for check in report.predicted_checks)
+            report.would_pass = not failed if failed or report.lacking is not None else None
+
+    def check(self, name: str) -> dg.AssetCheckEvaluation | None:
+        return self._checks.get(name)
+
+    def raise_for_checks(self) -> None:
+        if failed := self.failed_checks:
+            said = " ".join(f"{check.check_name}: {check.description}" for check in failed)
+            raise ChecksFailed(said, hint=self._where_to_look({check.check_name for check in failed}))
+
+    def _where_to_look(self, failed: set[str]) -> str:
+        """What shows more than the sentence of the check: the run's page, if somebody serves the UI and the run came to
+        compare anything; else the drift report, or the quarantine."""
+        ui_url = ReportSettings.from_environment(os.environ).ui_url
+        if ui_url and names.SOURCE_LOOKS_COMPLETE not in failed:
+            return f"The first differences are on the run's page: {ui_url}/runs/{self._run_id}"
+        if self.drift_report and failed & _ABOUT_DIFFERENCES:
+            return f"The drift report shows what differs: {self.drift_report}"
+        return hints.shell("product-sync", "quarantine") if names.QUARANTINE_WITHIN_BUDGET in failed else ""

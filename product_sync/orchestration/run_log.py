@@ -1,0 +1,138 @@
+"""The sentences of a run's log: one line for each step, with all counts, zeros included.
+
+A line in the event log costs 5 to 9 ms, so a run has about a dozen of them. The UI and `dagster job execute` show the
+same lines. Everything here is a function of plain values.
+"""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
+from product_sync.load.result import LoadResult
+from product_sync.orchestration import names
+from product_sync.pipeline.sync_run import Found, Preview
+from product_sync.schema.records import Reason
+from product_sync.settings import SyncSettings
+from product_sync.verify.checks import Severity, Verdict
+
+DRY_RUN = "Dry run: nothing is written."
+
+
+def opening(run: dg.DagsterRun, settings: SyncSettings, sides: str) -> str:
+    """The first line: what kind of run this is, and of which two sides."""
+    if settings.dry_run:
+        kind = DRY_RUN
+    elif run.job_name == names.VALIDATE_JOB:
+        kind = "Validation: nothing is written."
+    else:
+        kind = f"Sync in {_pace(settings)}; extra rows: {settings.extra}."
+    plan = f" Plan {settings.plan}." if settings.plan else ""
+    return f"{kind} {sides}.{plan} Run {run.run_id}."
+
+
+def _pace(settings: SyncSettings) -> str:
+    rows = _count(settings.batch_size, "row")
+    if settings.pacing == "adaptive":
+        return f"batches of adaptive size, the first of {rows}"
+    return f"batches of {rows}, {settings.batch_delay_ms} ms apart"
+
+
+def source_read(snapshot: SourceSnapshot) -> str:
+    return (
+        f"Source: {_count(snapshot.documents, 'document')} read in {_seconds(snapshot.duration_s)},"
+        f" {snapshot.rejected:,} of them cannot be copied{_by(snapshot.rejects)}."
+    )
+
+
+def target_read(snapshot: TargetSnapshot) -> str:
+    return f"Target: {_count(snapshot.rows, 'row')} read in {_seconds(snapshot.duration_s)}."
+
+
+def differences(found: Found) -> str:
+    counts = found.counts
+    columns = {name: count for name, count in found.changed_columns.items() if count}
+    return (
+        f"Differences: {counts.missing:,} missing, {counts.changed:,} changed{_by(columns)},"
+        f" {counts.extra:,} extra, {counts.quarantined:,} quarantined"
+        f" ({counts.refused:,} of them refused by the database before)."
+    )
+
+
+def loaded(result: LoadResult) -> str:
+    return (
+        f"Load: {_written(result)}; {_batches(result)}, {result.not_attempted_batches:,} not attempted,"
+        f" {result.retries:,} retries; {_seconds(result.duration_s)}."
+    )
+
+
+def quarantined(count: int, by_reason: Mapping[Reason, int]) -> str:
+    return f"Quarantine: {_count(count, 'document')}{_by(by_reason)}."
+
+
+def dry_run(preview: Preview) -> str:
+    """What a sync would do now, and which checks it would fail."""
+    counts, estimate = preview.counts, preview.estimate
+    seconds = "" if estimate.seconds is None else f" in about {_seconds(estimate.seconds)}"
+    because = f" No estimate: {estimate.because}" if estimate.because else ""
+    lacking = f" The role lacks {preview.lacking}." if preview.lacking else ""
+    return (
+        f"Dry run: nothing was written. {preview.prediction.sentence} To do: {counts.missing:,} to insert,"
+        f" {counts.changed:,} to update, {counts.extra:,} extra, {counts.quarantined:,} in quarantine;"
+        f" {_count(estimate.batches, 'batch', 'batches')}{seconds}.{because}{lacking} Plan {preview.plan_id}."
+    )
+
+
+def compared(matches: Verdict) -> str:
+    """What the comparison after the load found, or that of a validation: the counts of target_matches_source."""
+    counts = matches.numbers
+    differing = ", ".join(
+        f"{counts[name]:,} {name.replace('_', ' ')}"
+        for name in ("missing", "changed", "extra", "quarantined", "in_flight")
+    )
+    return f"Result: {counts['source_count']:,} documents, {counts['target_count']:,} rows; {differing}."
+
+
+def verdict(verdict: Verdict) -> str:
+    word = "passed" if verdict.passed else "failed" if verdict.severity is Severity.ERROR else "warning"
+    return f"Check {verdict.check}: {word}. {verdict.description}"
+
+
+def report(link: str) -> str:
+    return f"Drift report: {link}"
+
+
+def interrupted(result: LoadResult | None) -> str:
+    """``result`` is what the load of this run has done so far, ``None`` where none had begun."""
+    if result is None:
+        return "The run was interrupted. Nothing was written. Run it again."
+    return f"The run was interrupted, and the batch under way rolled back. {unfinished(result)} Run it again to go on."
+
+
+def unfinished(result: LoadResult) -> str:
+    return f"Written until then, and kept: {_written(result)}; {_batches(result)}."
+
+
+def _written(result: LoadResult) -> str:
+    return (
+        f"{result.inserted:,} inserted, {result.updated:,} updated, {result.deleted:,} deleted,"
+        f" {result.conflicts:,} conflicts, {result.taken_back:,} taken back, {result.kept_referenced:,} kept because"
+        f" they are referenced, {result.skipped_since_plan:,} skipped since the plan"
+        + (f", {result.excluded:,} kept out by other rows" if result.excluded else "")
+    )
+
+
+def _batches(result: LoadResult) -> str:
+    return f"{_count(result.batches, 'batch', 'batches')}, {result.failed_batches:,} failed"
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def _by(counts: Mapping[Reason, int] | Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{name} {count:,}' for name, count in sorted(counts.items()))})" if counts else ""
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s"

@@ -1,0 +1,109 @@
+"""What a step may build on: the files of its own run, else the newest ones of the same source, target and mapping.
+
+Any asset can be materialised by itself, so a load may meet a diff of another day, and a diff a snapshot that a check
+has refused. Here is decided what is still to be trusted; without it, pressing one button would write what the checks
+of an earlier run had stopped (design section 5, "The load never trusts an old plan").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from product_sync.compare.diff import DiffCounts
+from product_sync.errors import ChecksFailed, StalePlan
+from product_sync.settings import OLDEST_PLAN_S
+from product_sync.state import store
+from product_sync.state.files import TAKEN_AT, read_metadata
+from product_sync.state.store import RunFiles, StateFolder
+from product_sync.verify.checks import Verdict
+
+#: A diff older than this is refused (design section 5).
+OLDEST_PLAN = timedelta(seconds=OLDEST_PLAN_S)
+#: By how much the clocks of two machines may differ.
+CLOCKS_DIFFER = timedelta(minutes=5)
+#: Metadata of a diff: the run whose source snapshot it was made from.
+SOURCE_RUN = "source_run"
+
+_MADE_BY = {
+    store.SOURCE_COUNT: "mongo_product_snapshot",
+    store.TARGET_ROWS: "postgres_cart_snapshot",
+    store.DIFF_COUNTS: "product_diff",
+    store.LOAD_RESULT: "product_load",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A diff that may be loaded, with what it was made from. ``skipped`` rows of the plan that a run executes are no
+    longer as planned, and not in it."""
+
+    path: Path
+    counts: DiffCounts
+    source: RunFiles
+    source_taken_at: datetime
+    skipped: int = 0
+
+
+def newest(folder: StateFolder, own: RunFiles, name: str) -> RunFiles:
+    """The run whose file ``name`` is to be used: this one, else the newest. Raises `StalePlan` if there is none.
+
+    ``name`` is the file that its step writes last, so that the others are there too.
+    """
+    if own.has(name):
+        return own
+    if found := folder.newest(name):
+        return found
+    raise StalePlan(
+        f"{_MADE_BY[name]} has not been materialised for this source, target and mapping yet.",
+        hint=f"Materialise {_MADE_BY[name]} first.",
+    )
+
+
+def newest_plan(folder: StateFolder, own: RunFiles, now: datetime) -> Plan:
+    """The newest diff, this run's first. Raises `StalePlan` if there is none or it is older than `OLDEST_PLAN`."""
+    run = newest(folder, own, store.DIFF_COUNTS)
+    path = run.path(store.DIFF)
+    age = age_of(path, now)
+    if age > OLDEST_PLAN:
+        raise StalePlan(
+            f"The diff of run {run.run_id} is {age.total_seconds() / 60:.0f} minutes old; loads trust"
+            f" {OLDEST_PLAN.total_seconds() / 60:.0f}.",
+            hint="Materialise both snapshots and product_diff again.",
+        )
+    source = folder.run(read_metadata(path)[SOURCE_RUN])
+    if not source.has(store.SOURCE_COUNT):
+        raise StalePlan(
+            f"The source snapshot of run {source.run_id}, which the diff was made from, is no longer there.",
+            hint="Materialise both snapshots and product_diff again.",
+        )
+    return Plan(path, counts_of(run), source, taken_at(source.path(store.SOURCE_ROWS)))
+
+
+def counts_of(run: RunFiles) -> DiffCounts:
+    """The counts of the diff of ``run``."""
+    return DiffCounts(**run.read_json(store.DIFF_COUNTS) or {})
+
+
+def taken_at(path: Path) -> datetime:
+    """When the reading began that the file was made from."""
+    return datetime.fromisoformat(read_metadata(path)[TAKEN_AT])
+
+
+def age_of(path: Path, now: datetime) -> timedelta:
+    """How long ago the reading began that the file was made from. Raises `StalePlan` for one that is still to come: a
+    wrong clock would make it fresh for years."""
+    age = now - taken_at(path)
+    if age < -CLOCKS_DIFFER:
+        raise StalePlan(
+            f"The diff in {path} was read {-age.total_seconds() / 60:.0f} minutes from now, by this machine's clock.",
+            hint="Look at the clock, then start the whole job again.",
+        )
+    return age
+
+
+def require(verdict: Verdict) -> None:
+    """Raise `ChecksFailed` if the verdict did not pass. In a run of the whole pipeline the checks have come first."""
+    if not verdict.passed:
+        raise ChecksFailed(f"{verdict.check}: {verdict.description}")

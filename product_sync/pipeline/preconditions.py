@@ -1,0 +1,88 @@
+"""What must hold before a sync may begin. A sync refuses what is found here, and `doctor` reports it, by the same code.
+
+The checks of the two servers are in the adapters, where the reader and the writer call them too
+(`adapters.mongodb.collection`, `adapters.postgres.requirements`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from product_sync.errors import AccessDenied, ProductSyncError
+from product_sync.notify.channels import require_channels
+from product_sync.pipeline.local_storage import require_local_storage
+from product_sync.runtime import hints
+from product_sync.schema.mapping import load_mapping
+from product_sync.schema.records import TargetTable
+from product_sync.settings import (
+    MAPPING,
+    Environment,
+    PageSettings,
+    ReportSettings,
+    ScheduleSettings,
+    SourceAddress,
+    SyncSettings,
+    TargetAddress,
+    mapping_path,
+)
+from product_sync.sources.mongodb import check_address
+from product_sync.targets.postgres.connection import without_credentials
+from product_sync.targets.postgres.health import TargetHealth
+
+#: Raises `ProductSyncError` for a setting that cannot be used.
+Check = Callable[[Environment], object]
+
+#: Checks that ask no server. Each stands for itself, so that one mistake does not hide another.
+CHECKS: tuple[Check, ...] = (
+    lambda env: _check_source_address(SourceAddress.from_environment(env)),
+    lambda env: without_credentials(TargetAddress.from_environment(env).url),
+    lambda env: load_mapping(mapping_path(env)),
+    ScheduleSettings.from_environment,
+    require_local_storage,
+    PageSettings.from_environment,
+    ReportSettings.from_environment,
+)
+
+
+def require_settings(env: Environment, overrides: Mapping[str, Any], *more: Check) -> None:
+    """Raise the first of `problems`, or what is wrong with a channel that is to hear of the run."""
+    for problem in problems(env, overrides, *more):
+        raise problem
+    require_channels(env)
+
+
+def _check_source_address(address: SourceAddress) -> None:
+    check_address(address.url, user=address.user, password=address.password)
+
+
+def problems(env: Environment, overrides: Mapping[str, Any], *more: Check) -> Iterator[ProductSyncError]:
+    """What is wrong with the settings of a run that is started with ``overrides``; ``more`` are checks that this layer
+    cannot make. What two checks find is said once."""
+    if mapping := overrides.get("mapping"):
+        env = {**env, MAPPING: str(mapping)}
+    said = set[str]()
+    for check in (lambda env: SyncSettings.resolve(env, overrides), *CHECKS, *more):
+        try:
+            check(env)
+        except ProductSyncError as error:
+            if str(error) not in said:
+                said.add(str(error))
+                yield error
+
+
+def denied(target: TargetHealth, table: TargetTable, needed: Sequence[str]) -> AccessDenied | None:
+    """The error for privileges that are needed (``INSERT`` …) and that the role does not have, with their GRANT."""
+    held = target.privileges
+    missing = [name for name in needed if not getattr(held, name.lower())]
+    if not missing:
+        return None
+    told = [right for right in held.lacking if right.startswith(("USAGE", *missing))]
+    told += [name for name in missing if not any(right.startswith((name, "USAGE")) for right in told)]
+    role = target.server.role
+    grants = [hints.sql(f"GRANT {', '.join(missing)} ON {{}} TO {{}}", (table.schema, table.name), role)]
+    if any(right.startswith("USAGE") for right in told):
+        grants.insert(0, hints.sql("GRANT USAGE ON SCHEMA {} TO {}", table.schema, role))
+    return AccessDenied(
+        f"The role {role!r} lacks privileges on {table.qualified_name}: {'; '.join(told)}.", hint=" ".join(grants)
+    )

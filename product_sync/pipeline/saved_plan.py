@@ -1,0 +1,113 @@
+"""Plan and apply: a dry run keeps its diff as a plan, and a later run executes that plan and nothing else.
+
+The plan is the diff file itself, kept apart from the files of runs under the id of the run that made it. The run that
+executes it reads both sides afresh, which tells three things: whether the drift is still about the one that somebody
+has looked at, which rows still are as planned, and in the end whether the target matches the source.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from product_sync.compare.diff import DiffCounts
+from product_sync.errors import ConfigurationError, StalePlan
+from product_sync.load.planned_rows import keep_planned
+from product_sync.pipeline import pending_diff
+from product_sync.pipeline.pending_diff import Plan
+from product_sync.runtime import hints
+from product_sync.schema.records import Op
+from product_sync.schema.row_schema import Layout
+from product_sync.settings import SyncSettings
+from product_sync.state import store
+from product_sync.state.files import read_metadata
+from product_sync.state.store import RunFiles, StateFolder
+
+_MAKE_ANOTHER = f"Make a new plan: `{hints.shell('product-sync', 'sync', '--dry-run')}`."
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovedPlan:
+    """A plan that may be executed now."""
+
+    plan_id: str
+    path: Path
+    counts: DiffCounts
+
+
+def keep(folder: StateFolder, made: Plan, extra: str) -> str:
+    """Keep the diff of ``made`` as a plan; returns its id, that of the run whose diff it is."""
+    run = RunFiles(made.path.parent)
+    kept = folder.plan(run.run_id)
+    kept.folder.mkdir(parents=True, exist_ok=True)
+    for name in (store.DIFF, store.DIFF_COUNTS):
+        shutil.copy(run.path(name), kept.path(name))
+    kept.write_json(store.PLAN, {"extra": extra})
+    return run.run_id
+
+
+def approved_plan(folder: StateFolder, settings: SyncSettings, now: datetime) -> ApprovedPlan:
+    """The plan that ``settings`` name. Raises `StalePlan` if it is too old, not there, or of other databases, and
+    `ConfigurationError` if it was made with another ``extra``."""
+    plan_id = settings.plan or ""
+    kept = folder.plan(plan_id)
+    content = kept.read_json(store.PLAN)
+    if content is None:
+        raise _not_there(folder, plan_id)
+    if content["extra"] != settings.extra:
+        raise ConfigurationError(
+            f"Plan {plan_id} was made with extra={content['extra']}, and is to be executed with {settings.extra}.",
+            hint=hints.shell("product-sync", "sync", "--plan", plan_id, "--extra", content["extra"]),
+        )
+    path, oldest = kept.path(store.DIFF), timedelta(seconds=settings.max_plan_age_s)
+    if (age := pending_diff.age_of(path, now)) > oldest:
+        raise StalePlan(
+            f"Plan {plan_id} is {age.total_seconds() / 60:.0f} minutes old;"
+            f" max_plan_age_s allows {oldest.total_seconds() / 60:.0f}.",
+            hint=_MAKE_ANOTHER,
+        )
+    return ApprovedPlan(plan_id, path, pending_diff.counts_of(kept))
+
+
+def _not_there(folder: StateFolder, plan_id: str) -> StalePlan:
+    if store.has_plan(folder.root, plan_id):
+        return StalePlan(
+            f"Plan {plan_id} was made for another source, target, mapping or table definition.",
+            hint=f"Look at the two URLs and PRODUCT_SYNC_MAPPING. {_MAKE_ANOTHER}",
+        )
+    return StalePlan(
+        f"There is no plan {plan_id} in the state folder {folder.root}: plans are kept for a day.",
+        hint=f"Look at PRODUCT_SYNC_STATE. {_MAKE_ANOTHER}",
+    )
+
+
+def only_approved(
+    approved: ApprovedPlan, fresh: Plan, own: RunFiles, layout: Layout, ops: Collection[Op], max_growth: float
+) -> Plan:
+    """What of ``approved`` is still as planned, by the reading ``fresh`` that this run has just made.
+
+    Raises `StalePlan` if this run has not read both sides itself, or found more than ``max_growth`` (a share of the
+    planned rows) on top of what was planned.
+    """
+    if not all(own.has(name) for name in (store.SOURCE_COUNT, store.TARGET_ROWS, store.DIFF_COUNTS)):
+        raise StalePlan(
+            "A plan is executed only by a run that has read both sides itself.",
+            hint="Start the job product_sync, or materialise all assets, with the same settings.",
+        )
+    was, now = _drift(approved.counts, ops), _drift(fresh.counts, ops)
+    if now > was * (1 + max_growth):
+        raise StalePlan(
+            f"Plan {approved.plan_id} has {was} differences, and now there are {now}:"
+            f" more than max_drift_growth ({max_growth:.0%}) allows.",
+            hint=_MAKE_ANOTHER,
+        )
+    out = own.path(store.APPROVED_DIFF)
+    skipped = keep_planned(layout, approved.path, fresh.path, out, ops, metadata=read_metadata(fresh.path))
+    return replace(fresh, path=out, skipped=skipped)
+
+
+def _drift(counts: DiffCounts, ops: Collection[Op]) -> int:
+    return counts.missing + counts.changed + (counts.extra if Op.EXTRA in ops else 0)

@@ -1,0 +1,580 @@
+"""One run's view of the world: the settings, the layout, the files, the two databases; and the steps on them.
+
+It joins the core with the adapters and knows no orchestrator. Connections are opened for a step and closed when it
+ends, however it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from product_sync.compare import quarantine
+from product_sync.compare.both_sides import BothFiles, snapshot_both
+from product_sync.compare.diff import DiffCounts, Difference, changed_columns, diff, first_differences
+from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
+from product_sync.errors import AccessDenied, ConfigurationError, NotAttempted
+from product_sync.load.deletion import DeletionFacts, obstacle
+from product_sync.load.estimate import Estimate, estimate, not_probed
+from product_sync.load.loader import WRITES, LoadPolicy, load
+from product_sync.load.pacing import Pacing
+from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
+from product_sync.pipeline import pending_diff, saved_plan
+from product_sync.pipeline.pacing import flush_within_s, pacing_of_load, pacing_without_pressure
+from product_sync.pipeline.pending_diff import Plan
+from product_sync.pipeline.preconditions import denied
+from product_sync.pipeline.sides import note_sides, sides_key
+from product_sync.runtime.backoff import RetryPolicy
+from product_sync.runtime.clock import SYSTEM_TIMING, Timing
+from product_sync.runtime.progress import OnProgress, Progress, waiting
+from product_sync.schema.mapping import load_mapping
+from product_sync.schema.records import Op, Reason, SourceId
+from product_sync.schema.row_schema import Layout, bind
+from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
+from product_sync.sources import mongodb
+from product_sync.state import store
+from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT, row_count
+from product_sync.state.storage_errors import names_storage
+from product_sync.state.store import RunFiles, StateFolder
+from product_sync.targets.postgres import lock
+from product_sync.targets.postgres.connection import without_credentials
+from product_sync.targets.postgres.health import Privileges, TargetHealth, health
+from product_sync.targets.postgres.reader import PostgresReader
+from product_sync.targets.postgres.reflection import reflect
+from product_sync.targets.postgres.writer import PostgresWriter
+from product_sync.verify import checks
+from product_sync.verify.checks import Verdict
+from product_sync.verify.prediction import Prediction, predict
+
+if TYPE_CHECKING:
+    from product_sync.pipeline.head_start import HeadStart
+    from product_sync.schema.ports import Source, TargetReader
+
+OnLoad = Callable[[LoadResult], None]
+
+
+def _unheard(_result: LoadResult) -> None:
+    """Nobody needs the counts before the load ends."""
+
+
+#: How many rows of each kind people are shown.
+SHOWN = 10
+#: What a run does while a lock is held by others, or the target is silent.
+WAIT_STAGE = "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the diff found, for people."""
+
+    counts: DiffCounts
+    changed_columns: Mapping[str, int]
+    first: list[Difference]
+    duration_s: float
+
+    @property
+    def rows_per_second(self) -> float:
+        rows = self.counts.source_count + self.counts.target_count
+        return rows / self.duration_s if self.duration_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a load would do. ``estimate.seconds`` is measured, or ``None`` with the reason why not; ``lacking`` names
+    the privileges that the load would need and the role has not; ``plan_id`` is what the diff is kept as;
+    ``prediction`` says which checks a sync would fail."""
+
+    counts: DiffCounts
+    estimate: Estimate
+    first: list[Difference]
+    rejects_by_reason: Mapping[Reason, int]
+    lacking: str
+    plan_id: str
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many products each side has now, counted and not estimated."""
+
+    source: int
+    target: int
+    state_key: str
+
+
+@dataclass(frozen=True)
+class Session:
+    """Made by `open_session`, one for each step of a run. ``is_reexecution`` says that some steps may be left out,
+    because an earlier run has executed them."""
+
+    source_address: SourceAddress
+    target_address: TargetAddress
+    settings: SyncSettings
+    layout: Layout
+    folder: StateFolder
+    files: RunFiles
+    on_progress: OnProgress
+    timing: Timing
+    head_start: HeadStart | None = None
+    on_load: OnLoad = _unheard
+    is_reexecution: bool = False
+
+    # Gather.
+
+    @names_storage
+    def snapshot_source(self) -> SourceSnapshot:
+        """Read every document of the source into this run's files. Raises `StalePlan` if that would be in vain."""
+        if self.settings.plan:
+            saved_plan.approved_plan(self.folder, self.settings, self.timing.now())
+        read_ahead = self.read_ahead(store.SOURCE_ROWS)
+        snapshot = read_ahead if isinstance(read_ahead, SourceSnapshot) else self._read_source()
+        self.files.write_json(store.SOURCE_COUNT, {"documents": snapshot.documents})
+        return snapshot
+
+    @names_storage
+    def snapshot_target(self, name: str = store.TARGET_ROWS) -> TargetSnapshot:
+        """Read every row of the target into this run's file ``name``."""
+        read_ahead = self.read_ahead(name)
+        return read_ahead if isinstance(read_ahead, TargetSnapshot) else self._read_target(name)
+
+    @names_storage
+    def snapshot_both(self, target_file: str) -> tuple[SourceSnapshot, TargetSnapshot]:
+        """Read both sides at once into this run's files, the target into ``target_file``."""
+        with self.source() as source:
+            return snapshot_both(
+                source,
+                self.reader,
+                self.layout,
+                self._both_files(self.files, self.files.path(target_file)),
+                metadata=self.metadata,
+                timing=self.timing,
+                on_progress=self.on_progress,
+            )
+
+    def unpaired(self, source: RunFiles, target_rows: Path) -> tuple[Path, Path] | None:
+        """What these snapshots have not in common, if `snapshot_both` of this run has read them both."""
+        return self._both_files(source, target_rows).found_unpaired()
+
+    def _both_files(self, source: RunFiles, target_rows: Path) -> BothFiles:
+        first, second = (self.files.path(name) for name in store.UNPAIRED_ROWS)
+        return BothFiles(source.path(store.SOURCE_ROWS), source.path(store.REJECTS), target_rows, (first, second))
+
+    def read_ahead(self, name: str) -> SourceSnapshot | TargetSnapshot | None:
+        """What the head start has read into this run's file ``name``, once; ``None`` if that does not come."""
+        return self.head_start.snapshot(self.files.path(name), self.on_progress) if self.head_start else None
+
+    def _read_source(self) -> SourceSnapshot:
+        with self.source() as source:
+            return snapshot_source(
+                source,
+                self.layout,
+                self.files.path(store.SOURCE_ROWS),
+                self.files.path(store.REJECTS),
+                metadata=self.metadata,
+                timing=self.timing,
+                on_progress=self.on_progress,
+            )
+
+    def _read_target(self, name: str) -> TargetSnapshot:
+        return snapshot_target(
+            self.reader,
+            self.layout,
+            self.files.path(name),
+            metadata=self.metadata,
+            timing=self.timing,
+            on_progress=self.on_progress,
+        )
+
+    # Decide.
+
+    @names_storage
+    def diff(self) -> Found:
+        """Compare the newest snapshots, this run's first, and write every difference down.
+
+        Raises `ChecksFailed` for a source snapshot that does not look complete.
+        """
+        started = self.timing.monotonic()
+        source, target = self._newest(store.SOURCE_COUNT), self._newest(store.TARGET_ROWS)
+        pending_diff.require(self.judge_source(source))
+        source_rows, target_rows = source.path(store.SOURCE_ROWS), target.path(store.TARGET_ROWS)
+        taken_at = min(pending_diff.taken_at(source_rows), pending_diff.taken_at(target_rows))
+        out = self.files.path(store.DIFF)
+        counts = diff(
+            self.layout,
+            source_rows,
+            source.path(store.REJECTS),
+            target_rows,
+            self.previous_quarantine,
+            out,
+            metadata={**self.metadata, TAKEN_AT: taken_at.isoformat(), pending_diff.SOURCE_RUN: source.run_id},
+            unpaired=self.unpaired(source, target_rows),
+        )
+        self.files.write_json(store.DIFF_COUNTS, asdict(counts))
+        return Found(
+            counts,
+            changed_columns(out, self.layout),
+            first_differences(out, self.layout, SHOWN),
+            self.timing.monotonic() - started,
+        )
+
+    @names_storage
+    def first_rejects(self) -> list[dict[str, Any]]:
+        """The first documents of the newest source snapshot that cannot be copied."""
+        entries = quarantine.first_entries(self._newest(store.SOURCE_COUNT).path(store.REJECTS), SHOWN)
+        return list(entries.to_pylist())
+
+    @names_storage
+    def first_differences(self) -> list[Difference]:
+        """The first rows of each kind in the newest diff."""
+        return first_differences(self._newest(store.DIFF_COUNTS).path(store.DIFF), self.layout, SHOWN)
+
+    # Apply.
+
+    @names_storage
+    def preview(self) -> Preview:
+        """Everything that `load` does, short of writing. The diff is kept as a plan.
+
+        Raises `ConfigurationError` where a plan is to be executed: that would be dry and not dry at once.
+        """
+        replace(self.settings, dry_run=True)
+        todo, target = self._plan(), self._target_health()
+        lacking = self._lacking(todo.counts, target.privileges)
+        by_reason = quarantine.summary(todo.source.path(store.REJECTS))
+        return Preview(
+            todo.counts,
+            self._estimate(todo, target, lacking),
+            first_differences(todo.path, self.layout, SHOWN),
+            by_reason,
+            ", ".join(lacking),
+            saved_plan.keep(self.folder, todo, self.settings.extra),
+            self._predict(todo, target, by_reason),
+        )
+
+    def _predict(self, todo: Plan, target: TargetHealth, by_reason: Mapping[Reason, int]) -> Prediction:
+        """What the checks would say of a sync that starts now."""
+        facts, denied = self._deletion_facts(todo, target), self._denied(todo.counts, target)
+        return predict(
+            todo.counts,
+            source=self.judge_source(todo.source),
+            change=self.judge_change(),
+            lacking=f"{denied.message}\n{denied.hint}" if denied else "",
+            quarantined_by_reason={**_by_code(by_reason), "kept_out_by_database": todo.counts.refused},
+            quarantine_budget=self.settings.quarantine_budget,
+            deletes=facts is not None,
+            deletion_obstacle=obstacle(facts) if facts else None,
+        )
+
+    @names_storage
+    def load(self) -> LoadResult:
+        """Write the differences, and bring the quarantine up to date, also when the load is stopped on its way.
+
+        When it is cancelled the quarantine stays as it was, and the next run meets the refused rows again. Raises
+        `ChecksFailed` for a change that is not plausible and `NotAttempted` where nothing can be written.
+        """
+        todo = self._only_approved(self._plan())
+        began = self.timing.now()
+        result = LoadResult(skipped_since_plan=todo.skipped)
+        target = self._target_health()
+        self._require_privileges(todo.counts, target)
+        with (
+            self.source() as source,
+            self._writer() as writer,
+            pacing_of_load(self.settings, self.target_address, self.timing) as pacing,
+        ):
+            self.files.write_json(store.LOAD_BEGAN, {})
+            self.on_load(result)
+            try:
+                load(
+                    todo.path,
+                    self.layout,
+                    source,
+                    writer,
+                    self.files.path(store.LOAD_REJECTS),
+                    source_taken_at=todo.source_taken_at,
+                    pacing=pacing,
+                    timing=self.timing,
+                    on_progress=self.on_progress,
+                    metadata=self.metadata,
+                    deletion_facts=self._deletion_facts(todo, target),
+                    policy=self._policy,
+                    result=result,
+                )
+            finally:
+                self.files.write_json(store.LOAD_RESULT, asdict(result))
+            self._update_quarantine(todo, result, began)
+        self.files.write_json(store.LOAD_RESULT, asdict(result))
+        return result
+
+    @names_storage
+    def judge_source(self, run: RunFiles) -> Verdict:
+        """Whether the source snapshot of ``run`` looks complete."""
+        documents = (run.read_json(store.SOURCE_COUNT) or {})["documents"]
+        return checks.source_looks_complete(documents, self.folder.read_baseline(), self.settings.accept_source_count)
+
+    @names_storage
+    def loaded(self) -> LoadResult:
+        """What the newest load did, this run's first."""
+        return _load_result(self._newest(store.LOAD_RESULT).read_json(store.LOAD_RESULT) or {})
+
+    @names_storage
+    def loaded_so_far(self) -> LoadResult | None:
+        """What the load of this run has done, finished or not; ``None`` where it has not begun."""
+        content = self.files.read_json(store.LOAD_RESULT)
+        return _load_result(content) if content else None
+
+    @names_storage
+    def quarantine_summary(self) -> tuple[int, Mapping[Reason, int]]:
+        """How many documents are in the quarantine, and how many for each reason."""
+        path = self.folder.quarantine
+        count = row_count(path)
+        return count, quarantine.summary(path) if count else {}
+
+    @names_storage
+    def judge_change(self) -> Verdict:
+        """Whether the newest diff, this run's first, is a change that may be written."""
+        counts = pending_diff.counts_of(self._newest(store.DIFF_COUNTS))
+        return checks.change_is_plausible(counts.changed, counts.target_count, self.settings.accept_changes)
+
+    # What the steps share.
+
+    @property
+    def state_root(self) -> Path:
+        return self.folder.root
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {STATE_KEY: self.folder.key, RUN_ID: self.files.run_id}
+
+    @property
+    def previous_quarantine(self) -> Path | None:
+        return self.folder.sound_quarantine()
+
+    @contextmanager
+    def source(self) -> Iterator[Source]:
+        address = self.source_address
+        with mongodb.connect(address.url, user=address.user, password=address.password) as database:
+            yield mongodb.MongoSource(database, self.layout, timing=self.timing)
+
+    @property
+    def reader(self) -> TargetReader:
+        return PostgresReader(self.target_address.url, self.layout, on_wait=self._hear_wait)
+
+    def _writer(self, *, probing: bool = False) -> PostgresWriter:
+        return PostgresWriter(
+            self.target_address.url,
+            self.layout,
+            run_id=self.files.run_id,
+            flush_within_s=flush_within_s(self.settings),
+            lock_wait_s=self.settings.lock_wait_s,
+            on_wait=self._hear_wait,
+            probing=probing,
+        )
+
+    def _hear_wait(self, note: str) -> None:
+        self.on_progress(waiting(WAIT_STAGE, note))
+
+    @property
+    def _expected_pacing(self) -> Pacing:
+        return pacing_without_pressure(self.settings, self.timing)
+
+    @property
+    def _policy(self) -> LoadPolicy:
+        return LoadPolicy(
+            source_recheck_after_s=self.settings.source_recheck_after_s,
+            isolated_rows=self.settings.max_isolated_rows,
+            retry=RetryPolicy(total_s=self.settings.retry_s),
+            only_as_planned=self.settings.plan is not None,
+        )
+
+    def _plan(self) -> Plan:
+        pending_diff.require(self.judge_change())
+        return pending_diff.newest_plan(self.folder, self.files, self.timing.now())
+
+    def _only_approved(self, fresh: Plan) -> Plan:
+        """What of the plan that this run is to execute is still as planned; all of it where there is no such plan."""
+        if not self.settings.plan:
+            return fresh
+        found = saved_plan.approved_plan(self.folder, self.settings, self.timing.now())
+        ops = tuple(Op) if self.settings.extra == "delete" else WRITES
+        return saved_plan.only_approved(found, fresh, self.files, self.layout, ops, self.settings.max_drift_growth)
+
+    def _update_quarantine(self, done: Plan, result: LoadResult, since: datetime) -> None:
+        started = self.timing.monotonic()
+        with self.folder.alone_with_quarantine():
+            quarantine.merge(
+                self.previous_quarantine,
+                [done.source.path(store.REJECTS), self.files.path(store.LOAD_REJECTS)],
+                self.folder.quarantine,
+                now=self.timing.now(),
+                run_id=self.files.run_id,
+                untried=result.untried,
+                since=since,
+            )
+        result.quarantine_s = self.timing.monotonic() - started
+
+    def _target_health(self) -> TargetHealth:
+        return health(self.target_address.url, self.layout)
+
+    def _newest(self, name: str) -> RunFiles:
+        """The run whose file ``name`` is used. A re-executed run makes up for what its steps that were left out would
+        have read: what an earlier run has read is out of date, and may be why that run failed."""
+        missed = _MADE_BY.get(name)
+        if self.is_reexecution and missed is not None and not self.files.has(name):
+            missed(self)
+        return pending_diff.newest(self.folder, self.files, name)
+
+    def _lacking(self, counts: DiffCounts, privileges: Privileges) -> list[str]:
+        """The privileges that this load needs and the role has not."""
+        delete = self.settings.extra == "delete" and counts.extra > 0
+        needed = {
+            "INSERT": bool(counts.missing) and not privileges.insert,
+            "UPDATE": bool(counts.changed) and not privileges.update,
+            "DELETE": delete and not privileges.delete,
+        }
+        return [name for name, is_lacking in needed.items() if is_lacking]
+
+    def _require_privileges(self, counts: DiffCounts, target: TargetHealth) -> None:
+        """Say before the first batch what the last one would find out. Raises `AccessDenied`."""
+        if problem := self._denied(counts, target):
+            raise problem
+
+    def _denied(self, counts: DiffCounts, target: TargetHealth) -> AccessDenied | None:
+        return denied(target, self.layout.table, self._lacking(counts, target.privileges))
+
+    def _deletion_facts(self, todo: Plan, target: TargetHealth) -> DeletionFacts | None:
+        if self.settings.extra != "delete":
+            return None
+        return DeletionFacts(
+            extra=todo.counts.extra,
+            target_count=todo.counts.target_count,
+            source_complete=self.judge_source(todo.source).passed,
+            cascading_foreign_keys=[key.name for key in target.foreign_keys if key.cascading],
+            max_delete_share=self.settings.max_delete_share,
+        )
+
+    def _estimate(self, todo: Plan, target: TargetHealth, lacking: list[str]) -> Estimate:
+        because = ""
+        if not self.settings.probe:
+            because = "The probe is turned off."
+        elif target.triggers:
+            because = f"The table has triggers, which a probe would fire: {', '.join(target.triggers)}."
+        elif lacking:
+            because = f"The role {target.server.role!r} lacks {', '.join(lacking)}."
+        if because:
+            return not_probed(todo.path, self._expected_pacing, because)
+        try:
+            with self.source() as source, self._writer(probing=True) as writer:
+                return estimate(
+                    todo.path,
+                    self.layout,
+                    source,
+                    writer,
+                    source_taken_at=todo.source_taken_at,
+                    pacing=self._expected_pacing,
+                    timing=self.timing,
+                    policy=self._policy,
+                )
+        except (NotAttempted, ConfigurationError) as error:
+            return not_probed(todo.path, self._expected_pacing, error.message)
+
+
+def _by_code(by_reason: Mapping[Reason, int]) -> dict[str, int]:
+    return {str(reason): count for reason, count in by_reason.items()}
+
+
+#: What makes the files that a step builds on.
+_MADE_BY: Mapping[str, Callable[[Session], object]] = {
+    store.SOURCE_COUNT: Session.snapshot_source,
+    store.TARGET_ROWS: Session.snapshot_target,
+    store.DIFF_COUNTS: Session.diff,
+}
+
+
+def _load_result(content: dict[str, Any]) -> LoadResult:
+    """`LoadResult` as `dataclasses.asdict` wrote it to JSON."""
+    failures = [BatchFailure(**{**failure, "keys": tuple(failure["keys"])}) for failure in content["failures"]]
+    untried = [SourceId(*source_id) for source_id in content["untried"]]
+    stop = Stop(**content["stop"]) if content["stop"] else None
+    exclusions = [Exclusion(**exclusion) for exclusion in content.get("exclusions", [])]
+    found = {"failures": failures, "untried": untried, "exclusions": exclusions, "stop": stop}
+    return LoadResult(**{**content, **found})
+
+
+def open_session(
+    source: SourceAddress,
+    target: TargetAddress,
+    settings: SyncSettings,
+    layout: Layout,
+    *,
+    state_root: Path,
+    run_id: str,
+    on_progress: OnProgress,
+    timing: Timing = SYSTEM_TIMING,
+    head_start: HeadStart | None = None,
+    on_load: OnLoad = _unheard,
+    is_reexecution: bool = False,
+) -> Session:
+    """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used.
+
+    What ``head_start`` has read, if it is given, is not read again. ``on_load`` is given the result of the load when
+    that begins; the load counts in it as it goes.
+    """
+    folder = StateFolder(state_root, state_key(source, target, layout))
+    files = folder.begin(run_id, timing.now())
+    columns = [(column.name, column) for column in layout.columns]
+    note_sides(folder, sides_key(source.url, layout.collection, target.url, layout.table.qualified_name, columns))
+
+    def report(progress: Progress) -> None:
+        files.touch(timing.now())
+        on_progress(progress)
+
+    return Session(source, target, settings, layout, folder, files, report, timing, head_start, on_load, is_reexecution)
+
+
+def reflect_layout(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> Layout:
+    """Read the mapping, reflect the table and bind the two; or take what ``head_start`` has found so.
+
+    Raises `ConfigurationError` or `NotAttempted` for whatever does not fit, before anything is read.
+    """
+    if head_start and (layout := head_start.layout()):
+        return layout
+    mapping = load_mapping(mapping_path)
+    return bind(mapping, reflect(target.url, mapping.target.db_schema, mapping.target.table))
+
+
+def both_sides(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> str:
+    """Which collection and which table, on which hosts, for people; without credentials. Connects to neither."""
+    mapping = load_mapping(mapping_path)
+    collection, table = mapping.source.collection, f"{mapping.target.db_schema}.{mapping.target.table}"
+    return (
+        f"From the collection {collection} of {mongodb.without_credentials(source.url)}"
+        f" to the table {table} of {without_credentials(target.url)}"
+    )
+
+
+def state_key(source: SourceAddress, target: TargetAddress, layout: Layout) -> str:
+    return layout.state_key(mongodb.without_credentials(source.url), without_credentials(target.url))
+
+
+def require_writable(target: TargetAddress, layout: Layout) -> None:
+    """Raise what would keep any sync from writing to the target, whatever it finds."""
+    if problem := health(target.url, layout).problem:
+        raise problem
+
+
+def lock_holder(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> str | None:
+    """Who holds the sync's lock on the target table, in words, or ``None``. Raises as `reflect_layout`."""
+    return lock.lock_holder(target.url, reflect_layout(target, mapping_path, head_start).table)
+
+
+def count_both(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> Counted:
+    """Count both sides, reading ids only."""
+    layout = reflect_layout(target, mapping_path)
+    with mongodb.connect(source.url, user=source.user, password=source.password) as database:
+        documents = mongodb.MongoSource(database, layout).count()
+    rows = PostgresReader(target.url, layout).count()
+    return Counted(documents, rows, state_key(source, target, layout))

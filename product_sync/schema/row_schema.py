@@ -1,0 +1,177 @@
+"""The mapping bound to the table that was found: which columns travel, as what, and in which files.
+
+Everything that depends on the shape of a row (Arrow schemas of the snapshot and the diff, the columns a
+comparison looks at, the key of the state folder) is derived here, once, so that no two places can
+disagree about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+
+from product_sync.errors import MappingError, TableError
+from product_sync.runtime import hints
+from product_sync.schema.mapping import Kind, Mapping
+from product_sync.schema.records import ColumnType, TargetTable, TypeName
+
+#: Column of the source snapshot and the diff that holds the BSON type of the ``_id`` (`IdType`).
+ID_TYPE = "source_id_type"
+#: Prefixes of the value columns in the diff: the source's value, and the target's as it was read.
+NEW, OLD = "new_", "old_"
+
+_KEY_TYPES = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.UUID})
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutColumn:
+    """A mapped column: where it comes from, what it is in the target, and how it is treated."""
+
+    name: str
+    path: tuple[str, ...]
+    kind: Kind
+    type: ColumnType
+    required: bool
+    default: object
+    has_default: bool
+    update: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All mapped columns, the key first. Immutable; made by `bind`."""
+
+    collection: str
+    table: TargetTable
+    key: LayoutColumn
+    values: tuple[LayoutColumn, ...]
+
+    @property
+    def columns(self) -> tuple[LayoutColumn, ...]:
+        return (self.key, *self.values)
+
+    @cached_property
+    def compared(self) -> tuple[LayoutColumn, ...]:
+        """The columns that are compared and overwritten; the others are written on insert only."""
+        return tuple(column for column in self.values if column.update)
+
+    @cached_property
+    def target_schema(self) -> pa.Schema:
+        """Rows of the target: the key and the values, named as in the table."""
+        return pa.schema([pa.field(column.name, column.type.arrow) for column in self.columns])
+
+    @cached_property
+    def source_schema(self) -> pa.Schema:
+        """Rows of the source: `ID_TYPE`, then as in the target."""
+        return pa.schema([pa.field(ID_TYPE, pa.string()), *self.target_schema])
+
+    @cached_property
+    def diff_schema(self) -> pa.Schema:
+        """Rows of the diff: ``op``, ``id``, `ID_TYPE`, ``refused_before``, then ``new_*`` and ``old_*``.
+
+        ``refused_before`` marks a row that the database refused with these very values. ``new_*`` is null
+        for an extra row, ``old_*`` for an insert.
+        """
+        return pa.schema(
+            [
+                pa.field("op", pa.string()),
+                pa.field("id", pa.string()),
+                pa.field(ID_TYPE, pa.string()),
+                pa.field("refused_before", pa.bool_()),
+                *(pa.field(NEW + column.name, column.type.arrow) for column in self.values),
+                *(pa.field(OLD + column.name, column.type.arrow) for column in self.values),
+            ]
+        )
+
+    def state_key(self, source: str, target: str) -> str:
+        """A short stable key of what is synced with what; any change of it starts with clean state.
+
+        ``source`` and ``target`` are the addresses without credentials.
+        """
+        identity = [
+            source,
+            self.collection,
+            target,
+            self.table.qualified_name,
+            [
+                [column.name, ".".join(column.path), column.kind, str(column.type), column.required,
+                 repr(column.default) if column.has_default else None, column.update]
+                for column in self.columns
+            ],
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+def bind(mapping: Mapping, table: TargetTable) -> Layout:
+    """Join the mapping with the reflected table, or say by name what does not fit.
+
+    Raises `TableError` for a column that is missing, has an unsupported type or is NOT NULL without a
+    default and unmapped, and for a primary key that is not the id alone; `MappingError` for a mapping that
+    the table cannot honour.
+    """
+    found = {column.name: column for column in table.columns}
+    where = table.qualified_name
+    bound: list[LayoutColumn] = []
+    for name, spec in mapping.columns.items():
+        column = found.get(name)
+        if column is None:
+            raise TableError(
+                f"Table {where} has no column {name!r}, which the mapping names (it has: {_names(found)}).",
+                hint="Add the column to the table or take it out of the mapping file.",
+            )
+        if column.type is None:
+            raise TableError(
+                f"Column {where}.{name} has the type {column.declared}, which is not supported.",
+                hint=f"Supported are: {_names(TypeName)}. Take the column out of the mapping or change its type.",
+            )
+        if (spec.is_id or spec.kind is Kind.REFERENCE) and column.type.name not in _KEY_TYPES:
+            raise TableError(
+                f"Column {where}.{name} has the type {column.declared}, but an id is copied as text.",
+                hint="Ids and references need a column of type text, varchar or uuid.",
+            )
+        if not spec.required and not spec.has_default and not column.nullable:
+            raise MappingError(
+                f"The mapping lets {name!r} be absent without a default, but column {where}.{name} is NOT NULL.",
+                hint="Give it a default, or say `required: true`.",
+            )
+        bound.append(
+            LayoutColumn(
+                name=name,
+                path=spec.path,
+                kind=spec.kind,
+                type=column.type,
+                required=spec.required,
+                default=spec.default,
+                has_default=spec.has_default,
+                update=spec.update,
+            )
+        )
+    key = next(column for column in bound if column.path == ("_id",))
+    if table.primary_key != (key.name,):
+        raise TableError(
+            f"Table {where} needs a primary key on {key.name!r} alone; it has "
+            + (f"({', '.join(table.primary_key)})." if table.primary_key else "none."),
+            hint="Sync into a table whose primary key is the mapped id, or make that its primary key instead."
+            if table.primary_key
+            else hints.sql("ALTER TABLE {} ADD PRIMARY KEY ({})", (table.schema, table.name), key.name),
+        )
+    unfilled = [
+        column.name
+        for column in table.columns
+        if column.name not in mapping.columns and not column.nullable and not column.has_default
+    ]
+    if unfilled:
+        raise TableError(
+            f"Table {where} has NOT NULL columns without a default that the mapping leaves out: {_names(unfilled)}.",
+            hint="Map them, or give them a default.",
+        )
+    return Layout(mapping.source.collection, table, key, tuple(c for c in bound if c is not key))
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)

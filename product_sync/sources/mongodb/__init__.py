@@ -1,0 +1,27 @@
+"""Reads the product service's MongoDB. It never writes to it.
+
+The only package that imports pymongo: what leaves it are plain values, Arrow batches and the errors of
+`product_sync.errors`.
+"""
+
+from __future__ import annotations
+
+from product_sync.sources.mongodb.client import check_address, connect
+from product_sync.sources.mongodb.collection import require_readable
+from product_sync.sources.mongodb.health import SourceHealth, inspect
+from product_sync.sources.mongodb.replication import Replication, replication
+from product_sync.sources.mongodb.source import MongoSource
+from product_sync.sources.mongodb.url import parse, without_credentials
+
+__all__ = [
+    "MongoSource",
+    "Replication",
+    "SourceHealth",
+    "check_address",
+    "connect",
+    "inspect",
+    "parse",
+    "replication",
+    "require_readable",
+    "without_credentials",
+]

@@ -1,0 +1,118 @@
+"""Takes a MongoDB URL apart before the driver sees it, and shows it without its secrets.
+
+The driver only warns about an option that it does not know or cannot read: with ``tls=ture`` it would go on
+without encryption. Its messages can quote a part of the password when a character in it was not escaped. And
+a URL without a database makes it fail at the first query instead of at the start.
+
+The form of the URL is that of the MongoDB manual, "Connection Strings".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from pymongo.errors import ConfigurationError as DriverConfigurationError
+from pymongo.uri_parser import parse_userinfo, split_hosts, split_options
+
+from product_sync.errors import ConfigurationError
+
+VARIABLE = "PRODUCT_SERVICE_MONGODB_URL"
+_HINT = "Expected is mongodb://host:27017/shop, where shop is the database."
+_SCHEMES = ("mongodb", "mongodb+srv")
+_DATABASE = re.compile(r'[^/\\. "$*<>:|?@\x00]{1,63}')
+_HOST = re.compile(r"[\w.:-]+|/.+", re.ASCII)
+_SECRET_OPTIONS = ("password", "authmechanismproperties")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What a URL says, apart from who logs in.
+
+    ``display`` has no credentials and no options, its ``hosts`` are in lower case, sorted and with their ports: two
+    spellings of one source are equal. ``options`` are the names that the URL sets, in lower case.
+    """
+
+    display: str
+    hosts: str
+    database: str
+    options: frozenset[str]
+
+
+def parse(url: str) -> Address:
+    """Raises `ConfigurationError`, naming the variable and never quoting the URL, for one that cannot be used."""
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise _unusable("does not begin with mongodb:// or mongodb+srv://")
+    authority, _, tail = rest.partition("/")
+    userinfo, at_sign, hosts = authority.rpartition("@")
+    path, _, options = tail.partition("?")
+    if at_sign:
+        _check_userinfo(userinfo)
+    database = unquote(path)
+    if not database:
+        raise _unusable("names no database")
+    if not _DATABASE.fullmatch(database):
+        raise _unusable("has no valid database name after the host (a / in a password must be written as %2F)")
+    shown = _display_hosts(hosts, scheme)
+    return Address(
+        display=f"{scheme}://{shown}/{quote(database)}",
+        hosts=shown,
+        database=database,
+        options=_option_names(options),
+    )
+
+
+def without_credentials(url: str) -> str:
+    """The URL for logs, the UI and the state key: scheme, hosts and database, nothing else.
+
+    Raises `ConfigurationError` like `parse`.
+    """
+    return parse(url).display
+
+
+def _check_userinfo(userinfo: str) -> None:
+    try:
+        parse_userinfo(userinfo)
+    except (DriverConfigurationError, ValueError) as error:
+        raise _unusable(
+            "has a user name or password that cannot be read: characters such as @ : / % must be percent-encoded there"
+        ) from error
+
+
+def _display_hosts(hosts: str, scheme: str) -> str:
+    try:
+        pairs = split_hosts(hosts, None if scheme == "mongodb+srv" else 27017)
+    except (DriverConfigurationError, ValueError) as error:
+        raise _unusable(f"has hosts that cannot be read ({error})") from error
+    if not all(_HOST.fullmatch(host) for host, _ in pairs):
+        raise _unusable("has hosts that cannot be read")
+    return ",".join(sorted(_display_host(host, port) for host, port in pairs))
+
+
+def _display_host(host: str, port: int | None) -> str:
+    if host.startswith("/"):
+        return quote(host, safe="")
+    name = f"[{host}]" if ":" in host else host
+    return name if port is None else f"{name}:{port}"
+
+
+def _option_names(options: str) -> frozenset[str]:
+    if not options:
+        return frozenset()
+    try:
+        return frozenset(name.lower() for name in split_options(options, validate=True, warn=False))
+    except (DriverConfigurationError, ValueError, TypeError) as error:
+        reason = str(error)
+    except OSError as error:
+        # It reads the files of tlsCAFile and its like.
+        reason = f"{error.filename}: {error.strerror}"
+    # Outside the handler: the driver's error may quote the value, and would else travel along as the context.
+    if any(secret in options.lower() for secret in _SECRET_OPTIONS):
+        reason = "not shown, as they hold a secret"
+    raise _unusable(f"has options that cannot be used: {reason.rstrip('.')}")
+
+
+def _unusable(fault: str) -> ConfigurationError:
+    return ConfigurationError(f"{VARIABLE} {fault}.", hint=_HINT)

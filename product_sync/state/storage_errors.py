@@ -1,0 +1,130 @@
+"""Translates what the file system and Arrow raise for the state folder into `LocalStorageError`.
+
+A full disk can show itself at any write of a run: in Python, in Arrow. Without one place that knows their
+forms it would be a traceback that looks like a bug.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import pyarrow as pa
+
+from product_sync.errors import LocalStorageError
+
+NO_ROOM = "Free some space there, or set PRODUCT_SYNC_STATE to a folder on a larger disk."
+_NOT_ALLOWED = "Run it as the user who owns the folder, or set PRODUCT_SYNC_STATE to a folder of this user."
+
+#: What happened, and what to do. ``{root}`` is the state folder.
+_BY_ERRNO: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: ("The disk of the state folder {root} is full: no space is left on it.", NO_ROOM),
+    errno.EDQUOT: ("The disk quota of the state folder {root} is used up: no space is left.", NO_ROOM),
+    errno.EFBIG: ("The state folder {root} may not hold a file that large.", "Raise the limit: ulimit -f."),
+    errno.EROFS: ("The state folder {root} has become read-only.", "Look at the disk: the kernel's log says why."),
+    errno.EIO: ("The disk of the state folder {root} has failed.", "Look at the disk: the kernel's log says why."),
+    errno.EACCES: ("{place} cannot be read and written by this user.", _NOT_ALLOWED),
+    errno.EPERM: ("{place} cannot be changed by this user.", _NOT_ALLOWED),
+    errno.EMFILE: ("This process has too many files open.", "Raise the limit of open files to 256: ulimit -n 256."),
+    errno.ENFILE: ("This machine has too many files open.", "Raise the kernel's limit: fs.file-max."),
+    errno.ENOENT: ("{place} is gone: something else has removed it during the run.", "Run it again."),
+}
+#: Subclasses of OSError that say nothing about files.
+_OF_THE_NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
+#: What Arrow says instead of an errno.
+_ERRNO_BY_TEXT = {
+    **{os.strerror(number): number for number in _BY_ERRNO},
+}
+
+
+class HasStateRoot(Protocol):
+    @property
+    def state_root(self) -> Path: ...
+
+
+_Owner = TypeVar("_Owner", bound=HasStateRoot)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+@contextmanager
+def local_storage(root: Path) -> Iterator[None]:
+    """Within, what local storage raises becomes a `LocalStorageError` that names the state folder ``root``."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        if translated := storage_error(error, root):
+            raise translated from error
+        raise
+
+
+def names_storage(step: Callable[Concatenate[_Owner, _P], _T]) -> Callable[Concatenate[_Owner, _P], _T]:
+    """Applies `local_storage` to a function whose first argument knows the state folder."""
+
+    @functools.wraps(step)
+    def run(owner: _Owner, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with local_storage(owner.state_root):
+            return step(owner, *args, **kwargs)
+
+    return run
+
+
+#: How Arrow says that a file is no Parquet file, or not a whole one.
+_DAMAGED_TEXTS = (
+    "magic bytes",
+    "Parquet file size is 0",
+    "too small to be a Parquet",
+    "decompression failure",
+    "Corrupt",
+)
+#: Python and Arrow quote the path, if they name it.
+_QUOTED_PATH = re.compile(r"""['"](/[^'"]+)['"]""")
+
+
+def storage_error(error: OSError | pa.ArrowInvalid, root: Path) -> LocalStorageError | None:
+    """The error in words; ``None`` for an error that is not about files: one of the network, or of a query."""
+    if isinstance(error, _OF_THE_NETWORK):
+        return None
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        number = next((number for text, number in _ERRNO_BY_TEXT.items() if text in str(error)), None)
+    if number is None and any(text in str(error) for text in _DAMAGED_TEXTS):
+        return damaged(Path(_place(error) or f"A file of the state folder {root}"))
+    if number is None and not isinstance(error, OSError):
+        return None
+    message, hint = _BY_ERRNO.get(number or 0, ("", ""))
+    if not message:
+        said = os.strerror(number) if number else str(error).partition("\n")[0]
+        message, hint = f"The state folder {{root}} could not be read or written: {said}.", "Look at its disk."
+    place = _place(error) or f"A file of the state folder {root}"
+    return LocalStorageError(message.format(root=root, place=place), hint=hint)
+
+
+def _place(error: Exception) -> str:
+    quoted = _QUOTED_PATH.search(str(error))
+    return quoted[1] if quoted else ""
+
+
+def damaged(path: Path) -> LocalStorageError:
+    """For a file that is there and cannot be read as what it is."""
+    return LocalStorageError(f"{path} is damaged.", hint="Remove that file, or set it aside, and run it again.")
+
+
+@contextmanager
+def opening_parquet(path: Path) -> Iterator[None]:
+    """Within, an error that Arrow raises for a file that is cut or overwritten becomes that of `damaged`."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise damaged(path) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise damaged(path) from error

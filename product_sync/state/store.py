@@ -1,0 +1,364 @@
+"""The folder that outlives a run: snapshots, diffs, the quarantine, the source baseline.
+
+Everything is keyed by what is synced with what (`Layout.state_key`), so that a run against another target, or with
+another mapping, never meets the state of the first: it would compare a shop with the wrong past, and could
+take every row of it for extra. Files appear whole or not at all (temporary file and rename).
+
+    <root>/<state key>/quarantine.parquet
+    <root>/<state key>/baseline.json
+    <root>/<state key>/runs/<run id>/{source,rejects,target,diff,...}.parquet, load.json
+    <root>/<state key>/plans/<run id>/{diff.parquet,diff.json,plan.json}
+    <root>/<state key>/reports/{history.json,<run id>.html}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from product_sync.errors import LocalStorageError
+from product_sync.state.access import refused, require_usable
+from product_sync.state.damaged_files import set_aside
+from product_sync.state.files import TEMPORARY, check_parquet, replaced_durably
+from product_sync.state.storage_errors import damaged
+
+#: How many runs keep their files.
+KEPT_RUNS = 5
+#: A run that gave a sign of life within this time keeps its files in any case: dry runs beside a long sync would else
+#: take its snapshots away from under it.
+KEPT_AT_LEAST = timedelta(hours=1)
+#: Plans of dry runs lie apart, so that no number of runs removes one that somebody is still reading.
+KEPT_PLANS = timedelta(days=1)
+
+#: The runs of other syncs, and of mappings that are not used any more.
+KEPT_UNUSED = timedelta(days=30)
+#: What a killed process leaves beside the runs: files that are not complete.
+_LEFT_BY_KILLED = f".*{TEMPORARY}"
+
+SOURCE_ROWS = "source.parquet"
+SOURCE_COUNT = "source.json"
+REJECTS = "rejects.parquet"
+TARGET_ROWS = "target.parquet"
+#: What of the source and of the target is to be compared yet.
+UNPAIRED_ROWS = ("unpaired_source.parquet", "unpaired_target.parquet")
+DIFF = "diff.parquet"
+DIFF_COUNTS = "diff.json"
+LOAD_REJECTS = "load_rejects.parquet"
+LOAD_RESULT = "load.json"
+#: Written before the first batch: a load without a readable result may have written all the same.
+LOAD_BEGAN = "load_began.json"
+VERIFIED_TARGET_ROWS = "verified_target.parquet"
+VERIFIED_DIFF = "verified_diff.parquet"
+APPROVED_DIFF = "approved_diff.parquet"
+PLAN = "plan.json"
+#: Drift reports are small, and are read long after their run.
+KEPT_REPORTS = 100
+#: How many runs the history goes back.
+KEPT_HISTORY = 30
+HISTORY = "history.json"
+QUARANTINE = "quarantine.parquet"
+BASELINE = "baseline.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of one run. Names that begin with ``verified_`` belong to the reading made to prove the result."""
+
+    folder: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def has(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def touch(self, now: datetime) -> None:
+        """Give a sign of life. ``now`` is aware."""
+        os.utime(self.folder, (now.timestamp(), now.timestamp()))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other step of this run is in here: with one process a step, two checks run at once."""
+        with FileLock(self.path(".lock")):
+            yield
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        write_json(self.path(name), content)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        return read_json(self.path(name))
+
+
+@dataclass(frozen=True, slots=True)
+class PastDrift:
+    """What a run found. ``conflicts`` were settled by others before they were written, ``None`` where nothing was
+    to be written. ``at`` is ISO 8601."""
+
+    run_id: str
+    at: str
+    missing: int
+    changed: int
+    extra: int
+    quarantined: int
+    conflicts: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """State of one state key below ``root``."""
+
+    root: Path
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.key
+
+    @property
+    def quarantine(self) -> Path:
+        return self.folder / QUARANTINE
+
+    def sound_quarantine(self) -> Path | None:
+        """The quarantine's file, read once to its end; ``None`` where there is none, or only a damaged one."""
+        try:
+            if self.quarantine.exists():
+                check_parquet(self.quarantine)
+                return self.quarantine
+        except LocalStorageError:
+            lost = "Every document is tried again, and `first_seen` and `attempts` count from the next sync."
+            set_aside(self.quarantine, "The quarantine", lost)
+        return None
+
+    @contextmanager
+    def alone_with_quarantine(self) -> Iterator[None]:
+        """Wait until no other run replaces the quarantine. The sync's lock on the target does not do: it is gone when
+        the connection is lost in the load, while another sync goes on."""
+        with FileLock(self.quarantine.with_suffix(".lock")):
+            yield
+
+    def run(self, run_id: str) -> RunFiles:
+        """The files of this run, which need not be there any more."""
+        return RunFiles(self.folder / "runs" / run_id)
+
+    def plan(self, plan_id: str) -> RunFiles:
+        """The files of a plan, which need not be there; `PLAN` is written last."""
+        return RunFiles(self.folder / "plans" / plan_id)
+
+    def begin(self, run_id: str, now: datetime) -> RunFiles:
+        """The files of this run, its folder made; old ones beyond `KEPT_RUNS` are removed. ``now`` is aware.
+
+        Raises `ConfigurationError` for a folder that this user cannot use, `LocalStorageError` where there is no room.
+        """
+        files = self.run(run_id)
+        try:
+            if not files.folder.exists():
+                self._require_usable(now)
+            files.folder.mkdir(parents=True, exist_ok=True)
+            files.touch(now)
+            self.clean(now, files.folder)
+        except OSError as error:
+            raise refused(error, self.root) from error
+        return files
+
+    def _require_usable(self, now: datetime) -> None:
+        check = partial(require_usable, self.root, key=self.key, run_history=False)
+        try:
+            check(needed_bytes=self._needed_bytes())
+        except LocalStorageError:
+            self.clean(now)
+            check(needed_bytes=self._needed_bytes())
+
+    def clean(self, now: datetime, own: Path | None = None) -> None:
+        """Remove what is older than it is kept; of other syncs too, whose mapping may be gone. ``own`` is the folder of
+        the run that asks for it."""
+        alive_since = (now - KEPT_AT_LEAST).timestamp()
+        self._date_back(own, now)
+        for old in self._runs()[KEPT_RUNS:]:
+            if old != own and _changed_at(old) < alive_since:
+                _remove(old)
+        for old in self.root.glob("*/plans/*"):
+            if _changed_at(old) < (now - KEPT_PLANS).timestamp():
+                _remove(old)
+        for old in self.root.glob("*/runs/*"):
+            if old.parents[1] != self.folder and _changed_at(old) < (now - KEPT_UNUSED).timestamp():
+                _remove(old)
+        for old in (*self.folder.glob(_LEFT_BY_KILLED), *self.folder.glob(f"reports/{_LEFT_BY_KILLED}")):
+            if _changed_at(old) < alive_since:
+                _remove(old)
+
+    def _date_back(self, own: Path | None, now: datetime) -> None:
+        """Runs that a wrong clock has dated into the future would be the newest for years: make them the oldest."""
+        oldest = (now - KEPT_UNUSED).timestamp() + 1
+        for run in self._runs():
+            if run != own and _changed_at(run) > (now + KEPT_AT_LEAST).timestamp():
+                for path in (*run.iterdir(), run):
+                    os.utime(path, (oldest, oldest))
+
+    def add_to_history(self, drift: PastDrift) -> list[PastDrift]:
+        """The drift of the last `KEPT_HISTORY` runs with that of this one, last."""
+        path = self.folder / "reports" / HISTORY
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            earlier = [run for run in self._read_history(path) if run.run_id != drift.run_id]
+            history = [*earlier, drift][-KEPT_HISTORY:]
+            write_json(path, {"runs": [asdict(run) for run in history]})
+        return history
+
+    def _read_history(self, path: Path) -> list[PastDrift]:
+        try:
+            content = read_json(path)
+            return [] if content is None else [PastDrift(**run) for run in content["runs"]]
+        except (LocalStorageError, TypeError, KeyError):
+            set_aside(path, "The history of drift", "The drift report shows the runs from now on.")
+            return []
+
+    def report(self, run_id: str) -> Path:
+        """The drift report of a run, which need not be there."""
+        return self.folder / "reports" / f"{run_id}.html"
+
+    def write_report(self, run_id: str, page: str) -> Path:
+        """Keep the drift report of a run; the oldest beyond `KEPT_REPORTS` are removed."""
+        path = self.report(run_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, page)
+        for old in sorted(path.parent.glob("*.html"), key=_changed_at, reverse=True)[KEPT_REPORTS:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def runs(self) -> list[RunFiles]:
+        """The runs that still have files, the newest first."""
+        return [RunFiles(folder) for folder in self._runs()]
+
+    def newest(self, name: str) -> RunFiles | None:
+        """The newest run that has this file."""
+        having = [run for run in self.runs() if run.has(name)]
+        return max(having, key=lambda run: _changed_at(run.path(name)), default=None)
+
+    def newest_file(self, name: str) -> Path | None:
+        """The newest file of this name: the state's own, or that of the newest run that has it."""
+        if (own := self.folder / name).exists():
+            return own
+        run = self.newest(name)
+        return run.path(name) if run else None
+
+    def read_baseline(self) -> int | None:
+        """How many documents the source had when the target was last proven to match it; ``None`` before that.
+
+        Where the file is damaged, the largest count of the runs that still have files takes its place: without any, a
+        source that has lost half of its documents would look complete.
+        """
+        path = self.folder / BASELINE
+        try:
+            content = read_json(path)
+            return None if content is None else int(content["source_count"])
+        except (LocalStorageError, TypeError, KeyError, ValueError):
+            counts = dict(self._source_counts())
+            largest = max(counts, key=counts.__getitem__, default=None)
+        if largest is None:
+            lost = "Until a sync has succeeded, source_looks_complete cannot see that the source has shrunk."
+            set_aside(path, "The baseline", lost)
+            return None
+        set_aside(path, "The baseline", f"The largest count of the last runs takes its place: {counts[largest]}.")
+        self.write_baseline(counts[largest], largest)
+        return counts[largest]
+
+    def _source_counts(self) -> Iterator[tuple[str, int]]:
+        """The documents that each run has read from the source, if it read it to the end."""
+        for run in self.runs():
+            try:
+                if content := run.read_json(SOURCE_COUNT):
+                    yield run.run_id, int(content["documents"])
+            except (LocalStorageError, TypeError, KeyError, ValueError):
+                continue
+
+    def write_baseline(self, source_count: int, run_id: str) -> None:
+        write_json(self.folder / BASELINE, {"source_count": source_count, "run_id": run_id})
+
+    def _needed_bytes(self) -> int:
+        """What the two snapshots of the newest run took: each run writes both sides again."""
+        found = (self.newest(name) for name in (SOURCE_ROWS, TARGET_ROWS))
+        snapshots = zip(found, (SOURCE_ROWS, TARGET_ROWS), strict=True)
+        return sum(run.path(name).stat().st_size for run, name in snapshots if run)
+
+    def _runs(self) -> list[Path]:
+        folder = self.folder / "runs"
+        found = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+        return sorted(found, key=_changed_at, reverse=True)
+
+
+def make_room(root: Path, now: datetime) -> None:
+    """Remove the files of old runs, as the next run of each sync would: without room that run could not begin."""
+    for runs in root.glob("*/runs"):
+        with suppress(OSError):
+            StateFolder(root, runs.parent.name).clean(now)
+
+
+def keys_with(root: Path, name: str) -> list[str]:
+    """The state keys below ``root`` that have a file of this name, in a run or of their own."""
+    found = [*root.glob(f"*/runs/*/{name}"), *root.glob(f"*/{name}")]
+    return sorted({path.relative_to(root).parts[0] for path in found})
+
+
+def has_plan(root: Path, plan_id: str) -> bool:
+    """Whether there is a plan of this id below ``root``, under whatever state key."""
+    return any(root.glob(f"*/plans/{plan_id}/{PLAN}"))
+
+
+def find_run(root: Path, run_id: str) -> RunFiles | None:
+    """The files of a run below ``root``, under whatever state key; ``None`` if it has none."""
+    folder = next(root.glob(f"*/runs/{run_id}"), None)
+    return RunFiles(folder) if folder else None
+
+
+def _changed_at(path: Path) -> float:
+    """Seconds since 1970; 0 for what another run has just removed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put ``text`` in the place of ``path``, whole or not at all, also after a power failure. It is readable by its
+    owner only."""
+    with replaced_durably(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """``None`` where there is no such file. Raises `LocalStorageError` for a damaged one."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise damaged(path) from error
+    if not isinstance(content, dict):
+        raise damaged(path)
+    return content
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,160 @@
+"""What ``doctor`` examines: the settings, then each connection by itself, so that one that is down does not hide the
+other. The checks are those of a sync (`product_sync.pipeline.preconditions`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+from product_sync.errors import (
+    MappingError,
+    NotAttempted,
+    ProductSyncError,
+    SourceMissing,
+    TableError,
+    Unreachable,
+)
+from product_sync.notify.channels import resolve_channels
+from product_sync.pipeline.preconditions import Check, denied, problems
+from product_sync.pipeline.sync_run import reflect_layout, state_key
+from product_sync.results import ConnectionReport, DoctorReport, ErrorInfo
+from product_sync.schema.mapping import Mapping as SyncMapping
+from product_sync.schema.mapping import load_mapping
+from product_sync.schema.row_schema import Layout
+from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.sources import mongodb
+from product_sync.state.access import require_usable
+from product_sync.targets.postgres.connection import without_credentials
+from product_sync.targets.postgres.health import TargetHealth, health, server_health
+
+_NEEDED = ("SELECT", "INSERT", "UPDATE")
+_WITHOUT_DELETE = (
+    "DELETE is not granted. Only two things need it: extra=delete, and taking back a product that was deleted while it"
+    " was inserted"
+)
+
+
+def examine(report: DoctorReport, env: Mapping[str, str], *more: Check) -> None:
+    """Fill in what the settings and both servers say; ``report.failure`` is the first thing that would keep a sync from
+    working. ``more`` are checks of settings that this layer cannot make."""
+    found = list(problems(env, {}, *more))
+    report.settings_problems = [str(problem) for problem in found]
+    report.failure = next(iter(found), None)
+    report.mongodb, of_source = _examine_source(env)
+    report.postgres, of_target = _examine_target(env)
+    report.failure = report.failure or of_source or of_target
+    if report.failure is None:
+        _examine_state(report, env)
+    _examine_alerts(report, env)
+
+
+def _examine_state(report: DoctorReport, env: Mapping[str, str]) -> None:
+    """The files of this very sync: which they are is known once both sides are."""
+    source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
+    try:
+        layout = reflect_layout(target, mapping_path(env))
+        require_usable(state_root(env), key=state_key(source, target, layout), run_history=False)
+    except ProductSyncError as error:
+        report.settings_problems.append(str(error))
+        report.failure = error
+
+
+def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:
+    """The channels, by the code that a sync refuses them with."""
+    channels = resolve_channels(env)
+    report.alerts = [address.name for address in channels.usable]
+    report.alert_problems = [str(mistake) for mistake in channels.mistakes.values()]
+    report.failure = report.failure or next(iter(channels.mistakes.values()), None)
+
+
+def _mapping(env: Mapping[str, str]) -> SyncMapping | None:
+    try:
+        return load_mapping(mapping_path(env))
+    except MappingError:
+        return None
+
+
+def _answered(error: ProductSyncError) -> bool | None:
+    """Whether the server answered, as far as the error says. A setting that cannot be used says nothing."""
+    if isinstance(error, Unreachable):
+        return False
+    return True if isinstance(error, NotAttempted | SourceMissing) else None
+
+
+def _examine_source(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:
+    side, mapping = ConnectionReport(), _mapping(env)
+    try:
+        address = SourceAddress.from_environment(env)
+        place = mongodb.parse(address.url)
+        side = replace(side, host=place.hosts, database=place.database)
+        collection = load_mapping(mapping_path(env)).source.collection if mapping is None else mapping.source.collection
+        side = replace(side, collection=collection)
+        with mongodb.connect(address.url, user=address.user, password=address.password) as database:
+            found = mongodb.inspect(database, collection)
+            side = replace(
+                side,
+                reachable=True,
+                version=found.version,
+                latency_ms=round(found.latency_ms, 2),
+                privileges=list(found.granted),
+                lacking=list(found.lacking),
+                replica_set=found.replica_set,
+            )
+            mongodb.require_readable(database, collection)
+    except ProductSyncError as error:
+        return replace(side, reachable=side.reachable or _answered(error), error=_info(error)), error
+    return side, None
+
+
+def _examine_target(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:
+    side, mapping = ConnectionReport(), _mapping(env)
+    if mapping:
+        side = replace(side, schema=mapping.target.db_schema, table_name=mapping.target.table)
+    try:
+        address = TargetAddress.from_environment(env)
+        host, _, database = without_credentials(address.url).rpartition("/")
+        side = replace(side, host=host, database=database)
+        try:
+            layout = reflect_layout(address, mapping_path(env))
+        except (TableError, MappingError):
+            server = server_health(address.url)
+            side = replace(side, reachable=True, version=server.version, latency_ms=round(server.latency_ms, 2))
+            raise
+        found = health(address.url, layout)
+    except ProductSyncError as error:
+        return replace(side, reachable=side.reachable or _answered(error), error=_info(error)), error
+    problem = found.problem or denied(found, layout.table, _NEEDED)
+    return _target_report(side, found, layout, problem), problem
+
+
+def _target_report(
+    side: ConnectionReport, found: TargetHealth, layout: Layout, problem: ProductSyncError | None
+) -> ConnectionReport:
+    held = asdict(found.privileges)
+    return replace(
+        side,
+        reachable=True,
+        error=_info(problem),
+        version=found.server.version,
+        latency_ms=round(found.server.latency_ms, 2),
+        privileges=[name.upper() for name in ("select", "insert", "update", "delete") if held[name]],
+        lacking=list(found.privileges.lacking),
+        table={column.name: str(column.type) for column in layout.columns},
+        notes=_notes(found),
+    )
+
+
+def _notes(found: TargetHealth) -> list[str]:
+    notes = [f"connected as {found.server.role}"]
+    if not found.privileges.delete:
+        notes.append(_WITHOUT_DELETE)
+    if found.triggers:
+        notes.append(f"triggers: {', '.join(found.triggers)}; a dry run will not probe")
+    notes += [f"foreign key {key.name} of {key.table}: ON DELETE {key.on_delete}" for key in found.foreign_keys]
+    if found.lock_holder:
+        notes.append(f"a sync is running: {found.lock_holder}")
+    return notes
+
+
+def _info(problem: ProductSyncError | None) -> ErrorInfo | None:
+    return None if problem is None else ErrorInfo(problem.code, problem.message, problem.hint)

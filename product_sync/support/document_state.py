@@ -1,0 +1,137 @@
+"""One product in all its forms: the documents as they stand, what becomes of them, and what the target has of it.
+
+The same rules as for a whole catalogue (`conversion`, `diff_rows`), so that what a person is shown of one product is
+what a sync would make of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from bson.dbref import DBRef
+from bson.errors import InvalidBSON
+
+from product_sync.compare import diff_rows
+from product_sync.compare.diff import Difference, shown
+from product_sync.conversion.document import RowConverter, decode
+from product_sync.conversion.extended_json import cut, excerpt
+from product_sync.conversion.ids import source_key, to_bson
+from product_sync.schema.records import Defect, Op, Reason, SourceId
+from product_sync.schema.row_schema import ID_TYPE, Layout
+
+
+class State(StrEnum):
+    """How a product is. ``NOWHERE``: neither side has it."""
+
+    EQUAL = "equal"
+    MISSING = "missing"
+    CHANGED = "changed"
+    EXTRA = "extra"
+    QUARANTINED = "quarantined"
+    NOWHERE = "nowhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """``fields`` are the mapped fields by their dotted path, as bounded extended JSON; ``None`` where one is absent.
+    ``row`` is what becomes of it, in ``Layout.target_schema``; ``defects`` say why nothing does."""
+
+    key: str
+    identity: SourceId | None
+    fields: Mapping[str, str | None]
+    row: pa.Table | None
+    defects: tuple[Defect, ...]
+
+
+def read_documents(raw: Sequence[bytes], layout: Layout) -> list[Document]:
+    """What stands in these documents, which have one text id, and what becomes of each."""
+    converter = RowConverter(layout)
+    documents = [_read(document, converter, layout) for document in raw]
+    if sum(document.identity is not None for document in documents) < 2:
+        return documents
+    return [_sharing_its_id(document, layout) for document in documents]
+
+
+def _read(raw: bytes, converter: RowConverter, layout: Layout) -> Document:
+    batch = converter.batch([raw])
+    fields = _fields(raw, layout)
+    if batch.rejects:
+        reject = batch.rejects[0]
+        return Document(reject.source_key, reject.source_id, fields, None, reject.defects)
+    row = pa.Table.from_batches([batch.rows])
+    identity = SourceId(row[ID_TYPE][0].as_py(), row[layout.key.name][0].as_py())
+    key = source_key(to_bson(identity))
+    return Document(key, identity, fields, row.select(layout.target_schema.names), ())
+
+
+def _fields(raw: bytes, layout: Layout) -> dict[str, str | None]:
+    try:
+        document = decode(raw)
+    except InvalidBSON:
+        return {}
+    return {".".join(column.path): _at(document, column.path) for column in layout.columns}
+
+
+def _at(document: Any, path: Sequence[str]) -> str | None:
+    """The value at the end of ``path``, or the one that stands in its way."""
+    for name in path:
+        if isinstance(document, DBRef):
+            document = document.as_doc()
+        if not isinstance(document, dict):
+            break
+        if name not in document:
+            return None
+        document = document[name]
+    return excerpt(document)
+
+
+def _sharing_its_id(document: Document, layout: Layout) -> Document:
+    """As `quarantine.add_duplicates` does it with a whole snapshot."""
+    if document.identity is None:
+        return document
+    shared = Defect(layout.key.name, Reason.DUPLICATE_ID, cut(document.key))
+    return replace(document, row=None, defects=(*document.defects, shared))
+
+
+def shown_row(row: pa.Table, layout: Layout) -> dict[str, str | None]:
+    """The first row of a table of either side by column, for people; ``None`` for NULL."""
+    return {column.name: shown(row, column) for column in layout.columns}
+
+
+def compare(
+    row_id: str, documents: Sequence[Document], target: pa.Table, refused: pa.Table, layout: Layout
+) -> tuple[State, list[Difference]]:
+    """How the product is, and where its columns differ. ``target`` has its row, or none (``Layout.target_schema``);
+    ``refused`` are the values that the database refused (`quarantine.refused_rows`)."""
+    there = target.num_rows > 0
+    if not documents:
+        return (State.EXTRA if there else State.NOWHERE), []
+    if len(documents) > 1 or documents[0].row is None:
+        return State.QUARANTINED, []
+    new = documents[0].row
+    columns = layout.compared if there else ()
+    differing = [column for column in columns if not diff_rows.same_values(new, target, [column])[0].as_py()]
+    differences = [
+        Difference(Op.UPDATE, row_id, column.name, shown(target, column), shown(new, column)) for column in differing
+    ]
+    if there and not differing:
+        return State.EQUAL, []
+    if _was_refused(documents[0], refused, layout):
+        return State.QUARANTINED, differences
+    return (State.CHANGED if there else State.MISSING), differences
+
+
+def _was_refused(document: Document, refused: pa.Table, layout: Layout) -> bool:
+    """Whether the database refused it with these very values."""
+    if document.row is None or document.identity is None:
+        return False
+    same_id = pc.and_(
+        pc.equal(refused["id"], document.identity.text), pc.equal(refused[ID_TYPE], document.identity.type)
+    )
+    earlier = refused.filter(same_id).slice(0, 1)
+    return earlier.num_rows == 1 and bool(diff_rows.same_values(document.row, earlier, layout.values)[0].as_py())

@@ -1,0 +1,144 @@
+"""A look at both connections that takes a second and is over after ten, whatever the servers do.
+
+Between two syncs nobody would know that the next one cannot run; and `doctor` looks too long, and too closely, to look
+every five minutes beside a load. Counts are estimates from the servers' own statistics. Knows no orchestrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from product_sync.errors import NotAttempted, ProductSyncError
+from product_sync.notify.alerts import Level, News
+from product_sync.runtime.bounded_calls import BoundedCalls, Call
+from product_sync.schema.mapping import load_mapping
+from product_sync.schema.records import TargetTable
+from product_sync.settings import SourceAddress, TargetAddress, mapping_path
+from product_sync.sources import mongodb
+from product_sync.targets.postgres.connection import without_credentials
+from product_sync.targets.postgres.quick_health import look as look_at_postgres
+
+#: Seconds for a server to be found, to take the connection and to give each answer.
+STEP_S = 4.0
+#: Seconds for the whole look. A stopped process or a name server that is silent keeps to no other limit.
+LOOK_S = 10.0
+
+Fact = str | int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of one side. ``text`` says it in words, with the next step where there is one; ``facts`` are for
+    tables and plots, ``None`` where it could not be seen."""
+
+    side: str
+    title: str
+    level: Level
+    text: str
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    def news(self, at: float) -> News:
+        return News(f"connection/{self.side}", f"the connection to {self.title}", self.level, at, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    name: str
+    title: str
+    ask: Callable[[Mapping[str, str], float], Look]
+
+
+def look_at_both(env: Mapping[str, str], *, step_s: float = STEP_S, look_s: float = LOOK_S) -> list[Look]:
+    """Both at once, each for itself. A server that does not answer in time is a look that failed, and is not asked
+    again while that question hangs."""
+    calls = [_QUESTIONS.begin(side.name, _question(side, env, step_s))[0] for side in _SIDES]
+    _QUESTIONS.wait(calls, look_s)
+    return [_answer(side, call) for side, call in zip(_SIDES, calls, strict=True)]
+
+
+_QUESTIONS = BoundedCalls[Look]()
+
+
+def _question(side: _Side, env: Mapping[str, str], step_s: float) -> Callable[[], Look]:
+    def ask() -> Look:
+        try:
+            return side.ask(env, step_s)
+        except ProductSyncError as error:
+            return _failed(side, str(error))
+
+    return ask
+
+
+def _answer(side: _Side, call: Call[Look]) -> Look:
+    answer = call.future
+    if call.is_open:
+        return _failed(
+            side,
+            f"{side.title} has been asked {call.seconds:.0f} seconds ago and has not answered."
+            " Check that the server and the network are not stalled.",
+        )
+    error = answer.exception()
+    if isinstance(error, Exception):
+        # Not its text: it may hold anything. Whoever is on call hears of it all the same.
+        return _failed(side, f"The look at {side.title} raised {type(error).__name__}{_place(error)}: a bug.")
+    return answer.result()
+
+
+def _failed(side: _Side, text: str) -> Look:
+    return Look(side.name, side.title, Level.ERROR, text)
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f" in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}" if trace else ""
+
+
+def _look_at_source(env: Mapping[str, str], step_s: float) -> Look:
+    address = SourceAddress.from_environment(env)
+    collection = load_mapping(mapping_path(env)).source.collection
+    with mongodb.connect(address.url, user=address.user, password=address.password, within_s=step_s) as database:
+        found = mongodb.inspect(database, collection)
+        mongodb.require_readable(database, collection)
+        replication = mongodb.replication(database)
+    text = f"MongoDB {found.version}: about {found.estimated_count} documents; {replication}."
+    unsound = [f"{member.name} is {member.state}" for member in replication.unsound]
+    if unsound:
+        text = f"{', '.join(unsound)}: the loss of another member may leave no primary. Look at its server. {text}"
+    facts: dict[str, Fact] = {
+        "mongodb_documents_about": found.estimated_count,
+        "mongodb_latency_ms": round(found.latency_ms, 2),
+        "mongodb_replication": str(replication),
+        "mongodb_unsound_members": None if replication.members is None else len(unsound),
+        "mongodb_behind_s": replication.behind_s,
+    }
+    return Look("mongodb", "MongoDB", Level.WARN if unsound else Level.OK, text, facts)
+
+
+def _look_at_target(env: Mapping[str, str], step_s: float) -> Look:
+    address = TargetAddress.from_environment(env)
+    target = load_mapping(mapping_path(env)).target
+    found = look_at_postgres(address.url, TargetTable(target.db_schema, target.table, (), ()), within_s=step_s)
+    if found.replication.in_recovery:
+        raise NotAttempted(
+            f"PostgreSQL at {without_credentials(address.url)} is {found.replication}: a standby cannot be written to.",
+            hint="Promote it, or let CART_DB_URL name the primary: with several hosts and"
+            " target_session_attrs=read-write it is found.",
+        )
+    text = f"PostgreSQL {found.server.version}: about {found.estimated_rows} rows; {found.replication}."
+    facts: dict[str, Fact] = {
+        "postgres_rows_about": found.estimated_rows,
+        "postgres_latency_ms": round(found.server.latency_ms, 2),
+        "postgres_replication": str(found.replication),
+        "postgres_replicas": found.replication.replicas,
+        "postgres_behind_s": found.replication.behind_s,
+    }
+    return Look("postgres", "PostgreSQL", Level.OK, text, facts)
+
+
+_SIDES = (
+    _Side("mongodb", "MongoDB", _look_at_source),
+    _Side("postgres", "PostgreSQL", _look_at_target),
+)

@@ -1,0 +1,95 @@
+"""Lists the quarantine of two sides from what the last run left in the state folder.
+
+Neither database is read where a run of this version has noted which folder belongs to the two sides. Only then the list
+is there when a server is down, and for a person who may read neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from product_sync.compare.quarantine_entries import count_entries, entries
+from product_sync.compare.quarantine_reasons import ADVICE
+from product_sync.errors import ConfigurationError
+from product_sync.pipeline.sides import find_by_sides, sides_key
+from product_sync.pipeline.sync_run import state_key
+from product_sync.results import DefectReport, QuarantineListing, QuarantineReport
+from product_sync.schema.mapping import load_mapping
+from product_sync.schema.records import Reason
+from product_sync.schema.row_schema import ID_TYPE, bind
+from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.state.files import RUN_ID, read_metadata
+from product_sync.state.storage_errors import local_storage
+from product_sync.state.store import StateFolder
+from product_sync.targets.postgres.reflection import reflect
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntries:
+    """The entries of a quarantine file, read anew each time that they are iterated over."""
+
+    path: Path
+    reasons: frozenset[str]
+
+    def __iter__(self) -> Iterator[QuarantineReport]:
+        return map(entry_report, entries(self.path, self.reasons))
+
+
+def list_quarantine(report: QuarantineListing, reasons: Collection[str], env: Mapping[str, str]) -> None:
+    """Fill in what the state folder holds. Raises `ConfigurationError` for a reason that does not exist, and as
+    `session.reflect_layout` where the target has to be asked."""
+    wanted = _known(reasons)
+    folder = _folder(env)
+    with local_storage(folder.root):
+        report.total, report.matching, report.by_reason, report.advice = 0, 0, {}, {}
+        path = folder.sound_quarantine()
+        if path is None:
+            return
+        counts = count_entries(path, wanted)
+        report.total, report.matching, report.by_reason = counts.total, counts.matching, counts.by_reason
+        report.advice = {code: ADVICE[Reason(code)].action for code in counts.by_reason if not wanted or code in wanted}
+        report.run_id = read_metadata(path).get(RUN_ID)
+        report.entries = StoredEntries(path, wanted)
+
+
+def entry_report(entry: Mapping[str, Any]) -> QuarantineReport:
+    """An entry as it is answered. Moments of ``entry`` are in microseconds since 1970."""
+    defects = zip(entry["columns"], entry["reasons"], entry["values"], strict=True)
+    return QuarantineReport(
+        source_key=entry["source_key"],
+        id=entry["id"],
+        id_type=entry[ID_TYPE],
+        stage=entry["stage"],
+        defects=[DefectReport(column=column, reason=reason, value=value) for column, reason, value in defects],
+        first_seen=_moment(entry["first_seen_us"]),
+        last_seen=_moment(entry["last_seen_us"]),
+        attempts=entry["attempts"],
+        run_id=entry["run_id"],
+    )
+
+
+def _known(reasons: Collection[str]) -> frozenset[str]:
+    if unknown := sorted(set(reasons) - set(Reason)):
+        raise ConfigurationError(
+            f"There is no reason {', '.join(map(repr, unknown))}.", hint=f"The reasons are: {', '.join(Reason)}."
+        )
+    return frozenset(reasons)
+
+
+def _folder(env: Mapping[str, str]) -> StateFolder:
+    """That of the environment's two sides. The target is asked for its columns only where no run has noted them."""
+    source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
+    mapping, root = load_mapping(mapping_path(env)), state_root(env)
+    schema, table = mapping.target.db_schema, mapping.target.table
+    sides = sides_key(source.url, mapping.source.collection, target.url, f"{schema}.{table}", mapping.columns.items())
+    with local_storage(root):
+        noted = find_by_sides(root, sides)
+    return noted or StateFolder(root, state_key(source, target, bind(mapping, reflect(target.url, schema, table))))
+
+
+def _moment(microseconds: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)).isoformat()

@@ -1,0 +1,166 @@
+"""Gathers all that there is of one product: both sides as they are now, and what the last runs left of it.
+
+A count says that something differs; whoever is asked about *this* product wants to see it. Reads both sides and the
+state folder, and writes nothing. Knows no orchestrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from product_sync.compare import quarantine
+from product_sync.conversion.document import source_id
+from product_sync.conversion.extended_json import parse_json
+from product_sync.conversion.ids import is_canonical_uuid, possible_ids, source_key
+from product_sync.errors import ConfigurationError
+from product_sync.load.exclusions import in_the_way_now
+from product_sync.pipeline.sync_run import reflect_layout, state_key
+from product_sync.report.drift_report import earlier_files
+from product_sync.results import (
+    DefectReport,
+    DifferenceReport,
+    DocumentReport,
+    EarlierReport,
+    ExclusionReport,
+    ProductReport,
+    QuarantineReport,
+)
+from product_sync.schema.ports import WriteBatch
+from product_sync.schema.records import TypeName
+from product_sync.schema.row_schema import Layout
+from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.sources import mongodb
+from product_sync.state.store import StateFolder
+from product_sync.support.document_state import Document, State, compare, read_documents, shown_row
+from product_sync.support.quarantine_listing import entry_report
+from product_sync.targets.postgres.reader import PostgresReader
+from product_sync.verify.snapshot_lookup import seen_before
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked for: a text id, as the target has it; or an ``_id`` of any type, ``key`` being its extended JSON
+    and ``text`` the id that it has in the target, or what was given where it has none."""
+
+    text: str
+    bson_id: Any = None
+    key: str | None = None
+
+
+def readings_of(given: str) -> list[Wanted]:
+    """As a text first: an id may look like extended JSON and be none. Raises `ConfigurationError` for what no database
+    can be asked for."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError("The id is not valid UTF-8.", hint="Give it as the target has it.") from None
+    if not given.startswith(("{", '"')):
+        return [Wanted(given)]
+    try:
+        bson_id = parse_json(given)
+    except ValueError:
+        return [Wanted(given)]
+    identity = source_id(bson_id)
+    return [Wanted(given), Wanted(identity.text if identity else given, bson_id, source_key(bson_id))]
+
+
+def show_product(report: ProductReport, env: Mapping[str, str]) -> None:
+    """Fill in what is found. Raises `ConfigurationError` or `NotAttempted` where a side cannot be read."""
+    source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
+    readings = readings_of(report.id)
+    layout = reflect_layout(target, mapping_path(env))
+    folder = StateFolder(state_root(env), state_key(source, target, layout))
+    for wanted in readings:
+        documents = _documents(source, layout, wanted)
+        row = _row(target, layout, wanted.text)
+        if documents or row.num_rows:
+            break
+    report.documents = [_document(document, layout) for document in documents]
+    report.target_row = shown_row(row, layout) if row.num_rows else None
+    report.quarantine = _quarantined(folder, wanted, documents)
+    report.earlier = _earlier(folder, layout, wanted.text)
+    state, differences = compare(wanted.text, documents, row, _refused(folder, layout, wanted.text), layout)
+    report.state = str(state)
+    report.differences = [
+        DifferenceReport(column=line.column, target=line.old, source=line.new) for line in differences
+    ]
+    report.exclusions = _exclusions(target, layout, documents[0].row if documents else None, row, state)
+
+
+def _exclusions(
+    address: TargetAddress, layout: Layout, new: pa.Table | None, old: pa.Table, state: State
+) -> list[ExclusionReport]:
+    """Which rows would keep the product out of the target if it were written now."""
+    if new is None or state not in (State.MISSING, State.CHANGED):
+        return []
+    nothing, changed = layout.target_schema.empty_table(), old.num_rows > 0
+    batch = WriteBatch(nothing if changed else new, new if changed else nothing, old, nothing)
+    found = map(in_the_way_now, PostgresReader(address.url, layout).obstacles(batch))
+    return [ExclusionReport(**asdict(each)) for each in found]
+
+
+def _documents(address: SourceAddress, layout: Layout, wanted: Wanted) -> list[Document]:
+    with mongodb.connect(address.url, user=address.user, password=address.password) as database:
+        source = mongodb.MongoSource(database, layout)
+        raw = source.documents(possible_ids(wanted.text))
+        if wanted.key is not None and source_id(wanted.bson_id) is None:
+            exact = source.document(wanted.bson_id)
+            raw += [exact] if exact is not None and exact not in raw else []
+    return read_documents(raw, layout)
+
+
+def _row(address: TargetAddress, layout: Layout, text: str) -> pa.Table:
+    """The target's row, or none: also for a text that no row can have as its id."""
+    impossible = "\0" in text or (layout.key.type.name is TypeName.UUID and not is_canonical_uuid(text))
+    if impossible:
+        return layout.target_schema.empty_table()
+    return PostgresReader(address.url, layout).fetch([text])
+
+
+def _refused(folder: StateFolder, layout: Layout, text: str) -> pa.Table:
+    if path := folder.sound_quarantine():
+        return quarantine.refused_rows(path, layout, text)
+    return quarantine.refused_schema(layout).empty_table()
+
+
+def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document]) -> list[QuarantineReport]:
+    path = folder.sound_quarantine()
+    if path is None:
+        return []
+    keys = {document.key for document in documents} | {wanted.text} | ({wanted.key} if wanted.key else set())
+    return [entry_report(entry) for entry in quarantine.entries_of(path, wanted.text, sorted(keys))]
+
+
+def _earlier(folder: StateFolder, layout: Layout, text: str) -> list[EarlierReport]:
+    files = sorted(earlier_files(folder, set(), datetime.now(UTC)), key=lambda file: file.at, reverse=True)
+    if not files:
+        return []
+    return [
+        EarlierReport(
+            side=str(file.side),
+            at=file.at.isoformat(),
+            run_id=file.rows.parent.name,
+            present=bool(row.num_rows or reasons),
+            row=shown_row(row, layout) if row.num_rows and not reasons else None,
+            reasons=list(reasons),
+        )
+        for file, row, reasons in seen_before(text, layout, files)
+    ]
+
+
+def _document(document: Document, layout: Layout) -> DocumentReport:
+    return DocumentReport(
+        source_key=document.key,
+        id_type=str(document.identity.type) if document.identity else None,
+        fields=dict(document.fields),
+        row=shown_row(document.row, layout) if document.row is not None else None,
+        defects=[
+            DefectReport(column=defect.column, reason=str(defect.reason), value=defect.value)
+            for defect in document.defects
+        ],
+    )

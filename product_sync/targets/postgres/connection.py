@@ -1,0 +1,237 @@
+"""Opening connections to the cart's database, and saying why one cannot be opened.
+
+The one place where `CART_DB_URL` is read as an address, so that its password cannot leak elsewhere: driver messages
+about an address quote parts of it, and are therefore never passed on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import Final
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from product_sync.errors import (
+    AccessDenied,
+    ConfigurationError,
+    NotAttempted,
+    TooFewConnections,
+    Unreachable,
+    Untrusted,
+)
+from product_sync.targets.postgres import binary_arrays
+from product_sync.targets.postgres.certificate import refused_because
+
+VARIABLE: Final = "CART_DB_URL"
+_PORT: Final = "5432"
+#: How many connections to the target a sync may have open at once.
+CONNECTIONS_NEEDED: Final = 3
+EXPECTED: Final = "postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+
+#: Used where the address does not say otherwise (libpq manual, "Parameter Key Words"; seconds, ``tcp_user_timeout``
+#: in milliseconds). A vanished server is noticed after about a minute; `lock` sees to a vanished client.
+_DEFAULTS: Final = {
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+#: pg_current_xact_id() and trim_scale() came with 13.
+_OLDEST_SERVER: Final = 130000
+#: PostgreSQL cuts names at 63 bytes, without a word.
+_APPLICATION_NAME_BYTES: Final = 63
+_SCHEME: Final = re.compile(r"postgres(ql)?(\+[a-z0-9_]+)?://", re.IGNORECASE)
+
+# A failed connection has no SQLSTATE in libpq, only a text. These are the server's English ones; a text that is not
+# recognised, or is in another language, counts as unreachable and is quoted, so nothing is hidden.
+_NO_DATABASE: Final = re.compile(r"FATAL: +database .* does not exist")
+_DENIED: Final = re.compile(
+    r"authentication failed|no password supplied|role .* does not exist|no pg_hba\.conf entry|pg_hba\.conf rejects"
+    r"|permission denied|not permitted to log in|not currently accepting connections"
+    r"|requires a valid client certificate"
+)
+_TOO_MANY: Final = re.compile(
+    r"too many connections for|too many clients|connection slots are reserved|no more connections allowed"
+)
+# And these are libpq's own, about TLS. The first one says too little.
+_CERTIFICATE: Final = re.compile(r"certificate verify failed")
+_WRONG_NAME: Final = re.compile(r"server certificate for .* does not match host name")
+_NO_ROOT: Final = re.compile(r"root certificate file .* does not exist|could not read root certificate file")
+_NO_TLS: Final = re.compile(r"server does not support SSL")
+
+
+def connect(
+    url: str, *, application_name: str = "product_sync", connect_within_s: float | None = None
+) -> psycopg.Connection:
+    """A new connection in autocommit mode, with the server's own placeholders (``$1``) and canonical conversions.
+
+    ``url`` is ``postgresql://``, ``postgres://``, SQLAlchemy's ``postgresql+psycopg://`` or libpq's ``key=value`` form.
+    Time-outs for statements and locks, ``search_path`` and ``TimeZone`` stay as the role has them: values travel in
+    binary and names are qualified, so they decide nothing here, but triggers of the table's owner may rely on them.
+    ``connect_within_s`` wins over the address: seconds for each of its hosts, two at least.
+
+    Raises `ConfigurationError` for an address that is none and for a database that does not exist, `AccessDenied`
+    for a wrong password or role, `Untrusted` where the address asks for TLS and the server's certificate does not
+    hold, `TooFewConnections` where a limit is reached, `Unreachable` for everything else. None quotes the address.
+    """
+    parameters = _parse(url)
+    try:
+        connection = psycopg.connect(
+            conninfo(url, application_name=application_name, connect_within_s=connect_within_s),
+            autocommit=True,
+            cursor_factory=psycopg.RawCursor,
+        )
+    except psycopg.Error as error:
+        raise _refusal(str(error), parameters) from None
+    if connection.info.server_version < _OLDEST_SERVER:
+        version = connection.info.parameter_status("server_version")
+        connection.close()
+        raise ConfigurationError(
+            f"PostgreSQL at {_address(parameters)} has version {version}; 13 or newer is needed.",
+            hint="Upgrade the server.",
+        )
+    connection.server_cursor_factory = psycopg.RawServerCursor
+    binary_arrays.register(connection)
+    return connection
+
+
+def conninfo(url: str, *, application_name: str = "product_sync", connect_within_s: float | None = None) -> str:
+    """The address with our defaults, in libpq's own form. It may hold the password: not to be shown.
+
+    Raises `ConfigurationError` for an address that is none.
+    """
+    ours = {"application_name": application_name, "client_encoding": "UTF8"}
+    if connect_within_s is not None:
+        ours["connect_timeout"] = f"{connect_within_s:.0f}"
+    return make_conninfo(**{**_DEFAULTS, **_parse(url), **ours})
+
+
+def application_name(run_id: str) -> str:
+    """How a session names itself to the server, and so to whoever finds the lock taken:
+    ``product_sync RUN HOST:PID``, in at most 63 bytes of ASCII."""
+    begin, end = f"product_sync {run_id[:8]} ", f":{os.getpid()}"
+    host = socket.gethostname().encode("ascii", "replace").decode()
+    return begin + host[: _APPLICATION_NAME_BYTES - len(begin) - len(end)] + end
+
+
+def without_credentials(url: str) -> str:
+    """``host:port/database`` of an address, all hosts of several, and nothing else. Raises `ConfigurationError`."""
+    return _address(_parse(url))
+
+
+def _parse(url: str) -> dict[str, str]:
+    """The parameters that the address gives, or `ConfigurationError`. The address itself is never quoted."""
+    text = url.strip()
+    if not text:
+        raise ConfigurationError(f"{VARIABLE} is empty.", hint=f"Set it to {EXPECTED}.")
+    if scheme := _SCHEME.match(text):
+        text = "postgresql://" + text[scheme.end() :]
+        # An unencoded @ or / in the password makes libpq take the rest of it for the host or the database.
+        authority, _, path = text[len("postgresql://") :].partition("?")[0].partition("/")
+        if authority.count("@") > 1 or "@" in path or "#" in text:
+            raise _invalid("a password with special characters must be percent-encoded (@ is %40, / is %2F, # is %23)")
+    elif "://" in text:
+        raise _invalid("it does not begin with postgresql://")
+    try:
+        parameters = {key: str(value) for key, value in conninfo_to_dict(text).items()}
+    except (psycopg.Error, UnicodeError):
+        raise _invalid(
+            "it has a part that libpq does not know; parameters of other tools (schema, pgbouncer) do not belong here"
+        ) from None
+    if not all(port.isdecimal() for port in parameters.get("port", "0").split(",") if port):
+        raise _invalid("the port is not a number; special characters of a password must be percent-encoded")
+    return parameters
+
+
+def _invalid(fault: str) -> ConfigurationError:
+    return ConfigurationError(f"{VARIABLE} is not a valid address: {fault}.", hint=f"Expected: {EXPECTED}.")
+
+
+def _address(parameters: dict[str, str]) -> str:
+    known = _with_defaults(parameters)
+    places = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in _places(known))
+    return f"{','.join(places)}/{known['dbname'] or known['user']}"
+
+
+def _places(known: dict[str, str]) -> list[tuple[str, str]]:
+    """Host and port of each server that completed parameters name."""
+    hosts = (known["host"] or known["hostaddr"] or "localhost").split(",")
+    ports = known["port"].split(",")
+    # One port serves all hosts, else there is one for each (libpq manual, "Specifying Multiple Hosts").
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    return [(host, port or _PORT) for host, port in zip(hosts, ports, strict=False)]
+
+
+def _with_defaults(parameters: dict[str, str]) -> dict[str, str]:
+    """Completed as libpq does it: from the environment, then as compiled in."""
+    options = pq.Conninfo.get_defaults()
+    defaults = {option.keyword.decode(): (option.val or option.compiled or b"").decode() for option in options}
+    return {**defaults, **parameters}
+
+
+def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | NotAttempted:
+    where, user = _address(parameters), _with_defaults(parameters)["user"]
+    if _NO_DATABASE.search(text):
+        return ConfigurationError(
+            f"The server at {where.rpartition('/')[0]} has no database {where.rpartition('/')[2]!r}.",
+            hint=f"Create it, or correct the name at the end of {VARIABLE}.",
+        )
+    reason = _reason(text)
+    if _DENIED.search(text):
+        return AccessDenied(
+            f"PostgreSQL at {where} refused user {user!r}: {reason}.",
+            hint=f"Check user and password in {VARIABLE}, and the server's pg_hba.conf.",
+        )
+    if _TOO_MANY.search(text):
+        return too_few_connections(user, f"{reason}, says PostgreSQL at {where}")
+    if _NO_ROOT.search(text):
+        return ConfigurationError(
+            f"The certificates that PostgreSQL at {where} is to be checked against cannot be read: {reason}.",
+            hint=f"Let sslrootcert in {VARIABLE} name a file that this user may read, or be `system`.",
+        )
+    if _CERTIFICATE.search(text) or _WRONG_NAME.search(text):
+        why = (_CERTIFICATE.search(text) and _why_refused(parameters)) or reason
+        return Untrusted(
+            f"PostgreSQL at {where} did not prove that it is the server asked for: {why}.",
+            hint=f"Let the host in {VARIABLE} be a name in the server's certificate, and sslrootcert the certificate of"
+            " the authority that issued it.",
+        )
+    if _NO_TLS.search(text):
+        return Untrusted(
+            f"PostgreSQL at {where} does not offer TLS, which {VARIABLE} requires.",
+            hint="Turn ssl on in the server's configuration.",
+        )
+    return Unreachable(
+        f"PostgreSQL at {where} cannot be reached: {reason}.",
+        hint=f"Check that the server runs and that {VARIABLE} names it: {EXPECTED}.",
+    )
+
+
+def too_few_connections(user: str, reason: str) -> TooFewConnections:
+    """The error for a server or a pool that gives ``user`` no further session."""
+    return TooFewConnections(
+        f"There is no further connection for user {user!r}: {reason}.",
+        hint=f"A sync needs {CONNECTIONS_NEEDED} connections at once: raise the limit of the role, the database or the"
+        " pool, or wait until others have ended.",
+    )
+
+
+def _why_refused(parameters: dict[str, str]) -> str | None:
+    known = _with_defaults(parameters)
+    places = [(host, int(port)) for host, port in _places(known) if not host.startswith("/")]
+    return refused_because(places, known["sslrootcert"])
+
+
+def _reason(text: str) -> str:
+    """The first line of a driver's text, from the server's own words on."""
+    reason = " ".join(text.split("\n")[0].split())
+    for begin in ("FATAL: ", "failed: "):
+        _, found, rest = reason.rpartition(begin)
+        reason = rest if found else reason
+    return reason.strip().rstrip(".")

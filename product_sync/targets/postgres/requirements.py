@@ -1,0 +1,118 @@
+"""Checks that a sync can write to the target, before anything is read or written.
+
+The writer calls it when it opens, a run when it starts, and `doctor` to say what a sync would meet. It is one function,
+so that `doctor` never passes what a sync refuses.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+
+from product_sync.errors import AccessDenied, ReadOnlyTarget, TableError, TransactionPooling
+from product_sync.runtime import hints
+from product_sync.schema.records import TargetTable
+from product_sync.targets.postgres import statements
+from product_sync.targets.postgres.connection import VARIABLE
+from product_sync.targets.postgres.lock import pools_transactions
+
+_SETTING: Final = "default_transaction_read_only"
+
+
+def table_oid(connection: psycopg.Connection, table: TargetTable) -> int:
+    """The table's OID, or `TableError` if there is none of this name, or none any more."""
+    row = connection.execute(statements.RELATION, [table.schema, table.name]).fetchone()
+    if row is None:
+        raise TableError(f"Table {table.qualified_name} does not exist any more.", hint="Was it renamed?")
+    return int(row[0])
+
+
+def require_writable(connection: psycopg.Connection, url: str, table: TargetTable) -> None:
+    """Raise what would keep any sync from writing to ``table``.
+
+    `ReadOnlyTarget` on a standby or where the role or the database is set read-only, `TransactionPooling` and
+    `TooFewConnections` for the sessions behind ``url``, `AccessDenied` under row-level security, `TableError` for
+    rules, and driver errors. Privileges are not asked for: which ones are needed depends on the differences.
+    """
+    oid = table_oid(connection, table)
+    _refuse_read_only(connection, table)
+    if pools_transactions(connection, url):
+        raise TransactionPooling(
+            f"A transaction pooler stands before {table.qualified_name}; it would void the sync's lock.",
+            hint=f"Let {VARIABLE} name the server itself, or a pool in session mode.",
+        )
+    _refuse_row_security(connection, oid, table)
+    _refuse_rules(connection, oid, table)
+
+
+def refuse_heirs(connection: psycopg.Connection, oid: int, name: str) -> None:
+    """Raise `TableError` if other tables inherit from the table, or a partition is a foreign table.
+
+    A primary key does not cover the rows of tables that inherit, and reading the table reads them too.
+    """
+    heirs = connection.execute(statements.HEIRS, [oid]).fetchall()
+    if children := [str(heir) for heir, is_partition in heirs if not is_partition]:
+        raise TableError(
+            f"Other tables inherit from {name}: {', '.join(children)}. Their rows would be read as its own, and its"
+            " primary key does not hold for them.",
+            hint="End the inheritance, make them partitions, or let `target` of the mapping file name another table.",
+        )
+    if heirs:
+        foreign = ", ".join(str(heir) for heir, _ in heirs)
+        raise TableError(
+            f"{name} has partitions that are foreign tables: {foreign}. INSERT … ON CONFLICT does not work on them.",
+            hint="Move their rows into partitions of this server, or let `target` name another table.",
+        )
+
+
+def _refuse_read_only(connection: psycopg.Connection, table: TargetTable) -> None:
+    in_recovery, is_on, source, database = connection.execute(statements.READ_ONLY).fetchone() or (False, False, "", "")
+    if in_recovery:
+        raise ReadOnlyTarget(
+            f"The server of {table.qualified_name} is in recovery: a standby cannot be written to.",
+            hint=f"Promote it, or let {VARIABLE} name the primary: with several hosts and"
+            " target_session_attrs=read-write the driver finds it.",
+        )
+    if is_on:
+        raise ReadOnlyTarget(
+            f"Transactions of {connection.info.user!r} in the database {database!r} are read-only"
+            f" ({_SETTING} = on, set by: {source}).",
+            hint=_end_of_read_only(source, connection.info.user, str(database)),
+        )
+
+
+def _end_of_read_only(source: str, role: str, database: str) -> str:
+    # In a transaction of its own kind: the session that executes it may be read-only too.
+    match source:
+        case "user":
+            return hints.sql("BEGIN READ WRITE; ALTER ROLE {} RESET default_transaction_read_only; COMMIT", role)
+        case "database":
+            return hints.sql(
+                "BEGIN READ WRITE; ALTER DATABASE {} RESET default_transaction_read_only; COMMIT", database
+            )
+        case "database user":
+            return hints.sql(
+                "BEGIN READ WRITE; ALTER ROLE {} IN DATABASE {} RESET default_transaction_read_only; COMMIT",
+                role,
+                database,
+            )
+    return f"Use a role that may write, or turn {_SETTING} off where it is set. Some services set it on a full disk."
+
+
+def _refuse_row_security(connection: psycopg.Connection, oid: int, table: TargetTable) -> None:
+    """Rows that it hides would count as missing, or be lost from view."""
+    if connection.execute(statements.ROW_SECURITY, [oid]).fetchone() == (True,):
+        raise AccessDenied(
+            f"Row-level security is active on {table.qualified_name} for this role, so it may not see all rows.",
+            hint="Use a role with BYPASSRLS, or the owner of the table without FORCE ROW LEVEL SECURITY.",
+        )
+
+
+def _refuse_rules(connection: psycopg.Connection, oid: int, table: TargetTable) -> None:
+    if rules := [str(name) for (name,) in connection.execute(statements.RULES, [oid])]:
+        raise TableError(
+            f"{table.qualified_name} has rules that change what INSERT, UPDATE or DELETE do: {', '.join(rules)}."
+            " PostgreSQL refuses INSERT … ON CONFLICT there.",
+            hint="Let triggers do what the rules do, or let `target` of the mapping file name another table.",
+        )

@@ -1,0 +1,92 @@
+"""How text is written to a terminal: lines that are never broken, ids that can be pasted, tables that fit.
+
+Rich breaks whatever is wider than the terminal, and cuts a table that it cannot shrink. An id or a command that was
+broken cannot be copied any more, so those are lines of their own, which the terminal itself continues.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from product_sync.runtime import hints
+
+#: Columns where nobody says how wide the output is, as in a log.
+WIDTH_WITHOUT_TERMINAL = 120
+
+
+def output() -> Console:
+    """Standard output."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)
+
+
+def line(text: str = "", style: str = "") -> None:
+    """One line, however long, without characters that a terminal would obey."""
+    output().print(Text(printable(text), style), soft_wrap=True, highlight=False)
+
+
+def heading(text: str) -> None:
+    line(text, "bold")
+
+
+def command(text: str) -> None:
+    """A command on a line of its own, to be copied."""
+    line(f"  {text}")
+
+
+def table(rows: Iterable[tuple[str, ...]], numbers: Iterable[int] = ()) -> None:
+    """A table without a head. The columns whose places are in ``numbers`` are aligned to the right and never broken;
+    the others are folded where the terminal is narrow."""
+    shown, right, listed = Table(show_header=False), set(numbers), list(rows)
+    for place in range(max(map(len, listed), default=0)):
+        number = place in right
+        shown.add_column(justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in listed:
+        shown.add_row(*(escape("\n".join(map(printable, cell.split("\n")))) for cell in row))
+    output().print(shown)
+
+
+def printable(text: str) -> str:
+    """Products may hold what moves a terminal's cursor, or worse: that is shown, not sent to it."""
+    return "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def pasted(product_id: str) -> str:
+    """An id as a shell takes it: whole, in quotes where it needs them."""
+    if product_id.isprintable():
+        return shlex.quote(product_id)
+    quoted = product_id.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(quoted)}'"
+
+
+def show_command(product_id: str, options: Sequence[str] = ()) -> str:
+    """The command that shows everything about a product."""
+    dashes = ["--"] if product_id.startswith("-") else []
+    return f"{hints.shell('product-sync', 'show', *options, *dashes)} {pasted(product_id)}"
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def moment(iso: str) -> str:
+    """A moment in ISO 8601 as people read it, with its zone."""
+    return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def counts(by_name: Mapping[str, int]) -> str:
+    """``wrong_type: 2, missing_field: 1``"""
+    return ", ".join(f"{name}: {count:,}" for name, count in by_name.items() if count)

@@ -1,0 +1,222 @@
+"""The six checks as pure functions: numbers in, a verdict with the next step out (design section 6).
+
+They decide whether a run is green. Kept apart from whoever asks, so that the command line, the checks in the UI
+and the tests cannot come to different conclusions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from product_sync.compare.diff import DiffCounts
+from product_sync.load.result import LoadResult
+from product_sync.runtime import hints
+from product_sync.verify.verification import Verification
+
+MAX_SHRINK = 0.20
+MASS_CHANGE_ROWS = 100
+MASS_CHANGE_SHARE = 0.5
+#: Rows that a verdict explains.
+_TOLD_EXCLUSIONS = 3
+
+
+class Severity(StrEnum):
+    """What a verdict that did not pass means: ERROR turns the run red, WARN does not."""
+
+    ERROR = "ERROR"
+    WARN = "WARN"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``severity`` matters only where ``passed`` is false. ``numbers`` hold what was judged, zeros too, and first ids;
+    ``description`` says what is wrong and what to do next."""
+
+    check: str
+    passed: bool
+    severity: Severity
+    numbers: Mapping[str, int | float | str | list[str] | None]
+    description: str
+
+
+def source_looks_complete(documents: int, baseline: int | None, accepted: int | None) -> Verdict:
+    """Neither empty nor more than 20 % smaller than at the last run that passed (``baseline``, ``None`` before the
+    first). ``accepted`` is the count from which on a person has said that it is right: with 0 an empty source too."""
+    told = accepted is not None and documents >= accepted
+    shrunk = baseline is not None and documents < (1 - MAX_SHRINK) * baseline
+    if documents > 0 and not shrunk:
+        description = f"{_count(documents, 'document')} read."
+        if baseline is None:
+            description += " No count of an earlier run that passed is known to compare it with."
+    elif documents == 0:
+        description = "The source is empty."
+    else:
+        description = f"{_count(documents, 'document')} read, {baseline} at the last run that passed."
+    passed = told or (documents > 0 and not shrunk)
+    if not passed:
+        description += (
+            " Nothing was compared or written. See whether the collection is whole; if it is, run"
+            f" `{hints.shell('product-sync', 'sync', '--accept-source-count', str(documents))}`."
+        )
+    elif told and (documents == 0 or shrunk):
+        description += f" Accepted by accept_source_count = {accepted}."
+    return Verdict(
+        "source_looks_complete",
+        passed,
+        Severity.ERROR,
+        {"source_count": documents, "baseline": baseline, "accepted": accepted},
+        description,
+    )
+
+
+def change_is_plausible(changed: int, target_count: int, accepted: bool) -> Verdict:
+    """Not more than 100 rows and, at the same time, more than half of the target would be overwritten."""
+    massive = changed > MASS_CHANGE_ROWS and changed > MASS_CHANGE_SHARE * target_count
+    description = f"{changed} of {_count(target_count, 'row')} of the target would be overwritten."
+    if massive and accepted:
+        description += " Accepted by accept_changes."
+    elif massive:
+        description += (
+            " Nothing was written. Look at the first differences: a mistake in the mapping or in the source would"
+            f" look like this. If they are right, run `{hints.shell('product-sync', 'sync', '--accept-changes')}`."
+        )
+    return Verdict(
+        "change_is_plausible",
+        accepted or not massive,
+        Severity.ERROR,
+        {"changed": changed, "target_count": target_count},
+        description,
+    )
+
+
+def target_matches_source(verification: Verification, load: LoadResult | None = None) -> Verdict:
+    """Nothing is missing and nothing is changed, apart from the quarantined. ``load`` is what this run has loaded: it
+    knows of which rows other rows were in the way."""
+    excluded = load.excluded if load else 0
+    if verification.valid:
+        apart = f" apart from {verification.quarantined} in quarantine" if verification.quarantined else ""
+        description = (
+            f"The target agrees with all {_count(verification.source_count, 'document')} of the source{apart}."
+        )
+    else:
+        description = (
+            f"{verification.missing} missing{_first(verification.missing_ids)},"
+            f" {verification.changed} changed{_first(verification.changed_ids)}."
+        )
+        if load and excluded:
+            messages = " ".join(exclusion.message for exclusion in load.exclusions[:_TOLD_EXCLUSIONS])
+            rows = f"{_count(excluded, 'row')} could not be written, because another row is in the way"
+            description += f" {rows}{':' if excluded <= _TOLD_EXCLUSIONS else ', the first:'} {messages}"
+        if verification.missing + verification.changed > excluded:
+            again = hints.shell("product-sync", "sync")
+            description += f" Run `{again}`; if they come back, something else writes to the target."
+    if verification.in_flight:
+        description += f" {verification.in_flight} were on their way."
+    return Verdict(
+        "target_matches_source",
+        verification.valid,
+        Severity.ERROR,
+        {
+            "source_count": verification.source_count,
+            "target_count": verification.target_count,
+            "missing": verification.missing,
+            "changed": verification.changed,
+            "extra": verification.extra,
+            "quarantined": verification.quarantined,
+            "in_flight": verification.in_flight,
+            "excluded": excluded,
+            "missing_ids": list(verification.missing_ids),
+            "changed_ids": list(verification.changed_ids),
+            "extra_ids": list(verification.extra_ids),
+        },
+        description,
+    )
+
+
+def every_batch_loaded(result: LoadResult) -> Verdict:
+    """No batch failed, and none was left out."""
+    passed = result.failed_batches == 0 and result.not_attempted_batches == 0 and result.stop is None
+    if passed:
+        description = f"{_count(result.batches, 'batch', 'batches')} loaded."
+    else:
+        description = (
+            f"{result.failed_batches} of {_count(result.batches, 'batch', 'batches')} failed,"
+            f" {result.not_attempted_batches} were not attempted."
+        )
+        if result.stop is not None:
+            description += f" The load stopped: {result.stop.message} {result.stop.hint}".rstrip()
+        elif result.failures:
+            description += f" The first: {result.failures[0].cause}"
+        description += f" What was written stays; run `{hints.shell('product-sync', 'sync')}` again for the rest."
+    return Verdict(
+        "every_batch_loaded",
+        passed,
+        Severity.ERROR,
+        {
+            "batches": result.batches,
+            "failed_batches": result.failed_batches,
+            "not_attempted_batches": result.not_attempted_batches,
+        },
+        description,
+    )
+
+
+def quarantine_within_budget(
+    quarantined: int, source_count: int, by_reason: Mapping[str, int], budget: float
+) -> Verdict:
+    """No document is in quarantine; more than the share ``budget`` of the source is an error. ``by_reason`` counts
+    documents by code."""
+    over = quarantined > budget * source_count
+    if quarantined == 0:
+        description = "No document is in quarantine."
+    else:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(by_reason.items()) if count)
+        description = (
+            f"{quarantined} of {_count(source_count, 'document')} cannot be copied ({reasons})."
+            " Look at them in quarantined_products and mend them in the source."
+        )
+        if over:
+            description += f" That is more than {_percent(budget)} of the source, which quarantine_budget allows."
+    return Verdict(
+        "quarantine_within_budget",
+        quarantined == 0,
+        Severity.ERROR if over else Severity.WARN,
+        {"quarantined": quarantined, "source_count": source_count, **by_reason},
+        description,
+    )
+
+
+def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kept_referenced: int = 0) -> Verdict:
+    """Nothing is in the target that is not in the source. ``ids`` are the first of them."""
+    extra = counts.extra
+    if extra == 0:
+        description = "The target holds no product that the source does not have."
+    else:
+        description = (
+            f"{_count(extra, 'row')} of the target {'has' if extra == 1 else 'have'} no document in the source"
+            f"{_first(ids)}. They are left alone;"
+            f" `{hints.shell('product-sync', 'sync', '--extra', 'delete')}` deletes them."
+        )
+    if kept_referenced:
+        description += f" {kept_referenced} could not be deleted, because another table references them."
+    return Verdict(
+        "no_extra_products",
+        extra == 0,
+        Severity.WARN,
+        {"extra": extra, "kept_referenced": kept_referenced},
+        description,
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
+def _first(ids: Sequence[str]) -> str:
+    return f" (first: {', '.join(ids)})" if ids else ""

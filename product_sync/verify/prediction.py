@@ -1,0 +1,81 @@
+"""Predicts, in a dry run, which checks a sync would fail, in the sentences of the checks themselves.
+
+Without it a dry run counts what would be written and says nothing of what would stop the sync or turn it red. Two
+checks cannot be predicted, because they are about what the load does: every_batch_loaded and target_matches_source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from product_sync.compare.diff import DiffCounts
+from product_sync.verify import checks
+from product_sync.verify.checks import Severity, Verdict
+
+#: Not a check of its own: a sync that lacks a privilege does not begin to load.
+PRIVILEGES = "privileges"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What each check would say of a sync that starts now."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def failed(self) -> list[Verdict]:
+        """Those that would turn the sync red."""
+        return [verdict for verdict in self.verdicts if not verdict.passed and verdict.severity is Severity.ERROR]
+
+    @property
+    def warnings(self) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if not verdict.passed and verdict.severity is Severity.WARN]
+
+    @property
+    def would_pass(self) -> bool:
+        return not self.failed
+
+    @property
+    def sentence(self) -> str:
+        """The prediction as text: the first words say whether the sync would pass or fail."""
+        if self.failed:
+            return f"A sync would fail: {_said(self.failed)}"
+        if self.warnings:
+            return f"A sync would pass, with a warning: {_said(self.warnings)}"
+        return "A sync would pass the checks that can be predicted."
+
+
+def predict(
+    counts: DiffCounts,
+    *,
+    source: Verdict,
+    change: Verdict,
+    lacking: str,
+    quarantined_by_reason: Mapping[str, int],
+    quarantine_budget: float,
+    deletes: bool,
+    deletion_obstacle: str | None,
+    first_extra: tuple[str, ...] = (),
+) -> Prediction:
+    """``source`` and ``change`` are the verdicts on what the dry run has read. ``lacking`` says which privileges the
+    load would need and the role has not, or is empty. ``deletes`` says that extra rows are to be deleted,
+    ``deletion_obstacle`` why they would not be."""
+    quarantine = checks.quarantine_within_budget(
+        counts.quarantined, counts.source_count, quarantined_by_reason, quarantine_budget
+    )
+    privileges = Verdict(PRIVILEGES, not lacking, Severity.ERROR, {}, lacking or "The privileges suffice.")
+    return Prediction((source, change, privileges, quarantine, _extra(counts, deletes, deletion_obstacle, first_extra)))
+
+
+def _extra(counts: DiffCounts, deletes: bool, obstacle: str | None, first: tuple[str, ...]) -> Verdict:
+    found = checks.no_extra_products(counts, first)
+    if not counts.extra or not deletes:
+        return found
+    rows = f"{counts.extra} row{'' if counts.extra == 1 else 's'}"
+    description = f"{rows} would not be deleted: {obstacle}" if obstacle else f"{rows} would be deleted."
+    return Verdict(found.check, obstacle is None, Severity.WARN, found.numbers, description)
+
+
+def _said(found: list[Verdict]) -> str:
+    return " ".join(f"{verdict.check}: {verdict.description}" for verdict in found)

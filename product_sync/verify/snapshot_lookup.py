@@ -1,0 +1,167 @@
+"""Looks up the differences of a run in the snapshots of earlier runs: what `evidence` reasons from.
+
+Only the first differences of each kind are looked up, by id, in files that are there anyway. Every column of a file but
+the ids is read for the rows that were found, so a look costs a scan of the ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from product_sync.compare import diff_rows
+from product_sync.compare.diff import Difference, lines_of
+from product_sync.schema.records import Op
+from product_sync.schema.row_schema import ID_TYPE, Layout, LayoutColumn
+from product_sync.state.files import opened, pages
+from product_sync.verify.drift_cause import Explanation, Side, Sighting, explain
+
+#: A run that has begun meanwhile removes the oldest files; and one may be damaged.
+_NO_EVIDENCE = (pa.ArrowInvalid, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierFile:
+    """A snapshot of one side, as it was read ``at`` some moment; of the source, with what could not be copied."""
+
+    side: Side
+    at: datetime
+    rows: Path
+    rejects: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A difference as people are shown it, the type of its ``_id`` (empty for an extra row), and what is proven."""
+
+    difference: Difference
+    id_type: str
+    explanation: Explanation
+
+
+def explain_differences(
+    rows_by_op: Iterable[tuple[Op, pa.Table]],
+    layout: Layout,
+    earlier: Iterable[EarlierFile],
+    source_read_at: datetime,
+) -> list[Explained]:
+    """The rows of a diff (``Layout.diff_schema``) as lines, each explained by the ``earlier`` snapshots.
+
+    A file that is gone by now is no evidence.
+    """
+    kinds = [(op, rows) for op, rows in rows_by_op if rows.num_rows]
+    if not kinds:
+        return []
+    seen: dict[Op, list[_Seen]] = {op: [] for op, _ in kinds}
+    for file in earlier:
+        try:
+            of_file = [(op, _Seen(file, op, rows, layout)) for op, rows in kinds]
+        except _NO_EVIDENCE:
+            continue
+        for op, of_kind in of_file:
+            seen[op].append(of_kind)
+    return [line for op, rows in kinds for line in _explained(op, rows, layout, seen[op], source_read_at)]
+
+
+def seen_before(
+    row_id: str, layout: Layout, earlier: Iterable[EarlierFile]
+) -> Iterator[tuple[EarlierFile, pa.Table, tuple[str, ...]]]:
+    """What each snapshot has of one product: its row, in a table of that side's schema that is empty where it has none,
+    and why the document could not be copied. Files that are gone are left out."""
+    for file in earlier:
+        schema = _schema(file, layout)
+        try:
+            found = pa.concat_tables([schema.empty_table(), *_rows_of(file, layout, [row_id])])
+            rejected = _rejected(file, [row_id])
+        except _NO_EVIDENCE:
+            continue
+        yield file, found, rejected.get(row_id, ())
+
+
+def _schema(file: EarlierFile, layout: Layout) -> pa.Schema:
+    return layout.source_schema if file.side is Side.SOURCE else layout.target_schema
+
+
+def _rows_of(file: EarlierFile, layout: Layout, ids: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of ``ids``, some at a time. Row groups whose ids are all outside are passed over."""
+    schema, key = _schema(file, layout), layout.key.name
+    wanted, first, last = pa.array(ids, pa.string()), min(ids), max(ids)
+    with opened(file.rows) as read:
+        place = read.schema_arrow.get_field_index(key)
+        for group in range(read.num_row_groups):
+            bounds = read.metadata.row_group(group).column(place).statistics
+            if bounds is not None and bounds.has_min_max and (bounds.max < first or bounds.min > last):
+                continue
+            is_wanted = pc.is_in(read.read_row_group(group, columns=[key])[key], value_set=wanted)
+            if not pc.any(is_wanted, min_count=0).as_py():
+                continue
+            for page in pages(read, groups=[group]):
+                rows = pa.Table.from_batches([page]).filter(pc.is_in(page.column(place), value_set=wanted))
+                if rows.num_rows:
+                    yield rows.cast(schema)
+
+
+def _rejected(file: EarlierFile, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Why the documents of ``ids`` could not be copied."""
+    if file.rejects is None:
+        return {}
+    wanted = pa.array(ids, pa.string())
+    with opened(file.rejects) as read:
+        found = [
+            entry
+            for page in pages(read, columns=["id", "reasons"])
+            for entry in page.filter(pc.is_in(page["id"], value_set=wanted)).to_pylist()
+        ]
+    return {entry["id"]: tuple(sorted(set(entry["reasons"]))) for entry in found}
+
+
+def _explained(
+    op: Op, rows: pa.Table, layout: Layout, seen: list[_Seen], source_read_at: datetime
+) -> Iterable[Explained]:
+    columns = layout.compared if op is Op.UPDATE else ()
+    by_name = {column.name: column for column in columns}
+    id_types = rows[ID_TYPE].to_pylist()
+    for place in range(rows.num_rows):
+        for line in lines_of(rows.slice(place, 1), op, layout):
+            sightings = [file.sighting(place, by_name.get(line.column)) for file in seen]
+            yield Explained(line, id_types[place] or "", explain(op, sightings, source_read_at))
+
+
+class _Seen:
+    """What one snapshot says of each row of a diff. Values are compared while the snapshot is read, and not kept."""
+
+    def __init__(self, file: EarlierFile, op: Op, rows: pa.Table, layout: Layout) -> None:
+        self._file = file
+        self._ids = diff_rows.ids(rows)
+        self._rejected = _rejected(file, self._ids)
+        columns = layout.compared if op is Op.UPDATE else ()
+        self._present = np.zeros(rows.num_rows, dtype=bool)
+        self._is_new = {column.name: np.zeros(rows.num_rows, dtype=bool) for column in columns}
+        self._is_old = {column.name: np.zeros(rows.num_rows, dtype=bool) for column in columns}
+        for found in _rows_of(file, layout, self._ids):
+            ids = found[layout.key.name]
+            places = pc.index_in(ids, value_set=pa.array(self._ids, pa.string())).to_numpy()
+            self._present[places] = True
+            of_diff = rows.take(pa.array(places))
+            new, old = diff_rows.new_rows(of_diff, layout), diff_rows.old_rows(of_diff, layout)
+            for column in columns:
+                self._is_new[column.name][places] = diff_rows.same_values(found, new, [column]).to_numpy()
+                self._is_old[column.name][places] = diff_rows.same_values(found, old, [column]).to_numpy()
+
+    def sighting(self, place: int, column: LayoutColumn | None) -> Sighting:
+        rejected = self._rejected.get(self._ids[place], ())
+        has_values = bool(self._present[place]) and not rejected and column is not None
+        return Sighting(
+            self._file.side,
+            self._file.at,
+            present=bool(self._present[place]) or bool(rejected),
+            is_new=has_values and bool(self._is_new[column.name][place]) if column else False,
+            is_old=has_values and bool(self._is_old[column.name][place]) if column else False,
+            rejected=rejected,
+        )

@@ -1,0 +1,157 @@
+"""Proves that the two sides agree, or says exactly where they do not.
+
+Under live traffic something is always on its way. So a difference counts only if it is still there at a second
+reading a few seconds later, with the same value in the source; the others are in flight (design section 6).
+Without the second reading a healthy system would be reported as broken every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from product_sync.compare import diff_rows
+from product_sync.compare.diff import DiffCounts, diff
+from product_sync.compare.snapshot import target_while_read
+from product_sync.load.batching import read_batches
+from product_sync.load.deletion import present_in_source
+from product_sync.runtime.clock import Timing
+from product_sync.runtime.progress import Meter, OnProgress
+from product_sync.schema.ports import Source, TargetReader
+from product_sync.schema.records import Op
+from product_sync.schema.row_schema import Layout
+from product_sync.state.files import release_memory
+
+SETTLE_SECONDS = 5.0
+_CHUNK_ROWS = 2_000
+_SHOWN_IDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What is still wrong at both readings, in products. ``in_flight`` differed at the first reading only, or
+    changed in the source between the two. The ids are the first ten of each kind."""
+
+    source_count: int
+    target_count: int
+    missing: int
+    changed: int
+    extra: int
+    quarantined: int
+    in_flight: int
+    missing_ids: tuple[str, ...]
+    changed_ids: tuple[str, ...]
+    extra_ids: tuple[str, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Nothing is missing or changed, apart from the quarantined."""
+        return self.missing == 0 and self.changed == 0
+
+
+@dataclass
+class _Confirmed:
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, ids: list[str]) -> None:
+        self.count += len(ids)
+        self.first += ids[: _SHOWN_IDS - len(self.first)]
+
+
+def compare_afresh(
+    layout: Layout,
+    source_rows: Path,
+    rejects: Path,
+    target_rows: Path,
+    quarantine: Path | None,
+    out: Path,
+    *,
+    reader: TargetReader,
+    timing: Timing,
+    on_progress: OnProgress,
+    metadata: Mapping[str, str],
+) -> DiffCounts:
+    """Read the target into ``target_rows``, and compare it with the source snapshot meanwhile: for `confirm`.
+
+    ``quarantine`` is the current one, with what the load has just added: its products are excused. Files as for
+    `diff`.
+    """
+    release_memory()
+    with target_while_read(
+        reader, layout, target_rows, metadata=metadata, timing=timing, on_progress=on_progress
+    ) as batches:
+        return diff(
+            layout, source_rows, rejects, target_rows, quarantine, out, metadata=metadata, target_batches=batches
+        )
+
+
+def confirm(
+    layout: Layout,
+    differences: Path,
+    counts: DiffCounts,
+    *,
+    source: Source,
+    reader: TargetReader,
+    timing: Timing,
+    on_progress: OnProgress,
+    settle_s: float = SETTLE_SECONDS,
+) -> Verification:
+    """Read the differences of a diff file again from both sides, ``settle_s`` seconds later, in chunks.
+
+    ``counts`` are those of the same file. Without differences nothing is read and nobody waits.
+    """
+    candidates = counts.missing + counts.changed + counts.extra
+    confirmed = {op: _Confirmed() for op in Op}
+    if candidates:
+        meter = Meter("confirm differences", candidates, on_progress, timing)
+        meter.advance(0)
+        meter.pause(settle_s, "second reading")
+        for chunk in read_batches(differences, tuple(Op), lambda: _CHUNK_ROWS):
+            if chunk["refused_before"][0].as_py():
+                break
+            _confirm_chunk(chunk, layout, source, reader, confirmed)
+            meter.advance(chunk.num_rows)
+    return Verification(
+        source_count=counts.source_count,
+        target_count=counts.target_count,
+        missing=confirmed[Op.INSERT].count,
+        changed=confirmed[Op.UPDATE].count,
+        extra=confirmed[Op.EXTRA].count,
+        quarantined=counts.quarantined,
+        in_flight=candidates - sum(found.count for found in confirmed.values()),
+        missing_ids=tuple(confirmed[Op.INSERT].first),
+        changed_ids=tuple(confirmed[Op.UPDATE].first),
+        extra_ids=tuple(confirmed[Op.EXTRA].first),
+    )
+
+
+def _confirm_chunk(
+    chunk: pa.Table, layout: Layout, source: Source, reader: TargetReader, confirmed: dict[Op, _Confirmed]
+) -> None:
+    key = layout.key.name
+    target = reader.fetch(diff_rows.ids(chunk))
+    extra = diff_rows.ids(diff_rows.with_ids(diff_rows.of_op(chunk, Op.EXTRA), "id", target[key].to_pylist()))
+    back = present_in_source(extra, source) if extra else set()
+    confirmed[Op.EXTRA].add([row_id for row_id in extra if row_id not in back])
+
+    for op in (Op.INSERT, Op.UPDATE):
+        rows = diff_rows.of_op(chunk, op)
+        if rows.num_rows == 0:
+            continue
+        ids = diff_rows.ids(rows)
+        page = source.fetch(diff_rows.source_ids(rows))
+        now = diff_rows.aligned(pa.Table.from_batches([page.rows], layout.source_schema), key, ids)
+        there = diff_rows.aligned(target, key, ids)
+        absent = pc.is_null(there[key])
+        if op is Op.INSERT:
+            stands = pc.and_(pc.is_valid(now[key]), absent)
+        else:
+            unchanged = diff_rows.same_values(now, diff_rows.new_rows(rows, layout), layout.compared)
+            differs = pc.or_(absent, pc.invert(diff_rows.same_values(now, there, layout.compared)))
+            stands = pc.and_(pc.and_(pc.is_valid(now[key]), unchanged), differs)
+        confirmed[op].add(diff_rows.ids(rows.filter(stands)))

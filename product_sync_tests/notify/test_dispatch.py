@@ -1,0 +1,267 @@
+"""People are told through real servers: once each, again until it is taken, and never with a secret in the log."""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from product_sync.notify.dispatch import Ledger, Told, tell_runs
+from product_sync.notify.events import CheckOutcome, FinishedRun
+from product_sync.settings import ALERT_URLS, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL, UI_URL, TellingSettings
+from product_sync.verify.checks import Severity
+from product_sync_tests.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver
+
+LOG = logging.getLogger("product_sync.notify.dispatch")
+MISSING = CheckOutcome(
+    "target_matches_source",
+    False,
+    Severity.ERROR,
+    "2 missing (first: p1, p2), 0 changed. Run product-sync sync.",
+    {"missing": 2, "changed": 0, "missing_ids": ["p1", "p2"], "changed_ids": [], "baseline": None},
+)
+SECRETS = ("sesame", "opensesame", "robot")
+
+
+def failed(run_id: str = "r1", at: float = 1_000_000.0) -> FinishedRun:
+    return FinishedRun(run_id, "product_sync", succeeded=False, ended_at=at, checks=(MISSING,), loaded=True)
+
+
+def passed(run_id: str = "r2", at: float = 1_000_060.0, **counts: float) -> FinishedRun:
+    fine = CheckOutcome("target_matches_source", True, Severity.ERROR, "The target agrees.", {})
+    return FinishedRun(run_id, "product_sync", True, at, 1.5, checks=(fine,), counts=counts, loaded=True)
+
+
+@pytest.fixture
+def web() -> Iterator[WebReceiver]:
+    with web_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def mail() -> Iterator[MailReceiver]:
+    with mail_receiver() as receiver:
+        yield receiver
+
+
+class Teller:
+    """Tells with one ledger, which is written down and read again between two rounds as between two ticks."""
+
+    def __init__(self, **env: str) -> None:
+        self.env, self.ledger = env, ""
+
+    def tell(self, *runs: FinishedRun) -> Told:
+        ledger = Ledger.read(self.ledger, 0.0)
+        told = tell_runs(ledger, runs, TellingSettings.from_environment(self.env), LOG)
+        self.ledger = ledger.write()
+        return told
+
+
+def test_an_alert_names_the_check_the_numbers_the_first_ids_the_run_and_the_next_step(web: WebReceiver) -> None:
+    Teller(**{ALERT_URLS: web.apprise, UI_URL: "https://dagster.example/"}).tell(failed())
+    [alert] = web.alerts
+    assert alert["title"] == "product_sync: target_matches_source failed"
+    assert alert["type"] == "failure"
+    assert alert["message"].splitlines() == [
+        "2 missing (first: p1, p2), 0 changed. Run product-sync sync.",
+        "missing: 2, changed: 0, baseline: none",
+        "First missing: p1, p2",
+        "https://dagster.example/runs/r1",
+    ]
+
+
+def test_every_address_gets_it_by_web_and_by_mail(web: WebReceiver, mail: MailReceiver) -> None:
+    told = Teller(**{ALERT_URLS: f"{web.apprise}, {mail.apprise}"}).tell(failed())
+    assert told.waiting == 0, told
+    assert len(web.alerts) == 1
+    assert sorted(mail.recipients) == ["day@shop.example", "night@shop.example"]
+    for subject, _, text in mail.mails:
+        assert subject == "product_sync: target_matches_source failed"
+        assert "First missing: p1, p2" in text
+
+
+def test_an_address_that_is_down_gets_it_when_it_is_back_and_the_others_get_it_once(
+    web: WebReceiver, mail: MailReceiver
+) -> None:
+    teller = Teller(**{ALERT_URLS: f"{web.apprise} {mail.apprise}"})
+    web.status = 503
+    assert teller.tell(failed()).waiting == 1
+    assert teller.tell().waiting == 1
+    assert web.refused == 2
+    web.status = 200
+    assert teller.tell().waiting == 0
+    teller.tell()
+    assert web.titles() == ["target_matches_source failed"]
+    assert len(mail.recipients) == 2, "who took it is not told again"
+
+
+def test_failure_and_recovery_reach_an_address_that_was_down_in_their_order(web: WebReceiver) -> None:
+    teller = Teller(**{ALERT_URLS: web.apprise})
+    web.status = 500
+    teller.tell(failed())
+    teller.tell(passed())
+    web.status = 200
+    teller.tell()
+    assert web.titles() == ["target_matches_source failed", "target_matches_source is in order again"]
+    assert web.alerts[1]["type"] == "success"
+
+
+def test_a_run_that_its_check_failed_is_one_alert_and_a_run_without_a_check_one_of_its_own(web: WebReceiver) -> None:
+    raised = FinishedRun("r9", "validate_sync", False, 1.0, failure="MongoDB cannot be reached. Start it.")
+    Teller(**{ALERT_URLS: web.apprise}).tell(failed(), raised)
+    assert sorted(web.titles()) == ["target_matches_source failed", "the job validate_sync failed"]
+    [alert] = [each for each in web.alerts if "job" in each["title"]]
+    assert "MongoDB cannot be reached. Start it." in alert["message"]
+
+
+def test_a_run_of_chosen_assets_that_failed_is_in_order_again_when_a_sync_is(web: WebReceiver) -> None:
+    teller = Teller(**{ALERT_URLS: web.apprise})
+    teller.tell(FinishedRun("r1", "__ASSET_JOB", False, 1.0, failure="PostgreSQL cannot be reached."))
+    assert web.titles() == ["a run launched by hand failed"]
+    teller.tell(FinishedRun("r2", "__ASSET_JOB", True, 2.0))
+    assert len(web.alerts) == 1, "who materialises a snapshot has not synced"
+    teller.tell(passed("r3", 3.0))
+    assert web.titles()[1:] == ["the job product_sync is in order again"]
+
+
+def test_a_run_that_a_person_cancelled_is_no_alert(web: WebReceiver) -> None:
+    Teller(**{ALERT_URLS: web.apprise}).tell(FinishedRun("r9", "product_sync", None, 1.0))
+    assert web.alerts == []
+
+
+def test_without_addresses_the_alert_is_in_the_log_with_how_to_set_them(caplog: pytest.LogCaptureFixture) -> None:
+    teller = Teller()
+    told = teller.tell(failed())
+    assert "2 missing (first: p1, p2)" in caplog.text
+    assert ALERT_URLS in str(told)
+    assert str(told).startswith("1 alert in the log.")
+    caplog.clear()
+    teller.tell()
+    assert caplog.text == "", "once"
+
+
+@pytest.mark.parametrize("url", ["nonsense://robot:sesame@host/opensesame", "slack://opensesame", "sesame"])
+def test_a_url_that_cannot_be_used_is_named_by_its_place_and_hides_no_other(
+    url: str, web: WebReceiver, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = Teller(**{ALERT_URLS: f"{web.apprise} {url}"}).tell(failed())
+    assert len(web.alerts) == 1
+    assert f"{ALERT_URLS}, URL 2 of 2" in str(told)
+    said = caplog.text + str(told) + "".join(capfd.readouterr())
+    assert not any(secret in said for secret in SECRETS)
+
+
+def test_an_alert_waits_until_a_wrong_url_is_put_right(web: WebReceiver) -> None:
+    teller = Teller(**{ALERT_URLS: "nonsense://host"})
+    assert teller.tell(failed()).waiting == 1
+    teller.env[ALERT_URLS] = web.apprise
+    assert teller.tell().waiting == 0
+    assert web.titles() == ["target_matches_source failed"]
+
+
+def test_no_secret_is_in_the_log_the_ledger_or_the_answer_when_an_address_refuses(
+    web: WebReceiver, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    teller = Teller(**{ALERT_URLS: web.apprise})
+    web.status = 401
+    told = teller.tell(failed())
+    assert "JSON (URL 1 of 1) did not take an alert: it answered 401" in caplog.text
+    said = caplog.text.replace("127.0.0.1", "") + teller.ledger + str(told) + "".join(capfd.readouterr())
+    assert not any(secret in said for secret in SECRETS), said
+
+
+def test_the_heartbeat_is_called_after_a_verified_sync_and_after_nothing_else(web: WebReceiver) -> None:
+    teller = Teller(**{HEARTBEAT_URL: f"{web.url}/ping/opensesame"})
+    dry = FinishedRun("r3", "product_sync_dry_run", True, 1.0)
+    for run in (failed(), dry, FinishedRun("r4", "product_sync", None, 1.0)):
+        teller.tell(run)
+    assert web.requests == []
+    teller.tell(passed())
+    teller.tell()
+    assert web.requests == [("GET", "/ping/opensesame", b"")]
+
+
+def test_a_heartbeat_or_a_gateway_that_is_down_is_logged_and_no_more(
+    web: WebReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    web.status = 500
+    secret = f"{web.url}/opensesame"
+    Teller(**{HEARTBEAT_URL: secret, METRICS_PUSH_URL: secret, METRICS_FILE: "/dev/null/x"}).tell(passed())
+    Teller(**{HEARTBEAT_URL: "http://127.0.0.1:1/", METRICS_PUSH_URL: "http://127.0.0.1:1/"}).tell(passed())
+    for problem in (
+        "PRODUCT_SYNC_HEARTBEAT_URL answered 500.", "PRODUCT_SYNC_HEARTBEAT_URL cannot be reached",
+        "PRODUCT_SYNC_METRICS_PUSH_URL answered 500.", "PRODUCT_SYNC_METRICS_PUSH_URL cannot be reached",
+        "PRODUCT_SYNC_METRICS_FILE could not be written",
+    ):  # fmt: skip
+        assert problem in caplog.text
+    assert "sesame" not in caplog.text
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """As Prometheus' own parser reads it: name and label values, then the value."""
+    return {
+        (sample.name.removeprefix("product_sync_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+class TestMetrics:
+    def test_the_file_has_the_last_run_and_the_sums_of_all(self, tmp_path: Path) -> None:
+        teller = Teller(**{METRICS_FILE: str(tmp_path / "product_sync.prom")})
+        teller.tell(passed("a", 100.0, inserted=5, updated=2, source_count=9, missing=5, failed_batches=0))
+        teller.tell(passed("b", 200.0, inserted=1, updated=0, source_count=10, missing=1, failed_batches=0))
+        found = samples((tmp_path / "product_sync.prom").read_text())
+        assert found["rows_total", "inserted"] == 6
+        assert found["last_run_rows", "product_sync", "inserted"] == 1
+        assert found["runs_total", "product_sync", "success"] == 2
+        assert found["products", "product_sync", "source"] == 10
+        assert found["differences", "product_sync", "missing"] == 1
+        assert found["last_run_batches", "product_sync", "failed"] == 0
+        assert found["last_run_duration_seconds", "product_sync"] == 1.5
+        assert found["check_passed", "target_matches_source"] == 1
+        assert [entry.name for entry in tmp_path.iterdir()] == ["product_sync.prom"]
+
+    def test_a_failed_run_is_in_it_and_what_it_did_not_count_is_not_zero(self, tmp_path: Path) -> None:
+        teller = Teller(**{METRICS_FILE: str(tmp_path / "product_sync.prom")})
+        teller.tell(passed("a", 100.0, source_count=9))
+        teller.tell(FinishedRun("b", "product_sync", False, 200.0, failure="MongoDB cannot be reached."))
+        found = samples((tmp_path / "product_sync.prom").read_text())
+        assert found["last_run_success", "product_sync"] == 0
+        assert found["last_run_timestamp_seconds", "product_sync"] == 200
+        assert found["last_success_timestamp_seconds", "product_sync"] == 100
+        assert found["runs_total", "product_sync", "failure"] == 1
+        assert ("products", "product_sync", "source") not in found
+        assert ("last_run_duration_seconds", "product_sync") not in found
+
+    def test_the_gateway_gets_the_same(self, web: WebReceiver) -> None:
+        Teller(**{METRICS_PUSH_URL: web.url}).tell(passed("a", 100.0, inserted=5))
+        [(method, path, body)] = web.requests
+        assert (method, path) == ("PUT", "/metrics/job/product_sync")
+        assert samples(body.decode())["rows_total", "inserted"] == 5
+
+    def test_the_gateway_may_want_a_login(self, web: WebReceiver, caplog: pytest.LogCaptureFixture) -> None:
+        url = web.url.replace("http://", "http://robot:open%2Fsesame@")
+        Teller(**{METRICS_PUSH_URL: url}).tell(passed("a", 100.0, inserted=5))
+        assert web.authorizations == ["Basic " + b64encode(b"robot:open/sesame").decode()]
+        assert [path for _, path, _ in web.requests] == ["/metrics/job/product_sync"]
+        web.status = 401
+        Teller(**{METRICS_PUSH_URL: url}).tell(passed("b", 200.0))
+        assert "PRODUCT_SYNC_METRICS_PUSH_URL answered 401." in caplog.text
+        assert "sesame" not in caplog.text
+
+
+def test_a_ledger_that_cannot_be_read_begins_anew() -> None:
+    for text in (None, "", "{", '{"told_until": 1}', "[]", '{"told_until": 1, "seen": [], "book": 3, "figures": {}}'):
+        assert Ledger.read(text, 10_000.0) == Ledger(10_000.0)
+
+
+def test_a_run_that_a_clock_ahead_has_dated_does_not_keep_later_runs_from_being_told() -> None:
+    ahead = Ledger(told_until=2_000_000.0)
+    assert Ledger.read(ahead.write(), 10_000.0).told_until == 10_000.0
+    assert Ledger.read(ahead.write(), 3_000_000.0).told_until == 2_000_000.0

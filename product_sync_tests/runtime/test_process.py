@@ -1,0 +1,123 @@
+"""A command starts without pandas, which Arrow imports for anybody who converts a value, and ends at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+
+@pytest.mark.parametrize(("prepare", "imported"), [("", True), ("leave_pandas_out()", False)])
+def test_arrow_imports_pandas_unless_it_is_left_out(prepare: str, imported: bool) -> None:
+    program = (
+        "import sys, pyarrow as pa, pyarrow.compute as pc\n"
+        "from product_sync.runtime.process import leave_pandas_out\n"
+        f"{prepare}\n"
+        "table = pa.table({'a': [1, 2]})\n"
+        "assert table.filter(pc.equal(table['a'], 1)).to_pylist() == [{'a': 1}]\n"
+        "assert table['a'].to_numpy().tolist() == [1, 2]\n"
+        "print('pandas' in sys.modules)\n"
+        "import pandas\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == [str(imported)]
+
+
+@pytest.mark.parametrize(("chosen", "pool"), [({}, "system"), ({"ARROW_DEFAULT_MEMORY_POOL": "mimalloc"}, "mimalloc")])
+def test_arrow_takes_its_memory_from_the_system_unless_told_otherwise(chosen: dict[str, str], pool: str) -> None:
+    program = (
+        "from product_sync.runtime.process import stay_small\n"
+        "stay_small()\n"
+        "import sys, pyarrow as pa\n"
+        "pa.array([1]).to_pylist()\n"
+        "print(pa.default_memory_pool().backend_name, 'pandas' in sys.modules)\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"} | chosen
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
+    assert ran.stdout.split() == [pool, "False"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is the GNU C library's")
+@pytest.mark.parametrize(("prepare", "kept_mb"), [("", 8), ("stay_small()", 0)])
+def test_a_large_block_goes_back_to_the_system_as_soon_as_it_is_freed(prepare: str, kept_mb: int) -> None:
+    """A freed block of 30 MB raises the C library's limit, and the next one then comes from the heap, below others."""
+    program = (
+        "import numpy as np\n"
+        "from product_sync.runtime.process import stay_small\n"
+        f"{prepare}\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6\n"
+        "np.ones(30_000_000, np.uint8)\n"
+        "before = resident()\n"
+        "blocks = [np.ones(10_000_000, np.uint8), np.ones(100_000, np.uint8)]\n"
+        "del blocks[0]\n"
+        "print(resident() - before)\n"
+    )
+    kept = float(run(program).stdout)
+    assert kept_mb <= kept < kept_mb + 5
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=False)
+
+
+def test_the_end_does_what_was_to_be_done_and_takes_nothing_apart(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    ended = run(
+        f"""
+        import atexit, sys
+        from pathlib import Path
+        from product_sync.runtime.process import end_at_once
+        class TakenApart:
+            def __del__(self):
+                print("taken apart")
+        kept = TakenApart()
+        atexit.register(Path({str(done)!r}).write_text, "done")
+        sys.stdout.write("said")
+        end_at_once(3)
+        """
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "said", "")
+    assert done.read_text() == "done"
+
+
+def test_the_end_waits_for_no_thread_of_a_client_that_is_closed() -> None:
+    ended = run(
+        """
+        import atexit
+        from pymongo import MongoClient
+        from product_sync.runtime.process import end_at_once
+        client = MongoClient("mongodb://127.0.0.1:1/shop", serverSelectionTimeoutMS=1)
+        client.close()
+        atexit.register(lambda: print("waited" if waiting else "went on"))
+        from pymongo.synchronous import monitor
+        waiting = []
+        monitor._shutdown_executors = lambda: waiting.append(True)
+        end_at_once(0)
+        """
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "went on\n", "")
+
+
+def test_a_reader_that_has_gone_is_told_as_ever() -> None:
+    script = "\n".join(
+        (
+            "from product_sync.runtime.process import end_at_once",
+            "import time",
+            "print('said')",
+            "time.sleep(0.5)",
+            "end_at_once(0)",
+        )
+    )
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert "BrokenPipeError" in process.stderr.read()
+    assert process.returncode == 120, "what Python ends with when it cannot write the rest"

@@ -1,0 +1,139 @@
+"""The mapping file: what it may say, and how a mistake in it is told."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from product_sync.errors import ConfigurationError, MappingError
+from product_sync.schema.mapping import DEFAULT_MAPPING, Kind, Mapping, load_mapping
+
+HEAD = "source: {collection: products}\ntarget: {table: product}\n"
+
+
+def load(tmp_path: Path, text: str | bytes) -> Mapping:
+    path = tmp_path / "mapping.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_mapping(path)
+
+
+def columns(*lines: str) -> str:
+    """A mapping with the id and these columns."""
+    return HEAD + "\n  ".join(["columns:", "id: {source: _id}", *lines])
+
+
+def test_names_are_taken_as_they_are_written(tmp_path: Path) -> None:
+    names = ("no", "on", "yes", "null", "~", "12", "1.0", "2024-05-01", "0x1f", "true", "=")
+    text = columns(*(f"{name}: {{source: {name}, required: false}}" for name in names if name != "1.0"))
+    mapping = load(tmp_path, text.replace("products", "on").replace("{table: product}", "{schema: no, table: 7}"))
+    assert mapping.columns.keys() == {"id", *names} - {"1.0"}
+    assert all(spec.source == name for name, spec in mapping.columns.items() if name != "id")
+    assert (mapping.source.collection, mapping.target.db_schema, mapping.target.table) == ("on", "no", "7")
+
+
+def test_a_default_is_no_name(tmp_path: Path) -> None:
+    mapping = load(tmp_path, columns("sold: {source: sold, default: no}", "sort: {source: sort, default: 1}"))
+    assert (mapping.columns["sold"].default, mapping.columns["sort"].default) == (False, 1)
+
+
+def test_the_default_is_the_six_fields() -> None:
+    mapping = load_mapping()
+    assert mapping.source.collection == "products"
+    assert (mapping.target.db_schema, mapping.target.table) == ("public", "product")
+    assert {name: spec.source for name, spec in mapping.columns.items()} == {
+        "id": "_id",
+        "title": "title",
+        "price": "price",
+        "image": "image",
+        "sellerId": "sellerId",
+        "quantity": "quantity",
+    }
+    assert [name for name, spec in mapping.columns.items() if spec.kind is Kind.REFERENCE] == ["sellerId"]
+    assert {name: spec.default for name, spec in mapping.columns.items() if spec.has_default} == {"quantity": 0}
+    assert all(spec.update and spec.required for spec in mapping.columns.values())
+
+
+def test_a_file_can_say_all_that_the_design_promises(tmp_path: Path) -> None:
+    mapping = load(
+        tmp_path,
+        """
+        source: {collection: items}
+        target: {schema: cart, table: Items}
+        columns:
+          sku: {source: _id}
+          price: {source: price.net.amount, default: 9.99, update: false}
+          since: {source: since, required: false, default: 2024-01-31}
+          seller: {source: seller, kind: reference}
+        """,
+    )
+    price, since = mapping.columns["price"], mapping.columns["since"]
+    assert price.path == ("price", "net", "amount")
+    assert (price.default, price.update) == (9.99, False)
+    assert since.default == dt.date(2024, 1, 31)
+    assert mapping.target.db_schema == "cart"
+    assert mapping.columns["sku"].is_id
+
+
+@pytest.mark.parametrize("default", ["0", "false", "''", "0.0"])
+def test_a_default_that_is_false_in_python_is_a_default(tmp_path: Path, default: str) -> None:
+    text = columns(f"a: {{source: a, default: {default}}}")
+    assert load(tmp_path, text).columns["a"].has_default
+
+
+def test_a_default_of_null_is_none(tmp_path: Path) -> None:
+    text = columns("a: {source: a, default: null}")
+    assert not load(tmp_path, text).columns["a"].has_default
+
+
+MISTAKES: list[tuple[str, str, str]] = [
+    ("empty", "", "file: Input should be"),
+    ("a list", "- a", "file: Input should be"),
+    ("no YAML", "columns: [", "not valid YAML"),
+    ("an impossible date", columns("a: {source: a, default: 2024-02-30}"), "not valid YAML"),
+    ("a column twice", columns("a: {source: a}", "a: {source: b}"), "'a' is given twice"),
+    ("no columns", HEAD, "columns: Field required"),
+    ("no id", HEAD + "columns: {a: {source: a}}", "exactly one column must have `source: _id`, found none"),
+    ("two ids", columns("a: {source: _id}"), r"exactly one column .* found \['id', 'a'\]"),
+    ("only the id", columns(), "at least one column beside the id"),
+    ("an id with a default", HEAD + "columns: {id: {source: _id, default: x}}", "columns.id: .* takes no"),
+    ("an optional id", HEAD + "columns: {id: {source: _id, required: false}}", "columns.id: .* takes no"),
+    ("an id as reference", HEAD + "columns: {id: {source: _id, kind: reference}}", "columns.id: .* takes no"),
+    ("no source", columns("a: {}"), "columns.a.source: Field required"),
+    ("an empty path", columns("a: {source: 'a..b'}"), "a dotted path of field names"),
+    ("an operator", columns("a: {source: $a}"), "a dotted path of field names"),
+    ("a value and its parent", columns("a: {source: p}", "b: {source: p.x}"), "`p` is both a value and the parent"),
+    ("a part of the id", columns("a: {source: _id.x}"), "`_id` is both a value"),
+    ("an unknown key", columns("a: {source: a, typ: int}"), "columns.a.typ: Extra"),
+    ("an unknown kind", columns("a: {source: a, kind: x}"), "columns.a.kind: "),
+    ("a reserved name", columns("source_id_type: {source: a}"), "used by product_sync itself"),
+    ("an empty table", "source: {collection: a}\ntarget: {table: ''}\ncolumns: {id: {source: _id}}", "target.table: "),
+    ("an empty collection", "source: {collection: ''}\ntarget: {table: a}\ncolumns: {id: {source: _id}}", "source.c"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), [mistake[1:] for mistake in MISTAKES], ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(MappingError, match=message) as caught:
+        load(tmp_path, text)
+    assert str(tmp_path / "mapping.yaml") in str(caught.value)
+    assert isinstance(caught.value, ConfigurationError)
+    assert caught.value.exit_status == 2
+
+
+def test_a_file_that_is_not_utf8_is_not_a_mapping(tmp_path: Path) -> None:
+    with pytest.raises(MappingError, match="not valid YAML"):
+        load(tmp_path, b"source: {collection: caf\xe9}")
+
+
+def test_a_file_that_cannot_be_read_says_which_variable_to_set(tmp_path: Path) -> None:
+    with pytest.raises(MappingError, match=r"No such file.*PRODUCT_SYNC_MAPPING"):
+        load_mapping(tmp_path / "nowhere.yaml")
+
+
+def test_a_mapping_cannot_be_changed_afterwards() -> None:
+    spec: Any = load_mapping(DEFAULT_MAPPING).columns["price"]
+    with pytest.raises(ValueError, match="frozen"):
+        spec.default = 1

@@ -1,0 +1,121 @@
+"""Joining the mapping with the table: what does not fit is named before anything is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from product_sync.errors import MappingError, TableError
+from product_sync.schema.mapping import Kind, load_mapping
+from product_sync.schema.records import ColumnType, TableColumn, TypeName
+from product_sync.schema.row_schema import bind
+from product_sync_tests.row_schemas import INTEGER, TEXT, layout_of, mapping_of, table_of
+
+MONEY = ColumnType(TypeName.NUMERIC, precision=10, scale=2)
+SIX = {"id": TEXT, "title": TEXT, "price": MONEY, "image": TEXT, "sellerId": TEXT, "quantity": INTEGER}
+
+
+def test_the_default_mapping_fits_the_original_table() -> None:
+    layout = bind(load_mapping(), table_of(SIX, nullable=False))
+    assert layout.collection == "products"
+    assert layout.key.name == "id"
+    assert [column.name for column in layout.values] == ["title", "price", "image", "sellerId", "quantity"]
+    assert layout.values[3].kind is Kind.REFERENCE
+    assert (layout.values[4].has_default, layout.values[4].default) == (True, 0)
+    assert layout.values[1].type == MONEY
+
+
+def test_the_key_comes_first_wherever_the_mapping_has_it() -> None:
+    mapping = mapping_of({"price": {"source": "price"}, "id": {"source": "_id"}})
+    layout = bind(mapping, table_of({"price": INTEGER, "id": TEXT}))
+    assert [column.name for column in layout.columns] == ["id", "price"]
+
+
+def test_the_schemas_say_what_travels() -> None:
+    layout = layout_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
+    assert layout.target_schema == pa.schema({"id": pa.string(), "price": pa.string(), "stock": pa.int32()})
+    assert layout.source_schema.names == ["source_id_type", "id", "price", "stock"]
+    assert layout.diff_schema.names == [
+        "op", "id", "source_id_type", "refused_before", "new_price", "new_stock", "old_price", "old_stock",
+    ]  # fmt: skip
+    assert layout.diff_schema.field("old_stock").type == pa.int32()
+
+
+def test_a_column_that_is_not_updated_is_not_compared() -> None:
+    layout = layout_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
+    assert [column.name for column in layout.compared] == ["price"]
+
+
+def test_one_field_may_fill_two_columns() -> None:
+    layout = layout_of({"price": INTEGER, "list_price": INTEGER}, {"list_price": {"source": "price"}})
+    assert [column.path for column in layout.values] == [("price",), ("price",)]
+
+
+@pytest.mark.parametrize(
+    ("types", "specs", "error", "message"),
+    [
+        ({"id": TEXT}, {"price": {}}, TableError, r"no column 'price'.*it has: id"),
+        ({"id": TEXT, "price": None}, {"price": {}}, TableError, "product.price has the type money, which is not"),
+        ({"id": INTEGER, "price": INTEGER}, {"price": {}}, TableError, "product.id has the type integer, but an id"),
+        ({"id": TEXT, "price": INTEGER}, {"price": {"kind": "reference"}}, TableError, "price has the type integer, "),
+    ],
+)  # fmt: skip
+def test_a_column_that_does_not_fit_is_named(
+    types: dict[str, ColumnType | None], specs: dict[str, dict[str, Any]], error: type[Exception], message: str
+) -> None:
+    mapping = mapping_of({name: {"source": name} | spec for name, spec in specs.items()})
+    with pytest.raises(error, match=message):
+        bind(mapping, table_of(types))
+
+
+def test_a_column_that_may_be_absent_must_be_nullable_or_have_a_default() -> None:
+    table = table_of({"id": TEXT, "price": INTEGER}, nullable=False)
+    with pytest.raises(MappingError, match=r"'price' be absent without a default.*NOT NULL"):
+        bind(mapping_of({"price": {"source": "price", "required": False}}), table)
+    assert bind(mapping_of({"price": {"source": "price", "required": False, "default": 0}}), table)
+
+
+@pytest.mark.parametrize(
+    ("key", "found"), [((), "none"), (("price",), r"\(price\)"), (("id", "price"), r"\(id, price\)")]
+)
+def test_the_primary_key_must_be_the_id_alone(key: tuple[str, ...], found: str) -> None:
+    table = dataclasses.replace(table_of({"id": TEXT, "price": INTEGER}), primary_key=key)
+    with pytest.raises(TableError, match=f"primary key on 'id' alone; it has {found}"):
+        bind(mapping_of({"price": {"source": "price"}}), table)
+
+
+@pytest.mark.parametrize(
+    ("nullable", "has_default", "refused"), [(False, False, True), (True, False, False), (False, True, False)]
+)
+def test_an_unmapped_column_must_be_able_to_fill_itself(nullable: bool, has_default: bool, refused: bool) -> None:
+    table = table_of({"id": TEXT, "price": INTEGER})
+    extra = TableColumn(name="brand", declared="money", type=None, nullable=nullable, has_default=has_default)
+    table = dataclasses.replace(table, columns=(*table.columns, extra))
+    mapping = mapping_of({"price": {"source": "price"}})
+    if refused:
+        with pytest.raises(TableError, match="NOT NULL columns without a default that the mapping leaves out: brand"):
+            bind(mapping, table)
+    else:
+        assert bind(mapping, table)
+
+
+def test_state_is_kept_apart_by_all_that_changes_the_meaning_of_a_row() -> None:
+    base = {"price": INTEGER}
+    keys = [
+        layout_of(base).state_key("mongo", "postgres"),
+        layout_of(base).state_key("mongo2", "postgres"),
+        layout_of(base).state_key("mongo", "postgres2"),
+        layout_of({"price": MONEY}).state_key("mongo", "postgres"),
+        layout_of({"price": ColumnType(TypeName.NUMERIC)}).state_key("mongo", "postgres"),
+        layout_of({"cost": INTEGER}).state_key("mongo", "postgres"),
+        layout_of(base, {"price": {"source": "cost"}}).state_key("mongo", "postgres"),
+        layout_of(base, {"price": {"required": False}}).state_key("mongo", "postgres"),
+        layout_of(base, {"price": {"default": 0}}).state_key("mongo", "postgres"),
+        layout_of(base, {"price": {"default": 0.0}}).state_key("mongo", "postgres"),
+        layout_of(base, {"price": {"update": False}}).state_key("mongo", "postgres"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert layout_of(base).state_key("mongo", "postgres") == keys[0]

@@ -1,0 +1,71 @@
+"""A full, read-only or broken disk is named, whichever library met it; an error of the network is none of these."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from product_sync.errors import LocalStorageError
+from product_sync.state.files import write_parquet
+from product_sync.state.storage_errors import local_storage, names_storage
+
+ROWS = pa.table({"id": [str(number) * 50 for number in range(20_000)]})
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "is full: no space is left"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EIO, "has failed"),
+        (errno.EACCES, "by this user"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENOTEMPTY, "Directory not empty"),
+    ],
+)
+def test_what_the_file_system_says_is_translated_with_the_folder(tmp_path: Path, number: int, said: str) -> None:
+    with pytest.raises(LocalStorageError, match=said) as raised, local_storage(tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path / "file"))
+    assert raised.value.hint
+    assert isinstance(raised.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionRefusedError(111, "refused"), TimeoutError(), pa.ArrowInvalid("no column")]
+)
+def test_other_errors_stay_what_they_are(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)), local_storage(tmp_path):
+        raise error
+
+
+def test_a_write_that_arrow_cannot_finish_is_translated_and_leaves_nothing(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    with pytest.raises(LocalStorageError, match="is full"), local_storage(tmp_path), full.open("wb") as file:
+        pq.write_table(ROWS, file)
+
+
+def test_too_many_open_files_are_named_where_a_library_hides_the_errno(tmp_path: Path) -> None:
+    with pytest.raises(LocalStorageError, match="ulimit -n 256"), local_storage(tmp_path):
+        raise OSError(f'Cannot open file "{tmp_path}/x": Too many open files')
+
+
+def test_a_function_of_a_state_folder_names_it(tmp_path: Path) -> None:
+    @dataclass
+    class Owner:
+        state_root: Path
+
+    @names_storage
+    def step(owner: Owner, name: str) -> int:
+        return write_parquet(owner.state_root / name / "x", ROWS.schema, ROWS.to_batches(), metadata={})
+
+    (tmp_path / "file").touch()
+    assert step(Owner(tmp_path), "folder") == ROWS.num_rows
+    with pytest.raises(LocalStorageError, match=f"{tmp_path} could not be read or written"):
+        step(Owner(tmp_path), "file")

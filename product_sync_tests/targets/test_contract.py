@@ -1,0 +1,113 @@
+"""The contract of the target, on PostgreSQL and on the fake that stands for it in the tests of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import pytest
+from psycopg import sql
+
+from product_sync.schema.row_schema import Layout
+from product_sync.targets.postgres.reader import PostgresReader
+from product_sync.targets.postgres.reflection import reflect
+from product_sync.targets.postgres.writer import PostgresWriter
+from product_sync_tests.fakes import FakeTarget
+from product_sync_tests.target_contract import (
+    Row,
+    TargetContract,
+    TargetOf,
+    every_type_layout,
+    write_batch,
+)
+from product_sync_tests.targets.postgres_tables import execute
+
+
+class _PostgresTarget:
+    def __init__(self, url: str, layout: Layout, writer: PostgresWriter) -> None:
+        self._url = url
+        self.reader = PostgresReader(url, layout, batch_rows=2)
+        self.writer = writer
+
+    def remove(self, key: str) -> None:
+        execute(self._url, sql.SQL("DELETE FROM everything WHERE id = {}").format(key))
+
+    def refuse_title(self, title: str) -> None:
+        execute(self._url, sql.SQL("ALTER TABLE everything ADD CHECK (title <> {})").format(title))
+
+    def make_unique(self, column: str) -> None:
+        execute(
+            self._url,
+            sql.SQL("CREATE UNIQUE INDEX {} ON everything ({})").format(
+                sql.Identifier(f"unique_{column}"), sql.Identifier(column)
+            ),
+        )
+
+    def refer_to_id(self, column: str) -> None:
+        execute(
+            self._url,
+            sql.SQL("ALTER TABLE everything ADD CONSTRAINT parent FOREIGN KEY ({}) REFERENCES everything").format(
+                sql.Identifier(column)
+            ),
+        )
+
+    def swallow(self, key: str) -> None:
+        execute(
+            self._url,
+            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            sql.SQL(
+                "CREATE TRIGGER swallow BEFORE INSERT ON everything "
+                "FOR EACH ROW WHEN (NEW.id = {}) EXECUTE FUNCTION swallow()"
+            ).format(key),
+        )
+
+
+class _MemoryTarget:
+    def __init__(self, layout: Layout, rows: Sequence[Row]) -> None:
+        self._fake = self.reader = self.writer = FakeTarget(layout)
+        self._fake.write(write_batch(layout, inserts=rows))
+
+    def remove(self, key: str) -> None:
+        self._fake.rows.pop(key, None)
+
+    def refuse_title(self, title: str) -> None:
+        self._fake.refuses = lambda row: "check_title" if row["title"] == title else None
+
+    def make_unique(self, column: str) -> None:
+        self._fake.unique += (column,)
+
+    def refer_to_id(self, column: str) -> None:
+        self._fake.parent = column
+
+    def swallow(self, key: str) -> None:
+        self._fake.swallows = {key}
+
+
+class TestPostgresTarget(TargetContract):
+    @pytest.fixture
+    def target_of(self, cart_url: str) -> Iterator[TargetOf]:
+        with ExitStack() as stack:
+
+            def make(layout: Layout, rows: Sequence[Row]) -> _PostgresTarget:
+                columns = sql.SQL(", ").join(
+                    sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(str(column.type)))
+                    for column in layout.columns
+                )
+                execute(cart_url, sql.SQL("CREATE TABLE everything ({}, PRIMARY KEY (id))").format(columns))
+                writer = stack.enter_context(PostgresWriter(cart_url, layout, run_id="contract"))
+                writer.write(write_batch(layout, inserts=rows))
+                return _PostgresTarget(cart_url, layout, writer)
+
+            yield make
+
+    def test_the_table_is_reflected_as_the_layout_has_it(self, target_of: TargetOf, cart_url: str) -> None:
+        layout = every_type_layout()
+        target_of(layout, [])
+        reflected = reflect(cart_url, "public", "everything")
+        assert reflected.columns == layout.table.columns
+
+
+class TestFakeTarget(TargetContract):
+    @pytest.fixture
+    def target_of(self) -> TargetOf:
+        return _MemoryTarget

@@ -1,0 +1,73 @@
+"""Whatever another client has put into a row, it can be repaired and deleted: what was read of it is recognised."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from psycopg import sql
+
+from product_sync.schema.ports import WriteBatch, Written
+from product_sync.targets.postgres.reader import PostgresReader
+from product_sync.targets.postgres.writer import PostgresWriter
+from product_sync_tests.targets.postgres_tables import execute, layout_of
+
+#: Values that one side of the wire, or the canonical form, writes otherwise than the other.
+ODD = {
+    "timestamptz": (
+        "294276-12-31 23:59:59.999999Z", "294247-01-10 04:00:54.775807Z", "294247-01-10 04:00:54.775806Z",
+        "294247-01-10 04:00:54.775805Z", "infinity", "-infinity", "4714-11-24 00:00:00Z BC", "0001-01-01 00:00:00Z BC",
+        "2024-01-02 03:04:05.000001+05:45",
+    ),
+    "timestamptz(3)": ("294276-12-31 23:59:59.999Z", "2024-01-02 03:04:05.0005Z"),
+    "numeric": ("1.50000", "-0.0", "0e-20", "1e400", "NaN", "Infinity", "-Infinity", "0." + "0" * 300 + "1"),
+    "numeric(20,4)": ("1.5", "-0.0", "NaN"),
+    "real": ("-0", "NaN", "Infinity", "-Infinity", "0.1", "1e-45", "3.4028235e38", "16777217"),
+    "double precision": ("-0", "NaN", "Infinity", "-Infinity", "0.1", "5e-324", "1.7976931348623157e308"),
+    "text": ("", " ends in blanks  ", "\u0065\u0301", "\u00e9", "\r\n\t", "\U0001f600"),
+    "varchar(20)": ("", "ends in blanks  ", "\ufeff"),
+    "uuid": ("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "{a0eebc999c0b4ef8bb6d6bb9bd380a11}"),
+    "boolean": ("t", "off"),
+    "bigint": ("-9223372036854775808", "9223372036854775807"),
+}  # fmt: skip
+
+
+def test_a_row_is_recognised_whatever_another_client_has_written_into_it(cart_url: str) -> None:
+    for number, (declared, literals) in enumerate(ODD.items()):
+        table = sql.Identifier(f"odd{number}")
+        rows = sql.SQL(", ").join(
+            sql.SQL("({}, {}, 0)").format(sql.Literal(str(place)), sql.Literal(literal))
+            for place, literal in enumerate(literals)
+        )
+        execute(
+            cart_url,
+            sql.SQL("CREATE TABLE {} (id text PRIMARY KEY, v {}, n int)").format(table, sql.SQL(declared)),
+            sql.SQL("INSERT INTO {} VALUES {}").format(table, rows),
+        )
+        layout = layout_of(cart_url, f"odd{number}")
+        nothing = layout.target_schema.empty_table()
+        ids = frozenset(str(place) for place in range(len(literals)))
+        reader = PostgresReader(cart_url, layout)
+        with PostgresWriter(cart_url, layout, run_id="test") as writer:
+            old = pa.Table.from_batches(reader.snapshot(), schema=layout.target_schema)
+            new = old.set_column(2, layout.target_schema.field("n"), pa.array([1] * old.num_rows, pa.int32()))
+            assert writer.write(WriteBatch(nothing, new, old, nothing)) == Written(updated=ids), declared
+            again = writer.fetch(sorted(ids))
+            assert writer.write(WriteBatch(nothing, nothing, nothing, again)) == Written(deleted=ids), declared
+
+
+def test_a_far_moment_is_not_taken_for_another_one(cart_url: str) -> None:
+    execute(
+        cart_url,
+        "CREATE TABLE far (id text PRIMARY KEY, v timestamptz)",
+        "INSERT INTO far VALUES ('a', '294276-12-31Z'), ('b', '294276-12-31Z'), ('c', 'infinity')",
+    )
+    layout = layout_of(cart_url, "far")
+    nothing = layout.target_schema.empty_table()
+    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+        seen = writer.fetch(["a", "b", "c"])
+        execute(
+            cart_url,
+            "UPDATE far SET v = 'infinity' WHERE id = 'a'",
+            "UPDATE far SET v = '2024-01-02Z' WHERE id = 'b'",
+            "UPDATE far SET v = '294276-12-31Z' WHERE id = 'c'",
+        )
+        assert writer.write(WriteBatch(nothing, nothing, nothing, seen)) == Written()

@@ -1,0 +1,53 @@
+"""A product is found in an earlier snapshot wherever it lies there, and row groups without it are passed over."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from product_sync.state import files
+from product_sync.verify.drift_cause import Side
+from product_sync.verify.snapshot_lookup import EarlierFile, seen_before
+from product_sync_tests.load.bench import row
+from product_sync_tests.source_contract import product_layout
+from product_sync_tests.target_contract import table_of
+
+LAYOUT = product_layout()
+#: In no order, and with texts that programs sort differently.
+IDS = ["b", "a", "", "Z", "é", "\uffff", "\U0001f600", "y" * 5_000, "~", "10", "9", "\u00df"]
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EarlierFile:
+    monkeypatch.setattr(files, "ROW_GROUP_ROWS", 2)
+    path = tmp_path / "target.parquet"
+    with files.parquet_writer(path, LAYOUT.target_schema, metadata={}, sought_by="id") as sink:
+        for batch in table_of(LAYOUT, [row(each) for each in IDS]).to_batches(max_chunksize=1):
+            sink.write(batch)
+    return EarlierFile(Side.TARGET, datetime.now(UTC), path)
+
+
+@pytest.mark.parametrize("wanted", IDS)
+def test_each_product_is_found(snapshot: EarlierFile, wanted: str, tmp_path: Path) -> None:
+    [(_, found, _)] = seen_before(wanted, LAYOUT, [snapshot])
+    assert found == table_of(LAYOUT, [row(wanted)])
+
+
+def test_what_is_not_there_is_not_found(snapshot: EarlierFile, tmp_path: Path) -> None:
+    for wanted in ("c", "zz", "\U0001f601"):
+        [(_, found, _)] = seen_before(wanted, LAYOUT, [snapshot])
+        assert found.num_rows == 0
+
+
+def test_only_the_ids_have_bounds_that_row_groups_are_passed_over_by(snapshot: EarlierFile) -> None:
+    groups = pq.read_metadata(snapshot.rows)
+    assert groups.num_row_groups == len(IDS) // 2
+    has_bounds = {
+        field.name: groups.row_group(0).column(place).is_stats_set
+        for place, field in enumerate(pa.schema(LAYOUT.target_schema))
+    }
+    assert {name for name, is_set in has_bounds.items() if is_set} == {"id"}
