@@ -268,15 +268,15 @@ def _telling(report: SyncReport | ValidationReport, job: str, instance: dg.Dagst
         yield
     except BaseException as error:
         if instance is None:
-            tell_of_error(job, error, started_at)
+            notify_of_error(job, error, started_at)
         raise
     if instance is None and _has_channels():
-        from product_sync.orchestration.after_command import tell_of_command
+        from product_sync.orchestration.after_command import notify_of_command
 
-        tell_of_command(os.environ, lambda: state_root(os.environ), job, report.failure, started_at)
+        notify_of_command(os.environ, lambda: state_root(os.environ), job, report.failure, started_at)
 
 
-def tell_of_error(job: str, error: BaseException, started_at: datetime) -> None:
+def notify_of_error(job: str, error: BaseException, started_at: datetime) -> None:
     """Send alerts about an error that ended a command that ran ``job``, once for each error. Raises nothing."""
     if not _has_channels():
         return
@@ -285,7 +285,7 @@ def tell_of_error(job: str, error: BaseException, started_at: datetime) -> None:
     except Exception as broken:  # noqa: BLE001 - the first error is the one that counts
         _LOG.error("Nobody could be notified: %s.", type(broken).__name__)
     else:
-        after_command.tell_of_error(os.environ, lambda: state_root(os.environ), job, error, started_at)
+        after_command.notify_of_error(os.environ, lambda: state_root(os.environ), job, error, started_at)
 
 
 def _has_channels() -> bool:

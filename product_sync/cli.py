@@ -286,7 +286,7 @@ def _notify(error: Exception, arguments: list[str], started_at: datetime) -> Non
     if job := _JOBS.get(_command(arguments)):
         from product_sync import api
 
-        api.tell_of_error(job, error, started_at)
+        api.notify_of_error(job, error, started_at)
 
 
 def _command(arguments: list[str]) -> str:

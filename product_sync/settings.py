@@ -242,7 +242,7 @@ class ReportSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class TellingSettings:
+class NotificationSettings:
     """Who is told of what a run came to, and where. Never shown: the URLs hold tokens.
 
     ``alert_urls`` are Apprise's; ``quiet_s`` and ``warn_quiet_s`` seconds of quiet after an alert about the same thing,
@@ -258,10 +258,10 @@ class TellingSettings:
     metrics_push_url: str = ""
 
     def __repr__(self) -> str:
-        return "TellingSettings(…)"
+        return "NotificationSettings(…)"
 
     @classmethod
-    def from_environment(cls, env: Environment) -> TellingSettings:
+    def from_environment(cls, env: Environment) -> NotificationSettings:
         """Raises the first mistake. An alert URL is judged by who sends to it (`alert_channels`)."""
         settings, mistakes = cls.each_by_itself(env)
         for mistake in mistakes.values():
@@ -269,7 +269,7 @@ class TellingSettings:
         return settings
 
     @classmethod
-    def each_by_itself(cls, env: Environment) -> tuple[TellingSettings, dict[str, ConfigurationError]]:
+    def each_by_itself(cls, env: Environment) -> tuple[NotificationSettings, dict[str, ConfigurationError]]:
         """Every value that can be used, the default for the others, and what is wrong with these, by variable."""
         mistakes: dict[str, ConfigurationError] = {}
 

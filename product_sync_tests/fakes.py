@@ -29,7 +29,7 @@ from product_sync.runtime.clock import Timing
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 from product_sync.schema.ports import WriteBatch, Written
 from product_sync.schema.records import SourceBatch, SourceId
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 
 Step = BaseException | Callable[[], object] | None
 Row = dict[str, Any]
@@ -91,11 +91,11 @@ class FakeSource:
     """A collection: documents by ``_id``, in the order in which they came. ``None`` is one that does not exist."""
 
     def __init__(
-        self, layout: Layout, documents: Iterable[Mapping[str, Any]] | None = (), *, page_rows: int = 1_000
+        self, row_schema: RowSchema, documents: Iterable[Mapping[str, Any]] | None = (), *, page_rows: int = 1_000
     ) -> None:
-        self._collection = layout.collection
+        self._collection = row_schema.collection
         self._exists = documents is not None
-        self._converter = RowConverter(layout)
+        self._converter = RowConverter(row_schema)
         self._page_rows = page_rows
         self._documents: dict[Any, dict[str, Any]] = {}
         self.script = Script()
@@ -153,9 +153,9 @@ class FakeTarget:
     value of ``parent``, if that is set, has to be the id of a row at the end of each step.
     """
 
-    def __init__(self, layout: Layout, rows: Iterable[Row] = ()) -> None:
-        self._layout = layout
-        self._key = layout.key.name
+    def __init__(self, row_schema: RowSchema, rows: Iterable[Row] = ()) -> None:
+        self._layout = row_schema
+        self._key = row_schema.key.name
         self.rows: dict[str, Row] = {row[self._key]: dict(row) for row in rows}
         self.script = Script()
         self.refuses: Callable[[Row], str | None] = lambda _: None
@@ -262,7 +262,7 @@ class FakeTarget:
         self._play("target.probe")
         return self._executed(self.rows, batch)[1]
 
-    def happened(self, transaction: str) -> bool:
+    def was_committed(self, transaction: str) -> bool:
         self._play("target.happened")
         return self._outcomes[transaction]
 

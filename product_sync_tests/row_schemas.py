@@ -8,7 +8,7 @@ from typing import Any
 
 from product_sync.schema.mapping import Mapping
 from product_sync.schema.records import ColumnType, TableColumn, TargetTable, TypeName
-from product_sync.schema.row_schema import Layout, bind
+from product_sync.schema.row_schema import RowSchema, bind
 
 TEXT = ColumnType(TypeName.TEXT)
 INTEGER = ColumnType(TypeName.INTEGER)
@@ -44,7 +44,7 @@ def mapping_of(columns: dict[str, dict[str, Any]]) -> Mapping:
 
 def layout_of(
     types: dict[str, ColumnType], specs: dict[str, dict[str, Any]] | None = None, *, key: ColumnType = TEXT
-) -> Layout:
+) -> RowSchema:
     """A layout with the key ``id`` and a nullable column for each of ``types``, filled from the field of its
     name unless ``specs`` says otherwise."""
     given = specs or {}

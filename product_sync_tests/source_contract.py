@@ -1,7 +1,7 @@
 """What every `product_sync.schema.ports.Source` promises: run on MongoDB, and on the fake that stands for it.
 
 A subclass provides the fixture ``source_of``: given documents (Python values as BSON has them), or ``None`` for a
-collection that does not exist, it returns a source of them with the layout of `product_layout`.
+collection that does not exist, it returns a source of them with the layout of `product_row_schema`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from product_sync.schema.records import (
     TargetTable,
     TypeName,
 )
-from product_sync.schema.row_schema import ID_TYPE, Layout, bind
+from product_sync.schema.row_schema import ID_TYPE, RowSchema, bind
 
 Documents = Sequence[Mapping[str, Any]]
 SourceOf = Callable[[Documents | None], Source]
@@ -38,7 +38,7 @@ UUID_ID = UUID("12345678-1234-5678-1234-567812345678")
 SELLER = ObjectId("5e11e5000000000000000001")
 
 
-def product_layout(collection: str = "products") -> Layout:
+def product_row_schema(collection: str = "products") -> RowSchema:
     """The default mapping, bound to the cart's original table."""
     types = {
         "id": TypeName.TEXT,
@@ -102,7 +102,7 @@ class SourceContract:
     def test_rows_hold_canonical_values_in_the_schema_of_the_layout(self, source_of: SourceOf) -> None:
         batches = list(source_of([product(OBJECT_ID, price=2.0, quantity=..., junk="x")]).snapshot())
 
-        assert all(batch.rows.schema == product_layout().source_schema for batch in batches)
+        assert all(batch.rows.schema == product_row_schema().source_schema for batch in batches)
         assert rows_of(batches) == [
             {
                 "source_id_type": "objectId",
@@ -200,7 +200,7 @@ class SourceContract:
         source = source_of([product("a")])
 
         assert source.fetch([]).documents == 0
-        assert source.fetch([]).rows.schema == product_layout().source_schema
+        assert source.fetch([]).rows.schema == product_row_schema().source_schema
         assert source.existing([]) == set()
 
     def test_an_integer_id_is_found_whatever_its_width_and_named_as_asked_for(self, source_of: SourceOf) -> None:

@@ -19,7 +19,7 @@ from product_sync.schema.mapping import Mapping as SyncMapping
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 from product_sync.schema.ports import TargetReader, TargetWriter, WriteBatch, Written
 from product_sync.schema.records import ColumnType, TableColumn, TargetTable, TypeName
-from product_sync.schema.row_schema import Layout, bind
+from product_sync.schema.row_schema import RowSchema, bind
 
 Row = Mapping[str, Any]
 
@@ -122,14 +122,14 @@ class Target(Protocol):
         """From now on a trigger makes a new row with this id vanish."""
 
 
-TargetOf = Callable[[Layout, Sequence[Row]], Target]
+TargetOf = Callable[[RowSchema, Sequence[Row]], Target]
 
 
 #: As PostgreSQL writes them, where that differs.
 _DECLARED = {"varchar(12)": "character varying(12)", "timestamptz": "timestamp with time zone"}
 
 
-def every_type_layout(*, not_updated: Sequence[str] = ()) -> Layout:
+def every_type_layout(*, not_updated: Sequence[str] = ()) -> RowSchema:
     """`EVERY_TYPE` as a table ``everything``, each column mapped from the field of its name."""
     columns = tuple(
         TableColumn(name, _DECLARED.get(str(type_), str(type_)), type_, name != "id", False)
@@ -144,14 +144,14 @@ def every_type_layout(*, not_updated: Sequence[str] = ()) -> Layout:
     return bind(mapping, TargetTable("public", "everything", columns, ("id",)))
 
 
-def table_of(layout: Layout, rows: Sequence[Row]) -> pa.Table:
-    """Canonical rows with ``Layout.target_schema``; a column that a row leaves out is NULL."""
-    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in layout.target_schema]
-    return pa.table(columns, schema=layout.target_schema)
+def table_of(row_schema: RowSchema, rows: Sequence[Row]) -> pa.Table:
+    """Canonical rows with ``RowSchema.target_schema``; a column that a row leaves out is NULL."""
+    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in row_schema.target_schema]
+    return pa.table(columns, schema=row_schema.target_schema)
 
 
 def write_batch(
-    layout: Layout,
+    row_schema: RowSchema,
     *,
     inserts: Sequence[Row] = (),
     updates: Sequence[tuple[Row, Row]] = (),
@@ -159,10 +159,10 @@ def write_batch(
 ) -> WriteBatch:
     """A batch of canonical rows; ``updates`` are pairs of the old and the new row."""
     return WriteBatch(
-        inserts=table_of(layout, inserts),
-        new=table_of(layout, [new for _, new in updates]),
-        old=table_of(layout, [old for old, _ in updates]),
-        deletes=table_of(layout, deletes),
+        inserts=table_of(row_schema, inserts),
+        new=table_of(row_schema, [new for _, new in updates]),
+        old=table_of(row_schema, [old for old, _ in updates]),
+        deletes=table_of(row_schema, deletes),
     )
 
 
@@ -183,88 +183,92 @@ class TargetContract:
     """The promises. Subclasses are collected; this class has no ``Test`` in its name and is not."""
 
     @pytest.fixture
-    def layout(self) -> Layout:
+    def row_schema(self) -> RowSchema:
         return every_type_layout(not_updated=("name",))
 
-    def content(self, target: Target, layout: Layout) -> dict[str, dict[str, str]]:
-        return rows_of(pa.Table.from_batches(target.reader.snapshot(), schema=layout.target_schema))
+    def content(self, target: Target, row_schema: RowSchema) -> dict[str, dict[str, str]]:
+        return rows_of(pa.Table.from_batches(target.reader.snapshot(), schema=row_schema.target_schema))
 
-    def test_an_empty_table_is_read_as_no_rows(self, target_of: TargetOf, layout: Layout) -> None:
-        target = target_of(layout, [])
-        assert self.content(target, layout) == {}
+    def test_an_empty_table_is_read_as_no_rows(self, target_of: TargetOf, row_schema: RowSchema) -> None:
+        target = target_of(row_schema, [])
+        assert self.content(target, row_schema) == {}
         assert target.reader.fetch(["x"]).num_rows == 0
-        assert target.reader.fetch(["x"]).schema == layout.target_schema
+        assert target.reader.fetch(["x"]).schema == row_schema.target_schema
 
-    def test_every_value_of_every_type_is_read_as_it_was_written(self, target_of: TargetOf, layout: Layout) -> None:
-        target = target_of(layout, [])
-        written = target.writer.write(write_batch(layout, inserts=EDGES))
+    def test_every_value_of_every_type_is_read_as_it_was_written(
+        self, target_of: TargetOf, row_schema: RowSchema
+    ) -> None:
+        target = target_of(row_schema, [])
+        written = target.writer.write(write_batch(row_schema, inserts=EDGES))
         assert written == Written(inserted=frozenset(row["id"] for row in EDGES))
-        assert self.content(target, layout) == rows_of(table_of(layout, EDGES))
+        assert self.content(target, row_schema) == rows_of(table_of(row_schema, EDGES))
 
-    def test_rows_are_fetched_by_id_and_absent_ids_have_none(self, target_of: TargetOf, layout: Layout) -> None:
-        target = target_of(layout, EDGES)
+    def test_rows_are_fetched_by_id_and_absent_ids_have_none(self, target_of: TargetOf, row_schema: RowSchema) -> None:
+        target = target_of(row_schema, EDGES)
         for port in (target.reader, target.writer):
             found = port.fetch(["most", "no such id", "", "most"])
             assert rows_of(found) == {
-                key: row for key, row in rows_of(table_of(layout, EDGES)).items() if key in ("most", "")
+                key: row for key, row in rows_of(table_of(row_schema, EDGES)).items() if key in ("most", "")
             }
-            assert port.fetch([]).schema == layout.target_schema
+            assert port.fetch([]).schema == row_schema.target_schema
 
     def test_every_value_is_recognised_when_it_is_compared_and_swapped(
-        self, target_of: TargetOf, layout: Layout
+        self, target_of: TargetOf, row_schema: RowSchema
     ) -> None:
-        target = target_of(layout, EDGES)
+        target = target_of(row_schema, EDGES)
         updates = [(row, {**row, "title": "new", "whole": 1}) for row in EDGES]
-        written = target.writer.write(write_batch(layout, updates=updates))
+        written = target.writer.write(write_batch(row_schema, updates=updates))
         assert written == Written(updated=frozenset(row["id"] for row in EDGES))
-        assert self.content(target, layout) == rows_of(table_of(layout, [new for _, new in updates]))
+        assert self.content(target, row_schema) == rows_of(table_of(row_schema, [new for _, new in updates]))
 
-    def test_every_value_is_recognised_when_it_is_deleted(self, target_of: TargetOf, layout: Layout) -> None:
-        target = target_of(layout, EDGES)
-        written = target.writer.write(write_batch(layout, deletes=EDGES))
+    def test_every_value_is_recognised_when_it_is_deleted(self, target_of: TargetOf, row_schema: RowSchema) -> None:
+        target = target_of(row_schema, EDGES)
+        written = target.writer.write(write_batch(row_schema, deletes=EDGES))
         assert written == Written(deleted=frozenset(row["id"] for row in EDGES))
-        assert self.content(target, layout) == {}
+        assert self.content(target, row_schema) == {}
 
     @pytest.mark.parametrize("column", [name for name in EVERY_TYPE if name not in ("id", "name")])
     def test_a_row_that_another_client_changed_is_not_overwritten(
-        self, target_of: TargetOf, layout: Layout, column: str
+        self, target_of: TargetOf, row_schema: RowSchema, column: str
     ) -> None:
         seen = {**EDGES[1], "id": "p"}
         changed_meanwhile = {**seen, column: EDGES[2][column]}
         nulled_meanwhile = {**seen, "id": "q", column: None}
-        target = target_of(layout, [changed_meanwhile, nulled_meanwhile])
+        target = target_of(row_schema, [changed_meanwhile, nulled_meanwhile])
         seen_too = {**seen, "id": "q"}
         updates = [(seen, {**seen, "title": "old news"}), (seen_too, {**seen_too, "title": "old news"})]
-        assert target.writer.write(write_batch(layout, updates=updates)) == Written()
-        assert target.writer.write(write_batch(layout, deletes=[seen, seen_too])) == Written()
-        assert self.content(target, layout) == rows_of(table_of(layout, [changed_meanwhile, nulled_meanwhile]))
+        assert target.writer.write(write_batch(row_schema, updates=updates)) == Written()
+        assert target.writer.write(write_batch(row_schema, deletes=[seen, seen_too])) == Written()
+        assert self.content(target, row_schema) == rows_of(table_of(row_schema, [changed_meanwhile, nulled_meanwhile]))
 
-    def test_a_row_that_another_client_inserted_is_left_alone(self, target_of: TargetOf, layout: Layout) -> None:
-        target = target_of(layout, [{"id": "p", "title": "newer"}])
+    def test_a_row_that_another_client_inserted_is_left_alone(self, target_of: TargetOf, row_schema: RowSchema) -> None:
+        target = target_of(row_schema, [{"id": "p", "title": "newer"}])
         inserts = [{"id": "p", "title": "older"}, {"id": "q", "title": "mine"}]
-        assert target.writer.write(write_batch(layout, inserts=inserts)) == Written(inserted=frozenset({"q"}))
-        assert self.content(target, layout) == rows_of(
-            table_of(layout, [{"id": "p", "title": "newer"}, {"id": "q", "title": "mine"}])
+        assert target.writer.write(write_batch(row_schema, inserts=inserts)) == Written(inserted=frozenset({"q"}))
+        assert self.content(target, row_schema) == rows_of(
+            table_of(row_schema, [{"id": "p", "title": "newer"}, {"id": "q", "title": "mine"}])
         )
 
-    def test_a_row_that_another_client_deleted_does_not_come_back(self, target_of: TargetOf, layout: Layout) -> None:
-        target = target_of(layout, [{"id": "p"}, {"id": "q"}])
+    def test_a_row_that_another_client_deleted_does_not_come_back(
+        self, target_of: TargetOf, row_schema: RowSchema
+    ) -> None:
+        target = target_of(row_schema, [{"id": "p"}, {"id": "q"}])
         target.remove("p")
         updates = [({"id": key}, {"id": key, "title": "new"}) for key in ("p", "q")]
-        assert target.writer.write(write_batch(layout, updates=updates)) == Written(updated=frozenset({"q"}))
-        assert set(self.content(target, layout)) == {"q"}
+        assert target.writer.write(write_batch(row_schema, updates=updates)) == Written(updated=frozenset({"q"}))
+        assert set(self.content(target, row_schema)) == {"q"}
 
     def test_a_column_that_is_not_updated_is_neither_compared_nor_overwritten(
-        self, target_of: TargetOf, layout: Layout
+        self, target_of: TargetOf, row_schema: RowSchema
     ) -> None:
-        target = target_of(layout, [{"id": "p", "title": "old", "name": "theirs"}])
+        target = target_of(row_schema, [{"id": "p", "title": "old", "name": "theirs"}])
         update = ({"id": "p", "title": "old", "name": "stale"}, {"id": "p", "title": "new", "name": "ours"})
-        assert target.writer.write(write_batch(layout, updates=[update])).updated == {"p"}
+        assert target.writer.write(write_batch(row_schema, updates=[update])).updated == {"p"}
         assert target.writer.fetch(["p"]).select(["title", "name"]).to_pylist() == [{"title": "new", "name": "theirs"}]
 
-    def test_all_three_kinds_are_one_transaction(self, target_of: TargetOf, layout: Layout) -> None:
+    def test_all_three_kinds_are_one_transaction(self, target_of: TargetOf, row_schema: RowSchema) -> None:
         before = [{"id": "changed", "title": "old"}, {"id": "extra"}]
-        target = target_of(layout, before)
+        target = target_of(row_schema, before)
         target.refuse_title("bad")
         parts: dict[str, Any] = {
             "updates": [(before[0], {"id": "changed", "title": "new"})],
@@ -272,49 +276,51 @@ class TargetContract:
         }
         with pytest.raises(RowsRefused):
             target.writer.write(
-                write_batch(layout, inserts=[{"id": "a", "title": "good"}, {"id": "b", "title": "bad"}], **parts)
+                write_batch(row_schema, inserts=[{"id": "a", "title": "good"}, {"id": "b", "title": "bad"}], **parts)
             )
-        assert self.content(target, layout) == rows_of(table_of(layout, before))
-        written = target.writer.write(write_batch(layout, inserts=[{"id": "a", "title": "good"}], **parts))
+        assert self.content(target, row_schema) == rows_of(table_of(row_schema, before))
+        written = target.writer.write(write_batch(row_schema, inserts=[{"id": "a", "title": "good"}], **parts))
         assert written == Written(frozenset({"a"}), frozenset({"changed"}), frozenset({"extra"}))
 
-    def test_a_row_that_a_trigger_swallows_is_not_counted(self, target_of: TargetOf, layout: Layout) -> None:
-        target = target_of(layout, [])
+    def test_a_row_that_a_trigger_swallows_is_not_counted(self, target_of: TargetOf, row_schema: RowSchema) -> None:
+        target = target_of(row_schema, [])
         target.swallow("p")
         inserts = [{"id": "p"}, {"id": "q"}]
-        assert target.writer.write(write_batch(layout, inserts=inserts)).inserted == {"q"}
+        assert target.writer.write(write_batch(row_schema, inserts=inserts)).inserted == {"q"}
 
-    def test_a_probe_tells_what_would_be_written_and_changes_no_row(self, target_of: TargetOf, layout: Layout) -> None:
+    def test_a_probe_tells_what_would_be_written_and_changes_no_row(
+        self, target_of: TargetOf, row_schema: RowSchema
+    ) -> None:
         before = [{"id": "p", "title": "old"}, {"id": "extra"}]
-        target = target_of(layout, before)
+        target = target_of(row_schema, before)
         planned = write_batch(
-            layout,
+            row_schema,
             inserts=[{"id": "new"}, {"id": "p"}],
             updates=[(before[0], {"id": "p", "title": "new"})],
             deletes=[before[1]],
         )
         assert target.writer.probe(planned) == Written(frozenset({"new"}), frozenset({"p"}), frozenset({"extra"}))
-        assert self.content(target, layout) == rows_of(table_of(layout, before))
+        assert self.content(target, row_schema) == rows_of(table_of(row_schema, before))
         target.refuse_title("new")
         with pytest.raises(RowsRefused):
             target.writer.probe(planned)
 
-    def test_a_batch_of_nothing_writes_nothing(self, target_of: TargetOf, layout: Layout) -> None:
-        target = target_of(layout, EDGES)
-        assert target.writer.write(write_batch(layout)) == Written()
-        assert self.content(target, layout) == rows_of(table_of(layout, EDGES))
+    def test_a_batch_of_nothing_writes_nothing(self, target_of: TargetOf, row_schema: RowSchema) -> None:
+        target = target_of(row_schema, EDGES)
+        assert target.writer.write(write_batch(row_schema)) == Written()
+        assert self.content(target, row_schema) == rows_of(table_of(row_schema, EDGES))
 
     def test_the_row_that_holds_a_value_is_named_and_so_is_the_first_of_the_batch_that_wants_it(
-        self, target_of: TargetOf, layout: Layout
+        self, target_of: TargetOf, row_schema: RowSchema
     ) -> None:
         columns = [name for name in EVERY_TYPE if name not in ("id", "name", "active")]
-        target = target_of(layout, [{**EDGES[1], "id": "holder"}, {"id": "p"}, {"id": "q"}])
+        target = target_of(row_schema, [{**EDGES[1], "id": "holder"}, {"id": "p"}, {"id": "q"}])
         for column in columns:
             target.make_unique(column)
         for column in columns:
             taken, free = EDGES[1][column], EDGES[2][column]
             batch = write_batch(
-                layout,
+                row_schema,
                 inserts=[{"id": "new", column: free}, {"id": "null"}],
                 updates=[({"id": "p"}, {"id": "p", column: taken}), ({"id": "q"}, {"id": "q", column: free})],
             )
@@ -327,37 +333,41 @@ class TargetContract:
             ]
             assert target.writer.obstacles(batch.take([0, 1])) == []
 
-    def test_rows_that_others_refer_to_are_named(self, target_of: TargetOf, layout: Layout) -> None:
-        target = target_of(layout, [{"id": "parent"}, {"id": "child", "title": "parent"}, {"id": "p"}])
+    def test_rows_that_others_refer_to_are_named(self, target_of: TargetOf, row_schema: RowSchema) -> None:
+        target = target_of(row_schema, [{"id": "parent"}, {"id": "child", "title": "parent"}, {"id": "p"}])
         target.refer_to_id("title")
         orphan = write_batch(
-            layout,
+            row_schema,
             inserts=[{"id": "new", "title": "absent"}, {"id": "itself", "title": "itself"}],
             updates=[({"id": "p"}, {"id": "p", "title": "parent"})],
         )
         with pytest.raises(RowsExcluded):
             target.writer.write(orphan)
         assert target.writer.obstacles(orphan) == [Obstacle("new", "absent", ObstacleKind.NEEDED, "parent", ("title",))]
-        deletion = write_batch(layout, deletes=[{"id": "parent"}, {"id": "p"}])
+        deletion = write_batch(row_schema, deletes=[{"id": "parent"}, {"id": "p"}])
         with pytest.raises(RowsExcluded):
             target.writer.write(deletion)
         assert target.writer.obstacles(deletion) == [
             Obstacle("parent", "child", ObstacleKind.REFERRING, "parent", ("title",))
         ]
 
-    def test_steps_are_one_transaction_and_each_sees_the_one_before(self, target_of: TargetOf, layout: Layout) -> None:
+    def test_steps_are_one_transaction_and_each_sees_the_one_before(
+        self, target_of: TargetOf, row_schema: RowSchema
+    ) -> None:
         rows: list[Row] = [
             {"id": "p", "title": "1", "whole": 7},
             {"id": "q", "title": "2"},
             {"id": "extra", "title": "3"},
         ]
-        target = target_of(layout, rows)
+        target = target_of(row_schema, rows)
         target.make_unique("title")
         parked, done = {**rows[0], "title": None}, {**rows[0], "title": "2"}
         steps = [
-            write_batch(layout, updates=[(rows[0], parked)], deletes=[rows[2]]),
-            write_batch(layout, updates=[(rows[1], {**rows[1], "title": "1"})], inserts=[{"id": "new", "title": "3"}]),
-            write_batch(layout, updates=[(parked, done)]),
+            write_batch(row_schema, updates=[(rows[0], parked)], deletes=[rows[2]]),
+            write_batch(
+                row_schema, updates=[(rows[1], {**rows[1], "title": "1"})], inserts=[{"id": "new", "title": "3"}]
+            ),
+            write_batch(row_schema, updates=[(parked, done)]),
         ]
         with pytest.raises(RowsExcluded) as caught:
             target.writer.write_in_order(steps[1:])
@@ -365,20 +375,20 @@ class TargetContract:
         written = target.writer.write_in_order(steps)
         assert written == Written(frozenset({"new"}), frozenset({"p", "q"}), frozenset({"extra"}))
         after: list[Row] = [done, {**rows[1], "title": "1"}, {"id": "new", "title": "3"}]
-        assert self.content(target, layout) == rows_of(table_of(layout, after))
+        assert self.content(target, row_schema) == rows_of(table_of(row_schema, after))
 
-    def test_steps_are_all_written_or_none(self, target_of: TargetOf, layout: Layout) -> None:
+    def test_steps_are_all_written_or_none(self, target_of: TargetOf, row_schema: RowSchema) -> None:
         rows: list[Row] = [{"id": "p", "title": "1"}, {"id": "q", "title": "2"}]
-        target = target_of(layout, rows)
+        target = target_of(row_schema, rows)
         steps = [
-            write_batch(layout, updates=[(rows[0], {**rows[0], "title": "new"})]),
-            write_batch(layout, updates=[({**rows[1], "title": "as it was"}, {**rows[1], "title": "new"})]),
+            write_batch(row_schema, updates=[(rows[0], {**rows[0], "title": "new"})]),
+            write_batch(row_schema, updates=[({**rows[1], "title": "as it was"}, {**rows[1], "title": "new"})]),
         ]
         assert target.writer.write_in_order(steps) == Written()
-        assert self.content(target, layout) == rows_of(table_of(layout, rows))
+        assert self.content(target, row_schema) == rows_of(table_of(row_schema, rows))
         target.refuse_title("bad")
-        steps[1] = write_batch(layout, updates=[(rows[1], {**rows[1], "title": "bad"})])
+        steps[1] = write_batch(row_schema, updates=[(rows[1], {**rows[1], "title": "bad"})])
         with pytest.raises(RowsRefused) as caught:
             target.writer.write_in_order(steps)
         assert caught.value.step == 1
-        assert self.content(target, layout) == rows_of(table_of(layout, rows))
+        assert self.content(target, row_schema) == rows_of(table_of(row_schema, rows))

@@ -23,11 +23,11 @@ from product_sync_tests.databases import create_product_table
 from product_sync_tests.fakes import FakeSource, FakeTarget
 from product_sync_tests.load.bench import Bench, document, row
 from product_sync_tests.market import Market, product, products
-from product_sync_tests.source_contract import product_layout
+from product_sync_tests.source_contract import product_row_schema
 from product_sync_tests.target_contract import EDGES, EVERY_TYPE, rows_of, table_of, write_batch
 from product_sync_tests.targets.postgres_tables import execute, layout_of
 
-LAYOUT = product_layout()
+LAYOUT = product_row_schema()
 
 
 class _Table(PostgresWriter):
@@ -134,24 +134,24 @@ def test_a_parked_value_of_every_type_is_taken_by_the_server(cart_url: str) -> N
         sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), sql.SQL(str(kind))) for name, kind in EVERY_TYPE.items()
     )
     execute(cart_url, sql.SQL("CREATE TABLE everything ({}, PRIMARY KEY (id))").format(columns))
-    layout = layout_of(cart_url, "everything")
+    row_schema = layout_of(cart_url, "everything")
     unique = [name for name in EVERY_TYPE if name not in ("id", "active")]
     for name in unique:
         execute(cart_url, sql.SQL("CREATE UNIQUE INDEX ON everything ({})").format(sql.Identifier(name)))
     one, two = {**EDGES[1], "id": "a"}, {**EDGES[2], "id": "b"}
     parked: dict[str, Any] = {"id": "a", "active": True}
     for name in unique:
-        parked |= next(parking_places(layout, [name]))
+        parked |= next(parking_places(row_schema, [name]))
     steps = [
-        write_batch(layout, updates=[(one, parked)]),
-        write_batch(layout, updates=[(two, {**one, "id": "b"})]),
-        write_batch(layout, updates=[(parked, {**two, "id": "a"})]),
+        write_batch(row_schema, updates=[(one, parked)]),
+        write_batch(row_schema, updates=[(two, {**one, "id": "b"})]),
+        write_batch(row_schema, updates=[(parked, {**two, "id": "a"})]),
     ]
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
-        writer.write(write_batch(layout, inserts=[one, two]))
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+        writer.write(write_batch(row_schema, inserts=[one, two]))
         assert writer.write_in_order(steps).updated == {"a", "b"}
         found = rows_of(writer.fetch(["a", "b"]))
-    assert found == rows_of(table_of(layout, [{**two, "id": "a"}, {**one, "id": "b"}]))
+    assert found == rows_of(table_of(row_schema, [{**two, "id": "a"}, {**one, "id": "b"}]))
 
 
 @pytest.mark.usefixtures("product_table")

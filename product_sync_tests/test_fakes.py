@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 import pytest
 
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync_tests.fakes import FakeSource, FakeTarget
-from product_sync_tests.source_contract import SourceContract, SourceOf, product_layout
+from product_sync_tests.source_contract import SourceContract, SourceOf, product_row_schema
 from product_sync_tests.target_contract import Row, TargetContract, TargetOf
 
 
 class TestFakeSource(SourceContract):
     @pytest.fixture
     def source_of(self) -> SourceOf:
-        return lambda documents: FakeSource(product_layout(), documents)
+        return lambda documents: FakeSource(product_row_schema(), documents)
 
 
 class _Table:
     """A fake target with the hands that the contract asks for."""
 
-    def __init__(self, layout: Layout, rows: Sequence[Row]) -> None:
-        empty = dict.fromkeys(layout.target_schema.names)
-        self.reader = self.writer = FakeTarget(layout, [empty | dict(row) for row in rows])
+    def __init__(self, row_schema: RowSchema, rows: Sequence[Row]) -> None:
+        empty = dict.fromkeys(row_schema.target_schema.names)
+        self.reader = self.writer = FakeTarget(row_schema, [empty | dict(row) for row in rows])
 
     def remove(self, key: str) -> None:
         del self.writer.rows[key]

@@ -11,11 +11,11 @@ import pytest
 from product_sync.errors import ConfigurationError
 from product_sync.schema.mapping import DEFAULT_MAPPING
 from product_sync.settings import (
+    NotificationSettings,
     ScheduleSettings,
     SourceAddress,
     SyncSettings,
     TargetAddress,
-    TellingSettings,
     duration,
     mapping_path,
     state_root,
@@ -168,12 +168,12 @@ class TestDuration:
 
 class TestTellingSettings:
     def test_nobody_is_told_by_default(self) -> None:
-        assert TellingSettings.from_environment({}) == TellingSettings()
-        assert (TellingSettings().quiet_s, TellingSettings().warn_quiet_s) == (3_600.0, 86_400.0)
+        assert NotificationSettings.from_environment({}) == NotificationSettings()
+        assert (NotificationSettings().quiet_s, NotificationSettings().warn_quiet_s) == (3_600.0, 86_400.0)
 
     def test_alert_urls_stand_on_lines_or_between_commas_and_may_hold_commas(self) -> None:
         text = "slack://a/b/c, mailto://u:p@h?to=a@x,b@y\n  json://h/1,json://h/2"
-        assert TellingSettings.from_environment({"PRODUCT_SYNC_ALERT_URLS": text}).alert_urls == (
+        assert NotificationSettings.from_environment({"PRODUCT_SYNC_ALERT_URLS": text}).alert_urls == (
             "slack://a/b/c", "mailto://u:p@h?to=a@x,b@y", "json://h/1", "json://h/2",
         )  # fmt: skip
 
@@ -181,16 +181,16 @@ class TestTellingSettings:
     def test_a_quiet_time_that_cannot_be_is_named(self, value: str) -> None:
         for name in ("PRODUCT_SYNC_ALERT_QUIET_MINUTES", "PRODUCT_SYNC_ALERT_WARN_QUIET_MINUTES"):
             with pytest.raises(ConfigurationError, match=name):
-                TellingSettings.from_environment({name: value})
+                NotificationSettings.from_environment({name: value})
 
     @pytest.mark.parametrize(
         "name", ["PRODUCT_SYNC_UI_URL", "PRODUCT_SYNC_HEARTBEAT_URL", "PRODUCT_SYNC_METRICS_PUSH_URL"]
     )
     def test_an_address_that_is_none_is_named_and_not_shown(self, name: str) -> None:
         with pytest.raises(ConfigurationError, match=name) as refused:
-            TellingSettings.from_environment({name: "file:///sesame"})
+            NotificationSettings.from_environment({name: "file:///sesame"})
         assert "sesame" not in str(refused.value)
 
     def test_it_shows_nothing_of_itself(self) -> None:
-        settings = TellingSettings.from_environment({"PRODUCT_SYNC_ALERT_URLS": "slack://sesame"})
+        settings = NotificationSettings.from_environment({"PRODUCT_SYNC_ALERT_URLS": "slack://sesame"})
         assert "sesame" not in repr(settings)

@@ -26,7 +26,7 @@ from product_sync.runtime import prefetch
 from product_sync.runtime.clock import Timing
 from product_sync.runtime.progress import OnProgress
 from product_sync.schema.ports import Source, TargetReader
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import RUN_ID, TAKEN_AT, read_metadata, release_memory
 
 
@@ -37,20 +37,20 @@ class BothFiles:
     source_rows: Path
     rejects: Path
     target_rows: Path
-    unpaired: tuple[Path, Path]
+    unmatched: tuple[Path, Path]
 
-    def found_unpaired(self) -> tuple[Path, Path] | None:
+    def found_unmatched(self) -> tuple[Path, Path] | None:
         """The unpaired rows of these very snapshots, if they were written down."""
-        if not all(path.exists() for path in self.unpaired):
+        if not all(path.exists() for path in self.unmatched):
             return None
         read = _read(read_metadata(self.source_rows), read_metadata(self.target_rows))
-        return self.unpaired if all(read.items() <= read_metadata(path).items() for path in self.unpaired) else None
+        return self.unmatched if all(read.items() <= read_metadata(path).items() for path in self.unmatched) else None
 
 
 def snapshot_both(
     source: Source,
     reader: TargetReader,
-    layout: Layout,
+    row_schema: RowSchema,
     files: BothFiles,
     *,
     metadata: Mapping[str, str],
@@ -61,9 +61,11 @@ def snapshot_both(
     """As `snapshot_source` and `snapshot_target`, each side read by a thread of its own. Unpaired rows are written down
     where the orders of the two have something in common (`pairs`)."""
     new = SourceRecording(
-        source, layout, files.source_rows, files.rejects, metadata=metadata, timing=timing, on_progress=on_progress
+        source, row_schema, files.source_rows, files.rejects, metadata=metadata, timing=timing, on_progress=on_progress
     )
-    old = TargetRecording(reader, layout, files.target_rows, metadata=metadata, timing=timing, on_progress=on_progress)
+    old = TargetRecording(
+        reader, row_schema, files.target_rows, metadata=metadata, timing=timing, on_progress=on_progress
+    )
     with (
         tempfile.TemporaryDirectory(dir=files.source_rows.parent, prefix="pairs-") as folder,
         prefetch.stream(source.snapshot(), size=lambda page: int(page.rows.nbytes), most=READ_AHEAD_BYTES) as pages,
@@ -73,10 +75,10 @@ def snapshot_both(
     ):
         left = Path(folder, "source"), Path(folder, "target")
         read = _read(new.stamped, old.stamped)
-        is_worth_it = prefilter.unpaired(layout, source_rows, target_rows, left, window, metadata=read)
+        is_worth_it = prefilter.unmatched(row_schema, source_rows, target_rows, left, window, metadata=read)
         _pass_on(source_rows, target_rows)
         if is_worth_it:
-            for path, place in zip(left, files.unpaired, strict=True):
+            for path, place in zip(left, files.unmatched, strict=True):
                 path.replace(place)
     release_memory()
     return new.snapshot(), old.snapshot()

@@ -22,10 +22,10 @@ from product_sync.compare import diff_rows, quarantine
 from product_sync.compare.diff_file import diff_file
 from product_sync.compare.differences import diff_table, differences
 from product_sync.compare.key_ranges import LIMITS, FileInput, Limits, by_key, rises
-from product_sync.compare.prefilter import without_equal_pairs
+from product_sync.compare.prefilter import drop_identical_rows
 from product_sync.runtime import prefetch
 from product_sync.schema.records import Op, Reason, TypeName
-from product_sync.schema.row_schema import Layout, LayoutColumn
+from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.state.files import (
     opened,
     pages,
@@ -75,7 +75,7 @@ class Difference:
 
 
 def diff(
-    layout: Layout,
+    row_schema: RowSchema,
     source_rows: Path,
     rejects: Path,
     target_rows: Path,
@@ -84,12 +84,12 @@ def diff(
     *,
     metadata: Mapping[str, str],
     target_batches: Iterator[pa.RecordBatch] | None = None,
-    unpaired: tuple[Path, Path] | None = None,
+    unmatched: tuple[Path, Path] | None = None,
     limits: Limits = LIMITS,
 ) -> DiffCounts:
-    """Write every difference to ``out`` (``Layout.diff_schema``) and count them.
+    """Write every difference to ``out`` (``RowSchema.diff_schema``) and count them.
 
-    ``source_rows`` has ``Layout.source_schema``, ``target_rows`` ``Layout.target_schema``, ``rejects`` and
+    ``source_rows`` has ``RowSchema.source_schema``, ``target_rows`` ``RowSchema.target_schema``, ``rejects`` and
     ``previous_quarantine`` the schemas of `quarantine`. ``target_batches``, if given, are the rows of a ``target_rows``
     that is there only when they end (`snapshot.target_while_read`); ``unpaired``, if given, are files of the rows of
     each side that were not yet found to be equal (`both_sides`). A product in ``rejects`` is in none of the
@@ -101,21 +101,21 @@ def diff(
     rejected = row_count(rejects)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix="pairs-")))
-        source, target = unpaired or without_equal_pairs(
-            layout, source_rows, target_rows, folder, target_batches=target_batches
+        source, target = unmatched or drop_identical_rows(
+            row_schema, source_rows, target_rows, folder, target_batches=target_batches
         )
         release_memory()
-        if _is_initial(layout, source, target, rejected, previous_quarantine):
+        if _is_initial(row_schema, source, target, rejected, previous_quarantine):
             counter[False, Op.INSERT] = write_parquet(
-                out, layout.diff_schema, prefetch.each(_all_missing(source, rejects, layout)), metadata=metadata
+                out, row_schema.diff_schema, prefetch.each(_all_missing(source, rejects, row_schema)), metadata=metadata
             )
         else:
-            ranges = by_key(_inputs(layout, source, target, rejects, previous_quarantine), folder, limits)
-            found = stack.enter_context(diff_file(out, layout, folder, metadata=metadata))
-            nothing_refused = quarantine.refused_schema(layout).empty_table()
+            ranges = by_key(_inputs(row_schema, source, target, rejects, previous_quarantine), folder, limits)
+            found = stack.enter_context(diff_file(out, row_schema, folder, metadata=metadata))
+            nothing_refused = quarantine.refused_schema(row_schema).empty_table()
             for new, old, rejected_ids, *refused_rows in ranges:
                 ids = rejected_ids.column(0).combine_chunks()
-                for difference in differences(layout, new, old, ids, *(refused_rows or [nothing_refused])):
+                for difference in differences(row_schema, new, old, ids, *(refused_rows or [nothing_refused])):
                     found.add(*difference)
             counter = found.counts
     release_memory()
@@ -145,29 +145,33 @@ def _without_row(rejects: Path) -> int:
 
 
 def _inputs(
-    layout: Layout, source: Path, target: Path, rejects: Path, previous_quarantine: Path | None
+    row_schema: RowSchema, source: Path, target: Path, rejects: Path, previous_quarantine: Path | None
 ) -> list[FileInput]:
     """What is compared: both sides, the ids of the rejects, and the values that were refused before."""
-    key = layout.key.name
+    key = row_schema.key.name
     inputs = [
-        FileInput(source, layout.source_schema, key),
-        FileInput(target, layout.target_schema, key),
+        FileInput(source, row_schema.source_schema, key),
+        FileInput(target, row_schema.target_schema, key),
         FileInput(rejects, pa.schema([pa.field("id", pa.string())]), "id", ["id"], pa.RecordBatch.drop_null),
     ]
-    return inputs if previous_quarantine is None else [*inputs, quarantine.refused_input(previous_quarantine, layout)]
+    return (
+        inputs if previous_quarantine is None else [*inputs, quarantine.refused_input(previous_quarantine, row_schema)]
+    )
 
 
-def _is_initial(layout: Layout, source: Path, target: Path, rejected: int, previous_quarantine: Path | None) -> bool:
+def _is_initial(
+    row_schema: RowSchema, source: Path, target: Path, rejected: int, previous_quarantine: Path | None
+) -> bool:
     """Whether all rows of the source are inserts, in the order of a diff."""
     has_refused = previous_quarantine is not None and quarantine.has_refused(previous_quarantine)
-    return not row_count(target) and rejected <= _FEW_REJECTS and not has_refused and _is_in_order(source, layout)
+    return not row_count(target) and rejected <= _FEW_REJECTS and not has_refused and _is_in_order(source, row_schema)
 
 
-def _is_in_order(source: Path, layout: Layout) -> bool:
+def _is_in_order(source: Path, row_schema: RowSchema) -> bool:
     """Whether the ids of a source file rise from row to row, as they do where it was read by ``_id``s of one type."""
     last = pa.nulls(0, pa.string())
     with opened(source) as file:
-        for page in pages(file, columns=[layout.key.name]):
+        for page in pages(file, columns=[row_schema.key.name]):
             ids = pa.concat_arrays([last, page.column(0)])
             if not rises(ids):
                 return False
@@ -175,35 +179,35 @@ def _is_in_order(source: Path, layout: Layout) -> bool:
     return True
 
 
-def _all_missing(source: Path, rejects: Path, layout: Layout) -> Iterator[pa.RecordBatch]:
+def _all_missing(source: Path, rejects: Path, row_schema: RowSchema) -> Iterator[pa.RecordBatch]:
     """What `differences` says of the rows of a source file whose ids are in order, and of a target without rows."""
     rejected = pq.ParquetFile(rejects).read(columns=["id"])["id"]
     with opened(source) as file:
         for page in pages(file):
             rows = pa.Table.from_batches([page])
-            rows = rows.filter(pc.invert(pc.is_in(rows[layout.key.name], value_set=rejected)))
-            yield from diff_table(layout, Op.INSERT, rows, None, refused=False).to_batches()
+            rows = rows.filter(pc.invert(pc.is_in(rows[row_schema.key.name], value_set=rejected)))
+            yield from diff_table(row_schema, Op.INSERT, rows, None, refused=False).to_batches()
 
 
-def changed_columns(path: Path, layout: Layout) -> dict[str, int]:
+def changed_columns(path: Path, row_schema: RowSchema) -> dict[str, int]:
     """Per compared column: in how many of the changed rows it differs. Refused rows do not count."""
-    counts = dict.fromkeys((column.name for column in layout.compared), 0)
+    counts = dict.fromkeys((column.name for column in row_schema.compared), 0)
     for rows in _rows_of(path, Op.UPDATE):
-        new, old = diff_rows.new_rows(rows, layout), diff_rows.old_rows(rows, layout)
-        for column in layout.compared:
+        new, old = diff_rows.new_rows(rows, row_schema), diff_rows.old_rows(rows, row_schema)
+        for column in row_schema.compared:
             same = diff_rows.same_values(new, old, [column])
             counts[column.name] += rows.num_rows - int(pc.sum(same, min_count=0).as_py())
     return counts
 
 
-def first_differences(path: Path, layout: Layout, limit_per_op: int = 10) -> list[Difference]:
+def first_differences(path: Path, row_schema: RowSchema, limit_per_op: int = 10) -> list[Difference]:
     """The first rows of each op, by id, as lines for people; rows that were refused before are left out."""
     shown: list[Difference] = []
     for op in Op:
         left = limit_per_op
         for rows in _rows_of(path, op):
             for index in range(min(left, rows.num_rows)):
-                shown.extend(lines_of(rows.slice(index, 1), op, layout))
+                shown.extend(lines_of(rows.slice(index, 1), op, row_schema))
             left -= rows.num_rows
             if left <= 0:
                 break
@@ -245,27 +249,27 @@ def _chosen(read: Iterator[pa.RecordBatch], wanted: pa.ChunkedArray) -> Iterator
             yield rows.replace_schema_metadata()
 
 
-def lines_of(row: pa.Table, op: Op, layout: Layout) -> Iterator[Difference]:
+def lines_of(row: pa.Table, op: Op, row_schema: RowSchema) -> Iterator[Difference]:
     """A diff row of ``op`` as lines for people: of an update, one for each column that differs."""
-    new, old = diff_rows.new_rows(row, layout), diff_rows.old_rows(row, layout)
+    new, old = diff_rows.new_rows(row, row_schema), diff_rows.old_rows(row, row_schema)
     row_id = diff_rows.ids(row)[0]
     if op is Op.INSERT:
-        yield Difference(op, row_id, "", None, _all_values(new, layout))
+        yield Difference(op, row_id, "", None, _all_values(new, row_schema))
     elif op is Op.EXTRA:
-        yield Difference(op, row_id, "", _all_values(old, layout), None)
+        yield Difference(op, row_id, "", _all_values(old, row_schema), None)
     else:
-        for column in layout.compared:
+        for column in row_schema.compared:
             if not diff_rows.same_values(new, old, [column])[0].as_py():
                 yield Difference(op, row_id, column.name, shown(old, column), shown(new, column))
 
 
-def _all_values(row: pa.Table, layout: Layout) -> str:
+def _all_values(row: pa.Table, row_schema: RowSchema) -> str:
     """The whole row; each value is bounded."""
-    values = ((column.name, shown(row, column)) for column in layout.values)
+    values = ((column.name, shown(row, column)) for column in row_schema.values)
     return ", ".join(f"{name}: {'NULL' if value is None else value}" for name, value in values)
 
 
-def shown(row: pa.Table, column: LayoutColumn) -> str | None:
+def shown(row: pa.Table, column: RowColumn) -> str | None:
     """The value of a table's first row in this column, bounded, for people; ``None`` for NULL."""
     scalar = row[column.name][0]
     if not scalar.is_valid:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import ParquetSink, parquet_writer
 from product_sync.state.spill import Spill, spilled
 
@@ -34,7 +34,7 @@ class DiffFile:
         self.counts: Counter[tuple[bool, Op]] = Counter()
 
     def add(self, refused: bool, op: Op, rows: pa.Table) -> None:
-        """Rows of one kind (``Layout.diff_schema``). Their ids rise, and are greater than those of this kind before."""
+        """Add rows of one kind (``RowSchema.diff_schema``): their ids rise, from above the last one of this kind."""
         self.counts[refused, op] += rows.num_rows
         place = _ORDER.index((refused, op))
         for batch in rows.to_batches():
@@ -51,12 +51,12 @@ class DiffFile:
 
 
 @contextmanager
-def diff_file(out: Path, layout: Layout, folder: Path, *, metadata: Mapping[str, str]) -> Iterator[DiffFile]:
+def diff_file(out: Path, row_schema: RowSchema, folder: Path, *, metadata: Mapping[str, str]) -> Iterator[DiffFile]:
     """A `DiffFile` that is written to ``out`` when the block ends. Rows come in the order: not refused before refused,
     then insert, update, extra, then id. What has to wait lies in a temporary file in ``folder``."""
     with (
-        parquet_writer(out, layout.diff_schema, metadata=metadata) as sink,
-        spilled(folder, layout.diff_schema, len(_ORDER)) as later,
+        parquet_writer(out, row_schema.diff_schema, metadata=metadata) as sink,
+        spilled(folder, row_schema.diff_schema, len(_ORDER)) as later,
     ):
         written = DiffFile(sink, later)
         yield written

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.schema.records import Op, SourceId
-from product_sync.schema.row_schema import ID_TYPE, NEW, OLD, Layout, LayoutColumn
+from product_sync.schema.row_schema import ID_TYPE, NEW, OLD, RowColumn, RowSchema
 
 
 def of_op(rows: pa.Table, op: Op) -> pa.Table:
@@ -32,19 +32,19 @@ def source_ids(rows: pa.Table) -> list[SourceId]:
     ]
 
 
-def new_rows(rows: pa.Table, layout: Layout) -> pa.Table:
-    """The source's values in ``Layout.target_schema``, in the order of ``rows``."""
-    return _side(rows, layout, NEW)
+def new_rows(rows: pa.Table, row_schema: RowSchema) -> pa.Table:
+    """The source's values in ``RowSchema.target_schema``, in the order of ``rows``."""
+    return _side(rows, row_schema, NEW)
 
 
-def old_rows(rows: pa.Table, layout: Layout) -> pa.Table:
-    """The target's values in ``Layout.target_schema``, in the order of ``rows``."""
-    return _side(rows, layout, OLD)
+def old_rows(rows: pa.Table, row_schema: RowSchema) -> pa.Table:
+    """The target's values in ``RowSchema.target_schema``, in the order of ``rows``."""
+    return _side(rows, row_schema, OLD)
 
 
-def _side(rows: pa.Table, layout: Layout, prefix: str) -> pa.Table:
-    columns = [rows["id"], *(rows[prefix + column.name] for column in layout.values)]
-    return pa.Table.from_arrays(columns, schema=layout.target_schema)
+def _side(rows: pa.Table, row_schema: RowSchema, prefix: str) -> pa.Table:
+    columns = [rows["id"], *(rows[prefix + column.name] for column in row_schema.values)]
+    return pa.Table.from_arrays(columns, schema=row_schema.target_schema)
 
 
 def aligned(found: pa.Table, key: str, wanted: Sequence[str]) -> pa.Table:
@@ -56,7 +56,7 @@ def aligned(found: pa.Table, key: str, wanted: Sequence[str]) -> pa.Table:
     return found.take(places)
 
 
-def same_values(left: pa.Table, right: pa.Table, columns: Iterable[LayoutColumn]) -> pa.ChunkedArray:
+def same_values(left: pa.Table, right: pa.Table, columns: Iterable[RowColumn]) -> pa.ChunkedArray:
     """Per row: whether all ``columns`` hold the same value. Two NULLs are the same, and so are two NaN, as for
     PostgreSQL's IS NOT DISTINCT FROM."""
     always = pa.chunked_array([pa.array(np.ones(left.num_rows, dtype=bool))], pa.bool_())

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from product_sync.compare import diff_rows
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import MemoryRelease, ParquetSink, opened, pages, parquet_writer
 
 
@@ -46,8 +46,8 @@ _RELEASE_AFTER_BYTES: Final = 256 * 1024 * 1024
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def without_equal_pairs(
-    layout: Layout,
+def drop_identical_rows(
+    row_schema: RowSchema,
     source_rows: Path,
     target_rows: Path,
     folder: Path,
@@ -58,20 +58,20 @@ def without_equal_pairs(
     """The two files without the rows that are the same in both: new files in ``folder``, or the given ones where most
     rows find no partner in the window, or one side has none.
 
-    ``source_rows`` has ``Layout.source_schema``, ``target_rows`` ``Layout.target_schema``. ``target_batches``, if
+    ``source_rows`` has ``RowSchema.source_schema``, ``target_rows`` ``RowSchema.target_schema``. ``target_batches``, if
     given, are the rows of a ``target_rows`` that is there only when they end; they have ended when this returns. Of
     documents that share a text id some may be left out and others not.
     """
     left = folder / "source.parquet", folder / "target.parquet"
     with closing(_batches(source_rows, window)) as new, closing(_batches(target_rows, window)) as old:
-        is_worth_it = unpaired(layout, new, old if target_batches is None else target_batches, left, window)
+        is_worth_it = unmatched(row_schema, new, old if target_batches is None else target_batches, left, window)
     for _ in target_batches or ():
         pass
     return left if is_worth_it else (source_rows, target_rows)
 
 
-def unpaired(
-    layout: Layout,
+def unmatched(
+    row_schema: RowSchema,
     source_batches: Iterator[pa.RecordBatch],
     target_batches: Iterator[pa.RecordBatch],
     left: tuple[Path, Path],
@@ -82,16 +82,16 @@ def unpaired(
     """Read both sides to their ends, and write down in ``left`` what of them goes to the join; false as soon as it is
     not worth it: then these files mean nothing."""
     with (
-        _side(source_batches, layout.source_schema, left[0], window, metadata) as source,
-        _side(target_batches, layout.target_schema, left[1], window, metadata) as target,
+        _side(source_batches, row_schema.source_schema, left[0], window, metadata) as source,
+        _side(target_batches, row_schema.target_schema, left[1], window, metadata) as target,
     ):
         if any(side.is_at_end for side in (source, target)):
             return False
         met, is_tried, release = 0, False, MemoryRelease(_RELEASE_AFTER_BYTES)
         while not (source.is_at_end and target.is_at_end):
-            for side, other in _to_read(source, target, layout, window):
+            for side, other in _to_read(source, target, row_schema, window):
                 release.passed(side.read(other))
-            met += _leave_out_pairs(source, target, layout)
+            met += _leave_out_pairs(source, target, row_schema)
             if not is_tried and source.pages_read + target.pages_read >= 2 * window.trial_pages:
                 is_tried = True
                 if 4 * met < min(source.rows_read, target.rows_read):
@@ -212,7 +212,7 @@ def _pages(batches: Iterator[pa.RecordBatch], window: Window) -> Iterator[pa.Tab
         yield pa.Table.from_batches(page)
 
 
-def _to_read(source: _Side, target: _Side, layout: Layout, window: Window) -> list[tuple[_Side, _Side]]:
+def _to_read(source: _Side, target: _Side, row_schema: RowSchema, window: Window) -> list[tuple[_Side, _Side]]:
     """The sides to read on, each with the other one: the one behind, and the one ahead while that is by less than a
     page. The one behind is that of which fewer rows wait for rows to come; or, as long as none has met its partner,
     that with the smaller id, because both are mostly in some order of ids."""
@@ -220,29 +220,29 @@ def _to_read(source: _Side, target: _Side, layout: Layout, window: Window) -> li
         return [(target, source)] if source.is_at_end else [(source, target)]
     place = [side.tail for side in (source, target)]
     if all(side.tail == side.waiting.num_rows > 0 for side in (source, target)):
-        place = [side.waiting[layout.key.name][-1].as_py() for side in (source, target)]
+        place = [side.waiting[row_schema.key.name][-1].as_py() for side in (source, target)]
     behind, ahead = (source, target) if place[0] <= place[1] else (target, source)
     return [(behind, ahead), (ahead, behind)] if ahead.tail < window.page_rows else [(behind, ahead)]
 
 
-def _leave_out_pairs(source: _Side, target: _Side, layout: Layout) -> int:
+def _leave_out_pairs(source: _Side, target: _Side, row_schema: RowSchema) -> int:
     """Match what waits on both sides: equal rows are gone, rows with other values leave. Returns how many matched."""
     new, old = source.waiting, target.waiting
     both = min(new.num_rows, old.num_rows)
-    same = _same_places(new[layout.key.name], old[layout.key.name])
+    same = _same_places(new[row_schema.key.name], old[row_schema.key.name])
     if same == both:
         if both:
-            _those_that_differ_leave(source, target, new[:both], old[:both], layout)
+            _those_that_differ_leave(source, target, new[:both], old[:both], row_schema)
             source.first_met(both)
             target.first_met(both)
         return int(both)
-    places = _partners(new[layout.key.name], old[layout.key.name], same)
+    places = _partners(new[row_schema.key.name], old[row_schema.key.name], same)
     is_matched = places >= 0
     met_places = places[is_matched]
     if not len(met_places):
         return 0
     met_new, met_old = new.filter(pa.array(is_matched)), old.take(pa.array(met_places))
-    _those_that_differ_leave(source, target, met_new, met_old, layout)
+    _those_that_differ_leave(source, target, met_new, met_old, row_schema)
     is_met = np.zeros(old.num_rows, dtype=bool)
     is_met[met_places] = True
     source.met(is_matched)
@@ -250,9 +250,9 @@ def _leave_out_pairs(source: _Side, target: _Side, layout: Layout) -> int:
     return len(met_places)
 
 
-def _those_that_differ_leave(source: _Side, target: _Side, new: pa.Table, old: pa.Table, layout: Layout) -> None:
+def _those_that_differ_leave(source: _Side, target: _Side, new: pa.Table, old: pa.Table, row_schema: RowSchema) -> None:
     """``new`` and ``old`` are partners, row by row."""
-    same = diff_rows.same_values(new, old, layout.compared)
+    same = diff_rows.same_values(new, old, row_schema.compared)
     if not pc.all(same).as_py():
         differ = pc.invert(same)
         source.leave(new.filter(differ))

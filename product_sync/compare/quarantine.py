@@ -23,13 +23,13 @@ from product_sync.compare.key_ranges import FileInput, by_key
 from product_sync.conversion.extended_json import cut
 from product_sync.conversion.ids import source_key, to_bson
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
-from product_sync.schema.row_schema import ID_TYPE, Layout
+from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.state.files import RUN_ID, opened, pages, parquet_writer, read_metadata
 
 _PAGE_ROWS = 8_192
 
 
-def rejects_schema(layout: Layout) -> pa.Schema:
+def rejects_schema(row_schema: RowSchema) -> pa.Schema:
     """One row a document. ``columns``, ``reasons`` and ``values`` are parallel lists: one item a defect.
 
     ``id`` and ``source_id_type`` are null where the ``_id`` itself cannot be converted. ``refused`` holds the
@@ -44,15 +44,15 @@ def rejects_schema(layout: Layout) -> pa.Schema:
             pa.field("columns", pa.list_(pa.string())),
             pa.field("reasons", pa.list_(pa.string())),
             pa.field("values", pa.list_(pa.string())),
-            pa.field("refused", _refused_type(layout)),
+            pa.field("refused", _refused_type(row_schema)),
         ]
     )
 
 
-def quarantine_schema(layout: Layout) -> pa.Schema:
+def quarantine_schema(row_schema: RowSchema) -> pa.Schema:
     """`rejects_schema` with the history: when the document was first and last rejected, in how many runs, and in
     which run last."""
-    return _with_history(rejects_schema(layout))
+    return _with_history(rejects_schema(row_schema))
 
 
 def _with_history(rejects_only: pa.Schema) -> pa.Schema:
@@ -67,19 +67,19 @@ def _with_history(rejects_only: pa.Schema) -> pa.Schema:
     )
 
 
-def _refused_type(layout: Layout) -> pa.StructType:
-    return pa.struct([pa.field(column.name, column.type.arrow) for column in layout.values])
+def _refused_type(row_schema: RowSchema) -> pa.StructType:
+    return pa.struct([pa.field(column.name, column.type.arrow) for column in row_schema.values])
 
 
 def rejects_batch(
-    layout: Layout, rejects: Sequence[Reject], stage: Stage, refused: pa.Table | None = None
+    row_schema: RowSchema, rejects: Sequence[Reject], stage: Stage, refused: pa.Table | None = None
 ) -> pa.RecordBatch:
     """``rejects`` as rows of `rejects_schema`.
 
     ``refused`` belongs to stage load: row *i* holds the source values of ``rejects[i]``, in columns named as
     those of the layout (any others are left alone).
     """
-    schema = rejects_schema(layout)
+    schema = rejects_schema(row_schema)
     ids = [reject.source_id for reject in rejects]
     return pa.RecordBatch.from_arrays(
         [
@@ -90,33 +90,33 @@ def rejects_batch(
             pa.array([[d.column for d in reject.defects] for reject in rejects], pa.list_(pa.string())),
             pa.array([[d.reason for d in reject.defects] for reject in rejects], pa.list_(pa.string())),
             pa.array([[d.value for d in reject.defects] for reject in rejects], pa.list_(pa.string())),
-            _refused_array(layout, len(rejects), refused),
+            _refused_array(row_schema, len(rejects), refused),
         ],
         schema=schema,
     )
 
 
-def _refused_array(layout: Layout, rows: int, refused: pa.Table | None) -> pa.Array:
-    struct = _refused_type(layout)
+def _refused_array(row_schema: RowSchema, rows: int, refused: pa.Table | None) -> pa.Array:
+    struct = _refused_type(row_schema)
     if refused is None:
         return pa.nulls(rows, struct)
     if refused.num_rows != rows:
         raise ValueError(f"{refused.num_rows} rows of refused values for {rows} rejects")
-    fields = [refused[column.name].combine_chunks().cast(column.type.arrow) for column in layout.values]
+    fields = [refused[column.name].combine_chunks().cast(column.type.arrow) for column in row_schema.values]
     return pa.StructArray.from_arrays(fields, fields=list(struct))
 
 
-def add_duplicates(rows: Path, rejects: Path, out: Path, layout: Layout) -> dict[Reason, int]:
+def add_duplicates(rows: Path, rejects: Path, out: Path, row_schema: RowSchema) -> dict[Reason, int]:
     """Write to ``out`` the rejects of ``rejects`` and, as ``duplicate_id``, all documents that share their text id.
 
-    ``rows`` is the source snapshot (``Layout.source_schema``), ``rejects`` and ``out`` have `rejects_schema`. A
+    ``rows`` is the source snapshot (``RowSchema.source_schema``), ``rejects`` and ``out`` have `rejects_schema`. A
     document that was a reject already gets one defect more; a row of the snapshot becomes a reject of stage convert.
     Returns the documents per reason (`summary`) of ``out``, which carries the metadata of ``rejects``.
     """
-    schema = rejects_schema(layout)
-    identity = pa.schema([pa.field(ID_TYPE, pa.string()), pa.field(layout.key.name, pa.string())])
+    schema = rejects_schema(row_schema)
+    identity = pa.schema([pa.field(ID_TYPE, pa.string()), pa.field(row_schema.key.name, pa.string())])
     inputs = [
-        FileInput(rows, identity, layout.key.name, [ID_TYPE, layout.key.name]),
+        FileInput(rows, identity, row_schema.key.name, [ID_TYPE, row_schema.key.name]),
         FileInput(rejects, schema, "id", select=lambda page: page.filter(page["id"].is_valid())),
     ]
     with parquet_writer(out, schema, metadata=read_metadata(rejects)) as sink:
@@ -124,12 +124,12 @@ def add_duplicates(rows: Path, rejects: Path, out: Path, layout: Layout) -> dict
         for page in without_id.batches():
             sink.write(page)
         for copied, rejected in by_key(inputs, out.parent):
-            for batch in _with_duplicates(copied, rejected, layout):
+            for batch in _with_duplicates(copied, rejected, row_schema):
                 sink.write(batch)
     return summary(out)
 
 
-def _with_duplicates(copied: pa.Table, rejected: pa.Table, layout: Layout) -> Iterator[pa.RecordBatch]:
+def _with_duplicates(copied: pa.Table, rejected: pa.Table, row_schema: RowSchema) -> Iterator[pa.RecordBatch]:
     """The rejects of a range of ids, and of the copied documents (`ID_TYPE`, id) those that share a text id."""
     names = [ID_TYPE, "id"]
     shared = _shared_ids(pa.concat_tables([copied.rename_columns(names), rejected.select(names)]))
@@ -138,13 +138,13 @@ def _with_duplicates(copied: pa.Table, rejected: pa.Table, layout: Layout) -> It
     for page in rejected.filter(is_shared).to_batches(max_chunksize=_PAGE_ROWS):
         entries = page.to_pylist()
         for entry in entries:
-            entry["columns"].append(layout.key.name)
+            entry["columns"].append(row_schema.key.name)
             entry["reasons"].append(Reason.DUPLICATE_ID)
             entry["values"].append(cut(entry["source_key"]))
-        yield pa.RecordBatch.from_pylist(entries, rejects_schema(layout))
+        yield pa.RecordBatch.from_pylist(entries, rejects_schema(row_schema))
     for page in copied.filter(pc.is_in(copied.column(1), value_set=shared)).to_batches(max_chunksize=_PAGE_ROWS):
         ids = [SourceId(*each) for each in zip(*(column.to_pylist() for column in page.columns), strict=True)]
-        yield rejects_batch(layout, [_duplicate(source_id, layout) for source_id in ids], Stage.CONVERT)
+        yield rejects_batch(row_schema, [_duplicate(source_id, row_schema) for source_id in ids], Stage.CONVERT)
 
 
 def _shared_ids(documents: pa.Table) -> pa.Array:
@@ -156,9 +156,9 @@ def _shared_ids(documents: pa.Table) -> pa.Array:
     return pc.unique(ids[1:].filter(is_shared))
 
 
-def _duplicate(source_id: SourceId, layout: Layout) -> Reject:
+def _duplicate(source_id: SourceId, row_schema: RowSchema) -> Reject:
     key = source_key(to_bson(source_id))
-    return Reject(key, source_id, (Defect(layout.key.name, Reason.DUPLICATE_ID, cut(key)),))
+    return Reject(key, source_id, (Defect(row_schema.key.name, Reason.DUPLICATE_ID, cut(key)),))
 
 
 def merge(
@@ -282,15 +282,15 @@ def entries_of(path: Path, row_id: str, keys: Sequence[str]) -> list[dict[str, A
     return sorted(found, key=lambda entry: str(entry["source_key"]))
 
 
-def refused_schema(layout: Layout) -> pa.Schema:
+def refused_schema(row_schema: RowSchema) -> pa.Schema:
     """Rows of `refused_input`."""
-    return pa.schema([pa.field(ID_TYPE, pa.string()), pa.field("id", pa.string()), *_refused_type(layout)])
+    return pa.schema([pa.field(ID_TYPE, pa.string()), pa.field("id", pa.string()), *_refused_type(row_schema)])
 
 
-def refused_input(path: Path, layout: Layout) -> FileInput:
+def refused_input(path: Path, row_schema: RowSchema) -> FileInput:
     """The values that the database refused, from a quarantine file: `ID_TYPE`, ``id``, then the columns of
     ``layout.values``. An entry excuses its product only while the source still has these very values."""
-    schema = refused_schema(layout)
+    schema = refused_schema(row_schema)
 
     def refused(entries: pa.RecordBatch) -> pa.RecordBatch:
         entries = entries.filter(pc.and_(pc.equal(entries["stage"], Stage.LOAD), entries["refused"].is_valid()))
@@ -307,8 +307,8 @@ def has_refused(path: Path) -> bool:
         return any(pc.any(pc.equal(stage, Stage.LOAD), min_count=0).as_py() for stage in stages)
 
 
-def refused_rows(path: Path, layout: Layout, row_id: str | None = None) -> pa.Table:
+def refused_rows(path: Path, row_schema: RowSchema, row_id: str | None = None) -> pa.Table:
     """The rows of `refused_input` in memory: those of one text id, or all."""
-    found = refused_input(path, layout)
+    found = refused_input(path, row_schema)
     pages_ = (page if row_id is None else page.filter(pc.equal(page["id"], row_id)) for page in found.batches())
     return pa.Table.from_batches(pages_, found.schema)

@@ -22,7 +22,7 @@ from product_sync.runtime.clock import Timing
 from product_sync.runtime.progress import Meter, OnProgress
 from product_sync.schema.ports import Source, TargetReader
 from product_sync.schema.records import Reason, SourceBatch, Stage
-from product_sync.schema.row_schema import ID_TYPE, Layout
+from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.state.files import TAKEN_AT, parquet_writer, release_memory, row_count
 
 #: Of rows that were read while others are still being compared. Each has some, so they are bounded too.
@@ -52,7 +52,7 @@ class TargetSnapshot:
 
 def snapshot_source(
     source: Source,
-    layout: Layout,
+    row_schema: RowSchema,
     rows_path: Path,
     rejects_path: Path,
     *,
@@ -60,13 +60,13 @@ def snapshot_source(
     timing: Timing,
     on_progress: OnProgress,
 ) -> SourceSnapshot:
-    """Write every document to ``rows_path`` (``Layout.source_schema``) or ``rejects_path`` (`rejects_schema`).
+    """Write every document to ``rows_path`` (``RowSchema.source_schema``) or ``rejects_path`` (`rejects_schema`).
 
     Documents that share a text id are in both: their rows stay where they are, and whoever reads the rows leaves
     out the ids of the rejects.
     """
     recording = SourceRecording(
-        source, layout, rows_path, rejects_path, metadata=metadata, timing=timing, on_progress=on_progress
+        source, row_schema, rows_path, rejects_path, metadata=metadata, timing=timing, on_progress=on_progress
     )
     with closing(recording.rows(source.snapshot())) as rows:
         for _ in rows:
@@ -80,7 +80,7 @@ class SourceRecording:
     def __init__(
         self,
         source: Source,
-        layout: Layout,
+        row_schema: RowSchema,
         rows_path: Path,
         rejects_path: Path,
         *,
@@ -89,7 +89,7 @@ class SourceRecording:
         on_progress: OnProgress,
     ) -> None:
         self.taken_at = timing.now()
-        self._layout = layout
+        self._layout = row_schema
         self._rows_path, self._rejects_path = rows_path, rejects_path
         self.stamped = _stamped(metadata, self.taken_at)
         self._meter = Meter("read source", source.estimated_count(), on_progress, timing)
@@ -97,24 +97,26 @@ class SourceRecording:
 
     def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The rows of each page. The files are there when these have ended, no part of them if they are left before."""
-        layout, stamped = self._layout, self.stamped
+        row_schema, stamped = self._layout, self.stamped
         converted = self._rejects_path.with_name(f"{self._rejects_path.name}.without_duplicates")
         id_types: set[str] = set()
         with (
-            parquet_writer(self._rows_path, layout.source_schema, metadata=stamped, sought_by=layout.key.name) as rows,
-            parquet_writer(converted, quarantine.rejects_schema(layout), metadata=stamped) as rejects,
+            parquet_writer(
+                self._rows_path, row_schema.source_schema, metadata=stamped, sought_by=row_schema.key.name
+            ) as rows,
+            parquet_writer(converted, quarantine.rejects_schema(row_schema), metadata=stamped) as rejects,
         ):
             for page in pages:
                 rows.write(page.rows)
                 id_types |= _id_types(page)
                 if page.rejects:
-                    rejects.write(quarantine.rejects_batch(layout, page.rejects, Stage.CONVERT))
+                    rejects.write(quarantine.rejects_batch(row_schema, page.rejects, Stage.CONVERT))
                 self._meter.advance(page.documents)
                 yield page.rows
         self._meter.end()
         try:
             if len(id_types) > 1:
-                self._reasons = quarantine.add_duplicates(self._rows_path, converted, self._rejects_path, layout)
+                self._reasons = quarantine.add_duplicates(self._rows_path, converted, self._rejects_path, row_schema)
             else:
                 # Two documents with one text differ in the type of their _id.
                 self._reasons = quarantine.summary(converted) if row_count(converted) else {}
@@ -136,15 +138,15 @@ class SourceRecording:
 
 def snapshot_target(
     reader: TargetReader,
-    layout: Layout,
+    row_schema: RowSchema,
     path: Path,
     *,
     metadata: Mapping[str, str],
     timing: Timing,
     on_progress: OnProgress,
 ) -> TargetSnapshot:
-    """Write every row of the target to ``path`` (``Layout.target_schema``), as one consistent state."""
-    recording = TargetRecording(reader, layout, path, metadata=metadata, timing=timing, on_progress=on_progress)
+    """Write every row of the target to ``path`` (``RowSchema.target_schema``), as one consistent state."""
+    recording = TargetRecording(reader, row_schema, path, metadata=metadata, timing=timing, on_progress=on_progress)
     with closing(recording.rows(reader.snapshot())) as rows:
         for _ in rows:
             pass
@@ -158,7 +160,7 @@ class TargetRecording:
     def __init__(
         self,
         reader: TargetReader,
-        layout: Layout,
+        row_schema: RowSchema,
         path: Path,
         *,
         metadata: Mapping[str, str],
@@ -166,7 +168,7 @@ class TargetRecording:
         on_progress: OnProgress,
     ) -> None:
         self.taken_at = timing.now()
-        self._layout = layout
+        self._layout = row_schema
         self._path = path
         self.stamped = _stamped(metadata, self.taken_at)
         self._meter = Meter("read target", reader.estimated_count(), on_progress, timing)
@@ -189,7 +191,7 @@ class TargetRecording:
 @contextmanager
 def target_while_read(
     reader: TargetReader,
-    layout: Layout,
+    row_schema: RowSchema,
     path: Path,
     *,
     metadata: Mapping[str, str],
@@ -198,7 +200,7 @@ def target_while_read(
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """As `snapshot_target`, but yields the rows, once, while another thread reads them. They are written on the way:
     ``path`` is there when they end, and no part of it where they are left before."""
-    recording = TargetRecording(reader, layout, path, metadata=metadata, timing=timing, on_progress=on_progress)
+    recording = TargetRecording(reader, row_schema, path, metadata=metadata, timing=timing, on_progress=on_progress)
     with (
         prefetch.stream(reader.snapshot(), size=lambda batch: int(batch.nbytes), most=READ_AHEAD_BYTES) as read,
         closing(recording.rows(read)) as batches,

@@ -27,7 +27,7 @@ _UUID_HYPHENS: Final = (8, 13, 18, 23)
 _UUID_DIGITS: Final = np.array([place for place in range(36) if place not in _UUID_HYPHENS])
 
 
-class Octets:
+class ByteBlock:
     """A block of bytes. Positions are offsets into it, at least 0 and at most its size.
 
     Offsets of text are 32 bits wide in Arrow, so a block has less than 2 GiB.

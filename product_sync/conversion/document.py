@@ -28,7 +28,7 @@ from bson.errors import InvalidBSON
 from product_sync.conversion import numbers
 from product_sync.conversion.db_pointer import tell_apart
 from product_sync.conversion.elements import RepeatedFields, document_key
-from product_sync.conversion.error import MisfitError
+from product_sync.conversion.error import ConversionError
 from product_sync.conversion.extended_json import cut, excerpt
 from product_sync.conversion.ids import (
     id_element,
@@ -42,7 +42,7 @@ from product_sync.conversion.numbers import Rule
 from product_sync.errors import MappingError
 from product_sync.schema.mapping import Kind
 from product_sync.schema.records import ColumnType, Defect, Reason, Reject, SourceBatch, SourceId, TypeName
-from product_sync.schema.row_schema import Layout, LayoutColumn
+from product_sync.schema.row_schema import RowColumn, RowSchema
 
 __all__ = [
     "CODEC_OPTIONS",
@@ -82,7 +82,7 @@ def decode(raw: bytes) -> dict[str, Any]:
     return bson.decode(raw, CODEC_OPTIONS)
 
 
-def projection(layout: Layout) -> dict[str, int]:
+def projection(row_schema: RowSchema) -> dict[str, int]:
     """What to ask MongoDB for: whole top-level fields.
 
     Not the dotted paths: projecting ``price.amount`` makes the server leave out a ``price`` that is not a
@@ -92,7 +92,7 @@ def projection(layout: Layout) -> dict[str, int]:
     field that comes twice would hide one that comes later, or be hidden itself. Among one more element there is always
     one of the two (docs/decisions/0025).
     """
-    return {"_id": 1} | {column.path[0]: 1 for column in layout.columns} | {_IN_NO_DOCUMENT: 1}
+    return {"_id": 1} | {column.path[0]: 1 for column in row_schema.columns} | {_IN_NO_DOCUMENT: 1}
 
 
 def _text_rule(length: int | None) -> Rule:
@@ -104,13 +104,13 @@ def _text_rule(length: int | None) -> Rule:
 
     def convert(value: Any) -> str:
         if type(value) is not str:
-            raise MisfitError(Reason.WRONG_TYPE)
+            raise ConversionError(Reason.WRONG_TYPE)
         if not value.isascii() and not _is_utf8(value):
-            raise MisfitError(Reason.INVALID_UTF8)
+            raise ConversionError(Reason.INVALID_UTF8)
         if "\0" in value:
-            raise MisfitError(Reason.NUL_CHARACTER)
+            raise ConversionError(Reason.NUL_CHARACTER)
         if length is not None and len(value) > length:
-            raise MisfitError(Reason.TOO_LONG)
+            raise ConversionError(Reason.TOO_LONG)
         return value
 
     return convert
@@ -126,17 +126,17 @@ def _is_utf8(text: str) -> bool:
 
 def _to_boolean(value: Any) -> bool:
     if type(value) is not bool:
-        raise MisfitError(Reason.WRONG_TYPE)
+        raise ConversionError(Reason.WRONG_TYPE)
     return value
 
 
 def _to_timestamp(value: Any) -> int:
     """timestamptz: BSON dates, as microseconds since 1970 UTC."""
     if type(value) is not DatetimeMS:
-        raise MisfitError(Reason.WRONG_TYPE)
+        raise ConversionError(Reason.WRONG_TYPE)
     milliseconds = int(value)
     if not EARLIEST_MS <= milliseconds <= LATEST_MS:
-        raise MisfitError(Reason.OUT_OF_RANGE)
+        raise ConversionError(Reason.OUT_OF_RANGE)
     return milliseconds * 1000
 
 
@@ -144,7 +144,7 @@ def _to_uuid(value: Any) -> str:
     """uuid: subtype 4, or text of 8-4-4-4-12 hexadecimal digits in either case. Other text is of the wrong type."""
     text = str(value).lower() if type(value) is uuid.UUID or type(value) is str else ""
     if not is_canonical_uuid(text):
-        raise MisfitError(Reason.WRONG_TYPE)
+        raise ConversionError(Reason.WRONG_TYPE)
     return text
 
 
@@ -175,7 +175,7 @@ def _reference_rule(column_type: ColumnType) -> Rule:
     def convert(value: Any) -> Any:
         reference = source_id(value)
         if reference is None:
-            raise MisfitError(Reason.WRONG_TYPE)
+            raise ConversionError(Reason.WRONG_TYPE)
         return rule(reference.text)
 
     return convert
@@ -189,7 +189,7 @@ def _key_rule(column_type: ColumnType) -> Callable[[Any], SourceId]:
         def convert_to_uuid(value: Any) -> SourceId:
             identity = source_id(value)
             if identity is None or not is_canonical_uuid(identity.text):
-                raise MisfitError(Reason.UNSUPPORTED_ID)
+                raise ConversionError(Reason.UNSUPPORTED_ID)
             return identity
 
         return convert_to_uuid
@@ -199,7 +199,7 @@ def _key_rule(column_type: ColumnType) -> Callable[[Any], SourceId]:
     def convert(value: Any) -> SourceId:
         identity = source_id(value)
         if identity is None:
-            raise MisfitError(Reason.UNSUPPORTED_ID)
+            raise ConversionError(Reason.UNSUPPORTED_ID)
         check(identity.text)
         return identity
 
@@ -209,17 +209,17 @@ def _key_rule(column_type: ColumnType) -> Callable[[Any], SourceId]:
 class _Field:
     """One column to fill: where its value is, and what becomes of it."""
 
-    def __init__(self, column: LayoutColumn) -> None:
+    def __init__(self, column: RowColumn) -> None:
         self.name = column.name
         self.path = column.path
         self._rule = _reference_rule(column.type) if column.kind is Kind.REFERENCE else _rule(column.type)
         self.required = column.required and not column.has_default
         self.default = self._canonical_default(column) if column.has_default else None
 
-    def _canonical_default(self, column: LayoutColumn) -> Any:
+    def _canonical_default(self, column: RowColumn) -> Any:
         try:
             return self._rule(_default_as_bson(column.default))
-        except MisfitError as misfit:
+        except ConversionError as misfit:
             raise MappingError(
                 f"The default of column {column.name!r}, {cut(repr(column.default))}, does not fit {column.type}: "
                 f"{misfit.reason}.",
@@ -227,16 +227,16 @@ class _Field:
             ) from misfit
 
     def read(self, document: dict[str, Any]) -> Any:
-        """The canonical value, or `MisfitError`."""
+        """The canonical value, or `ConversionError`."""
         path = self.path
         value = document.get(path[0])
         if len(path) > 1:
             value, inside = _descend(value, path[1:])
             if not inside:
-                raise MisfitError(Reason.WRONG_TYPE)
+                raise ConversionError(Reason.WRONG_TYPE)
         if value is None:
             if self.required:
-                raise MisfitError(Reason.MISSING_FIELD)
+                raise ConversionError(Reason.MISSING_FIELD)
             return self.default
         return self._rule(value)
 
@@ -265,7 +265,7 @@ def _default_as_bson(default: object) -> object:
     if isinstance(default, dt.datetime):
         instant = default if default.tzinfo else default.replace(tzinfo=dt.UTC)
         if instant.microsecond % 1000:
-            raise MisfitError(Reason.NOT_EXACT)  # a BSON date has milliseconds
+            raise ConversionError(Reason.NOT_EXACT)  # a BSON date has milliseconds
         return DatetimeMS(instant)
     if isinstance(default, dt.date):
         return DatetimeMS(dt.datetime(default.year, default.month, default.day, tzinfo=dt.UTC))
@@ -278,23 +278,23 @@ class RowConverter:
     Raises `MappingError` if a default of the mapping does not fit its column.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self._schema = layout.source_schema
-        self._key_name = layout.key.name
-        self._key = _key_rule(layout.key.type)
-        self._fields = tuple(_Field(column) for column in layout.values)
+    def __init__(self, row_schema: RowSchema) -> None:
+        self._schema = row_schema.source_schema
+        self._key_name = row_schema.key.name
+        self._key = _key_rule(row_schema.key.type)
+        self._fields = tuple(_Field(column) for column in row_schema.values)
         self._readers = tuple(field.read for field in self._fields)
         self._by_name = {field.name: field for field in self._fields}
         self._dotted = [field.path for field in self._fields if len(field.path) > 1]
-        self._repeated = RepeatedFields([column.path for column in layout.columns])
+        self._repeated = RepeatedFields([column.path for column in row_schema.columns])
 
     def convert(self, document: dict[str, Any]) -> Row | Reject:
-        """A row of canonical values in the order of ``Layout.source_schema``, or the document's reject with
+        """A row of canonical values in the order of ``RowSchema.source_schema``, or the document's reject with
         *all* columns that fail. ``document`` is as `decode` gives it."""
         try:
             id_type, text = self._key(document.get("_id"))
             return (id_type, text, *[read(document) for read in self._readers])
-        except MisfitError:
+        except ConversionError:
             return self._reject(document)
 
     def batch(self, raw_documents: Iterable[bytes]) -> SourceBatch:
@@ -336,7 +336,7 @@ class RowConverter:
         return outcome
 
     def assemble(self, rows: list[Row]) -> pa.RecordBatch:
-        """Rows of canonical values as columns, with ``Layout.source_schema``."""
+        """Rows of canonical values as columns, with ``RowSchema.source_schema``."""
         columns = zip(*rows, strict=True) if rows else [()] * len(self._schema)
         arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
@@ -353,7 +353,7 @@ class RowConverter:
                 continue
             try:
                 field.read(document)
-            except MisfitError as misfit:
+            except ConversionError as misfit:
                 # Behind a repetition the server may have left fields out (`projection`): who knows what is missing?
                 if not (repeated and misfit.reason is Reason.MISSING_FIELD):
                     defects.append(Defect(field.name, misfit.reason, excerpt(field.offending(document))))
@@ -362,7 +362,7 @@ class RowConverter:
     def _identify(self, bson_id: Any) -> tuple[SourceId | None, list[Defect]]:
         try:
             return self._key(bson_id), []
-        except MisfitError as misfit:
+        except ConversionError as misfit:
             return None, [Defect(self._key_name, misfit.reason, excerpt(bson_id))]
 
     def _undecodable(self, raw: bytes, error: InvalidBSON) -> Reject:

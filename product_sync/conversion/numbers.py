@@ -29,7 +29,7 @@ import pyarrow as pa
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 
-from product_sync.conversion.error import MisfitError
+from product_sync.conversion.error import ConversionError
 from product_sync.schema.records import Reason
 
 Rule = Callable[[Any], Any]
@@ -53,13 +53,13 @@ def integer_rule(bits: int) -> Rule:
         if kind is int or kind is Int64:
             if lowest <= value <= highest:
                 return int(value)
-            raise MisfitError(Reason.OUT_OF_RANGE)
+            raise ConversionError(Reason.OUT_OF_RANGE)
         number = _number(value)
         if not lowest <= number <= highest:
-            raise MisfitError(Reason.OUT_OF_RANGE)
+            raise ConversionError(Reason.OUT_OF_RANGE)
         whole = int(number)
         if whole != number:
-            raise MisfitError(Reason.NOT_EXACT)
+            raise ConversionError(Reason.NOT_EXACT)
         return whole
 
     return convert
@@ -78,12 +78,12 @@ def numeric_rule(precision: int | None, scale: int | None) -> Rule:
         if not number:
             return "0"
         if number.adjusted() >= whole_digits:
-            raise MisfitError(Reason.OUT_OF_RANGE)
+            raise ConversionError(Reason.OUT_OF_RANGE)
         text = format(number, "f")
         if "." in text:
             text = text.rstrip("0").rstrip(".")
         if _last_place(text) > fraction_digits:
-            raise MisfitError(Reason.NOT_EXACT)
+            raise ConversionError(Reason.NOT_EXACT)
         return text
 
     return convert
@@ -105,9 +105,9 @@ def to_double(value: Any) -> float:
     number = _number(value)
     nearest = float(number)
     if math.isinf(nearest):
-        raise MisfitError(Reason.OUT_OF_RANGE)
+        raise ConversionError(Reason.OUT_OF_RANGE)
     if Decimal(repr(nearest)) != number:
-        raise MisfitError(Reason.NOT_EXACT)
+        raise ConversionError(Reason.NOT_EXACT)
     return nearest + 0.0
 
 
@@ -117,11 +117,11 @@ def to_real(value: Any) -> float:
     try:
         (nearest,) = struct.unpack("<f", struct.pack("<f", float(number)))
     except OverflowError:
-        raise MisfitError(Reason.OUT_OF_RANGE) from None
+        raise ConversionError(Reason.OUT_OF_RANGE) from None
     if math.isinf(nearest):
-        raise MisfitError(Reason.OUT_OF_RANGE)
+        raise ConversionError(Reason.OUT_OF_RANGE)
     if not _is_safe_as_real(number) and Decimal(_shortest_real(nearest)) != number:
-        raise MisfitError(Reason.NOT_EXACT)
+        raise ConversionError(Reason.NOT_EXACT)
     return float(nearest) + 0.0
 
 
@@ -136,7 +136,7 @@ def _shortest_real(value: float) -> str:
 
 
 def _number(value: Any) -> Decimal:
-    """The number that a BSON value stands for, without rounding. Raises `MisfitError` where there is none.
+    """The number that a BSON value stands for, without rounding. Raises `ConversionError` where there is none.
 
     Decimals are only compared and written out further on: arithmetic, even ``abs``, rounds to 28 digits, and a
     Decimal128 has 34.
@@ -149,7 +149,7 @@ def _number(value: Any) -> Decimal:
     elif kind is Decimal128:
         number = value.to_decimal()
     else:
-        raise MisfitError(Reason.WRONG_TYPE)
+        raise ConversionError(Reason.WRONG_TYPE)
     if not number.is_finite():
-        raise MisfitError(Reason.NOT_FINITE)
+        raise ConversionError(Reason.NOT_FINITE)
     return number

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from product_sync.conversion.byte_block import Mask, Octets, Positions
+from product_sync.conversion.byte_block import ByteBlock, Mask, Positions
 from product_sync.conversion.document import EARLIEST_MS, LATEST_MS, RowConverter
 from product_sync.conversion.ids import FIXED_SIZES, value_size
 from product_sync.schema.mapping import Kind
 from product_sync.schema.records import IdType, Reject, SourceBatch, TypeName
-from product_sync.schema.row_schema import Layout, LayoutColumn
+from product_sync.schema.row_schema import RowColumn, RowSchema
 
 #: Types of BSON elements (bsonspec.org).
 _DOUBLE, _STRING, _BINARY, _OBJECT_ID = 0x01, 0x02, 0x05, 0x07
@@ -128,16 +128,16 @@ class PageConverter:
     Fewer documents than ``worth_while`` are converted one by one.
     """
 
-    def __init__(self, layout: Layout, *, worth_while: int = WORTH_WHILE) -> None:
+    def __init__(self, row_schema: RowSchema, *, worth_while: int = WORTH_WHILE) -> None:
         self._worth_while = worth_while
-        self._schema = layout.source_schema
-        self._exact = RowConverter(layout)
-        self._key = layout.key
-        self._values = layout.values
-        self._by_field: dict[str, list[LayoutColumn]] = {}
-        for column in layout.columns:
+        self._schema = row_schema.source_schema
+        self._exact = RowConverter(row_schema)
+        self._key = row_schema.key
+        self._values = row_schema.values
+        self._by_field: dict[str, list[RowColumn]] = {}
+        for column in row_schema.columns:
             self._by_field.setdefault(column.path[0], []).append(column)
-        self._is_flat = all(len(column.path) == 1 for column in layout.columns)
+        self._is_flat = all(len(column.path) == 1 for column in row_schema.columns)
 
     def batch(self, documents: Documents) -> SourceBatch:
         """What `RowConverter.batch` makes of these documents, in the same order."""
@@ -159,7 +159,7 @@ class PageConverter:
         self, documents: Documents, undecided: Positions, parts: list[tuple[Positions, pa.RecordBatch]]
     ) -> Positions:
         """Read the documents of a few shapes into ``parts``; returns the others."""
-        octets = Octets(documents.data)
+        octets = ByteBlock(documents.data)
         others: list[Positions] = []
         for _ in range(_SHAPES):
             if len(undecided) < self._worth_while:
@@ -212,7 +212,7 @@ class PageConverter:
                 return kinds
         return None
 
-    def _kinds(self, column: LayoutColumn) -> frozenset[int]:
+    def _kinds(self, column: RowColumn) -> frozenset[int]:
         """The BSON types of which values of this column can be read here."""
         name = column.type.name
         if column is self._key or column.kind is Kind.REFERENCE:
@@ -229,7 +229,7 @@ class PageConverter:
         return all(column is not self._key and self._exact.may_be_absent(column.name) for column in columns)
 
     def _read(
-        self, octets: Octets, starts: Positions, ends: Positions, shape: list[_Element]
+        self, octets: ByteBlock, starts: Positions, ends: Positions, shape: list[_Element]
     ) -> tuple[Mask, pa.RecordBatch]:
         """Which of the documents have this shape and hold nothing but values that are certain; and their rows."""
         has_shape, found = _walk(octets, starts, ends, shape)
@@ -249,7 +249,7 @@ class PageConverter:
         batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
         return is_read, batch if certain.all() else batch.filter(pa.array(certain))
 
-    def _column(self, octets: Octets, column: LayoutColumn, found: dict[str, _Found], rows: int) -> _Read:
+    def _column(self, octets: ByteBlock, column: RowColumn, found: dict[str, _Found], rows: int) -> _Read:
         element = found.get(column.path[0])
         if element is None or (rows and element.kinds[0] == _NULL):
             default = pa.array([self._exact.default(column.name)], column.type.arrow)
@@ -275,7 +275,9 @@ class PageConverter:
         return _text(octets, element, column.type.length)
 
 
-def _walk(octets: Octets, starts: Positions, ends: Positions, shape: list[_Element]) -> tuple[Mask, dict[str, _Found]]:
+def _walk(
+    octets: ByteBlock, starts: Positions, ends: Positions, shape: list[_Element]
+) -> tuple[Mask, dict[str, _Found]]:
     """Go through all documents side by side, element by element; returns which of them are well-formed and have
     exactly these elements, and where these are. What is said of the others means nothing."""
     fits = octets.integers(starts, "<i4") == ends - starts
@@ -296,7 +298,7 @@ def _walk(octets: Octets, starts: Positions, ends: Positions, shape: list[_Eleme
 
 
 def _sizes(
-    octets: Octets, at: Positions, kind: NDArray[np.uint8], kinds: frozenset[int]
+    octets: ByteBlock, at: Positions, kind: NDArray[np.uint8], kinds: frozenset[int]
 ) -> tuple[Positions, Mask | bool]:
     """Bytes of the values, and where these are well-formed as far as their size goes."""
     if kinds == _NUMBERS:
@@ -311,7 +313,7 @@ def _sizes(
     return np.full(len(at), FIXED_SIZES[only]), True
 
 
-def _id(octets: Octets, element: _Found, length: int | None) -> _Read:
+def _id(octets: ByteBlock, element: _Found, length: int | None) -> _Read:
     kind = element.kinds[0]
     if kind == _STRING:
         return _text(octets, element, length)
@@ -325,7 +327,7 @@ def _id(octets: Octets, element: _Found, length: int | None) -> _Read:
     return read if length is None else _Read(read.values, read.certain & _mask(_is_at_most(read.values, length)))
 
 
-def _text(octets: Octets, element: _Found, length: int | None) -> _Read:
+def _text(octets: ByteBlock, element: _Found, length: int | None) -> _Read:
     octets_of_text = octets.texts(element.at + 4, element.end - 1)
     certain = np.ones(len(element.at), dtype=bool)
     try:
@@ -346,24 +348,24 @@ def _is_at_most(text: pa.Array, length: int) -> pa.Array:
     return pc.less_equal(pc.utf8_length(text), length)
 
 
-def _uuid(octets: Octets, element: _Found) -> _Read:
+def _uuid(octets: ByteBlock, element: _Found) -> _Read:
     return _Read(octets.uuids(element.at + len(_UUID_HEAD)), np.ones(len(element.at), dtype=bool))
 
 
-def _timestamp(octets: Octets, element: _Found) -> _Read:
+def _timestamp(octets: ByteBlock, element: _Found) -> _Read:
     milliseconds = octets.integers(element.at, "<i8")
     certain = (milliseconds >= EARLIEST_MS) & (milliseconds <= LATEST_MS)
     microseconds = pa.array(np.where(certain, milliseconds, 0) * 1000)
     return _Read(microseconds.cast(pa.timestamp("us", tz="UTC")), certain)
 
 
-def _integer(octets: Octets, element: _Found, bits: int, arrow: pa.DataType) -> _Read:
+def _integer(octets: ByteBlock, element: _Found, bits: int, arrow: pa.DataType) -> _Read:
     numbers, certain = _whole_numbers(octets, element)
     certain &= (numbers >= -(2 ** (bits - 1))) & (numbers <= 2 ** (bits - 1) - 1)
     return _Read(pa.array(np.where(certain, numbers, 0)).cast(arrow), certain)
 
 
-def _whole_numbers(octets: Octets, element: _Found) -> tuple[NDArray[np.int64], Mask]:
+def _whole_numbers(octets: ByteBlock, element: _Found) -> tuple[NDArray[np.int64], Mask]:
     numbers = np.where(
         element.kinds == _INT32, octets.integers(element.at, "<i4"), octets.integers(element.at, "<i8")
     ).astype(np.int64)
@@ -375,14 +377,14 @@ def _whole_numbers(octets: Octets, element: _Found) -> tuple[NDArray[np.int64], 
     return np.where(is_double, np.where(is_whole, doubles, 0).astype(np.int64), numbers), is_whole | ~is_double
 
 
-def _small_doubles(octets: Octets, element: _Found) -> NDArray[np.float64]:
+def _small_doubles(octets: ByteBlock, element: _Found) -> NDArray[np.float64]:
     """The doubles below 2^53; something else, which is not small, in the place of all other values."""
     doubles = octets.integers(element.at, "<f8")
     is_small = (element.kinds == _DOUBLE) & (np.abs(doubles) < _EXACT_AS_DOUBLE)
     return np.where(is_small, doubles, float(_EXACT_AS_DOUBLE))
 
 
-def _double(octets: Octets, element: _Found) -> _Read:
+def _double(octets: ByteBlock, element: _Found) -> _Read:
     numbers, certain = _whole_numbers(octets, element)
     doubles = octets.integers(element.at, "<f8")
     is_double = element.kinds == _DOUBLE
@@ -393,7 +395,7 @@ def _double(octets: Octets, element: _Found) -> _Read:
     return _Read(pa.array(values), certain)
 
 
-def _numeric(octets: Octets, element: _Found, precision: int | None, scale: int | None) -> _Read:
+def _numeric(octets: ByteBlock, element: _Found, precision: int | None, scale: int | None) -> _Read:
     """Numbers as so many units of the last place, which are whole.
 
     A double is one of them if the quotient is that very double: both parts of it are exact, so it is the double next to

@@ -27,11 +27,11 @@ from product_sync.load.result import Exclusion, LoadResult
 from product_sync.load.transactions import Transactions
 from product_sync.runtime import prefetch
 from product_sync.runtime.row_log import RowLog
-from product_sync.runtime.signals import counting
+from product_sync.runtime.signals import defer_interrupts
 from product_sync.schema.obstacle import ObstacleKind
 from product_sync.schema.ports import Source, WriteBatch, Written
 from product_sync.schema.records import Defect, Op, Reason, Reject, Stage
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import ParquetSink
 
 #: A row that another table references: foreign_key_violation, and restrict_violation of ON DELETE RESTRICT
@@ -39,7 +39,7 @@ from product_sync.state.files import ParquetSink
 _REFERENCED = frozenset({"23503", "23001"})
 _NO_PRIVILEGE = "42501"
 #: What is left of a batch whose rows are in the target.
-FollowUp = Callable[[], None]
+PostCommitCheck = Callable[[], None]
 #: Rows whose documents are read again at once.
 _READ_ROWS = 2_000
 #: Excluded rows that are told with what is in their way, and refused rows whose answer is remembered for that.
@@ -56,7 +56,7 @@ class BatchWork:
 
     def __init__(
         self,
-        layout: Layout,
+        row_schema: RowSchema,
         source: Source,
         transactions: Transactions,
         rejects: ParquetSink,
@@ -67,8 +67,8 @@ class BatchWork:
         only_as_planned: bool,
         logger: logging.Logger,
     ) -> None:
-        self._layout = layout
-        self._key = layout.key.name
+        self._layout = row_schema
+        self._key = row_schema.key.name
         self._source = source
         self._transactions = transactions
         self._rejects = rejects
@@ -87,7 +87,7 @@ class BatchWork:
             rows, self._layout, self._source, inserts_too=inserts_are_old, only_as_planned=self._only_as_planned
         )
 
-    def write(self, rows: pa.Table, rechecked: Rechecked) -> FollowUp | None:
+    def write(self, rows: pa.Table, rechecked: Rechecked) -> PostCommitCheck | None:
         """Insert and update. Returns what is left to do, if anything: it waits for a look at the source, which has
         begun."""
         self._count_rechecked(rechecked)
@@ -100,10 +100,10 @@ class BatchWork:
             self._result.quarantined += len(rechecked.rejects)
             self._rejects.write(quarantine.rejects_batch(self._layout, rechecked.rejects, Stage.CONVERT))
 
-    def _carry_out(self, rows: pa.Table, batch: WriteBatch) -> FollowUp | None:
+    def _carry_out(self, rows: pa.Table, batch: WriteBatch) -> PostCommitCheck | None:
         follow_up = None
-        with counting() as counted:
-            for part, outcome in self._transactions.isolate(batch):
+        with defer_interrupts() as counted:
+            for part, outcome in self._transactions.write_or_bisect(batch):
                 if isinstance(outcome, RowsExcluded):
                     self._postpone_part(rows, part, outcome)
                 elif isinstance(outcome, RowsRefused):
@@ -127,17 +127,17 @@ class BatchWork:
         self._delete_extra(extra, diff_rows.old_rows(extra, self._layout))
 
     def _delete_extra(self, rows: pa.Table, doomed: pa.Table) -> None:
-        with counting() as counted:
+        with defer_interrupts() as counted:
             for asked, deleted in self._delete(doomed, rows):
                 self._result.deleted += deleted
                 self._result.conflicts += asked - deleted
                 counted()
 
     def _delete(self, doomed: pa.Table, rows: pa.Table | None = None) -> Iterator[tuple[int, int]]:
-        """Delete rows (``Layout.target_schema``) by compare-and-swap; yields for each transaction how many rows
+        """Delete rows (``RowSchema.target_schema``) by compare-and-swap; yields for each transaction how many rows
         it was asked to delete and how many it did. Rows that the database holds on to are counted here, or postponed
         if ``rows`` of the diff are given and other rows of the table refer to them."""
-        for part, outcome in self._transactions.isolate(replace(self.nothing, deletes=doomed)):
+        for part, outcome in self._transactions.write_or_bisect(replace(self.nothing, deletes=doomed)):
             if not isinstance(outcome, RowsRefused):
                 yield part.num_rows, len(outcome.deleted)
             elif rows is not None and isinstance(outcome, RowsExcluded) and outcome.obstacles:
@@ -188,7 +188,7 @@ class BatchWork:
 
     def write_in_order(self, rows: pa.Table, steps: Sequence[WriteBatch]) -> bool:
         """Write ``steps`` in one transaction; false if a row is not as it was seen, and nothing was written."""
-        with counting() as counted:
+        with defer_interrupts() as counted:
             written = self._transactions.write_in_order(steps)
             self._result.inserted += len(written.inserted)
             self._result.updated += len(written.updated)
@@ -277,7 +277,7 @@ class BatchWork:
         doomed = diff_rows.with_ids(part.inserts, self._key, gone)
         kept_before = self._result.kept
         try:
-            with counting() as counted:
+            with defer_interrupts() as counted:
                 for _, deleted in self._delete(doomed):
                     self._result.taken_back += deleted
                     counted()
@@ -325,7 +325,7 @@ class BatchWork:
         return pc.invert(pc.is_in(table[self._key], value_set=pa.array(ids, pa.string())))
 
     def _isolate(self, rows: pa.Table, row: pa.Table, reason: Reason, answer: str) -> None:
-        """Quarantine one row (``Layout.target_schema``) that the database would not take."""
+        """Quarantine one row (``RowSchema.target_schema``) that the database would not take."""
         source_id = diff_rows.source_ids(diff_rows.with_ids(rows, "id", row[self._key].to_pylist()))[0]
         self._row_log.warning("Row %s goes to the quarantine: %s", cut(source_id.text), answer)
         self._result.quarantined += 1

@@ -25,7 +25,7 @@ from product_sync.load.pacing import Pacing
 from product_sync.load.recheck import recheck
 from product_sync.runtime.clock import Timing
 from product_sync.schema.ports import Source, TargetWriter, WriteBatch
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 
 #: Adaptive pacing begins small; after so many batches, each up to four times as large, it is near the size it wants.
 _TRIES = 4
@@ -58,7 +58,7 @@ def not_probed(plan: Path, pacing: Pacing, because: str) -> Estimate:
 
 def estimate(
     plan: Path,
-    layout: Layout,
+    row_schema: RowSchema,
     source: Source,
     writer: TargetWriter,
     *,
@@ -85,7 +85,7 @@ def estimate(
             asked = pacing.batch_size()
             rows = next(read_batches(plan, WRITES, pacing.batch_size))
             started = timing.monotonic()
-            batch = recheck(rows, layout, source, inserts_too=stale).batch
+            batch = recheck(rows, row_schema, source, inserts_too=stale).batch
             reading_s = timing.monotonic() - started
             writing_s = _measured(writer, batch, timing)
             batch_s = reading_s + writing_s

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from product_sync.compare import diff_rows
 from product_sync.conversion.extended_json import cut
 from product_sync.errors import RowsExcluded, RowsRefused
-from product_sync.load.batch import BatchWork, FollowUp
+from product_sync.load.batch import BatchWork, PostCommitCheck
 from product_sync.load.parking_values import parking_places
 from product_sync.load.postponed_rows import WINDOW_ROWS, PostponedRows
 from product_sync.load.transactions import Transactions
@@ -33,7 +33,7 @@ from product_sync.load.write_order import Circle, Stage, Wait, arrange, blocked
 from product_sync.schema.obstacle import ObstacleKind
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 
 #: Rows that the server is asked about at once.
 _ASKED_ROWS = 2_000
@@ -48,7 +48,7 @@ _MAKES_WAY = {
 
 #: Tries a piece of work with the rows that are at stake, as the load tries a batch; false where it failed, or is not
 #: tried because the load has stopped.
-Run = Callable[[pa.Table, Callable[[], FollowUp | None]], bool]
+Run = Callable[[pa.Table, Callable[[], PostCommitCheck | None]], bool]
 
 
 class ExcludedRows:
@@ -56,7 +56,7 @@ class ExcludedRows:
 
     def __init__(
         self,
-        layout: Layout,
+        row_schema: RowSchema,
         work: BatchWork,
         transactions: Transactions,
         folder: Path,
@@ -66,7 +66,7 @@ class ExcludedRows:
         prepare: Run,
         logger: logging.Logger,
     ) -> None:
-        self._layout = layout
+        self._layout = row_schema
         self._work = work
         self._transactions = transactions
         self._folder = folder
@@ -117,9 +117,9 @@ class ExcludedRows:
 class _Window:
     """As many postponed rows as are put into order at once. Rows are known by their place in ``_batch``."""
 
-    def __init__(self, layout: Layout, work: BatchWork, transactions: Transactions, rows: pa.Table) -> None:
-        self._layout = layout
-        self._key = layout.key.name
+    def __init__(self, row_schema: RowSchema, work: BatchWork, transactions: Transactions, rows: pa.Table) -> None:
+        self._layout = row_schema
+        self._key = row_schema.key.name
         self._work = work
         self._transactions = transactions
         self._rows = rows

@@ -32,7 +32,7 @@ from product_sync.errors import (
     Unreachable,
 )
 from product_sync.load import deletion
-from product_sync.load.batch import BatchWork, FollowUp
+from product_sync.load.batch import BatchWork, PostCommitCheck
 from product_sync.load.batching import MAX_BATCH_BYTES, count_rows, read_batches
 from product_sync.load.excluded_rows import ExcludedRows
 from product_sync.load.pacing import Pacing
@@ -45,7 +45,7 @@ from product_sync.runtime.clock import Timing
 from product_sync.runtime.progress import Meter, OnProgress
 from product_sync.schema.ports import Source, TargetWriter
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import MemoryRelease, parquet_writer, release_memory
 
 WRITES = (Op.INSERT, Op.UPDATE)
@@ -81,7 +81,7 @@ DEFAULT_POLICY = LoadPolicy()
 
 def load(
     plan: Path,
-    layout: Layout,
+    row_schema: RowSchema,
     source: Source,
     writer: TargetWriter,
     rejects_out: Path,
@@ -115,12 +115,12 @@ def load(
     meter = Meter("load", result.planned - result.skipped_since_plan, on_progress, timing)
     transactions = Transactions(writer, policy.retry, timing, on_retry=lambda: meter.advance(0), logger=logger)
     with (
-        parquet_writer(rejects_out, quarantine.rejects_schema(layout), metadata=metadata) as rejects,
+        parquet_writer(rejects_out, quarantine.rejects_schema(row_schema), metadata=metadata) as rejects,
         tempfile.TemporaryDirectory(dir=rejects_out.parent, prefix="postponed-") as folder,
-        closing(PostponedRows(Path(folder, "first.parquet"), layout.diff_schema)) as postponed,
+        closing(PostponedRows(Path(folder, "first.parquet"), row_schema.diff_schema)) as postponed,
     ):
         work = BatchWork(
-            layout,
+            row_schema,
             source,
             transactions,
             rejects,
@@ -143,7 +143,7 @@ def load(
 
         loop = _BatchLoop(transactions, pacing, timing, meter, policy, result, logger)
         excluded_rows = ExcludedRows(
-            layout,
+            row_schema,
             work,
             transactions,
             Path(folder),
@@ -166,7 +166,7 @@ def load(
 
 
 #: The writing of a batch; what gives it, having read what it needs; and how that is made of the batch's rows.
-_Write = Callable[[], FollowUp | None]
+_Write = Callable[[], PostCommitCheck | None]
 _Prepared = Callable[[], _Write]
 _Prepare = Callable[[pa.Table], _Write]
 
@@ -202,7 +202,7 @@ class _BatchLoop:
         self._result = result
         self._logger = logger
         self._failures_in_row = 0
-        self._unfinished: tuple[_Batch, FollowUp] | None = None
+        self._unfinished: tuple[_Batch, PostCommitCheck] | None = None
 
     def run(self, plan: Path, ops: Collection[Op], prepare: _Prepare) -> None:
         """Prepare and write each batch of ``ops``, with a pause between any two batches of the load."""
@@ -268,7 +268,7 @@ class _BatchLoop:
         batch = _Batch(self._result.batches, rows)
         self._transactions.begin_batch()
 
-        def write() -> FollowUp | None:
+        def write() -> PostCommitCheck | None:
             return prepared()()
 
         follow_up, error = _tried(write)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from product_sync.schema.records import ColumnType, TypeName
-from product_sync.schema.row_schema import Layout, LayoutColumn
+from product_sync.schema.row_schema import RowColumn, RowSchema
 
 #: How often a value is made anew where the one that was tried is taken.
 _TRIES = 3
@@ -21,20 +21,20 @@ _BITS = {TypeName.SMALLINT: 15, TypeName.INTEGER: 31, TypeName.BIGINT: 63, TypeN
 _DAY_US, _FIRST_DAY, _DAYS = 86_400_000_000, 84_006, 2_483_000
 
 
-def parking_places(layout: Layout, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+def parking_places(row_schema: RowSchema, columns: Collection[str]) -> Iterator[dict[str, Any]]:
     """Values to try one after the other, by column: each frees a constraint that looks at ``columns``.
 
     Only columns that a sync updates can be used.
     """
-    usable = [column for column in layout.compared if column.name in columns]
-    nullable = {column.name for column in layout.table.columns if column.nullable}
+    usable = [column for column in row_schema.compared if column.name in columns]
+    nullable = {column.name for column in row_schema.table.columns if column.nullable}
     yield from ({column.name: None} for column in usable if column.name in nullable)
     for column in sorted(usable, key=_room):
         if column.type.name is not TypeName.BOOLEAN:
             yield from ({column.name: _unlike_any_other(column.type)} for _ in range(_TRIES))
 
 
-def _room(column: LayoutColumn) -> int:
+def _room(column: RowColumn) -> int:
     """Text first: it has room for values that nobody has."""
     kind = column.type
     if kind.name in (TypeName.TEXT, TypeName.VARCHAR):

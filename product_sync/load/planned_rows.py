@@ -19,35 +19,35 @@ from product_sync.compare.diff_file import diff_file
 from product_sync.compare.key_ranges import FileInput, by_key
 from product_sync.load.batching import count_rows
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import ID_TYPE, Layout
+from product_sync.schema.row_schema import ID_TYPE, RowSchema
 
 
 def keep_planned(
-    layout: Layout, planned: Path, fresh: Path, out: Path, ops: Collection[Op], *, metadata: Mapping[str, str]
+    row_schema: RowSchema, planned: Path, fresh: Path, out: Path, ops: Collection[Op], *, metadata: Mapping[str, str]
 ) -> int:
     """Write to ``out`` the rows of the diff ``fresh`` that the diff ``planned`` has too, in the order of a diff.
 
     Returns how many planned rows of ``ops`` are not among them: they have changed since, on either side. Columns that
     are never updated do not keep an update from being the same.
     """
-    inputs = [FileInput(path, layout.diff_schema, "id") for path in (fresh, planned)]
-    with diff_file(out, layout, out.parent, metadata=metadata) as kept:
+    inputs = [FileInput(path, row_schema.diff_schema, "id") for path in (fresh, planned)]
+    with diff_file(out, row_schema, out.parent, metadata=metadata) as kept:
         for now, before in by_key(inputs, out.parent):
-            for kind in _kinds(_as_planned(layout, now, before)):
+            for kind in _kinds(_as_planned(row_schema, now, before)):
                 kept.add(*kind)
     return count_rows(planned, ops) - count_rows(out, ops)
 
 
-def _as_planned(layout: Layout, fresh: pa.Table, planned: pa.Table) -> pa.Table:
+def _as_planned(row_schema: RowSchema, fresh: pa.Table, planned: pa.Table) -> pa.Table:
     """The rows of ``fresh`` that are in ``planned`` too. An id has one row at most in each."""
     places = pc.index_in(fresh["id"], value_set=planned["id"].combine_chunks())
     is_known = pc.is_valid(places)
     fresh, planned = fresh.filter(is_known), planned.take(places.drop_null())
     same = pc.and_(pc.equal(fresh["op"], planned["op"]), diff_rows.same(fresh[ID_TYPE], planned[ID_TYPE]))
     for side in (diff_rows.new_rows, diff_rows.old_rows):
-        now, before = side(fresh, layout), side(planned, layout)
-        all_same = diff_rows.same_values(now, before, layout.values)
-        compared_same = diff_rows.same_values(now, before, layout.compared)
+        now, before = side(fresh, row_schema), side(planned, row_schema)
+        all_same = diff_rows.same_values(now, before, row_schema.values)
+        compared_same = diff_rows.same_values(now, before, row_schema.compared)
         same = pc.and_(same, pc.if_else(pc.equal(fresh["op"], Op.UPDATE), compared_same, all_same))
     return fresh.filter(same)
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from product_sync.compare import diff_rows
 from product_sync.schema.ports import Source, WriteBatch
 from product_sync.schema.records import Op, Reject
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Rechecked:
 
 
 def recheck(
-    rows: pa.Table, layout: Layout, source: Source, *, inserts_too: bool, only_as_planned: bool = False
+    rows: pa.Table, row_schema: RowSchema, source: Source, *, inserts_too: bool, only_as_planned: bool = False
 ) -> Rechecked:
     """Turn insert and update rows of the diff into a batch of values as they are now.
 
@@ -41,23 +41,23 @@ def recheck(
     """
     inserts, updates = diff_rows.of_op(rows, Op.INSERT), diff_rows.of_op(rows, Op.UPDATE)
     again = pa.concat_tables([updates, inserts]) if inserts_too else updates
-    fresh, rejects = _read_again(again, layout, source)
-    new = _now(fresh, layout, updates)
-    old = diff_rows.old_rows(updates, layout)
-    to_update = pc.and_(_exists(new, layout), pc.invert(diff_rows.same_values(new, old, layout.compared)))
-    inserted = _now(fresh, layout, inserts) if inserts_too else diff_rows.new_rows(inserts, layout)
-    to_insert = _exists(inserted, layout)
+    fresh, rejects = _read_again(again, row_schema, source)
+    new = _now(fresh, row_schema, updates)
+    old = diff_rows.old_rows(updates, row_schema)
+    to_update = pc.and_(_exists(new, row_schema), pc.invert(diff_rows.same_values(new, old, row_schema.compared)))
+    inserted = _now(fresh, row_schema, inserts) if inserts_too else diff_rows.new_rows(inserts, row_schema)
+    to_insert = _exists(inserted, row_schema)
     wanted = _true(to_update) + _true(to_insert)
     if only_as_planned:
-        as_planned = diff_rows.same_values(new, diff_rows.new_rows(updates, layout), layout.compared)
+        as_planned = diff_rows.same_values(new, diff_rows.new_rows(updates, row_schema), row_schema.compared)
         to_update = pc.and_(to_update, as_planned)
-        as_planned = diff_rows.same_values(inserted, diff_rows.new_rows(inserts, layout), layout.values)
+        as_planned = diff_rows.same_values(inserted, diff_rows.new_rows(inserts, row_schema), row_schema.values)
         to_insert = pc.and_(to_insert, as_planned)
     batch = WriteBatch(
         inserts=inserted.filter(to_insert),
         new=new.filter(to_update),
         old=old.filter(to_update),
-        deletes=layout.target_schema.empty_table(),
+        deletes=row_schema.target_schema.empty_table(),
     )
     return Rechecked(batch, rows.num_rows - wanted - len(rejects), wanted - batch.num_rows, rejects)
 
@@ -66,17 +66,17 @@ def _true(marks: pa.ChunkedArray) -> int:
     return int(pc.sum(marks, min_count=0).as_py())
 
 
-def _read_again(rows: pa.Table, layout: Layout, source: Source) -> tuple[pa.Table, tuple[Reject, ...]]:
+def _read_again(rows: pa.Table, row_schema: RowSchema, source: Source) -> tuple[pa.Table, tuple[Reject, ...]]:
     if rows.num_rows == 0:
-        return layout.source_schema.empty_table(), ()
+        return row_schema.source_schema.empty_table(), ()
     page = source.fetch(diff_rows.source_ids(rows))
-    return pa.Table.from_batches([page.rows], layout.source_schema), page.rejects
+    return pa.Table.from_batches([page.rows], row_schema.source_schema), page.rejects
 
 
-def _now(fresh: pa.Table, layout: Layout, rows: pa.Table) -> pa.Table:
-    """The fresh values of ``rows`` in their order (``Layout.target_schema``); a row of nulls where there are none."""
-    return diff_rows.aligned(fresh, layout.key.name, diff_rows.ids(rows)).select(layout.target_schema.names)
+def _now(fresh: pa.Table, row_schema: RowSchema, rows: pa.Table) -> pa.Table:
+    """The fresh values of ``rows`` in their order (``RowSchema.target_schema``); nulls for a row that has none."""
+    return diff_rows.aligned(fresh, row_schema.key.name, diff_rows.ids(rows)).select(row_schema.target_schema.names)
 
 
-def _exists(rows: pa.Table, layout: Layout) -> pa.ChunkedArray:
-    return pc.is_valid(rows[layout.key.name])
+def _exists(rows: pa.Table, row_schema: RowSchema) -> pa.ChunkedArray:
+    return pc.is_valid(rows[row_schema.key.name])

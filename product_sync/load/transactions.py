@@ -55,7 +55,7 @@ class Transactions:
         """Give the next transactions the time that a new batch has for its retries."""
         self._backoff = Backoff(self._policy, self._timing)
 
-    def isolate(self, batch: WriteBatch) -> Iterator[tuple[WriteBatch, Written | RowsRefused]]:
+    def write_or_bisect(self, batch: WriteBatch) -> Iterator[tuple[WriteBatch, Written | RowsRefused]]:
         """Write ``batch``; when rows are refused, halve it until they stand alone.
 
         Yields each part that was committed with what was written, and each refused single row with the
@@ -110,7 +110,7 @@ class Transactions:
 
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
         """`TargetWriter.obstacles`, with the same patience."""
-        return self._patiently(lambda: self._timed(partial(self._writer.obstacles, batch)))
+        return self._with_retries(lambda: self._timed(partial(self._writer.obstacles, batch)))
 
     def _committed(self, write: Callable[[], Written]) -> Written:
         unknown: CommitOutcomeUnknown | None = None
@@ -118,7 +118,7 @@ class Transactions:
         def attempt() -> Written:
             nonlocal unknown
             try:
-                if unknown is not None and self._timed(partial(self._writer.happened, unknown.transaction)):
+                if unknown is not None and self._timed(partial(self._writer.was_committed, unknown.transaction)):
                     written = _written(unknown)
                 else:
                     unknown = None
@@ -130,13 +130,13 @@ class Transactions:
                 raise
             return written
 
-        return self._patiently(attempt)
+        return self._with_retries(attempt)
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         """`TargetWriter.fetch`, with the same patience."""
-        return self._patiently(lambda: self._timed(lambda: self._writer.fetch(ids)))
+        return self._with_retries(lambda: self._timed(lambda: self._writer.fetch(ids)))
 
-    def _patiently(self, action: Callable[[], _T]) -> _T:
+    def _with_retries(self, action: Callable[[], _T]) -> _T:
         while True:
             self._backoff.attempt()
             try:

@@ -35,7 +35,7 @@ _GRAVITY = {Level.OK: 0, Level.WARN: 1, Level.ERROR: 2}
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class StatusUpdate:
     """One evaluation of a check, one run of a job, one look at a connection. ``subject`` is stable, ``name`` for
     people; ``at`` are seconds since 1970; ``text`` says what was found and what to do."""
 
@@ -92,7 +92,7 @@ class QuietTimes:
 
 
 @dataclass(slots=True)
-class Book:
+class AlertState:
     """What was told, and what is still to be delivered. ``dropped`` counts messages that fell out of a full outbox."""
 
     subjects: dict[str, Subject] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Book:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def take(self, news: Iterable[News], now: float, quiet: QuietTimes) -> list[Message]:
+    def take(self, news: Iterable[StatusUpdate], now: float, quiet: QuietTimes) -> list[Message]:
         """Note the news, oldest first, and put into the outbox what is due now; returns those messages.
 
         Called without news too: a quiet time may have ended.
@@ -125,7 +125,7 @@ class Book:
             del self.outbox[:-OUTBOX_LENGTH]
         return written
 
-    def _note(self, news: News) -> None:
+    def _note(self, news: StatusUpdate) -> None:
         if news.subject not in self.subjects and (news.level is Level.OK or len(self.subjects) >= SUBJECTS):
             return
         subject = self.subjects.setdefault(news.subject, Subject(news.name))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from product_sync.errors import ConfigurationError
 from product_sync.notify import apprise, prometheus
-from product_sync.notify.alerts import Book, Level, News
+from product_sync.notify.alerts import AlertState, Level, StatusUpdate
 from product_sync.notify.apprise import Address
 from product_sync.runtime.bounded_calls import BoundedCalls
 from product_sync.settings import (
@@ -24,8 +24,8 @@ from product_sync.settings import (
     METRICS_PUSH_URL,
     REPORTS_URL,
     UI_URL,
+    NotificationSettings,
     ReportSettings,
-    TellingSettings,
 )
 
 #: Every variable of a channel, and those of the links that it sends.
@@ -46,7 +46,7 @@ class Channels:
     Of the alert URLs ``settings`` keeps those too that Apprise does not accept; ``usable`` are the others.
     """
 
-    settings: TellingSettings
+    settings: NotificationSettings
     mistakes: Mapping[str, ConfigurationError] = field(default_factory=dict)
     usable: tuple[Address, ...] = ()
 
@@ -56,7 +56,7 @@ class Channels:
             first, *others = self.mistakes.values()
             raise ConfigurationError(" ".join([first.message, *map(str, others)]), hint=first.hint)
 
-    def news(self, book: Book, now: float) -> Iterator[News]:
+    def news(self, book: AlertState, now: float) -> Iterator[StatusUpdate]:
         """The mistakes that ``book`` does not know yet, and those that are mended. ``now`` is in seconds since 1970.
 
         Settings are looked at every few seconds, so a mistake that stays is no news, however short the quiet time."""
@@ -65,7 +65,7 @@ class Channels:
             known = book.subjects.get(subject)
             if (known is not None and known.level is Level.ERROR) != (mistake is not None):
                 level = Level.ERROR if mistake else Level.OK
-                yield News(subject, f"the setting {name}", level, now, str(mistake or ""))
+                yield StatusUpdate(subject, f"the setting {name}", level, now, str(mistake or ""))
 
 
 def resolve_channels(env: Mapping[str, str], *, writes_metrics: bool | None = None) -> Channels:
@@ -76,7 +76,7 @@ def resolve_channels(env: Mapping[str, str], *, writes_metrics: bool | None = No
     """
     if writes_metrics is None:
         writes_metrics = not env.get("DAGSTER_HOME")
-    settings, mistakes = TellingSettings.each_by_itself(env)
+    settings, mistakes = NotificationSettings.each_by_itself(env)
     try:
         ReportSettings.from_environment({REPORTS_URL: env.get(REPORTS_URL, "")})
     except ConfigurationError as error:
@@ -98,7 +98,7 @@ def require_channels(env: Mapping[str, str]) -> None:
     resolve_channels(env).require()
 
 
-def _why_not_writable(settings: TellingSettings) -> str:
+def _why_not_writable(settings: NotificationSettings) -> str:
     path = settings.metrics_file
     if path is None:
         return ""

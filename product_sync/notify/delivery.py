@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from product_sync.notify import heartbeat, prometheus
-from product_sync.notify.alerts import Book, Message
+from product_sync.notify.alerts import AlertState, Message
 from product_sync.notify.apprise import Address
 from product_sync.notify.events import FinishedRun
-from product_sync.notify.run_metrics import Figures
+from product_sync.notify.run_metrics import RunMetrics
 from product_sync.runtime.bounded_calls import BoundedCalls, Call
-from product_sync.settings import HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL, TellingSettings
+from product_sync.settings import HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL, NotificationSettings
 
 #: Seconds for the alerts of one round; Dagster ends a sensor's evaluation after a minute.
 DELIVERY_S = 20.0
@@ -54,7 +54,7 @@ _last: dict[str, _Delivery] = {}
 _MONITORS = BoundedCalls[str]()
 
 
-def deliver(book: Book, usable: Sequence[Address], within_s: float = DELIVERY_S) -> list[str]:
+def deliver(book: AlertState, usable: Sequence[Address], within_s: float = DELIVERY_S) -> list[str]:
     """Send every message of the outbox to the addresses that have not taken it; returns what went wrong.
 
     The oldest first. An address that fails, or has not answered after ``within_s`` seconds, is left alone until the
@@ -85,7 +85,7 @@ def deliver(book: Book, usable: Sequence[Address], within_s: float = DELIVERY_S)
     return problems
 
 
-def _take_note(book: Book, key: str, delivery: _Delivery) -> None:
+def _take_note(book: AlertState, key: str, delivery: _Delivery) -> None:
     """Note on the messages of the book what the delivery has achieved so far."""
     taken = set(delivery.taken)
     for message in book.outbox:
@@ -128,7 +128,7 @@ class Monitors:
         return [problem for problem in said if problem]
 
 
-def begin_monitors(figures: Figures, runs: Sequence[FinishedRun], settings: TellingSettings) -> Monitors:
+def begin_monitors(figures: RunMetrics, runs: Sequence[FinishedRun], settings: NotificationSettings) -> Monitors:
     """Call the heartbeat and hand over the metrics, in the background. ``figures`` must not change meanwhile."""
     monitors = Monitors({}, {})
     if not runs:
@@ -142,7 +142,7 @@ def begin_monitors(figures: Figures, runs: Sequence[FinishedRun], settings: Tell
 
 
 def _monitors(
-    figures: Figures, runs: Sequence[FinishedRun], settings: TellingSettings
+    figures: RunMetrics, runs: Sequence[FinishedRun], settings: NotificationSettings
 ) -> Iterable[tuple[str, Callable[[], str]]]:
     heartbeat_url, path, push_url = settings.heartbeat_url, settings.metrics_file, settings.metrics_push_url
     if heartbeat_url and any(run.verified for run in runs):

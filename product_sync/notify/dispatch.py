@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from product_sync.notify import apprise
-from product_sync.notify.alerts import Book, Level, News, QuietTimes
+from product_sync.notify.alerts import AlertState, Level, QuietTimes, StatusUpdate
 from product_sync.notify.channels import Channels
 from product_sync.notify.delivery import DELIVERY_S, MONITOR_S, begin_monitors, deliver
-from product_sync.notify.events import FinishedRun, news_of
-from product_sync.notify.run_metrics import Figures
+from product_sync.notify.events import FinishedRun, status_updates
+from product_sync.notify.run_metrics import RunMetrics
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
-from product_sync.settings import ALERT_URLS, TellingSettings
+from product_sync.settings import ALERT_URLS, NotificationSettings
 
 #: Ids kept to tell a run that was told from one whose record came late.
 SEEN_RUNS = 500
@@ -28,22 +28,22 @@ HOW_TO_SET = f"Set {ALERT_URLS} to have alerts sent: docs/alerts.md."
 
 
 @dataclass(slots=True)
-class Ledger:
+class NotificationState:
     """What was told. ``told_until`` is when the newest run that was told ended, in seconds since 1970; ``seen`` are the
     ids of the runs told last."""
 
     told_until: float
     seen: list[str] = field(default_factory=list)
-    book: Book = field(default_factory=Book)
-    figures: Figures = field(default_factory=Figures)
+    book: AlertState = field(default_factory=AlertState)
+    figures: RunMetrics = field(default_factory=RunMetrics)
 
     @classmethod
-    def read(cls, text: str | None, now: float) -> Ledger:
+    def read(cls, text: str | None, now: float) -> NotificationState:
         """From ``text``, which `write` gave; where there is none, or one that this version cannot read, a new one that
         begins at ``now``: what failed long before is no news."""
         try:
             content: dict[str, Any] = json.loads(text or "")
-            book, figures = Book.from_json(content["book"]), Figures.from_json(content["figures"])
+            book, figures = AlertState.from_json(content["book"]), RunMetrics.from_json(content["figures"])
             # A run of a clock that was ahead ended in the future: no later run would be new until then.
             return cls(min(content["told_until"], now), content["seen"], book, figures)
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -54,7 +54,7 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DispatchResult:
     """``alerts`` were written in this round, ``waiting`` are not delivered to every address yet; ``problems`` say what
     keeps them."""
 
@@ -70,16 +70,16 @@ class Told:
         return " ".join([said, *self.problems])
 
 
-def tell_runs(
-    ledger: Ledger,
+def notify_of_runs(
+    ledger: NotificationState,
     runs: Sequence[FinishedRun],
-    channels: Channels | TellingSettings,
+    channels: Channels | NotificationSettings,
     log: logging.Logger,
     *,
-    news: Sequence[News] = (),
+    news: Sequence[StatusUpdate] = (),
     timing: Timing = SYSTEM_TIMING,
     within_s: float = DELIVERY_S,
-) -> Told:
+) -> DispatchResult:
     """Notify about ``runs``, the oldest first, about ``news``, and about what was held back or not delivered before.
 
     Returns after ``within_s`` seconds at the latest, whatever a channel hangs in.
@@ -91,22 +91,22 @@ def tell_runs(
             ledger.told_until = max(ledger.told_until, run.ended_at)
     end = timing.monotonic() + within_s
     monitors = begin_monitors(ledger.figures, runs, settings)
-    of_runs = [item for run in runs for item in news_of(run, settings.ui_url)]
-    told = tell_news(ledger.book, [*news, *of_runs], channels, log, timing=timing, within_s=within_s)
+    of_runs = [item for run in runs for item in status_updates(run, settings.ui_url)]
+    told = send_updates(ledger.book, [*news, *of_runs], channels, log, timing=timing, within_s=within_s)
     for problem in monitors.problems(min(MONITOR_S, end - timing.monotonic())):
         log.warning("%s", problem)
     return told
 
 
-def tell_news(
-    book: Book,
-    news: Iterable[News],
-    channels: Channels | TellingSettings,
+def send_updates(
+    book: AlertState,
+    news: Iterable[StatusUpdate],
+    channels: Channels | NotificationSettings,
     log: logging.Logger,
     *,
     timing: Timing = SYSTEM_TIMING,
     within_s: float = DELIVERY_S,
-) -> Told:
+) -> DispatchResult:
     """Put what is due into the log and the outbox, and deliver the outbox as far as it goes."""
     settings = _settings(channels)
     written = book.take(news, timing.now().timestamp(), QuietTimes(settings.quiet_s, settings.warn_quiet_s))
@@ -127,13 +127,13 @@ def tell_news(
             log.error("%s", problem)
     else:
         problems = list(apprise.addresses(settings.alert_urls).problems)
-    return Told(len(written), len(book.outbox), problems, bool(settings.alert_urls))
+    return DispatchResult(len(written), len(book.outbox), problems, bool(settings.alert_urls))
 
 
 _LOG_LEVELS = {Level.OK: logging.INFO, Level.WARN: logging.WARNING, Level.ERROR: logging.ERROR}
 
 
-def _settings(channels: Channels | TellingSettings) -> TellingSettings:
+def _settings(channels: Channels | NotificationSettings) -> NotificationSettings:
     return channels.settings if isinstance(channels, Channels) else channels
 
 

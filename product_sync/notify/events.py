@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from product_sync.notify.alerts import Level, News
+from product_sync.notify.alerts import Level, StatusUpdate
 from product_sync.verify.checks import Severity
 
 Number = int | float
@@ -54,7 +54,7 @@ class FinishedRun:
         return self.succeeded is True and self.loaded
 
 
-def news_of(run: FinishedRun, ui_url: str) -> Iterator[News]:
+def status_updates(run: FinishedRun, ui_url: str) -> Iterator[StatusUpdate]:
     """Every evaluation of the run, then the run itself.
 
     A run that failed because of a check is told by the check alone: it is one problem. A run of assets that a person
@@ -63,15 +63,15 @@ def news_of(run: FinishedRun, ui_url: str) -> Iterator[News]:
     """
     where = _where(run.run_id, ui_url)
     for check in run.checks:
-        yield News(f"check/{check.check}", check.check, _level(check), run.ended_at, _check_text(check, where))
+        yield StatusUpdate(f"check/{check.check}", check.check, _level(check), run.ended_at, _check_text(check, where))
     by_hand = run.job.startswith(_BY_HAND)
     subject = f"job/{_SYNC if by_hand else run.job}"
     name = "a run launched by hand" if by_hand else f"the job {run.job}"
     if run.succeeded and (run.loaded or not by_hand):
-        yield News(subject, name, Level.OK, run.ended_at, where)
+        yield StatusUpdate(subject, name, Level.OK, run.ended_at, where)
     elif run.succeeded is False and (run.failure or not any(_level(check) is Level.ERROR for check in run.checks)):
         failure = run.failure or "The run failed; its log says why."
-        yield News(subject, name, Level.ERROR, run.ended_at, f"{failure}\n{where}".rstrip())
+        yield StatusUpdate(subject, name, Level.ERROR, run.ended_at, f"{failure}\n{where}".rstrip())
 
 
 def _level(check: CheckOutcome) -> Level:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from product_sync.notify.run_metrics import WRITTEN, Figures, JobFigures
+from product_sync.notify.run_metrics import WRITTEN, JobMetrics, RunMetrics
 from product_sync.settings import METRICS_FILE, METRICS_PUSH_URL
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ PUSH_TIMEOUT_S = 5.0
 _JOB = "dagster_job"
 
 #: Gauge, what it says, and its value of a job's last run; ``None`` is not exported.
-_VALUES: tuple[tuple[str, str, Callable[[JobFigures], float | None]], ...] = (
+_VALUES: tuple[tuple[str, str, Callable[[JobMetrics], float | None]], ...] = (
     ("last_run_timestamp_seconds", "When the last run ended.", lambda job: job.ended_at),
     ("last_run_success", "Whether the last run succeeded.", lambda job: job.outcome == "success"),
     ("last_run_duration_seconds", "How long the last run took.", lambda job: job.duration_s),
@@ -46,7 +46,7 @@ _COUNTED = (
 )  # fmt: skip
 
 
-def write_file(figures: Figures, path: Path) -> str:
+def write_file(figures: RunMetrics, path: Path) -> str:
     """Replace the file at once, so that no half of it is ever read. Returns what went wrong, or an empty string."""
     from prometheus_client import generate_latest
 
@@ -85,7 +85,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
-def push(figures: Figures, url: str) -> str:
+def push(figures: RunMetrics, url: str) -> str:
     """Replace what the gateway holds of us. Returns what went wrong, or an empty string; the URL is not in it.
 
     A user and a password in the URL are sent as the gateway's basic authentication, and are no part of the address.
@@ -114,7 +114,7 @@ def _without_login(url: str) -> tuple[str, str, str]:
     return address, unquote(parts.username or ""), unquote(parts.password or "")
 
 
-def registry(figures: Figures) -> CollectorRegistry:
+def registry(figures: RunMetrics) -> CollectorRegistry:
     """The figures as metrics, and nothing else."""
     from prometheus_client import CollectorRegistry
 
@@ -127,12 +127,12 @@ def registry(figures: Figures) -> CollectorRegistry:
     return made
 
 
-def _metrics(figures: Figures) -> Iterator[Metric]:
+def _metrics(figures: RunMetrics) -> Iterator[Metric]:
     yield from _totals(figures)
     yield from _of_last_runs(figures)
 
 
-def _totals(figures: Figures) -> Iterator[Metric]:
+def _totals(figures: RunMetrics) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily
 
     runs = CounterMetricFamily("product_sync_runs", "Runs that ended, by outcome.", labels=[_JOB, "outcome"])
@@ -146,7 +146,7 @@ def _totals(figures: Figures) -> Iterator[Metric]:
     yield rows
 
 
-def _of_last_runs(figures: Figures) -> Iterator[Metric]:
+def _of_last_runs(figures: RunMetrics) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily
 
     for metric, text, value_of in _VALUES:

@@ -23,7 +23,7 @@ _JOBS = 20
 
 
 @dataclass(slots=True)
-class JobFigures:
+class JobMetrics:
     """The last run of a job, and how many there were by outcome. Times are seconds since 1970."""
 
     ended_at: float = 0.0
@@ -35,17 +35,17 @@ class JobFigures:
 
 
 @dataclass(slots=True)
-class Figures:
+class RunMetrics:
     """By job; ``rows`` are added up over all jobs; ``checks`` holds the last answer of each check."""
 
-    jobs: dict[str, JobFigures] = field(default_factory=dict)
+    jobs: dict[str, JobMetrics] = field(default_factory=dict)
     rows: dict[str, Number] = field(default_factory=lambda: dict.fromkeys(WRITTEN, 0))
     checks: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """From what `as_json` gave. Raises `TypeError` or `KeyError` for anything else."""
-        jobs = {name: JobFigures(**item) for name, item in content["jobs"].items()}
+        jobs = {name: JobMetrics(**item) for name, item in content["jobs"].items()}
         return cls(jobs, content["rows"], content["checks"])
 
     def as_json(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Figures:
         """Add a run that has ended; the oldest first."""
         if run.job not in self.jobs and len(self.jobs) >= _JOBS:
             return
-        job = self.jobs.setdefault(run.job, JobFigures())
+        job = self.jobs.setdefault(run.job, JobMetrics())
         job.outcome = {True: "success", False: "failure", None: "cancelled"}[run.succeeded]
         job.runs[job.outcome] += 1
         job.ended_at, job.duration_s = run.ended_at, run.duration_s

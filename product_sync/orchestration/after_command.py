@@ -20,9 +20,9 @@ from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
 
 from product_sync.errors import ProductSyncError, SyncAlreadyRunning, SyncCancelled
-from product_sync.notify.alerts import Level, News
+from product_sync.notify.alerts import Level, StatusUpdate
 from product_sync.notify.channels import Channels, resolve_channels
-from product_sync.notify.dispatch import Ledger, tell_runs
+from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.notify.events import FinishedRun
 from product_sync.orchestration.dead_runs import process_tags
 from product_sync.orchestration.instance import open_instance
@@ -40,7 +40,7 @@ _NO_NEWS = (SyncCancelled, SyncAlreadyRunning)
 _NOTE = "Alerts about this were sent, where any are set."
 
 
-def tell_of_error(
+def notify_of_error(
     env: Mapping[str, str], root: Callable[[], Path], job: str, error: BaseException, started_at: datetime
 ) -> None:
     """Send alerts about an error that ends the command, once however often it is called.
@@ -56,10 +56,10 @@ def tell_of_error(
             f"The command ended with {type(error).__name__}: a bug, or a case that nobody thought of.",
             hint=f"The traceback is on its standard error, on {socket.gethostname()}.",
         )
-    tell_of_command(env, root, job, failure, started_at)
+    notify_of_command(env, root, job, failure, started_at)
 
 
-def tell_of_command(
+def notify_of_command(
     env: Mapping[str, str],
     root: Path | Callable[[], Path],
     job: str,
@@ -94,18 +94,18 @@ def _tell(
         runs = _runs(env, root, ledger, job, failure, started_at)
         changed = channels.news(ledger.book, time.time())
         news = [item for item in changed if item.level is Level.OK or not _is_said(item, failure)]
-        told = tell_runs(ledger, runs, channels, _LOG, news=news)
+        told = notify_of_runs(ledger, runs, channels, _LOG, news=news)
     if told.waiting:
         _LOG.warning("%s The next command tries again.", told)
 
 
-def _is_said(news: News, failure: ProductSyncError | None) -> bool:
+def _is_said(news: StatusUpdate, failure: ProductSyncError | None) -> bool:
     """Whether the failure of the command is the same mistake."""
     return failure is not None and news.subject.partition("/")[2] in failure.message
 
 
 @contextmanager
-def _ledger(root: Path | None) -> Iterator[Ledger]:
+def _ledger(root: Path | None) -> Iterator[NotificationState]:
     """What earlier commands have announced. Where it cannot be read or kept, alerts go out all the same, and may come
     again with the next command."""
     with ExitStack() as stack:
@@ -119,7 +119,7 @@ def _ledger(root: Path | None) -> Iterator[Ledger]:
         except (OSError, FileLockTimeout) as error:
             _LOG.warning("What was announced before cannot be read: %s.", _named(error))
             path = None
-        ledger = Ledger.read(text, time.time())
+        ledger = NotificationState.read(text, time.time())
         yield ledger
         if path is not None:
             try:
@@ -152,7 +152,7 @@ def _state_folder(root: Path | Callable[[], Path]) -> Path | None:
 def _runs(
     env: Mapping[str, str],
     root: Path | None,
-    ledger: Ledger,
+    ledger: NotificationState,
     job: str,
     failure: ProductSyncError | None,
     started_at: datetime,

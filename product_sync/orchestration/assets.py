@@ -24,7 +24,7 @@ from product_sync.orchestration.metadata import (
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.schedules import is_automatic
 from product_sync.orchestration.skipped import record_skipped
-from product_sync.pipeline.sync_run import Session
+from product_sync.pipeline.sync_run import SyncRun
 
 _GROUP = "product_sync"
 
@@ -84,10 +84,10 @@ health = dg.AssetSpec(
     description="Every product of MongoDB, converted exactly; what cannot be converted is rejected with a reason.",
 )
 def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    with sync.step(context, begins=True) as session:
-        snapshot = session.snapshot_source()
+    with sync.step(context, begins=True) as sync_run:
+        snapshot = sync_run.snapshot_source()
         context.log.info(run_log.source_read(snapshot))
-        return dg.MaterializeResult(metadata=source_metadata(session, snapshot))
+        return dg.MaterializeResult(metadata=source_metadata(sync_run, snapshot))
 
 
 @dg.asset(
@@ -98,10 +98,10 @@ def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource
     description="Every row of the cart service's product table, from one consistent snapshot.",
 )
 def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    with sync.step(context, begins=True) as session:
-        snapshot = session.snapshot_target()
+    with sync.step(context, begins=True) as sync_run:
+        snapshot = sync_run.snapshot_target()
         context.log.info(run_log.target_read(snapshot))
-        return dg.MaterializeResult(metadata=target_metadata(session, snapshot))
+        return dg.MaterializeResult(metadata=target_metadata(sync_run, snapshot))
 
 
 @dg.asset(
@@ -112,8 +112,8 @@ def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource
     description="Every difference, one row a product: missing (insert), changed (update) or extra (target only).",
 )
 def product_diff(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    with sync.step(context) as session:
-        found = session.diff()
+    with sync.step(context) as sync_run:
+        found = sync_run.diff()
         context.log.info(run_log.differences(found))
         return dg.MaterializeResult(metadata=diff_metadata(found))
 
@@ -154,47 +154,47 @@ def product_load(
     context: dg.AssetExecutionContext, sync: SyncResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Without an asset among what is selected, as in a validation, nothing is loaded and only the checks are made."""
-    with sync.step(context) as session:
+    with sync.step(context) as sync_run:
         if not context.selected_asset_keys:
-            yield from load_checks(context, session)
+            yield from load_checks(context, sync_run)
             return
-        if session.settings.dry_run:
-            _record_dry_run(context, session)
+        if sync_run.settings.dry_run:
+            _record_dry_run(context, sync_run)
             without_checks(context)
             return
         try:
-            result = session.load()
+            result = sync_run.load()
         except BaseException as error:
-            if isinstance(error, SyncAlreadyRunning) and is_automatic(context.run) and not session.loaded_so_far():
+            if isinstance(error, SyncAlreadyRunning) and is_automatic(context.run) and not sync_run.loaded_so_far():
                 record_skipped(context, error)
                 without_checks(context)
                 return
-            _record_unfinished_load(context, session, error)
+            _record_unfinished_load(context, sync_run, error)
             raise
         context.log.info(run_log.loaded(result))
-        context.log.info(run_log.quarantined(*session.quarantine_summary()))
-        yield dg.MaterializeResult(asset_key=names.LOAD, metadata=load_metadata(session, result))
-        yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(session, result))
-        record_drift_report(context.op_execution_context, session, LOADED, result)
-        yield from load_checks(context, session)
+        context.log.info(run_log.quarantined(*sync_run.quarantine_summary()))
+        yield dg.MaterializeResult(asset_key=names.LOAD, metadata=load_metadata(sync_run, result))
+        yield dg.MaterializeResult(asset_key=names.QUARANTINE, metadata=quarantine_metadata(sync_run, result))
+        record_drift_report(context.op_execution_context, sync_run, LOADED, result)
+        yield from load_checks(context, sync_run)
 
 
-def _record_dry_run(context: dg.AssetExecutionContext, session: Session) -> None:
-    preview = session.preview()
-    said, metadata = run_log.dry_run(preview), preview_metadata(session, preview)
+def _record_dry_run(context: dg.AssetExecutionContext, sync_run: SyncRun) -> None:
+    preview = sync_run.preview()
+    said, metadata = run_log.dry_run(preview), preview_metadata(sync_run, preview)
     context.log.log(logging.INFO if preview.prediction.would_pass else logging.WARNING, said)
     context.log_event(dg.AssetObservation(names.LOAD, description=said, metadata=metadata))
-    record_drift_report(context.op_execution_context, session, f"{DRY} {preview.prediction.sentence}")
+    record_drift_report(context.op_execution_context, sync_run, f"{DRY} {preview.prediction.sentence}")
 
 
-def _record_unfinished_load(context: dg.AssetExecutionContext, session: Session, error: BaseException) -> None:
+def _record_unfinished_load(context: dg.AssetExecutionContext, sync_run: SyncRun, error: BaseException) -> None:
     """A load that was interrupted, or could not go on, records what it had done: Dagster materialises nothing then."""
-    result = session.loaded_so_far()
+    result = sync_run.loaded_so_far()
     if result is not None:
         said, metadata = run_log.unfinished(result), unfinished_metadata(result)
         context.log_event(dg.AssetObservation(names.LOAD, description=said, metadata=metadata))
     if isinstance(error, ProductSyncError):
-        record_drift_report(context.op_execution_context, session, LOADED if result else NOT_LOADED, result)
+        record_drift_report(context.op_execution_context, sync_run, LOADED if result else NOT_LOADED, result)
 
 
 ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [

@@ -15,8 +15,8 @@ from product_sync.orchestration.metadata import proof_metadata
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.step_errors import CheckFailed
 from product_sync.pipeline import run_checks
-from product_sync.pipeline.sync_run import Session
-from product_sync.verify.checks import Severity, Verdict
+from product_sync.pipeline.sync_run import SyncRun
+from product_sync.verify.checks import CheckResult, Severity
 
 
 @dg.multi_asset_check(
@@ -31,8 +31,8 @@ from product_sync.verify.checks import Severity, Verdict
     ],
 )
 def source_looks_complete(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> Iterator[dg.AssetCheckResult]:
-    with sync.step(context) as session:
-        yield from _answer(context, [run_checks.judge_source(session)])
+    with sync.step(context) as sync_run:
+        yield from _answer(context, [run_checks.check_source(sync_run)])
 
 
 @dg.multi_asset_check(
@@ -47,11 +47,11 @@ def source_looks_complete(context: dg.AssetCheckExecutionContext, sync: SyncReso
     ],
 )
 def change_is_plausible(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> Iterator[dg.AssetCheckResult]:
-    with sync.step(context) as session:
-        verdict = run_checks.judge_change(session)
-        if not verdict.passed:
-            record_drift_report(context.op_execution_context, session, REFUSED)
-        yield from _answer(context, [verdict])
+    with sync.step(context) as sync_run:
+        check_result = run_checks.check_change(sync_run)
+        if not check_result.passed:
+            record_drift_report(context.op_execution_context, sync_run, REFUSED)
+        yield from _answer(context, [check_result])
 
 
 _NOT_YIELDED = "did not yield or return expected outputs"
@@ -84,18 +84,18 @@ LOAD_CHECKS = [
 ]
 
 
-def load_checks(context: dg.AssetExecutionContext, session: Session) -> Iterator[dg.AssetCheckResult]:
+def load_checks(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterator[dg.AssetCheckResult]:
     """The selected ones of `LOAD_CHECKS`, on one reading of the target. Where none is red, the copy is proven.
 
     What the load counted is recorded first: a target that has stopped the load may not be readable either.
     """
     selected = {key.name for key in context.selected_asset_check_keys}
-    loaded = [run_checks.judge_load(session)] if names.EVERY_BATCH_LOADED in selected else []
+    loaded = [run_checks.check_load(sync_run)] if names.EVERY_BATCH_LOADED in selected else []
     yield from _record(context, loaded)
-    compared: list[Verdict] = []
+    compared: list[CheckResult] = []
     if selected - {names.EVERY_BATCH_LOADED}:
         try:
-            compared = _compared(context, session, selected)
+            compared = _compared(context, sync_run, selected)
         except ProductSyncError as error:
             if not any(map(_is_red, loaded)):
                 raise
@@ -106,18 +106,20 @@ def load_checks(context: dg.AssetExecutionContext, session: Session) -> Iterator
     _raise_if_red([*loaded, *compared])
 
 
-def _compared(context: dg.AssetExecutionContext, session: Session, selected: Collection[str]) -> list[Verdict]:
+def _compared(context: dg.AssetExecutionContext, sync_run: SyncRun, selected: Collection[str]) -> list[CheckResult]:
     """The selected verdicts on a new reading of the target."""
-    judgement = run_checks.judge_result(session)
-    [matches] = [verdict for verdict in judgement.verdicts if verdict.check == names.TARGET_MATCHES_SOURCE]
+    compared = run_checks.check_result(sync_run)
+    [matches] = [
+        check_result for check_result in compared.check_results if check_result.check == names.TARGET_MATCHES_SOURCE
+    ]
     context.log.info(run_log.compared(matches))
-    if judgement.proven:
-        metadata = proof_metadata(session, judgement.proven)
+    if compared.proven:
+        metadata = proof_metadata(sync_run, compared.proven)
         context.log_event(dg.AssetMaterialization(names.PROOF, metadata=metadata))
     conclude_drift_report(
-        context.op_execution_context, session, [*judgement.verdicts, *run_checks.judge_own_load(session)]
+        context.op_execution_context, sync_run, [*compared.check_results, *run_checks.check_own_load(sync_run)]
     )
-    return [verdict for verdict in judgement.verdicts if verdict.check in selected]
+    return [check_result for check_result in compared.check_results if check_result.check in selected]
 
 
 def without_checks(context: dg.AssetExecutionContext) -> None:
@@ -126,38 +128,42 @@ def without_checks(context: dg.AssetExecutionContext) -> None:
     context.log.addFilter(lambda record: _NOT_YIELDED not in record.getMessage())
 
 
-def _answer(context: dg.AssetCheckExecutionContext, verdicts: Sequence[Verdict]) -> Iterator[dg.AssetCheckResult]:
-    yield from _record(context, verdicts)
-    _raise_if_red(verdicts)
+def _answer(
+    context: dg.AssetCheckExecutionContext, check_results: Sequence[CheckResult]
+) -> Iterator[dg.AssetCheckResult]:
+    yield from _record(context, check_results)
+    _raise_if_red(check_results)
 
 
 def _record(
-    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, verdicts: Sequence[Verdict]
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, check_results: Sequence[CheckResult]
 ) -> Iterator[dg.AssetCheckResult]:
     """Log and record each verdict."""
     keys = {key.name: key for key in context.selected_asset_check_keys}
-    for verdict in verdicts:
-        if not _is_red(verdict):
-            context.log.log(logging.INFO if verdict.passed else logging.WARNING, run_log.verdict(verdict))
-        yield _result(verdict, keys[verdict.check])
+    for check_result in check_results:
+        if not _is_red(check_result):
+            context.log.log(
+                logging.INFO if check_result.passed else logging.WARNING, run_log.check_result(check_result)
+            )
+        yield _result(check_result, keys[check_result.check])
 
 
-def _raise_if_red(verdicts: Sequence[Verdict]) -> None:
+def _raise_if_red(check_results: Sequence[CheckResult]) -> None:
     """End the step with the sentences of the red ones. Dagster itself would end it with the names of the checks."""
-    if red := [run_log.verdict(verdict) for verdict in verdicts if _is_red(verdict)]:
+    if red := [run_log.check_result(check_result) for check_result in check_results if _is_red(check_result)]:
         raise CheckFailed(ChecksFailed(" ".join(red)))
 
 
-def _is_red(verdict: Verdict) -> bool:
-    return not verdict.passed and verdict.severity is Severity.ERROR
+def _is_red(check_result: CheckResult) -> bool:
+    return not check_result.passed and check_result.severity is Severity.ERROR
 
 
-def _result(verdict: Verdict, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
+def _result(check_result: CheckResult, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        passed=verdict.passed,
-        severity=dg.AssetCheckSeverity(verdict.severity),
-        description=verdict.description,
-        metadata=dict(verdict.numbers),
+        passed=check_result.passed,
+        severity=dg.AssetCheckSeverity(check_result.severity),
+        description=check_result.description,
+        metadata=dict(check_result.numbers),
         check_name=key.name,
         asset_key=key.asset_key,
     )

@@ -14,7 +14,7 @@ from product_sync.notify.alerts import Level
 from product_sync.orchestration import names
 
 if TYPE_CHECKING:
-    from product_sync.support.health import Look
+    from product_sync.support.health import ConnectionHealth
 
 #: The check of each side, by the name of the side in `product_sync.support.health`.
 _OF_SIDE = {
@@ -47,9 +47,9 @@ _BOTH = dg.AssetCheckKey(dg.AssetKey(names.HEALTH), names.BOTH_CONNECTIONS)
 )
 def connections(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
     """Looks at both servers now."""
-    from product_sync.support.health import look_at_both
+    from product_sync.support.health import check_both_sides
 
-    for evaluation in evaluations(look_at_both(os.environ)):
+    for evaluation in evaluations(check_both_sides(os.environ)):
         if evaluation.asset_check_key in context.selected_asset_check_keys:
             yield dg.AssetCheckResult(
                 passed=evaluation.passed,
@@ -61,13 +61,13 @@ def connections(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetChec
             )
 
 
-def evaluations(looks: "Sequence[Look]") -> list[dg.AssetCheckEvaluation]:
+def evaluations(looks: "Sequence[ConnectionHealth]") -> list[dg.AssetCheckEvaluation]:
     """What the looks at both sides say, as an evaluation of each check."""
     made = [_evaluation(_OF_SIDE[look.side], [look]) for look in looks]
     return [*made, _evaluation(_BOTH, looks)]
 
 
-def _evaluation(check: dg.AssetCheckKey, looks: "Sequence[Look]") -> dg.AssetCheckEvaluation:
+def _evaluation(check: dg.AssetCheckKey, looks: "Sequence[ConnectionHealth]") -> dg.AssetCheckEvaluation:
     wrong = [look for look in looks if look.level is not Level.OK]
     failed = any(look.level is Level.ERROR for look in wrong)
     return dg.AssetCheckEvaluation(

@@ -15,11 +15,11 @@ from product_sync.errors import ConfigurationError, LocalStorageError
 from product_sync.load.result import LoadResult
 from product_sync.orchestration import names, run_log
 from product_sync.orchestration.metadata import Metadata, drift_metadata
-from product_sync.pipeline.sync_run import Session
+from product_sync.pipeline.sync_run import SyncRun
 from product_sync.report import drift_report
 from product_sync.settings import ReportSettings
 from product_sync.verify import accounting
-from product_sync.verify.checks import Verdict
+from product_sync.verify.checks import CheckResult
 
 LOADED = "The differences were written as far as the target allowed; what was done stands below."
 DRY = "This was a dry run: nothing was written."
@@ -28,11 +28,11 @@ NOT_LOADED = "Nothing was written: the load could not begin."
 
 
 def record_drift_report(
-    context: dg.OpExecutionContext, session: Session, outcome: str, result: LoadResult | None = None
+    context: dg.OpExecutionContext, sync_run: SyncRun, outcome: str, result: LoadResult | None = None
 ) -> None:
     """``result`` is what the load did, ``None`` where there was none."""
     try:
-        metadata = _write(session, outcome, result, ReportSettings.from_environment(os.environ))
+        metadata = _write(sync_run, outcome, result, ReportSettings.from_environment(os.environ))
     except (ConfigurationError, LocalStorageError, OSError, pa.ArrowException) as error:
         context.log.warning("The drift report could not be written: %s", error)
         return
@@ -40,29 +40,31 @@ def record_drift_report(
     context.log_event(dg.AssetMaterialization(names.DRIFT_REPORT, metadata=metadata))
 
 
-def conclude_drift_report(context: dg.OpExecutionContext, session: Session, verdicts: Sequence[Verdict]) -> None:
+def conclude_drift_report(
+    context: dg.OpExecutionContext, sync_run: SyncRun, check_results: Sequence[CheckResult]
+) -> None:
     """Put what the checks after the load say into the report of this run, if it has one."""
     from product_sync.report import drift_page
 
-    path = session.folder.report(session.files.run_id)
+    path = sync_run.folder.report(sync_run.files.run_id)
     try:
         if path.exists():
-            page = drift_page.conclude(path.read_text(encoding="utf-8"), accounting.final_verdict(verdicts))
-            session.folder.write_report(session.files.run_id, page)
+            page = drift_page.conclude(path.read_text(encoding="utf-8"), accounting.final_verdict(check_results))
+            sync_run.folder.write_report(sync_run.files.run_id, page)
     except (LocalStorageError, OSError) as error:
         context.log.warning("The verdict could not be written into the drift report: %s", error)
 
 
-def _write(session: Session, outcome: str, result: LoadResult | None, settings: ReportSettings) -> Metadata:
+def _write(sync_run: SyncRun, outcome: str, result: LoadResult | None, settings: ReportSettings) -> Metadata:
     from product_sync.report import drift_page
 
-    started = session.timing.monotonic()
-    report = drift_report.gather(session, outcome, result)
+    started = sync_run.timing.monotonic()
+    report = drift_report.gather(sync_run, outcome, result)
     run_url = f"{settings.ui_url}/runs/{report.run_id}" if settings.ui_url else ""
-    path = session.folder.write_report(report.run_id, drift_page.render(report, run_url))
+    path = sync_run.folder.write_report(report.run_id, drift_page.render(report, run_url))
     link = (
         dg.MetadataValue.url(f"{settings.reports_url}/{path.name}")
         if settings.reports_url
         else dg.MetadataValue.path(path)
     )
-    return drift_metadata(report, link, session.timing.monotonic() - started)
+    return drift_metadata(report, link, sync_run.timing.monotonic() - started)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from product_sync.notify.alerts import Book
+from product_sync.notify.alerts import AlertState
 from product_sync.notify.channels import resolve_channels
-from product_sync.notify.dispatch import tell_news
+from product_sync.notify.dispatch import send_updates
 from product_sync.orchestration.connection_checks import evaluations
 from product_sync.orchestration.names import HEALTH
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 
 if TYPE_CHECKING:
-    from product_sync.support.health import Look
+    from product_sync.support.health import ConnectionHealth
 
 #: Seconds between two records of a state that stays the same: what a look records is never purged.
 RECORD_EVERY_S = 3_600.0
@@ -30,7 +30,7 @@ class Diary:
     """What the sensor remembers between two looks. ``levels`` are those of the newest record, made at ``recorded_at``
     (seconds since 1970)."""
 
-    book: Book = field(default_factory=Book)
+    book: AlertState = field(default_factory=AlertState)
     levels: dict[str, str] = field(default_factory=dict)
     recorded_at: float = 0.0
 
@@ -39,7 +39,7 @@ class Diary:
         """From ``text``, which `write` gave; a new one where this version cannot read it."""
         try:
             content: dict[str, Any] = json.loads(text or "")
-            return cls(Book.from_json(content["book"]), dict(content["levels"]), float(content["recorded_at"]))
+            return cls(AlertState.from_json(content["book"]), dict(content["levels"]), float(content["recorded_at"]))
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
@@ -66,13 +66,13 @@ class Diary:
 )
 @notifies_of_its_errors("product_sync_health")
 def product_sync_health_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    from product_sync.support.health import look_at_both
+    from product_sync.support.health import check_both_sides
 
     diary = Diary.read(context.cursor)
-    looks = look_at_both(os.environ)
+    looks = check_both_sides(os.environ)
     now = time.time()
     channels = resolve_channels(os.environ)
-    told = tell_news(diary.book, [look.news(now) for look in looks], channels, context.log)
+    told = send_updates(diary.book, [look.news(now) for look in looks], channels, context.log)
     said = [*(look.text for look in looks), str(told), *map(str, channels.mistakes.values())]
     recorded = diary.records({look.side: str(look.level) for look in looks}, now)
     return dg.SensorResult(
@@ -82,7 +82,7 @@ def product_sync_health_sensor(context: dg.SensorEvaluationContext) -> dg.Sensor
     )
 
 
-def _observation(looks: "list[Look]") -> dg.AssetObservation:
+def _observation(looks: "list[ConnectionHealth]") -> dg.AssetObservation:
     metadata: dict[str, Any] = {}
     for look in looks:
         metadata[look.side] = f"{_WORDS[str(look.level)]}: {look.text}"

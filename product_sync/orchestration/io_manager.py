@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from product_sync.orchestration.names import DIFF, LOAD, QUARANTINE, SOURCE_SNAPSHOT, TARGET_SNAPSHOT
-from product_sync.pipeline.sync_run import reflect_layout, state_key
+from product_sync.pipeline.sync_run import resolve_row_schema, state_key
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
 from product_sync.state import store
 from product_sync.state.storage_errors import local_storage
@@ -62,6 +62,6 @@ def _newest_file(root: Path, name: str) -> Path | None:
     keys = keys_with(root, name)
     if len(keys) > 1:
         target = TargetAddress.from_environment(os.environ)
-        layout = reflect_layout(target, mapping_path(os.environ))
-        keys = [state_key(SourceAddress.from_environment(os.environ), target, layout)]
+        row_schema = resolve_row_schema(target, mapping_path(os.environ))
+        keys = [state_key(SourceAddress.from_environment(os.environ), target, row_schema)]
     return StateFolder(root, keys[0]).newest_file(name) if keys else None

@@ -23,11 +23,11 @@ from product_sync.orchestration.narrow_tables import (
     whole_differences,
     whole_entries,
 )
-from product_sync.pipeline.sync_run import SHOWN, Found, Preview, Session
+from product_sync.pipeline.sync_run import SHOWN, DiffSummary, DryRunResult, SyncRun
 from product_sync.report.drift_report import DriftReport
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import Layout, LayoutColumn
-from product_sync.verify.checks import Verdict
+from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.verify.checks import CheckResult
 from product_sync.verify.verification import Verification
 
 Metadata = dict[str, Any]
@@ -38,21 +38,21 @@ _TOLD_BY_THE_END = frozenset({"planned", "not_attempted_batches", "duration_s", 
 _ROW_COUNT, _COLUMNS, _TABLE = "dagster/row_count", "dagster/column_schema", "dagster/table_name"
 
 
-def source_metadata(session: Session, snapshot: SourceSnapshot) -> Metadata:
+def source_metadata(sync_run: SyncRun, snapshot: SourceSnapshot) -> Metadata:
     return {
         **_numbers(snapshot),
         _ROW_COUNT: snapshot.documents - snapshot.rejected,
-        _COLUMNS: _columns(session.layout),
+        _COLUMNS: _columns(sync_run.row_schema),
         "rejected_by_reason": by_name(snapshot.rejects),
-        "first_rejects": entries(session.first_rejects() if snapshot.rejected else []),
+        "first_rejects": entries(sync_run.first_rejects() if snapshot.rejected else []),
     }
 
 
-def target_metadata(session: Session, snapshot: TargetSnapshot) -> Metadata:
-    return {**_numbers(snapshot), _ROW_COUNT: snapshot.rows, _COLUMNS: _columns(session.layout)}
+def target_metadata(sync_run: SyncRun, snapshot: TargetSnapshot) -> Metadata:
+    return {**_numbers(snapshot), _ROW_COUNT: snapshot.rows, _COLUMNS: _columns(sync_run.row_schema)}
 
 
-def diff_metadata(found: Found) -> Metadata:
+def diff_metadata(found: DiffSummary) -> Metadata:
     return {
         **_numbers(found.counts),
         _ROW_COUNT: found.counts.to_write + found.counts.extra,
@@ -64,8 +64,8 @@ def diff_metadata(found: Found) -> Metadata:
     }
 
 
-def preview_metadata(session: Session, preview: Preview) -> Metadata:
-    rejects = session.first_rejects() if preview.rejects_by_reason else []
+def preview_metadata(sync_run: SyncRun, preview: DryRunResult) -> Metadata:
+    rejects = sync_run.first_rejects() if preview.rejects_by_reason else []
     return {
         "dry_run": "nothing was written",
         "plan_id": preview.plan_id,
@@ -78,7 +78,9 @@ def preview_metadata(session: Session, preview: Preview) -> Metadata:
         "estimated_s": None if preview.estimate.seconds is None else _rounded(preview.estimate.seconds),
         "estimate": preview.estimate.because or "measured: the first batch was run and rolled back",
         "privileges": preview.lacking or "sufficient",
-        "predicted_checks": dg.MetadataValue.json([as_record(verdict) for verdict in preview.prediction.verdicts]),
+        "predicted_checks": dg.MetadataValue.json(
+            [as_record(check_result) for check_result in preview.prediction.check_results]
+        ),
         **by_kind(preview.first),
         "quarantined_by_reason": by_name(preview.rejects_by_reason),
         "first_quarantined": entries(rejects),
@@ -87,24 +89,24 @@ def preview_metadata(session: Session, preview: Preview) -> Metadata:
     }
 
 
-def as_record(verdict: Verdict) -> dict[str, str | bool]:
+def as_record(check_result: CheckResult) -> dict[str, str | bool]:
     """A verdict as it is kept for programs."""
     return {
-        "check": verdict.check,
-        "passed": verdict.passed,
-        "severity": str(verdict.severity),
-        "description": verdict.description,
+        "check": check_result.check,
+        "passed": check_result.passed,
+        "severity": str(check_result.severity),
+        "description": check_result.description,
     }
 
 
-def load_metadata(session: Session, result: LoadResult) -> Metadata:
+def load_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:
     """What went wrong comes first, where something did; its counts are there in any case."""
     failed = [asdict(failure) for failure in result.failures]
     said = {
         "stopped": f"{result.stop.message} {result.stop.hint}".strip() if result.stop else "",
         "no_deletion_because": result.no_deletion_because or "",
         "failed": table(failed, ("batch", "rows", "cause", "keys")) if failed else "",
-        "plan_id": session.settings.plan or "",
+        "plan_id": sync_run.settings.plan or "",
         "exclusions": dg.MetadataValue.json([asdict(found) for found in result.exclusions])
         if result.exclusions
         else "",
@@ -112,8 +114,8 @@ def load_metadata(session: Session, result: LoadResult) -> Metadata:
     return {
         **{name: value for name, value in said.items() if value},
         **_load_numbers(result),
-        **by_kind(session.first_differences()),
-        STATE_KEY: session.folder.key,
+        **by_kind(sync_run.first_differences()),
+        STATE_KEY: sync_run.folder.key,
     }
 
 
@@ -129,9 +131,9 @@ def _load_numbers(result: LoadResult) -> Metadata:
     return {**numbers, "quarantined_in_load": numbers.pop("quarantined")}
 
 
-def quarantine_metadata(session: Session, result: LoadResult) -> Metadata:
-    quarantined, by_reason = session.quarantine_summary()
-    first = quarantine.first_entries(session.folder.quarantine, SHOWN).to_pylist() if quarantined else []
+def quarantine_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:
+    quarantined, by_reason = sync_run.quarantine_summary()
+    first = quarantine.first_entries(sync_run.folder.quarantine, SHOWN).to_pylist() if quarantined else []
     return {
         "quarantined": quarantined,
         _ROW_COUNT: quarantined,
@@ -169,26 +171,26 @@ def drift_metadata(report: DriftReport, link: dg.MetadataValue[str | None], dura
     }
 
 
-def proof_metadata(session: Session, proven: Verification) -> Metadata:
+def proof_metadata(sync_run: SyncRun, proven: Verification) -> Metadata:
     """Under names of its own: what was *found* by this run has the plain ones, and is told by the diff."""
     return {
         _ROW_COUNT: proven.target_count,
-        _TABLE: session.layout.table.qualified_name,
+        _TABLE: sync_run.row_schema.table.qualified_name,
         "proven_source_count": proven.source_count,
         "proven_target_count": proven.target_count,
         "extra_left": proven.extra,
         "kept_out_by_quarantine": proven.quarantined,
         "still_in_flight": proven.in_flight,
-        STATE_KEY: session.folder.key,
+        STATE_KEY: sync_run.folder.key,
     }
 
 
-def _columns(layout: Layout) -> dg.TableSchema:
+def _columns(row_schema: RowSchema) -> dg.TableSchema:
     """The mapped columns as the UI's Columns show them, each with where it comes from."""
-    return dg.TableSchema(columns=[_column(column, is_key=column is layout.key) for column in layout.columns])
+    return dg.TableSchema(columns=[_column(column, is_key=column is row_schema.key) for column in row_schema.columns])
 
 
-def _column(column: LayoutColumn, *, is_key: bool) -> dg.TableColumn:
+def _column(column: RowColumn, *, is_key: bool) -> dg.TableColumn:
     said = [f"from `{'.'.join(column.path)}`"]
     said += [f"{column.default!r} where it is missing"] if column.has_default else []
     said += [] if column.update or is_key else ["written on insert only"]

@@ -40,5 +40,5 @@ DRY_RUN_TAG: Final = "product_sync/dry_run"
 #: Of a scheduled run that met another sync's lock: it has done nothing, and says why.
 SKIPPED_TAG: Final = "product_sync/skipped"
 
-#: Metadata of a load: which two sides it was about (`Layout.state_key`).
+#: Metadata of a load: which two sides it was about (`RowSchema.state_key`).
 STATE_KEY = "state_key"

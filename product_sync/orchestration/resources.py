@@ -24,10 +24,10 @@ from product_sync.orchestration.progress_events import signs_of_life
 from product_sync.orchestration.run_heartbeat import Heartbeat
 from product_sync.orchestration.step_errors import own_errors
 from product_sync.pipeline.head_start import HeadStart
-from product_sync.pipeline.sync_run import Session, both_sides, open_session, reflect_layout, require_writable
+from product_sync.pipeline.sync_run import SyncRun, both_sides, open_sync_run, require_writable, resolve_row_schema
 from product_sync.runtime import signals
 from product_sync.runtime.progress import OnProgress, no_progress
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.settings import (
     SETTING_NAMES,
     SOURCE_PASSWORD,
@@ -154,7 +154,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         default=None, description="Share of a plan by which the drift may have grown since. Default: 0.2."
     )
 
-    _layout: Layout | None = PrivateAttr(default=None)
+    _layout: RowSchema | None = PrivateAttr(default=None)
     _heartbeat: Heartbeat | None = PrivateAttr(default=None)
     _has_opened: bool = PrivateAttr(default=False)
     _is_admitted: bool = PrivateAttr(default=False)
@@ -184,22 +184,22 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
     @contextmanager
     def step(
         self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, *, begins: bool = False
-    ) -> Iterator[Session]:
+    ) -> Iterator[SyncRun]:
         """What a step of this run works with. Reads the environment. Within, an error of ours ends the step with its
         own sentence, and an interrupt with what was done until then.
 
         A step that ``begins`` a run which is going to write is refused where the run could not write, so that nothing
         is read in vain.
         """
-        session: Session | None = None
-        with own_errors(context.log, lambda: run_log.interrupted(session.loaded_so_far() if session else None)):
-            session = self._session(context)
-            if begins and not self._is_admitted and _will_load(context) and not session.settings.dry_run:
-                require_writable(session.target_address, session.layout)
+        sync_run: SyncRun | None = None
+        with own_errors(context.log, lambda: run_log.interrupted(sync_run.loaded_so_far() if sync_run else None)):
+            sync_run = self._session(context)
+            if begins and not self._is_admitted and _will_load(context) and not sync_run.settings.dry_run:
+                require_writable(sync_run.target_address, sync_run.row_schema)
                 self._is_admitted = True
-            yield session
+            yield sync_run
 
-    def _session(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Session:
+    def _session(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> SyncRun:
         """The target table is reflected once: all steps of a process see the same columns, and reflecting costs a tenth
         of a second."""
         require_channels(os.environ)
@@ -211,11 +211,11 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
             context.log.info(run_log.opening(context.run, settings, both_sides(source, target, mapping)))
             self._has_opened = True
         if self._layout is None:
-            self._layout = reflect_layout(target, mapping, self.listener.head_start)
+            self._layout = resolve_row_schema(target, mapping, self.listener.head_start)
         report = self._reporting(context.log.info, context.op_execution_context.log_event)
         if self._heartbeat is not None:
             report = self._heartbeat.of_step(context.op_execution_context.op.name, report)
-        return open_session(
+        return open_sync_run(
             source,
             target,
             settings,

@@ -11,10 +11,10 @@ import dagster as dg
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.load.result import LoadResult
 from product_sync.orchestration import names
-from product_sync.pipeline.sync_run import Found, Preview
+from product_sync.pipeline.sync_run import DiffSummary, DryRunResult
 from product_sync.schema.records import Reason
 from product_sync.settings import SyncSettings
-from product_sync.verify.checks import Severity, Verdict
+from product_sync.verify.checks import CheckResult, Severity
 
 DRY_RUN = "Dry run: nothing is written."
 
@@ -49,7 +49,7 @@ def target_read(snapshot: TargetSnapshot) -> str:
     return f"Target: {_count(snapshot.rows, 'row')} read in {_seconds(snapshot.duration_s)}."
 
 
-def differences(found: Found) -> str:
+def differences(found: DiffSummary) -> str:
     counts = found.counts
     columns = {name: count for name, count in found.changed_columns.items() if count}
     return (
@@ -70,7 +70,7 @@ def quarantined(count: int, by_reason: Mapping[Reason, int]) -> str:
     return f"Quarantine: {_count(count, 'document')}{_by(by_reason)}."
 
 
-def dry_run(preview: Preview) -> str:
+def dry_run(preview: DryRunResult) -> str:
     """What a sync would do now, and which checks it would fail."""
     counts, estimate = preview.counts, preview.estimate
     seconds = "" if estimate.seconds is None else f" in about {_seconds(estimate.seconds)}"
@@ -83,7 +83,7 @@ def dry_run(preview: Preview) -> str:
     )
 
 
-def compared(matches: Verdict) -> str:
+def compared(matches: CheckResult) -> str:
     """What the comparison after the load found, or that of a validation: the counts of target_matches_source."""
     counts = matches.numbers
     differing = ", ".join(
@@ -93,9 +93,9 @@ def compared(matches: Verdict) -> str:
     return f"Result: {counts['source_count']:,} documents, {counts['target_count']:,} rows; {differing}."
 
 
-def verdict(verdict: Verdict) -> str:
-    word = "passed" if verdict.passed else "failed" if verdict.severity is Severity.ERROR else "warning"
-    return f"Check {verdict.check}: {word}. {verdict.description}"
+def check_result(check_result: CheckResult) -> str:
+    word = "passed" if check_result.passed else "failed" if check_result.severity is Severity.ERROR else "warning"
+    return f"Check {check_result.check}: {word}. {check_result.description}"
 
 
 def report(link: str) -> str:

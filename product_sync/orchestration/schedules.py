@@ -7,7 +7,7 @@ import dagster as dg
 from product_sync.errors import ConfigurationError, ProductSyncError
 from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
-from product_sync.pipeline.lock_wait import glance_at_lock
+from product_sync.pipeline.lock_wait import lock_is_free_now
 from product_sync.settings import CRON, Environment, ScheduleSettings, TargetAddress, mapping_path
 
 #: Dagster's own tags of a run that no person has launched.
@@ -42,7 +42,7 @@ def is_automatic(run: dg.DagsterRun) -> bool:
 def lock_holder_now() -> str | None:
     """Who holds the sync's lock. ``None`` also where that cannot be told: the run will meet the cause and say it."""
     try:
-        return glance_at_lock(TargetAddress.from_environment(os.environ), mapping_path(os.environ))
+        return lock_is_free_now(TargetAddress.from_environment(os.environ), mapping_path(os.environ))
     except ProductSyncError:
         return None
 

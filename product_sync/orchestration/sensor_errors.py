@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from product_sync.errors import ProductSyncError
-from product_sync.notify.alerts import Book, Level, News
+from product_sync.notify.alerts import AlertState, Level, StatusUpdate
 from product_sync.notify.channels import resolve_channels
-from product_sync.notify.dispatch import tell_news
+from product_sync.notify.dispatch import send_updates
 
 _Context = TypeVar("_Context")
 _Result = TypeVar("_Result")
 _LOG = logging.getLogger("product_sync.notify.dispatch")
-_BOOK = Book()
+_BOOK = AlertState()
 
 
 def notifies_of_its_errors(name: str) -> Callable[[Callable[[_Context], _Result]], Callable[[_Context], _Result]]:
@@ -32,10 +32,14 @@ def notifies_of_its_errors(name: str) -> Callable[[Callable[[_Context], _Result]
             try:
                 result = evaluate(context)
             except Exception as error:
-                _notify(News(f"tick/{name}", f"{name} of the Dagster daemon", Level.ERROR, time.time(), _text(error)))
+                _notify(
+                    StatusUpdate(
+                        f"tick/{name}", f"{name} of the Dagster daemon", Level.ERROR, time.time(), _text(error)
+                    )
+                )
                 raise
             if f"tick/{name}" in _BOOK.subjects:
-                _notify(News(f"tick/{name}", f"{name} of the Dagster daemon", Level.OK, time.time(), ""))
+                _notify(StatusUpdate(f"tick/{name}", f"{name} of the Dagster daemon", Level.OK, time.time(), ""))
             return result
 
         return evaluated
@@ -43,9 +47,9 @@ def notifies_of_its_errors(name: str) -> Callable[[Callable[[_Context], _Result]
     return decorate
 
 
-def _notify(news: News) -> None:
+def _notify(news: StatusUpdate) -> None:
     try:
-        tell_news(_BOOK, [news], resolve_channels(os.environ), _LOG)
+        send_updates(_BOOK, [news], resolve_channels(os.environ), _LOG)
     except Exception as error:  # noqa: BLE001 - the error of the evaluation is the one that counts
         _LOG.error("Nobody could be notified: %s.", type(error).__name__)
 

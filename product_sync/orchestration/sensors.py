@@ -6,7 +6,7 @@ import time
 import dagster as dg
 
 from product_sync.notify.channels import resolve_channels
-from product_sync.notify.dispatch import Ledger, tell_runs
+from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.orchestration.dead_runs import reap_dead_runs
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
@@ -42,8 +42,8 @@ def reap_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     now = time.time()
     channels = resolve_channels(os.environ, writes_metrics=True)
-    ledger = Ledger.read(context.cursor, now)
+    ledger = NotificationState.read(context.cursor, now)
     runs = finished_runs(context.instance, ledger.told_until, ledger.seen)
-    told = tell_runs(ledger, runs, channels, context.log, news=list(channels.news(ledger.book, now)))
+    told = notify_of_runs(ledger, runs, channels, context.log, news=list(channels.news(ledger.book, now)))
     context.update_cursor(ledger.write())
     return dg.SkipReason(" ".join([str(told), *map(str, channels.mistakes.values())]))

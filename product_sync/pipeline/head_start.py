@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
 
     from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
-    from product_sync.schema.row_schema import Layout
+    from product_sync.schema.row_schema import RowSchema
 
     Snapshot = SourceSnapshot | TargetSnapshot
     #: How far a reading has come; a complete one and its file; the layout, before all of these, or why there is none.
-    Message = Progress | tuple[Path, Snapshot] | Layout | ProductSyncError
+    Message = Progress | tuple[Path, Snapshot] | RowSchema | ProductSyncError
 
 #: Seconds between two words about the progress of a stage: whoever should listen may be busy for a while.
 _TELL_EVERY_S: Final = 0.25
@@ -45,17 +45,17 @@ class HeadStart:
     def __init__(self, process: ForkProcess, answers: Connection) -> None:
         self._process = process
         self._answers = answers
-        self._layout: Layout | None = None
+        self._layout: RowSchema | None = None
         self._read: dict[Path, Snapshot] = {}
 
     @property
     def pid(self) -> int | None:
         return self._process.pid
 
-    def layout(self) -> Layout | None:
+    def row_schema(self) -> RowSchema | None:
         """How the two sides are bound, as soon as the table was looked at; ``None`` if that does not come.
 
-        Raises as `session.reflect_layout`: a server that does not answer is not waited for twice."""
+        Raises as `session.resolve_row_schema`: a server that does not answer is not waited for twice."""
         while self._layout is None and self._hear(no_progress):
             pass
         return self._layout
@@ -163,35 +163,35 @@ def _end_with_the_other() -> None:
 
 
 def _read_both(run_id: str, target_file: str, mapping: str | None, tell: _Teller) -> None:
-    from product_sync.pipeline.sync_run import open_session, reflect_layout
+    from product_sync.pipeline.sync_run import open_sync_run, resolve_row_schema
     from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
     from product_sync.state.store import SOURCE_ROWS
 
     target = TargetAddress.from_environment(os.environ)
     try:
-        layout = reflect_layout(target, mapping_path(os.environ, mapping))
+        row_schema = resolve_row_schema(target, mapping_path(os.environ, mapping))
     except ProductSyncError as error:
         tell.failed(error)
         return
-    tell.layout(layout)
-    session = open_session(
+    tell.row_schema(row_schema)
+    sync_run = open_sync_run(
         SourceAddress.from_environment(os.environ),
         target,
         SyncSettings(),
-        layout,
+        row_schema,
         state_root=state_root(os.environ),
         run_id=run_id,
         on_progress=tell.progress,
     )
 
     try:
-        source, rows = session.snapshot_both(target_file)
+        source, rows = sync_run.snapshot_both(target_file)
     except TargetLocked as error:
         # The step would wait as long again, and fail as well.
         tell.failed(error)
         return
-    tell.read(session.files.path(SOURCE_ROWS), source)
-    tell.read(session.files.path(target_file), rows)
+    tell.read(sync_run.files.path(SOURCE_ROWS), source)
+    tell.read(sync_run.files.path(target_file), rows)
 
 
 class _Teller:
@@ -209,8 +209,8 @@ class _Teller:
             self._told[progress.stage] = now
             self._write(progress)
 
-    def layout(self, layout: Layout) -> None:
-        self._write(layout)
+    def row_schema(self, row_schema: RowSchema) -> None:
+        self._write(row_schema)
 
     def failed(self, error: ProductSyncError) -> None:
         self._write(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from product_sync.pipeline.sync_run import WAIT_STAGE, reflect_layout
+from product_sync.pipeline.sync_run import WAIT_STAGE, resolve_row_schema
 from product_sync.runtime.progress import OnProgress, waiting
 from product_sync.schema.mapping import load_mapping
 from product_sync.schema.records import TargetTable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _CONNECT_WITHIN_S = 5.0
 
 
-def glance_at_lock(target: TargetAddress, mapping_path: Path) -> str | None:
+def lock_is_free_now(target: TargetAddress, mapping_path: Path) -> str | None:
     """As `lock_holder`, without reflecting the table, and within a few seconds: for schedules."""
     named = load_mapping(mapping_path).target
     return lock.lock_holder(target.url, TargetTable(named.db_schema, named.table, (), ()), within_s=_CONNECT_WITHIN_S)
@@ -31,7 +31,7 @@ def wait_until_lock_is_free(
     """Wait until no other sync holds the lock. Raises `SyncAlreadyRunning` after ``wait_s`` seconds."""
     lock.wait_until_free(
         target.url,
-        reflect_layout(target, mapping_path, head_start).table,
+        resolve_row_schema(target, mapping_path, head_start).table,
         wait_s=wait_s,
         on_wait=lambda note: on_progress(waiting(WAIT_STAGE, note)),
     )

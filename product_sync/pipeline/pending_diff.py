@@ -17,7 +17,7 @@ from product_sync.settings import OLDEST_PLAN_S
 from product_sync.state import store
 from product_sync.state.files import TAKEN_AT, read_metadata
 from product_sync.state.store import RunFiles, StateFolder
-from product_sync.verify.checks import Verdict
+from product_sync.verify.checks import CheckResult
 
 #: A diff older than this is refused (design section 5).
 OLDEST_PLAN = timedelta(seconds=OLDEST_PLAN_S)
@@ -35,7 +35,7 @@ _MADE_BY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PendingDiff:
     """A diff that may be loaded, with what it was made from. ``skipped`` rows of the plan that a run executes are no
     longer as planned, and not in it."""
 
@@ -61,7 +61,7 @@ def newest(folder: StateFolder, own: RunFiles, name: str) -> RunFiles:
     )
 
 
-def newest_plan(folder: StateFolder, own: RunFiles, now: datetime) -> Plan:
+def newest_diff(folder: StateFolder, own: RunFiles, now: datetime) -> PendingDiff:
     """The newest diff, this run's first. Raises `StalePlan` if there is none or it is older than `OLDEST_PLAN`."""
     run = newest(folder, own, store.DIFF_COUNTS)
     path = run.path(store.DIFF)
@@ -78,7 +78,7 @@ def newest_plan(folder: StateFolder, own: RunFiles, now: datetime) -> Plan:
             f"The source snapshot of run {source.run_id}, which the diff was made from, is no longer there.",
             hint="Materialise both snapshots and product_diff again.",
         )
-    return Plan(path, counts_of(run), source, taken_at(source.path(store.SOURCE_ROWS)))
+    return PendingDiff(path, counts_of(run), source, taken_at(source.path(store.SOURCE_ROWS)))
 
 
 def counts_of(run: RunFiles) -> DiffCounts:
@@ -103,7 +103,7 @@ def age_of(path: Path, now: datetime) -> timedelta:
     return age
 
 
-def require(verdict: Verdict) -> None:
+def require(check_result: CheckResult) -> None:
     """Raise `ChecksFailed` if the verdict did not pass. In a run of the whole pipeline the checks have come first."""
-    if not verdict.passed:
-        raise ChecksFailed(f"{verdict.check}: {verdict.description}")
+    if not check_result.passed:
+        raise ChecksFailed(f"{check_result.check}: {check_result.description}")

@@ -12,57 +12,57 @@ from pathlib import Path
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.pipeline.pending_diff import counts_of
-from product_sync.pipeline.sync_run import Session
+from product_sync.pipeline.sync_run import SyncRun
 from product_sync.state import store
 from product_sync.state.files import row_count
 from product_sync.state.storage_errors import names_storage
 from product_sync.verify import checks
-from product_sync.verify.checks import Severity, Verdict
+from product_sync.verify.checks import CheckResult, Severity
 from product_sync.verify.verification import Verification, compare_afresh, confirm
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class RunChecks:
     """The verdicts on what a run came to. ``proven`` is what the copy was proven by: ``None`` where this run has not
     loaded, or where something is red."""
 
-    verdicts: list[Verdict]
+    check_results: list[CheckResult]
     proven: Verification | None
 
 
 @names_storage
-def judge_source(session: Session) -> Verdict:
+def check_source(sync_run: SyncRun) -> CheckResult:
     """The run's own source snapshot, taken now if it has none."""
-    _snapshot_source_once(session)
-    return session.judge_source(session.files)
+    _snapshot_source_once(sync_run)
+    return sync_run.check_source(sync_run.files)
 
 
 @names_storage
-def judge_change(session: Session) -> Verdict:
+def check_change(sync_run: SyncRun) -> CheckResult:
     """The newest diff, this run's first."""
-    return session.judge_change()
+    return sync_run.check_change()
 
 
 @names_storage
-def judge_load(session: Session) -> Verdict:
+def check_load(sync_run: SyncRun) -> CheckResult:
     """The newest load, this run's first."""
-    return checks.every_batch_loaded(session.loaded())
+    return checks.every_batch_loaded(sync_run.loaded())
 
 
 @names_storage
-def judge_own_load(session: Session) -> list[Verdict]:
+def check_own_load(sync_run: SyncRun) -> list[CheckResult]:
     """The load of this run, if it has one."""
-    return [judge_load(session)] if session.files.has(store.LOAD_RESULT) else []
+    return [check_load(sync_run)] if sync_run.files.has(store.LOAD_RESULT) else []
 
 
 @names_storage
-def judge_result(session: Session) -> Judgement:
+def check_result(sync_run: SyncRun) -> RunChecks:
     """Whether the target matches the source, what it has too much, and what is quarantined: one reading for all.
 
     Where a load of this run has passed, the size of the source becomes the baseline of the next runs.
     """
-    verification = _verification(session)
-    loaded = session.loaded() if session.files.has(store.LOAD_RESULT) else None
+    verification = _verification(sync_run)
+    loaded = sync_run.loaded() if sync_run.files.has(store.LOAD_RESULT) else None
     kept = loaded.kept_referenced if loaded else 0
     judged = [
         checks.target_matches_source(verification, loaded),
@@ -70,72 +70,72 @@ def judge_result(session: Session) -> Judgement:
         checks.quarantine_within_budget(
             verification.quarantined,
             verification.source_count,
-            _by_reason(session, verification),
-            session.settings.quarantine_budget,
+            _by_reason(sync_run, verification),
+            sync_run.settings.quarantine_budget,
         ),
     ]
-    if not loaded or not all(_passes(verdict) for verdict in [*judged, judge_load(session)]):
-        return Judgement(judged, proven=None)
-    session.folder.write_baseline(verification.source_count, session.files.run_id)
-    return Judgement(judged, proven=verification)
+    if not loaded or not all(_passes(check_result) for check_result in [*judged, check_load(sync_run)]):
+        return RunChecks(judged, proven=None)
+    sync_run.folder.write_baseline(verification.source_count, sync_run.files.run_id)
+    return RunChecks(judged, proven=verification)
 
 
-def _passes(verdict: Verdict) -> bool:
-    return verdict.passed or verdict.severity is Severity.WARN
+def _passes(check_result: CheckResult) -> bool:
+    return check_result.passed or check_result.severity is Severity.WARN
 
 
-def _by_reason(session: Session, verification: Verification) -> dict[str, int]:
+def _by_reason(sync_run: SyncRun, verification: Verification) -> dict[str, int]:
     """Documents by reason, as they are now. Of those that the database would not take, only the number is known
     that still have the values which it refused."""
-    rejects = session.files.path(store.REJECTS)
+    rejects = sync_run.files.path(store.REJECTS)
     rejected = row_count(rejects)
     by_reason = {str(reason): count for reason, count in quarantine.summary(rejects).items()} if rejected else {}
     return by_reason | {"kept_out_by_database": verification.quarantined - rejected}
 
 
-def _snapshot_source_once(session: Session) -> None:
-    with session.files.alone():
-        if not session.files.has(store.SOURCE_COUNT):
-            session.snapshot_source()
+def _snapshot_source_once(sync_run: SyncRun) -> None:
+    with sync_run.files.alone():
+        if not sync_run.files.has(store.SOURCE_COUNT):
+            sync_run.snapshot_source()
 
 
-def _verification(session: Session) -> Verification:
-    proven = _diff_is_the_proof(session)
-    _snapshot_source_once(session)
-    differences = session.files.path(store.DIFF if proven else store.VERIFIED_DIFF)
-    counts = counts_of(session.files) if proven else _compare_afresh(session, differences)
-    reader = session.reader
-    with session.source() as source:
+def _verification(sync_run: SyncRun) -> Verification:
+    proven = _diff_is_the_proof(sync_run)
+    _snapshot_source_once(sync_run)
+    differences = sync_run.files.path(store.DIFF if proven else store.VERIFIED_DIFF)
+    counts = counts_of(sync_run.files) if proven else _compare_afresh(sync_run, differences)
+    reader = sync_run.reader
+    with sync_run.source() as source:
         return confirm(
-            session.layout,
+            sync_run.row_schema,
             differences,
             counts,
             source=source,
             reader=reader,
-            timing=session.timing,
-            on_progress=session.on_progress,
-            settle_s=session.settings.settle_seconds,
+            timing=sync_run.timing,
+            on_progress=sync_run.on_progress,
+            settle_s=sync_run.settings.settle_seconds,
         )
 
 
-def _compare_afresh(session: Session, out: Path) -> DiffCounts:
-    path = session.files.path
+def _compare_afresh(sync_run: SyncRun, out: Path) -> DiffCounts:
+    path = sync_run.files.path
     target_rows = path(store.VERIFIED_TARGET_ROWS)
-    files = (path(store.SOURCE_ROWS), path(store.REJECTS), target_rows, session.previous_quarantine, out)
-    if session.read_ahead(store.VERIFIED_TARGET_ROWS):
-        unpaired = session.unpaired(session.files, target_rows)
-        return diff(session.layout, *files, metadata=session.metadata, unpaired=unpaired)
+    files = (path(store.SOURCE_ROWS), path(store.REJECTS), target_rows, sync_run.previous_quarantine, out)
+    if sync_run.read_ahead(store.VERIFIED_TARGET_ROWS):
+        unmatched = sync_run.unmatched(sync_run.files, target_rows)
+        return diff(sync_run.row_schema, *files, metadata=sync_run.metadata, unmatched=unmatched)
     return compare_afresh(
-        session.layout,
+        sync_run.row_schema,
         *files,
-        reader=session.reader,
-        timing=session.timing,
-        on_progress=session.on_progress,
-        metadata=session.metadata,
+        reader=sync_run.reader,
+        timing=sync_run.timing,
+        on_progress=sync_run.on_progress,
+        metadata=sync_run.metadata,
     )
 
 
-def _diff_is_the_proof(session: Session) -> bool:
+def _diff_is_the_proof(sync_run: SyncRun) -> bool:
     """Whether this run has read both sides, compared them and found nothing to write: there is no fresher reading."""
     made_here = (store.SOURCE_COUNT, store.TARGET_ROWS, store.DIFF_COUNTS, store.LOAD_RESULT)
-    return all(session.files.has(name) for name in made_here) and session.loaded().planned == 0
+    return all(sync_run.files.has(name) for name in made_here) and sync_run.loaded().planned == 0

@@ -17,10 +17,10 @@ from product_sync.compare.diff import DiffCounts
 from product_sync.errors import ConfigurationError, StalePlan
 from product_sync.load.planned_rows import keep_planned
 from product_sync.pipeline import pending_diff
-from product_sync.pipeline.pending_diff import Plan
+from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.runtime import hints
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.settings import SyncSettings
 from product_sync.state import store
 from product_sync.state.files import read_metadata
@@ -30,7 +30,7 @@ _MAKE_ANOTHER = f"Make a new plan: `{hints.shell('product-sync', 'sync', '--dry-
 
 
 @dataclass(frozen=True, slots=True)
-class ApprovedPlan:
+class SavedPlan:
     """A plan that may be executed now."""
 
     plan_id: str
@@ -38,7 +38,7 @@ class ApprovedPlan:
     counts: DiffCounts
 
 
-def keep(folder: StateFolder, made: Plan, extra: str) -> str:
+def keep(folder: StateFolder, made: PendingDiff, extra: str) -> str:
     """Keep the diff of ``made`` as a plan; returns its id, that of the run whose diff it is."""
     run = RunFiles(made.path.parent)
     kept = folder.plan(run.run_id)
@@ -49,7 +49,7 @@ def keep(folder: StateFolder, made: Plan, extra: str) -> str:
     return run.run_id
 
 
-def approved_plan(folder: StateFolder, settings: SyncSettings, now: datetime) -> ApprovedPlan:
+def saved_plan_of(folder: StateFolder, settings: SyncSettings, now: datetime) -> SavedPlan:
     """The plan that ``settings`` name. Raises `StalePlan` if it is too old, not there, or of other databases, and
     `ConfigurationError` if it was made with another ``extra``."""
     plan_id = settings.plan or ""
@@ -69,7 +69,7 @@ def approved_plan(folder: StateFolder, settings: SyncSettings, now: datetime) ->
             f" max_plan_age_s allows {oldest.total_seconds() / 60:.0f}.",
             hint=_MAKE_ANOTHER,
         )
-    return ApprovedPlan(plan_id, path, pending_diff.counts_of(kept))
+    return SavedPlan(plan_id, path, pending_diff.counts_of(kept))
 
 
 def _not_there(folder: StateFolder, plan_id: str) -> StalePlan:
@@ -84,9 +84,14 @@ def _not_there(folder: StateFolder, plan_id: str) -> StalePlan:
     )
 
 
-def only_approved(
-    approved: ApprovedPlan, fresh: Plan, own: RunFiles, layout: Layout, ops: Collection[Op], max_growth: float
-) -> Plan:
+def only_planned(
+    approved: SavedPlan,
+    fresh: PendingDiff,
+    own: RunFiles,
+    row_schema: RowSchema,
+    ops: Collection[Op],
+    max_growth: float,
+) -> PendingDiff:
     """What of ``approved`` is still as planned, by the reading ``fresh`` that this run has just made.
 
     Raises `StalePlan` if this run has not read both sides itself, or found more than ``max_growth`` (a share of the
@@ -105,7 +110,7 @@ def only_approved(
             hint=_MAKE_ANOTHER,
         )
     out = own.path(store.APPROVED_DIFF)
-    skipped = keep_planned(layout, approved.path, fresh.path, out, ops, metadata=read_metadata(fresh.path))
+    skipped = keep_planned(row_schema, approved.path, fresh.path, out, ops, metadata=read_metadata(fresh.path))
     return replace(fresh, path=out, skipped=skipped)
 
 

@@ -1,6 +1,6 @@
 """Finds the state folder of two sides without asking the target for its columns.
 
-The key of a state folder (`Layout.state_key`) contains the types of the target's columns, so it needs a connection.
+The key of a state folder (`RowSchema.state_key`) contains the types of the target's columns, so it needs a connection.
 Each run notes in its state folder what the addresses and the mapping say; where that is known, no connection is needed.
 """
 
@@ -43,7 +43,7 @@ class MappedColumn(Protocol):
 def sides_key(
     source_url: str, collection: str, target_url: str, table: str, columns: Iterable[tuple[str, MappedColumn]]
 ) -> str:
-    """As `Layout.state_key`, without the types of the columns. ``table`` has its schema, ``columns`` their names."""
+    """As `RowSchema.state_key`, without the types of the columns. ``table`` has its schema, ``columns`` their names."""
     described = [
         [name, list(column.path), str(column.kind), column.required,
          repr(column.default) if column.has_default else None, column.update]

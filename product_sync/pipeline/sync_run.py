@@ -25,7 +25,7 @@ from product_sync.load.pacing import Pacing
 from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
 from product_sync.pipeline import pending_diff, saved_plan
 from product_sync.pipeline.pacing import flush_within_s, pacing_of_load, pacing_without_pressure
-from product_sync.pipeline.pending_diff import Plan
+from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.preconditions import denied
 from product_sync.pipeline.sides import note_sides, sides_key
 from product_sync.runtime.backoff import RetryPolicy
@@ -33,7 +33,7 @@ from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.progress import OnProgress, Progress, waiting
 from product_sync.schema.mapping import load_mapping
 from product_sync.schema.records import Op, Reason, SourceId
-from product_sync.schema.row_schema import Layout, bind
+from product_sync.schema.row_schema import RowSchema, bind
 from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
 from product_sync.sources import mongodb
 from product_sync.state import store
@@ -47,7 +47,7 @@ from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.reflection import reflect
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync.verify import checks
-from product_sync.verify.checks import Verdict
+from product_sync.verify.checks import CheckResult
 from product_sync.verify.prediction import Prediction, predict
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ WAIT_STAGE = "waiting"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DiffSummary:
     """What the diff found, for people."""
 
     counts: DiffCounts
@@ -83,7 +83,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class DryRunResult:
     """What a load would do. ``estimate.seconds`` is measured, or ``None`` with the reason why not; ``lacking`` names
     the privileges that the load would need and the role has not; ``plan_id`` is what the diff is kept as;
     ``prediction`` says which checks a sync would fail."""
@@ -107,14 +107,14 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Session:
-    """Made by `open_session`, one for each step of a run. ``is_reexecution`` says that some steps may be left out,
+class SyncRun:
+    """Made by `open_sync_run`, one for each step of a run. ``is_reexecution`` says that some steps may be left out,
     because an earlier run has executed them."""
 
     source_address: SourceAddress
     target_address: TargetAddress
     settings: SyncSettings
-    layout: Layout
+    row_schema: RowSchema
     folder: StateFolder
     files: RunFiles
     on_progress: OnProgress
@@ -129,7 +129,7 @@ class Session:
     def snapshot_source(self) -> SourceSnapshot:
         """Read every document of the source into this run's files. Raises `StalePlan` if that would be in vain."""
         if self.settings.plan:
-            saved_plan.approved_plan(self.folder, self.settings, self.timing.now())
+            saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now())
         read_ahead = self.read_ahead(store.SOURCE_ROWS)
         snapshot = read_ahead if isinstance(read_ahead, SourceSnapshot) else self._read_source()
         self.files.write_json(store.SOURCE_COUNT, {"documents": snapshot.documents})
@@ -148,19 +148,19 @@ class Session:
             return snapshot_both(
                 source,
                 self.reader,
-                self.layout,
+                self.row_schema,
                 self._both_files(self.files, self.files.path(target_file)),
                 metadata=self.metadata,
                 timing=self.timing,
                 on_progress=self.on_progress,
             )
 
-    def unpaired(self, source: RunFiles, target_rows: Path) -> tuple[Path, Path] | None:
+    def unmatched(self, source: RunFiles, target_rows: Path) -> tuple[Path, Path] | None:
         """What these snapshots have not in common, if `snapshot_both` of this run has read them both."""
-        return self._both_files(source, target_rows).found_unpaired()
+        return self._both_files(source, target_rows).found_unmatched()
 
     def _both_files(self, source: RunFiles, target_rows: Path) -> BothFiles:
-        first, second = (self.files.path(name) for name in store.UNPAIRED_ROWS)
+        first, second = (self.files.path(name) for name in store.UNMATCHED_ROWS)
         return BothFiles(source.path(store.SOURCE_ROWS), source.path(store.REJECTS), target_rows, (first, second))
 
     def read_ahead(self, name: str) -> SourceSnapshot | TargetSnapshot | None:
@@ -171,7 +171,7 @@ class Session:
         with self.source() as source:
             return snapshot_source(
                 source,
-                self.layout,
+                self.row_schema,
                 self.files.path(store.SOURCE_ROWS),
                 self.files.path(store.REJECTS),
                 metadata=self.metadata,
@@ -182,7 +182,7 @@ class Session:
     def _read_target(self, name: str) -> TargetSnapshot:
         return snapshot_target(
             self.reader,
-            self.layout,
+            self.row_schema,
             self.files.path(name),
             metadata=self.metadata,
             timing=self.timing,
@@ -192,32 +192,32 @@ class Session:
     # Decide.
 
     @names_storage
-    def diff(self) -> Found:
+    def diff(self) -> DiffSummary:
         """Compare the newest snapshots, this run's first, and write every difference down.
 
         Raises `ChecksFailed` for a source snapshot that does not look complete.
         """
         started = self.timing.monotonic()
         source, target = self._newest(store.SOURCE_COUNT), self._newest(store.TARGET_ROWS)
-        pending_diff.require(self.judge_source(source))
+        pending_diff.require(self.check_source(source))
         source_rows, target_rows = source.path(store.SOURCE_ROWS), target.path(store.TARGET_ROWS)
         taken_at = min(pending_diff.taken_at(source_rows), pending_diff.taken_at(target_rows))
         out = self.files.path(store.DIFF)
         counts = diff(
-            self.layout,
+            self.row_schema,
             source_rows,
             source.path(store.REJECTS),
             target_rows,
             self.previous_quarantine,
             out,
             metadata={**self.metadata, TAKEN_AT: taken_at.isoformat(), pending_diff.SOURCE_RUN: source.run_id},
-            unpaired=self.unpaired(source, target_rows),
+            unmatched=self.unmatched(source, target_rows),
         )
         self.files.write_json(store.DIFF_COUNTS, asdict(counts))
-        return Found(
+        return DiffSummary(
             counts,
-            changed_columns(out, self.layout),
-            first_differences(out, self.layout, SHOWN),
+            changed_columns(out, self.row_schema),
+            first_differences(out, self.row_schema, SHOWN),
             self.timing.monotonic() - started,
         )
 
@@ -230,12 +230,12 @@ class Session:
     @names_storage
     def first_differences(self) -> list[Difference]:
         """The first rows of each kind in the newest diff."""
-        return first_differences(self._newest(store.DIFF_COUNTS).path(store.DIFF), self.layout, SHOWN)
+        return first_differences(self._newest(store.DIFF_COUNTS).path(store.DIFF), self.row_schema, SHOWN)
 
     # Apply.
 
     @names_storage
-    def preview(self) -> Preview:
+    def preview(self) -> DryRunResult:
         """Everything that `load` does, short of writing. The diff is kept as a plan.
 
         Raises `ConfigurationError` where a plan is to be executed: that would be dry and not dry at once.
@@ -244,23 +244,23 @@ class Session:
         todo, target = self._plan(), self._target_health()
         lacking = self._lacking(todo.counts, target.privileges)
         by_reason = quarantine.summary(todo.source.path(store.REJECTS))
-        return Preview(
+        return DryRunResult(
             todo.counts,
             self._estimate(todo, target, lacking),
-            first_differences(todo.path, self.layout, SHOWN),
+            first_differences(todo.path, self.row_schema, SHOWN),
             by_reason,
             ", ".join(lacking),
             saved_plan.keep(self.folder, todo, self.settings.extra),
             self._predict(todo, target, by_reason),
         )
 
-    def _predict(self, todo: Plan, target: TargetHealth, by_reason: Mapping[Reason, int]) -> Prediction:
+    def _predict(self, todo: PendingDiff, target: TargetHealth, by_reason: Mapping[Reason, int]) -> Prediction:
         """What the checks would say of a sync that starts now."""
         facts, denied = self._deletion_facts(todo, target), self._denied(todo.counts, target)
         return predict(
             todo.counts,
-            source=self.judge_source(todo.source),
-            change=self.judge_change(),
+            source=self.check_source(todo.source),
+            change=self.check_change(),
             lacking=f"{denied.message}\n{denied.hint}" if denied else "",
             quarantined_by_reason={**_by_code(by_reason), "kept_out_by_database": todo.counts.refused},
             quarantine_budget=self.settings.quarantine_budget,
@@ -290,7 +290,7 @@ class Session:
             try:
                 load(
                     todo.path,
-                    self.layout,
+                    self.row_schema,
                     source,
                     writer,
                     self.files.path(store.LOAD_REJECTS),
@@ -310,7 +310,7 @@ class Session:
         return result
 
     @names_storage
-    def judge_source(self, run: RunFiles) -> Verdict:
+    def check_source(self, run: RunFiles) -> CheckResult:
         """Whether the source snapshot of ``run`` looks complete."""
         documents = (run.read_json(store.SOURCE_COUNT) or {})["documents"]
         return checks.source_looks_complete(documents, self.folder.read_baseline(), self.settings.accept_source_count)
@@ -334,7 +334,7 @@ class Session:
         return count, quarantine.summary(path) if count else {}
 
     @names_storage
-    def judge_change(self) -> Verdict:
+    def check_change(self) -> CheckResult:
         """Whether the newest diff, this run's first, is a change that may be written."""
         counts = pending_diff.counts_of(self._newest(store.DIFF_COUNTS))
         return checks.change_is_plausible(counts.changed, counts.target_count, self.settings.accept_changes)
@@ -357,16 +357,16 @@ class Session:
     def source(self) -> Iterator[Source]:
         address = self.source_address
         with mongodb.connect(address.url, user=address.user, password=address.password) as database:
-            yield mongodb.MongoSource(database, self.layout, timing=self.timing)
+            yield mongodb.MongoSource(database, self.row_schema, timing=self.timing)
 
     @property
     def reader(self) -> TargetReader:
-        return PostgresReader(self.target_address.url, self.layout, on_wait=self._hear_wait)
+        return PostgresReader(self.target_address.url, self.row_schema, on_wait=self._hear_wait)
 
     def _writer(self, *, probing: bool = False) -> PostgresWriter:
         return PostgresWriter(
             self.target_address.url,
-            self.layout,
+            self.row_schema,
             run_id=self.files.run_id,
             flush_within_s=flush_within_s(self.settings),
             lock_wait_s=self.settings.lock_wait_s,
@@ -390,19 +390,19 @@ class Session:
             only_as_planned=self.settings.plan is not None,
         )
 
-    def _plan(self) -> Plan:
-        pending_diff.require(self.judge_change())
-        return pending_diff.newest_plan(self.folder, self.files, self.timing.now())
+    def _plan(self) -> PendingDiff:
+        pending_diff.require(self.check_change())
+        return pending_diff.newest_diff(self.folder, self.files, self.timing.now())
 
-    def _only_approved(self, fresh: Plan) -> Plan:
+    def _only_approved(self, fresh: PendingDiff) -> PendingDiff:
         """What of the plan that this run is to execute is still as planned; all of it where there is no such plan."""
         if not self.settings.plan:
             return fresh
-        found = saved_plan.approved_plan(self.folder, self.settings, self.timing.now())
+        found = saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now())
         ops = tuple(Op) if self.settings.extra == "delete" else WRITES
-        return saved_plan.only_approved(found, fresh, self.files, self.layout, ops, self.settings.max_drift_growth)
+        return saved_plan.only_planned(found, fresh, self.files, self.row_schema, ops, self.settings.max_drift_growth)
 
-    def _update_quarantine(self, done: Plan, result: LoadResult, since: datetime) -> None:
+    def _update_quarantine(self, done: PendingDiff, result: LoadResult, since: datetime) -> None:
         started = self.timing.monotonic()
         with self.folder.alone_with_quarantine():
             quarantine.merge(
@@ -417,7 +417,7 @@ class Session:
         result.quarantine_s = self.timing.monotonic() - started
 
     def _target_health(self) -> TargetHealth:
-        return health(self.target_address.url, self.layout)
+        return health(self.target_address.url, self.row_schema)
 
     def _newest(self, name: str) -> RunFiles:
         """The run whose file ``name`` is used. A re-executed run makes up for what its steps that were left out would
@@ -443,20 +443,20 @@ class Session:
             raise problem
 
     def _denied(self, counts: DiffCounts, target: TargetHealth) -> AccessDenied | None:
-        return denied(target, self.layout.table, self._lacking(counts, target.privileges))
+        return denied(target, self.row_schema.table, self._lacking(counts, target.privileges))
 
-    def _deletion_facts(self, todo: Plan, target: TargetHealth) -> DeletionFacts | None:
+    def _deletion_facts(self, todo: PendingDiff, target: TargetHealth) -> DeletionFacts | None:
         if self.settings.extra != "delete":
             return None
         return DeletionFacts(
             extra=todo.counts.extra,
             target_count=todo.counts.target_count,
-            source_complete=self.judge_source(todo.source).passed,
+            source_complete=self.check_source(todo.source).passed,
             cascading_foreign_keys=[key.name for key in target.foreign_keys if key.cascading],
             max_delete_share=self.settings.max_delete_share,
         )
 
-    def _estimate(self, todo: Plan, target: TargetHealth, lacking: list[str]) -> Estimate:
+    def _estimate(self, todo: PendingDiff, target: TargetHealth, lacking: list[str]) -> Estimate:
         because = ""
         if not self.settings.probe:
             because = "The probe is turned off."
@@ -470,7 +470,7 @@ class Session:
             with self.source() as source, self._writer(probing=True) as writer:
                 return estimate(
                     todo.path,
-                    self.layout,
+                    self.row_schema,
                     source,
                     writer,
                     source_taken_at=todo.source_taken_at,
@@ -487,10 +487,10 @@ def _by_code(by_reason: Mapping[Reason, int]) -> dict[str, int]:
 
 
 #: What makes the files that a step builds on.
-_MADE_BY: Mapping[str, Callable[[Session], object]] = {
-    store.SOURCE_COUNT: Session.snapshot_source,
-    store.TARGET_ROWS: Session.snapshot_target,
-    store.DIFF_COUNTS: Session.diff,
+_MADE_BY: Mapping[str, Callable[[SyncRun], object]] = {
+    store.SOURCE_COUNT: SyncRun.snapshot_source,
+    store.TARGET_ROWS: SyncRun.snapshot_target,
+    store.DIFF_COUNTS: SyncRun.diff,
 }
 
 
@@ -504,11 +504,11 @@ def _load_result(content: dict[str, Any]) -> LoadResult:
     return LoadResult(**{**content, **found})
 
 
-def open_session(
+def open_sync_run(
     source: SourceAddress,
     target: TargetAddress,
     settings: SyncSettings,
-    layout: Layout,
+    row_schema: RowSchema,
     *,
     state_root: Path,
     run_id: str,
@@ -517,31 +517,35 @@ def open_session(
     head_start: HeadStart | None = None,
     on_load: OnLoad = _unheard,
     is_reexecution: bool = False,
-) -> Session:
+) -> SyncRun:
     """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used.
 
     What ``head_start`` has read, if it is given, is not read again. ``on_load`` is given the result of the load when
     that begins; the load counts in it as it goes.
     """
-    folder = StateFolder(state_root, state_key(source, target, layout))
+    folder = StateFolder(state_root, state_key(source, target, row_schema))
     files = folder.begin(run_id, timing.now())
-    columns = [(column.name, column) for column in layout.columns]
-    note_sides(folder, sides_key(source.url, layout.collection, target.url, layout.table.qualified_name, columns))
+    columns = [(column.name, column) for column in row_schema.columns]
+    note_sides(
+        folder, sides_key(source.url, row_schema.collection, target.url, row_schema.table.qualified_name, columns)
+    )
 
     def report(progress: Progress) -> None:
         files.touch(timing.now())
         on_progress(progress)
 
-    return Session(source, target, settings, layout, folder, files, report, timing, head_start, on_load, is_reexecution)
+    return SyncRun(
+        source, target, settings, row_schema, folder, files, report, timing, head_start, on_load, is_reexecution
+    )
 
 
-def reflect_layout(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> Layout:
+def resolve_row_schema(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> RowSchema:
     """Read the mapping, reflect the table and bind the two; or take what ``head_start`` has found so.
 
     Raises `ConfigurationError` or `NotAttempted` for whatever does not fit, before anything is read.
     """
-    if head_start and (layout := head_start.layout()):
-        return layout
+    if head_start and (row_schema := head_start.row_schema()):
+        return row_schema
     mapping = load_mapping(mapping_path)
     return bind(mapping, reflect(target.url, mapping.target.db_schema, mapping.target.table))
 
@@ -556,25 +560,25 @@ def both_sides(source: SourceAddress, target: TargetAddress, mapping_path: Path)
     )
 
 
-def state_key(source: SourceAddress, target: TargetAddress, layout: Layout) -> str:
-    return layout.state_key(mongodb.without_credentials(source.url), without_credentials(target.url))
+def state_key(source: SourceAddress, target: TargetAddress, row_schema: RowSchema) -> str:
+    return row_schema.state_key(mongodb.without_credentials(source.url), without_credentials(target.url))
 
 
-def require_writable(target: TargetAddress, layout: Layout) -> None:
+def require_writable(target: TargetAddress, row_schema: RowSchema) -> None:
     """Raise what would keep any sync from writing to the target, whatever it finds."""
-    if problem := health(target.url, layout).problem:
+    if problem := health(target.url, row_schema).problem:
         raise problem
 
 
 def lock_holder(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> str | None:
-    """Who holds the sync's lock on the target table, in words, or ``None``. Raises as `reflect_layout`."""
-    return lock.lock_holder(target.url, reflect_layout(target, mapping_path, head_start).table)
+    """Who holds the sync's lock on the target table, in words, or ``None``. Raises as `resolve_row_schema`."""
+    return lock.lock_holder(target.url, resolve_row_schema(target, mapping_path, head_start).table)
 
 
 def count_both(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> Counted:
     """Count both sides, reading ids only."""
-    layout = reflect_layout(target, mapping_path)
+    row_schema = resolve_row_schema(target, mapping_path)
     with mongodb.connect(source.url, user=source.user, password=source.password) as database:
-        documents = mongodb.MongoSource(database, layout).count()
-    rows = PostgresReader(target.url, layout).count()
-    return Counted(documents, rows, state_key(source, target, layout))
+        documents = mongodb.MongoSource(database, row_schema).count()
+    rows = PostgresReader(target.url, row_schema).count()
+    return Counted(documents, rows, state_key(source, target, row_schema))

@@ -77,9 +77,9 @@ def render(report: DriftReport, run_url: str = "") -> str:
     )
 
 
-def conclude(page: str, verdict: str) -> str:
+def conclude(page: str, check_result: str) -> str:
     """The page with the verdict of the checks in place of the first one."""
-    return _VERDICT.sub(lambda found: f"{found[1]}{html.escape(verdict)}{found[2]}", page)
+    return _VERDICT.sub(lambda found: f"{found[1]}{html.escape(check_result)}{found[2]}", page)
 
 
 #: Where the template puts the verdict. No value can look like this: all of them are escaped.

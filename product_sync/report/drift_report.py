@@ -18,7 +18,7 @@ from product_sync.compare.diff import DiffCounts, changed_columns, first_rows
 from product_sync.errors import LocalStorageError
 from product_sync.load.result import LoadResult
 from product_sync.pipeline import pending_diff
-from product_sync.pipeline.sync_run import Session
+from product_sync.pipeline.sync_run import SyncRun
 from product_sync.schema.records import IdType, Op
 from product_sync.state import store
 from product_sync.state.files import read_metadata
@@ -70,24 +70,24 @@ class DriftReport:
         return dict(Counter(str(line.explanation.cause) for line in self.differences).most_common())
 
 
-def gather(session: Session, outcome: str, result: LoadResult | None) -> DriftReport:
+def gather(sync_run: SyncRun, outcome: str, result: LoadResult | None) -> DriftReport:
     """Everything about the newest diff, this run's first. ``result`` is what the load did, if there was one.
 
     The counts are added to the history of these two sides.
     """
-    run = pending_diff.newest(session.folder, session.files, store.DIFF_COUNTS)
-    diff, counts, now = run.path(store.DIFF), pending_diff.counts_of(run), session.timing.now()
-    source = session.folder.run(read_metadata(diff)[pending_diff.SOURCE_RUN])
+    run = pending_diff.newest(sync_run.folder, sync_run.files, store.DIFF_COUNTS)
+    diff, counts, now = run.path(store.DIFF), pending_diff.counts_of(run), sync_run.timing.now()
+    source = sync_run.folder.run(read_metadata(diff)[pending_diff.SOURCE_RUN])
     read_at, source_read_at = pending_diff.taken_at(diff), pending_diff.taken_at(source.path(store.SOURCE_ROWS))
     differences, earlier = [], list[EarlierFile]()
     if counts.missing or counts.changed or counts.extra:
-        earlier = list(earlier_files(session.folder, {run.run_id, source.run_id, session.files.run_id}, read_at))
+        earlier = list(earlier_files(sync_run.folder, {run.run_id, source.run_id, sync_run.files.run_id}, read_at))
         rows = [(op, first_rows(diff, op, EXAMINED)) for op in Op]
-        differences = explain_differences(rows, session.layout, earlier, source_read_at)
+        differences = explain_differences(rows, sync_run.row_schema, earlier, source_read_at)
     done = _done(result)
-    history = session.folder.add_to_history(
+    history = sync_run.folder.add_to_history(
         PastDrift(
-            session.files.run_id,
+            sync_run.files.run_id,
             now.isoformat(timespec="seconds"),
             counts.missing,
             counts.changed,
@@ -98,10 +98,10 @@ def gather(session: Session, outcome: str, result: LoadResult | None) -> DriftRe
     )
     rejects = source.path(store.REJECTS)
     return DriftReport(
-        run_id=session.files.run_id,
+        run_id=sync_run.files.run_id,
         written_at=now,
-        collection=session.layout.collection,
-        table=session.layout.table.qualified_name,
+        collection=sync_run.row_schema.collection,
+        table=sync_run.row_schema.table.qualified_name,
         read_at=read_at,
         counts=counts,
         outcome=outcome,
@@ -109,9 +109,9 @@ def gather(session: Session, outcome: str, result: LoadResult | None) -> DriftRe
         done=done,
         found=accounting.found(counts),
         accounted=accounting.accounted(
-            counts, result, deletes=session.settings.extra == "delete", has_plan=bool(session.settings.plan)
+            counts, result, deletes=sync_run.settings.extra == "delete", has_plan=bool(sync_run.settings.plan)
         ),
-        changed_columns=changed_columns(diff, session.layout) if counts.changed else {},
+        changed_columns=changed_columns(diff, sync_run.row_schema) if counts.changed else {},
         differences=differences,
         earlier=sorted({file.at for file in earlier}, reverse=True),
         quarantined_by_reason=_by_reason(rejects, counts),

@@ -74,7 +74,7 @@ _current: _Counting | None = None
 
 
 @contextmanager
-def counting(*, patience_s: float = PATIENCE_S) -> Iterator[Callable[[], None]]:
+def defer_interrupts(*, patience_s: float = PATIENCE_S) -> Iterator[Callable[[], None]]:
     """Within, an interrupt after `commit_begins` waits for the call of what this yields, which says that what was
     committed is counted; a second interrupt, or the first after ``patience_s`` seconds, does not wait. In other threads
     than the main one, which no signal interrupts, nothing happens."""

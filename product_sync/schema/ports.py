@@ -3,7 +3,7 @@
 The adapters implement them for MongoDB and PostgreSQL; `product_sync_tests.fakes` implements them in memory,
 and the same contract tests run on both, so that a fake cannot drift from the server it stands for.
 
-Tables of rows have the schemas of `Layout`: ``target_schema`` for what is in, or goes into, the target.
+Tables of rows have the schemas of `RowSchema`: ``target_schema`` for what is in, or goes into, the target.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Source(Protocol):
 
 
 class TargetReader(Protocol):
-    """The cart service's table, read-only. Rows have ``Layout.target_schema``."""
+    """The cart service's table, read-only. Rows have ``RowSchema.target_schema``."""
 
     def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
         """Every row once, from one consistent snapshot, in canonical values. Whoever closes it ends the reading."""
@@ -60,7 +60,7 @@ class TargetReader(Protocol):
 class WriteBatch:
     """What one transaction does: rows to insert, to update, to delete. Any of the three may be empty.
 
-    ``inserts``, ``new``, ``old`` and ``deletes`` have ``Layout.target_schema``; ``new`` and ``old`` have the same
+    ``inserts``, ``new``, ``old`` and ``deletes`` have ``RowSchema.target_schema``; ``new`` and ``old`` have the same
     rows in the same order, ``old`` and ``deletes`` are the values that the target must still hold
     (of ``old``, the compared columns count).
     """
@@ -161,7 +161,7 @@ class TargetWriter(Protocol):
         """Wait until what `write` committed last would outlive a crash of the server, where its COMMIT did not wait for
         that. Raises `CommitOutcomeUnknown` where it cannot be told; until then nothing that was written counts."""
 
-    def happened(self, transaction: str) -> bool:
+    def was_committed(self, transaction: str) -> bool:
         """Whether the transaction of a `CommitOutcomeUnknown` was committed. Waits while it is in progress."""
 
     def reconnect(self) -> None:

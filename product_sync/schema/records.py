@@ -187,7 +187,7 @@ class Reject:
 class SourceBatch:
     """What one page of the source became.
 
-    ``rows`` has the layout's source schema (`Layout.source_schema`), ``documents`` counts everything read:
+    ``rows`` has the layout's source schema (`RowSchema.source_schema`), ``documents`` counts everything read:
     ``documents == rows.num_rows + len(rejects)``.
     """
 

@@ -29,7 +29,7 @@ _KEY_TYPES = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.UUID})
 
 
 @dataclass(frozen=True, slots=True)
-class LayoutColumn:
+class RowColumn:
     """A mapped column: where it comes from, what it is in the target, and how it is treated."""
 
     name: str
@@ -43,20 +43,20 @@ class LayoutColumn:
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowSchema:
     """All mapped columns, the key first. Immutable; made by `bind`."""
 
     collection: str
     table: TargetTable
-    key: LayoutColumn
-    values: tuple[LayoutColumn, ...]
+    key: RowColumn
+    values: tuple[RowColumn, ...]
 
     @property
-    def columns(self) -> tuple[LayoutColumn, ...]:
+    def columns(self) -> tuple[RowColumn, ...]:
         return (self.key, *self.values)
 
     @cached_property
-    def compared(self) -> tuple[LayoutColumn, ...]:
+    def compared(self) -> tuple[RowColumn, ...]:
         """The columns that are compared and overwritten; the others are written on insert only."""
         return tuple(column for column in self.values if column.update)
 
@@ -107,7 +107,7 @@ class Layout:
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def bind(mapping: Mapping, table: TargetTable) -> Layout:
+def bind(mapping: Mapping, table: TargetTable) -> RowSchema:
     """Join the mapping with the reflected table, or say by name what does not fit.
 
     Raises `TableError` for a column that is missing, has an unsupported type or is NOT NULL without a
@@ -116,7 +116,7 @@ def bind(mapping: Mapping, table: TargetTable) -> Layout:
     """
     found = {column.name: column for column in table.columns}
     where = table.qualified_name
-    bound: list[LayoutColumn] = []
+    bound: list[RowColumn] = []
     for name, spec in mapping.columns.items():
         column = found.get(name)
         if column is None:
@@ -140,7 +140,7 @@ def bind(mapping: Mapping, table: TargetTable) -> Layout:
                 hint="Give it a default, or say `required: true`.",
             )
         bound.append(
-            LayoutColumn(
+            RowColumn(
                 name=name,
                 path=spec.path,
                 kind=spec.kind,
@@ -170,7 +170,7 @@ def bind(mapping: Mapping, table: TargetTable) -> Layout:
             f"Table {where} has NOT NULL columns without a default that the mapping leaves out: {_names(unfilled)}.",
             hint="Map them, or give them a default.",
         )
-    return Layout(mapping.source.collection, table, key, tuple(c for c in bound if c is not key))
+    return RowSchema(mapping.source.collection, table, key, tuple(c for c in bound if c is not key))
 
 
 def _names(names: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from product_sync.state.storage_errors import opening_parquet
 
-#: Metadata of every file: which source and target it belongs to (`Layout.state_key`), the run that wrote it,
+#: Metadata of every file: which source and target it belongs to (`RowSchema.state_key`), the run that wrote it,
 #: and when the *reading started* (ISO 8601, UTC): a value in it may be that old, never older.
 STATE_KEY, RUN_ID, TAKEN_AT = "state_key", "run_id", "taken_at"
 

@@ -1,6 +1,6 @@
 """The folder that outlives a run: snapshots, diffs, the quarantine, the source baseline.
 
-Everything is keyed by what is synced with what (`Layout.state_key`), so that a run against another target, or with
+Everything is keyed by what is synced with what (`RowSchema.state_key`), so that a run against another target, or with
 another mapping, never meets the state of the first: it would compare a shop with the wrong past, and could
 take every row of it for extra. Files appear whole or not at all (temporary file and rename).
 
@@ -50,7 +50,7 @@ SOURCE_COUNT = "source.json"
 REJECTS = "rejects.parquet"
 TARGET_ROWS = "target.parquet"
 #: What of the source and of the target is to be compared yet.
-UNPAIRED_ROWS = ("unpaired_source.parquet", "unpaired_target.parquet")
+UNMATCHED_ROWS = ("unpaired_source.parquet", "unpaired_target.parquet")
 DIFF = "diff.parquet"
 DIFF_COUNTS = "diff.json"
 LOAD_REJECTS = "load_rejects.parquet"

@@ -16,11 +16,11 @@ from product_sync.errors import (
 )
 from product_sync.notify.channels import resolve_channels
 from product_sync.pipeline.preconditions import Check, denied, problems
-from product_sync.pipeline.sync_run import reflect_layout, state_key
+from product_sync.pipeline.sync_run import resolve_row_schema, state_key
 from product_sync.results import ConnectionReport, DoctorReport, ErrorInfo
 from product_sync.schema.mapping import Mapping as SyncMapping
 from product_sync.schema.mapping import load_mapping
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
 from product_sync.sources import mongodb
 from product_sync.state.access import require_usable
@@ -52,8 +52,8 @@ def _examine_state(report: DoctorReport, env: Mapping[str, str]) -> None:
     """The files of this very sync: which they are is known once both sides are."""
     source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
     try:
-        layout = reflect_layout(target, mapping_path(env))
-        require_usable(state_root(env), key=state_key(source, target, layout), run_history=False)
+        row_schema = resolve_row_schema(target, mapping_path(env))
+        require_usable(state_root(env), key=state_key(source, target, row_schema), run_history=False)
     except ProductSyncError as error:
         report.settings_problems.append(str(error))
         report.failure = error
@@ -115,20 +115,20 @@ def _examine_target(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSy
         host, _, database = without_credentials(address.url).rpartition("/")
         side = replace(side, host=host, database=database)
         try:
-            layout = reflect_layout(address, mapping_path(env))
+            row_schema = resolve_row_schema(address, mapping_path(env))
         except (TableError, MappingError):
             server = server_health(address.url)
             side = replace(side, reachable=True, version=server.version, latency_ms=round(server.latency_ms, 2))
             raise
-        found = health(address.url, layout)
+        found = health(address.url, row_schema)
     except ProductSyncError as error:
         return replace(side, reachable=side.reachable or _answered(error), error=_info(error)), error
-    problem = found.problem or denied(found, layout.table, _NEEDED)
-    return _target_report(side, found, layout, problem), problem
+    problem = found.problem or denied(found, row_schema.table, _NEEDED)
+    return _target_report(side, found, row_schema, problem), problem
 
 
 def _target_report(
-    side: ConnectionReport, found: TargetHealth, layout: Layout, problem: ProductSyncError | None
+    side: ConnectionReport, found: TargetHealth, row_schema: RowSchema, problem: ProductSyncError | None
 ) -> ConnectionReport:
     held = asdict(found.privileges)
     return replace(
@@ -139,7 +139,7 @@ def _target_report(
         latency_ms=round(found.server.latency_ms, 2),
         privileges=[name.upper() for name in ("select", "insert", "update", "delete") if held[name]],
         lacking=list(found.privileges.lacking),
-        table={column.name: str(column.type) for column in layout.columns},
+        table={column.name: str(column.type) for column in row_schema.columns},
         notes=_notes(found),
     )
 

@@ -22,7 +22,7 @@ from product_sync.conversion.document import RowConverter, decode
 from product_sync.conversion.extended_json import cut, excerpt
 from product_sync.conversion.ids import source_key, to_bson
 from product_sync.schema.records import Defect, Op, Reason, SourceId
-from product_sync.schema.row_schema import ID_TYPE, Layout
+from product_sync.schema.row_schema import ID_TYPE, RowSchema
 
 
 class State(StrEnum):
@@ -39,7 +39,7 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Document:
     """``fields`` are the mapped fields by their dotted path, as bounded extended JSON; ``None`` where one is absent.
-    ``row`` is what becomes of it, in ``Layout.target_schema``; ``defects`` say why nothing does."""
+    ``row`` is what becomes of it, in ``RowSchema.target_schema``; ``defects`` say why nothing does."""
 
     key: str
     identity: SourceId | None
@@ -48,33 +48,33 @@ class Document:
     defects: tuple[Defect, ...]
 
 
-def read_documents(raw: Sequence[bytes], layout: Layout) -> list[Document]:
+def read_documents(raw: Sequence[bytes], row_schema: RowSchema) -> list[Document]:
     """What stands in these documents, which have one text id, and what becomes of each."""
-    converter = RowConverter(layout)
-    documents = [_read(document, converter, layout) for document in raw]
+    converter = RowConverter(row_schema)
+    documents = [_read(document, converter, row_schema) for document in raw]
     if sum(document.identity is not None for document in documents) < 2:
         return documents
-    return [_sharing_its_id(document, layout) for document in documents]
+    return [_sharing_its_id(document, row_schema) for document in documents]
 
 
-def _read(raw: bytes, converter: RowConverter, layout: Layout) -> Document:
+def _read(raw: bytes, converter: RowConverter, row_schema: RowSchema) -> Document:
     batch = converter.batch([raw])
-    fields = _fields(raw, layout)
+    fields = _fields(raw, row_schema)
     if batch.rejects:
         reject = batch.rejects[0]
         return Document(reject.source_key, reject.source_id, fields, None, reject.defects)
     row = pa.Table.from_batches([batch.rows])
-    identity = SourceId(row[ID_TYPE][0].as_py(), row[layout.key.name][0].as_py())
+    identity = SourceId(row[ID_TYPE][0].as_py(), row[row_schema.key.name][0].as_py())
     key = source_key(to_bson(identity))
-    return Document(key, identity, fields, row.select(layout.target_schema.names), ())
+    return Document(key, identity, fields, row.select(row_schema.target_schema.names), ())
 
 
-def _fields(raw: bytes, layout: Layout) -> dict[str, str | None]:
+def _fields(raw: bytes, row_schema: RowSchema) -> dict[str, str | None]:
     try:
         document = decode(raw)
     except InvalidBSON:
         return {}
-    return {".".join(column.path): _at(document, column.path) for column in layout.columns}
+    return {".".join(column.path): _at(document, column.path) for column in row_schema.columns}
 
 
 def _at(document: Any, path: Sequence[str]) -> str | None:
@@ -90,23 +90,23 @@ def _at(document: Any, path: Sequence[str]) -> str | None:
     return excerpt(document)
 
 
-def _sharing_its_id(document: Document, layout: Layout) -> Document:
+def _sharing_its_id(document: Document, row_schema: RowSchema) -> Document:
     """As `quarantine.add_duplicates` does it with a whole snapshot."""
     if document.identity is None:
         return document
-    shared = Defect(layout.key.name, Reason.DUPLICATE_ID, cut(document.key))
+    shared = Defect(row_schema.key.name, Reason.DUPLICATE_ID, cut(document.key))
     return replace(document, row=None, defects=(*document.defects, shared))
 
 
-def shown_row(row: pa.Table, layout: Layout) -> dict[str, str | None]:
+def shown_row(row: pa.Table, row_schema: RowSchema) -> dict[str, str | None]:
     """The first row of a table of either side by column, for people; ``None`` for NULL."""
-    return {column.name: shown(row, column) for column in layout.columns}
+    return {column.name: shown(row, column) for column in row_schema.columns}
 
 
 def compare(
-    row_id: str, documents: Sequence[Document], target: pa.Table, refused: pa.Table, layout: Layout
+    row_id: str, documents: Sequence[Document], target: pa.Table, refused: pa.Table, row_schema: RowSchema
 ) -> tuple[State, list[Difference]]:
-    """How the product is, and where its columns differ. ``target`` has its row, or none (``Layout.target_schema``);
+    """How the product is, and where its columns differ. ``target`` has its row, or none (``RowSchema.target_schema``);
     ``refused`` are the values that the database refused (`quarantine.refused_rows`)."""
     there = target.num_rows > 0
     if not documents:
@@ -114,19 +114,19 @@ def compare(
     if len(documents) > 1 or documents[0].row is None:
         return State.QUARANTINED, []
     new = documents[0].row
-    columns = layout.compared if there else ()
+    columns = row_schema.compared if there else ()
     differing = [column for column in columns if not diff_rows.same_values(new, target, [column])[0].as_py()]
     differences = [
         Difference(Op.UPDATE, row_id, column.name, shown(target, column), shown(new, column)) for column in differing
     ]
     if there and not differing:
         return State.EQUAL, []
-    if _was_refused(documents[0], refused, layout):
+    if _was_refused(documents[0], refused, row_schema):
         return State.QUARANTINED, differences
     return (State.CHANGED if there else State.MISSING), differences
 
 
-def _was_refused(document: Document, refused: pa.Table, layout: Layout) -> bool:
+def _was_refused(document: Document, refused: pa.Table, row_schema: RowSchema) -> bool:
     """Whether the database refused it with these very values."""
     if document.row is None or document.identity is None:
         return False
@@ -134,4 +134,4 @@ def _was_refused(document: Document, refused: pa.Table, layout: Layout) -> bool:
         pc.equal(refused["id"], document.identity.text), pc.equal(refused[ID_TYPE], document.identity.type)
     )
     earlier = refused.filter(same_id).slice(0, 1)
-    return earlier.num_rows == 1 and bool(diff_rows.same_values(document.row, earlier, layout.values)[0].as_py())
+    return earlier.num_rows == 1 and bool(diff_rows.same_values(document.row, earlier, row_schema.values)[0].as_py())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from product_sync.errors import NotAttempted, ProductSyncError
-from product_sync.notify.alerts import Level, News
+from product_sync.notify.alerts import Level, StatusUpdate
 from product_sync.runtime.bounded_calls import BoundedCalls, Call
 from product_sync.schema.mapping import load_mapping
 from product_sync.schema.records import TargetTable
@@ -28,7 +28,7 @@ Fact = str | int | float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ConnectionHealth:
     """What was seen of one side. ``text`` says it in words, with the next step where there is one; ``facts`` are for
     tables and plots, ``None`` where it could not be seen."""
 
@@ -38,18 +38,20 @@ class Look:
     text: str
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
-    def news(self, at: float) -> News:
-        return News(f"connection/{self.side}", f"the connection to {self.title}", self.level, at, self.text)
+    def news(self, at: float) -> StatusUpdate:
+        return StatusUpdate(f"connection/{self.side}", f"the connection to {self.title}", self.level, at, self.text)
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
     name: str
     title: str
-    ask: Callable[[Mapping[str, str], float], Look]
+    ask: Callable[[Mapping[str, str], float], ConnectionHealth]
 
 
-def look_at_both(env: Mapping[str, str], *, step_s: float = STEP_S, look_s: float = LOOK_S) -> list[Look]:
+def check_both_sides(
+    env: Mapping[str, str], *, step_s: float = STEP_S, look_s: float = LOOK_S
+) -> list[ConnectionHealth]:
     """Both at once, each for itself. A server that does not answer in time is a look that failed, and is not asked
     again while that question hangs."""
     calls = [_QUESTIONS.begin(side.name, _question(side, env, step_s))[0] for side in _SIDES]
@@ -57,11 +59,11 @@ def look_at_both(env: Mapping[str, str], *, step_s: float = STEP_S, look_s: floa
     return [_answer(side, call) for side, call in zip(_SIDES, calls, strict=True)]
 
 
-_QUESTIONS = BoundedCalls[Look]()
+_QUESTIONS = BoundedCalls[ConnectionHealth]()
 
 
-def _question(side: _Side, env: Mapping[str, str], step_s: float) -> Callable[[], Look]:
-    def ask() -> Look:
+def _question(side: _Side, env: Mapping[str, str], step_s: float) -> Callable[[], ConnectionHealth]:
+    def ask() -> ConnectionHealth:
         try:
             return side.ask(env, step_s)
         except ProductSyncError as error:
@@ -70,7 +72,7 @@ def _question(side: _Side, env: Mapping[str, str], step_s: float) -> Callable[[]
     return ask
 
 
-def _answer(side: _Side, call: Call[Look]) -> Look:
+def _answer(side: _Side, call: Call[ConnectionHealth]) -> ConnectionHealth:
     answer = call.future
     if call.is_open:
         return _failed(
@@ -85,8 +87,8 @@ def _answer(side: _Side, call: Call[Look]) -> Look:
     return answer.result()
 
 
-def _failed(side: _Side, text: str) -> Look:
-    return Look(side.name, side.title, Level.ERROR, text)
+def _failed(side: _Side, text: str) -> ConnectionHealth:
+    return ConnectionHealth(side.name, side.title, Level.ERROR, text)
 
 
 def _place(error: BaseException) -> str:
@@ -96,7 +98,7 @@ def _place(error: BaseException) -> str:
     return f" in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}" if trace else ""
 
 
-def _look_at_source(env: Mapping[str, str], step_s: float) -> Look:
+def _look_at_source(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     address = SourceAddress.from_environment(env)
     collection = load_mapping(mapping_path(env)).source.collection
     with mongodb.connect(address.url, user=address.user, password=address.password, within_s=step_s) as database:
@@ -114,10 +116,10 @@ def _look_at_source(env: Mapping[str, str], step_s: float) -> Look:
         "mongodb_unsound_members": None if replication.members is None else len(unsound),
         "mongodb_behind_s": replication.behind_s,
     }
-    return Look("mongodb", "MongoDB", Level.WARN if unsound else Level.OK, text, facts)
+    return ConnectionHealth("mongodb", "MongoDB", Level.WARN if unsound else Level.OK, text, facts)
 
 
-def _look_at_target(env: Mapping[str, str], step_s: float) -> Look:
+def _look_at_target(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     address = TargetAddress.from_environment(env)
     target = load_mapping(mapping_path(env)).target
     found = look_at_postgres(address.url, TargetTable(target.db_schema, target.table, (), ()), within_s=step_s)
@@ -135,7 +137,7 @@ def _look_at_target(env: Mapping[str, str], step_s: float) -> Look:
         "postgres_replicas": found.replication.replicas,
         "postgres_behind_s": found.replication.behind_s,
     }
-    return Look("postgres", "PostgreSQL", Level.OK, text, facts)
+    return ConnectionHealth("postgres", "PostgreSQL", Level.OK, text, facts)
 
 
 _SIDES = (

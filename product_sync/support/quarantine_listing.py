@@ -41,7 +41,7 @@ class StoredEntries:
 
 def list_quarantine(report: QuarantineListing, reasons: Collection[str], env: Mapping[str, str]) -> None:
     """Fill in what the state folder holds. Raises `ConfigurationError` for a reason that does not exist, and as
-    `session.reflect_layout` where the target has to be asked."""
+    `session.resolve_row_schema` where the target has to be asked."""
     wanted = _known(reasons)
     folder = _folder(env)
     with local_storage(folder.root):

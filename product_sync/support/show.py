@@ -19,7 +19,7 @@ from product_sync.conversion.extended_json import parse_json
 from product_sync.conversion.ids import is_canonical_uuid, possible_ids, source_key
 from product_sync.errors import ConfigurationError
 from product_sync.load.exclusions import in_the_way_now
-from product_sync.pipeline.sync_run import reflect_layout, state_key
+from product_sync.pipeline.sync_run import resolve_row_schema, state_key
 from product_sync.report.drift_report import earlier_files
 from product_sync.results import (
     DefectReport,
@@ -32,7 +32,7 @@ from product_sync.results import (
 )
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.records import TypeName
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
 from product_sync.sources import mongodb
 from product_sync.state.store import StateFolder
@@ -73,59 +73,59 @@ def show_product(report: ProductReport, env: Mapping[str, str]) -> None:
     """Fill in what is found. Raises `ConfigurationError` or `NotAttempted` where a side cannot be read."""
     source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
     readings = readings_of(report.id)
-    layout = reflect_layout(target, mapping_path(env))
-    folder = StateFolder(state_root(env), state_key(source, target, layout))
+    row_schema = resolve_row_schema(target, mapping_path(env))
+    folder = StateFolder(state_root(env), state_key(source, target, row_schema))
     for wanted in readings:
-        documents = _documents(source, layout, wanted)
-        row = _row(target, layout, wanted.text)
+        documents = _documents(source, row_schema, wanted)
+        row = _row(target, row_schema, wanted.text)
         if documents or row.num_rows:
             break
-    report.documents = [_document(document, layout) for document in documents]
-    report.target_row = shown_row(row, layout) if row.num_rows else None
+    report.documents = [_document(document, row_schema) for document in documents]
+    report.target_row = shown_row(row, row_schema) if row.num_rows else None
     report.quarantine = _quarantined(folder, wanted, documents)
-    report.earlier = _earlier(folder, layout, wanted.text)
-    state, differences = compare(wanted.text, documents, row, _refused(folder, layout, wanted.text), layout)
+    report.earlier = _earlier(folder, row_schema, wanted.text)
+    state, differences = compare(wanted.text, documents, row, _refused(folder, row_schema, wanted.text), row_schema)
     report.state = str(state)
     report.differences = [
         DifferenceReport(column=line.column, target=line.old, source=line.new) for line in differences
     ]
-    report.exclusions = _exclusions(target, layout, documents[0].row if documents else None, row, state)
+    report.exclusions = _exclusions(target, row_schema, documents[0].row if documents else None, row, state)
 
 
 def _exclusions(
-    address: TargetAddress, layout: Layout, new: pa.Table | None, old: pa.Table, state: State
+    address: TargetAddress, row_schema: RowSchema, new: pa.Table | None, old: pa.Table, state: State
 ) -> list[ExclusionReport]:
     """Which rows would keep the product out of the target if it were written now."""
     if new is None or state not in (State.MISSING, State.CHANGED):
         return []
-    nothing, changed = layout.target_schema.empty_table(), old.num_rows > 0
+    nothing, changed = row_schema.target_schema.empty_table(), old.num_rows > 0
     batch = WriteBatch(nothing if changed else new, new if changed else nothing, old, nothing)
-    found = map(in_the_way_now, PostgresReader(address.url, layout).obstacles(batch))
+    found = map(in_the_way_now, PostgresReader(address.url, row_schema).obstacles(batch))
     return [ExclusionReport(**asdict(each)) for each in found]
 
 
-def _documents(address: SourceAddress, layout: Layout, wanted: Wanted) -> list[Document]:
+def _documents(address: SourceAddress, row_schema: RowSchema, wanted: Wanted) -> list[Document]:
     with mongodb.connect(address.url, user=address.user, password=address.password) as database:
-        source = mongodb.MongoSource(database, layout)
+        source = mongodb.MongoSource(database, row_schema)
         raw = source.documents(possible_ids(wanted.text))
         if wanted.key is not None and source_id(wanted.bson_id) is None:
             exact = source.document(wanted.bson_id)
             raw += [exact] if exact is not None and exact not in raw else []
-    return read_documents(raw, layout)
+    return read_documents(raw, row_schema)
 
 
-def _row(address: TargetAddress, layout: Layout, text: str) -> pa.Table:
+def _row(address: TargetAddress, row_schema: RowSchema, text: str) -> pa.Table:
     """The target's row, or none: also for a text that no row can have as its id."""
-    impossible = "\0" in text or (layout.key.type.name is TypeName.UUID and not is_canonical_uuid(text))
+    impossible = "\0" in text or (row_schema.key.type.name is TypeName.UUID and not is_canonical_uuid(text))
     if impossible:
-        return layout.target_schema.empty_table()
-    return PostgresReader(address.url, layout).fetch([text])
+        return row_schema.target_schema.empty_table()
+    return PostgresReader(address.url, row_schema).fetch([text])
 
 
-def _refused(folder: StateFolder, layout: Layout, text: str) -> pa.Table:
+def _refused(folder: StateFolder, row_schema: RowSchema, text: str) -> pa.Table:
     if path := folder.sound_quarantine():
-        return quarantine.refused_rows(path, layout, text)
-    return quarantine.refused_schema(layout).empty_table()
+        return quarantine.refused_rows(path, row_schema, text)
+    return quarantine.refused_schema(row_schema).empty_table()
 
 
 def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document]) -> list[QuarantineReport]:
@@ -136,7 +136,7 @@ def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document])
     return [entry_report(entry) for entry in quarantine.entries_of(path, wanted.text, sorted(keys))]
 
 
-def _earlier(folder: StateFolder, layout: Layout, text: str) -> list[EarlierReport]:
+def _earlier(folder: StateFolder, row_schema: RowSchema, text: str) -> list[EarlierReport]:
     files = sorted(earlier_files(folder, set(), datetime.now(UTC)), key=lambda file: file.at, reverse=True)
     if not files:
         return []
@@ -146,19 +146,19 @@ def _earlier(folder: StateFolder, layout: Layout, text: str) -> list[EarlierRepo
             at=file.at.isoformat(),
             run_id=file.rows.parent.name,
             present=bool(row.num_rows or reasons),
-            row=shown_row(row, layout) if row.num_rows and not reasons else None,
+            row=shown_row(row, row_schema) if row.num_rows and not reasons else None,
             reasons=list(reasons),
         )
-        for file, row, reasons in seen_before(text, layout, files)
+        for file, row, reasons in seen_before(text, row_schema, files)
     ]
 
 
-def _document(document: Document, layout: Layout) -> DocumentReport:
+def _document(document: Document, row_schema: RowSchema) -> DocumentReport:
     return DocumentReport(
         source_key=document.key,
         id_type=str(document.identity.type) if document.identity else None,
         fields=dict(document.fields),
-        row=shown_row(document.row, layout) if document.row is not None else None,
+        row=shown_row(document.row, row_schema) if document.row is not None else None,
         defects=[
             DefectReport(column=defect.column, reason=str(defect.reason), value=defect.value)
             for defect in document.defects

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from product_sync.compare.diff import DiffCounts
 from product_sync.load.result import LoadResult
-from product_sync.verify.checks import Severity, Verdict
+from product_sync.verify.checks import CheckResult, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,21 @@ def first_verdict(counts: DiffCounts, result: LoadResult | None) -> str:
     return _with_exceptions(said, counts.quarantined, counts.extra, 0)
 
 
-def final_verdict(verdicts: Sequence[Verdict]) -> str:
+def final_verdict(check_results: Sequence[CheckResult]) -> str:
     """What the checks after the load say of the copy: `target_matches_source` is among ``verdicts``."""
-    numbers = next(verdict for verdict in verdicts if verdict.check == "target_matches_source").numbers
+    numbers = next(
+        check_result for check_result in check_results if check_result.check == "target_matches_source"
+    ).numbers
     quarantined, extra, in_flight = (int(str(numbers[name])) for name in ("quarantined", "extra", "in_flight"))
-    red = [verdict for verdict in verdicts if not verdict.passed and verdict.severity is Severity.ERROR]
+    red = [
+        check_result
+        for check_result in check_results
+        if not check_result.passed and check_result.severity is Severity.ERROR
+    ]
     if red:
-        said = "The copy is not proven to agree with the source. " + " ".join(verdict.description for verdict in red)
+        said = "The copy is not proven to agree with the source. " + " ".join(
+            check_result.description for check_result in red
+        )
     else:
         said = (
             f"The copy agrees with the source: {numbers['source_count']:,} documents and"

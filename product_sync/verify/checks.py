@@ -30,7 +30,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckResult:
     """``severity`` matters only where ``passed`` is false. ``numbers`` hold what was judged, zeros too, and first ids;
     ``description`` says what is wrong and what to do next."""
 
@@ -41,7 +41,7 @@ class Verdict:
     description: str
 
 
-def source_looks_complete(documents: int, baseline: int | None, accepted: int | None) -> Verdict:
+def source_looks_complete(documents: int, baseline: int | None, accepted: int | None) -> CheckResult:
     """Neither empty nor more than 20 % smaller than at the last run that passed (``baseline``, ``None`` before the
     first). ``accepted`` is the count from which on a person has said that it is right: with 0 an empty source too."""
     told = accepted is not None and documents >= accepted
@@ -62,7 +62,7 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
         )
     elif told and (documents == 0 or shrunk):
         description += f" Accepted by accept_source_count = {accepted}."
-    return Verdict(
+    return CheckResult(
         "source_looks_complete",
         passed,
         Severity.ERROR,
@@ -71,7 +71,7 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
     )
 
 
-def change_is_plausible(changed: int, target_count: int, accepted: bool) -> Verdict:
+def change_is_plausible(changed: int, target_count: int, accepted: bool) -> CheckResult:
     """Not more than 100 rows and, at the same time, more than half of the target would be overwritten."""
     massive = changed > MASS_CHANGE_ROWS and changed > MASS_CHANGE_SHARE * target_count
     description = f"{changed} of {_count(target_count, 'row')} of the target would be overwritten."
@@ -82,7 +82,7 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool) -> Verd
             " Nothing was written. Look at the first differences: a mistake in the mapping or in the source would"
             f" look like this. If they are right, run `{hints.shell('product-sync', 'sync', '--accept-changes')}`."
         )
-    return Verdict(
+    return CheckResult(
         "change_is_plausible",
         accepted or not massive,
         Severity.ERROR,
@@ -91,7 +91,7 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool) -> Verd
     )
 
 
-def target_matches_source(verification: Verification, load: LoadResult | None = None) -> Verdict:
+def target_matches_source(verification: Verification, load: LoadResult | None = None) -> CheckResult:
     """Nothing is missing and nothing is changed, apart from the quarantined. ``load`` is what this run has loaded: it
     knows of which rows other rows were in the way."""
     excluded = load.excluded if load else 0
@@ -114,7 +114,7 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
             description += f" Run `{again}`; if they come back, something else writes to the target."
     if verification.in_flight:
         description += f" {verification.in_flight} were on their way."
-    return Verdict(
+    return CheckResult(
         "target_matches_source",
         verification.valid,
         Severity.ERROR,
@@ -135,7 +135,7 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
     )
 
 
-def every_batch_loaded(result: LoadResult) -> Verdict:
+def every_batch_loaded(result: LoadResult) -> CheckResult:
     """No batch failed, and none was left out."""
     passed = result.failed_batches == 0 and result.not_attempted_batches == 0 and result.stop is None
     if passed:
@@ -150,7 +150,7 @@ def every_batch_loaded(result: LoadResult) -> Verdict:
         elif result.failures:
             description += f" The first: {result.failures[0].cause}"
         description += f" What was written stays; run `{hints.shell('product-sync', 'sync')}` again for the rest."
-    return Verdict(
+    return CheckResult(
         "every_batch_loaded",
         passed,
         Severity.ERROR,
@@ -165,7 +165,7 @@ def every_batch_loaded(result: LoadResult) -> Verdict:
 
 def quarantine_within_budget(
     quarantined: int, source_count: int, by_reason: Mapping[str, int], budget: float
-) -> Verdict:
+) -> CheckResult:
     """No document is in quarantine; more than the share ``budget`` of the source is an error. ``by_reason`` counts
     documents by code."""
     over = quarantined > budget * source_count
@@ -179,7 +179,7 @@ def quarantine_within_budget(
         )
         if over:
             description += f" That is more than {_percent(budget)} of the source, which quarantine_budget allows."
-    return Verdict(
+    return CheckResult(
         "quarantine_within_budget",
         quarantined == 0,
         Severity.ERROR if over else Severity.WARN,
@@ -188,7 +188,7 @@ def quarantine_within_budget(
     )
 
 
-def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kept_referenced: int = 0) -> Verdict:
+def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kept_referenced: int = 0) -> CheckResult:
     """Nothing is in the target that is not in the source. ``ids`` are the first of them."""
     extra = counts.extra
     if extra == 0:
@@ -201,7 +201,7 @@ def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kep
         )
     if kept_referenced:
         description += f" {kept_referenced} could not be deleted, because another table references them."
-    return Verdict(
+    return CheckResult(
         "no_extra_products",
         extra == 0,
         Severity.WARN,

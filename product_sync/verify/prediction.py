@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from product_sync.compare.diff import DiffCounts
 from product_sync.verify import checks
-from product_sync.verify.checks import Severity, Verdict
+from product_sync.verify.checks import CheckResult, Severity
 
 #: Not a check of its own: a sync that lacks a privilege does not begin to load.
 PRIVILEGES = "privileges"
@@ -21,16 +21,24 @@ PRIVILEGES = "privileges"
 class Prediction:
     """What each check would say of a sync that starts now."""
 
-    verdicts: tuple[Verdict, ...]
+    check_results: tuple[CheckResult, ...]
 
     @property
-    def failed(self) -> list[Verdict]:
+    def failed(self) -> list[CheckResult]:
         """Those that would turn the sync red."""
-        return [verdict for verdict in self.verdicts if not verdict.passed and verdict.severity is Severity.ERROR]
+        return [
+            check_result
+            for check_result in self.check_results
+            if not check_result.passed and check_result.severity is Severity.ERROR
+        ]
 
     @property
-    def warnings(self) -> list[Verdict]:
-        return [verdict for verdict in self.verdicts if not verdict.passed and verdict.severity is Severity.WARN]
+    def warnings(self) -> list[CheckResult]:
+        return [
+            check_result
+            for check_result in self.check_results
+            if not check_result.passed and check_result.severity is Severity.WARN
+        ]
 
     @property
     def would_pass(self) -> bool:
@@ -49,8 +57,8 @@ class Prediction:
 def predict(
     counts: DiffCounts,
     *,
-    source: Verdict,
-    change: Verdict,
+    source: CheckResult,
+    change: CheckResult,
     lacking: str,
     quarantined_by_reason: Mapping[str, int],
     quarantine_budget: float,
@@ -64,18 +72,18 @@ def predict(
     quarantine = checks.quarantine_within_budget(
         counts.quarantined, counts.source_count, quarantined_by_reason, quarantine_budget
     )
-    privileges = Verdict(PRIVILEGES, not lacking, Severity.ERROR, {}, lacking or "The privileges suffice.")
+    privileges = CheckResult(PRIVILEGES, not lacking, Severity.ERROR, {}, lacking or "The privileges suffice.")
     return Prediction((source, change, privileges, quarantine, _extra(counts, deletes, deletion_obstacle, first_extra)))
 
 
-def _extra(counts: DiffCounts, deletes: bool, obstacle: str | None, first: tuple[str, ...]) -> Verdict:
+def _extra(counts: DiffCounts, deletes: bool, obstacle: str | None, first: tuple[str, ...]) -> CheckResult:
     found = checks.no_extra_products(counts, first)
     if not counts.extra or not deletes:
         return found
     rows = f"{counts.extra} row{'' if counts.extra == 1 else 's'}"
     description = f"{rows} would not be deleted: {obstacle}" if obstacle else f"{rows} would be deleted."
-    return Verdict(found.check, obstacle is None, Severity.WARN, found.numbers, description)
+    return CheckResult(found.check, obstacle is None, Severity.WARN, found.numbers, description)
 
 
-def _said(found: list[Verdict]) -> str:
-    return " ".join(f"{verdict.check}: {verdict.description}" for verdict in found)
+def _said(found: list[CheckResult]) -> str:
+    return " ".join(f"{check_result.check}: {check_result.description}" for check_result in found)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from product_sync.compare import diff_rows
 from product_sync.compare.diff import Difference, lines_of
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import ID_TYPE, Layout, LayoutColumn
+from product_sync.schema.row_schema import ID_TYPE, RowColumn, RowSchema
 from product_sync.state.files import opened, pages
 from product_sync.verify.drift_cause import Explanation, Side, Sighting, explain
 
@@ -47,11 +47,11 @@ class Explained:
 
 def explain_differences(
     rows_by_op: Iterable[tuple[Op, pa.Table]],
-    layout: Layout,
+    row_schema: RowSchema,
     earlier: Iterable[EarlierFile],
     source_read_at: datetime,
 ) -> list[Explained]:
-    """The rows of a diff (``Layout.diff_schema``) as lines, each explained by the ``earlier`` snapshots.
+    """The rows of a diff (``RowSchema.diff_schema``) as lines, each explained by the ``earlier`` snapshots.
 
     A file that is gone by now is no evidence.
     """
@@ -61,36 +61,36 @@ def explain_differences(
     seen: dict[Op, list[_Seen]] = {op: [] for op, _ in kinds}
     for file in earlier:
         try:
-            of_file = [(op, _Seen(file, op, rows, layout)) for op, rows in kinds]
+            of_file = [(op, _Seen(file, op, rows, row_schema)) for op, rows in kinds]
         except _NO_EVIDENCE:
             continue
         for op, of_kind in of_file:
             seen[op].append(of_kind)
-    return [line for op, rows in kinds for line in _explained(op, rows, layout, seen[op], source_read_at)]
+    return [line for op, rows in kinds for line in _explained(op, rows, row_schema, seen[op], source_read_at)]
 
 
 def seen_before(
-    row_id: str, layout: Layout, earlier: Iterable[EarlierFile]
+    row_id: str, row_schema: RowSchema, earlier: Iterable[EarlierFile]
 ) -> Iterator[tuple[EarlierFile, pa.Table, tuple[str, ...]]]:
     """What each snapshot has of one product: its row, in a table of that side's schema that is empty where it has none,
     and why the document could not be copied. Files that are gone are left out."""
     for file in earlier:
-        schema = _schema(file, layout)
+        schema = _schema(file, row_schema)
         try:
-            found = pa.concat_tables([schema.empty_table(), *_rows_of(file, layout, [row_id])])
+            found = pa.concat_tables([schema.empty_table(), *_rows_of(file, row_schema, [row_id])])
             rejected = _rejected(file, [row_id])
         except _NO_EVIDENCE:
             continue
         yield file, found, rejected.get(row_id, ())
 
 
-def _schema(file: EarlierFile, layout: Layout) -> pa.Schema:
-    return layout.source_schema if file.side is Side.SOURCE else layout.target_schema
+def _schema(file: EarlierFile, row_schema: RowSchema) -> pa.Schema:
+    return row_schema.source_schema if file.side is Side.SOURCE else row_schema.target_schema
 
 
-def _rows_of(file: EarlierFile, layout: Layout, ids: Sequence[str]) -> Iterator[pa.Table]:
+def _rows_of(file: EarlierFile, row_schema: RowSchema, ids: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of ``ids``, some at a time. Row groups whose ids are all outside are passed over."""
-    schema, key = _schema(file, layout), layout.key.name
+    schema, key = _schema(file, row_schema), row_schema.key.name
     wanted, first, last = pa.array(ids, pa.string()), min(ids), max(ids)
     with opened(file.rows) as read:
         place = read.schema_arrow.get_field_index(key)
@@ -122,13 +122,13 @@ def _rejected(file: EarlierFile, ids: Sequence[str]) -> dict[str, tuple[str, ...
 
 
 def _explained(
-    op: Op, rows: pa.Table, layout: Layout, seen: list[_Seen], source_read_at: datetime
+    op: Op, rows: pa.Table, row_schema: RowSchema, seen: list[_Seen], source_read_at: datetime
 ) -> Iterable[Explained]:
-    columns = layout.compared if op is Op.UPDATE else ()
+    columns = row_schema.compared if op is Op.UPDATE else ()
     by_name = {column.name: column for column in columns}
     id_types = rows[ID_TYPE].to_pylist()
     for place in range(rows.num_rows):
-        for line in lines_of(rows.slice(place, 1), op, layout):
+        for line in lines_of(rows.slice(place, 1), op, row_schema):
             sightings = [file.sighting(place, by_name.get(line.column)) for file in seen]
             yield Explained(line, id_types[place] or "", explain(op, sightings, source_read_at))
 
@@ -136,25 +136,25 @@ def _explained(
 class _Seen:
     """What one snapshot says of each row of a diff. Values are compared while the snapshot is read, and not kept."""
 
-    def __init__(self, file: EarlierFile, op: Op, rows: pa.Table, layout: Layout) -> None:
+    def __init__(self, file: EarlierFile, op: Op, rows: pa.Table, row_schema: RowSchema) -> None:
         self._file = file
         self._ids = diff_rows.ids(rows)
         self._rejected = _rejected(file, self._ids)
-        columns = layout.compared if op is Op.UPDATE else ()
+        columns = row_schema.compared if op is Op.UPDATE else ()
         self._present = np.zeros(rows.num_rows, dtype=bool)
         self._is_new = {column.name: np.zeros(rows.num_rows, dtype=bool) for column in columns}
         self._is_old = {column.name: np.zeros(rows.num_rows, dtype=bool) for column in columns}
-        for found in _rows_of(file, layout, self._ids):
-            ids = found[layout.key.name]
+        for found in _rows_of(file, row_schema, self._ids):
+            ids = found[row_schema.key.name]
             places = pc.index_in(ids, value_set=pa.array(self._ids, pa.string())).to_numpy()
             self._present[places] = True
             of_diff = rows.take(pa.array(places))
-            new, old = diff_rows.new_rows(of_diff, layout), diff_rows.old_rows(of_diff, layout)
+            new, old = diff_rows.new_rows(of_diff, row_schema), diff_rows.old_rows(of_diff, row_schema)
             for column in columns:
                 self._is_new[column.name][places] = diff_rows.same_values(found, new, [column]).to_numpy()
                 self._is_old[column.name][places] = diff_rows.same_values(found, old, [column]).to_numpy()
 
-    def sighting(self, place: int, column: LayoutColumn | None) -> Sighting:
+    def sighting(self, place: int, column: RowColumn | None) -> Sighting:
         rejected = self._rejected.get(self._ids[place], ())
         has_values = bool(self._present[place]) and not rejected and column is not None
         return Sighting(

@@ -23,7 +23,7 @@ from product_sync.runtime.clock import Timing
 from product_sync.runtime.progress import Meter, OnProgress
 from product_sync.schema.ports import Source, TargetReader
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import release_memory
 
 SETTLE_SECONDS = 5.0
@@ -64,7 +64,7 @@ class _Confirmed:
 
 
 def compare_afresh(
-    layout: Layout,
+    row_schema: RowSchema,
     source_rows: Path,
     rejects: Path,
     target_rows: Path,
@@ -83,15 +83,15 @@ def compare_afresh(
     """
     release_memory()
     with target_while_read(
-        reader, layout, target_rows, metadata=metadata, timing=timing, on_progress=on_progress
+        reader, row_schema, target_rows, metadata=metadata, timing=timing, on_progress=on_progress
     ) as batches:
         return diff(
-            layout, source_rows, rejects, target_rows, quarantine, out, metadata=metadata, target_batches=batches
+            row_schema, source_rows, rejects, target_rows, quarantine, out, metadata=metadata, target_batches=batches
         )
 
 
 def confirm(
-    layout: Layout,
+    row_schema: RowSchema,
     differences: Path,
     counts: DiffCounts,
     *,
@@ -114,7 +114,7 @@ def confirm(
         for chunk in read_batches(differences, tuple(Op), lambda: _CHUNK_ROWS):
             if chunk["refused_before"][0].as_py():
                 break
-            _confirm_chunk(chunk, layout, source, reader, confirmed)
+            _confirm_chunk(chunk, row_schema, source, reader, confirmed)
             meter.advance(chunk.num_rows)
     return Verification(
         source_count=counts.source_count,
@@ -131,9 +131,9 @@ def confirm(
 
 
 def _confirm_chunk(
-    chunk: pa.Table, layout: Layout, source: Source, reader: TargetReader, confirmed: dict[Op, _Confirmed]
+    chunk: pa.Table, row_schema: RowSchema, source: Source, reader: TargetReader, confirmed: dict[Op, _Confirmed]
 ) -> None:
-    key = layout.key.name
+    key = row_schema.key.name
     target = reader.fetch(diff_rows.ids(chunk))
     extra = diff_rows.ids(diff_rows.with_ids(diff_rows.of_op(chunk, Op.EXTRA), "id", target[key].to_pylist()))
     back = present_in_source(extra, source) if extra else set()
@@ -145,13 +145,13 @@ def _confirm_chunk(
             continue
         ids = diff_rows.ids(rows)
         page = source.fetch(diff_rows.source_ids(rows))
-        now = diff_rows.aligned(pa.Table.from_batches([page.rows], layout.source_schema), key, ids)
+        now = diff_rows.aligned(pa.Table.from_batches([page.rows], row_schema.source_schema), key, ids)
         there = diff_rows.aligned(target, key, ids)
         absent = pc.is_null(there[key])
         if op is Op.INSERT:
             stands = pc.and_(pc.is_valid(now[key]), absent)
         else:
-            unchanged = diff_rows.same_values(now, diff_rows.new_rows(rows, layout), layout.compared)
-            differs = pc.or_(absent, pc.invert(diff_rows.same_values(now, there, layout.compared)))
+            unchanged = diff_rows.same_values(now, diff_rows.new_rows(rows, row_schema), row_schema.compared)
+            differs = pc.or_(absent, pc.invert(diff_rows.same_values(now, there, row_schema.compared)))
             stands = pc.and_(pc.and_(pc.is_valid(now[key]), unchanged), differs)
         confirmed[op].add(diff_rows.ids(rows.filter(stands)))

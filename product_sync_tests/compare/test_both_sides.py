@@ -44,13 +44,13 @@ def files(folder: Path) -> BothFiles:
 
 def read(bench: Bench, **options: Any) -> tuple[SourceSnapshot, TargetSnapshot]:
     given: dict[str, Any] = {"metadata": METADATA, "timing": bench.time.timing, "on_progress": no_progress} | options
-    return snapshot_both(bench.source, bench.target, bench.layout, files(bench.folder), **given)
+    return snapshot_both(bench.source, bench.target, bench.row_schema, files(bench.folder), **given)
 
 
-def compared(bench: Bench, unpaired: tuple[Path, Path] | None) -> tuple[DiffCounts, list[dict[str, Any]]]:
+def compared(bench: Bench, unmatched: tuple[Path, Path] | None) -> tuple[DiffCounts, list[dict[str, Any]]]:
     both, out = files(bench.folder), bench.folder / "both_diff"
     counts = diffs.diff(
-        bench.layout, both.source_rows, both.rejects, both.target_rows, None, out, metadata={}, unpaired=unpaired
+        bench.row_schema, both.source_rows, both.rejects, both.target_rows, None, out, metadata={}, unmatched=unmatched
     )
     return counts, pq.read_table(out).to_pylist()
 
@@ -64,14 +64,14 @@ def test_nothing_is_different_from_reading_and_comparing_one_after_the_other(
     chance.shuffle(target)
     with TemporaryDirectory() as name:
         bench = make_bench(Path(name), source, target)
-        bench.source = FakeSource(bench.layout, source, page_rows=3)
+        bench.source = FakeSource(bench.row_schema, source, page_rows=3)
         counts = bench.compare()
         both = files(bench.folder)
         for window in (SMALL, replace(SMALL, trial_pages=1_000)):
             assert read(bench, window=window)[0].rejects == (bench.snapshot and bench.snapshot.rejects)
             for path, alone in ((both.source_rows, "source"), (both.rejects, "rejects"), (both.target_rows, "target")):
                 assert pq.read_table(path).equals(pq.read_table(bench.path(alone)), check_metadata=True)
-            assert compared(bench, both.found_unpaired()) == (counts, pq.read_table(bench.path("diff")).to_pylist())
+            assert compared(bench, both.found_unmatched()) == (counts, pq.read_table(bench.path("diff")).to_pylist())
 
 
 def test_only_what_differs_is_left_to_the_diff(tmp_path: Path) -> None:
@@ -80,10 +80,10 @@ def test_only_what_differs_is_left_to_the_diff(tmp_path: Path) -> None:
     bench.target.rows["050"]["price"] = 77
     source, target = read(bench)
     assert (source.documents, target.rows) == (100, 99)
-    unpaired = files(tmp_path).found_unpaired()
-    assert unpaired is not None
-    assert [pq.read_table(path)["id"].to_pylist() for path in unpaired] == [["050", "000", "099"], ["050", "99x"]]
-    counts, _ = compared(bench, unpaired)
+    unmatched = files(tmp_path).found_unmatched()
+    assert unmatched is not None
+    assert [pq.read_table(path)["id"].to_pylist() for path in unmatched] == [["050", "000", "099"], ["050", "99x"]]
+    counts, _ = compared(bench, unmatched)
     assert (counts.missing, counts.changed, counts.extra) == (2, 1, 1)
 
 
@@ -92,18 +92,20 @@ def test_what_was_left_belongs_to_these_very_readings(tmp_path: Path) -> None:
     read(bench)
     both = files(tmp_path)
     options: dict[str, Any] = {"timing": bench.time.timing, "on_progress": no_progress}
-    assert both.found_unpaired() == both.unpaired
+    assert both.found_unmatched() == both.unmatched
 
-    snapshot_target(bench.target, bench.layout, both.target_rows, metadata=METADATA | {RUN_ID: "another"}, **options)
-    assert both.found_unpaired() is None
-    snapshot_target(bench.target, bench.layout, both.target_rows, metadata=METADATA, **options)
-    assert both.found_unpaired() == both.unpaired, "at the very same moment, by the same run"
+    snapshot_target(
+        bench.target, bench.row_schema, both.target_rows, metadata=METADATA | {RUN_ID: "another"}, **options
+    )
+    assert both.found_unmatched() is None
+    snapshot_target(bench.target, bench.row_schema, both.target_rows, metadata=METADATA, **options)
+    assert both.found_unmatched() == both.unmatched, "at the very same moment, by the same run"
 
     bench.time.pass_(0.001)
-    snapshot_source(bench.source, bench.layout, both.source_rows, both.rejects, metadata=METADATA, **options)
-    assert both.found_unpaired() is None
-    both.unpaired[1].unlink()
-    assert both.found_unpaired() is None
+    snapshot_source(bench.source, bench.row_schema, both.source_rows, both.rejects, metadata=METADATA, **options)
+    assert both.found_unmatched() is None
+    both.unmatched[1].unlink()
+    assert both.found_unmatched() is None
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_where_it_is_not_worth_it_both_sides_are_read_all_the_same(
     snapshots = read(bench, window=SMALL)
     both = files(tmp_path)
     assert (snapshots[0].documents, snapshots[1].rows) == (len(source), len(target))
-    assert both.found_unpaired() is None
+    assert both.found_unmatched() is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["both_r", "both_s", "both_t"]
     assert read_metadata(both.source_rows)[RUN_ID] == METADATA[RUN_ID]
 
@@ -149,7 +151,7 @@ def test_a_target_that_fails_ends_both_and_leaves_nothing_of_it(tmp_path: Path) 
 def half_read(folder: Path) -> Bench:
     ids = [f"{number:04}" for number in range(3_000)]
     bench = make_bench(folder, [], [row(name) for name in ids])
-    bench.source = FakeSource(bench.layout, [document(name) for name in ids], page_rows=1_000)
+    bench.source = FakeSource(bench.row_schema, [document(name) for name in ids], page_rows=1_000)
     return bench
 
 

@@ -26,10 +26,10 @@ import pyarrow as pa
 from product_sync.compare import quarantine
 from product_sync.compare.diff import diff
 from product_sync.state.files import write_parquet
-from product_sync_tests.source_contract import product_layout
+from product_sync_tests.source_contract import product_row_schema
 
 folder, rows, width, is_shuffled = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
-layout = product_layout()
+layout = product_row_schema()
 rng = np.random.default_rng(5)
 noise = rng.bytes(width // 2 + rows).hex()
 

@@ -14,7 +14,7 @@ from bson import ObjectId
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, Difference, changed_columns, diff, first_differences
 from product_sync.schema.records import ColumnType, Op, TypeName
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import read_metadata, write_parquet
 from product_sync_tests.load.bench import document, make_bench, row
 from product_sync_tests.row_schemas import layout_of
@@ -22,7 +22,7 @@ from product_sync_tests.row_schemas import layout_of
 INFINITY, MINUS_INFINITY = 2**63 - 1, -(2**63)
 
 
-def typed_layout() -> Layout:
+def typed_layout() -> RowSchema:
     return layout_of(
         {
             "price": ColumnType(TypeName.NUMERIC),
@@ -37,16 +37,18 @@ def typed_layout() -> Layout:
     )
 
 
-def compare(layout: Layout, folder: Path, source: dict[str, Any], target: dict[str, Any]) -> DiffCounts:
+def compare(row_schema: RowSchema, folder: Path, source: dict[str, Any], target: dict[str, Any]) -> DiffCounts:
     """One product on both sides; values are canonical, what is not given is NULL."""
-    empty = dict.fromkeys(column.name for column in layout.values)
-    new = pa.RecordBatch.from_pylist([empty | source | {"id": "a", "source_id_type": "string"}], layout.source_schema)
-    old = pa.RecordBatch.from_pylist([empty | target | {"id": "a"}], layout.target_schema)
-    write_parquet(folder / "source", layout.source_schema, [new], metadata={})
-    write_parquet(folder / "target", layout.target_schema, [old], metadata={})
-    write_parquet(folder / "rejects", quarantine.rejects_schema(layout), [], metadata={})
+    empty = dict.fromkeys(column.name for column in row_schema.values)
+    new = pa.RecordBatch.from_pylist(
+        [empty | source | {"id": "a", "source_id_type": "string"}], row_schema.source_schema
+    )
+    old = pa.RecordBatch.from_pylist([empty | target | {"id": "a"}], row_schema.target_schema)
+    write_parquet(folder / "source", row_schema.source_schema, [new], metadata={})
+    write_parquet(folder / "target", row_schema.target_schema, [old], metadata={})
+    write_parquet(folder / "rejects", quarantine.rejects_schema(row_schema), [], metadata={})
     return diff(
-        layout,
+        row_schema,
         folder / "source",
         folder / "rejects",
         folder / "target",
@@ -84,17 +86,17 @@ def compare(layout: Layout, folder: Path, source: dict[str, Any], target: dict[s
 def test_a_product_is_changed_exactly_where_a_compared_value_differs(
     tmp_path: Path, source: dict[str, Any], target: dict[str, Any], changed: int
 ) -> None:
-    layout = typed_layout()
-    assert compare(layout, tmp_path, source, target).changed == changed
-    assert sum(changed_columns(tmp_path / "diff", layout).values()) == changed
-    assert len(first_differences(tmp_path / "diff", layout)) == changed
+    row_schema = typed_layout()
+    assert compare(row_schema, tmp_path, source, target).changed == changed
+    assert sum(changed_columns(tmp_path / "diff", row_schema).values()) == changed
+    assert len(first_differences(tmp_path / "diff", row_schema)) == changed
 
 
 def test_infinite_instants_reach_the_load_as_they_were_read(tmp_path: Path) -> None:
-    layout = typed_layout()
-    compare(layout, tmp_path, {"listed": 5}, {"listed": MINUS_INFINITY})
+    row_schema = typed_layout()
+    compare(row_schema, tmp_path, {"listed": 5}, {"listed": MINUS_INFINITY})
     table = pq.read_table(tmp_path / "diff")
-    assert table.schema.remove_metadata() == layout.diff_schema
+    assert table.schema.remove_metadata() == row_schema.diff_schema
     assert table["old_listed"].cast(pa.int64()).to_pylist() == [MINUS_INFINITY]
 
 
@@ -108,16 +110,16 @@ def test_infinite_instants_reach_the_load_as_they_were_read(tmp_path: Path) -> N
     ],
 )
 def test_every_instant_can_be_shown(tmp_path: Path, instant: int, shown: str) -> None:
-    layout = typed_layout()
-    compare(layout, tmp_path, {"listed": 5}, {"listed": instant})
-    [difference] = first_differences(tmp_path / "diff", layout)
+    row_schema = typed_layout()
+    compare(row_schema, tmp_path, {"listed": 5}, {"listed": instant})
+    [difference] = first_differences(tmp_path / "diff", row_schema)
     assert difference.old == shown
 
 
 def test_columns_whose_names_differ_in_letter_case_only_are_kept_apart(tmp_path: Path) -> None:
-    layout = layout_of({"price": ColumnType(TypeName.INTEGER), "Price": ColumnType(TypeName.INTEGER)})
-    assert compare(layout, tmp_path, {"price": 1, "Price": 2}, {"price": 1, "Price": 3}).changed == 1
-    assert changed_columns(tmp_path / "diff", layout) == {"price": 0, "Price": 1}
+    row_schema = layout_of({"price": ColumnType(TypeName.INTEGER), "Price": ColumnType(TypeName.INTEGER)})
+    assert compare(row_schema, tmp_path, {"price": 1, "Price": 2}, {"price": 1, "Price": 3}).changed == 1
+    assert changed_columns(tmp_path / "diff", row_schema) == {"price": 0, "Price": 1}
 
 
 def test_the_diff_says_where_it_comes_from(tmp_path: Path) -> None:
@@ -185,10 +187,10 @@ def test_a_difference_behind_many_others_is_found(tmp_path: Path) -> None:
     ids = [f"p{number:05}" for number in range(10_000)]
     bench = make_bench(tmp_path, [document(name, price=5) for name in ids], [row(name) for name in ids[-2:]])
     bench.compare()
-    shown = first_differences(bench.path("diff"), bench.layout, 2)
+    shown = first_differences(bench.path("diff"), bench.row_schema, 2)
     assert [line.id for line in shown if line.op is Op.INSERT] == ids[:2]
     assert [(line.id, line.column) for line in shown if line.op is Op.UPDATE] == [(name, "price") for name in ids[-2:]]
-    assert changed_columns(bench.path("diff"), bench.layout)["price"] == 2
+    assert changed_columns(bench.path("diff"), bench.row_schema)["price"] == 2
 
 
 def test_the_first_differences_show_old_and_new_values(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_the_first_differences_show_old_and_new_values(tmp_path: Path) -> None:
         [row("b"), row("z")],
     )
     bench.compare()
-    inserted, title, price, extra = first_differences(bench.path("diff"), bench.layout, 1)
+    inserted, title, price, extra = first_differences(bench.path("diff"), bench.row_schema, 1)
     assert (inserted.op, inserted.id, inserted.column, inserted.old) == (Op.INSERT, "a", "", None)
     assert inserted.new is not None
     whole = f"title: {'x' * 199}…, price: "

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from product_sync.compare import diff as diffs
 from product_sync.compare import prefilter, quarantine
-from product_sync.compare.prefilter import Window, without_equal_pairs
+from product_sync.compare.prefilter import Window, drop_identical_rows
 from product_sync.schema.records import ColumnType, Defect, IdType, Reason, Reject, SourceId, Stage, TypeName
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import row_count, write_parquet
 from product_sync_tests.row_schemas import layout_of
 
@@ -35,12 +35,12 @@ weights = st.sampled_from([None, 0.0, 1.5, float("nan")])
 sides = st.dictionaries(st.integers(0, 30).map("{:02d}".format), weights, max_size=31).map(lambda d: list(d.items()))
 
 
-def written(layout: Layout, folder: Path, source: list[tuple[str, Any]], target: list[tuple[str, Any]]) -> None:
+def written(row_schema: RowSchema, folder: Path, source: list[tuple[str, Any]], target: list[tuple[str, Any]]) -> None:
     new = [{"source_id_type": "string", "id": row_id, "weight": w, "note": "new"} for row_id, w in source]
     old = [{"id": row_id, "weight": w, "note": "old"} for row_id, w in target]
-    for name, schema, rows in (("source", layout.source_schema, new), ("target", layout.target_schema, old)):
+    for name, schema, rows in (("source", row_schema.source_schema, new), ("target", row_schema.target_schema, old)):
         write_parquet(folder / name, schema, [pa.RecordBatch.from_pylist(rows, schema)], metadata={})
-    write_parquet(folder / "rejects", quarantine.rejects_schema(layout), [], metadata={})
+    write_parquet(folder / "rejects", quarantine.rejects_schema(row_schema), [], metadata={})
 
 
 def differences(folder: Path, target_batches: Iterator[pa.RecordBatch] | None = None) -> list[dict[str, Any]]:
@@ -69,10 +69,10 @@ def test_the_diff_is_the_same_whatever_the_order(source: list[tuple[str, Any]], 
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         written(LAYOUT, folder, data.draw(st.permutations(source)), target)
-        patch.setattr(diffs, "without_equal_pairs", lambda _, new, old, __, **___: (new, old))
+        patch.setattr(diffs, "drop_identical_rows", lambda _, new, old, __, **___: (new, old))
         plainly = differences(folder)
         for window in (SMALL, replace(SMALL, page_bytes=40), replace(SMALL, trial_pages=2)):
-            patch.setattr(diffs, "without_equal_pairs", partial(without_equal_pairs, window=window))
+            patch.setattr(diffs, "drop_identical_rows", partial(drop_identical_rows, window=window))
             assert differences(folder) == plainly
             assert differences(folder, while_read(folder / "target", data.draw(st.integers(1, 7)))) == plainly
 
@@ -81,7 +81,7 @@ def test_only_rows_that_differ_go_on(tmp_path: Path) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
     target = [(row_id, weight + (row_id == "150")) for row_id, weight in rows if row_id != "100"]
     written(LAYOUT, tmp_path, rows, target)
-    paths = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
+    paths = drop_identical_rows(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
     assert [sorted(ids(path)) for path in paths] == [["100", "150"], ["150"]]
 
 
@@ -89,7 +89,7 @@ def test_only_rows_that_differ_go_on(tmp_path: Path) -> None:
 def test_rows_that_were_moved_far_meet_in_the_join(tmp_path: Path, order: int) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
     written(LAYOUT, tmp_path, *[rows, [*rows[10:], *rows[:10]]][::order])
-    source, target = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
+    source, target = drop_identical_rows(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
     assert 0 < row_count(source) == row_count(target) <= 10
     assert differences(tmp_path) == []
 
@@ -99,7 +99,7 @@ def test_many_rows_that_one_side_lacks_do_not_keep_the_others_from_meeting(tmp_p
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
     fewer = [*rows[50:100], *rows[100:200:3], *rows[260:]]
     written(LAYOUT, tmp_path, *([fewer, rows] if source_lacks else [rows, fewer]))
-    paths = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
+    paths = drop_identical_rows(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
     lacking = sorted({row_id for row_id, _ in rows} - {row_id for row_id, _ in fewer})
     assert [sorted(ids(path)) for path in paths] == ([[], lacking] if source_lacks else [lacking, []])
 
@@ -109,13 +109,13 @@ def watched(folder: Path, window: Window) -> list[tuple[prefilter._Side, prefilt
     seen: list[tuple[prefilter._Side, prefilter._Side]] = []
     leave_out = prefilter._leave_out_pairs
 
-    def watching(source: prefilter._Side, target: prefilter._Side, layout: Layout) -> int:
+    def watching(source: prefilter._Side, target: prefilter._Side, row_schema: RowSchema) -> int:
         seen.append((copy(source), copy(target)))
-        return leave_out(source, target, layout)
+        return leave_out(source, target, row_schema)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefilter, "_leave_out_pairs", watching)
-        without_equal_pairs(LAYOUT, folder / "source", folder / "target", folder, window)
+        drop_identical_rows(LAYOUT, folder / "source", folder / "target", folder, window)
     return seen
 
 
@@ -161,7 +161,7 @@ def test_orders_that_have_nothing_in_common_are_joined_as_they_are(tmp_path: Pat
     written(LAYOUT, tmp_path, rows, rows[::-1])
     given_paths = tmp_path / "source", tmp_path / "target"
     window = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=4)
-    assert without_equal_pairs(LAYOUT, *given_paths, tmp_path, window) == given_paths
+    assert drop_identical_rows(LAYOUT, *given_paths, tmp_path, window) == given_paths
 
 
 @pytest.mark.parametrize(("source", "target"), [(300, 300), (0, 300), (300, 0)])
@@ -173,7 +173,7 @@ def test_where_the_window_is_of_no_use_all_rows_are_awaited_and_joined(
     given_paths = tmp_path / "source", tmp_path / "target"
     batches = while_read(tmp_path / "target", 7)
     window = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=4)
-    assert without_equal_pairs(LAYOUT, *given_paths, tmp_path, window, target_batches=batches) == given_paths
+    assert drop_identical_rows(LAYOUT, *given_paths, tmp_path, window, target_batches=batches) == given_paths
     assert [row_count(path) for path in given_paths] == [source, target]
     assert next(batches, None) is None
 
@@ -216,5 +216,5 @@ def test_a_window_of_few_bytes_holds_few_rows(tmp_path: Path) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
     written(LAYOUT, tmp_path, rows, [*rows[10:], *rows[:10]])
     window = Window(rows=1_000, bytes=100, page_rows=2, trial_pages=1_000)
-    source, target = without_equal_pairs(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, window)
+    source, target = drop_identical_rows(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, window)
     assert 0 < row_count(source) == row_count(target) <= 10

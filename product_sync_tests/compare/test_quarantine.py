@@ -28,7 +28,7 @@ from product_sync.compare.quarantine import (
 from product_sync.conversion.extended_json import EXCERPT_LENGTH
 from product_sync.conversion.ids import source_id, source_key, to_bson
 from product_sync.schema.records import ColumnType, Defect, Reason, Reject, SourceId, Stage, TypeName
-from product_sync.schema.row_schema import ID_TYPE, Layout
+from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.state.files import RUN_ID, STATE_KEY, read_metadata, write_parquet
 from product_sync_tests.row_schemas import INTEGER, layout_of
 
@@ -72,15 +72,15 @@ def write_rejects(path: Path, rejects: Sequence[Reject], stage: Stage = Stage.CO
     return path
 
 
-def write_rows(path: Path, ids: Sequence[Any], layout: Layout = LAYOUT) -> Path:
+def write_rows(path: Path, ids: Sequence[Any], row_schema: RowSchema = LAYOUT) -> Path:
     sources = [source for bson_id in ids if (source := source_id(bson_id))]
     columns = [
         pa.array([str(source.type) for source in sources], pa.string()),
         pa.array([source.text for source in sources], pa.string()),
-        *(pa.nulls(len(sources), column.type.arrow) for column in layout.values),
+        *(pa.nulls(len(sources), column.type.arrow) for column in row_schema.values),
     ]
-    batch = pa.RecordBatch.from_arrays(columns, schema=layout.source_schema)
-    write_parquet(path, layout.source_schema, [batch], metadata={})
+    batch = pa.RecordBatch.from_arrays(columns, schema=row_schema.source_schema)
+    write_parquet(path, row_schema.source_schema, [batch], metadata={})
     return path
 
 

@@ -17,9 +17,9 @@ from product_sync.schema.records import Reason
 from product_sync.state.files import RUN_ID, TAKEN_AT, read_metadata
 from product_sync_tests.fakes import FakeSource, FakeTarget, FakeTime
 from product_sync_tests.load.bench import document, make_bench, row
-from product_sync_tests.source_contract import product_layout
+from product_sync_tests.source_contract import product_row_schema
 
-LAYOUT = product_layout()
+LAYOUT = product_row_schema()
 METADATA = {RUN_ID: "run-1"}
 
 

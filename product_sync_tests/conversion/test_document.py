@@ -84,11 +84,11 @@ class TestADBPointerWhereADocumentIsExpected:
         assert ID_TEXT in reject.defects[0].value
 
     def test_deeper_down_too(self) -> None:
-        layout = layout_of({"price": INTEGER}, {"price": {"source": "a.b.c", "default": 7}})
+        row_schema = layout_of({"price": INTEGER}, {"price": {"source": "a.b.c", "default": 7}})
         inner = document(element(0x0C, b"b", self.POINTER))
         outer = bson.encode({"b": DBRef("c", ID, b=1)})
         raws = [document(element(16, b"_id", b"\1\0\0\0"), element(3, b"a", value)) for value in (inner, outer)]
-        batch = RowConverter(layout).batch(raws)
+        batch = RowConverter(row_schema).batch(raws)
         assert [defect.reason for reject in batch.rejects for defect in reject.defects] == [Reason.WRONG_TYPE]
         assert batch.rows["price"].to_pylist() == [7]
 
@@ -136,15 +136,15 @@ def test_a_dotted_path_walks_through_documents_only(price: Any, outcome: Any) ->
 
 
 def test_what_stands_in_a_dotted_path_reaches_us_from_the_server(mongodb_url: str) -> None:
-    layout = layout_of({"price": INTEGER}, NESTED)
-    assert projection(layout).keys() >= {"_id", "price"}
-    assert not any("." in name for name in projection(layout))
+    row_schema = layout_of({"price": INTEGER}, NESTED)
+    assert projection(row_schema).keys() >= {"_id", "price"}
+    assert not any("." in name for name in projection(row_schema))
     with MongoClient[dict[str, Any]](mongodb_url) as client:
         products = client.get_default_database()["products"]
         products.insert_one({"_id": 1, "price": 5, "other": "x"})
-        (found,) = products.find({}, projection(layout))
+        (found,) = products.find({}, projection(row_schema))
     assert found == {"_id": 1, "price": 5}
-    assert defects(RowConverter(layout).convert(found)) == [("price", Reason.WRONG_TYPE, '{"$numberInt": "5"}')]
+    assert defects(RowConverter(row_schema).convert(found)) == [("price", Reason.WRONG_TYPE, '{"$numberInt": "5"}')]
 
 
 KEYS: list[tuple[ColumnType, Any, Any]] = [
@@ -216,9 +216,9 @@ def test_a_document_with_a_bad_value_keeps_its_id_so_that_it_still_counts_as_pre
 def test_a_default_that_does_not_fit_is_refused_at_the_start(
     column_type: ColumnType, default: Any, reason: Reason
 ) -> None:
-    layout = layout_of({"field": column_type}, {"field": {"default": default}})
+    row_schema = layout_of({"field": column_type}, {"field": {"default": default}})
     with pytest.raises(MappingError, match=rf"(?s)'field'.*{reason}") as caught:
-        RowConverter(layout)
+        RowConverter(row_schema)
     assert len(str(caught.value)) < 600
 
 

@@ -16,11 +16,11 @@ from bson.binary import Binary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from product_sync.conversion.byte_block import Octets
+from product_sync.conversion.byte_block import ByteBlock
 from product_sync.conversion.document import CODEC_OPTIONS, RowConverter
 from product_sync.conversion.page import Documents, PageConverter
 from product_sync.schema.records import ColumnType, SourceBatch, TypeName
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync_tests.conversion.test_properties import NUMBERS, OTHERS
 from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, layout_of, string
 
@@ -96,17 +96,17 @@ def plain(batch: SourceBatch) -> tuple[object, ...]:
     return batch.rows.schema, values, batch.rejects, batch.documents
 
 
-def assert_same(layout: Layout, raws: Sequence[bytes]) -> None:
-    together = PageConverter(layout, worth_while=1).batch(page_of(raws))
-    assert plain(together) == plain(RowConverter(layout).batch(raws))
+def assert_same(row_schema: RowSchema, raws: Sequence[bytes]) -> None:
+    together = PageConverter(row_schema, worth_while=1).batch(page_of(raws))
+    assert plain(together) == plain(RowConverter(row_schema).batch(raws))
 
 
 @pytest.mark.parametrize("name", ALL_TYPES)
 @settings(deadline=None, max_examples=40)
 @given(values=st.lists(st.tuples(IDS, VALUES), min_size=1, max_size=12))
 def test_a_column_of_mixed_values_is_read_as_one_by_one(name: str, values: list[tuple[Any, Any]]) -> None:
-    layout = layout_of({name: ALL_TYPES[name]}, {name: ALL_SPECS.get(name, {})})
-    assert_same(layout, [encoded({"_id": bson_id, name: value}) for bson_id, value in values])
+    row_schema = layout_of({name: ALL_TYPES[name]}, {name: ALL_SPECS.get(name, {})})
+    assert_same(row_schema, [encoded({"_id": bson_id, name: value}) for bson_id, value in values])
 
 
 @pytest.mark.parametrize("name", ["smallint", "integer", "bigint", "price", "narrow", "whole", "fine", "any", "double"])
@@ -189,13 +189,13 @@ def test_one_text_that_is_not_utf8_leaves_the_others_what_they_are() -> None:
 
 
 def test_a_field_inside_another_is_read_as_one_by_one() -> None:
-    layout = layout_of({"price": PRICE}, {"price": {"source": "price.amount"}})
-    assert_same(layout, [encoded({"_id": n, "price": {"amount": n}}) for n in range(3)])
+    row_schema = layout_of({"price": PRICE}, {"price": {"source": "price.amount"}})
+    assert_same(row_schema, [encoded({"_id": n, "price": {"amount": n}}) for n in range(3)])
 
 
 def test_a_field_of_two_columns_fills_both() -> None:
-    layout = layout_of({"price": PRICE, "text": TEXT}, {"text": {"source": "price", "kind": "reference"}})
-    assert_same(layout, [encoded({"_id": n, "price": value}) for n, value in enumerate([1, 2.5, "3", 4])])
+    row_schema = layout_of({"price": PRICE, "text": TEXT}, {"text": {"source": "price", "kind": "reference"}})
+    assert_same(row_schema, [encoded({"_id": n, "price": value}) for n, value in enumerate([1, 2.5, "3", 4])])
 
 
 def test_regular_documents_need_no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_pages_end_at_their_size_or_after_one_document_that_is_larger() -> None:
 
 
 def test_reading_never_leaves_the_block() -> None:
-    octets = Octets(b"abc")
+    octets = ByteBlock(b"abc")
     at = np.array([0, 3], np.int64)
     assert octets.integers(at, "<i8").tolist() == [int.from_bytes(b"abc", "little"), 0]
     assert octets.equal(at, b"abc" + b"\0" * 200).tolist() == [True, False]

@@ -14,7 +14,7 @@ from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectI
 from bson.datetime_ms import DatetimeMS
 
 from product_sync.conversion.document import _RULES, RowConverter
-from product_sync.conversion.error import MisfitError
+from product_sync.conversion.error import ConversionError
 from product_sync.conversion.numbers import numeric_rule
 from product_sync.schema.records import ColumnType, Reason, Reject, TypeName
 from product_sync_tests.row_schemas import TEXT, layout_of
@@ -252,7 +252,7 @@ def test_an_enormous_exponent_costs_no_time(column_type: ColumnType) -> None:
 def test_a_plain_numeric_ends_where_that_of_postgresql_ends() -> None:
     convert = numeric_rule(None, None)
     assert convert(Int64(1)) == "1"
-    with pytest.raises(MisfitError, match=Reason.OUT_OF_RANGE):
+    with pytest.raises(ConversionError, match=Reason.OUT_OF_RANGE):
         convert(10**131_072)
 
 

@@ -35,7 +35,7 @@ from product_sync.results import (
 )
 from product_sync.schema.mapping import ColumnSpec, load_mapping
 from product_sync.schema.records import Reason
-from product_sync.settings import PageSettings, ScheduleSettings, SyncSettings, TellingSettings
+from product_sync.settings import NotificationSettings, PageSettings, ScheduleSettings, SyncSettings
 from product_sync_tests.docs.pages import ROOT, Page, Row, all_pages, codes, page
 from product_sync_tests.row_schemas import TEXT, layout_of
 
@@ -72,7 +72,7 @@ def is_ours(name: str) -> bool:
 def defaults() -> dict[str, object]:
     """What the code takes for a variable that is not set."""
     schedule, pages = ScheduleSettings.from_environment({}), PageSettings.from_environment({})
-    telling, sync = TellingSettings.from_environment({}), SyncSettings.resolve({}, {})
+    telling, sync = NotificationSettings.from_environment({}), SyncSettings.resolve({}, {})
     assert pages.fresh_for is not None
     known: dict[str, object] = {
         settings.BATCH_SIZE: sync.batch_size,
@@ -214,9 +214,9 @@ def plain(cell: str) -> str:
 
 
 def test_every_field_of_an_entry_is_explained() -> None:
-    layout = layout_of({"title": TEXT})
+    row_schema = layout_of({"title": TEXT})
     explained = [name for row in page("quarantine.md").rows("field") for name in codes(row["field"])]
-    assert sorted(explained) == sorted(quarantine_schema(layout).names)
+    assert sorted(explained) == sorted(quarantine_schema(row_schema).names)
 
 
 def test_every_key_of_the_answers_stands_in_its_order() -> None:

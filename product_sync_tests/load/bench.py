@@ -19,12 +19,12 @@ from product_sync.load.loader import LoadPolicy, load
 from product_sync.load.pacing import FixedPacing, Pacing
 from product_sync.load.result import LoadResult
 from product_sync.runtime.progress import OnProgress, no_progress
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import RUN_ID
 from product_sync.verify.accounting import Line, accounted, found
 from product_sync.verify.verification import Verification, compare_afresh, confirm
 from product_sync_tests.fakes import FakeSource, FakeTarget, FakeTime
-from product_sync_tests.source_contract import product_layout
+from product_sync_tests.source_contract import product_row_schema
 
 METADATA = {RUN_ID: "run-1"}
 LOGGER = logging.getLogger("product_sync.tests")
@@ -61,7 +61,7 @@ class Bench:
     folder: Path
     source: FakeSource
     target: FakeTarget
-    layout: Layout
+    row_schema: RowSchema
     time: FakeTime = field(default_factory=FakeTime)
     snapshot: SourceSnapshot | None = None
     counts: DiffCounts | None = None
@@ -79,7 +79,7 @@ class Bench:
         """Read both sides and write the diff."""
         self.snapshot = snapshot_source(
             self.source,
-            self.layout,
+            self.row_schema,
             self.path("source"),
             self.path("rejects"),
             metadata=METADATA,
@@ -88,7 +88,7 @@ class Bench:
         )
         self.read_target()
         self.counts = diffs.diff(
-            self.layout,
+            self.row_schema,
             self.path("source"),
             self.path("rejects"),
             self.path("target"),
@@ -101,7 +101,7 @@ class Bench:
     def read_target(self) -> None:
         snapshot_target(
             self.target,
-            self.layout,
+            self.row_schema,
             self.path("target"),
             metadata=METADATA,
             timing=self.time.timing,
@@ -124,7 +124,7 @@ class Bench:
         self.result = LoadResult()
         result = load(
             self.path("diff"),
-            self.layout,
+            self.row_schema,
             self.source,
             self.target,
             self.path("load_rejects"),
@@ -155,7 +155,7 @@ class Bench:
     def verify(self) -> Verification:
         """Read the target afresh and confirm what differs from the source snapshot."""
         counts = compare_afresh(
-            self.layout,
+            self.row_schema,
             self.path("source"),
             self.path("rejects"),
             self.path("target"),
@@ -167,7 +167,7 @@ class Bench:
             metadata=METADATA,
         )
         return confirm(
-            self.layout,
+            self.row_schema,
             self.path("verification"),
             counts,
             source=self.source,
@@ -200,5 +200,5 @@ def add_up(
 
 
 def make_bench(folder: Path, documents: Iterable[Mapping[str, Any]] = (), rows: Iterable[dict[str, Any]] = ()) -> Bench:
-    layout = product_layout()
-    return Bench(folder, FakeSource(layout, documents), FakeTarget(layout, rows), layout)
+    row_schema = product_row_schema()
+    return Bench(folder, FakeSource(row_schema, documents), FakeTarget(row_schema, rows), row_schema)

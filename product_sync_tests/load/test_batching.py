@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from product_sync.load.batching import count_rows, read_batches
 from product_sync.schema.records import Op
-from product_sync_tests.source_contract import product_layout
+from product_sync_tests.source_contract import product_row_schema
 
 WRITES = (Op.INSERT, Op.UPDATE)
 
 
 def plan(path: Path, ops: list[Op], *, refused_from: int | None = None, title: str = "t", group: int = 7) -> None:
-    schema = product_layout().diff_schema
+    schema = product_row_schema().diff_schema
     rows = [
         {
             "op": op,
@@ -96,7 +96,7 @@ def test_a_plan_without_differences_has_no_batch(tmp_path: Path) -> None:
 
 def test_what_has_been_read_of_a_file_is_not_kept(tmp_path: Path) -> None:
     groups, rows = 20, 5_000
-    schema = product_layout().diff_schema
+    schema = product_row_schema().diff_schema
     with pq.ParquetWriter(tmp_path / "diff", schema, compression="none", use_dictionary=False) as writer:
         for group in range(groups):
             given = {

@@ -8,7 +8,7 @@ from bson.int64 import Int64
 
 from product_sync.load.deletion import DeletionFacts, obstacle, present_in_source
 from product_sync_tests.fakes import FakeSource
-from product_sync_tests.source_contract import UUID_ID, product, product_layout
+from product_sync_tests.source_contract import UUID_ID, product, product_row_schema
 
 
 def facts(
@@ -38,5 +38,5 @@ def test_no_row_may_go_while_a_guard_objects_and_it_says_why(kept: DeletionFacts
 
 @pytest.mark.parametrize("bson_id", [ObjectId(), "text", 7, Int64(7), 2**40, UUID_ID])
 def test_an_id_is_absent_only_if_no_type_of_id_has_its_text(bson_id: object) -> None:
-    source = FakeSource(product_layout(), [product(bson_id)])
+    source = FakeSource(product_row_schema(), [product(bson_id)])
     assert present_in_source([str(bson_id), "other"], source) == {str(bson_id)}

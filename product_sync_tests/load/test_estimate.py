@@ -23,7 +23,7 @@ def estimated(bench: Bench, *, batch_size: int = 10, pause_ms: int = 500, pacing
     assert bench.snapshot is not None
     return estimate(
         bench.path("diff"),
-        bench.layout,
+        bench.row_schema,
         bench.source,
         bench.target,
         source_taken_at=bench.snapshot.taken_at,

@@ -24,7 +24,7 @@ def rows_of(path: Path) -> dict[str, tuple[object, ...]]:
 
 
 def narrow(bench: Bench, planned: Path, ops: tuple[Op, ...] = WRITES) -> int:
-    return keep_planned(bench.layout, planned, bench.path("diff"), bench.path("kept"), ops, metadata=METADATA)
+    return keep_planned(bench.row_schema, planned, bench.path("diff"), bench.path("kept"), ops, metadata=METADATA)
 
 
 @EXAMPLES

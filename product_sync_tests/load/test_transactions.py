@@ -15,10 +15,10 @@ from product_sync.runtime.backoff import RetryPolicy
 from product_sync.schema.ports import WriteBatch, Written
 from product_sync_tests.fakes import FakeTarget, FakeTime
 from product_sync_tests.load.bench import row
-from product_sync_tests.source_contract import product_layout
+from product_sync_tests.source_contract import product_row_schema
 from product_sync_tests.target_contract import table_of, write_batch
 
-LAYOUT = product_layout()
+LAYOUT = product_row_schema()
 
 
 def transactions(target: FakeTarget, time: FakeTime, total_s: float = 60) -> Transactions:
@@ -44,7 +44,7 @@ def test_bisecting_isolates_exactly_the_bad_rows(marks: list[str], data: st.Data
     )
 
     refused, written = list[str](), list[str]()
-    for part, outcome in transactions(target, FakeTime()).isolate(batch):
+    for part, outcome in transactions(target, FakeTime()).write_or_bisect(batch):
         if isinstance(outcome, RowsRefused):
             refused += ids(part)
         else:
@@ -61,7 +61,7 @@ def ids(part: WriteBatch) -> list[str]:
 
 def test_a_batch_without_rows_is_no_transaction() -> None:
     target = FakeTarget(LAYOUT)
-    assert list(transactions(target, FakeTime()).isolate(write_batch(LAYOUT))) == []
+    assert list(transactions(target, FakeTime()).write_or_bisect(write_batch(LAYOUT))) == []
     assert target.script.log == []
 
 

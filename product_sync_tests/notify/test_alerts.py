@@ -8,22 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from product_sync.notify.alerts import OUTBOX_LENGTH, SUBJECTS, TEXT_LENGTH, Book, Level, News, QuietTimes
+from product_sync.notify.alerts import OUTBOX_LENGTH, SUBJECTS, TEXT_LENGTH, AlertState, Level, QuietTimes, StatusUpdate
 
 HOUR = 3_600.0
 QUIET = QuietTimes(error_s=HOUR, warn_s=24 * HOUR)
 CHECK = "target_matches_source"
 
 
-def news(level: Level, at: float, name: str = CHECK, text: str = "3 missing.") -> News:
-    return News(f"check/{name}", name, level, at, text)
+def news(level: Level, at: float, name: str = CHECK, text: str = "3 missing.") -> StatusUpdate:
+    return StatusUpdate(f"check/{name}", name, level, at, text)
 
 
 class Story:
     """A book, and what it said in the order in which it said it."""
 
     def __init__(self, quiet: QuietTimes = QUIET) -> None:
-        self.book, self.quiet, self.said = Book(), quiet, list[str]()
+        self.book, self.quiet, self.said = AlertState(), quiet, list[str]()
 
     def at(self, minute: float, *levels: Level, name: str = CHECK) -> list[str]:
         """News of these levels, all in this minute; returns the titles that were due then."""
@@ -74,7 +74,7 @@ def test_the_end_of_the_quiet_time_tells_what_was_held_back_although_nothing_hap
 
 
 def test_what_failed_and_recovered_between_two_looks_is_told_as_both() -> None:
-    book = Book()
+    book = AlertState()
     failed = news(Level.ERROR, 1_000_000.0, text="Its process was killed.")
     [message] = book.take([failed, news(Level.OK, 1_000_001.0, text="All agree.")], 1_000_015.0, QUIET)
     assert message.title == f"product_sync: {CHECK} failed and is in order again"
@@ -152,7 +152,7 @@ rounds = st.lists(st.tuples(st.floats(0, 90), st.lists(levels, max_size=3)), max
 def test_every_failure_is_in_a_message_and_people_end_with_the_right_idea(
     story: list[tuple[float, list[Level]]],
 ) -> None:
-    book, now, told, failures = Book(), 1_000_000.0, 0, 0
+    book, now, told, failures = AlertState(), 1_000_000.0, 0, 0
     for minutes, found in [*story, (2_000.0, [])]:
         now += minutes * 60
         failures += sum(level is not Level.OK for level in found)
@@ -161,14 +161,14 @@ def test_every_failure_is_in_a_message_and_people_end_with_the_right_idea(
             told += held + (
                 message.level is not Level.OK or "failed and" in message.title or ", which" in message.title
             )
-        book = Book.from_json(json.loads(json.dumps(book.as_json())))
+        book = AlertState.from_json(json.loads(json.dumps(book.as_json())))
     assert told == failures
     for subject in book.subjects.values():
         assert subject.told is subject.level
 
 
 def test_the_book_is_bounded_whatever_happens() -> None:
-    book = Book()
+    book = AlertState()
     for number in range(500):
         book.take([news(Level.ERROR, number, f"check{number}", "x" * 10_000)], number, QUIET)
     assert len(book.subjects) == SUBJECTS
@@ -180,7 +180,7 @@ def test_the_book_is_bounded_whatever_happens() -> None:
 @pytest.mark.parametrize("content", [{}, {"subjects": {"a": {"name": 1, "grade": 2}}, "outbox": [], "dropped": 0}])
 def test_a_book_of_another_version_is_refused(content: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError)):
-        Book.from_json(content)
+        AlertState.from_json(content)
 
 
 def test_a_clock_that_was_ahead_keeps_nobody_quiet_for_years() -> None:

@@ -248,5 +248,5 @@ class TestWhateverEndsACommand:
         monkeypatch.setattr(after_command, "LOCK_S", 0.2)
         with FileLock(tmp_path / "told.lock"):
             failure = ProductSyncError("It failed.")
-            after_command.tell_of_command(os.environ, tmp_path, "product_sync", failure, datetime.now(UTC))
+            after_command.notify_of_command(os.environ, tmp_path, "product_sync", failure, datetime.now(UTC))
         assert web.titles() == ["the job product_sync failed"]

@@ -10,9 +10,16 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from product_sync.notify.dispatch import Ledger, Told, tell_runs
+from product_sync.notify.dispatch import DispatchResult, NotificationState, notify_of_runs
 from product_sync.notify.events import CheckOutcome, FinishedRun
-from product_sync.settings import ALERT_URLS, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL, UI_URL, TellingSettings
+from product_sync.settings import (
+    ALERT_URLS,
+    HEARTBEAT_URL,
+    METRICS_FILE,
+    METRICS_PUSH_URL,
+    UI_URL,
+    NotificationSettings,
+)
 from product_sync.verify.checks import Severity
 from product_sync_tests.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver
 
@@ -54,9 +61,9 @@ class Teller:
     def __init__(self, **env: str) -> None:
         self.env, self.ledger = env, ""
 
-    def tell(self, *runs: FinishedRun) -> Told:
-        ledger = Ledger.read(self.ledger, 0.0)
-        told = tell_runs(ledger, runs, TellingSettings.from_environment(self.env), LOG)
+    def tell(self, *runs: FinishedRun) -> DispatchResult:
+        ledger = NotificationState.read(self.ledger, 0.0)
+        told = notify_of_runs(ledger, runs, NotificationSettings.from_environment(self.env), LOG)
         self.ledger = ledger.write()
         return told
 
@@ -258,10 +265,10 @@ class TestMetrics:
 
 def test_a_ledger_that_cannot_be_read_begins_anew() -> None:
     for text in (None, "", "{", '{"told_until": 1}', "[]", '{"told_until": 1, "seen": [], "book": 3, "figures": {}}'):
-        assert Ledger.read(text, 10_000.0) == Ledger(10_000.0)
+        assert NotificationState.read(text, 10_000.0) == NotificationState(10_000.0)
 
 
 def test_a_run_that_a_clock_ahead_has_dated_does_not_keep_later_runs_from_being_told() -> None:
-    ahead = Ledger(told_until=2_000_000.0)
-    assert Ledger.read(ahead.write(), 10_000.0).told_until == 10_000.0
-    assert Ledger.read(ahead.write(), 3_000_000.0).told_until == 2_000_000.0
+    ahead = NotificationState(told_until=2_000_000.0)
+    assert NotificationState.read(ahead.write(), 10_000.0).told_until == 10_000.0
+    assert NotificationState.read(ahead.write(), 3_000_000.0).told_until == 2_000_000.0

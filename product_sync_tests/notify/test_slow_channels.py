@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from product_sync.notify.dispatch import Ledger, tell_runs
-from product_sync.settings import ALERT_URLS, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL, TellingSettings
+from product_sync.notify.dispatch import NotificationState, notify_of_runs
+from product_sync.settings import ALERT_URLS, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL, NotificationSettings
 from product_sync_tests.market import wait_until
 from product_sync_tests.notify.test_dispatch import failed, passed
 from product_sync_tests.receivers import PATIENT, web_receiver
@@ -78,7 +78,7 @@ def slow_server(behaviour: Behaviour) -> Iterator[SlowServer]:
 
 
 def test_addresses_that_hang_delay_nobody_and_the_others_get_the_alert_at_once() -> None:
-    ledger, quick = Ledger(0.0), list[float]()
+    ledger, quick = NotificationState(0.0), list[float]()
     with web_receiver() as web, slow_server(silent) as mute, slow_server(drip) as dripping:
         slow = (
             f"json://127.0.0.1:{mute.port}/?{PATIENT}",
@@ -86,7 +86,7 @@ def test_addresses_that_hang_delay_nobody_and_the_others_get_the_alert_at_once()
             f"mailto://127.0.0.1:{mute.port}?smtp=127.0.0.1&mode=insecure&from=a@b.example&to=c@d.example&{PATIENT}",
             f"json://127.0.0.1:{dripping.port}/?{PATIENT}",
         )
-        settings = TellingSettings.from_environment({ALERT_URLS: " ".join([*slow, web.apprise])})
+        settings = NotificationSettings.from_environment({ALERT_URLS: " ".join([*slow, web.apprise])})
         began = time.monotonic()
 
         def watch_the_quick_one() -> None:
@@ -95,7 +95,7 @@ def test_addresses_that_hang_delay_nobody_and_the_others_get_the_alert_at_once()
 
         watch = threading.Thread(target=watch_the_quick_one)
         watch.start()
-        told = tell_runs(ledger, [failed()], settings, LOG, within_s=2.0)
+        told = notify_of_runs(ledger, [failed()], settings, LOG, within_s=2.0)
         took = time.monotonic() - began
         watch.join()
         assert 2.0 <= took < SLACK_S
@@ -105,14 +105,14 @@ def test_addresses_that_hang_delay_nobody_and_the_others_get_the_alert_at_once()
         assert (told.waiting, len(web.alerts)) == (1, 1)
         wait_until(lambda: mute.connections == 3)
 
-        again = tell_runs(ledger, [], settings, LOG, within_s=0.1)
+        again = notify_of_runs(ledger, [], settings, LOG, within_s=0.1)
         assert again.waiting == 1
         assert (mute.connections, dripping.connections) == (3, 1), "an open call is not doubled"
         assert len(web.alerts) == 1
 
 
 def test_what_a_slow_address_takes_in_the_end_is_not_sent_to_it_again() -> None:
-    ledger, answer = Ledger(0.0), threading.Event()
+    ledger, answer = NotificationState(0.0), threading.Event()
 
     def late(client: socket.socket) -> None:
         client.recv(65_536)
@@ -121,11 +121,11 @@ def test_what_a_slow_address_takes_in_the_end_is_not_sent_to_it_again() -> None:
         client.close()
 
     with slow_server(late) as server:
-        settings = TellingSettings.from_environment({ALERT_URLS: f"json://127.0.0.1:{server.port}/?{PATIENT}"})
-        assert tell_runs(ledger, [failed()], settings, LOG, within_s=1.0).waiting == 1
-        ledger = Ledger.read(ledger.write(), 0.0)
+        settings = NotificationSettings.from_environment({ALERT_URLS: f"json://127.0.0.1:{server.port}/?{PATIENT}"})
+        assert notify_of_runs(ledger, [failed()], settings, LOG, within_s=1.0).waiting == 1
+        ledger = NotificationState.read(ledger.write(), 0.0)
         answer.set()
-        wait_until(lambda: tell_runs(ledger, [], settings, LOG, within_s=0.1).waiting == 0)
+        wait_until(lambda: notify_of_runs(ledger, [], settings, LOG, within_s=0.1).waiting == 0)
         assert server.connections == 1
 
 
@@ -135,7 +135,7 @@ def test_monitors_that_hang_delay_nobody_and_no_alert(tmp_path: Path, caplog: py
     hanging = tmp_path / f".product_sync.prom.{os.getpid()}"
     os.mkfifo(hanging)  # opening it to write waits until somebody reads
     with web_receiver() as web, slow_server(drip) as heartbeat, slow_server(silent) as gateway:
-        settings = TellingSettings.from_environment(
+        settings = NotificationSettings.from_environment(
             {
                 ALERT_URLS: web.apprise,
                 HEARTBEAT_URL: f"http://127.0.0.1:{heartbeat.port}/",
@@ -144,7 +144,7 @@ def test_monitors_that_hang_delay_nobody_and_no_alert(tmp_path: Path, caplog: py
             }
         )
         began = time.monotonic()
-        tell_runs(Ledger(0.0), [passed("a"), failed("b")], settings, LOG, within_s=2.0)
+        notify_of_runs(NotificationState(0.0), [passed("a"), failed("b")], settings, LOG, within_s=2.0)
         assert time.monotonic() - began < SLACK_S
         assert len(web.alerts) == 1
         for name in (HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL):

@@ -11,7 +11,7 @@ import pytest
 
 from product_sync import sync
 from product_sync.errors import ProductSyncError
-from product_sync.orchestration.after_command import tell_of_command
+from product_sync.orchestration.after_command import notify_of_command
 from product_sync.orchestration.instance import open_instance
 from product_sync.orchestration.schedules import unfinished_runs
 from product_sync_tests.market import Market, product, products
@@ -72,7 +72,7 @@ def test_a_run_whose_process_exits_in_mid_step_is_ended_and_told(
         raise SystemExit(7)
 
     market.stock(products(1))
-    monkeypatch.setattr("product_sync.pipeline.run_checks.judge_source", leave)
+    monkeypatch.setattr("product_sync.pipeline.run_checks.check_source", leave)
     with pytest.raises(SystemExit):
         sync()
     [alert] = web.alerts
@@ -99,7 +99,7 @@ def test_monitors_hear_of_commands(
 
 def test_a_setting_that_cannot_be_is_logged_and_never_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     env = {"PRODUCT_SYNC_ALERT_URLS": "json://h", "PRODUCT_SYNC_ALERT_QUIET_MINUTES": "an hour"}
-    tell_of_command(env, tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
+    notify_of_command(env, tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
     assert "PRODUCT_SYNC_ALERT_QUIET_MINUTES is 'an hour'" in caplog.text
 
 
@@ -109,7 +109,7 @@ def test_a_damaged_record_of_alerts_is_set_aside_and_begun_anew(
 ) -> None:
     (tmp_path / "told.json").write_bytes(content)
     env = {"DAGSTER_HOME": str(tmp_path / "nowhere")}
-    tell_of_command(env, tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
+    notify_of_command(env, tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
     [aside] = tmp_path.glob("told.json.damaged-*")
     assert aside.read_bytes() == content
     assert f"has been set aside as {aside}. Alerts may come again" in caplog.text

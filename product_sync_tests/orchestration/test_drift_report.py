@@ -26,7 +26,7 @@ def accounts(outcome: Outcome) -> tuple[dict[str, int], dict[str, int]]:
     return first, second
 
 
-def verdicts(outcome: Outcome) -> set[str]:
+def check_results(outcome: Outcome) -> set[str]:
     """What stands at the top and at the end, which is the same."""
     said = re.findall(r'<p class="verdict">(.*?)</p>', page(outcome), re.DOTALL)
     assert len(said) == 2
@@ -75,13 +75,13 @@ def test_the_report_ends_with_what_the_checks_say_after_the_load(shop: Shop) -> 
     shop.put(*(product(name) for name in ids(150)), product("bad", price="<a lot>"))
     shop.sql("INSERT INTO product VALUES ('old', 't', 1, 'i', 's', 1)")
     dry = shop.run(dry_run=True)
-    assert verdicts(dry) == {
+    assert check_results(dry) == {
         "The copy does not agree with the source: 150 missing, 0 changed. None of it was written."
         " Apart from that: 1 cannot be copied, 1 only the target has."
     }
     assert "A sync would pass, with a warning:" in page(dry)
     done = shop.run()
-    assert verdicts(done) == {
+    assert check_results(done) == {
         "The copy agrees with the source: 151 documents and 151 rows were compared after the load."
         " Apart from that: 1 cannot be copied, 1 only the target has."
     }
@@ -92,7 +92,7 @@ def test_the_report_ends_with_what_the_checks_say_after_the_load(shop: Shop) -> 
     swallowed = shop.run()
     assert not swallowed.success
     assert accounts(swallowed)[1] == {"quarantined": 1, "left alone": 1, "cannot be copied": 1, "in all": 3}
-    [said] = verdicts(swallowed)
+    [said] = check_results(swallowed)
     assert said.startswith("The copy is not proven to agree with the source. ")
 
 
@@ -104,7 +104,7 @@ def test_a_result_that_could_not_be_verified_is_not_called_right(shop: Shop, mon
     shop.put(product("a"))
     outcome = shop.run()
     assert not outcome.success
-    [said] = verdicts(outcome)
+    [said] = check_results(outcome)
     assert "not verified yet" in said
 
 

@@ -12,7 +12,7 @@ from product_sync.notify.alerts import Level
 from product_sync.orchestration import names
 from product_sync.orchestration.connection_checks import evaluations
 from product_sync.orchestration.health_sensor import RECORD_EVERY_S, Diary, product_sync_health_sensor
-from product_sync.support.health import Look
+from product_sync.support.health import ConnectionHealth
 from product_sync_tests.receivers import WebReceiver, web_receiver
 from product_sync_tests.shop import Shop, ids, product
 
@@ -134,8 +134,8 @@ def test_a_server_that_is_down_turns_its_asset_red_and_health_and_no_other(
 
 
 def test_a_member_that_is_unsound_is_a_warning() -> None:
-    unsound = Look("mongodb", "MongoDB", Level.WARN, "A member is away.")
-    sound = Look("postgres", "PostgreSQL", Level.OK, "PostgreSQL 18.")
+    unsound = ConnectionHealth("mongodb", "MongoDB", Level.WARN, "A member is away.")
+    sound = ConnectionHealth("postgres", "PostgreSQL", Level.OK, "PostgreSQL 18.")
     made = {check.check_name: (check.passed, check.severity) for check in evaluations([unsound, sound])}
     assert made[names.MONGODB_CONNECTION] == (False, dg.AssetCheckSeverity.WARN)
     assert made[names.BOTH_CONNECTIONS] == (False, dg.AssetCheckSeverity.WARN)

@@ -14,7 +14,7 @@ from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Shop, ids, product
 
 
-class Told:
+class DispatchResult:
     """What each of the three hears of a stage that advances by a row each second."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Told:
 
 
 def test_the_listener_hears_everything_and_the_event_log_a_line_each_twenty_seconds() -> None:
-    told = Told()
+    told = DispatchResult()
     told.advance("read source", 60)
     assert len(told.heard) == 60
     assert [line.split(",")[0] for line in told.lines] == [
@@ -44,7 +44,7 @@ def test_the_listener_hears_everything_and_the_event_log_a_line_each_twenty_seco
 
 
 def test_a_long_stage_is_observed_three_times_a_minute_on_the_page_of_its_asset() -> None:
-    told = Told()
+    told = DispatchResult()
     told.advance("load", 3_600)
     assert 170 <= len(told.observed) <= 180
     assert {item.asset_key.to_user_string() for item in told.observed} == {names.LOAD}
@@ -54,7 +54,7 @@ def test_a_long_stage_is_observed_three_times_a_minute_on_the_page_of_its_asset(
 
 @pytest.mark.parametrize("stage", ["read source", "read target", "load", "confirm differences"])
 def test_a_stage_that_is_over_within_twenty_seconds_is_not_observed(stage: str) -> None:
-    told = Told()
+    told = DispatchResult()
     told.advance("something before", 90)
     told.advance(stage, 20)
     assert told.observed == []

@@ -11,7 +11,7 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from product_sync.orchestration import names
-from product_sync.pipeline.sync_run import Session
+from product_sync.pipeline.sync_run import SyncRun
 from product_sync_tests.shop import QUICK, Outcome, Shop, ids, product
 
 REPOSITORY = ReconstructableRepository.for_module("product_sync.definitions", "defs")
@@ -42,12 +42,12 @@ def steps(outcome: Outcome) -> list[str | None]:
     return [event.step_key for event in outcome.events if event.is_step_start]
 
 
-def broken(_: Session) -> None:
+def broken(_: SyncRun) -> None:
     raise RuntimeError("broken")
 
 
 def break_snapshot(_: Shop, patch: pytest.MonkeyPatch) -> Mend:
-    patch.setattr(Session, "snapshot_target", broken)
+    patch.setattr(SyncRun, "snapshot_target", broken)
     return patch.undo
 
 
@@ -57,7 +57,7 @@ def break_source_check(shop: Shop, _: pytest.MonkeyPatch) -> Mend:
 
 
 def break_diff(_: Shop, patch: pytest.MonkeyPatch) -> Mend:
-    patch.setattr(Session, "diff", broken)
+    patch.setattr(SyncRun, "diff", broken)
     return patch.undo
 
 

@@ -10,7 +10,7 @@ from product_sync.orchestration import progress_events
 from product_sync.orchestration import run_heartbeat as heartbeats
 from product_sync.orchestration.dead_runs import SILENCE_S
 from product_sync.orchestration.run_heartbeat import SILENT_FOR_S, Heartbeat
-from product_sync.pipeline.sync_run import Session
+from product_sync.pipeline.sync_run import SyncRun
 from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Shop, product
 
@@ -47,13 +47,13 @@ def test_a_comparison_that_takes_long_is_heard_in_the_runs_log(shop: Shop, monke
     monkeypatch.setattr(heartbeats, "_LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(progress_events, "NOTE_EVERY_S", 0.0)
     monkeypatch.setattr("product_sync.orchestration.resources.Heartbeat", lambda: Heartbeat(silent_for_s=0.1))
-    compare = Session.diff
+    compare = SyncRun.diff
 
-    def slowly(session: Session) -> object:
+    def slowly(sync_run: SyncRun) -> object:
         time.sleep(0.5)
-        return compare(session)
+        return compare(sync_run)
 
-    monkeypatch.setattr(Session, "diff", slowly)
+    monkeypatch.setattr(SyncRun, "diff", slowly)
     shop.put(product("a"))
     outcome = shop.run()
     assert outcome.success

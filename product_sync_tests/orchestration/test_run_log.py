@@ -12,7 +12,7 @@ from dagster import DagsterEventType as Kind
 from product_sync.errors import Unreachable
 from product_sync.orchestration import names
 from product_sync.orchestration.failures import own_sentence
-from product_sync.pipeline.sync_run import Session
+from product_sync.pipeline.sync_run import SyncRun
 from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
@@ -107,10 +107,10 @@ def test_an_error_of_ours_ends_the_run_with_its_sentence_and_hint(
 def test_the_sentence_is_the_last_line_also_where_another_step_went_on(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: Session) -> None:
+    def fail(_: SyncRun) -> None:
         raise Unreachable("The source is down.", hint="Start it.")
 
-    monkeypatch.setattr(Session, "snapshot_source", fail)
+    monkeypatch.setattr(SyncRun, "snapshot_source", fail)
     assert not shop.run().success
     printed = capsys.readouterr().err.splitlines()
     assert any("Target: 0 rows read" in line for line in printed)
@@ -120,7 +120,7 @@ def test_the_sentence_is_the_last_line_also_where_another_step_went_on(
 def test_a_bug_keeps_its_traceback(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Session, "snapshot_target", lambda _: dict[str, int]()["boom"])
+    monkeypatch.setattr(SyncRun, "snapshot_target", lambda _: dict[str, int]()["boom"])
     shop.put(product("a"))
     outcome = shop.run()
     assert not outcome.success

@@ -30,7 +30,7 @@ from product_sync.errors import (
 )
 from product_sync.pipeline import head_start as head_starts
 from product_sync.pipeline.head_start import HeadStart, head_start
-from product_sync.pipeline.run_checks import judge_result
+from product_sync.pipeline.run_checks import check_result
 from product_sync.runtime.progress import Progress
 from product_sync.state.files import read_metadata, row_count
 from product_sync.state.store import SOURCE_ROWS, TARGET_ROWS, VERIFIED_TARGET_ROWS
@@ -66,84 +66,84 @@ def wait_for(path: Path) -> None:
 def test_what_was_read_ahead_is_used_and_not_read_again(environment: Shop) -> None:
     environment.put(*(product(name) for name in ids(3)))
     heard: list[Progress] = []
-    session = begin(environment, on_progress=heard.append)
-    with begun(session.files.run_id) as reading:
-        session = replace(session, head_start=reading)
+    sync_run = begin(environment, on_progress=heard.append)
+    with begun(sync_run.files.run_id) as reading:
+        sync_run = replace(sync_run, head_start=reading)
         for name in (SOURCE_ROWS, TARGET_ROWS):
-            wait_for(session.files.path(name))
+            wait_for(sync_run.files.path(name))
         environment.put(product("later"))
 
-        assert session.snapshot_source().documents == 3
-        assert session.snapshot_target().rows == 0
-        assert session.diff().counts.missing == 3
-        assert session.load().inserted == 3
+        assert sync_run.snapshot_source().documents == 3
+        assert sync_run.snapshot_target().rows == 0
+        assert sync_run.diff().counts.missing == 3
+        assert sync_run.load().inserted == 3
         assert {progress.stage for progress in heard} >= {"read source", "load"}
 
-        assert session.snapshot_source().documents == 4, "what is asked for again is read again"
-        assert session.snapshot_target().rows == 3
-    assert read_metadata(session.files.path(SOURCE_ROWS))["run_id"] == session.files.run_id
+        assert sync_run.snapshot_source().documents == 4, "what is asked for again is read again"
+        assert sync_run.snapshot_target().rows == 3
+    assert read_metadata(sync_run.files.path(SOURCE_ROWS))["run_id"] == sync_run.files.run_id
 
 
 def test_the_target_that_was_read_ahead_for_a_proof_is_not_read_again(environment: Shop) -> None:
     environment.put(product("a"))
     environment.sql("INSERT INTO product VALUES ('a', 'The a', 500, 'i.jpg', 's1', 1)")
     heard: list[Progress] = []
-    session = begin(environment, on_progress=heard.append)
-    with begun(session.files.run_id, VERIFIED_TARGET_ROWS) as reading:
-        wait_for(session.files.path(VERIFIED_TARGET_ROWS))
+    sync_run = begin(environment, on_progress=heard.append)
+    with begun(sync_run.files.run_id, VERIFIED_TARGET_ROWS) as reading:
+        wait_for(sync_run.files.path(VERIFIED_TARGET_ROWS))
         environment.sql("INSERT INTO product VALUES ('later', 't', 1, 'i', 's', 1)")
-        verdicts = judge_result(replace(session, head_start=reading)).verdicts
-    assert [verdict.passed for verdict in verdicts] == [True, True, True]
+        check_results = check_result(replace(sync_run, head_start=reading)).check_results
+    assert [check_result.passed for check_result in check_results] == [True, True, True]
     assert all(progress.done <= 1 for progress in heard if progress.stage == "read target")
 
 
 def test_what_it_found_equal_is_not_compared_again(environment: Shop) -> None:
     environment.put(*(product(name) for name in ids(3)))
-    session = begin(environment)
-    session.snapshot_source()
-    session.snapshot_target()
-    session.diff()
-    session.load()
+    sync_run = begin(environment)
+    sync_run.snapshot_source()
+    sync_run.snapshot_target()
+    sync_run.diff()
+    sync_run.load()
     environment.put(product("later"))
-    session = begin(environment)
-    with begun(session.files.run_id) as reading:
-        session = replace(session, head_start=reading)
-        session.snapshot_source()
-        session.snapshot_target()
-        target_rows = session.files.path(TARGET_ROWS)
-        unpaired = session.unpaired(session.files, target_rows)
-        assert unpaired is not None
-        assert [row_count(path) for path in unpaired] == [1, 0]
+    sync_run = begin(environment)
+    with begun(sync_run.files.run_id) as reading:
+        sync_run = replace(sync_run, head_start=reading)
+        sync_run.snapshot_source()
+        sync_run.snapshot_target()
+        target_rows = sync_run.files.path(TARGET_ROWS)
+        unmatched = sync_run.unmatched(sync_run.files, target_rows)
+        assert unmatched is not None
+        assert [row_count(path) for path in unmatched] == [1, 0]
         # Had the diff looked at the snapshots themselves, it would find more.
-        for path in (session.files.path(SOURCE_ROWS), target_rows):
+        for path in (sync_run.files.path(SOURCE_ROWS), target_rows):
             assert row_count(path) in (3, 4)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("product_sync.compare.diff.without_equal_pairs", None)
-            assert session.diff().counts.missing == 1
+            patch.setattr("product_sync.compare.diff.drop_identical_rows", None)
+            assert sync_run.diff().counts.missing == 1
 
-        session.snapshot_source()
-        assert session.unpaired(session.files, target_rows) is None, "of a reading that is no longer there"
-        assert session.diff().counts.missing == 1
+        sync_run.snapshot_source()
+        assert sync_run.unmatched(sync_run.files, target_rows) is None, "of a reading that is no longer there"
+        assert sync_run.diff().counts.missing == 1
 
 
 def test_a_process_that_dies_costs_nothing_but_its_time(environment: Shop) -> None:
     environment.put(product("a"))
-    session = begin(environment)
-    with begun(session.files.run_id) as reading:
+    sync_run = begin(environment)
+    with begun(sync_run.files.run_id) as reading:
         reading._process.kill()
-        session = replace(session, head_start=reading)
-        assert session.snapshot_source().documents == 1
-        assert session.snapshot_target().rows == 0
+        sync_run = replace(sync_run, head_start=reading)
+        assert sync_run.snapshot_source().documents == 1
+        assert sync_run.snapshot_target().rows == 0
 
 
 def test_what_it_fails_of_is_told_by_the_step(environment: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = begin(environment)
+    sync_run = begin(environment)
     nowhere = "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=200"
     monkeypatch.setenv("PRODUCT_SERVICE_MONGODB_URL", nowhere)
-    with begun(session.files.run_id) as reading:
-        address = replace(session.source_address, url=nowhere)
+    with begun(sync_run.files.run_id) as reading:
+        address = replace(sync_run.source_address, url=nowhere)
         with pytest.raises(Unreachable):
-            replace(session, source_address=address, head_start=reading).snapshot_source()
+            replace(sync_run, source_address=address, head_start=reading).snapshot_source()
 
 
 @pytest.mark.parametrize("kind", [Unreachable, AccessDenied, Untrusted, ConfigurationError, MappingError, TableError])
@@ -168,7 +168,7 @@ def test_a_server_that_does_not_answer_is_asked_once(environment: Shop, monkeypa
         threading.Thread(target=hang_up, daemon=True).start()
         monkeypatch.setenv("CART_DB_URL", f"postgresql://user@127.0.0.1:{nobody.getsockname()[1]}/cart?sslmode=disable")
         with begun(str(uuid4())) as reading, pytest.raises(Unreachable, match="PostgreSQL at 127"):
-            reading.layout()
+            reading.row_schema()
     assert len(asked) == 1
 
 

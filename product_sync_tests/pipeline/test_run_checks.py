@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from product_sync.compare import diff as diffs
-from product_sync.compare.prefilter import Window, without_equal_pairs
+from product_sync.compare.prefilter import Window, drop_identical_rows
 from product_sync.compare.snapshot import READ_AHEAD_BYTES
 from product_sync.errors import LocalStorageError, Unreachable
 from product_sync.pipeline import run_checks
-from product_sync.pipeline.sync_run import Session
+from product_sync.pipeline.sync_run import SyncRun
 from product_sync.runtime.progress import Progress
 from product_sync.state.files import RUN_ID, TAKEN_AT, read_metadata
 from product_sync.state.store import VERIFIED_DIFF, VERIFIED_TARGET_ROWS
@@ -34,12 +34,12 @@ END_ALL_READINGS = (
 )
 
 
-def loaded(shop: Shop, products: int = 1) -> Session:
+def loaded(shop: Shop, products: int = 1) -> SyncRun:
     """A run that has just loaded so many products."""
     shop.put(*(product(name) for name in ids(products)))
-    session = read_and_compare(begin(shop))
-    assert session.load().inserted == products
-    return session
+    sync_run = read_and_compare(begin(shop))
+    assert sync_run.load().inserted == products
+    return sync_run
 
 
 def at_first_rows(event: Callable[[], object]) -> Callable[[Progress], None]:
@@ -53,9 +53,9 @@ def at_first_rows(event: Callable[[], object]) -> Callable[[Progress], None]:
     return on_progress
 
 
-def assert_nothing_is_left(shop: Shop, session: Session) -> None:
-    assert [path.name for path in session.files.folder.iterdir() if "verified" in path.name] == []
-    assert list(session.files.folder.glob("pairs-*")) == []
+def assert_nothing_is_left(shop: Shop, sync_run: SyncRun) -> None:
+    assert [path.name for path in sync_run.files.folder.iterdir() if "verified" in path.name] == []
+    assert list(sync_run.files.folder.glob("pairs-*")) == []
     assert other_sessions(shop.cart_url, 0)
     for thread in threading.enumerate():
         if thread.name == "product_sync ahead":
@@ -64,14 +64,14 @@ def assert_nothing_is_left(shop: Shop, session: Session) -> None:
 
 
 def test_what_the_proof_has_read_is_kept(shop: Shop) -> None:
-    session = loaded(shop, 3)
+    sync_run = loaded(shop, 3)
     heard: list[Progress] = []
-    proven = run_checks.judge_result(replace(session, on_progress=heard.append)).proven
+    proven = run_checks.check_result(replace(sync_run, on_progress=heard.append)).proven
     assert proven is not None
     assert (proven.source_count, proven.target_count, proven.missing, proven.extra) == (3, 3, 0, 0)
-    kept = session.files.path(VERIFIED_TARGET_ROWS)
+    kept = sync_run.files.path(VERIFIED_TARGET_ROWS)
     assert sorted(pq.read_table(kept)["id"].to_pylist()) == ids(3)
-    assert read_metadata(kept)[RUN_ID] == session.files.run_id
+    assert read_metadata(kept)[RUN_ID] == sync_run.files.run_id
     assert TAKEN_AT in read_metadata(kept)
     assert {progress.stage for progress in heard} == {"read target"}
     assert (heard[-1].done, heard[-1].ended) == (3, True)
@@ -82,48 +82,48 @@ def test_what_differs_is_found_in_whatever_order_the_rows_lie(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, trial_pages: int
 ) -> None:
     window = Window(rows=4, page_rows=2, trial_pages=trial_pages)
-    monkeypatch.setattr(diffs, "without_equal_pairs", partial(without_equal_pairs, window=window))
-    session = loaded(shop, 50)
+    monkeypatch.setattr(diffs, "drop_identical_rows", partial(drop_identical_rows, window=window))
+    sync_run = loaded(shop, 50)
     shop.sql("CREATE TABLE before AS SELECT * FROM product")
     shop.sql("TRUNCATE product")
     shop.sql("INSERT INTO product SELECT * FROM before ORDER BY id DESC")
     shop.sql("DELETE FROM product WHERE id = 'p0007'")
     shop.sql("UPDATE product SET price = 1 WHERE id = 'p0021'")
     shop.sql("INSERT INTO product VALUES ('x', 't', 1, 'i', 's', 1)")
-    verdict = run_checks.judge_result(session).verdicts[0]
-    assert not verdict.passed
-    found = pq.read_table(session.files.path(VERIFIED_DIFF)).select(["op", "id"]).to_pylist()
+    check_result = run_checks.check_result(sync_run).check_results[0]
+    assert not check_result.passed
+    found = pq.read_table(sync_run.files.path(VERIFIED_DIFF)).select(["op", "id"]).to_pylist()
     assert [(row["op"], row["id"]) for row in found] == [("insert", "p0007"), ("update", "p0021"), ("extra", "x")]
 
 
 def test_a_reading_that_the_server_ends_half_way_fails_the_proof_and_leaves_nothing(shop: Shop) -> None:
     assert 2 * READ_AHEAD_BYTES < WIDE * WIDE_BYTES
-    session = loaded(shop)
+    sync_run = loaded(shop)
     shop.sql(OTHERS, WIDE_BYTES // 6, WIDE)
     on_progress = at_first_rows(lambda: shop.sql(END_ALL_READINGS))
     with pytest.raises(Unreachable, match=r"connection was lost while public\.product was read"):
-        run_checks.judge_result(replace(session, on_progress=on_progress))
-    assert_nothing_is_left(shop, session)
+        run_checks.check_result(replace(sync_run, on_progress=on_progress))
+    assert_nothing_is_left(shop, sync_run)
 
 
 def test_a_proof_that_is_interrupted_ends_its_reading_and_leaves_nothing(shop: Shop) -> None:
-    session = loaded(shop)
+    sync_run = loaded(shop)
     shop.sql(OTHERS, WIDE_BYTES // 6, WIDE)
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_checks.judge_result(replace(session, on_progress=at_first_rows(interrupt)))
-    assert_nothing_is_left(shop, session)
+        run_checks.check_result(replace(sync_run, on_progress=at_first_rows(interrupt)))
+    assert_nothing_is_left(shop, sync_run)
 
 
 def test_a_comparison_that_fails_ends_the_reading_and_leaves_nothing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = loaded(shop)
+    sync_run = loaded(shop)
     shop.sql(OTHERS, WIDE_BYTES // 6, WIDE)
-    session.files.path("source.parquet").unlink()
+    sync_run.files.path("source.parquet").unlink()
     with pytest.raises(LocalStorageError, match=r"source\.parquet is gone"):
-        run_checks.judge_result(session)
-    assert_nothing_is_left(shop, session)
+        run_checks.check_result(sync_run)
+    assert_nothing_is_left(shop, sync_run)

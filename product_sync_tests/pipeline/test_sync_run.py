@@ -17,8 +17,8 @@ import pytest
 
 from product_sync.errors import StalePlan
 from product_sync.pipeline import run_checks
-from product_sync.pipeline.pending_diff import newest_plan
-from product_sync.pipeline.sync_run import Session, count_both, lock_holder, open_session, reflect_layout
+from product_sync.pipeline.pending_diff import newest_diff
+from product_sync.pipeline.sync_run import SyncRun, count_both, lock_holder, open_sync_run, resolve_row_schema
 from product_sync.runtime.clock import SYSTEM_TIMING
 from product_sync.runtime.progress import OnProgress, Progress, no_progress
 from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path
@@ -29,25 +29,25 @@ from product_sync_tests.targets.postgres_tables import role
 __all__ = ["shop"]
 
 
-def begin(shop: Shop, *, on_progress: OnProgress = no_progress, **settings: object) -> Session:
+def begin(shop: Shop, *, on_progress: OnProgress = no_progress, **settings: object) -> SyncRun:
     """The session of a new run."""
     target = TargetAddress(shop.cart_url)
-    return open_session(
+    return open_sync_run(
         SourceAddress(shop.mongodb_url),
         target,
         SyncSettings.resolve({}, {"batch_delay_ms": 0, "settle_seconds": 0.0, **settings}),
-        reflect_layout(target, mapping_path({})),
+        resolve_row_schema(target, mapping_path({})),
         state_root=shop.state,
         run_id=str(uuid4()),
         on_progress=on_progress,
     )
 
 
-def read_and_compare(session: Session) -> Session:
-    session.snapshot_source()
-    session.snapshot_target()
-    session.diff()
-    return session
+def read_and_compare(sync_run: SyncRun) -> SyncRun:
+    sync_run.snapshot_source()
+    sync_run.snapshot_target()
+    sync_run.diff()
+    return sync_run
 
 
 @pytest.mark.parametrize(("pacing", "within_s"), [("fixed", None), ("adaptive", 0.006 * 97 / 3)])
@@ -81,14 +81,14 @@ def test_a_diff_whose_source_snapshot_is_gone_is_refused(shop: Shop) -> None:
 
 def test_a_diff_is_as_old_as_the_reading_it_was_made_from(shop: Shop) -> None:
     shop.put(product("a"))
-    session = read_and_compare(begin(shop))
+    sync_run = read_and_compare(begin(shop))
     started = datetime.now(UTC)
-    newest_plan(session.folder, session.files, started + timedelta(minutes=59))
+    newest_diff(sync_run.folder, sync_run.files, started + timedelta(minutes=59))
     with pytest.raises(StalePlan, match="61 minutes old"):
-        newest_plan(session.folder, session.files, started + timedelta(minutes=61, seconds=1))
-    newest_plan(session.folder, session.files, started - timedelta(minutes=4))
+        newest_diff(sync_run.folder, sync_run.files, started + timedelta(minutes=61, seconds=1))
+    newest_diff(sync_run.folder, sync_run.files, started - timedelta(minutes=4))
     with pytest.raises(StalePlan, match="by this machine's clock"):
-        newest_plan(session.folder, session.files, started - timedelta(minutes=6))
+        newest_diff(sync_run.folder, sync_run.files, started - timedelta(minutes=6))
 
 
 def test_a_cancelled_load_leaves_its_counts_frees_the_lock_and_keeps_the_quarantine(shop: Shop) -> None:
@@ -98,30 +98,30 @@ def test_a_cancelled_load_leaves_its_counts_frees_the_lock_and_keeps_the_quarant
         if progress.stage == "load" and progress.done == 2:
             raise KeyboardInterrupt
 
-    session = read_and_compare(begin(shop, on_progress=cancel, batch_size=1))
+    sync_run = read_and_compare(begin(shop, on_progress=cancel, batch_size=1))
     with pytest.raises(KeyboardInterrupt):
-        session.load()
-    assert session.loaded().inserted == 2
+        sync_run.load()
+    assert sync_run.loaded().inserted == 2
     assert lock_holder(TargetAddress(shop.cart_url), mapping_path({})) is None
-    assert session.previous_quarantine is None
+    assert sync_run.previous_quarantine is None
     assert read_and_compare(begin(shop)).load().inserted == 3
 
 
 def test_a_run_that_lost_its_lock_in_the_load_keeps_what_another_run_has_learnt_meanwhile(shop: Shop) -> None:
     shop.sql("ALTER TABLE product ADD CONSTRAINT not_negative CHECK (price >= 0)")
     shop.put(product("a"), product("b"), product("first", price=-1))
-    happened: list[str] = []
+    was_committed: list[str] = []
 
     def another_run_takes_over(progress: Progress) -> None:
-        if progress.stage == "load" and progress.done == 1 and not happened:
-            happened.append("once")
+        if progress.stage == "load" and progress.done == 1 and not was_committed:
+            was_committed.append("once")
             shop.sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
             assert read_and_compare(begin(shop)).load().quarantined == 2
 
-    session = read_and_compare(begin(shop, on_progress=another_run_takes_over, batch_size=1))
+    sync_run = read_and_compare(begin(shop, on_progress=another_run_takes_over, batch_size=1))
     shop.put(product("late", price=-1))
-    session.load()
-    assert happened
+    sync_run.load()
+    assert was_committed
     assert set(shop.quarantine) == {'"first"', '"late"'}
     assert shop.quarantine['"first"']["attempts"] == 2
     shop.put(product("late"), product("first"))
@@ -131,13 +131,13 @@ def test_a_run_that_lost_its_lock_in_the_load_keeps_what_another_run_has_learnt_
 
 def test_two_runs_do_not_replace_the_quarantine_at_once(shop: Shop) -> None:
     shop.put(product("bad", price="12"))
-    session = read_and_compare(begin(shop))
-    loading = threading.Thread(target=session.load)
-    with session.folder.alone_with_quarantine():
+    sync_run = read_and_compare(begin(shop))
+    loading = threading.Thread(target=sync_run.load)
+    with sync_run.folder.alone_with_quarantine():
         loading.start()
         loading.join(1.0)
         assert loading.is_alive()
-        assert session.previous_quarantine is None
+        assert sync_run.previous_quarantine is None
     loading.join(30.0)
     assert set(shop.quarantine) == {'"bad"'}
 
@@ -158,37 +158,37 @@ def test_both_sides_are_counted_and_not_estimated(shop: Shop) -> None:
 
 def test_progress_keeps_the_files_of_a_run_from_being_taken_for_old_ones(shop: Shop) -> None:
     shop.put(product("a"))
-    session = begin(shop)
-    os.utime(session.files.folder, (0, 0))
-    session.on_progress(Progress("load", 1, 2, 1.0, 1.0))
-    assert session.files.folder.stat().st_mtime > 0
+    sync_run = begin(shop)
+    os.utime(sync_run.files.folder, (0, 0))
+    sync_run.on_progress(Progress("load", 1, 2, 1.0, 1.0))
+    assert sync_run.files.folder.stat().st_mtime > 0
 
 
 def test_a_difference_counts_only_after_the_time_to_settle_even_where_nothing_was_written(shop: Shop) -> None:
     shop.put(product("a"))
     shop.sql("INSERT INTO product VALUES ('a', 'The a', 500, 'i.jpg', 's1', 1), ('x', 't', 1, 'i', 's', 1)")
     slept: list[float] = []
-    session = read_and_compare(begin(shop, settle_seconds=5.0))
-    session.load()
-    run_checks.judge_result(replace(session, timing=replace(SYSTEM_TIMING, sleep=slept.append)))
+    sync_run = read_and_compare(begin(shop, settle_seconds=5.0))
+    sync_run.load()
+    run_checks.check_result(replace(sync_run, timing=replace(SYSTEM_TIMING, sleep=slept.append)))
     assert slept == [5.0]
 
 
 def test_the_files_of_a_run_can_be_read_by_their_owner_only(shop: Shop) -> None:
     shop.put(product("a"))
-    session = read_and_compare(begin(shop))
-    tables = [path for path in Path(session.files.folder).iterdir() if path.suffix == ".parquet"]
+    sync_run = read_and_compare(begin(shop))
+    tables = [path for path in Path(sync_run.files.folder).iterdir() if path.suffix == ".parquet"]
     assert {path.stat().st_mode & 0o077 for path in tables} == {0}
-    assert session.files.has(store.DIFF)
+    assert sync_run.files.has(store.DIFF)
 
 
 def test_a_plan_is_kept_to_even_where_a_product_changes_between_the_reading_and_its_batch(shop: Shop) -> None:
     shop.put(product("a", price=2), product("b", price=2))
     shop.sql("INSERT INTO product VALUES ('a', 'The a', 1, 'i.jpg', 's1', 1), ('b', 'The b', 1, 'i.jpg', 's1', 1)")
     plan_id = read_and_compare(begin(shop, dry_run=True, probe=False)).preview().plan_id
-    session = read_and_compare(begin(shop, plan=plan_id))
+    sync_run = read_and_compare(begin(shop, plan=plan_id))
     shop.put(product("a", price=3))
-    result = session.load()
+    result = sync_run.load()
     assert (result.planned, result.updated, result.skipped_since_plan) == (2, 1, 1)
     assert {name: row[0] for name, row in shop.rows.items()} == {"a": 1, "b": 2}
 
@@ -225,6 +225,6 @@ def test_a_role_that_sees_little_is_told_so_in_the_log(shop: Shop, caplog: pytes
     caplog.set_level("INFO")
     shop.put(product("a"))
     with role(shop.cart_url, "GRANT SELECT, INSERT, UPDATE ON product TO {}") as user:
-        session = read_and_compare(begin(shop, pacing="adaptive"))
-        assert replace(session, target_address=TargetAddress(user.url)).load().inserted == 1
+        sync_run = read_and_compare(begin(shop, pacing="adaptive"))
+        assert replace(sync_run, target_address=TargetAddress(user.url)).load().inserted == 1
     assert "Adaptive pacing cannot see: active sessions and replica lag" in caplog.text

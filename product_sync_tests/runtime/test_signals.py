@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from product_sync.runtime.signals import _kept, commit_begins, commit_failed, counting, keep
+from product_sync.runtime.signals import _kept, commit_begins, commit_failed, defer_interrupts, keep
 
 
 class Interrupted(Exception):
@@ -37,7 +37,7 @@ def send(number: signal.Signals) -> None:
 
 
 def test_it_is_raised_at_once_where_no_commit_is_under_way(number: signal.Signals) -> None:
-    with counting() as counted:
+    with defer_interrupts() as counted:
         with pytest.raises(Interrupted):
             send(number)
         commit_begins()
@@ -51,7 +51,7 @@ def test_it_is_raised_at_once_where_no_commit_is_under_way(number: signal.Signal
 
 
 def test_it_waits_until_what_was_committed_is_counted(number: signal.Signals) -> None:
-    with counting() as counted:
+    with defer_interrupts() as counted:
         commit_begins()
         send(number)
         with pytest.raises(Interrupted):
@@ -60,7 +60,7 @@ def test_it_waits_until_what_was_committed_is_counted(number: signal.Signals) ->
 
 
 def test_it_waits_no_longer_than_the_commit_is_tried(number: signal.Signals) -> None:
-    with counting():
+    with defer_interrupts():
         commit_begins()
         send(number)
         with pytest.raises(Interrupted):
@@ -68,7 +68,7 @@ def test_it_waits_no_longer_than_the_commit_is_tried(number: signal.Signals) -> 
 
 
 def test_a_second_one_does_not_wait(number: signal.Signals) -> None:
-    with counting() as counted:
+    with defer_interrupts() as counted:
         commit_begins()
         send(number)
         with pytest.raises(Interrupted):
@@ -78,7 +78,7 @@ def test_a_second_one_does_not_wait(number: signal.Signals) -> None:
 
 def test_it_does_not_wait_for_ever(number: signal.Signals) -> None:
     def endless_commit() -> None:
-        with counting(patience_s=0.01):
+        with defer_interrupts(patience_s=0.01):
             commit_begins()
             send(number)
             threading.Event().wait(120)
@@ -89,7 +89,7 @@ def test_it_does_not_wait_for_ever(number: signal.Signals) -> None:
 
 def test_it_is_not_lost_where_nothing_is_counted_after_all(number: signal.Signals) -> None:
     def interrupted_commit() -> None:
-        with counting():
+        with defer_interrupts():
             commit_begins()
             send(number)
 
@@ -98,10 +98,10 @@ def test_it_is_not_lost_where_nothing_is_counted_after_all(number: signal.Signal
 
 
 def test_a_count_within_a_count_raises_what_has_waited_for_it(number: signal.Signals) -> None:
-    with counting() as counted:
+    with defer_interrupts() as counted:
         commit_begins()
         counted()
-        with counting() as inner:
+        with defer_interrupts() as inner:
             commit_begins()
             send(number)
             with pytest.raises(Interrupted):
@@ -114,7 +114,7 @@ def test_a_thread_that_no_signal_reaches_changes_no_handler(number: signal.Signa
     handlers = []
 
     def work() -> None:
-        with counting() as counted:
+        with defer_interrupts() as counted:
             commit_begins()
             handlers.append(signal.getsignal(number))
             counted()

@@ -19,39 +19,39 @@ SIX = {"id": TEXT, "title": TEXT, "price": MONEY, "image": TEXT, "sellerId": TEX
 
 
 def test_the_default_mapping_fits_the_original_table() -> None:
-    layout = bind(load_mapping(), table_of(SIX, nullable=False))
-    assert layout.collection == "products"
-    assert layout.key.name == "id"
-    assert [column.name for column in layout.values] == ["title", "price", "image", "sellerId", "quantity"]
-    assert layout.values[3].kind is Kind.REFERENCE
-    assert (layout.values[4].has_default, layout.values[4].default) == (True, 0)
-    assert layout.values[1].type == MONEY
+    row_schema = bind(load_mapping(), table_of(SIX, nullable=False))
+    assert row_schema.collection == "products"
+    assert row_schema.key.name == "id"
+    assert [column.name for column in row_schema.values] == ["title", "price", "image", "sellerId", "quantity"]
+    assert row_schema.values[3].kind is Kind.REFERENCE
+    assert (row_schema.values[4].has_default, row_schema.values[4].default) == (True, 0)
+    assert row_schema.values[1].type == MONEY
 
 
 def test_the_key_comes_first_wherever_the_mapping_has_it() -> None:
     mapping = mapping_of({"price": {"source": "price"}, "id": {"source": "_id"}})
-    layout = bind(mapping, table_of({"price": INTEGER, "id": TEXT}))
-    assert [column.name for column in layout.columns] == ["id", "price"]
+    row_schema = bind(mapping, table_of({"price": INTEGER, "id": TEXT}))
+    assert [column.name for column in row_schema.columns] == ["id", "price"]
 
 
 def test_the_schemas_say_what_travels() -> None:
-    layout = layout_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
-    assert layout.target_schema == pa.schema({"id": pa.string(), "price": pa.string(), "stock": pa.int32()})
-    assert layout.source_schema.names == ["source_id_type", "id", "price", "stock"]
-    assert layout.diff_schema.names == [
+    row_schema = layout_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
+    assert row_schema.target_schema == pa.schema({"id": pa.string(), "price": pa.string(), "stock": pa.int32()})
+    assert row_schema.source_schema.names == ["source_id_type", "id", "price", "stock"]
+    assert row_schema.diff_schema.names == [
         "op", "id", "source_id_type", "refused_before", "new_price", "new_stock", "old_price", "old_stock",
     ]  # fmt: skip
-    assert layout.diff_schema.field("old_stock").type == pa.int32()
+    assert row_schema.diff_schema.field("old_stock").type == pa.int32()
 
 
 def test_a_column_that_is_not_updated_is_not_compared() -> None:
-    layout = layout_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
-    assert [column.name for column in layout.compared] == ["price"]
+    row_schema = layout_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
+    assert [column.name for column in row_schema.compared] == ["price"]
 
 
 def test_one_field_may_fill_two_columns() -> None:
-    layout = layout_of({"price": INTEGER, "list_price": INTEGER}, {"list_price": {"source": "price"}})
-    assert [column.path for column in layout.values] == [("price",), ("price",)]
+    row_schema = layout_of({"price": INTEGER, "list_price": INTEGER}, {"list_price": {"source": "price"}})
+    assert [column.path for column in row_schema.values] == [("price",), ("price",)]
 
 
 @pytest.mark.parametrize(

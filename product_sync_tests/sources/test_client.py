@@ -14,7 +14,7 @@ from pymongo import MongoClient
 from product_sync.errors import AccessDenied, ConfigurationError, ProductSyncError, Unreachable
 from product_sync.schema.records import IdType, SourceId
 from product_sync.sources.mongodb import MongoSource, connect, inspect
-from product_sync_tests.source_contract import ids_of, product, product_layout
+from product_sync_tests.source_contract import ids_of, product, product_row_schema
 from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
 
 PASSWORD = "p@ss/w:rd%"
@@ -91,19 +91,19 @@ class TestReachability:
 class TestLogin:
     def test_the_login_may_stand_in_the_url(self, guarded: PrivateMongod) -> None:
         with connect(guarded.url(login=LOGIN)) as shop:
-            assert ids_of(list(MongoSource(shop, product_layout()).snapshot())) == [SourceId(IdType.STRING, "a")]
+            assert ids_of(list(MongoSource(shop, product_row_schema()).snapshot())) == [SourceId(IdType.STRING, "a")]
 
     def test_the_login_may_stand_beside_the_url(self, guarded: PrivateMongod) -> None:
         with connect(guarded.url(), user="reader", password=PASSWORD) as shop:
-            assert MongoSource(shop, product_layout()).estimated_count() == 1
+            assert MongoSource(shop, product_row_schema()).estimated_count() == 1
 
     def test_the_login_beside_the_url_wins(self, guarded: PrivateMongod) -> None:
         with connect(guarded.url(login="nobody:wrong@"), user="reader", password=PASSWORD) as shop:
-            assert MongoSource(shop, product_layout()).estimated_count() == 1
+            assert MongoSource(shop, product_row_schema()).estimated_count() == 1
 
     def test_an_empty_login_beside_the_url_counts_as_none(self, guarded: PrivateMongod) -> None:
         with connect(guarded.url(login=LOGIN), user="", password="") as shop:
-            assert MongoSource(shop, product_layout()).estimated_count() == 1
+            assert MongoSource(shop, product_row_schema()).estimated_count() == 1
 
     @pytest.mark.parametrize(
         ("login", "named"),
@@ -153,7 +153,7 @@ class TestPrivileges:
             connect(guarded.url(), user=user, password=PASSWORD) as shop,
             pytest.raises(AccessDenied, match="`read`") as caught,
         ):
-            list(MongoSource(shop, product_layout()).snapshot())
+            list(MongoSource(shop, product_row_schema()).snapshot())
 
         roles = '[{"role": "read", "db": "shop"}]'
         assert caught.value.hint == f'db.getSiblingDB("shop").grantRolesToUser("{user}", {roles})'
@@ -163,7 +163,7 @@ class TestPrivileges:
             connect(guarded.url()) as shop,
             pytest.raises(AccessDenied, match="requires a user name") as caught,
         ):
-            list(MongoSource(shop, product_layout()).snapshot())
+            list(MongoSource(shop, product_row_schema()).snapshot())
 
         assert "MONGO_USER" in caught.value.hint
 
@@ -174,7 +174,7 @@ class TestPrivileges:
                 guarded.url(), username="root", password=PASSWORD, authSource="admin"
             ) as administrator,
         ):
-            reading = MongoSource(shop, product_layout())
+            reading = MongoSource(shop, product_row_schema())
             assert reading.fetch([SourceId(IdType.STRING, "a")]).documents == 1
             administrator["shop"].command("revokeRolesFromUser", "reader", roles=["read"])
             try:

@@ -28,7 +28,7 @@ from product_sync_tests.source_contract import (
     id_rows,
     ids_of,
     product,
-    product_layout,
+    product_row_schema,
     rows_of,
 )
 from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
@@ -83,7 +83,7 @@ def shop(mongodb_url: str) -> Iterator[Shop]:
 
 
 def source(shop: Shop, **options: Any) -> MongoSource:
-    return MongoSource(shop, product_layout(), **options)
+    return MongoSource(shop, product_row_schema(), **options)
 
 
 class TestMongoSourceKeepsTheContract(SourceContract):

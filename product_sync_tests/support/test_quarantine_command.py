@@ -186,7 +186,7 @@ class TestTheCommand:
 
 def test_memory_does_not_grow_with_the_quarantine(tmp_path: Path) -> None:
     """40,000 entries are 15 MB of JSON; as objects all at once they would need 60."""
-    layout = layout_of({"title": TEXT})
+    row_schema = layout_of({"title": TEXT})
     path, count = tmp_path / "quarantine.parquet", 40_000
 
     def pages() -> Iterator[pa.RecordBatch]:
@@ -195,9 +195,9 @@ def test_memory_does_not_grow_with_the_quarantine(tmp_path: Path) -> None:
                 Reject(f'"p{n}"', SourceId(IdType.STRING, f"p{n}"), (Defect("title", Reason.WRONG_TYPE, "x" * 200),))
                 for n in range(start, start + 10_000)
             ]
-            yield rejects_batch(layout, rejects, Stage.CONVERT)
+            yield rejects_batch(row_schema, rejects, Stage.CONVERT)
 
-    write_parquet(tmp_path / "rejects", rejects_batch(layout, [], Stage.CONVERT).schema, pages(), metadata={})
+    write_parquet(tmp_path / "rejects", rejects_batch(row_schema, [], Stage.CONVERT).schema, pages(), metadata={})
     merge(None, [tmp_path / "rejects"], path, now=datetime.now(UTC), run_id="r")
     script = (
         "import resource, sys; from pathlib import Path; from product_sync.results import QuarantineListing\n"

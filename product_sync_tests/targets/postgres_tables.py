@@ -17,7 +17,7 @@ from product_sync.errors import SyncAlreadyRunning, TransientError
 from product_sync.schema.mapping import ColumnSpec, SourceSpec, TargetSpec
 from product_sync.schema.mapping import Mapping as SyncMapping
 from product_sync.schema.records import TargetTable
-from product_sync.schema.row_schema import Layout, bind
+from product_sync.schema.row_schema import RowSchema, bind
 from product_sync.targets.postgres.reflection import reflect
 
 _T = TypeVar("_T")
@@ -33,12 +33,14 @@ def execute(url: str, *statements: LiteralString | sql.SQL | sql.Composed) -> li
         return cursor.fetchall() if cursor.description else []
 
 
-def layout_of(url: str, table: str = "product", *, schema: str = "public", not_updated: Sequence[str] = ()) -> Layout:
+def layout_of(
+    url: str, table: str = "product", *, schema: str = "public", not_updated: Sequence[str] = ()
+) -> RowSchema:
     """The table with all its supported columns mapped, each from a field of its own."""
     return map_all(reflect(url, schema, table), not_updated=not_updated)
 
 
-def map_all(table: TargetTable, *, not_updated: Sequence[str] = ()) -> Layout:
+def map_all(table: TargetTable, *, not_updated: Sequence[str] = ()) -> RowSchema:
     columns = {
         column.name: ColumnSpec(
             source="_id" if (column.name,) == table.primary_key else f"field{number}",

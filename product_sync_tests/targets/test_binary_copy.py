@@ -27,8 +27,8 @@ def test_every_type_that_copy_takes_arrives_as_it_is(cart_url: str) -> None:
         "CREATE TABLE t (id varchar(20) PRIMARY KEY, a smallint, b integer, c bigint, d real, e double precision, "
         "f boolean, g timestamptz, h text)",
     )
-    layout = layout_of(cart_url, "t")
-    assert binary_copy.is_possible(layout)
+    row_schema = layout_of(cart_url, "t")
+    assert binary_copy.is_possible(row_schema)
     values: dict[str, list[object]] = {
         "a": [-(2**15), 2**15 - 1, None],
         "b": [-(2**31), 2**31 - 1, None],
@@ -42,14 +42,14 @@ def test_every_type_that_copy_takes_arrives_as_it_is(cart_url: str) -> None:
     ids = [str(number) for number in range(MANY)]
     columns = [
         pa.array(ids),
-        *(pa.array((values[name] * MANY)[:MANY], layout.target_schema.field(name).type) for name in values),
+        *(pa.array((values[name] * MANY)[:MANY], row_schema.target_schema.field(name).type) for name in values),
     ]
-    rows = pa.Table.from_arrays(columns, schema=layout.target_schema)
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
-        nothing = write_batch(layout)
+    rows = pa.Table.from_arrays(columns, schema=row_schema.target_schema)
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+        nothing = write_batch(row_schema)
         written = writer.write(type(nothing)(rows, nothing.new, nothing.old, nothing.deletes))
     assert written.inserted == set(ids)
-    read = pa.Table.from_batches(PostgresReader(cart_url, layout).snapshot())
+    read = pa.Table.from_batches(PostgresReader(cart_url, row_schema).snapshot())
     assert read.take(pc.sort_indices(read["id"].cast(pa.int32()))).equals(rows)
 
 
@@ -61,58 +61,60 @@ def test_numbers_that_travel_as_text_do_not_go_by_copy(cart_url: str) -> None:
 def test_a_row_that_appeared_meanwhile_is_left_alone_and_all_others_are_inserted(
     cart_url: str, product_table: str
 ) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, "INSERT INTO product VALUES ('7', 'of an event', 1, 'i', 's', 1)")
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
-        written = writer.write(write_batch(layout, inserts=_products()))
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+        written = writer.write(write_batch(row_schema, inserts=_products()))
     assert written.inserted == {str(number) for number in range(MANY)} - {"7"}
     assert execute(cart_url, "SELECT title FROM product WHERE id = '7'") == [("of an event",)]
     assert execute(cart_url, "SELECT count(*) FROM product") == [(MANY,)]
 
 
 def test_a_row_that_a_trigger_swallows_is_not_counted(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(
         cart_url,
         "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
         "CREATE TRIGGER swallow BEFORE INSERT ON product FOR EACH ROW WHEN (NEW.id = '7') EXECUTE FUNCTION swallow()",
     )
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
-        written = writer.write(write_batch(layout, inserts=_products()))
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+        written = writer.write(write_batch(row_schema, inserts=_products()))
     assert written.inserted == {str(number) for number in range(MANY)} - {"7"}
 
 
 def test_a_refused_row_refuses_the_batch_and_nothing_of_it_remains(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, "ALTER TABLE product ADD CONSTRAINT few CHECK (id <> '7')")
-    with PostgresWriter(cart_url, layout, run_id="test") as writer, pytest.raises(RowsRefused, match="few"):
-        writer.write(write_batch(layout, inserts=_products()))
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer, pytest.raises(RowsRefused, match="few"):
+        writer.write(write_batch(row_schema, inserts=_products()))
     assert execute(cart_url, "SELECT count(*) FROM product") == [(0,)]
 
 
 def test_many_inserts_are_probed_without_a_trace(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
-        assert len(writer.probe(write_batch(layout, inserts=_products())).inserted) == MANY
+    row_schema = layout_of(cart_url)
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+        assert len(writer.probe(write_batch(row_schema, inserts=_products())).inserted) == MANY
     assert execute(cart_url, "SELECT count(*) FROM product") == [(0,)]
 
 
 def test_inserts_and_updates_of_a_batch_are_one_transaction(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, "INSERT INTO product SELECT 'old', 'old', 1, 'i', 's', 1")
     old = product("old", title="old", price=1, image="i", sellerId="s", quantity=1)
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
-        written = writer.write(write_batch(layout, inserts=_products(), updates=[(old, product("old", title="new"))]))
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+        written = writer.write(
+            write_batch(row_schema, inserts=_products(), updates=[(old, product("old", title="new"))])
+        )
     assert len(written.inserted) == MANY
     assert written.updated == {"old"}
     assert execute(cart_url, "SELECT count(DISTINCT xmin::text) FROM product") == [(1,)]
 
 
 def test_copy_needs_no_right_but_insert(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
-    names = sql.SQL(", ").join(sql.Identifier(column.name) for column in layout.columns).as_string()
+    row_schema = layout_of(cart_url)
+    names = sql.SQL(", ").join(sql.Identifier(column.name) for column in row_schema.columns).as_string()
     with (
         role(cart_url, f"GRANT SELECT, INSERT ({names}) ON product TO {{}}") as user,
-        PostgresWriter(user.url, layout, run_id="test") as writer,
+        PostgresWriter(user.url, row_schema, run_id="test") as writer,
     ):
-        assert len(writer.write(write_batch(layout, inserts=_products())).inserted) == MANY
+        assert len(writer.write(write_batch(row_schema, inserts=_products())).inserted) == MANY

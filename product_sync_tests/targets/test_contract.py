@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 from psycopg import sql
 
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.reflection import reflect
 from product_sync.targets.postgres.writer import PostgresWriter
@@ -24,9 +24,9 @@ from product_sync_tests.targets.postgres_tables import execute
 
 
 class _PostgresTarget:
-    def __init__(self, url: str, layout: Layout, writer: PostgresWriter) -> None:
+    def __init__(self, url: str, row_schema: RowSchema, writer: PostgresWriter) -> None:
         self._url = url
-        self.reader = PostgresReader(url, layout, batch_rows=2)
+        self.reader = PostgresReader(url, row_schema, batch_rows=2)
         self.writer = writer
 
     def remove(self, key: str) -> None:
@@ -63,9 +63,9 @@ class _PostgresTarget:
 
 
 class _MemoryTarget:
-    def __init__(self, layout: Layout, rows: Sequence[Row]) -> None:
-        self._fake = self.reader = self.writer = FakeTarget(layout)
-        self._fake.write(write_batch(layout, inserts=rows))
+    def __init__(self, row_schema: RowSchema, rows: Sequence[Row]) -> None:
+        self._fake = self.reader = self.writer = FakeTarget(row_schema)
+        self._fake.write(write_batch(row_schema, inserts=rows))
 
     def remove(self, key: str) -> None:
         self._fake.rows.pop(key, None)
@@ -88,23 +88,23 @@ class TestPostgresTarget(TargetContract):
     def target_of(self, cart_url: str) -> Iterator[TargetOf]:
         with ExitStack() as stack:
 
-            def make(layout: Layout, rows: Sequence[Row]) -> _PostgresTarget:
+            def make(row_schema: RowSchema, rows: Sequence[Row]) -> _PostgresTarget:
                 columns = sql.SQL(", ").join(
                     sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(str(column.type)))
-                    for column in layout.columns
+                    for column in row_schema.columns
                 )
                 execute(cart_url, sql.SQL("CREATE TABLE everything ({}, PRIMARY KEY (id))").format(columns))
-                writer = stack.enter_context(PostgresWriter(cart_url, layout, run_id="contract"))
-                writer.write(write_batch(layout, inserts=rows))
-                return _PostgresTarget(cart_url, layout, writer)
+                writer = stack.enter_context(PostgresWriter(cart_url, row_schema, run_id="contract"))
+                writer.write(write_batch(row_schema, inserts=rows))
+                return _PostgresTarget(cart_url, row_schema, writer)
 
             yield make
 
     def test_the_table_is_reflected_as_the_layout_has_it(self, target_of: TargetOf, cart_url: str) -> None:
-        layout = every_type_layout()
-        target_of(layout, [])
+        row_schema = every_type_layout()
+        target_of(row_schema, [])
         reflected = reflect(cart_url, "public", "everything")
-        assert reflected.columns == layout.table.columns
+        assert reflected.columns == row_schema.table.columns
 
 
 class TestFakeTarget(TargetContract):

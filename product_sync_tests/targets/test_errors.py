@@ -79,15 +79,15 @@ def _failure(writer: PostgresWriter, url: str, *inserts: Row, updates: tuple[tup
 def test_a_row_that_the_table_refuses_is_to_be_isolated(
     cart_url: str, product_table: str, change: LiteralString, row: Row, sqlstate: str, named: str
 ) -> None:
-    layout = layout_of(cart_url)
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+    row_schema = layout_of(cart_url)
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         if sqlstate == "23505":
-            writer.write(write_batch(layout, inserts=[product("other")]))
+            writer.write(write_batch(row_schema, inserts=[product("other")]))
         execute(cart_url, change)
         image = "".join(chr(0x4E00 + number) for number in range(9_000))
         refused = product("p", **(row if "image" not in row else {"image": image}))
         with pytest.raises(RowsRefused) as caught:
-            writer.write(write_batch(layout, inserts=[refused]))
+            writer.write(write_batch(row_schema, inserts=[refused]))
         assert caught.value.sqlstate == sqlstate
         assert named in caught.value.message
         assert sqlstate in caught.value.message
@@ -131,11 +131,11 @@ def test_a_long_message_is_cut(cart_url: str, product_table: str) -> None:
 def test_what_every_batch_would_meet_stops_the_run(
     cart_url: str, product_table: str, change: LiteralString, sqlstate: str
 ) -> None:
-    layout = layout_of(cart_url)
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+    row_schema = layout_of(cart_url)
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         execute(cart_url, change)
         with pytest.raises(EveryBatchWouldFail, match=sqlstate):
-            writer.write(write_batch(layout, inserts=[product("p")]))
+            writer.write(write_batch(row_schema, inserts=[product("p")]))
 
 
 @pytest.mark.parametrize(
@@ -154,65 +154,65 @@ def test_a_column_that_was_given_another_type_stops_the_run_before_anything_is_c
     cart_url: str, product_table: str, column: LiteralString, type_: LiteralString, said: str, rows: int
 ) -> None:
     """COPY in its binary form would take the bytes of an integer for those of a float."""
-    layout = layout_of(cart_url)
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+    row_schema = layout_of(cart_url)
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         execute(cart_url, f"ALTER TABLE product ALTER COLUMN {column} TYPE {type_}")
         inserts = [product(f"p{number}", price=16_777_217) for number in range(rows)]
         with pytest.raises(EveryBatchWouldFail, match=said) as caught:
-            writer.write(write_batch(layout, inserts=inserts))
+            writer.write(write_batch(row_schema, inserts=inserts))
     assert "Start the sync again" in caught.value.hint
     assert execute(cart_url, "SELECT count(*) FROM product") == [(0,)]
 
 
 def test_an_update_of_a_column_with_another_type_is_not_committed_either(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     old, new = product("p"), product("p", price=16_777_217)
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
-        writer.write(write_batch(layout, inserts=[old]))
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+        writer.write(write_batch(row_schema, inserts=[old]))
         execute(cart_url, "ALTER TABLE product ALTER COLUMN price TYPE real")
         with pytest.raises(EveryBatchWouldFail, match="price is real now"):
-            writer.write(write_batch(layout, updates=[(old, new)]))
+            writer.write(write_batch(row_schema, updates=[(old, new)]))
     assert execute(cart_url, "SELECT price FROM product") == [(995.0,)]
 
 
 def test_a_column_that_is_not_mapped_may_change(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+    row_schema = layout_of(cart_url)
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         execute(cart_url, "ALTER TABLE product ADD COLUMN note text")
-        assert writer.write(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
+        assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
 @pytest.mark.parametrize("name", ["snapshot", "fetch"])
 def test_a_reading_of_values_of_another_type_says_that_the_table_changed(
     cart_url: str, product_table: str, name: str
 ) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, "INSERT INTO product VALUES ('p', 'Ring', 1, 'i', 's', 1)")
     execute(cart_url, "ALTER TABLE product ALTER COLUMN price TYPE real USING 0.5")
-    reader = PostgresReader(cart_url, layout)
+    reader = PostgresReader(cart_url, row_schema)
     with pytest.raises(TableError, match="product changed while it was used"):
         list(reader.snapshot()) if name == "snapshot" else reader.fetch(["p"])
 
 
 def test_a_missing_privilege_stops_the_run_and_says_which(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     with (
         role(cart_url, "GRANT SELECT ON product TO {}") as user,
-        PostgresWriter(user.url, layout, run_id="test") as writer,
+        PostgresWriter(user.url, row_schema, run_id="test") as writer,
         pytest.raises(EveryBatchWouldFail, match="permission denied for table product") as caught,
     ):
-        writer.write(write_batch(layout, inserts=[product("p")]))
+        writer.write(write_batch(row_schema, inserts=[product("p")]))
     assert caught.value.sqlstate == "42501"
     assert "Grant SELECT, INSERT and UPDATE" in caught.value.hint
     assert PASSWORD not in str(caught.value)
 
 
 def test_a_role_that_is_read_only_is_refused_before_the_first_batch(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     with (
         role(cart_url, "GRANT ALL ON product TO {}", "ALTER ROLE {} SET default_transaction_read_only = on") as user,
         pytest.raises(ReadOnlyTarget, match="default_transaction_read_only"),
-        PostgresWriter(user.url, layout, run_id="test"),
+        PostgresWriter(user.url, row_schema, run_id="test"),
     ):
         pytest.fail("a writer that could not write was opened")
 
@@ -226,7 +226,7 @@ def test_a_standby_is_only_read_only_for_the_moment() -> None:
 
 
 def test_a_row_that_another_client_holds_is_transient(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     for setting, sqlstate in (("lock_timeout", "55P03"), ("statement_timeout", "57014")):
         with (
             role(
@@ -236,17 +236,17 @@ def test_a_row_that_another_client_holds_is_transient(cart_url: str, product_tab
                 if setting == "lock_timeout"
                 else "ALTER ROLE {} SET statement_timeout = '100ms'",
             ) as user,
-            PostgresWriter(user.url, layout, run_id="test") as writer,
+            PostgresWriter(user.url, row_schema, run_id="test") as writer,
         ):
             with locked(cart_url, "product"), pytest.raises(TransientError, match=sqlstate) as caught:
-                writer.write(write_batch(layout, inserts=[product("p")]))
+                writer.write(write_batch(row_schema, inserts=[product("p")]))
             assert not caught.value.connection_lost
-            assert writer.write(write_batch(layout, inserts=[product(setting)])).inserted == {setting}
+            assert writer.write(write_batch(row_schema, inserts=[product(setting)])).inserted == {setting}
 
 
 def test_a_deadlock_is_transient(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
-    batch = write_batch(layout, updates=[(product("a"), product("a", price=1))])
+    row_schema = layout_of(cart_url)
+    batch = write_batch(row_schema, updates=[(product("a"), product("a", price=1))])
     execute(
         cart_url,
         # Whoever updates a wants b next.
@@ -254,8 +254,8 @@ def test_a_deadlock_is_transient(cart_url: str, product_table: str) -> None:
         "'BEGIN PERFORM 1 FROM product WHERE id = ''b'' FOR UPDATE; RETURN NEW; END'",
         "CREATE TRIGGER t AFTER UPDATE ON product FOR EACH ROW WHEN (NEW.id = 'a') EXECUTE FUNCTION f()",
     )
-    with PostgresWriter(cart_url, layout, run_id="test") as writer, psycopg.connect(cart_url) as other:
-        writer.write(write_batch(layout, inserts=[product("a"), product("b")]))
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer, psycopg.connect(cart_url) as other:
+        writer.write(write_batch(row_schema, inserts=[product("a"), product("b")]))
         # The writer's deadlock_timeout is the shorter one, so it is the one that the server ends.
         other.execute("SET deadlock_timeout = '1min'")
         other.execute("UPDATE product SET quantity = 0 WHERE id = 'b'")
@@ -270,8 +270,8 @@ def test_a_deadlock_is_transient(cart_url: str, product_table: str) -> None:
 
 
 def test_a_session_that_an_administrator_ends_is_a_lost_connection(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+    row_schema = layout_of(cart_url)
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         execute(
             cart_url,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -279,10 +279,10 @@ def test_a_session_that_an_administrator_ends_is_a_lost_connection(cart_url: str
         )
         for _ in range(2):
             with pytest.raises(TransientError) as caught:
-                writer.write(write_batch(layout, inserts=[product("p")]))
+                writer.write(write_batch(row_schema, inserts=[product("p")]))
             assert caught.value.connection_lost
         patiently(writer.reconnect)
-        assert writer.write(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
+        assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
 @pytest.mark.parametrize(

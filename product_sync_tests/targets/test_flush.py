@@ -151,7 +151,7 @@ def test_what_a_crash_takes_back_is_known_not_to_have_happened(own_servers: Mach
         assert caught.value.written == written
         own_servers.start_again()
         patiently(writer.reconnect)
-        assert writer.happened(caught.value.transaction) is was_flushed
+        assert writer.was_committed(caught.value.transaction) is was_flushed
         assert writer.fetch(["p"]).num_rows == int(was_flushed)
         if was_flushed:
             writer.settle()

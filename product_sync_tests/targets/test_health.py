@@ -27,9 +27,9 @@ def test_a_healthy_target_lacks_nothing(cart_url: str, product_table: str) -> No
 
 def test_what_a_role_lacks_is_named(cart_url: str, product_table: str) -> None:
     execute(cart_url, "REVOKE USAGE ON SCHEMA public FROM PUBLIC")
-    layout = layout_of(cart_url, not_updated=["quantity"])
+    row_schema = layout_of(cart_url, not_updated=["quantity"])
     with role(cart_url, 'GRANT SELECT, INSERT (id, title, price, image, "sellerId") ON product TO {}') as user:
-        assert health(user.url, layout).privileges == Privileges(
+        assert health(user.url, row_schema).privileges == Privileges(
             select=False,
             insert=False,
             update=False,
@@ -43,7 +43,7 @@ def test_what_a_role_lacks_is_named(cart_url: str, product_table: str) -> None:
 
 
 def test_grants_on_columns_suffice_and_unmapped_columns_need_none(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url, not_updated=["quantity"])
+    row_schema = layout_of(cart_url, not_updated=["quantity"])
     execute(cart_url, "ALTER TABLE product ADD secret text")
     columns = 'id, title, price, image, "sellerId", quantity'
     with role(
@@ -51,7 +51,7 @@ def test_grants_on_columns_suffice_and_unmapped_columns_need_none(cart_url: str,
         f"GRANT SELECT ({columns}), INSERT ({columns}) ON product TO {{}}",
         'GRANT UPDATE (title, price, image, "sellerId") ON product TO {}',
     ) as user:
-        found = health(user.url, layout)
+        found = health(user.url, row_schema)
     assert found.privileges == Privileges(select=True, insert=True, update=True, delete=False, lacking=())
 
 
@@ -93,25 +93,25 @@ def test_partitions_count_as_the_table(cart_url: str) -> None:
 
 
 def test_row_level_security_is_shown(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, "ALTER TABLE product ENABLE ROW LEVEL SECURITY")
-    assert health(cart_url, layout).problem is None, "a superuser sees all rows"
+    assert health(cart_url, row_schema).problem is None, "a superuser sees all rows"
     with role(cart_url, "GRANT ALL ON product TO {}") as user:
-        assert "Row-level security" in str(health(user.url, layout).problem)
+        assert "Row-level security" in str(health(user.url, row_schema).problem)
 
 
 def test_a_sync_that_is_running_is_shown_also_to_a_role_that_sees_little(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
-    assert lock_holder(cart_url, layout.table) is None
-    with role(cart_url) as user, PostgresWriter(cart_url, layout, run_id="0a1b2c3d-running"):
+    row_schema = layout_of(cart_url)
+    assert lock_holder(cart_url, row_schema.table) is None
+    with role(cart_url) as user, PostgresWriter(cart_url, row_schema, run_id="0a1b2c3d-running"):
         for url in (cart_url, user.url):
-            holder = lock_holder(url, layout.table)
+            holder = lock_holder(url, row_schema.table)
             assert holder is not None
             assert holder.startswith("product_sync 0a1b2c3d ")
             assert ("connected since" in holder) == (url == cart_url)
-        assert health(cart_url, layout).lock_holder == lock_holder(cart_url, layout.table)
+        assert health(cart_url, row_schema).lock_holder == lock_holder(cart_url, row_schema.table)
     assert other_sessions(cart_url, 0)
-    assert lock_holder(cart_url, layout.table) is None
+    assert lock_holder(cart_url, row_schema.table) is None
 
 
 @pytest.mark.parametrize("sessions", [1, 2, 5])
@@ -122,7 +122,7 @@ def test_a_transaction_pooler_is_found_out(cart_url: str, sessions: int) -> None
 
 
 def test_a_table_that_went_away_is_named(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, "DROP TABLE product")
     with pytest.raises(TableError, match=r"public\.product does not exist any more"):
-        health(cart_url, layout)
+        health(cart_url, row_schema)

@@ -42,13 +42,13 @@ def test_a_row_is_recognised_whatever_another_client_has_written_into_it(cart_ur
             sql.SQL("CREATE TABLE {} (id text PRIMARY KEY, v {}, n int)").format(table, sql.SQL(declared)),
             sql.SQL("INSERT INTO {} VALUES {}").format(table, rows),
         )
-        layout = layout_of(cart_url, f"odd{number}")
-        nothing = layout.target_schema.empty_table()
+        row_schema = layout_of(cart_url, f"odd{number}")
+        nothing = row_schema.target_schema.empty_table()
         ids = frozenset(str(place) for place in range(len(literals)))
-        reader = PostgresReader(cart_url, layout)
-        with PostgresWriter(cart_url, layout, run_id="test") as writer:
-            old = pa.Table.from_batches(reader.snapshot(), schema=layout.target_schema)
-            new = old.set_column(2, layout.target_schema.field("n"), pa.array([1] * old.num_rows, pa.int32()))
+        reader = PostgresReader(cart_url, row_schema)
+        with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+            old = pa.Table.from_batches(reader.snapshot(), schema=row_schema.target_schema)
+            new = old.set_column(2, row_schema.target_schema.field("n"), pa.array([1] * old.num_rows, pa.int32()))
             assert writer.write(WriteBatch(nothing, new, old, nothing)) == Written(updated=ids), declared
             again = writer.fetch(sorted(ids))
             assert writer.write(WriteBatch(nothing, nothing, nothing, again)) == Written(deleted=ids), declared
@@ -60,9 +60,9 @@ def test_a_far_moment_is_not_taken_for_another_one(cart_url: str) -> None:
         "CREATE TABLE far (id text PRIMARY KEY, v timestamptz)",
         "INSERT INTO far VALUES ('a', '294276-12-31Z'), ('b', '294276-12-31Z'), ('c', 'infinity')",
     )
-    layout = layout_of(cart_url, "far")
-    nothing = layout.target_schema.empty_table()
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+    row_schema = layout_of(cart_url, "far")
+    nothing = row_schema.target_schema.empty_table()
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         seen = writer.fetch(["a", "b", "c"])
         execute(
             cart_url,

@@ -66,7 +66,7 @@ def test_the_roles_own_settings_do_not_change_what_is_read(cart_url: str) -> Non
         "CREATE TABLE t (id text PRIMARY KEY, m timestamptz, d double precision, n numeric, u uuid)",
         "INSERT INTO t VALUES ('é', '2024-02-03 04:05:06.789+00', 0.1, 99.90, 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11')",
     )
-    layout = layout_of(cart_url, "t")
+    row_schema = layout_of(cart_url, "t")
     with role(
         cart_url,
         "GRANT SELECT ON t TO {}",
@@ -78,7 +78,7 @@ def test_the_roles_own_settings_do_not_change_what_is_read(cart_url: str) -> Non
         "ALTER ROLE {} SET search_path = 'nowhere'",
         "ALTER ROLE {} SET default_transaction_isolation = 'serializable'",
     ) as user:
-        reader = PostgresReader(user.url, layout)
+        reader = PostgresReader(user.url, row_schema)
         (batch,) = reader.snapshot()
         assert reader.fetch(["é"]).equals(pa.Table.from_batches([batch]))
     (row,) = batch.set_column(1, "m", batch["m"].cast(pa.int64())).to_pylist()
@@ -132,19 +132,19 @@ def test_the_estimate_of_a_partitioned_table_is_the_sum_of_its_partitions(cart_u
 
 
 def test_rows_hidden_by_row_level_security_are_an_error_and_not_missing(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, MANY, "ALTER TABLE product ENABLE ROW LEVEL SECURITY")
     with role(cart_url, "GRANT SELECT ON product TO {}") as user:
-        reader = PostgresReader(user.url, layout)
+        reader = PostgresReader(user.url, row_schema)
         for read in (lambda: list(reader.snapshot()), lambda: reader.fetch(["1"]), reader.count):
             with pytest.raises(AccessDenied, match="row-level security"):
                 read()
 
 
 def test_a_role_that_may_not_read_is_told_so(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     with role(cart_url) as user, pytest.raises(AccessDenied, match="permission denied") as caught:
-        list(PostgresReader(user.url, layout).snapshot())
+        list(PostgresReader(user.url, row_schema).snapshot())
     assert "`product-sync doctor` has the GRANT to execute" in caught.value.hint
     assert PASSWORD not in str(caught.value)
 
@@ -163,9 +163,9 @@ def test_a_table_or_a_column_that_went_away_is_named(cart_url: str, product_tabl
 
 def test_a_connection_lost_half_way_fails_the_reading(cart_url: str, product_table: str) -> None:
     execute(cart_url, MANY, MORE_THAN_IS_BUFFERED)
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     with proxy(cart_url) as network:
-        batches = PostgresReader(network.url(cart_url), layout, batch_rows=100).snapshot()
+        batches = PostgresReader(network.url(cart_url), row_schema, batch_rows=100).snapshot()
         next(batches)
         network.close()
         with pytest.raises(Unreachable, match=r"connection was lost while public\.product was read"):
@@ -186,13 +186,13 @@ def test_a_reading_that_the_server_ends_is_unreachable(cart_url: str, product_ta
 
 
 def test_a_statement_time_out_of_the_role_is_named(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     with (
         role(cart_url, "GRANT SELECT ON product TO {}", "ALTER ROLE {} SET statement_timeout = '200ms'") as user,
         locked(cart_url, "product"),
     ):
         with pytest.raises(NotAttempted, match="57014") as caught:
-            list(PostgresReader(user.url, layout).snapshot())
+            list(PostgresReader(user.url, row_schema).snapshot())
         assert "statement_timeout" in caught.value.hint
 
 

@@ -84,14 +84,14 @@ def test_a_lock_that_is_freed_in_time_costs_nothing_but_the_time(cart_url: str, 
 def test_a_batch_that_waits_for_a_row_fails_with_who_has_it_and_the_next_one_is_written(
     cart_url: str, product_table: str
 ) -> None:
-    layout = layout_of(cart_url)
-    with PostgresWriter(cart_url, layout, run_id="test", on_wait=lambda _: None, patience=SHORT) as writer:
+    row_schema = layout_of(cart_url)
+    with PostgresWriter(cart_url, row_schema, run_id="test", on_wait=lambda _: None, patience=SHORT) as writer:
         with (
             migration(cart_url, "INSERT INTO product VALUES ('p', 't', 1, 'i', 's', 1)"),
             pytest.raises(TransientError, match=r"It waited \d s for a lock that is held by pid \d+ \(a migration"),
         ):
-            writer.write(write_batch(layout, inserts=[product("p")]))
-        assert writer.write(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
+            writer.write(write_batch(row_schema, inserts=[product("p")]))
+        assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
 def test_a_statement_that_only_works_for_long_is_left_alone(cart_url: str) -> None:

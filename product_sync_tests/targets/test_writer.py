@@ -52,7 +52,7 @@ def _writer(url: str, *, run_id: str = "test", sleep: Callable[[float], None] = 
 def test_select_insert_and_update_on_the_one_table_are_all_the_rights_it_needs(
     cart_url: str, product_table: str
 ) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     database = sql.Identifier(psycopg.conninfo.conninfo_to_dict(cart_url)["dbname"])  # type: ignore[arg-type] # a text
     execute(
         cart_url,
@@ -67,17 +67,17 @@ def test_select_insert_and_update_on_the_one_table_are_all_the_rights_it_needs(
             "GRANT USAGE ON SCHEMA public TO {}",
             "GRANT SELECT, INSERT, UPDATE ON product TO {}",
         ) as user,
-        PostgresWriter(user.url, layout, run_id="test") as writer,
+        PostgresWriter(user.url, row_schema, run_id="test") as writer,
     ):
-        assert writer.write(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
-        changed = write_batch(layout, updates=[(product("p"), product("p", price=1))])
+        assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
+        changed = write_batch(row_schema, updates=[(product("p"), product("p", price=1))])
         assert writer.probe(changed).updated == {"p"}
         assert writer.write(changed).updated == {"p"}
 
 
 def test_grants_on_the_mapped_columns_alone_suffice(cart_url: str, product_table: str) -> None:
     execute(cart_url, "ALTER TABLE product ADD note jsonb")
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     columns = 'id, title, price, image, "sellerId", quantity'
     with (
         role(
@@ -85,10 +85,10 @@ def test_grants_on_the_mapped_columns_alone_suffice(cart_url: str, product_table
             f"GRANT SELECT ({columns}), INSERT ({columns}) ON product TO {{}}",
             'GRANT UPDATE (title, price, image, "sellerId", quantity) ON product TO {}',
         ) as user,
-        PostgresWriter(user.url, layout, run_id="test") as writer,
+        PostgresWriter(user.url, row_schema, run_id="test") as writer,
     ):
-        assert writer.write(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
-        assert writer.write(write_batch(layout, updates=[(product("p"), product("p", price=1))])).updated == {"p"}
+        assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
+        assert writer.write(write_batch(row_schema, updates=[(product("p"), product("p", price=1))])).updated == {"p"}
 
 
 def test_hostile_names_and_values_stay_names_and_values(cart_url: str) -> None:
@@ -97,17 +97,17 @@ def test_hostile_names_and_values_stay_names_and_values(cart_url: str) -> None:
         'CREATE SCHEMA "my shop%s"',
         'CREATE TABLE "my shop%s"."T; --" ("i d" text PRIMARY KEY, "we""ird %s" text, "p" text, "u" text, "n0" text)',
     )
-    layout = layout_of(cart_url, "T; --", schema="my shop%s")
+    row_schema = layout_of(cart_url, "T; --", schema="my shop%s")
     evil = "'; DROP TABLE product; -- %s $1 \\ {}"
     old = {"i d": evil, 'we"ird %s': evil, "p": "p", "u": "u", "n0": None}
     new = {**old, 'we"ird %s': "new", "n0": "$2"}
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         # More often than it takes psycopg to prepare a statement.
         for _ in range(8):
-            assert writer.write(write_batch(layout, inserts=[old])).inserted == {evil}
-            assert writer.write(write_batch(layout, updates=[(old, new)])).updated == {evil}
+            assert writer.write(write_batch(row_schema, inserts=[old])).inserted == {evil}
+            assert writer.write(write_batch(row_schema, updates=[(old, new)])).updated == {evil}
             assert writer.fetch([evil]).to_pylist() == [new]
-            assert writer.write(write_batch(layout, deletes=[new])).deleted == {evil}
+            assert writer.write(write_batch(row_schema, deletes=[new])).deleted == {evil}
 
 
 def test_a_partitioned_table_is_written_like_any_other(cart_url: str) -> None:
@@ -117,13 +117,13 @@ def test_a_partitioned_table_is_written_like_any_other(cart_url: str) -> None:
         "CREATE TABLE p0 PARTITION OF p FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
         "CREATE TABLE p1 PARTITION OF p FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
     )
-    layout = layout_of(cart_url, "p")
+    row_schema = layout_of(cart_url, "p")
     rows: list[dict[str, Any]] = [{"id": str(number), "n": number} for number in range(10)]
-    with PostgresWriter(cart_url, layout, run_id="test") as writer:
+    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         ids = frozenset(row["id"] for row in rows)
-        assert writer.write(write_batch(layout, inserts=rows)).inserted == ids
+        assert writer.write(write_batch(row_schema, inserts=rows)).inserted == ids
         updates = [(row, {**row, "n": -1}) for row in rows]
-        assert writer.write(write_batch(layout, updates=updates)) == Written(updated=ids)
+        assert writer.write(write_batch(row_schema, updates=updates)) == Written(updated=ids)
 
 
 def test_triggers_find_their_tables_on_the_roles_search_path(cart_url: str, product_table: str) -> None:
@@ -135,7 +135,7 @@ def test_triggers_find_their_tables_on_the_roles_search_path(cart_url: str, prod
         "'BEGIN INSERT INTO seen VALUES (NEW.id); RETURN NEW; END'",
         "CREATE TRIGGER t AFTER INSERT ON product FOR EACH ROW EXECUTE FUNCTION f()",
     )
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     with (
         role(
             cart_url,
@@ -143,37 +143,37 @@ def test_triggers_find_their_tables_on_the_roles_search_path(cart_url: str, prod
             "GRANT USAGE ON SCHEMA audit TO {}",
             "ALTER ROLE {} SET search_path = audit, public",
         ) as user,
-        PostgresWriter(user.url, layout, run_id="test") as writer,
+        PostgresWriter(user.url, row_schema, run_id="test") as writer,
     ):
-        assert writer.write(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
+        assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
 def test_a_row_that_changes_while_the_statement_waits_is_not_overwritten(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     with _writer(cart_url) as writer, psycopg.connect(cart_url) as other:
-        writer.write(write_batch(layout, inserts=[product("p"), product("q")]))
+        writer.write(write_batch(row_schema, inserts=[product("p"), product("q")]))
         other.execute("UPDATE product SET price = 1 WHERE id = 'p'")
         finishing = threading.Timer(0.3, other.commit)
         finishing.start()
         updates = [(product(key), product(key, price=2)) for key in ("p", "q")]
-        assert writer.write(write_batch(layout, updates=updates)) == Written(updated=frozenset({"q"}))
+        assert writer.write(write_batch(row_schema, updates=updates)) == Written(updated=frozenset({"q"}))
         finishing.join()
     assert execute(cart_url, "SELECT price FROM product ORDER BY id") == [(1,), (2,)]
 
 
 def test_a_row_that_a_cart_still_references_is_not_deleted(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, "CREATE TABLE cart_item (product text REFERENCES product)")
     with _writer(cart_url) as writer:
-        writer.write(write_batch(layout, inserts=[product("p")]))
+        writer.write(write_batch(row_schema, inserts=[product("p")]))
         execute(cart_url, "INSERT INTO cart_item VALUES ('p')")
         with pytest.raises(RowsRefused, match="cart_item_product_fkey"):
-            writer.write(write_batch(layout, deletes=[product("p")]))
+            writer.write(write_batch(row_schema, deletes=[product("p")]))
     assert execute(cart_url, "SELECT id FROM product") == [("p",)]
 
 
 def test_a_probe_checks_deferred_constraints_and_leaves_no_row(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(
         cart_url,
         "CREATE TABLE seller (id text PRIMARY KEY)",
@@ -181,16 +181,16 @@ def test_a_probe_checks_deferred_constraints_and_leaves_no_row(cart_url: str, pr
     )
     with _writer(cart_url) as writer:
         with pytest.raises(RowsRefused, match="23503"):
-            writer.probe(write_batch(layout, inserts=[product("p")]))
+            writer.probe(write_batch(row_schema, inserts=[product("p")]))
         execute(cart_url, "INSERT INTO seller VALUES ('s1')")
-        assert writer.probe(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
+        assert writer.probe(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
         assert writer.fetch(["p"]).num_rows == 0
 
 
 def test_a_probe_gives_way_after_a_second(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     with _writer(cart_url) as writer, locked(cart_url, product_table), pytest.raises(TransientError, match="55P03"):
-        writer.probe(write_batch(layout, inserts=[product("p")]))
+        writer.probe(write_batch(row_schema, inserts=[product("p")]))
 
 
 class _Terminated(BaseException):
@@ -205,13 +205,13 @@ def _terminate(*_: object) -> None:
 def test_an_interrupted_batch_leaves_no_row_no_transaction_and_no_lock(
     cart_url: str, product_table: str, handler: Callable[..., object]
 ) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     former = signal.signal(signal.SIGINT, handler)
     try:
         with _writer(cart_url) as writer, locked(cart_url, product_table):
             threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
             with pytest.raises((KeyboardInterrupt, _Terminated)):
-                writer.write(write_batch(layout, inserts=[product("p")]))
+                writer.write(write_batch(row_schema, inserts=[product("p")]))
             writer.close()
             # While the table is still held: nobody waits for it any more.
             patiently(lambda: _writer(cart_url, run_id="next")).close()
@@ -241,7 +241,7 @@ def test_a_commit_whose_answer_was_lost_is_known_to_have_happened(cart_url: str,
         network.lose_answer_to(COMMIT)
         unknown = _lost_commit(writer)
         patiently(writer.reconnect)
-        assert writer.happened(unknown.transaction) is True
+        assert writer.was_committed(unknown.transaction) is True
         assert writer.fetch(["p"]).num_rows == 1
 
 
@@ -250,25 +250,25 @@ def test_a_commit_that_never_arrived_is_known_not_to_have_happened(cart_url: str
         network.lose_request(COMMIT)
         unknown = _lost_commit(writer)
         patiently(writer.reconnect)
-        assert writer.happened(unknown.transaction) is False
+        assert writer.was_committed(unknown.transaction) is False
         assert writer.fetch(["p"]).num_rows == 0
         assert writer.write(write_batch(writer._layout, inserts=[product("p")])).inserted == {"p"}
 
 
 def test_an_update_and_a_deletion_leave_the_same_trace(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     old = [product("changed"), product("extra")]
     for part in (
         {"updates": [(old[0], product("changed", price=1))]},
         {"deletes": [old[1]]},
     ):
         with proxy(cart_url) as network, patiently(partial(_through, network, cart_url)) as writer:
-            writer.write(write_batch(layout, inserts=old))
+            writer.write(write_batch(row_schema, inserts=old))
             network.lose_answer_to(COMMIT)
             with pytest.raises(CommitOutcomeUnknown) as caught:
-                writer.write(write_batch(layout, **part))
+                writer.write(write_batch(row_schema, **part))
             patiently(writer.reconnect)
-            assert writer.happened(caught.value.transaction) is True
+            assert writer.was_committed(caught.value.transaction) is True
 
 
 def test_a_session_that_the_server_has_not_missed_is_ended_and_its_lock_taken_over(
@@ -281,7 +281,7 @@ def test_a_session_that_the_server_has_not_missed_is_ended_and_its_lock_taken_ov
             writer.reconnect()
         assert caught.value.connection_lost
         patiently(writer.reconnect)
-        assert writer.happened(unknown.transaction) is False
+        assert writer.was_committed(unknown.transaction) is False
 
 
 def test_a_transaction_in_progress_is_waited_for(cart_url: str, product_table: str) -> None:
@@ -297,7 +297,7 @@ def test_a_transaction_in_progress_is_waited_for(cart_url: str, product_table: s
     with other, _writer(cart_url, sleep=sleep) as writer:
         row = other.execute("SELECT pg_current_xact_id()::text").fetchone()
         assert row is not None
-        assert writer.happened(row[0]) is True
+        assert writer.was_committed(row[0]) is True
     assert len(slept) == 3
 
 
@@ -306,7 +306,7 @@ def test_a_transaction_that_stays_in_progress_is_transient(cart_url: str, produc
         row = other.execute("SELECT pg_current_xact_id()::text").fetchone()
         assert row is not None
         with pytest.raises(TransientError, match="still in progress after 30 s"):
-            writer.happened(row[0])
+            writer.was_committed(row[0])
 
 
 def test_an_id_that_a_crashed_server_gives_out_again_is_not_taken_for_ours(cart_url: str, product_table: str) -> None:
@@ -320,8 +320,8 @@ def test_an_id_that_a_crashed_server_gives_out_again_is_not_taken_for_ours(cart_
             stranger.execute("INSERT INTO product VALUES ('theirs', '', 1, '', '', 1)")
         assert row is not None
         writer._unknown[row[0]] = writer._unknown[unknown.transaction]
-        assert writer.happened(row[0]) is False
-        assert writer.happened(str(int(row[0]) + 1_000_000)) is False, "not given out yet"
+        assert writer.was_committed(row[0]) is False
+        assert writer.was_committed(str(int(row[0]) + 1_000_000)) is False, "not given out yet"
 
 
 # Opening, losing and taking the lock again
@@ -338,24 +338,24 @@ def test_a_second_sync_is_turned_away_and_told_who_is_at_it(cart_url: str, produ
 
 
 def test_a_probe_takes_no_lock_and_is_in_no_syncs_way(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
-    probe = PostgresWriter(cart_url, layout, run_id="dry", probing=True)
+    row_schema = layout_of(cart_url)
+    probe = PostgresWriter(cart_url, row_schema, run_id="dry", probing=True)
     with probe, _writer(cart_url, run_id="real") as real:
-        assert real.write(write_batch(layout, inserts=[product("p")])).inserted == {"p"}
-        assert probe.probe(write_batch(layout, inserts=[product("q")])).inserted == {"q"}
+        assert real.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
+        assert probe.probe(write_batch(row_schema, inserts=[product("q")])).inserted == {"q"}
         with pytest.raises(SyncAlreadyRunning, match="product_sync real"):
-            PostgresWriter(cart_url, layout, run_id="another dry", probing=True)
-        read = [row["id"] for batch in PostgresReader(cart_url, layout).snapshot() for row in batch.to_pylist()]
+            PostgresWriter(cart_url, row_schema, run_id="another dry", probing=True)
+        read = [row["id"] for batch in PostgresReader(cart_url, row_schema).snapshot() for row in batch.to_pylist()]
     assert read == ["p"]
 
 
 def test_a_probe_that_meets_a_syncs_row_gives_way_at_once(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
-    with PostgresWriter(cart_url, layout, run_id="dry", probing=True) as probe, psycopg.connect(cart_url) as sync:
+    row_schema = layout_of(cart_url)
+    with PostgresWriter(cart_url, row_schema, run_id="dry", probing=True) as probe, psycopg.connect(cart_url) as sync:
         sync.execute("INSERT INTO product VALUES ('p', 't', 1, 'i', 's', 1)")
         began = time.monotonic()
         with pytest.raises(TransientError, match="lock timeout"):
-            probe.probe(write_batch(layout, inserts=[product("p")]))
+            probe.probe(write_batch(row_schema, inserts=[product("p")]))
         assert time.monotonic() - began < 0.9, "before the server looks for deadlocks, which a sync could lose"
 
 
@@ -390,17 +390,17 @@ def test_a_server_that_is_away_is_transient_for_a_run_that_has_begun(cart_url: s
 
 
 def test_transaction_pooling_is_refused(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     for sessions in (1, 2, 4):
         with transaction_pooler(cart_url, sessions=sessions) as pooler, pytest.raises(TransactionPooling):
-            PostgresWriter(pooler.url, layout, run_id="test")
+            PostgresWriter(pooler.url, row_schema, run_id="test")
 
 
 def test_row_level_security_is_refused(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, "ALTER TABLE product ENABLE ROW LEVEL SECURITY")
     with role(cart_url, "GRANT ALL ON product TO {}") as user, pytest.raises(AccessDenied, match="Row-level security"):
-        PostgresWriter(user.url, layout, run_id="test")
+        PostgresWriter(user.url, row_schema, run_id="test")
 
 
 def test_a_writer_that_was_turned_away_leaves_no_session_behind(cart_url: str, product_table: str) -> None:
@@ -408,18 +408,20 @@ def test_a_writer_that_was_turned_away_leaves_no_session_behind(cart_url: str, p
         with pytest.raises(SyncAlreadyRunning):
             _writer(cart_url)
         assert other_sessions(cart_url, 1)
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     execute(cart_url, "DROP TABLE product")
     with pytest.raises(TableError):
-        PostgresWriter(cart_url, layout, run_id="test")
+        PostgresWriter(cart_url, row_schema, run_id="test")
     assert other_sessions(cart_url, 0)
 
 
 def test_what_was_written_is_what_the_reader_sees(cart_url: str, product_table: str) -> None:
-    layout = layout_of(cart_url)
+    row_schema = layout_of(cart_url)
     rows = [product(str(number), price=number) for number in range(2_345)]
     with _writer(cart_url) as writer:
         for start in range(0, len(rows), 1_000):
-            writer.write(write_batch(layout, inserts=rows[start : start + 1_000]))
-    read = [row for batch in PostgresReader(cart_url, layout, batch_rows=999).snapshot() for row in batch.to_pylist()]
+            writer.write(write_batch(row_schema, inserts=rows[start : start + 1_000]))
+    read = [
+        row for batch in PostgresReader(cart_url, row_schema, batch_rows=999).snapshot() for row in batch.to_pylist()
+    ]
     assert sorted(read, key=lambda row: row["price"]) == rows

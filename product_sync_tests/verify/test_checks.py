@@ -36,11 +36,11 @@ from product_sync.verify.verification import Verification
 def test_a_source_is_complete_unless_it_is_empty_or_has_shrunk_and_nobody_said_so(
     documents: int, baseline: int | None, accepted: int | None, passed: bool
 ) -> None:
-    verdict = source_looks_complete(documents, baseline, accepted)
-    assert (verdict.passed, verdict.severity) == (passed, Severity.ERROR)
-    assert verdict.numbers == {"source_count": documents, "baseline": baseline, "accepted": accepted}
+    check_result = source_looks_complete(documents, baseline, accepted)
+    assert (check_result.passed, check_result.severity) == (passed, Severity.ERROR)
+    assert check_result.numbers == {"source_count": documents, "baseline": baseline, "accepted": accepted}
     if not passed:
-        assert f"--accept-source-count {documents}" in verdict.description
+        assert f"--accept-source-count {documents}" in check_result.description
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_a_source_is_complete_unless_it_is_empty_or_has_shrunk_and_nobody_said_s
 def test_a_mass_change_needs_a_person_who_accepts_it(
     changed: int, target_count: int, accepted: bool, passed: bool
 ) -> None:
-    verdict = change_is_plausible(changed, target_count, accepted)
-    assert (verdict.passed, verdict.severity) == (passed, Severity.ERROR)
-    assert ("accept_changes" in verdict.description.replace("-", "_")) == (not passed or accepted)
+    check_result = change_is_plausible(changed, target_count, accepted)
+    assert (check_result.passed, check_result.severity) == (passed, Severity.ERROR)
+    assert ("accept_changes" in check_result.description.replace("-", "_")) == (not passed or accepted)
 
 
 def verification(missing: int = 0, changed: int = 0, extra: int = 0, in_flight: int = 0) -> Verification:
@@ -67,9 +67,9 @@ def verification(missing: int = 0, changed: int = 0, extra: int = 0, in_flight: 
 
 @pytest.mark.parametrize(("missing", "changed", "passed"), [(0, 0, True), (1, 0, False), (0, 1, False)])
 def test_the_target_matches_when_nothing_is_missing_or_changed(missing: int, changed: int, passed: bool) -> None:
-    verdict = target_matches_source(verification(missing, changed, extra=3, in_flight=1))
-    assert (verdict.passed, verdict.severity) == (passed, Severity.ERROR)
-    assert verdict.numbers == {
+    check_result = target_matches_source(verification(missing, changed, extra=3, in_flight=1))
+    assert (check_result.passed, check_result.severity) == (passed, Severity.ERROR)
+    assert check_result.numbers == {
         "source_count": 10,
         "target_count": 9,
         "missing": missing,
@@ -82,14 +82,14 @@ def test_the_target_matches_when_nothing_is_missing_or_changed(missing: int, cha
         "changed_ids": ["c"] * changed,
         "extra_ids": [],
     }
-    assert "1 were on their way" in verdict.description
+    assert "1 were on their way" in check_result.description
 
 
 def test_rows_that_others_keep_out_are_told_with_the_reason() -> None:
     found = Exclusion("a", "b", "unique_title", "a is to have the same title as the row b has.")
-    verdict = target_matches_source(verification(changed=1), LoadResult(excluded=1, exclusions=[found]))
-    assert not verdict.passed
-    assert verdict.description == (
+    check_result = target_matches_source(verification(changed=1), LoadResult(excluded=1, exclusions=[found]))
+    assert not check_result.passed
+    assert check_result.description == (
         "0 missing, 1 changed (first: c). 1 row could not be written, because another row is in the way:"
         " a is to have the same title as the row b has."
     )
@@ -123,11 +123,11 @@ def test_every_batch_loaded_passes_only_without_failed_or_unattempted_batches() 
 def test_quarantine_warns_and_over_one_per_cent_it_is_an_error(
     quarantined: int, passed: bool, severity: Severity
 ) -> None:
-    verdict = quarantine_within_budget(quarantined, 1_000, {"not_exact": quarantined}, 0.01)
-    assert (verdict.passed, verdict.severity) == (passed, severity)
-    assert verdict.numbers == {"quarantined": quarantined, "source_count": 1_000, "not_exact": quarantined}
-    assert ("not_exact" in verdict.description) == (quarantined > 0)
-    assert ("more than 1 % of the source" in verdict.description) == (severity is Severity.ERROR)
+    check_result = quarantine_within_budget(quarantined, 1_000, {"not_exact": quarantined}, 0.01)
+    assert (check_result.passed, check_result.severity) == (passed, severity)
+    assert check_result.numbers == {"quarantined": quarantined, "source_count": 1_000, "not_exact": quarantined}
+    assert ("not_exact" in check_result.description) == (quarantined > 0)
+    assert ("more than 1 % of the source" in check_result.description) == (severity is Severity.ERROR)
 
 
 def test_a_larger_quarantine_budget_turns_the_error_into_a_warning() -> None:
@@ -138,8 +138,8 @@ def test_a_larger_quarantine_budget_turns_the_error_into_a_warning() -> None:
 
 def test_extra_rows_are_a_warning_only() -> None:
     assert no_extra_products(verification(), ()).passed
-    verdict = no_extra_products(verification(extra=2), ("x", "y"), kept_referenced=1)
-    assert (verdict.passed, verdict.severity) == (False, Severity.WARN)
-    assert verdict.numbers == {"extra": 2, "kept_referenced": 1}
-    assert "(first: x, y)" in verdict.description
-    assert "1 could not be deleted" in verdict.description
+    check_result = no_extra_products(verification(extra=2), ("x", "y"), kept_referenced=1)
+    assert (check_result.passed, check_result.severity) == (False, Severity.WARN)
+    assert check_result.numbers == {"extra": 2, "kept_referenced": 1}
+    assert "(first: x, y)" in check_result.description
+    assert "1 could not be deleted" in check_result.description

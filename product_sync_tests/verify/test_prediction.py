@@ -47,7 +47,7 @@ def test_a_source_that_shrank_a_mass_change_and_a_lacking_privilege_would_each_s
     assert "change_is_plausible: 900 of 1000 rows" in predicted(changed=900).sentence
     assert "privileges: GRANT INSERT" in predicted(lacking="GRANT INSERT").sentence
     for found in (predicted(baseline=2_000), predicted(changed=900), predicted(lacking="GRANT INSERT")):
-        assert [verdict.passed for verdict in found.failed] == [False]
+        assert [check_result.passed for check_result in found.failed] == [False]
 
 
 def test_extra_rows_are_left_alone_deleted_or_kept_for_a_reason_that_is_said() -> None:

@@ -13,10 +13,10 @@ from product_sync.state import files
 from product_sync.verify.drift_cause import Side
 from product_sync.verify.snapshot_lookup import EarlierFile, seen_before
 from product_sync_tests.load.bench import row
-from product_sync_tests.source_contract import product_layout
+from product_sync_tests.source_contract import product_row_schema
 from product_sync_tests.target_contract import table_of
 
-LAYOUT = product_layout()
+LAYOUT = product_row_schema()
 #: In no order, and with texts that programs sort differently.
 IDS = ["b", "a", "", "Z", "é", "\uffff", "\U0001f600", "y" * 5_000, "~", "10", "9", "\u00df"]
 

@@ -42,7 +42,7 @@ _OLD_TITLE: Final = "left from before"
 _MOST_MB: Final = 512
 _LONGEST_KEY, _KEY_BEGINNING = 1_000, 200
 
-Found = dict[str, dict[str, Any]]
+DiffSummary = dict[str, dict[str, Any]]
 _Reasons = frozenset[tuple[str, str]]
 
 
@@ -185,7 +185,7 @@ class _Place:
     def _complain(self, texts: Sequence[str]) -> None:
         self.played.violations += texts
 
-    def _rows(self) -> Found:
+    def _rows(self) -> DiffSummary:
         names = [column.name for column in self.columns]
         reads = ", ".join(
             column.read.format(f'"{column.name}"') if "{}" in column.read else column.read for column in self.columns
@@ -198,7 +198,7 @@ class _Place:
         with psycopg.connect(self.cart_url) as cart:
             return cart.execute("SELECT md5(id), xmin::text FROM product ORDER BY 1").fetchall()
 
-    def _quarantine(self) -> Found:
+    def _quarantine(self) -> DiffSummary:
         (path,) = self.state.glob("*/quarantine.parquet")
         entries = pq.read_table(path).drop_columns(["refused"]).to_pylist()
         if len({entry["source_key"] for entry in entries}) < len(entries):
@@ -214,8 +214,8 @@ def _is_alone(one: Made) -> bool:
 
 def _wrong_places(
     made: Sequence[Made],
-    rows: Found,
-    entries: Found,
+    rows: DiffSummary,
+    entries: DiffSummary,
     columns: Sequence[Column],
     played: Round,
     deleted: Collection[str | None] = (),

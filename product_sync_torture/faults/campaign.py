@@ -113,8 +113,8 @@ def _attempt(
             scene.writes(),
             left + _left(scene),
         )
-        judgement = judge(evidence, fault.expected)
-        played.ending, played.violations = judgement.ending, judgement.violations
+        run_checks_result = judge(evidence, fault.expected)
+        played.ending, played.violations = run_checks_result.ending, run_checks_result.violations
     return True
 
 

@@ -101,7 +101,7 @@ class Expected:
 
 
 @dataclass
-class Judgement:
+class RunChecks:
     ending: Ending | None
     violations: list[str] = field(default_factory=list)
 
@@ -111,7 +111,7 @@ def planned(source: Mapping[str, Row], target: Mapping[str, Row]) -> list[str]:
     return missing + sorted(key for key in source if key in target and source[key] != target[key])
 
 
-def judge(evidence: Evidence, expected: Expected) -> Judgement:
+def judge(evidence: Evidence, expected: Expected) -> RunChecks:
     ending = ending_of(evidence.struck)
     violations = [
         *_wrong_end(evidence.struck, ending, expected),
@@ -124,7 +124,7 @@ def judge(evidence: Evidence, expected: Expected) -> Judgement:
         *miscounted(evidence.next, evidence.writes),
         *(f"left behind: {each}" for each in evidence.left),
     ]
-    return Judgement(ending, violations)
+    return RunChecks(ending, violations)
 
 
 def ending_of(run: Run) -> Ending | None:

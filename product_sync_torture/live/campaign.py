@@ -20,7 +20,7 @@ from product_sync.embedded.servers import Servers
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_torture.live import judge
 from product_sync_torture.live.histories import AUDIT, LINGER, read_audit, version_of
-from product_sync_torture.live.judge import Judgement, Run
+from product_sync_torture.live.judge import Run, RunChecks
 from product_sync_torture.live.shop import TOMBSTONES, Consumer, LiveShop, Traffic
 from product_sync_torture.surroundings import environment
 
@@ -40,7 +40,7 @@ class Round:
     lost: int
     delivered: int
     seconds: float
-    judged: Judgement
+    judged: RunChecks
 
 
 def play(servers: Servers, consumer: Consumer, traffic: Traffic, seed: int) -> Round:
@@ -79,7 +79,7 @@ def play(servers: Servers, consumer: Consumer, traffic: Traffic, seed: int) -> R
                 risen,
                 judge.judge_runs(shop.history, audit, runs),
                 judge.judge_end(shop.history, _source(mongodb_url), _target(cart_url)),
-                Judgement(last, said),
+                RunChecks(last, said),
             ]
         )
         if consumer.keeps_order:

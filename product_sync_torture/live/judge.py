@@ -27,16 +27,16 @@ class Run:
 
 
 @dataclass
-class Judgement:
+class RunChecks:
     """``violations`` are ours, each with what happened. ``counts`` tell how much there was to go wrong."""
 
     violations: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def judge_writes(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> Judgement:
+def judge_writes(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> RunChecks:
     """Every write of ours, by what the shop held while the run that wrote it was reading."""
-    judged = Judgement()
+    judged = RunChecks()
     newest: dict[str, int] = {}
     appeared: dict[str, float] = {}
     for entry in audit:
@@ -78,13 +78,13 @@ def _faults(shop: ShopHistory, entry: Written, run: Run, appeared: float, newest
     return faults
 
 
-def judge_risen(shop: ShopHistory, audit: Sequence[Written], deletions: Mapping[str, float]) -> Judgement:
+def judge_risen(shop: ShopHistory, audit: Sequence[Written], deletions: Mapping[str, float]) -> RunChecks:
     """Whether a row that we inserted stood there although its product was deleted and the event of it had been applied.
 
     ``audit`` is of the moment when all events had arrived, ``deletions`` tells when the delete event of a product had
     been applied. We must have removed such a row in the run that inserted it, before anything else happened to it.
     """
-    judged = Judgement()
+    judged = RunChecks()
     entries: dict[str, list[Written]] = defaultdict(list)
     for entry in audit:
         entries[entry.id].append(entry)
@@ -105,7 +105,7 @@ def _is_late_removal(entry: Written, following: Written, deletion: float) -> boo
     return entry.by_us and entry.old is None and following.new is None and by_another_run and deletion < following.at
 
 
-def _judge_left(judged: Judgement, entry: Written, was_applied: bool) -> None:
+def _judge_left(judged: RunChecks, entry: Written, was_applied: bool) -> None:
     """The row of a deleted product at the end. If the event was applied, somebody has written the row afterwards."""
     if not was_applied:
         judged.counts["left: its delete event was lost"] += 1
@@ -119,10 +119,10 @@ def _risen(entry: Written) -> str:
     return f"{entry.id}: deleted, and risen by our insert of version {entry.new}"
 
 
-def judge_runs(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> Judgement:
+def judge_runs(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> RunChecks:
     """Every complaint is about a product that really was not in the target as the shop had it, for as long as the run
     looked."""
-    judged = Judgement(counts=Counter({"runs": len(runs)}))
+    judged = RunChecks(counts=Counter({"runs": len(runs)}))
     for run in runs:
         if not run.complaint:
             continue
@@ -145,9 +145,9 @@ def _row_versions(audit: Sequence[Written], row_id: str, start: float, end: floa
     return {before[-1] if before else None} | {entry.new for entry in entries if entry.at > start}
 
 
-def judge_end(shop: ShopHistory, source: Mapping[str, int | None], target: Mapping[str, int | None]) -> Judgement:
+def judge_end(shop: ShopHistory, source: Mapping[str, int | None], target: Mapping[str, int | None]) -> RunChecks:
     """Both sides hold the last version of every product, and nothing else."""
-    judged = Judgement()
+    judged = RunChecks()
     expected = shop.now()
     for side, found in (("shop", source), ("target", target)):
         wrong = {row_id for row_id in expected.keys() | found.keys() if expected.get(row_id) != found.get(row_id)}
@@ -159,8 +159,8 @@ def judge_end(shop: ShopHistory, source: Mapping[str, int | None], target: Mappi
     return judged
 
 
-def together(parts: Sequence[Judgement]) -> Judgement:
+def together(parts: Sequence[RunChecks]) -> RunChecks:
     """All of them as one."""
-    return Judgement(
+    return RunChecks(
         [violation for part in parts for violation in part.violations], sum((part.counts for part in parts), Counter())
     )

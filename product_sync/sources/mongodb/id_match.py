@@ -25,7 +25,7 @@ _INTEGERS = frozenset({IdType.INT, IdType.LONG})
 _OBJECT_ID, _ELEMENT_AT, _OBJECT_ID_SIZE = b"\x07_id\0", 4, 12
 
 
-class Requested:
+class IdMatch:
     """The ids of one query."""
 
     def __init__(self, ids: Sequence[SourceId]) -> None:

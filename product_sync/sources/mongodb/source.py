@@ -38,11 +38,11 @@ from product_sync.runtime import prefetch
 from product_sync.runtime.backoff import Backoff, RetryPolicy
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.schema.records import IdType, SourceBatch, SourceId
-from product_sync.schema.row_schema import ID_TYPE, Layout
+from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.sources.mongodb import paging, raw_reply
 from product_sync.sources.mongodb.collection import BY_ID, collection_uuid, require_readable
 from product_sync.sources.mongodb.errors import failed_in_mid_read, is_transient
-from product_sync.sources.mongodb.id_match import Requested
+from product_sync.sources.mongodb.id_match import IdMatch
 
 _Document = dict[str, Any]
 _Result = TypeVar("_Result")
@@ -66,7 +66,7 @@ class MongoSource:
     def __init__(
         self,
         database: Database[_Document],
-        layout: Layout,
+        row_schema: RowSchema,
         *,
         page_rows: int = 20_000,
         page_bytes: int = 8 * 1024 * 1024,
@@ -74,13 +74,13 @@ class MongoSource:
         timing: Timing = SYSTEM_TIMING,
     ) -> None:
         self._database = database
-        self._name = layout.collection
+        self._name = row_schema.collection
         self._page_rows = page_rows
         self._page_bytes = page_bytes
         self._retry = retry
         self._timing = timing
-        self._projection = projection(layout)
-        self._pages = PageConverter(layout)
+        self._projection = projection(row_schema)
+        self._pages = PageConverter(row_schema)
         # The read preference of the URL counts for the snapshot only.
         self._primary: Collection[_Document] = database.get_collection(
             self._name, read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("local")
@@ -102,12 +102,12 @@ class MongoSource:
 
     def estimated_count(self) -> int:
         """See `Source.estimated_count`. 0 for a collection that does not exist."""
-        return self._patiently(self._primary.estimated_document_count)
+        return self._with_retries(self._primary.estimated_document_count)
 
     def count(self) -> int:
         """How many documents there are now, counted through the ``_id`` index. Raises as `snapshot`."""
         self._confirm_collection()
-        return self._patiently(partial(self._primary.count_documents, {}, hint=_ID_INDEX))
+        return self._with_retries(partial(self._primary.count_documents, {}, hint=_ID_INDEX))
 
     def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
         """See `Source.fetch`. A document that can no longer be converted is among the rejects."""
@@ -118,7 +118,7 @@ class MongoSource:
         batches: list[SourceBatch] = []
         for chunk in (ids[at : at + _OBJECT_IDS_AT_ONCE] for at in range(0, len(ids), _OBJECT_IDS_AT_ONCE)):
             query = paging.any_object_id(pa.array([source_id.text for source_id in chunk], pa.string()))
-            documents = self._patiently(partial(self._answer, query, self._projection, len(chunk)))
+            documents = self._with_retries(partial(self._answer, query, self._projection, len(chunk)))
             if len(documents) < len(chunk):
                 # Some are gone, or all of them are too large for one answer.
                 documents = Documents.joined(self.documents(chunk))
@@ -135,7 +135,7 @@ class MongoSource:
         query = {"_id": {"$eq": bson_id}}
         read = partial(self._primary.find_raw_batches, query, self._projection, hint=_ID_INDEX)
         wanted = source_key(bson_id)
-        for document in self._patiently(lambda: _documents(read())):
+        for document in self._with_retries(lambda: _documents(read())):
             if source_key(decode(paging.only_id(document))["_id"]) == wanted:
                 return document
         return None
@@ -147,7 +147,7 @@ class MongoSource:
         found: set[SourceId] = set()
         pending = iter(ids)
         while chunk := list(islice(pending, _IDS_AT_ONCE)):
-            found |= self._patiently(partial(self._existing_under_this_id, chunk))
+            found |= self._with_retries(partial(self._existing_under_this_id, chunk))
         # What was not seen at a glance is looked for with care: an integer may be stored in another width.
         missed = [source_id for source_id in ids if source_id not in found]
         return found | {asked for _, matches in self._by_id(missed, {"_id": 1}) for asked in matches}
@@ -159,7 +159,7 @@ class MongoSource:
             return not ids.num_rows
         texts = ids["id"].combine_chunks()
         chunks = [texts[start : start + _OBJECT_IDS_AT_ONCE] for start in range(0, len(texts), _OBJECT_IDS_AT_ONCE)]
-        return all(self._patiently(partial(self._count, chunk)) == len(chunk) for chunk in chunks)
+        return all(self._with_retries(partial(self._count, chunk)) == len(chunk) for chunk in chunks)
 
     def _count(self, texts: pa.Array) -> int:
         answer = self._database.command(
@@ -198,7 +198,7 @@ class MongoSource:
 
     def _replies(self) -> Iterator[Documents]:
         last, rows = None, self._page_rows
-        while documents := self._patiently(partial(self._page, last, rows)):
+        while documents := self._with_retries(partial(self._page, last, rows)):
             yield documents
             last = documents[len(documents) - 1]
             # A reply of 16 MiB exists four times for a moment: of wide documents fewer are asked for.
@@ -242,10 +242,10 @@ class MongoSource:
         found: list[tuple[bytes, list[SourceId]]] = []
         pending = iter(ids)
         while chunk := list(islice(pending, _IDS_AT_ONCE)):
-            requested = Requested(chunk)
+            requested = IdMatch(chunk)
             answers = [
                 (document, matches)
-                for document in self._patiently(partial(self._read, chunk, projection))
+                for document in self._with_retries(partial(self._read, chunk, projection))
                 if (matches := requested.matching(document))
             ]
             found += answers
@@ -259,7 +259,7 @@ class MongoSource:
         replies = self._primary.find_raw_batches({"_id": {"$in": values}}, projection, hint=_ID_INDEX)
         return _documents(replies)
 
-    def _patiently(self, read: Callable[[], _Result]) -> _Result:
+    def _with_retries(self, read: Callable[[], _Result]) -> _Result:
         """Run ``read`` until it succeeds, fails for good or the time for retries is used up."""
         backoff = Backoff(self._retry, self._timing)
         while True:
@@ -272,7 +272,7 @@ class MongoSource:
 
     def _confirm_collection(self) -> None:
         """Raise unless the collection is still the one that was read from first."""
-        current = self._patiently(partial(collection_uuid, self._database, self._name))
+        current = self._with_retries(partial(collection_uuid, self._database, self._name))
         if self._uuid is None:
             self._uuid = current
         elif current != self._uuid:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from product_sync.schema.records import TypeName
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres import binary_arrays, statements
 from product_sync.targets.postgres.connection import conninfo
 from product_sync.targets.postgres.errors import changed_meanwhile, reading_failed, waited_too_long
@@ -37,20 +37,20 @@ _BEGIN: Final = (
 )
 
 
-def is_possible(layout: Layout) -> bool:
-    return all(column.type.name is not TypeName.TIMESTAMPTZ for column in layout.columns)
+def is_possible(row_schema: RowSchema) -> bool:
+    return all(column.type.name is not TypeName.TIMESTAMPTZ for column in row_schema.columns)
 
 
 def record_batches(
-    url: str, layout: Layout, statement: str, *, on_wait: OnWait = log_wait, patience: Patience = PATIENCE
+    url: str, row_schema: RowSchema, statement: str, *, on_wait: OnWait = log_wait, patience: Patience = PATIENCE
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of ``statement``, which gives the columns of ``layout``, with ``Layout.target_schema``.
+    """The rows of ``statement``, which gives the columns of ``layout``, with ``RowSchema.target_schema``.
 
     Raises as `reader.PostgresReader`.
     """
     import adbc_driver_postgresql.dbapi as adbc
 
-    table, ended = layout.table.qualified_name, ""
+    table, ended = row_schema.table.qualified_name, ""
     try:
         connection = adbc.connect(conninfo(url))
         cursor = connection.cursor()
@@ -69,7 +69,7 @@ def record_batches(
                     call(partial(cursor.execute, statement))
                     reader = cursor.fetch_record_batch()
                     while (batch := call(partial(next, reader, None))) is not None:
-                        yield _canonical(batch, layout)
+                        yield _canonical(batch, row_schema)
                 finally:
                     ended = watch.ended
         finally:
@@ -96,13 +96,16 @@ def _begin(cursor: Any) -> int:
     return int(cursor.fetchone()[0])
 
 
-def _canonical(batch: pa.RecordBatch, layout: Layout) -> pa.RecordBatch:
-    columns = list(zip(batch.columns, layout.columns, strict=True))
+def _canonical(batch: pa.RecordBatch, row_schema: RowSchema) -> pa.RecordBatch:
+    columns = list(zip(batch.columns, row_schema.columns, strict=True))
     for values, column in columns:
         if values.type != column.type.arrow:
-            raise changed_meanwhile(f"{column.name} is not {column.type} any more.", table=layout.table.qualified_name)
+            raise changed_meanwhile(
+                f"{column.name} is not {column.type} any more.", table=row_schema.table.qualified_name
+            )
     return pa.RecordBatch.from_arrays(
-        [binary_arrays.canonical_array(values, column.type) for values, column in columns], schema=layout.target_schema
+        [binary_arrays.canonical_array(values, column.type) for values, column in columns],
+        schema=row_schema.target_schema,
     )
 
 

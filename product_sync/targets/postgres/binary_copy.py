@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres import binary_arrays
 
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack("!II", 0, 0)
@@ -24,16 +24,16 @@ _TRAILER: Final = struct.pack("!h", -1)
 _NULL: Final = -1
 
 
-def is_possible(layout: Layout) -> bool:
+def is_possible(row_schema: RowSchema) -> bool:
     """Whether every column travels in its own binary form. numeric and uuid travel as text that a statement parses."""
-    return all(binary_arrays.wire(column.type).is_own_form for column in layout.columns)
+    return all(binary_arrays.wire(column.type).is_own_form for column in row_schema.columns)
 
 
-def encoded(rows: pa.Table, layout: Layout) -> bytes:
-    """``rows`` (``Layout.target_schema``, canonical values, below 2 GiB) as COPY takes them, columns in the layout's
+def encoded(rows: pa.Table, row_schema: RowSchema) -> bytes:
+    """``rows`` (``RowSchema.target_schema``, canonical values, below 2 GiB) as COPY takes them, columns in the layout's
     order."""
-    pieces: list[Any] = [pa.scalar(struct.pack("!h", len(layout.columns)), pa.binary())]
-    for column in layout.columns:
+    pieces: list[Any] = [pa.scalar(struct.pack("!h", len(row_schema.columns)), pa.binary())]
+    for column in row_schema.columns:
         values = binary_arrays.on_the_wire(rows[column.name].combine_chunks(), column.type)
         pieces += _field(values, binary_arrays.wire(column.type).dtype)
     joined = pc.binary_join_element_wise(*pieces, pa.scalar(b"", pa.binary()))

@@ -19,7 +19,7 @@ from psycopg import sql
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.records import ColumnType, TypeName
-from product_sync.schema.row_schema import Layout, LayoutColumn
+from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.targets.postgres import binary_arrays
 from product_sync.targets.postgres.constraint_catalog import Index, Reference, indexes_of, references_of
 from product_sync.targets.postgres.errors import describe
@@ -30,24 +30,24 @@ _LOGGER = logging.getLogger(__name__)
 _ROWS_AT_ONCE: Final = 5_000
 
 
-def obstacles(connection: psycopg.Connection, layout: Layout, batch: WriteBatch) -> list[Obstacle]:
+def obstacles(connection: psycopg.Connection, row_schema: RowSchema, batch: WriteBatch) -> list[Obstacle]:
     """As in the port. Runs in the transaction that is open, or in one for each statement."""
-    oid = table_oid(connection, layout.table)
+    oid = table_oid(connection, row_schema.table)
     indexes, references = indexes_of(connection, oid), references_of(connection, oid)
     found: list[Obstacle] = []
     for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
         part = batch.slice(start, _ROWS_AT_ONCE)
-        wanted = _Wanted(layout, part)
+        wanted = _Wanted(row_schema, part)
         if wanted.num_rows:
             for index in indexes:
                 if index.can_be_asked:
-                    found += _excluding(connection, layout, wanted, index)
+                    found += _excluding(connection, row_schema, wanted, index)
             for reference in references:
-                found += _not_there(connection, layout, wanted, reference)
+                found += _not_there(connection, row_schema, wanted, reference)
         if part.deletes.num_rows:
             for reference in references:
                 if reference.to_itself:
-                    found += _referring(connection, layout, part, reference)
+                    found += _referring(connection, row_schema, part, reference)
     return found
 
 
@@ -58,8 +58,8 @@ class _Wanted:
     Columns that are not written keep the value that the row has in the table; of a row to be inserted they are NULL.
     """
 
-    def __init__(self, layout: Layout, batch: WriteBatch) -> None:
-        self._layout = layout
+    def __init__(self, row_schema: RowSchema, batch: WriteBatch) -> None:
+        self._layout = row_schema
         self._rows = pa.concat_tables([batch.inserts, batch.new])
         self.num_rows = self._rows.num_rows
         is_new = pa.array([True] * batch.inserts.num_rows + [False] * batch.new.num_rows, pa.bool_())
@@ -96,7 +96,7 @@ class _Wanted:
         )
         return statement, parameters
 
-    def _column(self, name: str, sent: Sequence[LayoutColumn]) -> sql.Composed:
+    def _column(self, name: str, sent: Sequence[RowColumn]) -> sql.Composed:
         in_table = sql.Identifier("t", name)
         if name == self._layout.key.name:
             value: sql.Composable = binary_arrays.wire(self._layout.key.type).parsed(sql.Identifier("u", "k"))
@@ -110,7 +110,7 @@ class _Wanted:
         return sql.SQL(", {} AS {}").format(value, sql.Identifier(name))
 
 
-def _excluding(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, index: Index) -> list[Obstacle]:
+def _excluding(connection: psycopg.Connection, row_schema: RowSchema, wanted: _Wanted, index: Index) -> list[Obstacle]:
     """The rows of the table, and of the batch, that hold or want what a row of the batch is to have."""
     relation, parameters = wanted.relation(index.columns)
     if index.generated:
@@ -118,7 +118,7 @@ def _excluding(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, 
         relation = sql.SQL("SELECT *{generated} FROM ({relation}) AS {alias}").format(
             generated=sql.SQL("").join(sql.SQL(", {} AS {}").format(_text(e), sql.Identifier(n)) for n, e in made),
             relation=relation,
-            alias=sql.Identifier(layout.table.name),
+            alias=sql.Identifier(row_schema.table.name),
         )
     keys = sql.SQL("").join(sql.SQL(", {} AS {}").format(_text(key), _key(n)) for n, key in enumerate(index.keys))
     predicate = _text(index.predicate) if index.predicate else sql.SQL("true")
@@ -151,10 +151,10 @@ def _excluding(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, 
     ).format(
         keys=keys,
         relation=relation,
-        alias=sql.Identifier(layout.table.name),
+        alias=sql.Identifier(row_schema.table.name),
         predicate=predicate,
-        key=sql.Identifier(layout.key.name),
-        table=_table(layout),
+        key=sql.Identifier(row_schema.key.name),
+        table=_table(row_schema),
     ) + sql.SQL(" UNION ALL ").join(parts)
     return [
         Obstacle(
@@ -189,10 +189,12 @@ _RIVALS: Final = sql.SQL(
 )
 
 
-def _not_there(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, reference: Reference) -> list[Obstacle]:
+def _not_there(
+    connection: psycopg.Connection, row_schema: RowSchema, wanted: _Wanted, reference: Reference
+) -> list[Obstacle]:
     """Rows that refer to a row which is not there. Of the table's own rows only those that are referenced by their id
     can be told; a row may refer to itself."""
-    key = layout.key.name
+    key = row_schema.key.name
     if reference.to_itself and key not in reference.referenced:
         return []
     columns = list(dict.fromkeys([*reference.columns, *(reference.referenced if reference.to_itself else ())]))
@@ -241,10 +243,10 @@ def _not_there(connection: psycopg.Connection, layout: Layout, wanted: _Wanted, 
 
 
 def _referring(
-    connection: psycopg.Connection, layout: Layout, batch: WriteBatch, reference: Reference
+    connection: psycopg.Connection, row_schema: RowSchema, batch: WriteBatch, reference: Reference
 ) -> list[Obstacle]:
     """Rows of the table that refer to one which is to be deleted."""
-    key = layout.key
+    key = row_schema.key
     statement = sql.SQL(
         """
         SELECT d.{key}::pg_catalog.text, p.{key}::pg_catalog.text FROM {table} AS d JOIN {table} AS p ON {matches}
@@ -252,7 +254,7 @@ def _referring(
         """
     ).format(
         key=sql.Identifier(key.name),
-        table=_table(layout),
+        table=_table(row_schema),
         matches=sql.SQL(" AND ").join(
             sql.SQL("p.{} = d.{}").format(sql.Identifier(one), sql.Identifier(other))
             for one, other in zip(reference.columns, reference.referenced, strict=True)
@@ -284,8 +286,8 @@ def _rows(connection: psycopg.Connection, statement: sql.Composed, parameters: l
         return []
 
 
-def _table(layout: Layout) -> sql.Identifier:
-    return sql.Identifier(layout.table.schema, layout.table.name)
+def _table(row_schema: RowSchema) -> sql.Identifier:
+    return sql.Identifier(row_schema.table.schema, row_schema.table.name)
 
 
 def _key(place: int) -> sql.Identifier:

@@ -15,7 +15,7 @@ import psycopg
 
 from product_sync.errors import ProductSyncError
 from product_sync.schema.records import TargetTable
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres import statements
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.errors import read_error
@@ -78,13 +78,13 @@ class TargetHealth:
     lock_holder: str | None
 
 
-def health(url: str, layout: Layout, *, clock: Callable[[], float] = time.perf_counter) -> TargetHealth:
+def health(url: str, row_schema: RowSchema, *, clock: Callable[[], float] = time.perf_counter) -> TargetHealth:
     """Ask the server. Errors as `connect`; `TableError` if the table is gone."""
     with closing(connect(url)) as connection:
         try:
-            return _health(connection, url, layout, clock)
+            return _health(connection, url, row_schema, clock)
         except psycopg.Error as error:
-            raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
+            raise read_error(error, table=row_schema.table.qualified_name, broken=connection.closed) from error
 
 
 def server_health(url: str, *, clock: Callable[[], float] = time.perf_counter) -> ServerHealth:
@@ -96,13 +96,15 @@ def server_health(url: str, *, clock: Callable[[], float] = time.perf_counter) -
             raise read_error(error, table="the server", broken=connection.closed) from error
 
 
-def _health(connection: psycopg.Connection, url: str, layout: Layout, clock: Callable[[], float]) -> TargetHealth:
-    oid = table_oid(connection, layout.table)
-    holder = holder_of(connection, layout.table)
+def _health(
+    connection: psycopg.Connection, url: str, row_schema: RowSchema, clock: Callable[[], float]
+) -> TargetHealth:
+    oid = table_oid(connection, row_schema.table)
+    holder = holder_of(connection, row_schema.table)
     return TargetHealth(
         server=server_of(connection, clock),
-        problem=_problem(connection, url, layout.table),
-        privileges=_privileges(connection, layout, oid),
+        problem=_problem(connection, url, row_schema.table),
+        privileges=_privileges(connection, row_schema, oid),
         triggers=tuple(name for (name,) in connection.execute(statements.USER_TRIGGERS, [oid])),
         foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(statements.FOREIGN_KEYS, [oid])),
         lock_holder=None if holder is None else str(holder),
@@ -118,11 +120,11 @@ def server_of(connection: psycopg.Connection, clock: Callable[[], float]) -> Ser
     return ServerHealth(version, latency_ms, role, in_recovery)
 
 
-def _privileges(connection: psycopg.Connection, layout: Layout, oid: int) -> Privileges:
+def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int) -> Privileges:
     usage, delete = connection.execute(statements.TABLE_RIGHTS, [oid]).fetchone() or (False, False)
     granted = set(connection.execute(statements.COLUMN_RIGHTS, [oid]).fetchall())
-    mapped = [column.name for column in layout.columns]
-    needed = {"SELECT": mapped, "INSERT": mapped, "UPDATE": [column.name for column in layout.compared]}
+    mapped = [column.name for column in row_schema.columns]
+    needed = {"SELECT": mapped, "INSERT": mapped, "UPDATE": [column.name for column in row_schema.compared]}
     lacking = {right: [name for name in names if (name, right) not in granted] for right, names in needed.items()}
     return Privileges(
         select=usage and not lacking["SELECT"],
@@ -130,7 +132,7 @@ def _privileges(connection: psycopg.Connection, layout: Layout, oid: int) -> Pri
         update=usage and not lacking["UPDATE"],
         delete=usage and delete,
         lacking=(
-            *(() if usage else (f"USAGE on schema {layout.table.schema}",)),
+            *(() if usage else (f"USAGE on schema {row_schema.table.schema}",)),
             *(f"{right} on {', '.join(names)}" for right, names in lacking.items() if names),
         ),
     )

@@ -42,7 +42,7 @@ class Replication:
 
 
 @dataclass(frozen=True, slots=True)
-class LightLook:
+class QuickHealth:
     """``estimated_rows`` is what the server's own statistics say."""
 
     server: ServerHealth
@@ -50,7 +50,9 @@ class LightLook:
     replication: Replication
 
 
-def look(url: str, table: TargetTable, *, within_s: float, clock: Callable[[], float] = time.perf_counter) -> LightLook:
+def look(
+    url: str, table: TargetTable, *, within_s: float, clock: Callable[[], float] = time.perf_counter
+) -> QuickHealth:
     """Ask the server; each step ends after ``within_s`` seconds where the server or the network answers at all.
 
     Errors as `connect`; `TableError` if the table is not there.
@@ -61,6 +63,6 @@ def look(url: str, table: TargetTable, *, within_s: float, clock: Callable[[], f
             server = server_of(connection, clock)
             row = connection.execute(statements.ESTIMATED_COUNT, [table_oid(connection, table)]).fetchone()
             replicas, behind_s = connection.execute(statements.REPLICATION).fetchone() or (0, None)
-            return LightLook(server, int(row[0]) if row else 0, Replication(server.in_recovery, replicas, behind_s))
+            return QuickHealth(server, int(row[0]) if row else 0, Replication(server.in_recovery, replicas, behind_s))
         except psycopg.Error as error:
             raise read_error(error, table=table.qualified_name, broken=connection.closed) from error

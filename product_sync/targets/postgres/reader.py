@@ -17,7 +17,7 @@ import pyarrow as pa
 from product_sync.errors import TableError
 from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch
-from product_sync.schema.row_schema import Layout
+from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres import adbc_stream, binary_arrays, constraints, statements
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.errors import changed_meanwhile, read_error, waited_too_long
@@ -43,7 +43,7 @@ class PostgresReader:
     def __init__(
         self,
         url: str,
-        layout: Layout,
+        row_schema: RowSchema,
         *,
         batch_rows: int = BATCH_ROWS,
         on_wait: OnWait = log_wait,
@@ -52,7 +52,7 @@ class PostgresReader:
         self._url = url
         self._on_wait = on_wait
         self._patience = patience
-        self._layout = layout
+        self._layout = row_schema
         self._batch_rows = batch_rows
 
     def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
@@ -127,30 +127,32 @@ class PostgresReader:
                 raise read_error(error, table=table, broken=connection.closed) from error
 
 
-def fetch(connection: psycopg.Connection, layout: Layout, ids: Sequence[str]) -> pa.Table:
-    """The rows of these ids on an open connection, with ``Layout.target_schema``. Raises driver errors, and
+def fetch(connection: psycopg.Connection, row_schema: RowSchema, ids: Sequence[str]) -> pa.Table:
+    """The rows of these ids on an open connection, with ``RowSchema.target_schema``. Raises driver errors, and
     `TableError` if a column has another type by now."""
     batches: list[pa.RecordBatch] = []
-    statement = statements.select_by_ids(layout)
+    statement = statements.select_by_ids(row_schema)
     for start in range(0, len(ids), _IDS_PER_STATEMENT):
         chunk = binary_arrays.ids(ids[start : start + _IDS_PER_STATEMENT])
         with connection.cursor(binary=True) as cursor:
             rows = cursor.execute(statement, [chunk]).fetchall()
-            _require_types(cursor, layout)
+            _require_types(cursor, row_schema)
             if rows:
-                batches.append(_record_batch(rows, layout))
-    return pa.Table.from_batches(batches, schema=layout.target_schema)
+                batches.append(_record_batch(rows, row_schema))
+    return pa.Table.from_batches(batches, schema=row_schema.target_schema)
 
 
-def _require_types(cursor: psycopg.Cursor[tuple[object, ...]], layout: Layout) -> None:
+def _require_types(cursor: psycopg.Cursor[tuple[object, ...]], row_schema: RowSchema) -> None:
     """Arrow would make an integer of what is a fraction by now, without a word."""
-    for column, read in zip(layout.columns, cursor.description or (), strict=True):
+    for column, read in zip(row_schema.columns, cursor.description or (), strict=True):
         if read.type_code != binary_arrays.wire(column.type).oid:
-            raise changed_meanwhile(f"{column.name} is not {column.type} any more.", table=layout.table.qualified_name)
+            raise changed_meanwhile(
+                f"{column.name} is not {column.type} any more.", table=row_schema.table.qualified_name
+            )
 
 
-def _record_batch(rows: Sequence[tuple[object, ...]], layout: Layout) -> pa.RecordBatch:
-    columns = zip(layout.columns, zip(*rows, strict=True), strict=True)
+def _record_batch(rows: Sequence[tuple[object, ...]], row_schema: RowSchema) -> pa.RecordBatch:
+    columns = zip(row_schema.columns, zip(*rows, strict=True), strict=True)
     return pa.record_batch(
-        [binary_arrays.canonical(values, column.type) for column, values in columns], schema=layout.target_schema
+        [binary_arrays.canonical(values, column.type) for column, values in columns], schema=row_schema.target_schema
     )

@@ -12,7 +12,7 @@ from typing import Final
 
 from psycopg import sql
 
-from product_sync.schema.row_schema import Layout, LayoutColumn
+from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.targets.postgres.binary_arrays import wire
 
 # The server looks every two seconds whether the client of a running statement is still there, and ends the statement
@@ -333,88 +333,88 @@ FOREIGN_KEYS: Final = sql.SQL(
 )
 
 
-def table(layout: Layout) -> sql.Identifier:
-    return sql.Identifier(layout.table.schema, layout.table.name)
+def table(row_schema: RowSchema) -> sql.Identifier:
+    return sql.Identifier(row_schema.table.schema, row_schema.table.name)
 
 
-def select_all(layout: Layout) -> sql.Composed:
+def select_all(row_schema: RowSchema) -> sql.Composed:
     """Every row, in canonical values."""
-    return sql.SQL("SELECT {} FROM {} AS p").format(_shown(layout), table(layout))
+    return sql.SQL("SELECT {} FROM {} AS p").format(_shown(row_schema), table(row_schema))
 
 
-def count(layout: Layout) -> sql.Composed:
+def count(row_schema: RowSchema) -> sql.Composed:
     """All rows, counted."""
-    return sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(table(layout))
+    return sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(table(row_schema))
 
 
-def select_by_ids(layout: Layout) -> sql.Composed:
+def select_by_ids(row_schema: RowSchema) -> sql.Composed:
     """The rows of the ids in ``$1``. ``= ANY`` of an array keeps the index on the key."""
     return sql.SQL("SELECT {} FROM {} AS p WHERE p.{} = ANY ({})").format(
-        _shown(layout),
-        table(layout),
-        sql.Identifier(layout.key.name),
-        wire(layout.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
+        _shown(row_schema),
+        table(row_schema),
+        sql.Identifier(row_schema.key.name),
+        wire(row_schema.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
     )
 
 
-def insert(layout: Layout) -> sql.Composed:
+def insert(row_schema: RowSchema) -> sql.Composed:
     """Rows that are not there yet. The conflict target is named: without it, a row that violates another unique
     constraint would be skipped in silence."""
-    rows = _Rows([("k", layout.key), *_numbered("n", layout.values)])
+    rows = _Rows([("k", row_schema.key), *_numbered("n", row_schema.values)])
     return sql.SQL(
         "INSERT INTO {table} AS p ({columns}) SELECT {values} FROM {rows} ON CONFLICT ({key}) DO NOTHING RETURNING {id}"
     ).format(
-        table=table(layout),
-        columns=_comma(sql.Identifier(column.name) for column in layout.columns),
+        table=table(row_schema),
+        columns=_comma(sql.Identifier(column.name) for column in row_schema.columns),
         values=_comma(rows.values()),
         rows=rows.unnested(),
-        key=sql.Identifier(layout.key.name),
-        id=_id(layout),
+        key=sql.Identifier(row_schema.key.name),
+        id=_id(row_schema),
     )
 
 
-def copy_in(layout: Layout) -> sql.Composed:
+def copy_in(row_schema: RowSchema) -> sql.Composed:
     """Rows of which none is there yet, by the fastest way in. One that is there is an error for all."""
     return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
-        table(layout), _comma(sql.Identifier(column.name) for column in layout.columns)
+        table(row_schema), _comma(sql.Identifier(column.name) for column in row_schema.columns)
     )
 
 
-def update(layout: Layout) -> sql.Composed:
+def update(row_schema: RowSchema) -> sql.Composed:
     """Compare-and-swap: new values only where the row still holds the old ones. The key stays outside the row
     comparison, where it would cost the index."""
-    new, old = _numbered("n", layout.compared), _numbered("o", layout.compared)
-    rows = _Rows([("k", layout.key), *new, *old])
+    new, old = _numbered("n", row_schema.compared), _numbered("o", row_schema.compared)
+    rows = _Rows([("k", row_schema.key), *new, *old])
     return sql.SQL(
         "UPDATE {table} AS p SET {assignments} FROM {rows} WHERE p.{key} = {k} AND {unchanged} RETURNING {id}"
     ).format(
-        table=table(layout),
+        table=table(row_schema),
         assignments=_comma(
             sql.SQL("{} = {}").format(sql.Identifier(column.name), rows.value(alias)) for alias, column in new
         ),
         rows=rows.unnested(),
-        key=sql.Identifier(layout.key.name),
+        key=sql.Identifier(row_schema.key.name),
         k=rows.value("k"),
         unchanged=_unchanged(rows, old),
-        id=_id(layout),
+        id=_id(row_schema),
     )
 
 
-def delete(layout: Layout) -> sql.Composed:
+def delete(row_schema: RowSchema) -> sql.Composed:
     """Compare-and-swap: only rows that still hold all the values that were seen."""
-    old = _numbered("o", layout.values)
-    rows = _Rows([("k", layout.key), *old])
+    old = _numbered("o", row_schema.values)
+    rows = _Rows([("k", row_schema.key), *old])
     return sql.SQL("DELETE FROM {table} AS p USING {rows} WHERE p.{key} = {k} AND {unchanged} RETURNING {id}").format(
-        table=table(layout),
+        table=table(row_schema),
         rows=rows.unnested(),
-        key=sql.Identifier(layout.key.name),
+        key=sql.Identifier(row_schema.key.name),
         k=rows.value("k"),
         unchanged=_unchanged(rows, old),
-        id=_id(layout),
+        id=_id(row_schema),
     )
 
 
-def written_by(layout: Layout) -> sql.Composed:
+def written_by(row_schema: RowSchema) -> sql.Composed:
     """Whether one of the rows ``$1`` was last written by transaction ``$2``, and whether one of the rows ``$3`` exists.
 
     ``xmin`` holds the low 32 bits of the transaction that wrote the row (manual, 5.6 "System Columns").
@@ -426,20 +426,20 @@ def written_by(layout: Layout) -> sql.Composed:
                EXISTS (SELECT FROM {table} AS p WHERE p.{key} = ANY ({deleted}))
         """
     ).format(
-        table=table(layout),
-        key=sql.Identifier(layout.key.name),
-        wrote=wire(layout.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
-        deleted=wire(layout.key.type).parsed_array(sql.SQL("$3::pg_catalog.text[]")),
+        table=table(row_schema),
+        key=sql.Identifier(row_schema.key.name),
+        wrote=wire(row_schema.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
+        deleted=wire(row_schema.key.type).parsed_array(sql.SQL("$3::pg_catalog.text[]")),
     )
 
 
-def flush(layout: Layout) -> sql.Composed:
+def flush(row_schema: RowSchema) -> sql.Composed:
     """A transaction that changes nothing and has to be on the disk, with all before it, when it is committed: the
     weakest lock on one of the rows ``$1``, for which it does not wait."""
     return sql.SQL("SELECT FROM {table} AS p WHERE p.{key} = ANY ({ids}) LIMIT 1 FOR KEY SHARE SKIP LOCKED").format(
-        table=table(layout),
-        key=sql.Identifier(layout.key.name),
-        ids=wire(layout.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
+        table=table(row_schema),
+        key=sql.Identifier(row_schema.key.name),
+        ids=wire(row_schema.key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
     )
 
 
@@ -447,7 +447,7 @@ class _Rows:
     """Bound arrays as rows: ``ROWS FROM (unnest($1::…[]), unnest($2::…[])) AS u (alias, alias)``, the parameters in the
     given order. It is what ``unnest`` of several arrays stands for, which takes no schema before its name."""
 
-    def __init__(self, columns: Sequence[tuple[str, LayoutColumn]]) -> None:
+    def __init__(self, columns: Sequence[tuple[str, RowColumn]]) -> None:
         self._columns = dict(columns)
 
     def unnested(self) -> sql.Composed:
@@ -468,23 +468,23 @@ class _Rows:
         return [self.value(alias) for alias in self._columns]
 
 
-def _numbered(prefix: str, columns: Iterable[LayoutColumn]) -> list[tuple[str, LayoutColumn]]:
+def _numbered(prefix: str, columns: Iterable[RowColumn]) -> list[tuple[str, RowColumn]]:
     return [(f"{prefix}{number}", column) for number, column in enumerate(columns)]
 
 
-def _unchanged(rows: _Rows, old: Sequence[tuple[str, LayoutColumn]]) -> sql.Composed:
+def _unchanged(rows: _Rows, old: Sequence[tuple[str, RowColumn]]) -> sql.Composed:
     return sql.SQL("ROW({}) IS NOT DISTINCT FROM ROW({})").format(
         _comma(wire(column.type).compared(sql.Identifier("p", column.name)) for _, column in old),
         _comma(rows.value(alias) for alias, _ in old),
     )
 
 
-def _shown(layout: Layout) -> sql.Composed:
-    return _comma(wire(column.type).shown(sql.Identifier("p", column.name)) for column in layout.columns)
+def _shown(row_schema: RowSchema) -> sql.Composed:
+    return _comma(wire(column.type).shown(sql.Identifier("p", column.name)) for column in row_schema.columns)
 
 
-def _id(layout: Layout) -> sql.Composed:
-    return sql.SQL("{}::pg_catalog.text").format(sql.Identifier("p", layout.key.name))
+def _id(row_schema: RowSchema) -> sql.Composed:
+    return sql.SQL("{}::pg_catalog.text").format(sql.Identifier("p", row_schema.key.name))
 
 
 def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:

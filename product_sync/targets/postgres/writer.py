@@ -29,7 +29,7 @@ from product_sync.errors import (
 from product_sync.runtime import signals
 from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch, Written
-from product_sync.schema.row_schema import Layout, LayoutColumn
+from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.targets.postgres import binary_arrays, binary_copy, constraints, reader, statements
 from product_sync.targets.postgres.column_changes import changed, require_unchanged
 from product_sync.targets.postgres.connection import application_name, connect
@@ -70,7 +70,7 @@ class PostgresWriter:
     def __init__(
         self,
         url: str,
-        layout: Layout,
+        row_schema: RowSchema,
         *,
         run_id: str,
         flush_within_s: float | None = None,
@@ -81,27 +81,27 @@ class PostgresWriter:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url
-        self._layout = layout
+        self._layout = row_schema
         self._name = application_name(run_id)
         self._sleep = sleep
         self._watched = partial(watched, url=url, on_wait=on_wait, patience=patience)
         self._unknown: dict[str, Written] = {}
         self._unsettled: tuple[str, Written] | None = None
         self._flush_within_s = flush_within_s
-        self._flush = statements.flush(layout).as_bytes()
-        self._insert = statements.insert(layout).as_bytes()
-        self._update = statements.update(layout).as_bytes()
-        self._delete = statements.delete(layout).as_bytes()
+        self._flush = statements.flush(row_schema).as_bytes()
+        self._insert = statements.insert(row_schema).as_bytes()
+        self._update = statements.update(row_schema).as_bytes()
+        self._delete = statements.delete(row_schema).as_bytes()
         with ExitStack() as on_failure:
             connection = on_failure.enter_context(closing(connect(url, application_name=self._name)))
             self._watch = on_failure.enter_context(self._watched(connection))
             try:
                 self._session = _session(connection)
                 self._admit(connection, lock_wait_s, on_wait, probing=probing)
-                self._copies = binary_copy.is_possible(layout)
+                self._copies = binary_copy.is_possible(row_schema)
                 self._flushes_later = self._may_flush_later(connection)
             except psycopg.Error as error:
-                raise read_error(error, table=layout.table.qualified_name, broken=connection.closed) from error
+                raise read_error(error, table=row_schema.table.qualified_name, broken=connection.closed) from error
             self._open = on_failure.pop_all()
         self._connection = connection
 
@@ -208,7 +208,7 @@ class PostgresWriter:
                 ) from error
         self._unsettled = None
 
-    def happened(self, transaction: str) -> bool:
+    def was_committed(self, transaction: str) -> bool:
         """As in the port. When in doubt it did not: running a batch again changes no row twice, counting it blindly
         would hide rows that were never written. Doubt is a status that the server no longer knows, and a
         commit that left no trace: a transaction id that was lost in a crash or a failover is given out again
@@ -302,15 +302,15 @@ class PostgresWriter:
         return replace(self._update_and_delete(batch), inserted=inserted)
 
     def _update_and_delete(self, batch: WriteBatch) -> Written:
-        layout = self._layout
+        row_schema = self._layout
         return Written(
             updated=self._execute(
-                self._update, (batch.new, (layout.key, *layout.compared)), (batch.old, layout.compared)
+                self._update, (batch.new, (row_schema.key, *row_schema.compared)), (batch.old, row_schema.compared)
             ),
-            deleted=self._execute(self._delete, (batch.deletes, layout.columns)),
+            deleted=self._execute(self._delete, (batch.deletes, row_schema.columns)),
         )
 
-    def _execute(self, statement: bytes, *parts: tuple[pa.Table, Sequence[LayoutColumn]]) -> frozenset[str]:
+    def _execute(self, statement: bytes, *parts: tuple[pa.Table, Sequence[RowColumn]]) -> frozenset[str]:
         """The ids that a statement wrote. ``parts`` are the tables and columns of its parameters, in order."""
         if not parts[0][0].num_rows:
             return frozenset()
