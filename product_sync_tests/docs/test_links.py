@@ -78,3 +78,52 @@ def test_the_index_names_every_page() -> None:
     pages = {path for path in DOCS.rglob("*.md") if path != index.path and path.parent != DOCS / "decisions"}
     assert pages <= linked
     assert DOCS / "decisions" in linked
+
+
+CONTRIBUTING = Page(ROOT / "CONTRIBUTING.md")
+#: Where a name between backticks that looks like a path is looked up.
+_BELOW = ("", "product_sync", "product_sync_bench", "product_sync_tests")
+_PATH = re.compile(
+    r"`((?:[\w.-]+/)*[\w-]+\.(?:py|cfg|toml|md|yaml)|(?:[\w-]+/)+|(?:sources|targets|orchestration)/\w+)`"
+)
+_SUPERSEDED = re.compile(r"^Superseded by \[\d{4}\]\([\w-]+\.md\): .+$", re.MULTILINE)
+
+
+def named_paths(text: str) -> list[str]:
+    return _PATH.findall(text)
+
+
+def decisions() -> list[Page]:
+    """The records that still hold."""
+    pages = map(Page, sorted((DOCS / "decisions").glob("*.md")))
+    return [shown for shown in pages if not _SUPERSEDED.match(shown.text.split("\n", 2)[2])]
+
+
+@pytest.mark.parametrize("shown", [CONTRIBUTING, *decisions()], ids=lambda shown: shown.name)
+def test_every_file_and_function_that_a_page_for_developers_names_exists(shown: Page) -> None:
+    for name in named_paths(shown.prose):
+        assert any((ROOT / folder / name).exists() for folder in _BELOW), f"{shown.name} names {name}"
+    modules = {file.stem for file in (ROOT / "product_sync").rglob("*.py")}
+    for module, name in re.findall(r"`(\w+)\.(\w+)(?:\([^`]*\))?`", shown.prose):
+        if module in modules and name not in ("py", "txt", "yaml"):
+            files = (ROOT / "product_sync").rglob(f"{module}.py")
+            assert any(re.search(rf"\b{name}\b", file.read_text()) for file in files), f"{shown.name}: {module}.{name}"
+
+
+def test_the_picture_shows_every_package_and_the_table_says_where_to_change_what() -> None:
+    picture, prose = CONTRIBUTING.fences[1].text, CONTRIBUTING.prose
+    packages = [file.parent.name for file in (ROOT / "product_sync").glob("*/__init__.py")]
+    assert not [name for name in packages if name not in picture and f"`{name}" not in prose]
+    steps = ["sources", "conversion", "compare", "load", "verify", "notify"]
+    assert sorted(steps, key=picture.index) == steps, "in the order of the data"
+    rows = {row["to change"]: row["touch"] for row in CONTRIBUTING.rows("to change", "touch")}
+    for subject in ("BSON", "column type", "check", "alert channel", "target database", "source", "sync", "scope"):
+        assert any(subject in what for what in rows), subject
+    assert [what for what, touch in rows.items() if not named_paths(touch)] == []
+
+
+def test_a_decision_that_no_longer_holds_says_so_first() -> None:
+    marked = [shown for shown in map(Page, (DOCS / "decisions").glob("*.md")) if "Superseded" in shown.text]
+    assert marked
+    for shown in marked:
+        assert shown.text.splitlines()[2].startswith(("Superseded by [", "Superseded in part by [")), shown.name
