@@ -1,20 +1,31 @@
-"""Reads the columns of diff rows as what they mean: ids, the source's rows, the target's rows.
+"""The rows of a diff: reads their columns, makes them, and writes them to a file in order.
 
-The load, the deletion and the verification all work on whole columns of the diff, so that a batch of 100 000
-rows costs no object per row. Where the columns lie and when two values are the same is said here only.
+The load, the deletion and the verification work on whole columns of the diff, so that a batch of 100,000 rows costs
+no Python object per row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.schema.records import Op, SourceId
-from product_sync.schema.row_schema import ID_TYPE, NEW, OLD, RowColumn, RowSchema
+from product_sync.schema.row_schema import ID_TYPE, NEW, OLD, RowSchema
+from product_sync.state.files import ParquetSink, parquet_writer
+from product_sync.state.spill import Spill, spilled
+
+#: The place of the id in ``RowSchema.source_schema`` and in ``RowSchema.target_schema``.
+SOURCE_ID: Final = 1
+TARGET_ID: Final = 0
+#: The order of the rows in a diff file: not refused before refused, then by op. Within each kind the ids rise.
+_ORDER: Final = [(refused, op) for refused in (False, True) for op in Op]
 
 
 def of_op(rows: pa.Table, op: Op) -> pa.Table:
@@ -26,7 +37,7 @@ def ids(rows: pa.Table) -> list[str]:
 
 
 def source_ids(rows: pa.Table) -> list[SourceId]:
-    """The ``_id`` of each row; only for rows that stem from the source (not for extra ones)."""
+    """The ``_id`` of each row. Extra rows have none."""
     return [
         SourceId(id_type, text) for id_type, text in zip(rows[ID_TYPE].to_pylist(), rows["id"].to_pylist(), strict=True)
     ]
@@ -48,32 +59,67 @@ def _side(rows: pa.Table, row_schema: RowSchema, prefix: str) -> pa.Table:
 
 
 def aligned(found: pa.Table, key: str, wanted: Sequence[str]) -> pa.Table:
-    """The rows of ``found`` whose ``key`` column is ``wanted``, in that order; an absent id is a row of nulls.
-
-    The key column then says which are absent.
-    """
+    """The rows of ``found`` with the ids ``wanted`` in its column ``key``, in that order. An absent id gives a row of
+    nulls."""
     places = pc.index_in(pa.array(wanted, pa.string()), value_set=found[key].combine_chunks())
     return found.take(places)
-
-
-def same_values(left: pa.Table, right: pa.Table, columns: Iterable[RowColumn]) -> pa.ChunkedArray:
-    """Per row: whether all ``columns`` hold the same value. Two NULLs are the same, and so are two NaN, as for
-    PostgreSQL's IS NOT DISTINCT FROM."""
-    always = pa.chunked_array([pa.array(np.ones(left.num_rows, dtype=bool))], pa.bool_())
-    return reduce(pc.and_, (same(left[column.name], right[column.name]) for column in columns), always)
-
-
-def same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
-    """As `same_values`, of one column."""
-    equal = pc.equal(left, right)
-    if equal.null_count:
-        equal = pc.or_(pc.fill_null(equal, False), pc.and_(pc.is_null(left), pc.is_null(right)))
-    if pa.types.is_floating(left.type):
-        both_nan = pc.and_(pc.fill_null(pc.is_nan(left), False), pc.fill_null(pc.is_nan(right), False))
-        return pc.or_(equal, both_nan)
-    return equal
 
 
 def with_ids(rows: pa.Table, key: str, wanted: Iterable[str]) -> pa.Table:
     """The rows whose ``key`` column is one of ``wanted``."""
     return rows.filter(pc.is_in(rows[key], value_set=pa.array(wanted, pa.string())))
+
+
+def diff_table(row_schema: RowSchema, op: Op, new: pa.Table | None, old: pa.Table | None, *, refused: bool) -> pa.Table:
+    """Diff rows of one op. ``new`` (``RowSchema.source_schema``) and ``old`` (``RowSchema.target_schema``) hold the
+    same products in the same order; one of them may be ``None``."""
+    if new is not None:
+        ids = new.column(SOURCE_ID)
+    elif old is not None:
+        ids = old.column(TARGET_ID)
+    else:
+        raise ValueError("a diff has rows of at least one side")
+    absent = [pa.nulls(len(ids), column.type.arrow) for column in row_schema.values]
+    columns = [
+        pa.array(np.full(len(ids), str(op)), pa.string()),
+        ids,
+        pa.nulls(len(ids), pa.string()) if new is None else new.column(0),
+        pa.array(np.full(len(ids), refused)),
+        *(absent if new is None else new.columns[SOURCE_ID + 1 :]),
+        *(absent if old is None else old.columns[TARGET_ID + 1 :]),
+    ]
+    return pa.Table.from_arrays(columns, schema=row_schema.diff_schema)
+
+
+class DiffFile:
+    """Writes a diff in its order. Rows are added by rising ids, in any order of kinds. Made by `diff_file`."""
+
+    def __init__(self, sink: ParquetSink, later: Spill) -> None:
+        self._sink = sink
+        self._later = later
+        #: Rows by whether they were refused before, and by op.
+        self.counts: Counter[tuple[bool, Op]] = Counter()
+
+    def add(self, refused: bool, op: Op, rows: pa.Table) -> None:
+        """Add rows of one kind (``RowSchema.diff_schema``) whose ids are above all ids of this kind so far."""
+        self.counts[refused, op] += rows.num_rows
+        place = _ORDER.index((refused, op))
+        for batch in rows.to_batches():
+            if place:
+                self._later.add(batch, np.full(batch.num_rows, place))
+            else:
+                self._sink.write(batch)
+
+
+@contextmanager
+def diff_file(out: Path, row_schema: RowSchema, folder: Path, *, metadata: Mapping[str, str]) -> Iterator[DiffFile]:
+    """A `DiffFile` that is written to ``out`` when the block ends. Every kind of rows but the first waits in a
+    temporary file in ``folder``."""
+    with (
+        parquet_writer(out, row_schema.diff_schema, metadata=metadata) as sink,
+        spilled(folder, row_schema.diff_schema, len(_ORDER)) as later,
+    ):
+        yield DiffFile(sink, later)
+        for place in range(1, len(_ORDER)):
+            for batch in later.batches(place):
+                sink.write(batch)

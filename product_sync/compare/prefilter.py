@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from product_sync.compare import diff_rows
+from product_sync.compare.rule import same_values
 from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import MemoryRelease, ParquetSink, opened, pages, parquet_writer
 
@@ -252,7 +252,7 @@ def _leave_out_pairs(source: _Side, target: _Side, row_schema: RowSchema) -> int
 
 def _those_that_differ_leave(source: _Side, target: _Side, new: pa.Table, old: pa.Table, row_schema: RowSchema) -> None:
     """``new`` and ``old`` are partners, row by row."""
-    same = diff_rows.same_values(new, old, row_schema.compared)
+    same = same_values(new, old, row_schema.compared)
     if not pc.all(same).as_py():
         differ = pc.invert(same)
         source.leave(new.filter(differ))

@@ -300,13 +300,6 @@ def refused_input(path: Path, row_schema: RowSchema) -> FileInput:
     return FileInput(path, schema, "id", [ID_TYPE, "id", "stage", "refused"], refused)
 
 
-def has_refused(path: Path) -> bool:
-    """Whether a quarantine file has an entry that the database refused."""
-    with opened(path) as file:
-        stages = (page.column("stage") for page in pages(file, columns=["stage"]))
-        return any(pc.any(pc.equal(stage, Stage.LOAD), min_count=0).as_py() for stage in stages)
-
-
 def refused_rows(path: Path, row_schema: RowSchema, row_id: str | None = None) -> pa.Table:
     """The rows of `refused_input` in memory: those of one text id, or all."""
     found = refused_input(path, row_schema)

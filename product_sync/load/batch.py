@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.compare import diff_rows, quarantine
+from product_sync.compare.rule import same_values
 from product_sync.conversion.document import source_key, to_bson
 from product_sync.conversion.extended_json import cut
 from product_sync.errors import EveryBatchWouldFail, LoadStopped, RowsExcluded, RowsRefused
@@ -204,7 +205,7 @@ class BatchWork:
         seen = pa.concat_tables([part.old, part.deletes])
         ids = seen[self._key].to_pylist()
         now = self._transactions.fetch([*part.inserts[self._key].to_pylist(), *ids])
-        unchanged = diff_rows.same_values(diff_rows.aligned(now, self._key, ids), seen, self._layout.compared)
+        unchanged = same_values(diff_rows.aligned(now, self._key, ids), seen, self._layout.compared)
         absent = set(part.inserts[self._key].to_pylist()) - set(now[self._key].to_pylist())
         left = absent | set(seen.filter(unchanged)[self._key].to_pylist())
         self._result.conflicts += part.num_rows - len(left)
@@ -312,7 +313,7 @@ class BatchWork:
         now = diff_rows.aligned(self._transactions.fetch(wanted), self._key, wanted)
         is_there = pc.is_valid(now[self._key])
         now_updated, updated_is_there = now.slice(inserts.num_rows), is_there.slice(inserts.num_rows)
-        untouched = pc.and_(updated_is_there, diff_rows.same_values(now_updated, old, self._layout.compared))
+        untouched = pc.and_(updated_is_there, same_values(now_updated, old, self._layout.compared))
         absent = inserts.filter(pc.invert(is_there.slice(0, inserts.num_rows)))
         # A row that was there when we inserted and is not now was deleted by its event: its product is gone too.
         gone = self._gone(diff_rows.with_ids(rows, "id", absent[self._key].to_pylist()))

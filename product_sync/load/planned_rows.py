@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.compare import diff_rows
-from product_sync.compare.diff_file import diff_file
+from product_sync.compare.diff_rows import diff_file
 from product_sync.compare.key_ranges import FileInput, by_key
+from product_sync.compare.rule import same, same_values
 from product_sync.load.batching import count_rows
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
@@ -43,13 +44,13 @@ def _as_planned(row_schema: RowSchema, fresh: pa.Table, planned: pa.Table) -> pa
     places = pc.index_in(fresh["id"], value_set=planned["id"].combine_chunks())
     is_known = pc.is_valid(places)
     fresh, planned = fresh.filter(is_known), planned.take(places.drop_null())
-    same = pc.and_(pc.equal(fresh["op"], planned["op"]), diff_rows.same(fresh[ID_TYPE], planned[ID_TYPE]))
+    is_same = pc.and_(pc.equal(fresh["op"], planned["op"]), same(fresh[ID_TYPE], planned[ID_TYPE]))
     for side in (diff_rows.new_rows, diff_rows.old_rows):
         now, before = side(fresh, row_schema), side(planned, row_schema)
-        all_same = diff_rows.same_values(now, before, row_schema.values)
-        compared_same = diff_rows.same_values(now, before, row_schema.compared)
-        same = pc.and_(same, pc.if_else(pc.equal(fresh["op"], Op.UPDATE), compared_same, all_same))
-    return fresh.filter(same)
+        all_same = same_values(now, before, row_schema.values)
+        compared_same = same_values(now, before, row_schema.compared)
+        is_same = pc.and_(is_same, pc.if_else(pc.equal(fresh["op"], Op.UPDATE), compared_same, all_same))
+    return fresh.filter(is_same)
 
 
 def _kinds(rows: pa.Table) -> Iterator[tuple[bool, Op, pa.Table]]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.compare import diff_rows
+from product_sync.compare.rule import same_values
 from product_sync.schema.ports import Source, WriteBatch
 from product_sync.schema.records import Op, Reject
 from product_sync.schema.row_schema import RowSchema
@@ -44,14 +45,14 @@ def recheck(
     fresh, rejects = _read_again(again, row_schema, source)
     new = _now(fresh, row_schema, updates)
     old = diff_rows.old_rows(updates, row_schema)
-    to_update = pc.and_(_exists(new, row_schema), pc.invert(diff_rows.same_values(new, old, row_schema.compared)))
+    to_update = pc.and_(_exists(new, row_schema), pc.invert(same_values(new, old, row_schema.compared)))
     inserted = _now(fresh, row_schema, inserts) if inserts_too else diff_rows.new_rows(inserts, row_schema)
     to_insert = _exists(inserted, row_schema)
     wanted = _true(to_update) + _true(to_insert)
     if only_as_planned:
-        as_planned = diff_rows.same_values(new, diff_rows.new_rows(updates, row_schema), row_schema.compared)
+        as_planned = same_values(new, diff_rows.new_rows(updates, row_schema), row_schema.compared)
         to_update = pc.and_(to_update, as_planned)
-        as_planned = diff_rows.same_values(inserted, diff_rows.new_rows(inserts, row_schema), row_schema.values)
+        as_planned = same_values(inserted, diff_rows.new_rows(inserts, row_schema), row_schema.values)
         to_insert = pc.and_(to_insert, as_planned)
     batch = WriteBatch(
         inserts=inserted.filter(to_insert),

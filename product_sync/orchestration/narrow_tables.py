@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from product_sync.compare.diff import Difference
+from product_sync.compare.diff_lines import Difference
 from product_sync.schema.records import Op
 
 #: What is told of a difference and of a document that cannot be copied, where all of it is told.

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from product_sync.compare import quarantine
 from product_sync.compare.both_sides import BothFiles, snapshot_both
-from product_sync.compare.diff import DiffCounts, Difference, changed_columns, diff, first_differences
+from product_sync.compare.diff import DiffCounts, diff
+from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
 from product_sync.errors import AccessDenied, ConfigurationError, NotAttempted
 from product_sync.load.deletion import DeletionFacts, obstacle

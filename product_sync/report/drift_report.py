@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from product_sync.compare import quarantine
-from product_sync.compare.diff import DiffCounts, changed_columns, first_rows
+from product_sync.compare.diff import DiffCounts
+from product_sync.compare.diff_lines import changed_columns, first_rows
 from product_sync.errors import LocalStorageError
 from product_sync.load.result import LoadResult
 from product_sync.pipeline import pending_diff

@@ -193,6 +193,12 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a file, without its metadata."""
+    with opening_parquet(path):
+        return pq.read_schema(path).remove_metadata()
+
+
 def row_count(path: Path) -> int:
     """The number of rows, from the file's footer."""
     with opening_parquet(path):

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from bson.dbref import DBRef
 from bson.errors import InvalidBSON
 
-from product_sync.compare import diff_rows
-from product_sync.compare.diff import Difference, shown
+from product_sync.compare.diff_lines import Difference, shown
+from product_sync.compare.rule import same_values
 from product_sync.conversion.document import RowConverter, decode
 from product_sync.conversion.extended_json import cut, excerpt
 from product_sync.conversion.ids import source_key, to_bson
@@ -115,7 +115,7 @@ def compare(
         return State.QUARANTINED, []
     new = documents[0].row
     columns = row_schema.compared if there else ()
-    differing = [column for column in columns if not diff_rows.same_values(new, target, [column])[0].as_py()]
+    differing = [column for column in columns if not same_values(new, target, [column])[0].as_py()]
     differences = [
         Difference(Op.UPDATE, row_id, column.name, shown(target, column), shown(new, column)) for column in differing
     ]
@@ -134,4 +134,4 @@ def _was_refused(document: Document, refused: pa.Table, row_schema: RowSchema) -
         pc.equal(refused["id"], document.identity.text), pc.equal(refused[ID_TYPE], document.identity.type)
     )
     earlier = refused.filter(same_id).slice(0, 1)
-    return earlier.num_rows == 1 and bool(diff_rows.same_values(document.row, earlier, row_schema.values)[0].as_py())
+    return earlier.num_rows == 1 and bool(same_values(document.row, earlier, row_schema.values)[0].as_py())

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.compare import diff_rows
-from product_sync.compare.diff import Difference, lines_of
+from product_sync.compare.diff_lines import Difference, lines_of
+from product_sync.compare.rule import same_values
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import ID_TYPE, RowColumn, RowSchema
 from product_sync.state.files import opened, pages
@@ -151,8 +152,8 @@ class _Seen:
             of_diff = rows.take(pa.array(places))
             new, old = diff_rows.new_rows(of_diff, row_schema), diff_rows.old_rows(of_diff, row_schema)
             for column in columns:
-                self._is_new[column.name][places] = diff_rows.same_values(found, new, [column]).to_numpy()
-                self._is_old[column.name][places] = diff_rows.same_values(found, old, [column]).to_numpy()
+                self._is_new[column.name][places] = same_values(found, new, [column]).to_numpy()
+                self._is_old[column.name][places] = same_values(found, old, [column]).to_numpy()
 
     def sighting(self, place: int, column: RowColumn | None) -> Sighting:
         rejected = self._rejected.get(self._ids[place], ())

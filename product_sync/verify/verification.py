@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from product_sync.compare import diff_rows
 from product_sync.compare.diff import DiffCounts, diff
+from product_sync.compare.rule import same_values
 from product_sync.compare.snapshot import target_while_read
 from product_sync.load.batching import read_batches
 from product_sync.load.deletion import present_in_source
@@ -151,7 +152,7 @@ def _confirm_chunk(
         if op is Op.INSERT:
             stands = pc.and_(pc.is_valid(now[key]), absent)
         else:
-            unchanged = diff_rows.same_values(now, diff_rows.new_rows(rows, row_schema), row_schema.compared)
-            differs = pc.or_(absent, pc.invert(diff_rows.same_values(now, there, row_schema.compared)))
+            unchanged = same_values(now, diff_rows.new_rows(rows, row_schema), row_schema.compared)
+            differs = pc.or_(absent, pc.invert(same_values(now, there, row_schema.compared)))
             stands = pc.and_(pc.and_(pc.is_valid(now[key]), unchanged), differs)
         confirmed[op].add(diff_rows.ids(rows.filter(stands)))

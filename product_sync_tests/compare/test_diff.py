@@ -12,7 +12,8 @@ import pytest
 from bson import ObjectId
 
 from product_sync.compare import quarantine
-from product_sync.compare.diff import DiffCounts, Difference, changed_columns, diff, first_differences
+from product_sync.compare.diff import DiffCounts, diff
+from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.schema.records import ColumnType, Op, TypeName
 from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import read_metadata, write_parquet

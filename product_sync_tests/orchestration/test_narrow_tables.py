@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from product_sync.compare.diff import Difference
+from product_sync.compare.diff_lines import Difference
 from product_sync.orchestration.narrow_tables import by_kind, entries, in_short, whole_differences
 from product_sync.schema.records import Op
 

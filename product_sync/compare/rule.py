@@ -1,77 +1,71 @@
-"""Decides what differs between the rows of two sides, in memory: the whole rule of the comparison.
+"""The rule of the comparison: which rows are missing, changed or extra, and when two values are the same.
 
-Whatever it leaves out is neither reported nor repaired, so it compares nothing but canonical values (`model`), and
-exactly: no hashes of values.
+A difference that this rule overlooks is neither reported nor repaired. So it compares canonical values exactly, never
+hashes of them. It works in memory, on the rows of one range of ids (`key_ranges`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from product_sync.compare import diff_rows
+from product_sync.compare.diff_rows import SOURCE_ID, TARGET_ID, diff_table
 from product_sync.compare.key_ranges import rises
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import RowSchema
+from product_sync.schema.row_schema import RowColumn, RowSchema
 
 Marks = NDArray[np.bool_]
-#: Where the id stands in ``RowSchema.source_schema`` and in ``RowSchema.target_schema``.
-_SOURCE_ID, _TARGET_ID = 1, 0
 
 
-def differences(
+def compare_rows(
     row_schema: RowSchema, source: pa.Table, target: pa.Table, rejected: pa.Array, refused: pa.Table
 ) -> Iterator[tuple[bool, Op, pa.Table]]:
-    """The differences of two sets of rows, as tables of ``RowSchema.diff_schema``: each with whether its rows were
-    refused before, and their op. In a table the ids rise.
+    """The differences between two sets of rows, as tables of ``RowSchema.diff_schema`` with rising ids.
 
-    ``source`` has ``RowSchema.source_schema``, ``target`` ``RowSchema.target_schema``; no id stands twice in one of
-    them but those in ``rejected``, which are left out. ``refused`` are the values that the database refused
-    (`quarantine.refused_rows`).
+    Each table comes with its op, and with whether the database refused its rows before with the same values.
+    ``source`` has ``RowSchema.source_schema``, ``target`` ``RowSchema.target_schema``. Rows whose ids are in
+    ``rejected`` are left out; every other id stands once on each side. ``refused`` has the values that the database
+    refused (`quarantine.refused_input`).
     """
-    source, target = _in_order(source, _SOURCE_ID, rejected), _in_order(target, _TARGET_ID, rejected)
-    places = _places(source.column(_SOURCE_ID), target.column(_TARGET_ID))
+    source, target = _in_order(source, SOURCE_ID, rejected), _in_order(target, TARGET_ID, rejected)
+    places = _places(source.column(SOURCE_ID), target.column(TARGET_ID))
     is_in_both = places >= 0
 
-    inserts = _chosen(source, ~is_in_both)
-    yield from _by_refusal(row_schema, Op.INSERT, inserts, None, refused)
+    yield from _by_refusal(row_schema, Op.INSERT, _chosen(source, ~is_in_both), None, refused)
 
     if is_in_both.any():
         new, old = _chosen(source, is_in_both), _taken(target, places[is_in_both])
-        differs = ~diff_rows.same_values(_values(new, row_schema), old, row_schema.compared).to_numpy()
+        differs = ~same_values(_values(new, row_schema), old, row_schema.compared).to_numpy()
         if differs.any():
             yield from _by_refusal(row_schema, Op.UPDATE, _chosen(new, differs), _chosen(old, differs), refused)
 
     is_extra = np.ones(target.num_rows, dtype=bool)
     is_extra[places[is_in_both]] = False
-    extra = _chosen(target, is_extra)
-    if extra.num_rows:
-        yield False, Op.EXTRA, diff_table(row_schema, Op.EXTRA, None, extra, refused=False)
+    if is_extra.any():
+        yield False, Op.EXTRA, diff_table(row_schema, Op.EXTRA, None, _chosen(target, is_extra), refused=False)
 
 
-def diff_table(row_schema: RowSchema, op: Op, new: pa.Table | None, old: pa.Table | None, *, refused: bool) -> pa.Table:
-    """Rows of a diff, of one op. ``new`` (``RowSchema.source_schema``) and ``old`` (``RowSchema.target_schema``)
-    are the same products in the same order; one of them may be ``None``."""
-    if new is not None:
-        ids = new.column(_SOURCE_ID)
-    elif old is not None:
-        ids = old.column(_TARGET_ID)
-    else:
-        raise ValueError("a diff has rows of at least one side")
-    absent = [pa.nulls(len(ids), column.type.arrow) for column in row_schema.values]
-    columns = [
-        pa.array(np.full(len(ids), str(op)), pa.string()),
-        ids,
-        pa.nulls(len(ids), pa.string()) if new is None else new.column(0),
-        pa.array(np.full(len(ids), refused)),
-        *(absent if new is None else new.columns[_SOURCE_ID + 1 :]),
-        *(absent if old is None else old.columns[_TARGET_ID + 1 :]),
-    ]
-    return pa.Table.from_arrays(columns, schema=row_schema.diff_schema)
+def same_values(left: pa.Table, right: pa.Table, columns: Iterable[RowColumn]) -> pa.ChunkedArray:
+    """Per row: whether all ``columns`` hold the same value on both sides."""
+    always = pa.chunked_array([pa.array(np.ones(left.num_rows, dtype=bool))], pa.bool_())
+    return reduce(pc.and_, (same(left[column.name], right[column.name]) for column in columns), always)
+
+
+def same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Per row: whether two values are the same. Two NULLs are the same, and so are two NaNs, as for PostgreSQL's
+    IS NOT DISTINCT FROM."""
+    equal = pc.equal(left, right)
+    if equal.null_count:
+        equal = pc.or_(pc.fill_null(equal, False), pc.and_(pc.is_null(left), pc.is_null(right)))
+    if pa.types.is_floating(left.type):
+        both_nan = pc.and_(pc.fill_null(pc.is_nan(left), False), pc.fill_null(pc.is_nan(right), False))
+        return pc.or_(equal, both_nan)
+    return equal
 
 
 def _by_refusal(
@@ -86,26 +80,25 @@ def _by_refusal(
 
 
 def _is_refused(row_schema: RowSchema, new: pa.Table, refused: pa.Table) -> Marks:
-    """Of which rows the database has refused these very values."""
+    """Which rows have the values that the database refused before."""
     if not refused.num_rows or not new.num_rows:
         return np.zeros(new.num_rows, dtype=bool)
     places = _places(_typed_ids(new), _typed_ids(refused))
     marks: Marks = places >= 0
     if marks.any():
         before, now = _taken(refused, places[marks]), _chosen(new, marks)
-        same = diff_rows.same_values(_values(now, row_schema), _values(before, row_schema), row_schema.values)
+        same = same_values(_values(now, row_schema), _values(before, row_schema), row_schema.values)
         marks[marks] = same.to_numpy()
     return marks
 
 
 def _values(rows: pa.Table, row_schema: RowSchema) -> pa.Table:
-    """Rows of ``RowSchema.source_schema`` without the type of the ``_id``. A column of the target may have its name."""
+    """Rows of ``RowSchema.source_schema`` without the type of the ``_id``: a column of the target may have its name."""
     return pa.Table.from_arrays(rows.columns[1:], schema=row_schema.target_schema)
 
 
 def _typed_ids(rows: pa.Table) -> pa.ChunkedArray:
-    """The type and the text of each ``_id``, from the first two columns."""
-    return pc.binary_join_element_wise(rows.column(0), rows.column(1), " ")
+    return pc.binary_join_element_wise(rows.column(0), rows.column(SOURCE_ID), " ")
 
 
 def _in_order(rows: pa.Table, id_place: int, rejected: pa.Array) -> pa.Table:

@@ -1,0 +1,133 @@
+"""Shows a diff to people: counts by column, the first rows of each kind, and one line for each column that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from product_sync.compare import diff_rows
+from product_sync.compare.rule import same_values
+from product_sync.schema.records import Op, TypeName
+from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.state.files import opened, pages, read_schema
+
+#: The most bytes of the rows of one op that are shown.
+_SHOWN_BYTES = 8 * 1024 * 1024
+_SHOWN_CHARACTERS = 200
+_INFINITE = {2**63 - 1: "infinity", -(2**63): "-infinity"}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One line for people. An update has one line for each column that differs. For an insert or an extra row
+    ``column`` is empty, and ``new`` or ``old`` holds all values. NULL is ``None``; long values are cut."""
+
+    op: Op
+    id: str
+    column: str
+    old: str | None
+    new: str | None
+
+
+def changed_columns(path: Path, row_schema: RowSchema) -> dict[str, int]:
+    """For each compared column: in how many of the changed rows it differs. Refused rows do not count."""
+    counts = dict.fromkeys((column.name for column in row_schema.compared), 0)
+    for rows in _rows_of(path, Op.UPDATE):
+        new, old = diff_rows.new_rows(rows, row_schema), diff_rows.old_rows(rows, row_schema)
+        for column in row_schema.compared:
+            same = same_values(new, old, [column])
+            counts[column.name] += rows.num_rows - int(pc.sum(same, min_count=0).as_py())
+    return counts
+
+
+def first_differences(path: Path, row_schema: RowSchema, limit_per_op: int = 10) -> list[Difference]:
+    """The first rows of each op, by id, as lines for people. Rows that were refused before are left out."""
+    shown: list[Difference] = []
+    for op in Op:
+        left = limit_per_op
+        for rows in _rows_of(path, op):
+            for index in range(min(left, rows.num_rows)):
+                shown.extend(lines_of(rows.slice(index, 1), op, row_schema))
+            left -= rows.num_rows
+            if left <= 0:
+                break
+    return shown
+
+
+def first_rows(path: Path, op: Op, limit: int, most_bytes: int = _SHOWN_BYTES) -> pa.Table:
+    """The first ``limit`` rows of ``op``, by id, without those that were refused before. If they have more than
+    ``most_bytes``, fewer rows are returned, but at least one."""
+    found = read_schema(path).empty_table()
+    for rows in _rows_of(path, op):
+        for index in range(min(limit - found.num_rows, rows.num_rows)):
+            row = rows.slice(index, 1)
+            if found.num_rows and found.nbytes + row.nbytes > most_bytes:
+                return found
+            found = pa.concat_tables([found, row])
+        if found.num_rows == limit:
+            break
+    return found
+
+
+def _rows_of(path: Path, op: Op) -> Iterator[pa.Table]:
+    """The rows of ``op`` that were not refused before. Row groups without such rows are not read."""
+    with opened(path) as file:
+        for group in range(file.num_row_groups):
+            marks = file.read_row_group(group, columns=["op", "refused_before"])
+            wanted = pc.and_(pc.equal(marks["op"], str(op)), pc.invert(marks["refused_before"]))
+            if pc.any(wanted, min_count=0).as_py():
+                yield from _chosen(pages(file, groups=[group]), wanted)
+
+
+def _chosen(read: Iterator[pa.RecordBatch], wanted: pa.ChunkedArray) -> Iterator[pa.Table]:
+    start = 0
+    for page in read:
+        rows = pa.Table.from_batches([page]).filter(wanted.slice(start, page.num_rows))
+        start += page.num_rows
+        if rows.num_rows:
+            yield rows.replace_schema_metadata()
+
+
+def lines_of(row: pa.Table, op: Op, row_schema: RowSchema) -> Iterator[Difference]:
+    """One diff row as lines for people."""
+    new, old = diff_rows.new_rows(row, row_schema), diff_rows.old_rows(row, row_schema)
+    row_id = diff_rows.ids(row)[0]
+    if op is Op.INSERT:
+        yield Difference(op, row_id, "", None, _all_values(new, row_schema))
+    elif op is Op.EXTRA:
+        yield Difference(op, row_id, "", _all_values(old, row_schema), None)
+    else:
+        for column in row_schema.compared:
+            if not same_values(new, old, [column])[0].as_py():
+                yield Difference(op, row_id, column.name, shown(old, column), shown(new, column))
+
+
+def _all_values(row: pa.Table, row_schema: RowSchema) -> str:
+    values = ((column.name, shown(row, column)) for column in row_schema.values)
+    return ", ".join(f"{name}: {'NULL' if value is None else value}" for name, value in values)
+
+
+def shown(row: pa.Table, column: RowColumn) -> str | None:
+    """The value of the first row in this column, for people: ``None`` for NULL, long values are cut."""
+    scalar = row[column.name][0]
+    if not scalar.is_valid:
+        return None
+    if column.type.name is TypeName.TIMESTAMPTZ:
+        return _shown_timestamp(scalar)
+    return _cut(str(scalar.as_py()))
+
+
+def _shown_timestamp(scalar: Any) -> str:
+    try:
+        return _INFINITE.get(scalar.value) or str(scalar.as_py().isoformat())
+    except (ValueError, OverflowError):  # Python's calendar ends with the year 9999, PostgreSQL's does not
+        return f"{scalar.value} microseconds since 1970"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
