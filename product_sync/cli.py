@@ -316,7 +316,7 @@ def handle_signals() -> None:
     # would have it ignored too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt_but_for_ctrl_c)
-    signals.keep()
+    signals.resend_lost_interrupts()
 
 
 def run() -> NoReturn:

@@ -114,7 +114,7 @@ class BatchWork:
                     self._result.updated += len(outcome.updated)
                     counted()
                     if len(outcome.inserted) == rows.num_rows:
-                        all_exist = prefetch.begin(partial(self._source.all_exist, rows))
+                        all_exist = prefetch.run_in_thread(partial(self._source.all_exist, rows))
                         follow_up = partial(self._take_back_unless, all_exist, rows, part)
                     else:
                         self._take_back(self._gone(diff_rows.with_ids(rows, "id", outcome.inserted)), part)

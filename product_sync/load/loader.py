@@ -254,14 +254,14 @@ class _BatchLoop:
         batches = read_batches(plan, ops, self._pacing.batch_size)
         if self._pacing.pausing:
             return ((rows, partial(prepare, rows)) for rows in batches)
-        return prefetch.each((rows, self._prepared(rows, prepare)) for rows in batches)
+        return prefetch.prefetched((rows, self._prepared(rows, prepare)) for rows in batches)
 
     def _prepared(self, rows: pa.Table, prepare: _Prepare) -> _Prepared:
         prepared = partial(prepare, rows)
         # After a stop nothing is written, so nothing more is read for it. A row of many megabytes is in memory several
         # times while it is written: the next one waits for its turn.
         waits = self._result.stop is not None or rows.nbytes > MAX_BATCH_BYTES
-        return prepared if waits else prefetch.outcome(prepared).result
+        return prepared if waits else prefetch.completed(prepared).result
 
     def _attempt(self, rows: pa.Table, prepared: _Prepared) -> None:
         self._result.batches += 1

@@ -102,6 +102,6 @@ def _why_not_writable(settings: NotificationSettings) -> str:
     path = settings.metrics_file
     if path is None:
         return ""
-    trial, _ = _TRIALS.begin(str(path), lambda: prometheus.why_not_writable(path))
+    trial, _ = _TRIALS.start(str(path), lambda: prometheus.why_not_writable(path))
     _TRIALS.wait([trial], _TRIAL_S)
-    return "" if trial.is_open else trial.future.result()
+    return "" if trial.is_running else trial.future.result()

@@ -70,7 +70,7 @@ def deliver(book: AlertState, usable: Sequence[Address], within_s: float = DELIV
         delivery = _Delivery(address, [message for message in book.outbox if key in (message.pending or ())])
         if not delivery.messages:
             continue
-        calls[key], is_new = _DELIVERIES.begin(key, delivery.run)
+        calls[key], is_new = _DELIVERIES.start(key, delivery.run)
         if is_new:
             _last[key] = delivery
     _DELIVERIES.wait(calls.values(), within_s)
@@ -96,7 +96,7 @@ def _take_note(book: AlertState, key: str, delivery: _Delivery) -> None:
 
 def _why(call: Call[str]) -> str:
     """Why the address behind ``call`` did not take everything."""
-    if call.is_open:
+    if call.is_running:
         return f"no answer after {call.seconds:.0f} seconds"
     error = call.future.exception()
     return call.future.result() if error is None else f"{type(error).__name__} in Apprise"
@@ -136,7 +136,7 @@ def begin_monitors(figures: RunMetrics, runs: Sequence[FinishedRun], settings: N
     for run in runs:
         figures.take(run)
     for name, call in _monitors(figures, runs, settings):
-        begun, is_new = _MONITORS.begin(name, call)
+        begun, is_new = _MONITORS.start(name, call)
         (monitors.calls if is_new else monitors.busy)[name] = begun
     return monitors
 
@@ -154,7 +154,7 @@ def _monitors(
 
 
 def _problem(name: str, call: Call[str]) -> str:
-    if call.is_open:
+    if call.is_running:
         return f"{name} has not answered after {call.seconds:.0f} seconds."
     error = call.future.exception()
     return call.future.result() if error is None else f"{name} failed: {type(error).__name__}."

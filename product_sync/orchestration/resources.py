@@ -165,7 +165,7 @@ class SyncResource(dg.ConfigurableResource):  # type: ignore[type-arg] # generic
         Steps in processes of their own come and go: none of them stands for the run. A dry run is tagged as one,
         whichever switch asked for it.
         """
-        signals.keep(dg.DagsterExecutionInterruptedError.__name__)
+        signals.resend_lost_interrupts(dg.DagsterExecutionInterruptedError.__name__)
         if context.instance is not None and context.run is not None:
             tags = process_tags() if shares_one_process(context.run) else {}
             if self._is_dry(context.run):

@@ -1,7 +1,6 @@
-"""How long a batch waits for a database that will be back: exponential back-off with full jitter.
+"""How long a batch waits before it tries again: exponential back-off with full jitter (design section 5.2).
 
-A fixed wait would let every client come back in the same moment and knock the server over again; no limit
-would hang the run on one batch. Design section 5.2: at most 60 s for a batch.
+After a fixed wait all clients would come back in the same moment and overload the server again.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from product_sync.runtime.clock import Timing
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Seconds. The n-th wait is drawn from 0 to ``first_s * 2**n``, at most ``longest_s``; the waits and the
-    attempts that failed together last at most ``total_s``."""
+    """Seconds. The n-th wait is random, from 0 to ``first_s * 2**n`` and at most ``longest_s``. The waits and the
+    failed attempts of a batch take at most ``total_s`` together."""
 
     first_s: float = 0.1
     longest_s: float = 10.0
@@ -22,7 +21,7 @@ class RetryPolicy:
 
 
 class Backoff:
-    """The waits of one batch. Time spent in work that succeeded does not count against it."""
+    """The waits of one batch. The time of successful attempts does not count."""
 
     def __init__(self, policy: RetryPolicy, timing: Timing) -> None:
         self._policy = policy
@@ -36,16 +35,16 @@ class Backoff:
         self._attempt_started = self._timing.monotonic()
 
     def succeeded(self) -> None:
-        """The next failure starts again with the shortest wait."""
+        """Start again with the shortest wait."""
         self._failures = 0
 
     def wait(self) -> bool:
-        """The attempt failed: wait before the next one. ``False``, at once, if the time is used up."""
+        """Wait after a failed attempt. Returns ``False`` at once if the time is used up."""
         self._left_s -= self._timing.monotonic() - self._attempt_started
-        ceiling = min(self._policy.longest_s, self._policy.first_s * 2.0**self._failures)
-        delay = min(ceiling * self._timing.random(), self._left_s)
         if self._left_s <= 0:
             return False
+        ceiling = min(self._policy.longest_s, self._policy.first_s * 2.0**self._failures)
+        delay = min(ceiling * self._timing.random(), self._left_s)
         self._failures = min(self._failures + 1, 64)
         self._left_s -= delay
         self._timing.sleep(delay)

@@ -1,9 +1,8 @@
-"""Calls to the outside world that nobody waits for longer than a limit, whatever they hang in.
+"""Calls that may hang: the caller waits for each of them for a limited time.
 
-A library's own timeout covers one operation of a socket. A name server that does not answer, a body that arrives byte
-by byte, a file system that hangs: none of these has a timeout. So each call runs in a thread of its own, the caller
-stops waiting at its limit, and the thread is left behind. The next call under the same name starts only when the last
-one has ended, so a hanging channel holds one thread and not one more at each attempt.
+The timeout of a library covers one socket operation. A silent name server, a reply that arrives byte by byte and a
+hanging file system have none. So each call runs in its own thread, and the caller stops waiting at its limit. A name
+has one call at a time: a hanging channel holds one thread, not one more per attempt.
 """
 
 from __future__ import annotations
@@ -15,47 +14,46 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from product_sync.runtime import prefetch
+from product_sync.runtime.prefetch import run_in_thread
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[_T]):
-    """One call. ``future`` has its result; ``began_at`` is monotonic."""
+    """``future`` holds the result. ``started_at`` is monotonic, in seconds."""
 
-    began_at: float
+    started_at: float
     future: Future[_T]
 
     @property
-    def is_open(self) -> bool:
+    def is_running(self) -> bool:
         return not self.future.done()
 
     @property
     def seconds(self) -> float:
-        """Seconds since it began."""
-        return time.monotonic() - self.began_at
+        """Seconds since the start."""
+        return time.monotonic() - self.started_at
 
 
 @dataclass(slots=True)
 class BoundedCalls(Generic[_T]):
-    """The last call under each name, open or ended."""
+    """The last call of each name, running or ended."""
 
     _calls: dict[str, Call[_T]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def begin(self, name: str, call: Callable[[], _T]) -> tuple[Call[_T], bool]:
-        """Start ``call``, unless the last one under this name is still open. Returns the call that is under way, and
-        whether it is this one."""
+    def start(self, name: str, call: Callable[[], _T]) -> tuple[Call[_T], bool]:
+        """Start ``call`` unless the last call of this name still runs. Returns the running one, and whether it is
+        new."""
         with self._lock:
             last = self._calls.get(name)
-            if last is not None and last.is_open:
+            if last is not None and last.is_running:
                 return last, False
-            begun = Call(time.monotonic(), prefetch.begin(call))
-            self._calls[name] = begun
-            return begun, True
+            started = self._calls[name] = Call(time.monotonic(), run_in_thread(call))
+            return started, True
 
     @staticmethod
     def wait(calls: Iterable[Call[_T]], within_s: float) -> None:
-        """Return when all have ended, at the latest after ``within_s`` seconds."""
+        """Wait until all calls have ended, at most ``within_s`` seconds."""
         wait([call.future for call in calls], timeout=max(within_s, 0.0))

@@ -1,7 +1,4 @@
-"""The four ways in which time and chance enter the core, as one value that is handed in.
-
-Without it a test would have to sleep to prove a pause, and a retry could not be proven at all.
-"""
+"""Time and chance as one value that the caller passes in, so that no test has to sleep to prove a pause."""
 
 from __future__ import annotations
 
@@ -18,8 +15,8 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """``now`` is the wall clock (aware, UTC), ``monotonic`` and ``sleep`` count seconds, ``random`` draws
-    uniformly from [0, 1)."""
+    """``now`` is the wall clock (UTC, with its time zone). ``monotonic`` and ``sleep`` count seconds. ``random``
+    returns a number from 0 up to 1."""
 
     now: Callable[[], datetime] = _utc_now
     monotonic: Callable[[], float] = time.monotonic

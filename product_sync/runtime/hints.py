@@ -1,8 +1,7 @@
-"""The commands that hints offer. Every one is made here, so that a test can find and execute each.
+"""Builds the commands of hints, in one place, so that a test can find and execute each of them.
 
-A hint is either one of these, which works when it is pasted, or plain text that names no command
-(docs/decisions/0092). Identifiers and arguments are quoted, because names of tables, columns and roles may hold
-anything.
+A hint is a command that works when it is pasted, or plain text without a command (docs/decisions/0092). Identifiers and
+arguments are quoted: the names of tables, columns and roles may contain anything.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 
 
 def sql(statement: str, *names: str | Sequence[str]) -> str:
-    """An SQL statement for psql. Each ``{}`` becomes a quoted name, or ``schema.table`` if a sequence is given."""
+    """An SQL statement for psql. Each ``{}`` becomes a quoted name; a sequence becomes ``schema.table``."""
     return statement.format(*(_identifier(name) for name in names)) + ";"
 
 
@@ -23,7 +22,7 @@ def shell(*words: str) -> str:
 
 
 def mongosh(database: str, function: str, *arguments: object) -> str:
-    """A call on a database for mongosh."""
+    """A function call on a database for mongosh."""
     return f"db.getSiblingDB({json.dumps(database)}).{function}({', '.join(map(json.dumps, arguments))})"
 
 

@@ -1,9 +1,8 @@
-"""Makes the streams of a command unable to end it.
+"""Keeps errors of standard output and standard error from ending the command.
 
-A sync may not fail because nobody reads what it prints: `product-sync sync 2>&1 | head -1` closes the pipe in the
-middle of a load, a full disk refuses a log file, an ASCII terminal has no letter for a title. And where a standard
-stream is closed, the next file that is opened gets its number, and lines of text go into a database. For a process of
-our own.
+A sync must not fail because its output cannot be written: `product-sync sync 2>&1 | head -1` closes the pipe during the
+load, a disk is full, an ASCII terminal lacks a letter of a title. And if a standard stream is closed, the next opened
+file gets its number, and log lines would be written into a database file. Only for a process that is ours alone.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ import io
 import os
 import select
 import sys
-from typing import Any, Final
-
-_STANDARD: Final = (0, 1, 2)
+from typing import Any
 
 
 class LenientFile(io.FileIO):
-    """A file whose writes always succeed. ``failure`` is why the first of them did not."""
+    """A file whose writes never fail. ``failure`` is the first error; after it nothing more is written."""
 
     failure: OSError | None = None
 
@@ -29,10 +26,8 @@ class LenientFile(io.FileIO):
         if self.failure is not None:
             return size
         try:
-            written = super().write(data)
-            while written is None:  # whoever started us has made the stream non-blocking
+            while (written := super().write(data)) is None:  # the stream is non-blocking and its buffer is full
                 select.select([], [self], [])
-                written = super().write(data)
         except OSError as error:
             self.failure = error
             return size
@@ -43,15 +38,15 @@ _lenient: dict[str, LenientFile] = {}
 
 
 def make_lenient() -> None:
-    """Open closed standard streams on nothing, and let neither an error of writing nor an encoding end the process."""
-    for number in _STANDARD:
+    """Open closed standard streams on the null device, and ignore errors of writing and of encoding."""
+    for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            if nothing != number:
-                os.dup2(nothing, number)
-                os.close(nothing)
+            null_device = os.open(os.devnull, os.O_RDWR)
+            if null_device != number:
+                os.dup2(null_device, number)
+                os.close(null_device)
     for name, number in (("stdout", 1), ("stderr", 2)):
         before = getattr(sys, name)
         if before is not None:
@@ -66,7 +61,7 @@ def make_lenient() -> None:
 
 
 def warn_of_lost_output() -> None:
-    """Say on standard error that standard output was lost, unless its reader has gone: then it is not wanted."""
+    """Report on standard error that standard output was lost. A closed pipe is no loss: its reader has gone."""
     sys.stdout.flush()
     failure = _lenient["stdout"].failure if "stdout" in _lenient else None
     if failure is not None and failure.errno != errno.EPIPE:

@@ -1,6 +1,7 @@
-"""Does the next thing while the last one is still being worked on: the server reads a page while we convert one.
+"""Prefetches the next item in the background: the server reads the next page while this one is converted.
 
-Daemon threads and not a pool: a cancelled run must end at once, and a pool's threads are waited for at exit.
+It uses daemon threads, not a pool: at exit Python waits for the threads of a pool, and a cancelled run must end at
+once.
 """
 
 from __future__ import annotations
@@ -16,104 +17,102 @@ from typing import Final, Generic, TypeVar
 _T = TypeVar("_T")
 _END: Final = object()
 
-#: How long whoever leaves a stream early waits until what was begun is cleared away: a server that it is read from may
-#: not answer any more.
-PATIENCE_S: Final = 5.0
+#: Seconds that `stream` waits at its end for its thread to close the items. A silent server may never let it.
+CLOSE_WITHIN_S: Final = 5.0
 
 
-def begin(call: Callable[[], _T]) -> Future[_T]:
-    """Start ``call`` in a thread of its own. What it returns or raises, a `KeyboardInterrupt` among it, comes out of
-    ``result()``; if nobody asks, it is dropped."""
+def run_in_thread(call: Callable[[], _T]) -> Future[_T]:
+    """Start ``call`` in a thread of its own. ``result()`` returns its result or raises its error, which may be a
+    `KeyboardInterrupt`."""
     future: Future[_T] = Future()
-    threading.Thread(target=_fill, args=(future, call), name="product_sync ahead", daemon=True).start()
+    threading.Thread(target=_run, args=(future, call), name="product_sync prefetch", daemon=True).start()
     return future
 
 
-def outcome(call: Callable[[], _T]) -> Future[_T]:
-    """What ``call``, done now, returned or raised."""
+def completed(call: Callable[[], _T]) -> Future[_T]:
+    """Run ``call`` now, in this thread. The future holds its result or its error."""
     future: Future[_T] = Future()
-    _fill(future, call)
+    _run(future, call)
     return future
 
 
-def each(items: Iterable[_T]) -> Iterator[_T]:
-    """The same items, each fetched while the one before it is being worked on. Who stops early leaves one behind."""
-    following = partial(next, iter(items), _END)
-    coming = begin(following)
-    while (item := coming.result()) is not _END:
-        coming = begin(following)
+def _run(future: Future[_T], call: Callable[[], _T]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+        future.set_exception(error)
+
+
+def prefetched(items: Iterable[_T]) -> Iterator[_T]:
+    """The same items. Each is fetched while the caller works on the item before it."""
+    fetch = partial(next, iter(items), _END)
+    fetching = run_in_thread(fetch)
+    while (item := fetching.result()) is not _END:
+        fetching = run_in_thread(fetch)
         yield item
 
 
 @contextmanager
 def stream(
-    items: Generator[_T, None, None], *, size: Callable[[_T], int], most: int, patience_s: float = PATIENCE_S
+    items: Generator[_T, None, None], *, size: Callable[[_T], int], most: int, close_within_s: float = CLOSE_WITHIN_S
 ) -> Iterator[Iterator[_T]]:
-    """Run ``items`` in a thread of its own, and yield them here in their order.
+    """Run ``items`` in a thread of its own and yield them here, in their order.
 
-    The thread rests while items of more than ``most`` in sum of ``size`` wait to be taken: never more than that and one
-    item. No item is ``None``. What ``items`` raises, it raises where they are taken. Where the block ends before the
-    items do, ``items`` is closed in its thread; that is waited for, but for ``patience_s`` seconds at most.
+    The thread pauses while the sizes of the waiting items add up to more than ``most``. No item may be ``None``. An
+    error of ``items`` is raised where the items are taken. If the block ends early, the thread closes ``items``; the
+    block waits for that, at most ``close_within_s`` seconds.
     """
     running = _Stream(items, size, most)
-    ended = begin(running.run)
+    ended = run_in_thread(running.run)
     try:
-        yield running.taken(ended)
+        yield running.take(ended)
     finally:
-        running.leave()
-        wait([ended], patience_s)
+        running.abandon()
+        wait([ended], close_within_s)
 
 
 class _Stream(Generic[_T]):
-    """Both sides of a stream. They share nothing but queues, whose calls an interrupt cannot cut in two: a lock that
-    was left behind would hold up the other side for ever."""
+    """The two threads share queues only. An interrupt cannot cut a queue's call in two, but it could leave a lock
+    held, and the other thread would wait for it for ever."""
 
     def __init__(self, items: Generator[_T, None, None], size: Callable[[_T], int], most: int) -> None:
         self._items = items
         self._size = size
         self._most = most
         self._ready: SimpleQueue[_T | None] = SimpleQueue()
-        #: The sizes of what was taken.
-        self._taken: SimpleQueue[int] = SimpleQueue()
-        self.is_left = False
+        self._taken_sizes: SimpleQueue[int] = SimpleQueue()
+        self.is_abandoned = False
 
     def run(self) -> None:
         waiting = 0
-        _here.stream = self
+        _this_thread.stream = self
         try:
             with closing(self._items):
                 for item in self._items:
-                    if self.is_left:
+                    if self.is_abandoned:
                         return
                     self._ready.put(item)
                     waiting += self._size(item)
-                    while waiting > self._most and not self.is_left:
-                        waiting -= self._taken.get()
+                    while waiting > self._most and not self.is_abandoned:
+                        waiting -= self._taken_sizes.get()
         finally:
             self._ready.put(None)
 
-    def taken(self, ended: Future[None]) -> Iterator[_T]:
+    def take(self, ended: Future[None]) -> Iterator[_T]:
         while (item := self._ready.get()) is not None:
-            self._taken.put(self._size(item))
+            self._taken_sizes.put(self._size(item))
             yield item
         ended.result()
 
-    def leave(self) -> None:
-        self.is_left = True
-        self._taken.put(0)
+    def abandon(self) -> None:
+        self.is_abandoned = True
+        self._taken_sizes.put(0)  # wakes the thread if it pauses
 
 
-_here = threading.local()
+_this_thread = threading.local()
 
 
-def is_left() -> bool:
-    """Whether this thread works for a `stream` that was left: nobody takes its items any more."""
-    running: _Stream[object] | None = getattr(_here, "stream", None)
-    return running is not None and running.is_left
-
-
-def _fill(future: Future[_T], call: Callable[[], _T]) -> None:
-    try:
-        future.set_result(call())
-    except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-        future.set_exception(error)
+def is_abandoned() -> bool:
+    """Whether this thread runs the items of a `stream` whose block has ended: nobody takes them any more."""
+    running: _Stream[object] | None = getattr(_this_thread, "stream", None)
+    return running is not None and running.is_abandoned

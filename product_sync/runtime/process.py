@@ -1,4 +1,4 @@
-"""What makes a process of our own start and end sooner, and stay smaller."""
+"""Makes a process of our own start sooner, end sooner and use less memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _M_MMAP_THRESHOLD: Final = -3
 
 @contextmanager
 def no_garbage() -> Iterator[None]:
-    """For imports: they make half a million objects that stay, and the collector would look at them again and again."""
+    """Switch the garbage collector off for imports. They make half a million objects that stay, and the collector
+    would scan them several times."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -29,10 +30,9 @@ def no_garbage() -> Iterator[None]:
 
 
 def leave_pandas_out() -> None:
-    """Let Arrow find out now, and for good, that there is no pandas in this process.
+    """Keep Arrow from importing pandas in this process. Afterwards Arrow cannot make a DataFrame in it.
 
-    Arrow imports pandas at the first value that it converts, to see whether that value is a Series: a quarter of a
-    second and 30 MB. For processes that are ours alone: afterwards Arrow makes no DataFrame in them.
+    Arrow imports pandas with the first value that it converts, which takes a quarter of a second and 30 MB.
     """
     if "pandas" in sys.modules:
         return
@@ -41,15 +41,21 @@ def leave_pandas_out() -> None:
     absent = _Absent()
     sys.meta_path.insert(0, absent)
     try:
-        pa.scalar(0)
+        pa.scalar(0)  # Arrow looks for pandas once
     finally:
         sys.meta_path.remove(absent)
 
 
-def stay_small() -> None:
-    """Have Arrow leave pandas out, and take its memory from the system: its own pool keeps much of what was freed.
+class _Absent:
+    def find_spec(self, fullname: str, _path: object, _target: object = None, /) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(f"{fullname} is left out of this process", name=fullname)
 
-    To be called before Arrow is imported, in a process that is ours alone. Whoever has chosen a pool keeps it.
+
+def stay_small() -> None:
+    """Keep pandas out and let Arrow use the system's memory allocator: Arrow's own pool keeps much of the freed memory.
+
+    Call it before Arrow is imported, in a process that is ours alone. A pool that the user has chosen stays.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     _return_large_blocks()
@@ -57,11 +63,10 @@ def stay_small() -> None:
 
 
 def _return_large_blocks() -> None:
-    """Have the C library give every block of 4 MiB and more back to the system as soon as it is freed.
+    """Let the C library return freed blocks of 4 MiB and more to the system at once.
 
-    Left alone it raises that limit up to 32 MiB, and wide rows then leave holes in the heap: twice the memory that is
-    in use. Setting the one limit sets the other one low, so both are set (mallopt(3)). A system without mallopt, or a
-    user who has set these limits, is left alone.
+    By default it raises this limit up to 32 MiB, and wide rows then leave holes in the heap: twice the memory in use.
+    Setting one of the two limits lowers the other, so both are set (mallopt(3)). Limits that the user has set stay.
     """
     if {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
         return
@@ -72,24 +77,18 @@ def _return_large_blocks() -> None:
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End the process in order, but for taking apart what it has made (docs/decisions/0072).
+    """Exit cleanly, but skip the interpreter's teardown (docs/decisions/0072).
 
-    Importing Dagster alone makes half a million objects, for which Python would need up to a second. What was
-    registered to be done at the end is done, and what is still to be written is written.
+    The teardown of the half a million objects that importing Dagster makes takes up to a second. Exit functions run,
+    and the standard streams are flushed.
     """
     if monitor := sys.modules.get("pymongo.synchronous.monitor"):
-        # It waits for threads of clients that are closed, until they wake up and see that.
+        # It would wait until the threads of closed clients wake up.
         atexit.unregister(monitor._shutdown_resources)  # noqa: SLF001 - there is no public way
     atexit._run_exitfuncs()  # noqa: SLF001 - the same
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
-        sys.exit(status)  # nobody reads any more; Python has its own way to say so
+        sys.exit(status)  # the reader has gone; Python reports that in its own way
     os._exit(status)
-
-
-class _Absent:
-    def find_spec(self, fullname: str, _path: object, _target: object = None, /) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError(f"{fullname} is left out of this process", name=fullname)

@@ -1,7 +1,7 @@
-"""How far a stage has come: one immutable value, handed to whoever listens.
+"""The progress of a stage as one immutable value.
 
-The progress bar, the log and the sign of life that keeps a run from being reaped (design section 5) all
-hang on these values; a stage that tells nothing for a minute looks dead.
+The progress bar, the log and the run's heartbeat are made of it (design section 5). A stage that reports nothing for a
+minute looks dead.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 
 from product_sync.runtime.clock import Timing
 
-#: A longer pause is reported every so many seconds.
+#: A pause is reported every so many seconds.
 _REPORT_PAUSE_EVERY_S: Final = 5.0
-#: A shorter pause is not worth a word.
-_WORTH_REPORTING_S: Final = 1.0
+#: A shorter pause is not reported.
+_REPORTED_FROM_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """``done`` of ``total`` rows; ``rate`` in rows per second. ``total`` is ``None`` where nobody knows it,
-    ``seconds_left`` also while there is no rate yet. ``note`` says what is waited for, where no row is being done."""
+    """``done`` of ``total`` rows, at ``rate`` rows per second. ``total`` is ``None`` if it is unknown; ``seconds_left``
+    then too, and while there is no rate yet. ``note`` says what a stage waits for."""
 
     stage: str
     done: int
@@ -32,7 +32,6 @@ class Progress:
 
     @property
     def ended(self) -> bool:
-        """Whether all of the stage is done."""
         return self.total is not None and self.done >= self.total
 
     @property
@@ -55,19 +54,18 @@ OnProgress = Callable[[Progress], None]
 
 
 def waiting(stage: str, note: str) -> Progress:
-    """A stage that does no rows: ``note`` says what it waits for."""
+    """A stage that waits, and for what."""
     return Progress(stage, 0, None, 0.0, None, note)
 
 
 def no_progress(_: Progress) -> None:
-    """For callers that do not listen."""
+    """For callers that need no progress."""
 
 
 class Meter:
     """Counts the rows of one stage and reports after each step.
 
-    ``total`` may be an estimate: when more rows come than were promised, it is unknown from then on. `end` says how
-    many there were.
+    ``total`` may be an estimate. If more rows come, the total is unknown from then on, until `end`.
     """
 
     def __init__(self, stage: str, total: int | None, on_progress: OnProgress, timing: Timing) -> None:
@@ -89,7 +87,7 @@ class Meter:
         return self.done / elapsed if elapsed > 0 else 0.0
 
     def advance(self, rows: int, note: str = "") -> None:
-        """``rows`` more are done. 0 is a sign of life; ``note`` says what is waited for."""
+        """Report ``rows`` more rows (0 as a heartbeat), and what the stage waits for."""
         self.done += rows
         rate = self.rate
         if self._total is not None and self.done > self._total:
@@ -98,15 +96,15 @@ class Meter:
         self._on_progress(Progress(self._stage, self.done, self._total, rate, left, note))
 
     def end(self) -> None:
-        """All rows have passed, however many were promised."""
+        """All rows are done: the total is known."""
         if self._total != self.done:
             self._total = self.done
             self.advance(0)
 
     def pause(self, seconds: float, why: str) -> None:
-        """Sleep for ``seconds``, and report every few seconds why and for how long still."""
+        """Sleep for ``seconds``, and report every few seconds why and how many are left."""
         while seconds > 0:
-            if seconds > _WORTH_REPORTING_S:
+            if seconds > _REPORTED_FROM_S:
                 self.advance(0, f"{why}, {seconds:.0f} s left")
             step = min(seconds, _REPORT_PAUSE_EVERY_S)
             self._timing.sleep(step)

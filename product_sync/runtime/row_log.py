@@ -1,7 +1,7 @@
-"""Logs what happened to single rows, for the first of them only.
+"""Logs the first few refused rows of a load.
 
-A line in Dagster's event log costs 5 to 9 ms. A load may quarantine thousands of rows: logging each one would take
-longer than loading them, and would bury the lines that a person reads.
+A line in Dagster's event log takes 5 to 9 ms. Logging thousands of quarantined rows would take longer than loading
+them and would hide the other lines.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ LOGGED_ROWS: Final = 10
 
 
 class RowLog:
-    """One for each load. Counts of all rows are in the load's result."""
+    """The log of one load. The result of the load counts all rows."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._rows = 0
 
     def warning(self, message: str, *values: object) -> None:
-        """Log one row; after `LOGGED_ROWS` rows, log once that the others are only counted."""
+        """Log one row. After `LOGGED_ROWS` rows, say once that the others are only counted."""
         self._rows += 1
         if self._rows <= LOGGED_ROWS:
             self._logger.warning(message, *values)

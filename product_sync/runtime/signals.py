@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM at bad moments: while a COMMIT is under way, and where what a handler raises does not arrive.
+"""Ctrl-C and SIGTERM at two bad moments: during a COMMIT, and in a callback of the garbage collector.
 
-A transaction whose COMMIT has been sent cannot be rolled back any more. An interrupt that is raised there leaves rows
-in the target that the run says it has not written; so it waits until they are counted. And what a signal handler raises
-while the garbage collector calls back is printed and dropped; so it is sent again.
+After COMMIT was sent, the transaction cannot be rolled back. An interrupt there would leave rows in the target that the
+run does not report, so it waits until they are counted. An exception that a signal handler raises in a callback of the
+garbage collector is printed and lost, so the signal is sent again.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
-#: How long an interrupt waits for a COMMIT that does not come to its end.
-PATIENCE_S: Final = 5.0
+#: Seconds that an interrupt waits for a COMMIT.
+DEFER_AT_MOST_S: Final = 5.0
 _SEND_AGAIN_S: Final = 0.02
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class _Counting:
-    """Stands before the signal handlers that were there."""
+class _DeferredInterrupts:
+    """Signal handlers in front of those that were installed before."""
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, at_most_s: float) -> None:
+        self._at_most_s = at_most_s
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
-        self._waiting: int | None = None
+        self._deferred: int | None = None
         self._timer: threading.Timer | None = None
         self.is_committing = False
 
     def install(self) -> None:
         for number in _SIGNALS:
-            # What is ignored, or ends the process at once, does so here too.
+            # A signal that is ignored, or that ends the process at once, keeps its behaviour.
             if callable(handler := signal.getsignal(number)):
                 self._handlers[number] = handler
                 signal.signal(number, self._receive)
@@ -44,20 +44,20 @@ class _Counting:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def settle(self) -> None:
-        """Nothing is under way any more: what has waited is raised."""
+    def release(self) -> None:
+        """No COMMIT is under way any more: pass on the deferred signal."""
         self.is_committing = False
-        number = self._waiting
+        number = self._deferred
         self._forget()
         if number is not None:
             self._handlers[number](number, None)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.is_committing and self._waiting is None:
-            self._waiting = number
-            # The same signal again, to the thread that waits for the server: the second one is not put off.
+        if self.is_committing and self._deferred is None:
+            self._deferred = number
+            # The timer sends the signal once more. The second one is not deferred.
             main = threading.main_thread().ident
-            self._timer = threading.Timer(self._patience_s, signal.pthread_kill, [main, number])
+            self._timer = threading.Timer(self._at_most_s, signal.pthread_kill, [main, number])
             self._timer.daemon = True
             self._timer.start()
         else:
@@ -65,66 +65,64 @@ class _Counting:
             self._handlers[number](number, frame)
 
     def _forget(self) -> None:
-        self._waiting = None
+        self._deferred = None
         if self._timer is not None:
             self._timer.cancel()
 
 
-_current: _Counting | None = None
+_current: _DeferredInterrupts | None = None
 
 
 @contextmanager
-def defer_interrupts(*, patience_s: float = PATIENCE_S) -> Iterator[Callable[[], None]]:
-    """Within, an interrupt after `commit_begins` waits for the call of what this yields, which says that what was
-    committed is counted; a second interrupt, or the first after ``patience_s`` seconds, does not wait. In other threads
-    than the main one, which no signal interrupts, nothing happens."""
-    global _current  # noqa: PLW0603 - signal handlers are the process's
+def defer_interrupts(*, at_most_s: float = DEFER_AT_MOST_S) -> Iterator[Callable[[], None]]:
+    """Within the block, an interrupt after `commit_begins` waits until the caller calls the yielded function, which
+    says that the committed rows are counted.
+
+    A second interrupt does not wait, nor does the first one after ``at_most_s`` seconds. In other threads than the main
+    thread nothing changes: signals do not interrupt them.
+    """
+    global _current  # noqa: PLW0603 - signal handlers belong to the process
     if threading.current_thread() is not threading.main_thread():
-        yield _nothing
+        yield lambda: None
         return
-    before, mine = _current, _Counting(patience_s)
-    mine.install()
-    _current = mine
+    outer, inner = _current, _DeferredInterrupts(at_most_s)
+    inner.install()
+    _current = inner
     try:
-        yield mine.settle
+        yield inner.release
     finally:
-        _current = before
-        mine.remove()
-        mine.settle()
+        _current = outer
+        inner.remove()
+        inner.release()
 
 
 def commit_begins() -> None:
-    """From here on an interrupt would not undo anything."""
+    """COMMIT is about to be sent: defer interrupts."""
     if _current is not None and threading.current_thread() is threading.main_thread():
         _current.is_committing = True
 
 
 def commit_failed() -> None:
-    """The transaction was rolled back: an interrupt need not wait."""
+    """The transaction was rolled back: interrupts need not wait."""
     if _current is not None and threading.current_thread() is threading.main_thread():
-        _current.settle()
+        _current.release()
 
 
-def _nothing() -> None:
-    """Nobody waits."""
+_interrupts: set[str] = set()
 
 
-_kept: set[str] = set()
-
-
-def keep(*names: str) -> None:
-    """From now on an interrupt that is raised where Python can only print it (`sys.unraisablehook`: in a callback of
-    the garbage collector, say) is sent to this process again. ``names`` are those of exceptions that are interrupts
-    beside KeyboardInterrupt."""
-    is_first = not _kept
-    _kept.update(("KeyboardInterrupt", *names))
+def resend_lost_interrupts(*names: str) -> None:
+    """From now on, send an interrupt again if Python could only print it (`sys.unraisablehook`), for example in a
+    callback of the garbage collector. ``names`` are exceptions that count as interrupts beside KeyboardInterrupt."""
+    is_first = not _interrupts
+    _interrupts.update(("KeyboardInterrupt", *names))
     if not is_first:
         return
     before = sys.unraisablehook
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        if unraisable.exc_type.__name__ in _kept:
-            # No lock may be waited for here: whoever was interrupted may hold it. Hence no threading.Thread.
+        if unraisable.exc_type.__name__ in _interrupts:
+            # The interrupted code may hold any lock, so nothing here waits for one. threading.Thread would.
             _thread.start_new_thread(_send_again, ())
         else:
             before(unraisable)
@@ -132,13 +130,9 @@ def keep(*names: str) -> None:
     sys.unraisablehook = hook
 
 
-def _handled() -> signal.Signals:
-    return signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
-
-
 def _send_again() -> None:
     time.sleep(_SEND_AGAIN_S)
-    number = _handled()
+    number = signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
     main = threading.main_thread().ident
     if main is not None:
         signal.pthread_kill(main, number)

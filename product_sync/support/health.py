@@ -54,7 +54,7 @@ def check_both_sides(
 ) -> list[ConnectionHealth]:
     """Both at once, each for itself. A server that does not answer in time is a look that failed, and is not asked
     again while that question hangs."""
-    calls = [_QUESTIONS.begin(side.name, _question(side, env, step_s))[0] for side in _SIDES]
+    calls = [_QUESTIONS.start(side.name, _question(side, env, step_s))[0] for side in _SIDES]
     _QUESTIONS.wait(calls, look_s)
     return [_answer(side, call) for side, call in zip(_SIDES, calls, strict=True)]
 
@@ -74,7 +74,7 @@ def _question(side: _Side, env: Mapping[str, str], step_s: float) -> Callable[[]
 
 def _answer(side: _Side, call: Call[ConnectionHealth]) -> ConnectionHealth:
     answer = call.future
-    if call.is_open:
+    if call.is_running:
         return _failed(
             side,
             f"{side.title} has been asked {call.seconds:.0f} seconds ago and has not answered."

@@ -156,7 +156,7 @@ def half_read(folder: Path) -> Bench:
 
 
 def assert_nobody_reads() -> None:
-    assert not [thread for thread in threading.enumerate() if thread.name == "product_sync ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "product_sync prefetch"]
 
 
 def test_progress_is_told_of_both(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def assert_nothing_is_left(shop: Shop, sync_run: SyncRun) -> None:
     assert list(sync_run.files.folder.glob("pairs-*")) == []
     assert other_sessions(shop.cart_url, 0)
     for thread in threading.enumerate():
-        if thread.name == "product_sync ahead":
+        if thread.name == "product_sync prefetch":
             thread.join(1.0)
             assert not thread.is_alive()
 

@@ -36,7 +36,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def threads_ahead() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "product_sync ahead"]
+    return [thread.name for thread in threading.enumerate() if thread.name == "product_sync prefetch"]
 
 
 def test_all_items_come_in_their_order() -> None:
@@ -97,7 +97,7 @@ def test_whoever_leaves_does_not_wait_for_ever_for_what_does_not_answer() -> Non
         yield 1
         answer.wait()
 
-    with prefetch.stream(silent(), size=one, most=9, patience_s=0.01) as taken:
+    with prefetch.stream(silent(), size=one, most=9, close_within_s=0.01) as taken:
         assert next(taken) == 1
     assert threads_ahead()
     answer.set()

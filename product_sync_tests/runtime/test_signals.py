@@ -12,7 +12,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from product_sync.runtime.signals import _kept, commit_begins, commit_failed, defer_interrupts, keep
+from product_sync.runtime.signals import (
+    _interrupts,
+    commit_begins,
+    commit_failed,
+    defer_interrupts,
+    resend_lost_interrupts,
+)
 
 
 class Interrupted(Exception):
@@ -78,7 +84,7 @@ def test_a_second_one_does_not_wait(number: signal.Signals) -> None:
 
 def test_it_does_not_wait_for_ever(number: signal.Signals) -> None:
     def endless_commit() -> None:
-        with defer_interrupts(patience_s=0.01):
+        with defer_interrupts(at_most_s=0.01):
             commit_begins()
             send(number)
             threading.Event().wait(120)
@@ -136,13 +142,13 @@ def test_what_is_raised_in_a_callback_of_the_garbage_collector_is_sent_again(num
         threading.Event().wait(120)
 
     before = sys.unraisablehook
-    keep("Interrupted")
+    resend_lost_interrupts("Interrupted")
     try:
         with pytest.raises(Interrupted):
             collected()
     finally:
         sys.unraisablehook = before
-        _kept.clear()
+        _interrupts.clear()
 
 
 class Thing:

@@ -143,7 +143,9 @@ def test_a_network_that_is_silent_ends_no_look_late_and_is_not_asked_again_until
         assert "has not answered. Check that the server and the network are not stalled." in target.text
         for _ in range(5):
             assert check_both_sides(through, step_s=60.0, look_s=0.1)[1].level is Level.ERROR
-        assert [each.name for each in threading.enumerate()].count("product_sync ahead") <= len(("this", "MongoDB's"))
+        assert [each.name for each in threading.enumerate()].count("product_sync prefetch") <= len(
+            ("this", "MongoDB's")
+        )
         network.flow_on()
         ends = time.monotonic() + 120.0
         while check_both_sides(through)[1].level is not Level.OK:

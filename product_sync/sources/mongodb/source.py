@@ -95,7 +95,7 @@ class MongoSource:
         """
         self._uuid = require_readable(self._database, self._name)
         # The server reads the next page while this one is converted, which takes as long.
-        for documents in prefetch.each(self._replies()):
+        for documents in prefetch.prefetched(self._replies()):
             for page in documents.pages(self._page_bytes):
                 yield self._pages.batch(page)
         self._confirm_collection()

@@ -47,13 +47,13 @@ class InterruptibleCalls:
 
     def __call__(self, call: Callable[[], _T]) -> _T:
         self.is_busy = True
-        running = prefetch.begin(call)
+        running = prefetch.run_in_thread(call)
         try:
             while not wait([running], _LOOK_EVERY_S).done:
                 self._require_patience()
         except BaseException:
             # A cancel request is a connection of its own, and may wait for a silent server too.
-            cancelled = prefetch.begin(self._cancel)
+            cancelled = prefetch.run_in_thread(self._cancel)
             wait([cancelled], _CANCEL_S)
             self.is_stuck = bool(wait([running], _CANCEL_S).not_done)
             raise
@@ -62,7 +62,7 @@ class InterruptibleCalls:
         return running.result()
 
     def _require_patience(self) -> None:
-        if prefetch.is_left():
+        if prefetch.is_abandoned():
             raise Left
         if self._broken_off.is_set():
             raise BrokenOff
