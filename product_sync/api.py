@@ -33,7 +33,7 @@ from product_sync.results import (
 )
 from product_sync.runtime.process import no_garbage
 from product_sync.runtime.progress import OnProgress, no_progress
-from product_sync.settings import MAPPING, TELLING, SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.settings import CHANNELS, MAPPING, SourceAddress, TargetAddress, mapping_path, state_root
 from product_sync.state.store import TARGET_ROWS, VERIFIED_TARGET_ROWS
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def sync(
         "pacing": pacing, "target_batch_s": target_batch_s, "max_duty": max_duty,
     }  # fmt: skip
     report = SyncReport(dry_run=dry_run, plan_id=plan)
-    with _telling(report, "product_sync", instance), _ending(report):
+    with _notifying(report, "product_sync", instance), _ending(report):
         _require_settings(switches)
         if check and not dry_run:
             raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
@@ -105,7 +105,7 @@ def sync(
 
             run_in_process.run_sync(recorded, run_id, switches, report, listener)
     if check and report.would_pass is False and report.failure is None:
-        # After `_telling`: the dry run itself has succeeded, so nobody is alerted.
+        # After `_notifying`: the dry run itself has succeeded, so nobody is alerted.
         failed = ", ".join(each.check for each in report.predicted_checks or () if each.would_fail)
         report.failure = ChecksFailed(f"A sync would fail: {failed}.", hint="Nothing was written.")
     return report
@@ -130,7 +130,7 @@ def validate(
         "accept_source_count": accept_source_count,
     }  # fmt: skip
     report = ValidationReport()
-    with _telling(report, "validate_sync", instance), _ending(report):
+    with _notifying(report, "validate_sync", instance), _ending(report):
         _require_settings(switches)
         with _running(VERIFIED_TARGET_ROWS, switches, on_progress, instance, read_ahead) as (
             run_id,
@@ -260,7 +260,7 @@ def _ending(report: Report) -> Iterator[None]:
 
 
 @contextmanager
-def _telling(report: SyncReport | ValidationReport, job: str, instance: dg.DagsterInstance | None) -> Iterator[None]:
+def _notifying(report: SyncReport | ValidationReport, job: str, instance: dg.DagsterInstance | None) -> Iterator[None]:
     """Notify people and monitors of how it ended, also of an error that is no `ProductSyncError`, where nobody else
     does. Of a run in an ``instance`` of the caller's, the caller notifies."""
     started_at = datetime.now(UTC)
@@ -289,7 +289,7 @@ def notify_of_error(job: str, error: BaseException, started_at: datetime) -> Non
 
 
 def _has_channels() -> bool:
-    return any(os.environ.get(name) for name in TELLING)
+    return any(os.environ.get(name) for name in CHANNELS)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ ALERT_QUIET, ALERT_WARN_QUIET = "PRODUCT_SYNC_ALERT_QUIET_MINUTES", "PRODUCT_SYN
 HEARTBEAT_URL = "PRODUCT_SYNC_HEARTBEAT_URL"
 METRICS_FILE, METRICS_PUSH_URL = "PRODUCT_SYNC_METRICS_FILE", "PRODUCT_SYNC_METRICS_PUSH_URL"
 #: Whoever is to be told of runs is named by one of these.
-TELLING = (ALERT_URLS, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL)
+CHANNELS = (ALERT_URLS, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL)
 REPORTS_URL = "PRODUCT_SYNC_REPORTS_URL"
 
 #: Seconds after which a diff, or the plan of a dry run, is too old to be written: too much may have happened since.
@@ -262,7 +262,7 @@ class NotificationSettings:
 
     @classmethod
     def from_environment(cls, env: Environment) -> NotificationSettings:
-        """Raises the first mistake. An alert URL is judged by who sends to it (`alert_channels`)."""
+        """Raises the first mistake. Alert URLs are checked in `product_sync.notify.channels`."""
         settings, mistakes = cls.each_by_itself(env)
         for mistake in mistakes.values():
             raise mistake

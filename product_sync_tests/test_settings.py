@@ -166,7 +166,7 @@ class TestDuration:
             duration(text, "--max-age")
 
 
-class TestTellingSettings:
+class TestNotificationSettings:
     def test_nobody_is_told_by_default(self) -> None:
         assert NotificationSettings.from_environment({}) == NotificationSettings()
         assert (NotificationSettings().quiet_s, NotificationSettings().warn_quiet_s) == (3_600.0, 86_400.0)

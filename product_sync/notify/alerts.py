@@ -1,12 +1,11 @@
-"""Which news is worth a message, and when: each failure once, recovery once, and no flood from what flaps.
+"""Decides which status updates become messages: each failure once, recovery once, and no flood from a flapping check.
 
-News is about a *subject*: a check, a job, a connection. The book remembers of each what a person was last told, so
-that it can tell what is new. While a subject is in its quiet time its failures are counted and not sent; the count
-travels with the next message, and nobody is left with "it is in order again" when it is not. What failed and recovered
-between two looks is told as both: what it was, and that it is over.
+An update is about a *subject*: a check, a job, a connection or a setting of one sync. `AlertState` remembers for each
+subject what people were last notified of. During a quiet time the failures of a subject are counted and not sent; the
+next message has the count. If a subject fails and recovers between two evaluations, one message says both.
 
-Messages wait in the book's outbox until every address has taken them. The book is JSON and bounded: it lives in the
-cursor of a Dagster sensor, or in a file.
+Messages wait in the outbox until every alert URL has accepted them. The state is bounded JSON: it is kept in the cursor
+of a Dagster sensor, or in a file.
 """
 
 from __future__ import annotations
@@ -15,14 +14,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
-#: Characters of one message. Longer ones are refused by some services.
+#: The sync whose alerts and metrics carry no name of a sync in their titles.
+DEFAULT_SYNC: Final = "product"
+#: Characters of one message. Some services refuse longer ones.
 TEXT_LENGTH = 1_500
-#: What an address that has been away for long finds when it is back.
+#: Messages kept for an alert URL that does not answer.
 OUTBOX_LENGTH = 20
-#: More than there are checks, jobs and connections: only a mistake in naming them comes near it.
-SUBJECTS = 50
+#: Subjects that are failing, or were within their quiet time. Only a naming mistake comes near this bound.
+SUBJECTS = 100
 
 
 class Level(StrEnum):
@@ -31,35 +32,41 @@ class Level(StrEnum):
     ERROR = "ERROR"
 
 
-_GRAVITY = {Level.OK: 0, Level.WARN: 1, Level.ERROR: 2}
+_SEVERITY = {Level.OK: 0, Level.WARN: 1, Level.ERROR: 2}
 
 
 @dataclass(frozen=True, slots=True)
 class StatusUpdate:
-    """One evaluation of a check, one run of a job, one look at a connection. ``subject`` is stable, ``name`` for
-    people; ``at`` are seconds since 1970; ``text`` says what was found and what to do."""
+    """The state of a subject: of a check, a job, a connection or a setting. ``subject`` is stable within its sync,
+    ``name`` is for people. ``at`` is in seconds since 1970. ``text`` says what was found and what to do."""
 
     subject: str
     name: str
     level: Level
     at: float
     text: str
+    sync: str = DEFAULT_SYNC
+
+    @property
+    def key(self) -> str:
+        return self.subject if self.sync == DEFAULT_SYNC else f"{self.sync}/{self.subject}"
 
 
 @dataclass(slots=True)
 class Subject:
-    """``level`` is how it is, ``told`` how people think it is; ``untold`` counts failures since the last message,
-    of which ``worst`` is the gravest.
+    """``level`` is the current state, ``notified`` the state that people were last notified of. ``pending`` counts the
+    failures since the last message; ``worst`` is the most severe of them.
 
-    ``alerted`` is the gravity of the last failure that was told, at ``alerted_at``; it outlives recovery, because the
-    quiet time does. ``text`` is of the last news, ``failure`` of the untold failure before it where that was good.
-    ``failing_since`` and all times are seconds since 1970.
+    ``alerted`` is the severity of the last failure in a message, sent at ``alerted_at``. It is kept after recovery,
+    because the quiet time goes on. ``text`` is of the last update; ``failure`` is of the pending failure before it, if
+    the last update was a recovery. Times are in seconds since 1970.
     """
 
     name: str
+    sync: str = DEFAULT_SYNC
     level: Level = Level.OK
-    told: Level = Level.OK
-    untold: int = 0
+    notified: Level = Level.OK
+    pending: int = 0
     worst: Level = Level.OK
     alerted: Level = Level.OK
     alerted_at: float = 0.0
@@ -70,7 +77,7 @@ class Subject:
 
 @dataclass(slots=True)
 class Message:
-    """``pending`` are the keys of the addresses that have not taken it yet; ``None`` before it was first sent."""
+    """``pending`` has the keys of the alert URLs that have not accepted it yet; ``None`` before it was first sent."""
 
     title: str
     body: str
@@ -82,7 +89,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class QuietTimes:
-    """Seconds after a message during which the same subject is not heard again."""
+    """Seconds after a message during which further failures of the same subject are not sent."""
 
     error_s: float
     warn_s: float
@@ -93,7 +100,8 @@ class QuietTimes:
 
 @dataclass(slots=True)
 class AlertState:
-    """What was told, and what is still to be delivered. ``dropped`` counts messages that fell out of a full outbox."""
+    """What people were notified of, and what is not delivered yet. ``dropped`` counts messages that a full outbox
+    lost."""
 
     subjects: dict[str, Subject] = field(default_factory=dict)
     outbox: list[Message] = field(default_factory=list)
@@ -101,83 +109,77 @@ class AlertState:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """From what `as_json` gave. Raises `TypeError`, `KeyError` or `ValueError` for anything else."""
+        """From what `as_json` returned. Raises `TypeError`, `KeyError` or `ValueError` for anything else."""
         subjects = {key: Subject(**_with_levels(item)) for key, item in content["subjects"].items()}
         return cls(subjects, [Message(**_with_levels(item)) for item in content["outbox"]], content["dropped"])
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def take(self, news: Iterable[StatusUpdate], now: float, quiet: QuietTimes) -> list[Message]:
-        """Note the news, oldest first, and put into the outbox what is due now; returns those messages.
+    def add(self, updates: Iterable[StatusUpdate], now: float, quiet: QuietTimes) -> list[Message]:
+        """Record the updates, put the messages that are due into the outbox, and return them.
 
-        Called without news too: a quiet time may have ended.
+        Call it without updates too: a quiet time may have ended.
         """
         for subject in self.subjects.values():
-            # Moments still to come are of a clock that was ahead: a quiet time would last until then.
+            # A clock that was ahead leaves times in the future. The quiet time would last until then.
             subject.alerted_at, subject.failing_since = min(subject.alerted_at, now), min(subject.failing_since, now)
-        for item in sorted(news, key=lambda each: each.at):
-            self._note(item)
-        written = [_message(each, now) for each in self.subjects.values() if _is_due(each, now, quiet)]
-        self.outbox += written
+        for update in sorted(updates, key=lambda each: each.at):
+            self._record(update)
+        due = [_message(each, now) for each in self.subjects.values() if _is_due(each, now, quiet)]
+        self.subjects = {
+            key: each for key, each in self.subjects.items() if each.level is not Level.OK or now < quiet.end(each)
+        }
+        self.outbox += due
         if len(self.outbox) > OUTBOX_LENGTH:
             self.dropped += len(self.outbox) - OUTBOX_LENGTH
             del self.outbox[:-OUTBOX_LENGTH]
-        return written
+        return due
 
-    def _note(self, news: StatusUpdate) -> None:
-        if news.subject not in self.subjects and (news.level is Level.OK or len(self.subjects) >= SUBJECTS):
+    def _record(self, update: StatusUpdate) -> None:
+        if update.key not in self.subjects and (update.level is Level.OK or len(self.subjects) >= SUBJECTS):
             return
-        subject = self.subjects.setdefault(news.subject, Subject(news.name))
-        if news.level is not Level.OK:
-            subject.untold += 1
-            subject.worst = max(subject.worst, news.level, key=_GRAVITY.__getitem__)
+        subject = self.subjects.setdefault(update.key, Subject(update.name, update.sync))
+        if update.level is not Level.OK:
+            subject.pending += 1
+            subject.worst = max(subject.worst, update.level, key=_SEVERITY.__getitem__)
             subject.failure = ""
             if subject.level is Level.OK:
-                subject.failing_since = news.at
-        elif subject.level is not Level.OK and subject.untold:
+                subject.failing_since = update.at
+        elif subject.level is not Level.OK and subject.pending:
             subject.failure = subject.text
-        subject.name, subject.level, subject.text = news.name, news.level, _cut(news.text)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_LENGTH else text[:TEXT_LENGTH] + "…"
+        text = update.text if len(update.text) <= TEXT_LENGTH else update.text[:TEXT_LENGTH] + "…"
+        subject.name, subject.level, subject.text = update.name, update.level, text
 
 
 def _with_levels(item: dict[str, Any]) -> dict[str, Any]:
-    return {key: Level(value) if key in ("level", "told", "worst", "alerted") else value for key, value in item.items()}
+    levels = ("level", "notified", "worst", "alerted")
+    return {key: Level(value) if key in levels else value for key, value in item.items()}
 
 
 def _is_due(subject: Subject, now: float, quiet: QuietTimes) -> bool:
-    if subject.level is Level.OK and subject.told is not Level.OK:
-        return True  # whoever was woken up is not kept waiting
-    graver = _GRAVITY[subject.worst] > _GRAVITY[subject.alerted]
-    return subject.untold > 0 and (graver or now >= quiet.end(subject))
+    if subject.level is Level.OK and subject.notified is not Level.OK:
+        return True  # recovery does not wait for the quiet time
+    more_severe = _SEVERITY[subject.worst] > _SEVERITY[subject.alerted]
+    return subject.pending > 0 and (more_severe or now >= quiet.end(subject))
 
 
 def _message(subject: Subject, now: float) -> Message:
-    """The message that is due about ``subject``, which is told from then on."""
-    lines = [subject.text]
-    held = subject.untold - 1
-    if subject.level is Level.OK and subject.told is Level.OK:
-        # Nobody has heard of the failure yet, and the text of recovery does not say what it was.
-        was = f"{subject.name} failed and" if subject.worst is Level.ERROR else f"warning from {subject.name}, which"
-        title = f"{was} is in order again"
-        lines = [subject.failure, f"It had failed since {_moment(subject.failing_since)} and is in order again."]
-    elif subject.level is Level.OK:
-        title = f"{subject.name} is in order again"
-        lines.append(f"It had failed since {_moment(subject.failing_since)}.")
-        held = subject.untold
-    else:
-        title = f"warning from {subject.name}" if subject.level is Level.WARN else f"{subject.name} failed"
+    """The message that is due about ``subject``, which counts as notified from then on."""
+    since = datetime.fromtimestamp(subject.failing_since, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    was_failing = f"It had been failing since {since}."
+    recovered = subject.level is Level.OK
+    failed = "gave a warning" if (subject.worst if recovered else subject.level) is Level.WARN else "failed"
+    if not recovered:
+        title, lines, held = failed, [subject.text], subject.pending - 1
+    elif subject.notified is not Level.OK:
+        title, lines, held = "recovered", [subject.text, was_failing], subject.pending
+    else:  # Nobody was notified of the failure yet, and the text of the recovery does not say what it was.
+        title, lines, held = f"{failed} and recovered", [subject.failure, was_failing], subject.pending - 1
     if held > 0:
         lines.append(f"Held back since the last message: {held} more {'failure' if held == 1 else 'failures'}.")
-    if subject.level is not Level.OK or subject.told is Level.OK:
-        # Also where a whole flapping was held back: its summary begins the next quiet time.
+    if not recovered or subject.notified is Level.OK:
         subject.alerted, subject.alerted_at = subject.worst, now
-    subject.told, subject.untold, subject.worst, subject.failure = subject.level, 0, Level.OK, ""
-    return Message(f"product_sync: {title}", "\n".join(filter(None, lines)), subject.level, now)
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    subject.notified, subject.pending, subject.worst, subject.failure = subject.level, 0, Level.OK, ""
+    sync = "" if subject.sync == DEFAULT_SYNC else f" ({subject.sync})"
+    return Message(f"product_sync{sync}: {subject.name} {title}", "\n".join(filter(None, lines)), subject.level, now)

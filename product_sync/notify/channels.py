@@ -1,8 +1,7 @@
-"""Resolves the channels by which people and monitors are notified, each by itself, and says what is wrong with each.
+"""Reads the settings of all notification channels, each by itself, and says what is wrong with each.
 
-A mistake in one channel must not silence another: the alert about the mistake goes out through those that are right.
-A sync refuses such a mistake before it reads anything, `doctor` shows it, the daemon's sensors send an alert about it:
-all of them ask here.
+A mistake in one channel must not silence another: the alert about the mistake goes out through the others. A sync
+refuses such a mistake before it reads anything, `doctor` shows it, and the daemon's sensors send an alert about it.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from product_sync.errors import ConfigurationError
-from product_sync.notify import apprise, prometheus
+from product_sync.notify import prometheus
 from product_sync.notify.alerts import AlertState, Level, StatusUpdate
-from product_sync.notify.apprise import Address
+from product_sync.notify.apprise import AlertUrl, parse_alert_urls
 from product_sync.runtime.bounded_calls import BoundedCalls
 from product_sync.settings import (
     ALERT_QUIET,
@@ -28,11 +27,11 @@ from product_sync.settings import (
     ReportSettings,
 )
 
-#: Every variable of a channel, and those of the links that it sends.
+#: Every variable of a channel, and the variables of the links in its messages.
 VARIABLES = (
     ALERT_URLS, ALERT_QUIET, ALERT_WARN_QUIET, UI_URL, REPORTS_URL, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL
 )  # fmt: skip
-#: Seconds for a trial of the metrics file. A file system that hangs is no mistake in the variable.
+#: Seconds to try the metrics file. A file system that hangs is no mistake in the variable.
 _TRIAL_S = 3.0
 _FORMS = "The forms are listed in Apprise's documentation: https://github.com/caronc/apprise/wiki"
 
@@ -41,38 +40,38 @@ _TRIALS = BoundedCalls[str]()
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """``settings`` has what can be used, defaults for the rest; ``mistakes`` say what is wrong, by variable.
+    """``settings`` has the usable values, and defaults for the others; ``mistakes`` say what is wrong, by variable.
 
-    Of the alert URLs ``settings`` keeps those too that Apprise does not accept; ``usable`` are the others.
+    ``settings`` still holds the alert URLs that Apprise does not know; ``alert_urls`` are the others.
     """
 
     settings: NotificationSettings
     mistakes: Mapping[str, ConfigurationError] = field(default_factory=dict)
-    usable: tuple[Address, ...] = ()
+    alert_urls: tuple[AlertUrl, ...] = ()
 
     def require(self) -> None:
-        """Raises one `ConfigurationError` that names every mistake; it holds no URL."""
+        """Raises one `ConfigurationError` that names every mistake and holds no URL."""
         if self.mistakes:
             first, *others = self.mistakes.values()
             raise ConfigurationError(" ".join([first.message, *map(str, others)]), hint=first.hint)
 
-    def news(self, book: AlertState, now: float) -> Iterator[StatusUpdate]:
-        """The mistakes that ``book`` does not know yet, and those that are mended. ``now`` is in seconds since 1970.
+    def updates(self, state: AlertState, now: float) -> Iterator[StatusUpdate]:
+        """The mistakes that ``state`` does not know yet, and corrected ones. ``now`` is in seconds since 1970.
 
-        Settings are looked at every few seconds, so a mistake that stays is no news, however short the quiet time."""
+        Settings are read every few seconds, so a lasting mistake must not count as a new failure each time."""
         for name in VARIABLES:
             subject, mistake = f"setting/{name}", self.mistakes.get(name)
-            known = book.subjects.get(subject)
+            known = state.subjects.get(subject)
             if (known is not None and known.level is Level.ERROR) != (mistake is not None):
                 level = Level.ERROR if mistake else Level.OK
                 yield StatusUpdate(subject, f"the setting {name}", level, now, str(mistake or ""))
 
 
 def resolve_channels(env: Mapping[str, str], *, writes_metrics: bool | None = None) -> Channels:
-    """What ``env`` says. Imports Apprise if there are alert URLs; opens no connection.
+    """Read the settings in ``env``. Imports Apprise if there are alert URLs; opens no connection.
 
     ``writes_metrics`` says whether this process writes the metrics file, which is then tried. With DAGSTER_HOME the
-    code location writes it, else every command.
+    code location writes it, otherwise every command.
     """
     if writes_metrics is None:
         writes_metrics = not env.get("DAGSTER_HOME")
@@ -81,20 +80,20 @@ def resolve_channels(env: Mapping[str, str], *, writes_metrics: bool | None = No
         ReportSettings.from_environment({REPORTS_URL: env.get(REPORTS_URL, "")})
     except ConfigurationError as error:
         mistakes[REPORTS_URL] = error
-    found = apprise.addresses(settings.alert_urls)
-    if found.problems:
-        mistakes[ALERT_URLS] = ConfigurationError(" ".join(found.problems), hint=_FORMS)
+    alert_urls, problems = parse_alert_urls(settings.alert_urls)
+    if problems:
+        mistakes[ALERT_URLS] = ConfigurationError(" ".join(problems), hint=_FORMS)
     if writes_metrics and (why := _why_not_writable(settings)):
         mistakes[METRICS_FILE] = ConfigurationError(
             f"{METRICS_FILE} is {str(settings.metrics_file)!r}, which cannot be written: {why}.",
             hint="Expected: a file in a folder that this user can write to.",
         )
         settings = replace(settings, metrics_file=None)
-    return Channels(settings, mistakes, found.usable)
+    return Channels(settings, mistakes, alert_urls)
 
 
 def require_channels(env: Mapping[str, str]) -> None:
-    """Refuse a mistake in any channel, before anything is read. Raises `ConfigurationError`."""
+    """Raises `ConfigurationError` for a mistake in any channel, before anything is read."""
     resolve_channels(env).require()
 
 

@@ -1,7 +1,6 @@
-"""What a run came to, as plain values, and what of it is news.
+"""What a finished run reports, as plain values, and the status updates that follow from it.
 
-Whoever tells people of runs (alerts, metrics, the heartbeat) starts from here, whether the run was made by the
-schedule, the UI or the command line.
+Alerts, heartbeat and metrics start from `FinishedRun`, whether the schedule, the UI or the command line made the run.
 """
 
 from __future__ import annotations
@@ -9,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from product_sync.notify.alerts import Level, StatusUpdate
+from product_sync.notify.alerts import DEFAULT_SYNC, Level, StatusUpdate
 from product_sync.verify.checks import Severity
 
 Number = int | float
 
-#: How Dagster names the job of the Materialize button, and which of our jobs does the same.
-_BY_HAND, _SYNC = "__ASSET_JOB", "product_sync"
+#: Dagster's name for the job of the Materialize button.
+_BY_HAND = "__ASSET_JOB"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """One evaluation: `verdicts.Verdict` as it was recorded."""
+    """One recorded evaluation of a check."""
 
     check: str
     passed: bool
@@ -31,11 +30,11 @@ class CheckOutcome:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """``run_id`` is ``None`` for a command that failed before its run was recorded. ``succeeded`` is ``None`` for a run
-    that a person cancelled. ``ended_at`` are seconds since 1970.
+    """``run_id`` is ``None`` for a command that failed before its run was recorded. ``succeeded`` is ``None`` for a
+    cancelled run. ``ended_at`` is in seconds since 1970.
 
-    ``failure`` says what ended the run early, with the next step; it is empty where the checks say it all. ``counts``
-    hold what was counted: what is not in there is not known. ``loaded`` is false for dry runs and validations.
+    ``failure`` says what ended the run early, with the next step; it is empty if failed checks say it. ``counts`` lacks
+    what is not known. ``loaded`` is false for dry runs and validations.
     """
 
     run_id: str | None
@@ -47,52 +46,49 @@ class FinishedRun:
     checks: Sequence[CheckOutcome] = ()
     counts: Mapping[str, Number] = field(default_factory=dict)
     loaded: bool = False
+    sync: str = DEFAULT_SYNC
 
     @property
     def verified(self) -> bool:
-        """Whether this was a sync whose result was proven: what the heartbeat is for."""
+        """Whether this was a sync whose result was verified. Only such a run calls the heartbeat."""
         return self.succeeded is True and self.loaded
 
 
 def status_updates(run: FinishedRun, ui_url: str) -> Iterator[StatusUpdate]:
-    """Every evaluation of the run, then the run itself.
+    """One update for each check, then one for the run.
 
-    A run that failed because of a check is told by the check alone: it is one problem. A run of assets that a person
-    chose is no job that comes again: where it failed, the next sync that succeeds is its recovery. ``ui_url`` has no
-    slash at its end, or is empty.
+    If a check failed the run, the check's update is enough: it is one problem. A failed run of assets from the
+    Materialize button counts as a failed sync, so the next successful sync is its recovery. ``ui_url`` has no slash at
+    its end, or is empty.
     """
-    where = _where(run.run_id, ui_url)
+    link = _link(run.run_id, ui_url)
     for check in run.checks:
-        yield StatusUpdate(f"check/{check.check}", check.check, _level(check), run.ended_at, _check_text(check, where))
+        text = _check_text(check, link)
+        yield StatusUpdate(f"check/{check.check}", check.check, _level(check), run.ended_at, text, run.sync)
     by_hand = run.job.startswith(_BY_HAND)
-    subject = f"job/{_SYNC if by_hand else run.job}"
+    subject = f"job/{run.sync}_sync" if by_hand else f"job/{run.job}"
     name = "a run launched by hand" if by_hand else f"the job {run.job}"
     if run.succeeded and (run.loaded or not by_hand):
-        yield StatusUpdate(subject, name, Level.OK, run.ended_at, where)
+        yield StatusUpdate(subject, name, Level.OK, run.ended_at, link, run.sync)
     elif run.succeeded is False and (run.failure or not any(_level(check) is Level.ERROR for check in run.checks)):
-        failure = run.failure or "The run failed; its log says why."
-        yield StatusUpdate(subject, name, Level.ERROR, run.ended_at, f"{failure}\n{where}".rstrip())
+        text = f"{run.failure or 'The run failed. Its log has the cause.'}\n{link}".rstrip()
+        yield StatusUpdate(subject, name, Level.ERROR, run.ended_at, text, run.sync)
 
 
 def _level(check: CheckOutcome) -> Level:
     return Level.OK if check.passed else Level(check.severity)
 
 
-def _check_text(check: CheckOutcome, where: str) -> str:
+def _check_text(check: CheckOutcome, link: str) -> str:
+    lists = {name: value for name, value in check.numbers.items() if isinstance(value, list)}
     numbers = [
-        f"{name}: {'none' if value is None else value}"
-        for name, value in check.numbers.items()
-        if not isinstance(value, list)
+        f"{name}: {'none' if value is None else value}" for name, value in check.numbers.items() if name not in lists
     ]
-    ids = [
-        f"First {name.removesuffix('_ids')}: {', '.join(map(str, value))}"
-        for name, value in check.numbers.items()
-        if isinstance(value, list) and value
-    ]
-    return "\n".join(filter(None, [check.description, ", ".join(numbers), *ids, where]))
+    ids = [f"First {name.removesuffix('_ids')}: {', '.join(map(str, value))}" for name, value in lists.items() if value]
+    return "\n".join(filter(None, [check.description, ", ".join(numbers), *ids, link]))
 
 
-def _where(run_id: str | None, ui_url: str) -> str:
+def _link(run_id: str | None, ui_url: str) -> str:
     if run_id is None:
         return ""
-    return f"{ui_url}/runs/{run_id}" if ui_url else f"Run {run_id} (PRODUCT_SYNC_UI_URL makes a link of it)"
+    return f"{ui_url}/runs/{run_id}" if ui_url else f"Run {run_id} (set PRODUCT_SYNC_UI_URL to get a link here)"

@@ -1,6 +1,7 @@
-"""Hands the figures to Prometheus: as a file for the node exporter, or to a push gateway.
+"""Exports the run metrics to Prometheus: as a file for the node exporter, or to a push gateway.
 
-A run of a few seconds is over before anybody could scrape it. docs/metrics.md lists every name.
+A run takes a few seconds, so Prometheus cannot scrape it. docs/metrics.md lists every metric; another one is a line in
+`_OF_A_JOB` or `_OF_A_SYNC`.
 """
 
 from __future__ import annotations
@@ -8,51 +9,64 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from product_sync.notify.run_metrics import WRITTEN, JobMetrics, RunMetrics
+from product_sync.notify.run_metrics import WRITTEN, JobMetrics, RunMetrics, SyncMetrics
 from product_sync.settings import METRICS_FILE, METRICS_PUSH_URL
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
 
 PUSH_TIMEOUT_S = 5.0
-#: Prometheus gives every series a label ``job`` of its own.
-_JOB = "dagster_job"
+_COUNTERS = frozenset({"runs", "rows"})
+#: Values by the value of the metric's own label. ``None`` is not exported.
+_Values = Mapping[str, float | None]
 
-#: Gauge, what it says, and its value of a job's last run; ``None`` is not exported.
-_VALUES: tuple[tuple[str, str, Callable[[JobMetrics], float | None]], ...] = (
-    ("last_run_timestamp_seconds", "When the last run ended.", lambda job: job.ended_at),
-    ("last_run_success", "Whether the last run succeeded.", lambda job: job.outcome == "success"),
-    ("last_run_duration_seconds", "How long the last run took.", lambda job: job.duration_s),
-    ("last_success_timestamp_seconds", "When a run last succeeded.", lambda job: job.last_success_at),
-    ("quarantined", "Products in quarantine after the last run.", lambda job: job.counts.get("quarantined")),
-)
-#: Gauge, what it counts, its second label: the counts by the value of that label.
-_COUNTED = (
+
+def _one(value: float | None) -> _Values:
+    """The value of a metric that has no label of its own."""
+    return {"": value}
+
+
+def _counts(**names: str) -> Callable[[JobMetrics], _Values]:
+    return lambda job: {shown: job.counts.get(count) for shown, count in names.items()}
+
+
+#: Metric, what it says, its own label, and its values. Prometheus itself sets a label ``job``.
+_OF_A_JOB: tuple[tuple[str, str, str, Callable[[JobMetrics], _Values]], ...] = (
+    ("runs", "Runs that ended, by outcome.", "outcome", lambda job: job.runs),
+    ("last_run_timestamp_seconds", "When the last run ended.", "", lambda job: _one(job.ended_at)),
+    ("last_run_success", "Whether the last run succeeded.", "", lambda job: _one(job.outcome == "success")),
+    ("last_run_duration_seconds", "How long the last run took.", "", lambda job: _one(job.duration_s)),
+    ("last_success_timestamp_seconds", "When a run last succeeded.", "", lambda job: _one(job.last_success_at)),
+    ("quarantined", "Products in quarantine after the last run.", "", lambda job: _one(job.counts.get("quarantined"))),
     ("products", "Products on each side, as the last run read them.", "side",
-     {"source": "source_count", "target": "target_count"}),
+     _counts(source="source_count", target="target_count")),
     ("differences", "Differences that the last run found, without the quarantined products.", "kind",
-     {"missing": "missing", "changed": "changed", "extra": "extra", "in_flight": "in_flight"}),
-    ("last_run_rows", "Rows by what the last run did with them.", "op",
-     {name: name for name in (*WRITTEN, "kept_referenced", "excluded")}),
+     _counts(missing="missing", changed="changed", extra="extra", in_flight="in_flight")),
+    ("last_run_rows", "Rows of the last run, by what it did with them.", "op",
+     _counts(**{name: name for name in (*WRITTEN, "kept_referenced", "excluded")})),
     ("last_run_batches", "Batches of the last run; all includes the failed.", "outcome",
-     {"all": "batches", "failed": "failed_batches", "not_attempted": "not_attempted_batches"}),
+     _counts(all="batches", failed="failed_batches", not_attempted="not_attempted_batches")),
 )  # fmt: skip
+_OF_A_SYNC: tuple[tuple[str, str, str, Callable[[SyncMetrics], _Values]], ...] = (
+    ("rows", "Rows of all runs, by what was done with them.", "op", lambda sync: sync.rows),
+    ("check_passed", "The last result of each check.", "check", lambda sync: sync.checks),
+)
 
 
-def write_file(figures: RunMetrics, path: Path) -> str:
-    """Replace the file at once, so that no half of it is ever read. Returns what went wrong, or an empty string."""
+def write_file(metrics: RunMetrics, path: Path) -> str:
+    """Replace the file atomically. Returns what went wrong, or an empty string."""
     from prometheus_client import generate_latest
 
     temporary = _beside(path)
     try:
-        temporary.write_bytes(generate_latest(registry(figures)))
+        temporary.write_bytes(generate_latest(registry(metrics)))
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -62,9 +76,8 @@ def write_file(figures: RunMetrics, path: Path) -> str:
 
 
 def why_not_writable(path: Path) -> str:
-    """Try a file beside ``path``, as `write_file` needs one. Returns what is wrong with the path, or an empty string.
-
-    A file system that is full or broken at the moment is not the path's fault."""
+    """Create and remove a file beside ``path``, as `write_file` does. Returns what is wrong with the path, or an empty
+    string."""
     try:
         if path.is_dir():
             return os.strerror(errno.EISDIR)
@@ -76,28 +89,30 @@ def why_not_writable(path: Path) -> str:
     return ""
 
 
-#: The file system is full or broken now.
+#: The file system is full or broken at the moment, so the setting is not at fault.
 _TEMPORARY = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 def _beside(path: Path) -> Path:
-    """A name that no collector reads: theirs end with ``.prom``."""
+    """A name that no collector reads: they read names that end with ``.prom``."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
-def push(figures: RunMetrics, url: str) -> str:
-    """Replace what the gateway holds of us. Returns what went wrong, or an empty string; the URL is not in it.
+def push(metrics: RunMetrics, url: str) -> str:
+    """Replace our metrics in the gateway. Returns what went wrong, or an empty string, without the URL.
 
-    A user and a password in the URL are sent as the gateway's basic authentication, and are no part of the address.
+    A user and a password in the URL are sent as basic authentication.
     """
     from prometheus_client import push_to_gateway
     from prometheus_client.exposition import basic_auth_handler, default_handler
 
     try:
-        address, user, password = _without_login(url)
+        parts = urlsplit(url)
+        address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
         handler = partial(basic_auth_handler, username=user, password=password) if user else default_handler
         push_to_gateway(
-            address, job="product_sync", registry=registry(figures), timeout=PUSH_TIMEOUT_S, handler=handler
+            address, job="product_sync", registry=registry(metrics), timeout=PUSH_TIMEOUT_S, handler=handler
         )
     except HTTPError as error:
         error.close()
@@ -107,62 +122,33 @@ def push(figures: RunMetrics, url: str) -> str:
     return ""
 
 
-def _without_login(url: str) -> tuple[str, str, str]:
-    """The address, the user and the password, decoded. Raises `ValueError` for what is no URL."""
-    parts = urlsplit(url)
-    address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return address, unquote(parts.username or ""), unquote(parts.password or "")
-
-
-def registry(figures: RunMetrics) -> CollectorRegistry:
-    """The figures as metrics, and nothing else."""
+def registry(metrics: RunMetrics) -> CollectorRegistry:
+    """A registry that holds the run metrics and nothing else."""
     from prometheus_client import CollectorRegistry
 
     class Collector:
         def collect(self) -> Iterator[Metric]:
-            return _metrics(figures)
+            jobs = [((sync, name), job) for sync, item in metrics.syncs.items() for name, job in item.jobs.items()]
+            for name, text, label, values in _OF_A_JOB:
+                samples = [(labels, values(job)) for labels, job in jobs]
+                yield _metric(name, text, ("sync", "dagster_job", label), samples)
+            for name, text, label, of_sync in _OF_A_SYNC:
+                yield _metric(name, text, ("sync", label), [((sync,), of_sync(m)) for sync, m in metrics.syncs.items()])
 
     made = CollectorRegistry()
     made.register(Collector())
     return made
 
 
-def _metrics(figures: RunMetrics) -> Iterator[Metric]:
-    yield from _totals(figures)
-    yield from _of_last_runs(figures)
+def _metric(
+    name: str, text: str, labels: tuple[str, ...], samples: Sequence[tuple[tuple[str, ...], _Values]]
+) -> Metric:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-
-def _totals(figures: RunMetrics) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily
-
-    runs = CounterMetricFamily("product_sync_runs", "Runs that ended, by outcome.", labels=[_JOB, "outcome"])
-    for name, job in figures.jobs.items():
-        for outcome, number in job.runs.items():
-            runs.add_metric([name, outcome], number)
-    yield runs
-    rows = CounterMetricFamily("product_sync_rows", "Rows of all runs, by what was done with them.", labels=["op"])
-    for op, written in figures.rows.items():
-        rows.add_metric([op], written)
-    yield rows
-
-
-def _of_last_runs(figures: RunMetrics) -> Iterator[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
-
-    for metric, text, value_of in _VALUES:
-        gauge = GaugeMetricFamily(f"product_sync_{metric}", text, labels=[_JOB])
-        for name, job in figures.jobs.items():
-            if (value := value_of(job)) is not None:
-                gauge.add_metric([name], float(value))
-        yield gauge
-    for metric, text, label, counts in _COUNTED:
-        gauge = GaugeMetricFamily(f"product_sync_{metric}", text, labels=[_JOB, label])
-        for name, job in figures.jobs.items():
-            for shown, count in counts.items():
-                if count in job.counts:
-                    gauge.add_metric([name, shown], job.counts[count])
-        yield gauge
-    checks = GaugeMetricFamily("product_sync_check_passed", "The last answer of each check.", labels=["check"])
-    for check, passed in figures.checks.items():
-        checks.add_metric([check], float(passed))
-    yield checks
+    kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
+    family = kind(f"product_sync_{name}", text, labels=[label for label in labels if label])
+    for fixed, values in samples:
+        for own, value in values.items():
+            if value is not None:
+                family.add_metric([*fixed, *([own] if labels[-1] else [])], float(value))
+    return family

@@ -1,11 +1,11 @@
-"""The numbers that monitors are given: of the last run of each job, and added up over all runs.
+"""The metrics of a sync: the numbers of the last run of each job, and sums over all runs.
 
-What a run did not come to count is not in here; a monitor must not take it for zero.
+A number that a run did not get to count is absent, because a monitor must not take it for zero.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from product_sync.notify.events import FinishedRun, Number
@@ -16,15 +16,15 @@ COUNTS: Final = (
     "deleted", "conflicts", "taken_back", "kept_referenced", "excluded", "batches", "failed_batches",
     "not_attempted_batches", "retries",
 )  # fmt: skip
-#: Rows that a run has written, or that somebody else had.
+#: Counts of rows that are summed over all runs.
 WRITTEN: Final = ("inserted", "updated", "deleted", "conflicts", "taken_back")
-#: More jobs than there are: users may define some of their own.
-_JOBS = 20
+#: Bounds for the state; a sync has three jobs, and users may define some of their own.
+_JOBS, _SYNCS = 20, 100
 
 
 @dataclass(slots=True)
 class JobMetrics:
-    """The last run of a job, and how many there were by outcome. Times are seconds since 1970."""
+    """The last run of a job, and the number of its runs by outcome. Times are in seconds since 1970."""
 
     ended_at: float = 0.0
     outcome: str = ""
@@ -35,27 +35,39 @@ class JobMetrics:
 
 
 @dataclass(slots=True)
-class RunMetrics:
-    """By job; ``rows`` are added up over all jobs; ``checks`` holds the last answer of each check."""
+class SyncMetrics:
+    """``rows`` are sums over all jobs; ``checks`` has the last result of each check."""
 
     jobs: dict[str, JobMetrics] = field(default_factory=dict)
     rows: dict[str, Number] = field(default_factory=lambda: dict.fromkeys(WRITTEN, 0))
     checks: dict[str, bool] = field(default_factory=dict)
 
+
+@dataclass(slots=True)
+class RunMetrics:
+    """The metrics of all syncs, by the name of the sync."""
+
+    syncs: dict[str, SyncMetrics] = field(default_factory=dict)
+
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """From what `as_json` gave. Raises `TypeError` or `KeyError` for anything else."""
-        jobs = {name: JobMetrics(**item) for name, item in content["jobs"].items()}
-        return cls(jobs, content["rows"], content["checks"])
+        """From what `dataclasses.asdict` returned. Raises `TypeError`, `KeyError` or `AttributeError` for anything
+        else."""
+        return cls(
+            {
+                sync: SyncMetrics({name: JobMetrics(**job) for name, job in item.pop("jobs").items()}, **item)
+                for sync, item in content["syncs"].items()
+            }
+        )
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def take(self, run: FinishedRun) -> None:
+    def add(self, run: FinishedRun) -> None:
         """Add a run that has ended; the oldest first."""
-        if run.job not in self.jobs and len(self.jobs) >= _JOBS:
+        if run.sync not in self.syncs and len(self.syncs) >= _SYNCS:
             return
-        job = self.jobs.setdefault(run.job, JobMetrics())
+        metrics = self.syncs.setdefault(run.sync, SyncMetrics())
+        if run.job not in metrics.jobs and len(metrics.jobs) >= _JOBS:
+            return
+        job = metrics.jobs.setdefault(run.job, JobMetrics())
         job.outcome = {True: "success", False: "failure", None: "cancelled"}[run.succeeded]
         job.runs[job.outcome] += 1
         job.ended_at, job.duration_s = run.ended_at, run.duration_s
@@ -63,5 +75,5 @@ class RunMetrics:
         if run.succeeded:
             job.last_success_at = run.ended_at
         for name in WRITTEN:
-            self.rows[name] += run.counts.get(name, 0)
-        self.checks |= {check.check: check.passed for check in run.checks}
+            metrics.rows[name] += run.counts.get(name, 0)
+        metrics.checks |= {check.check: check.passed for check in run.checks}

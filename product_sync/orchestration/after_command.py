@@ -1,8 +1,8 @@
-"""Tells of what a command did where no daemon does it (docs/decisions/0036).
+"""Sends the alerts, heartbeat and metrics of a command if no daemon does it (docs/decisions/0036).
 
-Without DAGSTER_HOME a command records its run in a local instance that no daemon watches, so the command itself tells
-of it at its end, with the ledger in the state folder. With DAGSTER_HOME the daemon's sensor tells of recorded runs;
-what failed before a run was recorded is still the command's to tell.
+Without DAGSTER_HOME a command records its run in a local instance that no daemon watches. So the command sends them at
+its end, with the notification state in the state folder. With DAGSTER_HOME the daemon's sensor does this for recorded
+runs; the command only sends the alerts about what failed before its run was recorded.
 """
 
 import json
@@ -20,8 +20,8 @@ from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
 
 from product_sync.errors import ProductSyncError, SyncAlreadyRunning, SyncCancelled
-from product_sync.notify.alerts import Level, StatusUpdate
-from product_sync.notify.channels import Channels, resolve_channels
+from product_sync.notify.alerts import DEFAULT_SYNC, Level
+from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.notify.events import FinishedRun
 from product_sync.orchestration.dead_runs import process_tags
@@ -30,22 +30,27 @@ from product_sync.orchestration.run_history import finished_runs
 from product_sync.state.damaged_files import set_aside
 from product_sync.state.store import write_text
 
-LEDGER = "told.json"
-#: Seconds to wait for another command that is sending. It is done within `delivery.DELIVERY_S`.
+STATE_FILE = "notifications.json"
+#: Seconds to wait for another command that is sending; it takes at most `delivery.DELIVERY_S`.
 LOCK_S = 30.0
 _LOG = logging.getLogger("product_sync.notify.dispatch")
-#: Neither is a failure that a person has to mend: one was asked for, in the other a sync is at work.
-_NO_NEWS = (SyncCancelled, SyncAlreadyRunning)
-#: What a command leaves on an error about which it has sent alerts; it stands below the traceback.
-_NOTE = "Alerts about this were sent, where any are set."
+#: Neither is a failure that a person has to mend: a person cancelled it, or another sync is running.
+_NO_ALERT = (SyncCancelled, SyncAlreadyRunning)
+#: Marks an error about which alerts were sent. Python shows it below the traceback.
+_NOTE = "Alerts about this error were sent, if any are set."
 
 
 def notify_of_error(
-    env: Mapping[str, str], root: Callable[[], Path], job: str, error: BaseException, started_at: datetime
+    env: Mapping[str, str],
+    root: Callable[[], Path],
+    job: str,
+    error: BaseException,
+    started_at: datetime,
+    sync: str = DEFAULT_SYNC,
 ) -> None:
-    """Send alerts about an error that ends the command, once however often it is called.
+    """Send alerts about an error that ends the command, once, however often it is called.
 
-    The text of an error that is not ours is left out: it may hold anything, a password too.
+    The text of an error of another library is left out, because it may hold a password.
     """
     if isinstance(error, KeyboardInterrupt | GeneratorExit) or _NOTE in getattr(error, "__notes__", ()):
         return
@@ -53,133 +58,120 @@ def notify_of_error(
     failure = error
     if not isinstance(failure, ProductSyncError):
         failure = ProductSyncError(
-            f"The command ended with {type(error).__name__}: a bug, or a case that nobody thought of.",
-            hint=f"The traceback is on its standard error, on {socket.gethostname()}.",
+            f"The command ended with {type(error).__name__}. This is a bug.",
+            hint=f"The traceback is on the standard error of the command, on {socket.gethostname()}.",
         )
-    notify_of_command(env, root, job, failure, started_at)
+    notify_of_command(env, root, job, failure, started_at, sync)
 
 
 def notify_of_command(
     env: Mapping[str, str],
-    root: Path | Callable[[], Path],
+    root: Callable[[], Path],
     job: str,
     failure: ProductSyncError | None,
     started_at: datetime,
+    sync: str = DEFAULT_SYNC,
 ) -> None:
-    """Send alerts, heartbeat and metrics at the end of a command that ran ``job``. Whatever goes wrong here is logged:
-    the command has its own result.
+    """Send alerts, heartbeat and metrics at the end of a command that ran ``job`` of ``sync``.
 
-    ``root`` is the state folder, or finds it; ``started_at`` is aware.
+    ``root`` finds the state folder; ``started_at`` is aware. Errors in here are logged and do not change the result of
+    the command.
     """
     try:
         channels = resolve_channels(env)
+        settings = channels.settings
         if env.get("DAGSTER_HOME"):
-            # Monitors hear of recorded runs from the daemon.
-            settings = replace(channels.settings, heartbeat_url="", metrics_file=None, metrics_push_url="")
-            channels = replace(channels, settings=settings)
-        _tell(env, _state_folder(root), channels, job, failure, started_at)
+            # The daemon calls the monitors for recorded runs.
+            settings = replace(settings, heartbeat_url="", metrics_file=None, metrics_push_url="")
+        folder = _state_folder(root)
+        with _stored_state(folder) as state:
+            runs = _runs(
+                env, folder, state, FinishedRun(None, job, failure is None, time.time(), sync=sync), failure, started_at
+            )
+            changed = channels.updates(state.alerts, time.time())
+            # The alert about the command's failure names a mistake in a setting already.
+            said = failure.message if failure else ""
+            updates = [each for each in changed if each.level is Level.OK or each.subject.partition("/")[2] not in said]
+            result = notify_of_runs(state, runs, settings, _LOG, updates=updates)
+        if result.waiting:
+            _LOG.warning("%s The next command tries again.", result)
     except Exception as error:  # noqa: BLE001 - the result of the command must not be lost
-        _LOG.error("Nobody could be notified of this run: %s.", _named(error))
-
-
-def _tell(
-    env: Mapping[str, str],
-    root: Path | None,
-    channels: Channels,
-    job: str,
-    failure: ProductSyncError | None,
-    started_at: datetime,
-) -> None:
-    with _ledger(root) as ledger:
-        runs = _runs(env, root, ledger, job, failure, started_at)
-        changed = channels.news(ledger.book, time.time())
-        news = [item for item in changed if item.level is Level.OK or not _is_said(item, failure)]
-        told = notify_of_runs(ledger, runs, channels, _LOG, news=news)
-    if told.waiting:
-        _LOG.warning("%s The next command tries again.", told)
-
-
-def _is_said(news: StatusUpdate, failure: ProductSyncError | None) -> bool:
-    """Whether the failure of the command is the same mistake."""
-    return failure is not None and news.subject.partition("/")[2] in failure.message
+        _LOG.error("Nobody could be notified of this run: %s.", _shown(error))
 
 
 @contextmanager
-def _ledger(root: Path | None) -> Iterator[NotificationState]:
-    """What earlier commands have announced. Where it cannot be read or kept, alerts go out all the same, and may come
-    again with the next command."""
+def _stored_state(root: Path | None) -> Iterator[NotificationState]:
+    """The notification state of earlier commands, written back at the end. If it cannot be read or written, alerts are
+    sent anyway, and may come again with the next command."""
     with ExitStack() as stack:
         path, text = None, None
         try:
             if root is not None:
                 root.mkdir(parents=True, exist_ok=True)
-                path = root / LEDGER
+                path = root / STATE_FILE
                 stack.enter_context(FileLock(path.with_suffix(".lock"), timeout=LOCK_S))
                 text = _read(path) if path.exists() else None
         except (OSError, FileLockTimeout) as error:
-            _LOG.warning("What was announced before cannot be read: %s.", _named(error))
+            _LOG.warning("The record of earlier alerts cannot be read: %s.", _shown(error))
             path = None
-        ledger = NotificationState.read(text, time.time())
-        yield ledger
+        state = NotificationState.read(text, time.time())
+        yield state
         if path is not None:
             try:
-                write_text(path, ledger.write())
+                write_text(path, state.write())
             except OSError as error:
-                _LOG.warning("What was announced cannot be kept, and may come again: %s.", _named(error))
+                _LOG.warning("The record of alerts cannot be written, so alerts may come again: %s.", _shown(error))
 
 
 def _read(path: Path) -> str | None:
-    """The file's text; ``None`` for a damaged one, which is set aside."""
+    """The file's text. A damaged file is set aside and gives ``None``."""
     try:
         text = path.read_bytes().decode()
         json.loads(text)
     except ValueError:
-        set_aside(path, "The record of alerts", "Alerts may come again, and the counters of the metrics begin anew.")
+        set_aside(path, "The record of alerts", "Alerts may come again, and the counters of the metrics restart.")
         return None
     return text
 
 
-def _state_folder(root: Path | Callable[[], Path]) -> Path | None:
-    if isinstance(root, Path):
-        return root
+def _state_folder(root: Callable[[], Path]) -> Path | None:
     try:
         return root()
     except (ProductSyncError, OSError, RuntimeError) as error:
-        _LOG.warning("There is no state folder: %s.", _named(error))
+        _LOG.warning("There is no state folder: %s.", _shown(error))
         return None
 
 
 def _runs(
     env: Mapping[str, str],
     root: Path | None,
-    ledger: NotificationState,
-    job: str,
+    state: NotificationState,
+    command: FinishedRun,
     failure: ProductSyncError | None,
     started_at: datetime,
 ) -> list[FinishedRun]:
-    """The runs to announce."""
+    """The runs to notify of: those that are recorded, and ``command`` if its run was not."""
     runs: list[FinishedRun] = []
     recorded = False
     try:
         if root is not None:
             with open_instance(env, root) as instance:
-                recorded = _is_recorded(instance, job, started_at)
+                recorded = _is_recorded(instance, command.job, started_at)
                 if not env.get("DAGSTER_HOME"):
-                    runs += finished_runs(instance, ledger.told_until, ledger.seen)
+                    runs += finished_runs(instance, state.notified_until, state.seen)
                 elif recorded and failure is not None:
                     _warn_without_daemon(instance)
-    except Exception as error:  # noqa: BLE001 - a run history that cannot be read must not silence the failure
-        _LOG.warning("The history of runs cannot be read: %s.", _named(error))
-    now = time.time()
-    if failure is not None and not recorded and not isinstance(failure, _NO_NEWS):
-        runs.append(FinishedRun(None, job, succeeded=False, ended_at=now, failure=str(failure)))
+    except Exception as error:  # noqa: BLE001 - an unreadable run history must not hide the failure
+        _LOG.warning("The run history cannot be read: %s.", _shown(error))
+    if failure is not None and not recorded and not isinstance(failure, _NO_ALERT):
+        runs.append(replace(command, failure=str(failure)))
     elif failure is None and env.get("DAGSTER_HOME"):
-        runs.append(FinishedRun(None, job, succeeded=True, ended_at=now))
+        runs.append(command)
     return runs
 
 
-def _named(error: Exception) -> str:
-    """An error in a log line. Of one that is not ours only the name: its text may hold a password."""
+def _shown(error: Exception) -> str:
+    """An error in a log line. Of another library's error only the name is shown: its text may hold a password."""
     if isinstance(error, ProductSyncError):
         return str(error).rstrip(".")
     if isinstance(error, OSError):
@@ -188,13 +180,12 @@ def _named(error: Exception) -> str:
 
 
 def _is_recorded(instance: dg.DagsterInstance, job: str, started_at: datetime) -> bool:
-    """Whether this process has ended a run of the job since then."""
-    mine = dg.RunsFilter(job_name=job, tags=process_tags())
-    newest = instance.get_run_records(mine, limit=1)
+    """Whether this process has ended a run of the job since ``started_at``."""
+    newest = instance.get_run_records(dg.RunsFilter(job_name=job, tags=process_tags()), limit=1)
     return bool(newest) and (newest[0].end_time or 0.0) >= started_at.timestamp()
 
 
 def _warn_without_daemon(instance: dg.DagsterInstance) -> None:
     sensors = instance.get_daemon_statuses().get("SENSOR")
     if sensors is None or not sensors.healthy:
-        _LOG.warning("No Dagster daemon watches this instance: alerts of this run wait until one does.")
+        _LOG.warning("No Dagster daemon is running for this instance: alerts about this run wait until one starts.")

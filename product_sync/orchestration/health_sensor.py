@@ -1,6 +1,6 @@
-"""The health sensor: both connections, every five minutes, whatever the run queue is doing.
+"""The health sensor checks both connections every five minutes, also while runs wait in the queue.
 
-It looks by itself and not by a run: a run would wait behind the load that it is to look beside (docs/decisions/0060).
+It does not launch a run, because that run would wait behind the load (docs/decisions/0060).
 """
 
 import json
@@ -21,33 +21,32 @@ from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 if TYPE_CHECKING:
     from product_sync.support.health import ConnectionHealth
 
-#: Seconds between two records of a state that stays the same: what a look records is never purged.
+#: Seconds between two records of an unchanged state. Dagster never purges these records.
 RECORD_EVERY_S = 3_600.0
 
 
 @dataclass(slots=True)
-class Diary:
-    """What the sensor remembers between two looks. ``levels`` are those of the newest record, made at ``recorded_at``
-    (seconds since 1970)."""
+class HealthState:
+    """The sensor's cursor. ``levels`` are those of the newest record, made at ``recorded_at`` (seconds since 1970)."""
 
-    book: AlertState = field(default_factory=AlertState)
+    alerts: AlertState = field(default_factory=AlertState)
     levels: dict[str, str] = field(default_factory=dict)
     recorded_at: float = 0.0
 
     @classmethod
-    def read(cls, text: str | None) -> "Diary":
-        """From ``text``, which `write` gave; a new one where this version cannot read it."""
+    def read(cls, text: str | None) -> "HealthState":
+        """From the ``text`` of `write`; a new state if this version cannot read it."""
         try:
             content: dict[str, Any] = json.loads(text or "")
-            return cls(AlertState.from_json(content["book"]), dict(content["levels"]), float(content["recorded_at"]))
+            return cls(AlertState.from_json(content["alerts"]), dict(content["levels"]), float(content["recorded_at"]))
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
     def write(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 
-    def records(self, levels: dict[str, str], now: float) -> bool:
-        """Whether these levels are to be recorded, which is noted."""
+    def must_record(self, levels: dict[str, str], now: float) -> bool:
+        """Whether ``levels`` have changed or the last record is old. If so, they count as recorded from then on."""
         if levels == self.levels and now - self.recorded_at < RECORD_EVERY_S:
             return False
         self.levels, self.recorded_at = levels, now
@@ -59,35 +58,34 @@ class Diary:
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Looks at both connections, the estimated counts and the replication, also while a load is running, and tells"
-        " people of what fails and of recovery. What it saw is on the page of the asset `health`, and a server that is"
-        " down turns its asset red. docs/health.md"
+        "Checks both connections, the estimated counts and the replication, also during a load, and sends alerts about"
+        " failures and recovery. The page of the asset `health` has the results. A server that is down turns its asset"
+        " red. See docs/health.md"
     ),
 )
 @notifies_of_its_errors("product_sync_health")
 def product_sync_health_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     from product_sync.support.health import check_both_sides
 
-    diary = Diary.read(context.cursor)
-    looks = check_both_sides(os.environ)
+    state = HealthState.read(context.cursor)
+    sides = check_both_sides(os.environ)
     now = time.time()
     channels = resolve_channels(os.environ)
-    told = send_updates(diary.book, [look.news(now) for look in looks], channels, context.log)
-    said = [*(look.text for look in looks), str(told), *map(str, channels.mistakes.values())]
-    recorded = diary.records({look.side: str(look.level) for look in looks}, now)
+    result = send_updates(state.alerts, [side.status_update(now) for side in sides], channels.settings, context.log)
+    records = state.must_record({side.side: str(side.level) for side in sides}, now)
     return dg.SensorResult(
-        skip_reason=" ".join(said),
-        cursor=diary.write(),
-        asset_events=[_observation(looks), *evaluations(looks)] if recorded else [],
+        skip_reason=" ".join([*(side.text for side in sides), str(result), *map(str, channels.mistakes.values())]),
+        cursor=state.write(),
+        asset_events=[_observation(sides), *evaluations(sides)] if records else [],
     )
 
 
-def _observation(looks: "list[ConnectionHealth]") -> dg.AssetObservation:
+def _observation(sides: "list[ConnectionHealth]") -> dg.AssetObservation:
     metadata: dict[str, Any] = {}
-    for look in looks:
-        metadata[look.side] = f"{_WORDS[str(look.level)]}: {look.text}"
-        metadata |= look.facts
+    for side in sides:
+        metadata[side.side] = f"{_WORDS[str(side.level)]}: {side.text}"
+        metadata |= side.facts
     return dg.AssetObservation(asset_key=HEALTH, metadata=metadata)
 
 
-_WORDS = {"OK": "in order", "WARN": "warning", "ERROR": "failed"}
+_WORDS = {"OK": "healthy", "WARN": "warning", "ERROR": "failed"}

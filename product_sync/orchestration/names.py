@@ -34,6 +34,8 @@ BOTH_CONNECTIONS = "both_connections"
 
 HOST_TAG: Final = "product_sync/host"
 PROCESS_TAG: Final = "product_sync/process"
+#: The name of the run's sync; without it the run is of the sync `product`.
+SYNC_TAG: Final = "product_sync/sync"
 #: On dry runs, with the value `true`: how the UI's list of runs tells them from syncs.
 DRY_RUN_TAG: Final = "product_sync/dry_run"
 

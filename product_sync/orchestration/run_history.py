@@ -11,9 +11,10 @@ from typing import TypeGuard
 import dagster as dg
 from dagster import DagsterEventType as Kind
 
+from product_sync.notify.alerts import DEFAULT_SYNC
 from product_sync.notify.events import CheckOutcome, FinishedRun, Number
 from product_sync.orchestration.failures import failure_of
-from product_sync.orchestration.names import LOAD, TARGET_MATCHES_SOURCE
+from product_sync.orchestration.names import LOAD, SYNC_TAG, TARGET_MATCHES_SOURCE
 from product_sync.orchestration.schedules import is_ours
 from product_sync.orchestration.skipped import is_skipped
 from product_sync.verify.checks import Severity
@@ -47,7 +48,14 @@ def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Finishe
     except (LookupError, TypeError, ValueError, AttributeError, dg.DagsterError) as error:
         run = record.dagster_run
         failure = f"What run {run.run_id} recorded cannot be read ({type(error).__name__}). Look at its log."
-        return FinishedRun(run.run_id, run.job_name, succeeded=False, ended_at=_ended_at(record), failure=failure)
+        return FinishedRun(
+            run.run_id,
+            run.job_name,
+            succeeded=False,
+            ended_at=_ended_at(record),
+            failure=failure,
+            sync=run.tags.get(SYNC_TAG, DEFAULT_SYNC),
+        )
 
 
 def _newest(instance: dg.DagsterInstance, since: float) -> list[dg.RunRecord]:
@@ -96,6 +104,7 @@ def finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Finished
         checks=tuple(checks.values()),
         counts=counts,
         loaded=loaded,
+        sync=run.tags.get(SYNC_TAG, DEFAULT_SYNC),
     )
 
 

@@ -1,7 +1,7 @@
-"""Sends an alert when a sensor or a schedule itself fails: its red tick is seen by nobody who does not look for it.
+"""Sends an alert when a sensor or a schedule itself fails. Otherwise the failure is only a red tick in the UI.
 
-What was announced is kept in the memory of the code location's process, and not in a cursor: an evaluation that raises
-keeps no cursor. After a restart of the code location an alert may come again.
+The alert state is kept in the memory of the code location's process: an evaluation that raises stores no cursor. After
+a restart of the code location an alert may come again.
 """
 
 import functools
@@ -19,12 +19,19 @@ from product_sync.notify.dispatch import send_updates
 _Context = TypeVar("_Context")
 _Result = TypeVar("_Result")
 _LOG = logging.getLogger("product_sync.notify.dispatch")
-_BOOK = AlertState()
+_STATE = AlertState()
 
 
 def notifies_of_its_errors(name: str) -> Callable[[Callable[[_Context], _Result]], Callable[[_Context], _Result]]:
-    """For the function of the sensor or schedule ``name``. What it raises is raised all the same, after the alert; its
-    next evaluation that returns is the recovery."""
+    """Decorates the function of the sensor or schedule ``name``. An error is raised again after its alert; the next
+    evaluation without an error is the recovery."""
+
+    def notify(level: Level, text: str) -> None:
+        update = StatusUpdate(f"tick/{name}", f"{name} of the Dagster daemon", level, time.time(), text)
+        try:
+            send_updates(_STATE, [update], resolve_channels(os.environ).settings, _LOG)
+        except Exception as error:  # noqa: BLE001 - the error of the evaluation is more important
+            _LOG.error("Nobody could be notified: %s.", type(error).__name__)
 
     def decorate(evaluate: Callable[[_Context], _Result]) -> Callable[[_Context], _Result]:
         @functools.wraps(evaluate)
@@ -32,14 +39,10 @@ def notifies_of_its_errors(name: str) -> Callable[[Callable[[_Context], _Result]
             try:
                 result = evaluate(context)
             except Exception as error:
-                _notify(
-                    StatusUpdate(
-                        f"tick/{name}", f"{name} of the Dagster daemon", Level.ERROR, time.time(), _text(error)
-                    )
-                )
+                notify(Level.ERROR, _text(error))
                 raise
-            if f"tick/{name}" in _BOOK.subjects:
-                _notify(StatusUpdate(f"tick/{name}", f"{name} of the Dagster daemon", Level.OK, time.time(), ""))
+            if f"tick/{name}" in _STATE.subjects:
+                notify(Level.OK, "")
             return result
 
         return evaluated
@@ -47,15 +50,8 @@ def notifies_of_its_errors(name: str) -> Callable[[Callable[[_Context], _Result]
     return decorate
 
 
-def _notify(news: StatusUpdate) -> None:
-    try:
-        send_updates(_BOOK, [news], resolve_channels(os.environ), _LOG)
-    except Exception as error:  # noqa: BLE001 - the error of the evaluation is the one that counts
-        _LOG.error("Nobody could be notified: %s.", type(error).__name__)
-
-
 def _text(error: Exception) -> str:
-    """Our errors in their own words. The text of somebody else's may hold anything, a password too."""
+    """The text of an error of another library is left out, because it may hold a password."""
     if isinstance(error, ProductSyncError):
         return str(error)
     return f"Its evaluation raised {type(error).__name__}. The tick in the UI has the traceback."

@@ -1,4 +1,4 @@
-"""Sensors: what the daemon looks at between runs."""
+"""The sensors that the daemon evaluates between runs."""
 
 import os
 import time
@@ -34,16 +34,17 @@ def reap_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Tells of every finished run once, whoever launched it: alerts to PRODUCT_SYNC_ALERT_URLS, the heartbeat, the"
-        " metrics. What could not be delivered is tried again. docs/alerts.md"
+        "Sends alerts, heartbeat and metrics for every finished run, once, however it was launched. Undelivered alerts"
+        " are sent again. Set PRODUCT_SYNC_ALERT_URLS; see docs/alerts.md"
     ),
 )
 @notifies_of_its_errors("tell_of_runs")
 def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     now = time.time()
     channels = resolve_channels(os.environ, writes_metrics=True)
-    ledger = NotificationState.read(context.cursor, now)
-    runs = finished_runs(context.instance, ledger.told_until, ledger.seen)
-    told = notify_of_runs(ledger, runs, channels, context.log, news=list(channels.news(ledger.book, now)))
-    context.update_cursor(ledger.write())
-    return dg.SkipReason(" ".join([str(told), *map(str, channels.mistakes.values())]))
+    state = NotificationState.read(context.cursor, now)
+    runs = finished_runs(context.instance, state.notified_until, state.seen)
+    updates = list(channels.updates(state.alerts, now))
+    result = notify_of_runs(state, runs, channels.settings, context.log, updates=updates)
+    context.update_cursor(state.write())
+    return dg.SkipReason(" ".join([str(result), *map(str, channels.mistakes.values())]))

@@ -23,7 +23,7 @@ MIN_FREE_BYTES = 2 * 1024 * 1024
 _TRIAL_BYTES = 64 * 1024
 ANOTHER_FOLDER = "Set PRODUCT_SYNC_STATE to a folder that this user can write to."
 #: What every run writes to, below the state folder: the record of alerts, and the local run history.
-_SHARED = ("told.*",)
+_SHARED = ("notifications.*",)
 _RUN_HISTORY = (
     "dagster.lock",
     "dagster",

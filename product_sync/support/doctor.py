@@ -62,7 +62,7 @@ def _examine_state(report: DoctorReport, env: Mapping[str, str]) -> None:
 def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:
     """The channels, by the code that a sync refuses them with."""
     channels = resolve_channels(env)
-    report.alerts = [address.name for address in channels.usable]
+    report.alerts = [url.name for url in channels.alert_urls]
     report.alert_problems = [str(mistake) for mistake in channels.mistakes.values()]
     report.failure = report.failure or next(iter(channels.mistakes.values()), None)
 

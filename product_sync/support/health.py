@@ -38,7 +38,7 @@ class ConnectionHealth:
     text: str
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
-    def news(self, at: float) -> StatusUpdate:
+    def status_update(self, at: float) -> StatusUpdate:
         return StatusUpdate(f"connection/{self.side}", f"the connection to {self.title}", self.level, at, self.text)
 
 

@@ -72,7 +72,7 @@ def is_ours(name: str) -> bool:
 def defaults() -> dict[str, object]:
     """What the code takes for a variable that is not set."""
     schedule, pages = ScheduleSettings.from_environment({}), PageSettings.from_environment({})
-    telling, sync = NotificationSettings.from_environment({}), SyncSettings.resolve({}, {})
+    notification, sync = NotificationSettings.from_environment({}), SyncSettings.resolve({}, {})
     assert pages.fresh_for is not None
     known: dict[str, object] = {
         settings.BATCH_SIZE: sync.batch_size,
@@ -84,8 +84,8 @@ def defaults() -> dict[str, object]:
         settings.ENABLE_SCHEDULER: schedule.enabled,
         settings.FRESH_MINUTES: pages.fresh_for.total_seconds() / 60,
         settings.OWNERS: ",".join(pages.owners),
-        settings.ALERT_QUIET: telling.quiet_s / 60,
-        settings.ALERT_WARN_QUIET: telling.warn_quiet_s / 60,
+        settings.ALERT_QUIET: notification.quiet_s / 60,
+        settings.ALERT_WARN_QUIET: notification.warn_quiet_s / 60,
     }
     return {name: known.get(name) for name in variables_read() - RULES}
 

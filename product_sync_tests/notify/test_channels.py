@@ -246,7 +246,7 @@ class TestWhateverEndsACommand:
         from product_sync.orchestration import after_command
 
         monkeypatch.setattr(after_command, "LOCK_S", 0.2)
-        with FileLock(tmp_path / "told.lock"):
+        with FileLock(tmp_path / "notifications.lock"):
             failure = ProductSyncError("It failed.")
-            after_command.notify_of_command(os.environ, tmp_path, "product_sync", failure, datetime.now(UTC))
+            after_command.notify_of_command(os.environ, lambda: tmp_path, "product_sync", failure, datetime.now(UTC))
         assert web.titles() == ["the job product_sync failed"]

@@ -1,4 +1,4 @@
-"""A channel that is slow, in whatever way, delays neither the caller beyond its limit nor the other channels at all."""
+"""A slow channel delays the caller until its limit at most, and the other channels not at all."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def slow_server(behaviour: Behaviour) -> Iterator[SlowServer]:
 
 
 def test_addresses_that_hang_delay_nobody_and_the_others_get_the_alert_at_once() -> None:
-    ledger, quick = NotificationState(0.0), list[float]()
+    state, quick = NotificationState(0.0), list[float]()
     with web_receiver() as web, slow_server(silent) as mute, slow_server(drip) as dripping:
         slow = (
             f"json://127.0.0.1:{mute.port}/?{PATIENT}",
@@ -95,24 +95,24 @@ def test_addresses_that_hang_delay_nobody_and_the_others_get_the_alert_at_once()
 
         watch = threading.Thread(target=watch_the_quick_one)
         watch.start()
-        told = notify_of_runs(ledger, [failed()], settings, LOG, within_s=2.0)
+        result = notify_of_runs(state, [failed()], settings, LOG, within_s=2.0)
         took = time.monotonic() - began
         watch.join()
         assert 2.0 <= took < SLACK_S
         assert quick[0] - began < took, "it did not wait behind the slow ones"
-        assert len(told.problems) == len(slow)
-        assert all("no answer after 2 seconds" in problem for problem in told.problems)
-        assert (told.waiting, len(web.alerts)) == (1, 1)
+        assert len(result.problems) == len(slow)
+        assert all("no answer after 2 seconds" in problem for problem in result.problems)
+        assert (result.waiting, len(web.alerts)) == (1, 1)
         wait_until(lambda: mute.connections == 3)
 
-        again = notify_of_runs(ledger, [], settings, LOG, within_s=0.1)
+        again = notify_of_runs(state, [], settings, LOG, within_s=0.1)
         assert again.waiting == 1
         assert (mute.connections, dripping.connections) == (3, 1), "an open call is not doubled"
         assert len(web.alerts) == 1
 
 
-def test_what_a_slow_address_takes_in_the_end_is_not_sent_to_it_again() -> None:
-    ledger, answer = NotificationState(0.0), threading.Event()
+def test_what_a_slow_address_accepts_in_the_end_is_not_sent_to_it_again() -> None:
+    state, answer = NotificationState(0.0), threading.Event()
 
     def late(client: socket.socket) -> None:
         client.recv(65_536)
@@ -122,10 +122,10 @@ def test_what_a_slow_address_takes_in_the_end_is_not_sent_to_it_again() -> None:
 
     with slow_server(late) as server:
         settings = NotificationSettings.from_environment({ALERT_URLS: f"json://127.0.0.1:{server.port}/?{PATIENT}"})
-        assert notify_of_runs(ledger, [failed()], settings, LOG, within_s=1.0).waiting == 1
-        ledger = NotificationState.read(ledger.write(), 0.0)
+        assert notify_of_runs(state, [failed()], settings, LOG, within_s=1.0).waiting == 1
+        state = NotificationState.read(state.write(), 0.0)
         answer.set()
-        wait_until(lambda: notify_of_runs(ledger, [], settings, LOG, within_s=0.1).waiting == 0)
+        wait_until(lambda: notify_of_runs(state, [], settings, LOG, within_s=0.1).waiting == 0)
         assert server.connections == 1
 
 

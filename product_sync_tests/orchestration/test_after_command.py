@@ -1,4 +1,4 @@
-"""A command tells of itself where no daemon does, once, and its own result is never changed by it."""
+"""Without a daemon, a command sends its alerts itself, once; this never changes its own result."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def test_a_failed_command_reaches_a_person_once_and_so_does_recovery(market: Mar
     assert "1 of 2 documents cannot be copied (wrong_type: 1)" in web.alerts[0]["message"]
     market.unstock({"_id": BAD["_id"]})
     assert sync(settle_seconds=0, accept_source_count=1).valid
-    assert web.titles()[1:] == ["quarantine_within_budget is in order again"]
+    assert web.titles()[1:] == ["quarantine_within_budget recovered"]
     assert "Held back since the last message: 1 more failure." in web.alerts[1]["message"]
 
 
-def test_what_failed_before_a_run_was_recorded_is_told_too(
+def test_what_failed_before_a_run_was_recorded_is_an_alert_too(
     market: Market, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     market.stock(products(1))
@@ -62,10 +62,10 @@ def test_what_failed_before_a_run_was_recorded_is_told_too(
     assert "sesame" not in str(alert)
     monkeypatch.setenv("CART_DB_URL", market.cart_url)
     assert sync(settle_seconds=0).valid
-    assert web.titles()[1:] == ["the job product_sync is in order again"]
+    assert web.titles()[1:] == ["the job product_sync recovered"]
 
 
-def test_a_run_whose_process_exits_in_mid_step_is_ended_and_told(
+def test_a_run_whose_process_exits_in_mid_step_is_ended_and_is_an_alert(
     market: Market, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leave(*_: object) -> None:
@@ -91,32 +91,32 @@ def test_monitors_hear_of_commands(
     assert sync(settle_seconds=0, batch_delay_ms=0).exit_status == 0
     assert ("GET", "/ping", b"") in web.requests
     found = samples((tmp_path / "product_sync.prom").read_text())
-    assert found["rows_total", "inserted"] == 150
-    assert found["quarantined", "product_sync"] == 1
-    assert found["last_run_success", "product_sync"] == 1
-    assert found["check_passed", "quarantine_within_budget"] == 0
+    assert found["rows_total", "product", "inserted"] == 150
+    assert found["quarantined", "product", "product_sync"] == 1
+    assert found["last_run_success", "product", "product_sync"] == 1
+    assert found["check_passed", "product", "quarantine_within_budget"] == 0
 
 
 def test_a_setting_that_cannot_be_is_logged_and_never_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     env = {"PRODUCT_SYNC_ALERT_URLS": "json://h", "PRODUCT_SYNC_ALERT_QUIET_MINUTES": "an hour"}
-    notify_of_command(env, tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
+    notify_of_command(env, lambda: tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
     assert "PRODUCT_SYNC_ALERT_QUIET_MINUTES is 'an hour'" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 90, b'{"told_until": 1', b"\xff\xfe"])
-def test_a_damaged_record_of_alerts_is_set_aside_and_begun_anew(
+@pytest.mark.parametrize("content", [b"", b"\0" * 90, b'{"notified_until": 1', b"\xff\xfe"])
+def test_a_damaged_record_of_alerts_is_set_aside_and_started_anew(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "told.json").write_bytes(content)
+    (tmp_path / "notifications.json").write_bytes(content)
     env = {"DAGSTER_HOME": str(tmp_path / "nowhere")}
-    notify_of_command(env, tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
-    [aside] = tmp_path.glob("told.json.damaged-*")
+    notify_of_command(env, lambda: tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
+    [aside] = tmp_path.glob("notifications.json.damaged-*")
     assert aside.read_bytes() == content
     assert f"has been set aside as {aside}. Alerts may come again" in caplog.text
-    assert "It failed." in (tmp_path / "told.json").read_text()
+    assert "It failed." in (tmp_path / "notifications.json").read_text()
 
 
-def test_where_a_daemon_tells_of_runs_the_command_tells_only_what_no_run_shows(
+def test_with_a_daemon_the_command_sends_only_what_no_run_shows(
     market: Market,
     web: WebReceiver,
     monkeypatch: pytest.MonkeyPatch,
@@ -127,8 +127,8 @@ def test_where_a_daemon_tells_of_runs_the_command_tells_only_what_no_run_shows(
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     market.stock([BAD])
     assert sync(settle_seconds=0).exit_status == 1
-    assert web.alerts == [], "the daemon's sensor tells of this one"
-    assert "No Dagster daemon watches this instance" in caplog.text
+    assert web.alerts == [], "the daemon's sensor sends this one"
+    assert "No Dagster daemon is running for this instance" in caplog.text
     monkeypatch.setenv("CART_DB_URL", NOWHERE)
     assert sync().exit_status == 3
     assert web.titles() == ["the job product_sync failed"]
@@ -137,4 +137,4 @@ def test_where_a_daemon_tells_of_runs_the_command_tells_only_what_no_run_shows(
         daemon = Daemon(instance)
         daemon.tick()
         daemon.tick()
-    assert web.titles()[1:] == ["quarantine_within_budget failed"], "the daemon tells once of what it was left to tell"
+    assert web.titles()[1:] == ["quarantine_within_budget failed"], "the daemon sends once what the command left to it"

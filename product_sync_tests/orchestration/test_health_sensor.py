@@ -1,5 +1,5 @@
-"""The health sensor tells once of what fails and once of recovery, beside whatever runs. (With the daemon:
-`test_server.py`; what is looked at: `product_sync_tests.support.test_health`.)"""
+"""The health sensor sends one alert about a failure and one about recovery, also while runs are in progress.
+(With the daemon: `test_server.py`; what is checked: `product_sync_tests.support.test_health`.)"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from product_sync.notify.alerts import Level
 from product_sync.orchestration import names
 from product_sync.orchestration.connection_checks import evaluations
-from product_sync.orchestration.health_sensor import RECORD_EVERY_S, Diary, product_sync_health_sensor
+from product_sync.orchestration.health_sensor import RECORD_EVERY_S, HealthState, product_sync_health_sensor
 from product_sync.support.health import ConnectionHealth
 from product_sync_tests.receivers import WebReceiver, web_receiver
 from product_sync_tests.shop import Shop, ids, product
@@ -60,7 +60,7 @@ def test_what_was_seen_is_said_and_recorded_once_while_it_stays_the_same(shop: S
     [record] = daemon.recorded
     values = {name: value.value for name, value in record.metadata.items()}
     assert values["mongodb_documents_about"] == 3
-    assert str(values["mongodb"]).startswith("in order: MongoDB ")
+    assert str(values["mongodb"]).startswith("healthy: MongoDB ")
     assert values["postgres_replicas"] == 0
     assert web.alerts == []
 
@@ -79,10 +79,10 @@ def test_a_connection_that_is_lost_reaches_a_person_once_and_so_does_recovery(
     monkeypatch.setenv("CART_DB_URL", shop.cart_url)
     daemon.tick()
     daemon.tick()
-    assert web.titles()[1:] == ["the connection to PostgreSQL is in order again"]
+    assert web.titles()[1:] == ["the connection to PostgreSQL recovered"]
     assert "Held back since the last message: 2 more failures." in web.alerts[1]["message"]
     states = [str(record.metadata["postgres"].value).partition(":")[0] for record in daemon.recorded]
-    assert states == ["in order", "failed", "in order"], "recorded when it changes"
+    assert states == ["healthy", "failed", "healthy"], "recorded when it changes"
     everything = f"{said} {web.alerts} {daemon.cursor} {daemon.recorded} {caplog.text}"
     assert "sesame" not in everything
 
@@ -95,7 +95,7 @@ def test_it_looks_beside_a_run_that_holds_the_queue_and_the_lock(shop: Shop, web
     assert web.alerts == []
 
 
-def test_an_alert_that_was_not_taken_is_tried_again_at_the_next_look(
+def test_an_alert_that_was_not_accepted_is_sent_again_at_the_next_evaluation(
     shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon = Daemon(shop.instance)
@@ -130,7 +130,7 @@ def test_a_server_that_is_down_turns_its_asset_red_and_health_and_no_other(
     assert "cannot be reached" in (red.description or "")
     assert "sesame" not in str(red)
     assert fine[names.MONGODB_CONNECTION].metadata["mongodb_documents_about"].value == 1
-    assert web.titles() == ["the connection to PostgreSQL failed", "the connection to PostgreSQL is in order again"]
+    assert web.titles() == ["the connection to PostgreSQL failed", "the connection to PostgreSQL recovered"]
 
 
 def test_a_member_that_is_unsound_is_a_warning() -> None:
@@ -168,16 +168,22 @@ def test_a_setting_of_the_alerts_that_cannot_be_keeps_it_neither_from_looking_no
 
 def test_what_stays_the_same_is_recorded_once_an_hour_and_what_changes_at_once() -> None:
     fine, failed = {"mongodb": str(Level.OK)}, {"mongodb": str(Level.ERROR)}
-    diary = Diary()
-    assert diary.records(fine, 0.0)
-    looks = [diary.records(fine, minute * 60.0) for minute in range(5, 24 * 60, 5)]
-    assert sum(looks) == 24 * 3600 / RECORD_EVERY_S - 1
-    assert diary.records(failed, 24 * 3600.0)
-    assert not diary.records(failed, 24 * 3600.0 + 300)
-    assert diary.records(fine, 24 * 3600.0 + 600)
-    assert Diary.read(diary.write()) == diary
+    state = HealthState()
+    assert state.must_record(fine, 0.0)
+    recorded = [state.must_record(fine, minute * 60.0) for minute in range(5, 24 * 60, 5)]
+    assert sum(recorded) == 24 * 3600 / RECORD_EVERY_S - 1
+    assert state.must_record(failed, 24 * 3600.0)
+    assert not state.must_record(failed, 24 * 3600.0 + 300)
+    assert state.must_record(fine, 24 * 3600.0 + 600)
+    assert HealthState.read(state.write()) == state
 
 
-def test_a_diary_that_cannot_be_read_begins_anew() -> None:
-    for text in (None, "", "[]", '{"book": 3}', '{"book": {"subjects": {}, "outbox": [], "dropped": 0}, "levels": 1}'):
-        assert Diary.read(text) == Diary()
+def test_a_cursor_that_cannot_be_read_starts_anew() -> None:
+    for text in (
+        None,
+        "",
+        "[]",
+        '{"alerts": 3}',
+        '{"alerts": {"subjects": {}, "outbox": [], "dropped": 0}, "levels": 1}',
+    ):
+        assert HealthState.read(text) == HealthState()

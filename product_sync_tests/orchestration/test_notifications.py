@@ -1,4 +1,4 @@
-"""The sensor hears of every run, whoever made it, and says each thing once. (With the daemon: `test_server.py`.)"""
+"""The sensor finds every run, however it was launched, and sends each alert once. (The daemon: `test_server.py`.)"""
 
 from __future__ import annotations
 
@@ -53,29 +53,29 @@ def test_a_failing_check_reaches_a_person_once_and_so_does_its_recovery(shop: Sh
     assert shop.run().success
     daemon.tick()
     daemon.tick()
-    assert web.titles()[1:] == ["target_matches_source is in order again"]
+    assert web.titles()[1:] == ["target_matches_source recovered"]
 
 
-def test_a_failure_that_was_over_before_the_sensor_looked_is_told_with_its_cause(shop: Shop, web: WebReceiver) -> None:
+def test_a_failure_that_was_over_before_the_tick_is_an_alert_with_its_cause(shop: Shop, web: WebReceiver) -> None:
     shop.put(*(product(name) for name in ids(4)))
     failed = shop.run(names.VALIDATE_JOB)
     assert shop.run().success
     Daemon(shop.instance).tick()
     [alert] = web.alerts
-    assert alert["title"] == "product_sync: target_matches_source failed and is in order again"
+    assert alert["title"] == "product_sync: target_matches_source failed and recovered"
     assert "4 missing (first: p0000" in alert["message"]
     assert failed.run_id in alert["message"]
 
 
-def test_a_warning_of_a_green_run_is_told_as_a_warning(shop: Shop, web: WebReceiver) -> None:
+def test_a_warning_of_a_green_run_is_sent_as_a_warning(shop: Shop, web: WebReceiver) -> None:
     shop.put(*(product(name) for name in ids(150)), product("bad", price="a lot"))
     assert shop.run().success
     Daemon(shop.instance).tick()
-    assert web.titles() == ["warning from quarantine_within_budget"]
+    assert web.titles() == ["quarantine_within_budget gave a warning"]
     assert web.alerts[0]["type"] == "warning"
 
 
-def test_a_run_whose_check_raised_is_told_with_the_next_step_and_no_password(
+def test_a_run_whose_check_raised_is_an_alert_with_the_next_step_and_no_password(
     shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.put(product("p1"))
@@ -94,10 +94,10 @@ def test_a_run_whose_check_raised_is_told_with_the_next_step_and_no_password(
     monkeypatch.setenv("CART_DB_URL", shop.cart_url)
     assert shop.run(names.VALIDATE_JOB).success
     daemon.tick()
-    assert web.titles()[1:] == ["the job validate_sync is in order again"]
+    assert web.titles()[1:] == ["the job validate_sync recovered"]
 
 
-def test_a_bug_is_told_by_the_name_of_its_error_and_not_by_its_text(
+def test_a_bug_is_shown_by_the_name_of_its_error_and_not_by_its_text(
     shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -112,7 +112,7 @@ def test_a_bug_is_told_by_the_name_of_its_error_and_not_by_its_text(
     assert "sesame" not in str(alert)
 
 
-def test_a_run_whose_process_was_killed_is_told(shop: Shop, web: WebReceiver) -> None:
+def test_a_run_whose_process_was_killed_is_an_alert(shop: Shop, web: WebReceiver) -> None:
     tags = {names.HOST_TAG: socket.gethostname(), names.PROCESS_TAG: "999999@1"}
     run_id = record_run(shop.instance, tags=tags)
     assert reap_dead_runs(shop.instance, lock_is_free=lambda: False) == [run_id]
@@ -121,7 +121,7 @@ def test_a_run_whose_process_was_killed_is_told(shop: Shop, web: WebReceiver) ->
     assert "its process 999999 is gone" in alert["message"]
 
 
-def test_a_killed_run_is_told_as_such_when_the_code_server_that_had_started_it_looks_first(
+def test_a_killed_run_is_named_as_such_when_the_code_server_that_started_it_notices_first(
     shop: Shop, web: WebReceiver
 ) -> None:
     run = shop.instance.get_run_by_id(record_run(shop.instance))
@@ -134,7 +134,7 @@ def test_a_killed_run_is_told_as_such_when_the_code_server_that_had_started_it_l
     assert "the next run does the rest" in alert["message"]
 
 
-def test_a_run_that_failed_before_its_first_step_is_told_with_the_cause_and_no_text_of_others(
+def test_a_run_that_failed_before_its_first_step_is_an_alert_with_the_cause_and_no_text_of_others(
     shop: Shop, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon = Daemon(shop.instance)
@@ -151,7 +151,7 @@ def test_a_run_that_failed_before_its_first_step_is_told_with_the_cause_and_no_t
     assert "sesame" not in str(web.alerts)
 
 
-def test_runs_of_others_and_runs_from_before_the_first_look_are_not_told(shop: Shop, web: WebReceiver) -> None:
+def test_runs_of_others_and_runs_from_before_the_first_tick_are_not_sent(shop: Shop, web: WebReceiver) -> None:
     record_run(shop.instance, dg.DagsterRunStatus.FAILURE, job="somebody_elses")
     Daemon(shop.instance).tick()
     ours = record_run(shop.instance, dg.DagsterRunStatus.FAILURE)
@@ -166,7 +166,7 @@ def test_what_was_not_delivered_is_tried_again_at_the_next_tick(shop: Shop, web:
     shop.put(product("p1"))
     shop.run(names.VALIDATE_JOB)
     web.status = 503
-    assert "did not take an alert: it answered 503" in daemon.tick()
+    assert "did not accept an alert: it answered 503" in daemon.tick()
     web.status = 200
     daemon.tick()
     assert web.titles() == ["target_matches_source failed"]
@@ -200,7 +200,7 @@ def test_a_setting_that_cannot_be_is_an_alert_of_its_own_and_silences_nothing(
     assert "sesame.example" not in said + str(web.alerts)
     monkeypatch.delenv("PRODUCT_SYNC_HEARTBEAT_URL")
     daemon.tick()
-    assert web.titles()[3:] == ["the setting PRODUCT_SYNC_HEARTBEAT_URL is in order again"]
+    assert web.titles()[3:] == ["the setting PRODUCT_SYNC_HEARTBEAT_URL recovered"]
 
 
 def test_a_run_refuses_a_wrong_channel_before_it_reads_and_the_alert_goes_through_the_others(
@@ -233,7 +233,7 @@ def test_a_sensor_that_itself_fails_is_an_alert_and_so_is_its_recovery(
     daemon.tick()
     titles = web.titles()
     assert titles[0] == "tell_of_runs of the Dagster daemon failed"
-    assert titles[-1] == "tell_of_runs of the Dagster daemon is in order again"
+    assert titles[-1] == "tell_of_runs of the Dagster daemon recovered"
     assert "Its evaluation raised OSError." in web.alerts[0]["message"]
     assert "sesame" not in str(web.alerts)
 
@@ -279,8 +279,8 @@ def test_both_storages_find_a_run_by_when_it_ended(shop: Shop, cart_url: str) ->
             assert finished_runs(instance, before + 2 * OVERLAP_S, []) == []
 
 
-def test_a_long_history_is_told_whole(shop: Shop) -> None:
-    """More runs than are looked at at once, as after a weekend without a daemon."""
+def test_a_long_history_is_read_whole(shop: Shop) -> None:
+    """More runs than are read at once, as after a weekend without a daemon."""
     made = []
     for _ in range(130):
         run = shop.instance.get_run_by_id(record_run(shop.instance))

@@ -289,7 +289,7 @@ def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server
     assert web.refused
     web.status = 200
     assert server.finished(server.launch(names.SYNC_JOB)).success
-    wait_until(lambda: "target_matches_source is in order again" in titles_since(web, failed.run_id))
+    wait_until(lambda: "target_matches_source recovered" in titles_since(web, failed.run_id))
 
     [alert] = [each for each in web.alerts if failed.run_id in each["message"]]
     assert alert["title"] == "product_sync: target_matches_source failed"
