@@ -1,8 +1,7 @@
-"""Brings the rows of several files together by key, one range of keys after the other, each small enough for memory.
+"""Joins several files by key, one range of keys after the other, so that each range fits into memory.
 
-A join of whole tables needs memory for one of them, or a database that spills in time, which DuckDB did not: wide rows
-or many differences ended the comparison. Here the size of a range is known before it is read. Every input is sorted
-into files by range first, where it does not fit into memory as it is (docs/decisions/0080).
+The size of a range is known before it is read. If the inputs do not fit into memory together, each of them is first
+sorted by range into a temporary file (docs/decisions/0080).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from product_sync.state.files import MemoryRelease, group_bytes, opened, pages
 from product_sync.state.spill import WAITING_BYTES, Spill, row_bytes, spilled
 
-#: Keys that are looked at to place the borders between ranges.
+#: Keys that are sampled to place the borders between ranges.
 _SAMPLES: Final = 100_000
 #: Bytes that a value without bytes of its own may need in memory.
 _FIXED_WIDTH: Final = 8
@@ -31,8 +30,8 @@ _FIXED_WIDTH: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``range_bytes`` is the most that a range has in memory, all inputs together, unless one key alone has more;
-    ``waiting_bytes`` wait of each input before they are written to its file."""
+    """``range_bytes`` is the most that one range of all inputs has in memory, unless a single key has more.
+    ``waiting_bytes`` of each input wait in memory before they are written to its file."""
 
     range_bytes: int = 32 * 1024 * 1024
     waiting_bytes: int = WAITING_BYTES
@@ -42,7 +41,7 @@ LIMITS: Final = Limits()
 
 
 class Input(Protocol):
-    """Rows with a key, which is text and not null."""
+    """Rows with a text key that is never null."""
 
     @property
     def schema(self) -> pa.Schema: ...
@@ -58,12 +57,12 @@ class Input(Protocol):
         """All rows, in batches that fit into memory."""
 
     def weighed_keys(self) -> Iterator[tuple[pa.Array, NDArray[np.float64]]]:
-        """The keys of all rows, in parts, and about how many bytes each row has."""
+        """The keys of all rows, in parts, with the approximate bytes of each row."""
 
 
 @dataclass(frozen=True)
 class FileInput:
-    """Columns of a Parquet file. ``select`` turns a batch of them into one of ``schema``; it may leave rows out."""
+    """Columns of a Parquet file. ``select`` turns a batch of them into one of ``schema``, and may drop rows."""
 
     path: Path
     schema: pa.Schema
@@ -96,7 +95,7 @@ class FileInput:
 
 
 def _group_bytes(group: Any, columns: Sequence[str] | None) -> int:
-    """Bytes in memory of a row group's columns, or more: Parquet needs hardly any for a null."""
+    """At least the bytes that a row group's columns have in memory. In Parquet a null has hardly any bytes."""
     leaves = [group.column(at).path_in_schema.partition(".")[0] for at in range(group.num_columns)]
     wanted = sum(columns is None or name in columns for name in leaves)
     return group_bytes(group, columns) + _FIXED_WIDTH * wanted * int(group.num_rows)
@@ -133,8 +132,8 @@ class _Part:
 def by_key(
     inputs: Sequence[FileInput | _Part], folder: Path, limits: Limits = LIMITS
 ) -> Iterator[tuple[pa.Table, ...]]:
-    """For each range of keys the rows of every input, in no order. All rows of a key are in one range, and the ranges
-    rise. Temporary files lie in ``folder``."""
+    """For each range of keys, the rows of every input, unordered. All rows of a key are in one range, and the ranges
+    rise. Temporary files are in ``folder``."""
     borders = []
     if sum(one.nbytes for one in inputs) > limits.range_bytes:
         borders = _borders(inputs, limits.range_bytes // 2)
@@ -158,7 +157,7 @@ def by_key(
 
 
 def _borders(inputs: Sequence[Input], range_bytes: int) -> list[str]:
-    """The first keys of all ranges but the lowest one; none if there is but one key."""
+    """The first key of every range but the lowest. Empty if there is only one key."""
     step = max(1, sum(one.num_rows for one in inputs) // _SAMPLES)
     keys, weights = [], []
     for one in inputs:
@@ -168,7 +167,7 @@ def _borders(inputs: Sequence[Input], range_bytes: int) -> list[str]:
             first = int(first - len(part)) % step
             if len(places):
                 keys.append(part.take(pa.array(places)))
-                # A row that is not looked at counts for the one before it.
+                # The bytes of a row that is not sampled count for the sampled row before it.
                 weights.append(np.add.reduceat(sizes, places))
     sampled = pa.concat_arrays(keys)
     order = pc.sort_indices(sampled)
@@ -179,7 +178,7 @@ def _borders(inputs: Sequence[Input], range_bytes: int) -> list[str]:
 
 
 def _ranges(keys: pa.Array, borders: list[str]) -> NDArray[np.int64]:
-    """In which range each key lies."""
+    """The range of each key."""
     if not len(keys):
         return np.zeros(0, np.int64)
     ends = pc.min_max(keys)

@@ -1,10 +1,10 @@
-"""The quarantine: one entry for every source document that cannot be copied, with all reasons and its history.
+"""The quarantine: one entry for every source document that cannot be copied, with its reasons and its history.
 
-A run writes its *rejects* (what could not be converted, and what the database refused), each kind into a file of
-its own; `merge` makes the quarantine of them and of the previous one. Without it a document that does not fit would
-be a line in a log; with it, it is counted, shown, tried again, and gone when it is mended.
+A run writes its *rejects* into two files: the documents that could not be converted, and those that the database
+refused. `merge` makes the quarantine from them and from the previous quarantine. Every entry is counted, shown and
+tried again, and it leaves when its document is corrected. `quarantine_entries` reads the file for people.
 
-A reject whose ``id`` is known is still *present* in the source: its target row is neither extra nor overwritten.
+A reject with a known ``id`` is still *present* in the source: its target row is neither extra nor overwritten.
 """
 
 from __future__ import annotations
@@ -13,27 +13,25 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from product_sync.compare.key_ranges import FileInput, by_key
 from product_sync.conversion.extended_json import cut
 from product_sync.conversion.ids import source_key, to_bson
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
-from product_sync.state.files import RUN_ID, opened, pages, parquet_writer, read_metadata
+from product_sync.state.files import RUN_ID, opened, pages, parquet_writer, read_metadata, read_schema
 
 _PAGE_ROWS = 8_192
 
 
 def rejects_schema(row_schema: RowSchema) -> pa.Schema:
-    """One row a document. ``columns``, ``reasons`` and ``values`` are parallel lists: one item a defect.
+    """One row for each document. ``columns``, ``reasons`` and ``values`` are parallel lists: one item for each defect.
 
-    ``id`` and ``source_id_type`` are null where the ``_id`` itself cannot be converted. ``refused`` holds the
-    values that the database refused, one field for each column of ``layout.values``; null at stage convert.
+    ``id`` and ``source_id_type`` are null where the ``_id`` itself cannot be converted. ``refused`` holds the values
+    that the database refused, with one field for each column of ``RowSchema.values``. It is null at stage convert.
     """
     return pa.schema(
         [
@@ -50,8 +48,8 @@ def rejects_schema(row_schema: RowSchema) -> pa.Schema:
 
 
 def quarantine_schema(row_schema: RowSchema) -> pa.Schema:
-    """`rejects_schema` with the history: when the document was first and last rejected, in how many runs, and in
-    which run last."""
+    """`rejects_schema` with the history: when the document was first and last rejected, in how many runs, and the last
+    run."""
     return _with_history(rejects_schema(row_schema))
 
 
@@ -74,12 +72,8 @@ def _refused_type(row_schema: RowSchema) -> pa.StructType:
 def rejects_batch(
     row_schema: RowSchema, rejects: Sequence[Reject], stage: Stage, refused: pa.Table | None = None
 ) -> pa.RecordBatch:
-    """``rejects`` as rows of `rejects_schema`.
-
-    ``refused`` belongs to stage load: row *i* holds the source values of ``rejects[i]``, in columns named as
-    those of the layout (any others are left alone).
-    """
-    schema = rejects_schema(row_schema)
+    """``rejects`` as rows of `rejects_schema`. At stage load, row *i* of ``refused`` holds the source values of
+    ``rejects[i]``."""
     ids = [reject.source_id for reject in rejects]
     return pa.RecordBatch.from_arrays(
         [
@@ -92,7 +86,7 @@ def rejects_batch(
             pa.array([[d.value for d in reject.defects] for reject in rejects], pa.list_(pa.string())),
             _refused_array(row_schema, len(rejects), refused),
         ],
-        schema=schema,
+        schema=rejects_schema(row_schema),
     )
 
 
@@ -107,11 +101,11 @@ def _refused_array(row_schema: RowSchema, rows: int, refused: pa.Table | None) -
 
 
 def add_duplicates(rows: Path, rejects: Path, out: Path, row_schema: RowSchema) -> dict[Reason, int]:
-    """Write to ``out`` the rejects of ``rejects`` and, as ``duplicate_id``, all documents that share their text id.
+    """Write to ``out`` the rejects of ``rejects`` and, as ``duplicate_id``, all documents that share a text id.
 
-    ``rows`` is the source snapshot (``RowSchema.source_schema``), ``rejects`` and ``out`` have `rejects_schema`. A
-    document that was a reject already gets one defect more; a row of the snapshot becomes a reject of stage convert.
-    Returns the documents per reason (`summary`) of ``out``, which carries the metadata of ``rejects``.
+    ``rows`` is the source snapshot (``RowSchema.source_schema``); ``rejects`` and ``out`` have `rejects_schema`. A
+    document that is a reject already gets one more defect. A row of the snapshot becomes a reject of stage convert.
+    Returns the `summary` of ``out``, which gets the metadata of ``rejects``.
     """
     schema = rejects_schema(row_schema)
     identity = pa.schema([pa.field(ID_TYPE, pa.string()), pa.field(row_schema.key.name, pa.string())])
@@ -130,7 +124,7 @@ def add_duplicates(rows: Path, rejects: Path, out: Path, row_schema: RowSchema) 
 
 
 def _with_duplicates(copied: pa.Table, rejected: pa.Table, row_schema: RowSchema) -> Iterator[pa.RecordBatch]:
-    """The rejects of a range of ids, and of the copied documents (`ID_TYPE`, id) those that share a text id."""
+    """The rejects of one range of ids, with the documents of ``copied`` (`ID_TYPE`, id) that share a text id."""
     names = [ID_TYPE, "id"]
     shared = _shared_ids(pa.concat_tables([copied.rename_columns(names), rejected.select(names)]))
     is_shared = pc.is_in(rejected["id"], value_set=shared)
@@ -148,8 +142,8 @@ def _with_duplicates(copied: pa.Table, rejected: pa.Table, row_schema: RowSchema
 
 
 def _shared_ids(documents: pa.Table) -> pa.Array:
-    """The text ids that documents of several types have. Two documents with one text differ in the type of their
-    ``_id``; one that was read twice does not."""
+    """The text ids of several documents. The ``_id``s of two documents with one text differ in their type; those of a
+    document that was read twice do not."""
     documents = documents.take(pc.sort_indices(documents["id"]))
     ids, types = documents["id"].combine_chunks(), documents[ID_TYPE].combine_chunks()
     is_shared = pc.and_(pc.equal(ids[1:], ids[:-1]), pc.not_equal(types[1:], types[:-1]))
@@ -171,17 +165,18 @@ def merge(
     untried: Sequence[SourceId] = (),
     since: dt.datetime | None = None,
 ) -> None:
-    """Write the quarantine after a run to ``out``, which may be ``previous`` itself.
+    """Write the quarantine after a run to ``out``, ordered by ``source_key``. ``out`` may be ``previous`` itself.
 
-    It holds one entry for each document of ``rejects`` (at least one file of `rejects_schema`, empty or not; of a
-    document that is in several, an entry of stage convert comes before one of stage load), by ``source_key``.
-    ``first_seen`` and ``attempts`` go on from the entry with the same ``source_key`` in ``previous``
-    (`quarantine_schema`); ``now`` is aware. Entries that this run did not meet again leave. Only those of stage load
-    whose ids are in ``untried``, because the load ended before their batch, stay as they were: nothing is known of them
-    that is new. So do those that another run has written after ``since`` (aware), when this run had begun to load: it
-    may not have met them. The metadata is that of the first of ``rejects``, with ``run_id``.
+    It has one entry for each document of ``rejects`` (one file of `rejects_schema` or more); stage convert wins over
+    stage load. ``first_seen`` and ``attempts`` continue those of ``previous`` (`quarantine_schema`). Entries that this
+    run did not meet again leave, with two exceptions that stay unchanged:
+
+    - entries of stage load whose ids are in ``untried``, because the load ended before their batch;
+    - entries that another run wrote after ``since``, when this run had begun to load: it may not have met them.
+
+    ``now`` and ``since`` are aware. The metadata is that of the first of ``rejects``, with ``run_id``.
     """
-    rejects_only = pq.read_schema(rejects[0]).remove_metadata()
+    rejects_only = read_schema(rejects[0])
     schema = _with_history(rejects_only)
     inputs = [FileInput(path, rejects_only, "source_key") for path in rejects]
     if previous is not None:
@@ -200,7 +195,7 @@ def merge(
 
 
 def _first_of_each(rejects: pa.Table) -> pa.Table:
-    """One reject of each document: that of the conversion, if there is one."""
+    """One reject for each document: the one of the conversion, if there is one."""
     is_of_load = pc.not_equal(rejects["stage"], Stage.CONVERT)
     keys = pa.table({"source_key": rejects["source_key"], "is_of_load": is_of_load})
     order = pc.sort_indices(keys, sort_keys=[("source_key", "ascending"), ("is_of_load", "ascending")])
@@ -210,7 +205,7 @@ def _first_of_each(rejects: pa.Table) -> pa.Table:
 
 
 def _with_times(seen: pa.Table, before: pa.Table, now: dt.datetime, run_id: str, schema: pa.Schema) -> pa.Table:
-    """The entries of this run, with the history of those before."""
+    """The entries of this run, with the history of the previous ones."""
     history = before.select(["first_seen", "attempts"]).take(
         pc.index_in(seen["source_key"], value_set=before["source_key"].combine_chunks())
     )
@@ -226,13 +221,13 @@ def _with_times(seen: pa.Table, before: pa.Table, now: dt.datetime, run_id: str,
 
 
 def _is_untried(before: pa.Table, kept: pa.Array) -> pa.ChunkedArray:
-    """Which are earlier refusals that this run has not tried again."""
+    """Marks the earlier refusals that this run has not tried again."""
     ids = pc.fill_null(pc.binary_join_element_wise(before[ID_TYPE], before["id"], " "), "")
     return pc.and_(pc.equal(before["stage"], Stage.LOAD), pc.is_in(ids, value_set=kept))
 
 
 def _is_newer(before: pa.Table, run_id: str, since: dt.datetime | None) -> pa.ChunkedArray:
-    """Which entries another run has written after ``since``."""
+    """Marks the entries that another run wrote after ``since``."""
     if since is None:
         return pa.chunked_array([pa.repeat(False, before.num_rows)], pa.bool_())
     is_later = pc.greater(before["last_seen"], pa.scalar(since, before.schema.field("last_seen").type))
@@ -240,7 +235,7 @@ def _is_newer(before: pa.Table, run_id: str, since: dt.datetime | None) -> pa.Ch
 
 
 def summary(path: Path) -> dict[Reason, int]:
-    """How many documents of a rejects or quarantine file have each reason. One with two reasons counts in both."""
+    """The number of documents by reason in a rejects or quarantine file. A document with two reasons counts twice."""
     counts: Counter[str] = Counter()
     with opened(path) as file:
         for page in pages(file, columns=["reasons"]):
@@ -252,9 +247,9 @@ def summary(path: Path) -> dict[Reason, int]:
 
 
 def first_entries(path: Path, n: int) -> pa.Table:
-    """The first ``n`` entries of a rejects or quarantine file by ``source_key``, with all columns of the file. Of the
-    values that were refused, which may have megabytes, there are none."""
-    schema = pq.read_schema(path).remove_metadata()
+    """The first ``n`` entries of a rejects or quarantine file by ``source_key``. The refused values, which may have
+    megabytes, are left null."""
+    schema = read_schema(path)
     names = [name for name in schema.names if name != "refused"]
     found = schema.empty_table().select(names)
     with opened(path) as file:
@@ -265,31 +260,14 @@ def first_entries(path: Path, n: int) -> pa.Table:
     return found.add_column(schema.get_field_index("refused"), schema.field("refused"), refused)
 
 
-def entries_of(path: Path, row_id: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The entries of a quarantine file that have this text id or one of these ``source_key``; without the refused
-    values, which have names of their own. Times are microseconds since 1970."""
-    names = [name for name in pq.read_schema(path).names if name != "refused"]
-    found: list[dict[str, Any]] = []
-    with opened(path) as file:
-        for page in pages(file, columns=names):
-            wanted = pc.or_kleene(
-                pc.equal(page["id"], row_id), pc.is_in(page["source_key"], value_set=pa.array(keys, pa.string()))
-            )
-            rows = pa.Table.from_batches([page]).filter(wanted)
-            for name in ("first_seen", "last_seen"):
-                rows = rows.append_column(f"{name}_us", rows[name].cast(pa.int64())).drop_columns([name])
-            found += rows.to_pylist()
-    return sorted(found, key=lambda entry: str(entry["source_key"]))
-
-
 def refused_schema(row_schema: RowSchema) -> pa.Schema:
-    """Rows of `refused_input`."""
+    """`ID_TYPE`, ``id``, and the columns of ``RowSchema.values``."""
     return pa.schema([pa.field(ID_TYPE, pa.string()), pa.field("id", pa.string()), *_refused_type(row_schema)])
 
 
 def refused_input(path: Path, row_schema: RowSchema) -> FileInput:
-    """The values that the database refused, from a quarantine file: `ID_TYPE`, ``id``, then the columns of
-    ``layout.values``. An entry excuses its product only while the source still has these very values."""
+    """The values that the database refused, from a quarantine file (`refused_schema`). An entry excuses its product
+    only while the source still has exactly these values."""
     schema = refused_schema(row_schema)
 
     def refused(entries: pa.RecordBatch) -> pa.RecordBatch:
@@ -301,7 +279,7 @@ def refused_input(path: Path, row_schema: RowSchema) -> FileInput:
 
 
 def refused_rows(path: Path, row_schema: RowSchema, row_id: str | None = None) -> pa.Table:
-    """The rows of `refused_input` in memory: those of one text id, or all."""
+    """The rows of `refused_input` in memory: all of them, or those of one text id."""
     found = refused_input(path, row_schema)
     pages_ = (page if row_id is None else page.filter(pc.equal(page["id"], row_id)) for page in found.batches())
     return pa.Table.from_batches(pages_, found.schema)

@@ -1,71 +1,54 @@
-"""Reads a quarantine file entry by entry, in memory that does not grow with the file.
+"""Reads the quarantine for people, entry by entry, in memory that does not grow with the file.
 
-It needs no layout and no database: whoever asks why products are missing may have access to neither side.
+It needs neither a row schema nor a database: the person who asks why products are missing may have access to neither
+side.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from product_sync.schema.row_schema import ID_TYPE
-from product_sync.state.files import opened
+from product_sync.state.files import opened, pages, read_schema
 
 _PAGE_ROWS = 1_024
-#: All columns but the values that were refused, which have the names of the target's columns.
-_COLUMNS = [
-    "source_key", "id", ID_TYPE, "stage", "columns", "reasons", "values", "first_seen", "last_seen", "attempts",
-    "run_id",
-]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class EntryCounts:
-    """``total`` entries, ``matching`` of them with one of the wanted reasons; entries by reason, each of an entry's
-    reasons once."""
-
-    total: int
-    matching: int
-    by_reason: dict[str, int]
-
-
-def count_entries(path: Path, wanted: Collection[str] = ()) -> EntryCounts:
-    """Count the entries; without ``wanted`` all of them match."""
-    total, matching, by_reason = 0, 0, Counter[str]()
+def count_matching(path: Path, wanted: Collection[str]) -> int:
+    """The number of entries that have one of the wanted reasons."""
     with opened(path) as file:
-        for page in file.iter_batches(batch_size=_PAGE_ROWS, columns=["reasons"]):
-            for reasons in page.column(0).to_pylist():
-                total += 1
-                matching += _matches(reasons, wanted)
-                by_reason.update(set(reasons))
-    return EntryCounts(total, matching, dict(sorted(by_reason.items())))
+        read = pages(file, rows=_PAGE_ROWS, columns=["reasons"])
+        return sum(not set(wanted).isdisjoint(reasons) for page in read for reasons in page.column(0).to_pylist())
 
 
 def entries(path: Path, wanted: Collection[str] = ()) -> Iterator[dict[str, Any]]:
-    """The entries that have one of the wanted reasons, in the order of the file, with all that is wrong with them.
+    """The entries that have one of the wanted reasons, or all entries, in the order of the file.
 
-    Moments are in microseconds since 1970, UTC, as ``first_seen_us`` and ``last_seen_us``.
+    They lack the refused values, which have the names of the target's columns. Times are microseconds since 1970, UTC,
+    as ``first_seen_us`` and ``last_seen_us``, because Python's calendar ends with the year 9999.
     """
+    for entry in _read(path):
+        if not wanted or not set(wanted).isdisjoint(entry["reasons"]):
+            yield entry
+
+
+def entries_of(path: Path, row_id: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The entries that have this text id or one of these ``source_key``, in the form of `entries`."""
+    wanted = pa.array(keys, pa.string())
+    return list(
+        _read(path, lambda page: pc.or_kleene(pc.equal(page["id"], row_id), pc.is_in(page["source_key"], wanted)))
+    )
+
+
+def _read(path: Path, chosen: Callable[[pa.RecordBatch], pa.Array] | None = None) -> Iterator[dict[str, Any]]:
+    names = [name for name in read_schema(path).names if name != "refused"]
     with opened(path) as file:
-        for page in file.iter_batches(batch_size=_PAGE_ROWS, columns=_COLUMNS):
-            for entry in _plain(page).to_pylist():
-                if _matches(entry["reasons"], wanted):
-                    yield entry
-
-
-def _plain(page: pa.RecordBatch) -> pa.RecordBatch:
-    """Python's calendar ends with the year 9999, and pandas would be asked for moments."""
-    for name in ("first_seen", "last_seen"):
-        place = page.schema.get_field_index(name)
-        page = page.set_column(place, f"{name}_us", pc.cast(page.column(place), pa.int64()))
-    return page
-
-
-def _matches(reasons: Collection[str], wanted: Collection[str]) -> bool:
-    return not wanted or not set(wanted).isdisjoint(reasons)
+        for page in pages(file, rows=_PAGE_ROWS, columns=names):
+            rows = page.filter(chosen(page)) if chosen else page
+            for name in ("first_seen", "last_seen"):
+                rows = rows.append_column(f"{name}_us", rows[name].cast(pa.int64())).drop_columns([name])
+            yield from rows.to_pylist()

@@ -1,6 +1,6 @@
 """Says what each reason of the quarantine means and what to do about it.
 
-The command line prints this and ``docs/quarantine.md`` shows it; a test compares the two, so there is one text.
+The command line prints these sentences. A test compares them with those of ``docs/quarantine.md``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Advice:
 ADVICE: Mapping[Reason, Advice] = {
     Reason.UNSUPPORTED_ID: Advice(
         Stage.CONVERT,
-        "the _id is a double, a date, a document …: only ObjectIds, strings, whole numbers and UUIDs are ids."
-        " In a uuid column also a text that is no canonical UUID",
-        "give the product another id; or, for uuid columns, make the column text",
+        "the _id is a double, a date, a document …: only ObjectIds, strings, whole numbers and UUIDs can be ids."
+        " A uuid column accepts a text only if it is a canonical UUID",
+        "give the product another id, or change a uuid column to text",
     ),
     Reason.DUPLICATE_ID: Advice(
         Stage.CONVERT,
         'two documents have _ids of different types and the same text, such as the number 5 and the string "5":'
-        " there is one row for both",
+        " the target has one row for both",
         "delete or rename one of them; both entries leave",
     ),
     Reason.MISSING_FIELD: Advice(
@@ -41,17 +41,17 @@ ADVICE: Mapping[Reason, Advice] = {
     Reason.WRONG_TYPE: Advice(
         Stage.CONVERT,
         "a text where a number belongs, a boolean where a text belongs …; a text is never read as a number."
-        " With a dotted path, also something that is no document on the way",
+        " For a dotted path: a value on the way is not a document",
         "correct the document, or map another field",
     ),
     Reason.NOT_EXACT: Advice(
         Stage.CONVERT,
-        "the number has more places than the column: 2.5 in an integer, 99.999 in a numeric(10,2)",
-        "correct it, or give the column more places. It is never rounded",
+        "the number has more decimal places than the column: 2.5 in an integer, 99.999 in a numeric(10,2)",
+        "correct it, or give the column more decimal places. It is never rounded",
     ),
     Reason.OUT_OF_RANGE: Advice(
         Stage.CONVERT,
-        "the number or the date lies outside of what the column holds",
+        "the number or the date is outside the range of the column",
         "correct it, or make the column wider",
     ),
     Reason.NOT_FINITE: Advice(Stage.CONVERT, "NaN or Infinity", "correct it"),
@@ -71,18 +71,18 @@ ADVICE: Mapping[Reason, Advice] = {
     ),
     Reason.REPEATED_FIELD: Advice(
         Stage.CONVERT,
-        "a mapped field stands twice in the document, and nobody knows which one counts",
+        "the document has a mapped field twice, and it is unclear which value counts",
         "write the document again, with the field once",
     ),
     Reason.REFUSED_BY_DATABASE: Advice(
         Stage.LOAD,
         "a CHECK constraint, NOT NULL or a trigger of the target refused the row; the value is the server's message."
-        " A row that a unique, exclusion or foreign key constraint refuses because of another row is not here",
+        " A row that a unique, exclusion or foreign key constraint refuses because of another row is not in quarantine",
         "correct the document, or the constraint",
     ),
     Reason.SUPPRESSED_BY_DATABASE: Advice(
         Stage.LOAD,
-        "a trigger of the target swallowed the row without an error",
-        "see what the trigger wants",
+        "a trigger of the target dropped the row without an error",
+        "find out why the trigger drops the row",
     ),
 }

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from product_sync.compare.quarantine_entries import count_entries, entries
+from product_sync.compare import quarantine
+from product_sync.compare.quarantine_entries import count_matching, entries
 from product_sync.compare.quarantine_reasons import ADVICE
 from product_sync.errors import ConfigurationError
 from product_sync.pipeline.sides import find_by_sides, sides_key
@@ -22,7 +23,7 @@ from product_sync.schema.mapping import load_mapping
 from product_sync.schema.records import Reason
 from product_sync.schema.row_schema import ID_TYPE, bind
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
-from product_sync.state.files import RUN_ID, read_metadata
+from product_sync.state.files import RUN_ID, read_metadata, row_count
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder
 from product_sync.targets.postgres.reflection import reflect
@@ -49,9 +50,9 @@ def list_quarantine(report: QuarantineListing, reasons: Collection[str], env: Ma
         path = folder.sound_quarantine()
         if path is None:
             return
-        counts = count_entries(path, wanted)
-        report.total, report.matching, report.by_reason = counts.total, counts.matching, counts.by_reason
-        report.advice = {code: ADVICE[Reason(code)].action for code in counts.by_reason if not wanted or code in wanted}
+        report.total, report.by_reason = row_count(path), {str(code): n for code, n in quarantine.summary(path).items()}
+        report.matching = count_matching(path, wanted) if wanted else report.total
+        report.advice = {code: ADVICE[Reason(code)].action for code in report.by_reason if not wanted or code in wanted}
         report.run_id = read_metadata(path).get(RUN_ID)
         report.entries = StoredEntries(path, wanted)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from product_sync.compare import quarantine
+from product_sync.compare.quarantine_entries import entries_of
 from product_sync.conversion.document import source_id
 from product_sync.conversion.extended_json import parse_json
 from product_sync.conversion.ids import is_canonical_uuid, possible_ids, source_key
@@ -133,7 +134,7 @@ def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document])
     if path is None:
         return []
     keys = {document.key for document in documents} | {wanted.text} | ({wanted.key} if wanted.key else set())
-    return [entry_report(entry) for entry in quarantine.entries_of(path, wanted.text, sorted(keys))]
+    return [entry_report(entry) for entry in entries_of(path, wanted.text, sorted(keys))]
 
 
 def _earlier(folder: StateFolder, row_schema: RowSchema, text: str) -> list[EarlierReport]:

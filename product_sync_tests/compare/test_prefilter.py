@@ -107,14 +107,14 @@ def test_many_rows_that_one_side_lacks_do_not_keep_the_others_from_meeting(tmp_p
 def watched(folder: Path, window: Window) -> list[tuple[prefilter._Side, prefilter._Side]]:
     """What waits on both sides after each step: copies, for they go on."""
     seen: list[tuple[prefilter._Side, prefilter._Side]] = []
-    leave_out = prefilter._leave_out_pairs
+    leave_out = prefilter._match
 
     def watching(source: prefilter._Side, target: prefilter._Side, row_schema: RowSchema) -> int:
         seen.append((copy(source), copy(target)))
         return leave_out(source, target, row_schema)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefilter, "_leave_out_pairs", watching)
+        patch.setattr(prefilter, "_match", watching)
         drop_identical_rows(LAYOUT, folder / "source", folder / "target", folder, window)
     return seen
 
@@ -141,7 +141,7 @@ def test_a_few_rows_that_leave_hold_no_more_memory_than_their_own(tmp_path: Path
     batches = prefilter._batches(tmp_path / "target", Window())
     with prefilter._side(batches, LAYOUT.target_schema, tmp_path / "left", Window()) as side:
         side.read(side)
-        side._oldest_leave(10)
+        side._pass_on_oldest(10)
         (left,) = side._left._pending
         assert left.num_rows == 10
         assert sum(buffer.size for column in left.columns for buffer in column.buffers() if buffer) < 1_000
