@@ -9,7 +9,7 @@ from pathlib import Path
 from product_sync.errors import ConfigurationError, LocalStorageError
 from product_sync.settings import DAGSTER_HOME, dagster_home, state_root
 from product_sync.state.access import require_usable
-from product_sync.state.store import make_room
+from product_sync.state.retention import make_room
 
 
 def require_local_storage(env: Mapping[str, str]) -> Path:

@@ -1,8 +1,8 @@
-"""The folder that outlives a run: snapshots, diffs, the quarantine, the source baseline.
+"""The state folder, which outlives a run: snapshots, diffs, the quarantine, the source baseline.
 
-Everything is keyed by what is synced with what (`RowSchema.state_key`), so that a run against another target, or with
-another mapping, never meets the state of the first: it would compare a shop with the wrong past, and could
-take every row of it for extra. Files appear whole or not at all (temporary file and rename).
+Each sync has a folder named by its state key (`RowSchema.state_key`), so that another target or another mapping never
+meets the state of the first: a run would compare a shop with the wrong past, and could take all of its rows for extra.
+Files appear whole or not at all (temporary file and rename).
 
     <root>/<state key>/quarantine.parquet
     <root>/<state key>/baseline.json
@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,41 +28,29 @@ from filelock import FileLock
 from product_sync.errors import LocalStorageError
 from product_sync.state.access import refused, require_usable
 from product_sync.state.damaged_files import set_aside
-from product_sync.state.files import TEMPORARY, check_parquet, replaced_durably
+from product_sync.state.files import check_parquet, replaced_durably
+from product_sync.state.retention import changed_at, newest_runs, remove_old_files
 from product_sync.state.storage_errors import damaged
-
-#: How many runs keep their files.
-KEPT_RUNS = 5
-#: A run that gave a sign of life within this time keeps its files in any case: dry runs beside a long sync would else
-#: take its snapshots away from under it.
-KEPT_AT_LEAST = timedelta(hours=1)
-#: Plans of dry runs lie apart, so that no number of runs removes one that somebody is still reading.
-KEPT_PLANS = timedelta(days=1)
-
-#: The runs of other syncs, and of mappings that are not used any more.
-KEPT_UNUSED = timedelta(days=30)
-#: What a killed process leaves beside the runs: files that are not complete.
-_LEFT_BY_KILLED = f".*{TEMPORARY}"
 
 SOURCE_ROWS = "source.parquet"
 SOURCE_COUNT = "source.json"
 REJECTS = "rejects.parquet"
 TARGET_ROWS = "target.parquet"
-#: What of the source and of the target is to be compared yet.
-UNMATCHED_ROWS = ("unpaired_source.parquet", "unpaired_target.parquet")
+#: The rows of the source and of the target that are still to be compared.
+UNMATCHED_ROWS = ("unmatched_source.parquet", "unmatched_target.parquet")
 DIFF = "diff.parquet"
 DIFF_COUNTS = "diff.json"
 LOAD_REJECTS = "load_rejects.parquet"
 LOAD_RESULT = "load.json"
-#: Written before the first batch: a load without a readable result may have written all the same.
+#: Written before the first batch: without a readable result, the load may still have written rows.
 LOAD_BEGAN = "load_began.json"
 VERIFIED_TARGET_ROWS = "verified_target.parquet"
 VERIFIED_DIFF = "verified_diff.parquet"
 APPROVED_DIFF = "approved_diff.parquet"
 PLAN = "plan.json"
-#: Drift reports are small, and are read long after their run.
+#: Drift reports are small, and people read them long after their run.
 KEPT_REPORTS = 100
-#: How many runs the history goes back.
+#: How many runs the history of drift holds.
 KEPT_HISTORY = 30
 HISTORY = "history.json"
 QUARANTINE = "quarantine.parquet"
@@ -72,7 +59,7 @@ BASELINE = "baseline.json"
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The files of one run. Names that begin with ``verified_`` belong to the reading made to prove the result."""
+    """The files of one run. Names that begin with ``verified_`` are those of the reading that proves the result."""
 
     folder: Path
 
@@ -92,7 +79,8 @@ class RunFiles:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other step of this run is in here: with one process a step, two checks run at once."""
+        """Wait until no other step of this run is in this block. With one process for each step, two checks may run at
+        once."""
         with FileLock(self.path(".lock")):
             yield
 
@@ -105,8 +93,8 @@ class RunFiles:
 
 @dataclass(frozen=True, slots=True)
 class PastDrift:
-    """What a run found. ``conflicts`` were settled by others before they were written, ``None`` where nothing was
-    to be written. ``at`` is ISO 8601."""
+    """What a run found. ``conflicts`` were settled by others before they were written; ``None`` if nothing was to be
+    written. ``at`` is ISO 8601."""
 
     run_id: str
     at: str
@@ -133,7 +121,7 @@ class StateFolder:
         return self.folder / QUARANTINE
 
     def sound_quarantine(self) -> Path | None:
-        """The quarantine's file, read once to its end; ``None`` where there is none, or only a damaged one."""
+        """The file of the quarantine, after it was read once to its end; ``None`` if there is none or it is damaged."""
         try:
             if self.quarantine.exists():
                 check_parquet(self.quarantine)
@@ -145,21 +133,21 @@ class StateFolder:
 
     @contextmanager
     def alone_with_quarantine(self) -> Iterator[None]:
-        """Wait until no other run replaces the quarantine. The sync's lock on the target does not do: it is gone when
-        the connection is lost in the load, while another sync goes on."""
+        """Wait until no other run replaces the quarantine. The sync's lock on the target is not enough: it is lost with
+        the connection, and then another sync may begin."""
         with FileLock(self.quarantine.with_suffix(".lock")):
             yield
 
     def run(self, run_id: str) -> RunFiles:
-        """The files of this run, which need not be there any more."""
+        """The files of this run, which may have been removed."""
         return RunFiles(self.folder / "runs" / run_id)
 
     def plan(self, plan_id: str) -> RunFiles:
-        """The files of a plan, which need not be there; `PLAN` is written last."""
+        """The files of a plan, which may not exist. `PLAN` is written last."""
         return RunFiles(self.folder / "plans" / plan_id)
 
     def begin(self, run_id: str, now: datetime) -> RunFiles:
-        """The files of this run, its folder made; old ones beyond `KEPT_RUNS` are removed. ``now`` is aware.
+        """Make the folder of this run and remove the files of old runs. ``now`` is aware.
 
         Raises `ConfigurationError` for a folder that this user cannot use, `LocalStorageError` where there is no room.
         """
@@ -169,7 +157,7 @@ class StateFolder:
                 self._require_usable(now)
             files.folder.mkdir(parents=True, exist_ok=True)
             files.touch(now)
-            self.clean(now, files.folder)
+            remove_old_files(self.folder, now, files.folder)
         except OSError as error:
             raise refused(error, self.root) from error
         return files
@@ -179,37 +167,11 @@ class StateFolder:
         try:
             check(needed_bytes=self._needed_bytes())
         except LocalStorageError:
-            self.clean(now)
+            remove_old_files(self.folder, now)
             check(needed_bytes=self._needed_bytes())
 
-    def clean(self, now: datetime, own: Path | None = None) -> None:
-        """Remove what is older than it is kept; of other syncs too, whose mapping may be gone. ``own`` is the folder of
-        the run that asks for it."""
-        alive_since = (now - KEPT_AT_LEAST).timestamp()
-        self._date_back(own, now)
-        for old in self._runs()[KEPT_RUNS:]:
-            if old != own and _changed_at(old) < alive_since:
-                _remove(old)
-        for old in self.root.glob("*/plans/*"):
-            if _changed_at(old) < (now - KEPT_PLANS).timestamp():
-                _remove(old)
-        for old in self.root.glob("*/runs/*"):
-            if old.parents[1] != self.folder and _changed_at(old) < (now - KEPT_UNUSED).timestamp():
-                _remove(old)
-        for old in (*self.folder.glob(_LEFT_BY_KILLED), *self.folder.glob(f"reports/{_LEFT_BY_KILLED}")):
-            if _changed_at(old) < alive_since:
-                _remove(old)
-
-    def _date_back(self, own: Path | None, now: datetime) -> None:
-        """Runs that a wrong clock has dated into the future would be the newest for years: make them the oldest."""
-        oldest = (now - KEPT_UNUSED).timestamp() + 1
-        for run in self._runs():
-            if run != own and _changed_at(run) > (now + KEPT_AT_LEAST).timestamp():
-                for path in (*run.iterdir(), run):
-                    os.utime(path, (oldest, oldest))
-
     def add_to_history(self, drift: PastDrift) -> list[PastDrift]:
-        """The drift of the last `KEPT_HISTORY` runs with that of this one, last."""
+        """The drift of the last `KEPT_HISTORY` runs. This run is the last one."""
         path = self.folder / "reports" / HISTORY
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -227,29 +189,29 @@ class StateFolder:
             return []
 
     def report(self, run_id: str) -> Path:
-        """The drift report of a run, which need not be there."""
+        """The drift report of a run, which may not exist."""
         return self.folder / "reports" / f"{run_id}.html"
 
     def write_report(self, run_id: str, page: str) -> Path:
-        """Keep the drift report of a run; the oldest beyond `KEPT_REPORTS` are removed."""
+        """Write the drift report of a run, and remove the oldest reports beyond `KEPT_REPORTS`."""
         path = self.report(run_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, page)
-        for old in sorted(path.parent.glob("*.html"), key=_changed_at, reverse=True)[KEPT_REPORTS:]:
+        for old in sorted(path.parent.glob("*.html"), key=changed_at, reverse=True)[KEPT_REPORTS:]:
             old.unlink(missing_ok=True)
         return path
 
     def runs(self) -> list[RunFiles]:
         """The runs that still have files, the newest first."""
-        return [RunFiles(folder) for folder in self._runs()]
+        return [RunFiles(folder) for folder in newest_runs(self.folder)]
 
     def newest(self, name: str) -> RunFiles | None:
         """The newest run that has this file."""
         having = [run for run in self.runs() if run.has(name)]
-        return max(having, key=lambda run: _changed_at(run.path(name)), default=None)
+        return max(having, key=lambda run: changed_at(run.path(name)), default=None)
 
     def newest_file(self, name: str) -> Path | None:
-        """The newest file of this name: the state's own, or that of the newest run that has it."""
+        """The newest file of this name: that of the state key itself, or that of the newest run that has one."""
         if (own := self.folder / name).exists():
             return own
         run = self.newest(name)
@@ -258,8 +220,8 @@ class StateFolder:
     def read_baseline(self) -> int | None:
         """How many documents the source had when the target was last proven to match it; ``None`` before that.
 
-        Where the file is damaged, the largest count of the runs that still have files takes its place: without any, a
-        source that has lost half of its documents would look complete.
+        If the file is damaged, the largest count of the runs that still have files takes its place. Without a baseline,
+        a source that has lost half of its documents would look complete.
         """
         path = self.folder / BASELINE
         try:
@@ -277,7 +239,7 @@ class StateFolder:
         return counts[largest]
 
     def _source_counts(self) -> Iterator[tuple[str, int]]:
-        """The documents that each run has read from the source, if it read it to the end."""
+        """How many documents each run has read from the source, if it read the source to its end."""
         for run in self.runs():
             try:
                 if content := run.read_json(SOURCE_COUNT):
@@ -289,57 +251,35 @@ class StateFolder:
         write_json(self.folder / BASELINE, {"source_count": source_count, "run_id": run_id})
 
     def _needed_bytes(self) -> int:
-        """What the two snapshots of the newest run took: each run writes both sides again."""
+        """The size of the newest two snapshots. Each run writes both sides again."""
         found = (self.newest(name) for name in (SOURCE_ROWS, TARGET_ROWS))
         snapshots = zip(found, (SOURCE_ROWS, TARGET_ROWS), strict=True)
         return sum(run.path(name).stat().st_size for run, name in snapshots if run)
 
-    def _runs(self) -> list[Path]:
-        folder = self.folder / "runs"
-        found = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-        return sorted(found, key=_changed_at, reverse=True)
-
-
-def make_room(root: Path, now: datetime) -> None:
-    """Remove the files of old runs, as the next run of each sync would: without room that run could not begin."""
-    for runs in root.glob("*/runs"):
-        with suppress(OSError):
-            StateFolder(root, runs.parent.name).clean(now)
-
 
 def keys_with(root: Path, name: str) -> list[str]:
-    """The state keys below ``root`` that have a file of this name, in a run or of their own."""
+    """The state keys below ``root`` that have a file of this name, in a run or outside of the runs."""
     found = [*root.glob(f"*/runs/*/{name}"), *root.glob(f"*/{name}")]
     return sorted({path.relative_to(root).parts[0] for path in found})
 
 
 def has_plan(root: Path, plan_id: str) -> bool:
-    """Whether there is a plan of this id below ``root``, under whatever state key."""
+    """Whether there is a plan of this id below ``root``, under any state key."""
     return any(root.glob(f"*/plans/{plan_id}/{PLAN}"))
 
 
 def find_run(root: Path, run_id: str) -> RunFiles | None:
-    """The files of a run below ``root``, under whatever state key; ``None`` if it has none."""
+    """The files of a run below ``root``, under any state key; ``None`` if it has none."""
     folder = next(root.glob(f"*/runs/{run_id}"), None)
     return RunFiles(folder) if folder else None
 
 
-def _changed_at(path: Path) -> float:
-    """Seconds since 1970; 0 for what another run has just removed."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """As `write_text`."""
     write_text(path, json.dumps(content, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put ``text`` in the place of ``path``, whole or not at all, also after a power failure. It is readable by its
-    owner only."""
+    """Replace ``path`` by ``text``, whole or not at all. See `replaced_durably`."""
     with replaced_durably(path) as file:
         file.write(text.encode())
 
@@ -355,10 +295,3 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise damaged(path)
     return content
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from product_sync.load import batching, pacing
 from product_sync.load.loader import DEFAULT_POLICY
 from product_sync.orchestration import local_history
 from product_sync.settings import SyncSettings
-from product_sync.state import store
+from product_sync.state import retention
 from product_sync.verify import checks
 from product_sync_tests.docs.pages import page
 
@@ -39,8 +39,8 @@ def share(value: float) -> str:
         ("quarantine.md", f"the first {EXCERPT_LENGTH} characters"),
         ("quarantine.md", f"red over {share(_SETTINGS.quarantine_budget)} of the source"),
         ("plan.md", f"({share(_SETTINGS.max_drift_growth)} of the plan)"),
-        ("plan.md", f"Plans are kept for {'a day' if store.KEPT_PLANS.days == 1 else 'another time'}"),
-        ("tuning.md", f"the last {_WORDS[store.KEPT_RUNS]} runs"),
+        ("plan.md", f"Plans are kept for {'a day' if retention.KEPT_PLANS.days == 1 else 'another time'}"),
+        ("tuning.md", f"the last {_WORDS[retention.KEPT_RUNS]} runs"),
         ("tuning.md", f"its newest {_WORDS[local_history.KEPT_RUNS]} runs"),
         ("tuning.md", f"in ranges of ids of at most {key_ranges.LIMITS.range_bytes // 2**20} MiB"),
     ],

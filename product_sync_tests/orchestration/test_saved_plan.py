@@ -16,7 +16,8 @@ from product_sync.pipeline.pending_diff import OLDEST_PLAN
 from product_sync.settings import SyncSettings
 from product_sync.state import store
 from product_sync.state.files import TAKEN_AT
-from product_sync.state.store import KEPT_PLANS, RunFiles, StateFolder
+from product_sync.state.retention import KEPT_PLANS
+from product_sync.state.store import RunFiles, StateFolder
 from product_sync_tests.shop import Shop, ids, product
 
 SOMEBODY_S = "0b8a4a52-3b52-4f3c-9f46-3d4b2a3b9c11"

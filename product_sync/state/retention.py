@@ -1,0 +1,71 @@
+"""Removes what the state folder no longer needs: files of old runs, old plans, and leftovers of killed processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from product_sync.state.files import TEMPORARY
+
+#: How many runs keep their files.
+KEPT_RUNS: Final = 5
+#: A run that gave a sign of life within this time keeps its files in any case. Otherwise several dry runs during a long
+#: sync would remove the snapshots of that sync.
+KEPT_AT_LEAST: Final = timedelta(hours=1)
+#: Plans of dry runs are kept apart from the runs, so that no number of runs removes a plan that a person is reading.
+KEPT_PLANS: Final = timedelta(days=1)
+#: How long the runs of other state keys are kept: their mapping may no longer be in use.
+KEPT_UNUSED: Final = timedelta(days=30)
+_LEFT_BY_KILLED: Final = f".*{TEMPORARY}"
+
+
+def remove_old_files(folder: Path, now: datetime, own: Path | None = None) -> None:
+    """Remove what is too old in the state folder ``folder`` of one sync, and in the folders of other syncs beside it.
+    ``own`` is the folder of the run that asks for it. ``now`` is aware."""
+    alive_since, root = (now - KEPT_AT_LEAST).timestamp(), folder.parent
+    _date_back(folder, own, now)
+    old = [run for run in newest_runs(folder)[KEPT_RUNS:] if run != own and changed_at(run) < alive_since]
+    old += [plan for plan in root.glob("*/plans/*") if changed_at(plan) < (now - KEPT_PLANS).timestamp()]
+    unused_since = (now - KEPT_UNUSED).timestamp()
+    old += [run for run in root.glob("*/runs/*") if run.parents[1] != folder and changed_at(run) < unused_since]
+    left = (*folder.glob(_LEFT_BY_KILLED), *folder.glob(f"reports/{_LEFT_BY_KILLED}"))
+    old += [path for path in left if changed_at(path) < alive_since]
+    for path in old:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _date_back(folder: Path, own: Path | None, now: datetime) -> None:
+    """Make runs that a wrong clock dated into the future the oldest ones. Otherwise they would be the newest for
+    years."""
+    oldest = (now - KEPT_UNUSED).timestamp() + 1
+    for run in newest_runs(folder):
+        if run != own and changed_at(run) > (now + KEPT_AT_LEAST).timestamp():
+            for path in (*run.iterdir(), run):
+                os.utime(path, (oldest, oldest))
+
+
+def make_room(root: Path, now: datetime) -> None:
+    """Remove the old files of every sync below ``root``. A full disk would keep the next run from doing it."""
+    for runs in root.glob("*/runs"):
+        with suppress(OSError):
+            remove_old_files(runs.parent, now)
+
+
+def newest_runs(folder: Path) -> list[Path]:
+    """The folders of the runs in the state folder of one sync, the newest first."""
+    return sorted((entry for entry in folder.glob("runs/*") if entry.is_dir()), key=changed_at, reverse=True)
+
+
+def changed_at(path: Path) -> float:
+    """Seconds since 1970; 0 for a file that another run has just removed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
