@@ -1,8 +1,8 @@
-"""Checks that the state folder can be used, before anything is read or written.
+"""Checks that this user can use the state folder, before anything is read or written.
 
-A sync that finds out in the middle has already written rows. So the folder, and each file in it that a sync replaces
-or appends to, is checked at the start; `doctor` calls the same function. Nothing is created but a small file that is
-removed at once, and only in a folder that exists: `doctor` may be run by another user than the sync.
+Otherwise a sync would fail after it has written rows. So the folder is checked at the start, with each file that a sync
+replaces or appends to. `doctor` makes the same check, perhaps as another user: so nothing is created but a small file
+that is removed at once, and only in a folder that exists.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from product_sync.errors import ConfigurationError, LocalStorageError, ProductSyncError
 from product_sync.state.storage_errors import NO_ROOM, storage_error
 
-#: Bytes that the run history and the small files of one run need.
+#: Bytes for the run history and the small files of one run.
 MIN_FREE_BYTES = 2 * 1024 * 1024
-#: Written and removed, to find out about quotas, read-only file systems and full disks that do not say so.
+#: Written and removed, to find quotas, read-only file systems and full disks that report free space.
 _TRIAL_BYTES = 64 * 1024
 ANOTHER_FOLDER = "Set PRODUCT_SYNC_STATE to a folder that this user can write to."
-#: What every run writes to, below the state folder: the record of alerts, and the local run history.
+#: Files below the state folder that every run writes to: the record of alerts, and the local run history.
 _SHARED = ("notifications.*",)
 _RUN_HISTORY = (
     "dagster.lock",
@@ -32,17 +32,17 @@ _RUN_HISTORY = (
     "dagster/history/runs/index.db*",
     "dagster/schedules/*",
 )
-#: What every run of one sync writes to, below the folder of its state key.
+#: Files below the folder of a state key that every run of this sync writes to.
 _OF_ONE_SYNC = ("", "*", "reports/history.*")
 
 
 def require_usable(root: Path, *, key: str | None = None, run_history: bool = True, needed_bytes: int = 0) -> None:
     """Check that this user can read and write everything that a sync uses in the state folder ``root``.
 
-    ``key`` is the state key of the sync; without it the files of no particular sync are checked. ``run_history`` says
-    that runs are recorded in ``root`` too, as they are without DAGSTER_HOME. ``needed_bytes`` are to be written.
+    ``key`` is a state key whose files are checked too. ``run_history`` says that runs are recorded in ``root``, as they
+    are without DAGSTER_HOME. ``needed_bytes`` are to be written.
 
-    Raises `ConfigurationError` for a folder that this user cannot use, `LocalStorageError` where there is no room.
+    Raises `ConfigurationError` for a folder that this user cannot use, `LocalStorageError` if there is no room.
     """
     _require_usable_path(root, run_history=run_history)
     try:
@@ -66,7 +66,7 @@ def _require_usable(root: Path, key: str | None, *, run_history: bool, needed_by
 
 
 def _require_usable_path(root: Path, *, run_history: bool) -> None:
-    """SQLite takes paths as UTF-8, whatever the locale says; and Dagster makes a URL of it."""
+    """SQLite reads every path as UTF-8, and Dagster makes a URL of the path of the run history."""
     if run_history and (found := set("?%").intersection(str(root))):
         raise ConfigurationError(
             f"The path of the state folder, {str(root)!r}, has a {found.pop()!r}, which the run history cannot have.",
@@ -104,7 +104,7 @@ def _require_access(root: Path, path: Path) -> None:
 
 
 def _require_same_owner(root: Path, path: Path) -> None:
-    """Root can write everywhere, but the user who owns the folder could not use what root leaves there."""
+    """Refuse root in the folder of another user, who could not use the files that root leaves there."""
     if os.geteuid() == 0 and path.lstat().st_uid != 0:
         raise ConfigurationError(
             f"The state folder {root} holds files of {_owner(path)}, who could not use what root writes there.",
@@ -130,8 +130,8 @@ def _try_to_write(root: Path) -> None:
 
 
 def refused(error: OSError, root: Path) -> ProductSyncError:
-    """The error for a state folder that does not let this user write: wrong settings end with another status than a
-    disk that is full or broken."""
+    """The error for a state folder that this user cannot write to. A wrong setting ends with another exit status than a
+    full or broken disk."""
     if error.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ELOOP):
         return ConfigurationError(f"Cannot write to the state folder {root}: {error.strerror}.", hint=ANOTHER_FOLDER)
     return storage_error(error, root) or LocalStorageError(f"Cannot write to the state folder {root}: {error}.")

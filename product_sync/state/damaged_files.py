@@ -1,7 +1,6 @@
-"""Sets damaged files of the state folder aside, so that the next run can begin them anew.
+"""Sets damaged files of the state folder aside, so that the next run can write new ones.
 
-A file can be damaged by a power failure, a full disk of an older version, or a person. It is renamed and not deleted:
-somebody may want to look at it.
+A power failure, a full disk or a person can damage a file. It is renamed and not deleted, so that it can be examined.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-#: How many damaged files or folders of one name stay.
+#: How many damaged files or folders of one name are kept.
 KEPT_DAMAGED = 3
 _LOG = logging.getLogger("product_sync.state")
 
 
 def set_aside(path: Path, what: str, lost: str) -> Path:
-    """Rename ``path`` and say so; returns its new path. ``what`` names it for people, ``lost`` says what that costs."""
+    """Rename ``path`` and log a warning; returns the new path. ``what`` names the file, ``lost`` says what it costs."""
     aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
     path.rename(aside)
     _LOG.warning("%s was damaged and has been set aside as %s. %s", what, aside, lost)

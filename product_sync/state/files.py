@@ -1,7 +1,7 @@
-"""Tables on disk: Parquet files that appear whole or not at all, read in pages of bounded bytes.
+"""Reads and writes Parquet files: they appear whole or not at all, and are read in pages of bounded bytes.
 
-Every file between two steps goes through `parquet_writer`. Without it a killed run would leave half a
-snapshot behind, and the next reader would take the products of the other half for deleted ones.
+Every table between two steps goes through `parquet_writer`. Without it a killed run would leave half a snapshot behind,
+and the next reader would take the products of the other half for deleted ones.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import pyarrow.parquet as pq
 
 from product_sync.state.storage_errors import opening_parquet
 
-#: Metadata of every file: which source and target it belongs to (`RowSchema.state_key`), the run that wrote it,
-#: and when the *reading started* (ISO 8601, UTC): a value in it may be that old, never older.
+#: Metadata of every file: the source and target that it belongs to (`RowSchema.state_key`), the run that wrote it, and
+#: when the *reading started* (ISO 8601, UTC). No value in the file is older than that.
 STATE_KEY, RUN_ID, TAKEN_AT = "state_key", "run_id", "taken_at"
 
-#: How the name of a file ends that is not complete.
+#: The suffix of incomplete files.
 TEMPORARY = ".tmp"
-#: A row group is held in memory by its writer and by each of its readers.
+#: The writer and each reader hold one row group in memory.
 ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 8 * 1024 * 1024
 
-#: Bytes of rows after which freed memory is given back.
+#: Bytes of rows after which freed memory is returned to the system.
 RELEASE_AFTER_BYTES = 64 * 1024 * 1024
 
 #: Rows and bytes that are read from a file at once.
@@ -77,13 +77,13 @@ def parquet_writer(
     sought_by: str | None = None,
     group_bytes: int = ROW_GROUP_BYTES,
 ) -> Iterator[ParquetSink]:
-    """A sink whose file takes the place of ``path`` when the block ends, and is removed when it raises.
+    """A sink whose file replaces ``path`` when the block ends (`replaced_durably`).
 
-    Where rows are later sought by the column ``sought_by``, row groups that cannot have them are passed over. A row
-    group has at most ``group_bytes``, or one row. See `replaced_durably`.
+    Statistics are written of the column ``sought_by``, so that a reader can skip row groups. A row group has at most
+    ``group_bytes``, or one row.
     """
-    # Products have few values in common, and nobody asks for a range of them but by id: dictionaries and statistics of
-    # all columns would be a third of the work.
+    # Products have few values in common, and rows are looked up by id only. Dictionaries and statistics of all columns
+    # would take a third of the time.
     with (
         replaced_durably(path) as file,
         pq.ParquetWriter(
@@ -101,10 +101,10 @@ def parquet_writer(
 
 @contextmanager
 def replaced_durably(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of ``path`` when the block ends, and is removed when it raises.
+    """A new file that replaces ``path`` when the block ends, and is removed when the block raises.
 
-    File and folder are synced to the disk: after a power failure either the old file or the new one is there, whole.
-    It is readable by its owner only: what lies in the state folder holds products.
+    File and folder are synced to the disk, so after a power failure either the old file or the new one is there, whole.
+    Only its owner can read it, because it holds products.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
@@ -121,7 +121,7 @@ def replaced_durably(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names of files survive a power failure: a rename is a change of the folder."""
+    """A rename is a change of the folder, and must survive a power failure too."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -140,15 +140,13 @@ def write_parquet(
 
 
 def opened(path: Path) -> pq.ParquetFile:
-    """The file for reading, to be used as a context manager.
-
-    Arrow would read ahead and keep every byte of it until it is closed: 55 MB for each million products of a load.
-    """
+    """Open a file for reading, as a context manager. Arrow's read-ahead is off: it would keep every byte until the file
+    is closed, 55 MB for each million products of a load."""
     return pq.ParquetFile(path, pre_buffer=False)
 
 
 def sliced(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in slices of at most so many bytes, or of one row that has more."""
+    """The rows in slices of at most ``most_bytes``, or of one row that is larger."""
     if batch.num_rows <= 1 or batch.nbytes <= most_bytes:
         yield batch
         return
@@ -167,7 +165,7 @@ def pages(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a file, or of some of its row groups, in batches of at most ``rows`` rows and about ``most_bytes``.
 
-    Arrow's own batches go on from one row group into the next: of wide rows, one batch would be the whole file.
+    Arrow's own batches span several row groups: with wide rows, one batch could be the whole file.
     """
     for group in range(file.num_row_groups) if groups is None else groups:
         metadata = file.metadata.row_group(group)
@@ -177,7 +175,7 @@ def pages(
 
 
 def group_bytes(group: Any, columns: Sequence[str] | None = None) -> int:
-    """Bytes in Parquet of the columns of a row group, by its metadata; of all columns, or of those of these names."""
+    """The Parquet bytes of a row group's columns, by its metadata: of all columns, or of the named ones."""
     chunks = (group.column(at) for at in range(group.num_columns))
     return sum(
         int(chunk.total_uncompressed_size)
@@ -187,7 +185,6 @@ def group_bytes(group: Any, columns: Sequence[str] | None = None) -> int:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the file's writer said about it."""
     with opening_parquet(path):
         metadata = pq.read_schema(path).metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
@@ -200,25 +197,24 @@ def read_schema(path: Path) -> pa.Schema:
 
 
 def row_count(path: Path) -> int:
-    """The number of rows, from the file's footer."""
     with opening_parquet(path):
         return int(pq.read_metadata(path).num_rows)
 
 
 def check_parquet(path: Path) -> None:
-    """Read the file once to its end. Raises `LocalStorageError` for one that is cut or overwritten."""
+    """Read the file once to its end. Raises `LocalStorageError` for a damaged file."""
     with opening_parquet(path), opened(path) as file:
         for _ in file.iter_batches(batch_size=1_024):
             pass
 
 
 def release_memory() -> None:
-    """Give back to the system what Arrow has freed and keeps: a run's peak is then that of a step, not of all."""
+    """Return the memory that Arrow has freed but kept to the system, so that each step begins without it."""
     pa.default_memory_pool().release_unused()
 
 
 class MemoryRelease:
-    """Calls `release_memory` each time that so many bytes have passed: what is freed lies between what is in use."""
+    """Calls `release_memory` each time that ``every_bytes`` have passed."""
 
     def __init__(self, every_bytes: int = RELEASE_AFTER_BYTES) -> None:
         self._every_bytes = every_bytes

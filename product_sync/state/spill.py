@@ -1,7 +1,6 @@
-"""Rows on their way through a temporary file: sorted into numbered parts, of which each is read back by itself.
+"""Sorts any number of rows into numbered parts in a temporary file, and reads each part back alone.
 
-Rows of which any number may come are kept here and not in memory. The file is an Arrow IPC file: every batch in it can
-be read alone, so that the batches of one part may lie far apart.
+The file is an Arrow IPC file, because each of its batches can be read alone: the batches of one part may be far apart.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-#: Bytes that wait in memory before they are written, and rows: a column of nulls has hardly any bytes.
+#: The bytes and rows that wait in memory before they are written. Rows count too, because nulls have hardly any bytes.
 WAITING_BYTES: Final = 16 * 1024 * 1024
 WAITING_ROWS: Final = 131_072
 _FIXED_WIDTH: Final = 8
@@ -25,14 +24,14 @@ _BUFFER_BYTES: Final = 1024 * 1024
 
 
 class Spill:
-    """Rows of ``parts`` parts. First all rows are added, then parts are read, in the order in which their rows came.
+    """Rows of ``parts`` parts. First all rows are added, then parts are read, each in the order of its rows.
 
-    Made by `spilled`. As long as few rows come there is no file: what waits in memory is read from there.
+    Made by `spilled`. A few rows stay in memory, without a file.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, parts: int, waiting_bytes: int) -> None:
         self.schema = schema
-        #: Of each part, the bytes in memory and the number of rows.
+        #: For each part, the bytes in memory and the number of rows.
         self.nbytes = np.zeros(parts, np.int64)
         self.num_rows = np.zeros(parts, np.int64)
         self._folder = folder
@@ -40,7 +39,7 @@ class Spill:
         self._waiting_bytes = waiting_bytes
         self._waiting: list[tuple[pa.RecordBatch, NDArray[np.int64]]] = []
         self._held_bytes = self._held_rows = 0
-        #: Of each part, where its batches stand in the file.
+        #: For each part, the places of its batches in the file.
         self._places: list[list[int]] = [[] for _ in range(parts)]
         self._written = 0
         self._file: Any = None
@@ -49,7 +48,7 @@ class Spill:
         self._reader: Any = None
 
     def add(self, batch: pa.RecordBatch, parts: NDArray[np.int64]) -> None:
-        """Add rows; ``parts`` says of each to which part it belongs."""
+        """Add rows. ``parts`` has the number of the part for each row."""
         if not batch.num_rows:
             return
         sizes = row_bytes(batch)
@@ -62,7 +61,7 @@ class Spill:
             self._flush()
 
     def finish(self) -> None:
-        """Nothing is added any more."""
+        """Write what waits in memory. No rows are added afterwards."""
         if self._writer is None or self._reader is not None:
             return
         self._flush()
@@ -71,7 +70,7 @@ class Spill:
         self._reader = pa.ipc.open_file(pa.PythonFile(self._file, mode="r"))
 
     def batches(self, part: int) -> Iterator[pa.RecordBatch]:
-        """The rows of a part. Nothing can be added afterwards."""
+        """The rows of one part. No rows are added afterwards."""
         self.finish()
         for place in self._places[part]:
             yield self._reader.get_batch(place)
@@ -91,7 +90,7 @@ class Spill:
         if not self._waiting:
             return
         if self._writer is None:
-            # Has no name in the folder any more, so that a killed process leaves nothing behind.
+            # The file has no name, so that a killed process leaves nothing behind.
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `close`
             options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
             self._buffer = pa.BufferedOutputStream(pa.PythonFile(self._file, mode="w"), _BUFFER_BYTES)
@@ -112,7 +111,7 @@ class Spill:
 
 @contextmanager
 def spilled(folder: Path, schema: pa.Schema, parts: int, *, waiting_bytes: int = WAITING_BYTES) -> Iterator[Spill]:
-    """A `Spill` whose file lies in ``folder``, and is gone when the block ends."""
+    """A `Spill` with a temporary file in ``folder``, which is gone when the block ends."""
     spill = Spill(folder, schema, parts, waiting_bytes)
     try:
         yield spill
@@ -121,7 +120,7 @@ def spilled(folder: Path, schema: pa.Schema, parts: int, *, waiting_bytes: int =
 
 
 def row_bytes(batch: pa.RecordBatch) -> NDArray[np.float64]:
-    """About how many bytes each row has in memory."""
+    """The approximate bytes of each row in memory."""
     sizes = np.zeros(batch.num_rows)
     for column in batch.columns:
         sizes += _sizes(column)

@@ -1,7 +1,7 @@
-"""Translates what the file system and Arrow raise for the state folder into `LocalStorageError`.
+"""Translates errors of the file system and of Arrow in the state folder into `LocalStorageError`.
 
-A full disk can show itself at any write of a run: in Python, in Arrow. Without one place that knows their
-forms it would be a traceback that looks like a bug.
+A full disk can appear at any write of a run, in Python or in Arrow. Without this module it would be a traceback that
+looks like a bug.
 """
 
 from __future__ import annotations
@@ -28,20 +28,18 @@ _BY_ERRNO: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("The disk of the state folder {root} is full: no space is left on it.", NO_ROOM),
     errno.EDQUOT: ("The disk quota of the state folder {root} is used up: no space is left.", NO_ROOM),
     errno.EFBIG: ("The state folder {root} may not hold a file that large.", "Raise the limit: ulimit -f."),
-    errno.EROFS: ("The state folder {root} has become read-only.", "Look at the disk: the kernel's log says why."),
-    errno.EIO: ("The disk of the state folder {root} has failed.", "Look at the disk: the kernel's log says why."),
+    errno.EROFS: ("The state folder {root} has become read-only.", "Check the disk: the kernel's log says why."),
+    errno.EIO: ("The disk of the state folder {root} has failed.", "Check the disk: the kernel's log says why."),
     errno.EACCES: ("{place} cannot be read and written by this user.", _NOT_ALLOWED),
     errno.EPERM: ("{place} cannot be changed by this user.", _NOT_ALLOWED),
     errno.EMFILE: ("This process has too many files open.", "Raise the limit of open files to 256: ulimit -n 256."),
     errno.ENFILE: ("This machine has too many files open.", "Raise the kernel's limit: fs.file-max."),
-    errno.ENOENT: ("{place} is gone: something else has removed it during the run.", "Run it again."),
+    errno.ENOENT: ("{place} is gone: another process removed it during the run.", "Run it again."),
 }
-#: Subclasses of OSError that say nothing about files.
+#: Subclasses of OSError that are not about files.
 _OF_THE_NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
-#: What Arrow says instead of an errno.
-_ERRNO_BY_TEXT = {
-    **{os.strerror(number): number for number in _BY_ERRNO},
-}
+#: Arrow's message has the text of the errno and not its number.
+_ERRNO_BY_TEXT = {os.strerror(number): number for number in _BY_ERRNO}
 
 
 class HasStateRoot(Protocol):
@@ -56,7 +54,7 @@ _T = TypeVar("_T")
 
 @contextmanager
 def local_storage(root: Path) -> Iterator[None]:
-    """Within, what local storage raises becomes a `LocalStorageError` that names the state folder ``root``."""
+    """Turn errors of local storage in the block into a `LocalStorageError` that names the state folder ``root``."""
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
@@ -66,7 +64,7 @@ def local_storage(root: Path) -> Iterator[None]:
 
 
 def names_storage(step: Callable[Concatenate[_Owner, _P], _T]) -> Callable[Concatenate[_Owner, _P], _T]:
-    """Applies `local_storage` to a function whose first argument knows the state folder."""
+    """Apply `local_storage` to a function whose first argument knows the state folder."""
 
     @functools.wraps(step)
     def run(owner: _Owner, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -76,7 +74,7 @@ def names_storage(step: Callable[Concatenate[_Owner, _P], _T]) -> Callable[Conca
     return run
 
 
-#: How Arrow says that a file is no Parquet file, or not a whole one.
+#: Arrow's words for a file that is not a whole Parquet file.
 _DAMAGED_TEXTS = (
     "magic bytes",
     "Parquet file size is 0",
@@ -84,12 +82,12 @@ _DAMAGED_TEXTS = (
     "decompression failure",
     "Corrupt",
 )
-#: Python and Arrow quote the path, if they name it.
+#: Python and Arrow put quotation marks around a path.
 _QUOTED_PATH = re.compile(r"""['"](/[^'"]+)['"]""")
 
 
 def storage_error(error: OSError | pa.ArrowInvalid, root: Path) -> LocalStorageError | None:
-    """The error in words; ``None`` for an error that is not about files: one of the network, or of a query."""
+    """The error in words; ``None`` for an error that is not about files, such as one of the network."""
     if isinstance(error, _OF_THE_NETWORK):
         return None
     number = error.errno if isinstance(error, OSError) else None
@@ -102,7 +100,7 @@ def storage_error(error: OSError | pa.ArrowInvalid, root: Path) -> LocalStorageE
     message, hint = _BY_ERRNO.get(number or 0, ("", ""))
     if not message:
         said = os.strerror(number) if number else str(error).partition("\n")[0]
-        message, hint = f"The state folder {{root}} could not be read or written: {said}.", "Look at its disk."
+        message, hint = f"The state folder {{root}} could not be read or written: {said}.", "Check its disk."
     place = _place(error) or f"A file of the state folder {root}"
     return LocalStorageError(message.format(root=root, place=place), hint=hint)
 
@@ -113,13 +111,13 @@ def _place(error: Exception) -> str:
 
 
 def damaged(path: Path) -> LocalStorageError:
-    """For a file that is there and cannot be read as what it is."""
+    """The error for a file that exists and cannot be decoded."""
     return LocalStorageError(f"{path} is damaged.", hint="Remove that file, or set it aside, and run it again.")
 
 
 @contextmanager
 def opening_parquet(path: Path) -> Iterator[None]:
-    """Within, an error that Arrow raises for a file that is cut or overwritten becomes that of `damaged`."""
+    """Turn Arrow's errors for a cut or overwritten file in the block into the error of `damaged`."""
     try:
         yield
     except pa.ArrowInvalid as error:
