@@ -23,8 +23,6 @@ from product_sync_tests.target_contract import write_batch
 from product_sync_tests.targets.postgres_tables import execute, layout_of, other_sessions, product
 
 SHORT = Patience(look_every_s=0.05, tell_every_s=0.2, wait_s=0.6)
-#: By the driver's cursor, because ADBC cannot hold its infinite values.
-WITH_TIMES = "CREATE TABLE timed (id text PRIMARY KEY, at timestamptz)"
 
 
 @contextmanager
@@ -67,13 +65,6 @@ def test_a_reading_that_waits_for_a_lock_says_so_and_ends_with_who_has_it(
     assert other_sessions(cart_url, 0)
 
 
-def test_so_does_a_reading_by_the_drivers_cursor(cart_url: str) -> None:
-    execute(cart_url, WITH_TIMES)
-    reader = PostgresReader(cart_url, layout_of(cart_url, "timed"), on_wait=lambda _: None, patience=SHORT)
-    with migration(cart_url, "LOCK TABLE timed"), pytest.raises(TargetLocked, match="a migration"):
-        read_all(reader)
-
-
 def test_a_lock_that_is_freed_in_time_costs_nothing_but_the_time(cart_url: str, product_table: str) -> None:
     patient = Patience(look_every_s=0.05, tell_every_s=0.1, wait_s=60.0)
     with migration(cart_url) as other:
@@ -100,19 +91,17 @@ def test_a_statement_that_only_works_for_long_is_left_alone(cart_url: str) -> No
     assert watch.ended == ""
 
 
-@pytest.mark.parametrize("table", ["product", "timed"])
-def test_a_server_that_does_not_answer_any_more_is_left(cart_url: str, product_table: str, table: str) -> None:
-    execute(cart_url, WITH_TIMES)
+def test_a_server_that_does_not_answer_any_more_is_left(cart_url: str, product_table: str) -> None:
     with proxy(cart_url) as network:
         silent = Patience(look_every_s=0.05, wait_s=2.0, answer_within_s=2.0)
-        reader = PostgresReader(network.url(cart_url), layout_of(cart_url, table), patience=silent)
+        reader = PostgresReader(network.url(cart_url), layout_of(cart_url), patience=silent)
 
         def fall_silent() -> None:
             while not execute(cart_url, "SELECT 1 FROM pg_locks WHERE NOT granted"):
                 time.sleep(0.02)
             network.stall_at(b"\0")
 
-        with migration(cart_url, f"LOCK TABLE {table}"):
+        with migration(cart_url):
             threading.Thread(target=fall_silent, daemon=True).start()
             with pytest.raises(TargetLocked, match=r"It waited \d+ s for an answer of the server"):
                 read_all(reader)
@@ -122,21 +111,19 @@ class Terminate(BaseException):
     """As Dagster interrupts a step: no KeyboardInterrupt, which drivers know."""
 
 
-@pytest.mark.parametrize("table", ["product", "timed"])
 def test_a_reading_that_waits_for_a_lock_is_interrupted_at_once_and_leaves_no_session(
-    cart_url: str, product_table: str, table: str
+    cart_url: str, product_table: str
 ) -> None:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise Terminate
 
-    execute(cart_url, WITH_TIMES)
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        with migration(cart_url, f"LOCK TABLE {table}"):
+        with migration(cart_url):
             threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
             began = time.monotonic()
             with pytest.raises(Terminate):
-                read_all(PostgresReader(cart_url, layout_of(cart_url, table)))
+                read_all(PostgresReader(cart_url, layout_of(cart_url)))
             assert time.monotonic() - began < 4.0
             assert other_sessions(cart_url, 1), "the migration's is left"
     finally:

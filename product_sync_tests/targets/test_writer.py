@@ -225,7 +225,7 @@ def test_an_interrupted_batch_leaves_no_row_no_transaction_and_no_lock(
 
 def _lost_commit(writer: PostgresWriter, *, price: int = 1) -> CommitOutcomeUnknown:
     with pytest.raises(CommitOutcomeUnknown) as caught:
-        writer.write(write_batch(writer._layout, inserts=[product("p", price=price)]))
+        writer.write(write_batch(writer._row_schema, inserts=[product("p", price=price)]))
     assert caught.value.connection_lost
     assert caught.value.written == Written(inserted=frozenset({"p"}))
     assert PASSWORD not in str(caught.value)
@@ -252,7 +252,7 @@ def test_a_commit_that_never_arrived_is_known_not_to_have_happened(cart_url: str
         patiently(writer.reconnect)
         assert writer.was_committed(unknown.transaction) is False
         assert writer.fetch(["p"]).num_rows == 0
-        assert writer.write(write_batch(writer._layout, inserts=[product("p")])).inserted == {"p"}
+        assert writer.write(write_batch(writer._row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
 def test_an_update_and_a_deletion_leave_the_same_trace(cart_url: str, product_table: str) -> None:
@@ -369,12 +369,12 @@ def test_losing_the_connection_is_losing_the_lock(cart_url: str, product_table: 
     with proxy(cart_url) as network, _through(network, cart_url, run_id="first") as first:
         network.lose_request(b"BEGIN")
         with pytest.raises(TransientError):
-            first.write(write_batch(first._layout, inserts=[product("p")]))
+            first.write(write_batch(first._row_schema, inserts=[product("p")]))
         second = patiently(lambda: _writer(cart_url, run_id="second"))
         with second, pytest.raises(SyncAlreadyRunning, match="product_sync second"):
             first.reconnect()
         patiently(first.reconnect)
-        assert first.write(write_batch(first._layout, inserts=[product("p")])).inserted == {"p"}
+        assert first.write(write_batch(first._row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
 def test_a_server_that_is_away_is_transient_for_a_run_that_has_begun(cart_url: str, product_table: str) -> None:

@@ -1,9 +1,8 @@
-"""Reads a whole table as Arrow, through ADBC: three times as cheap as the driver's cursor, and without a Python object
-for a value, so that it keeps nobody from the interpreter while it works.
+"""Reads a whole table as Arrow through ADBC: no Python object per value, and bounded memory.
 
-The driver reads the binary form of COPY. What its columns are is decided by the statement (`queries.select_all`), so
-the values are those that the cursor would give; a timestamptz is left to the cursor, because ADBC cannot hold the
-infinite ones.
+It costs a third of the driver's cursor and does not hold the interpreter. ADBC reads the binary form of COPY. It finds
+types by the text of their functions, and does not find them where a role has ``quote_all_identifiers``: then each value
+comes as its bytes, and `binary.canonical` decodes it.
 """
 
 from __future__ import annotations
@@ -15,38 +14,26 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from product_sync.schema.records import TypeName
 from product_sync.schema.row_schema import RowSchema
-from product_sync.targets.postgres import binary_arrays, statements
+from product_sync.targets.postgres import binary, session_sql
+from product_sync.targets.postgres.column_types import wire_format
 from product_sync.targets.postgres.connection import conninfo
 from product_sync.targets.postgres.errors import changed_meanwhile, reading_failed, waited_too_long
 from product_sync.targets.postgres.interruptible_calls import BrokenOff, InterruptibleCalls, close, keep_from_closing
 from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watching
 
-#: Bytes of a batch: the driver ends it with the row that goes beyond.
+#: Bytes of a batch. ADBC ends a batch with the row that goes beyond.
 BATCH_BYTES: Final = 2 * 1024 * 1024
 
 _SQLSTATE: Final = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
-
-# One consistent picture, and an error instead of fewer rows where row-level security would hide some.
-_BEGIN: Final = (
-    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
-    "SET LOCAL row_security = off",
-    "SET LOCAL synchronize_seqscans = off",
-    statements.CHECK_CLIENT_IN_TRANSACTION,
-)
-
-
-def is_possible(row_schema: RowSchema) -> bool:
-    return all(column.type.name is not TypeName.TIMESTAMPTZ for column in row_schema.columns)
 
 
 def record_batches(
     url: str, row_schema: RowSchema, statement: str, *, on_wait: OnWait = log_wait, patience: Patience = PATIENCE
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of ``statement``, which gives the columns of ``layout``, with ``RowSchema.target_schema``.
+    """The rows of ``statement``, which selects the columns of ``row_schema``, with ``RowSchema.target_schema``.
 
-    Raises as `reader.PostgresReader`.
+    Raises what `reader.PostgresReader` raises.
     """
     import adbc_driver_postgresql.dbapi as adbc
 
@@ -82,35 +69,34 @@ def record_batches(
     except (adbc.Error, pa.ArrowException, OSError) as error:
         if ended:
             raise waited_too_long(ended, table=table) from error
-        # What goes wrong while batches arrive comes through Arrow, as a text alone.
-        state, message = _told(str(error))
+        # An error that occurs while batches arrive comes through Arrow, as text only.
+        state, message = _parsed(str(error))
         raise reading_failed(state, message, table=table) from error
 
 
 def _begin(cursor: Any) -> int:
-    """Begin the transaction of the reading; the server's process."""
-    for setting in _BEGIN:
+    """Begins the transaction of the read; returns the process id of the server's session."""
+    for setting in session_sql.READ_SETTINGS:
         cursor.execute(setting)
     cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
-    cursor.execute(statements.BACKEND_PID_AS_TEXT.as_string())
+    cursor.execute(session_sql.BACKEND_PID.as_string())
     return int(cursor.fetchone()[0])
 
 
 def _canonical(batch: pa.RecordBatch, row_schema: RowSchema) -> pa.RecordBatch:
-    columns = list(zip(batch.columns, row_schema.columns, strict=True))
-    for values, column in columns:
-        if values.type != column.type.arrow:
+    arrays = []
+    for values, field, column in zip(batch.columns, batch.schema, row_schema.columns, strict=True):
+        if field.metadata[b"POSTGRESQL:type"].decode() != wire_format(column.type).read_type:
             raise changed_meanwhile(
                 f"{column.name} is not {column.type} any more.", table=row_schema.table.qualified_name
             )
-    return pa.RecordBatch.from_arrays(
-        [binary_arrays.canonical_array(values, column.type) for values, column in columns],
-        schema=row_schema.target_schema,
-    )
+        is_extension = isinstance(values, pa.ExtensionArray)
+        arrays.append(binary.canonical(values.storage if is_extension else values, column.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=row_schema.target_schema)
 
 
-def _told(text: str) -> tuple[str | None, str]:
-    """The SQLSTATE, ``None`` where the server sent none, and its words: the driver puts its own around them."""
+def _parsed(text: str) -> tuple[str | None, str]:
+    """The SQLSTATE (``None`` if the server sent none) and the server's message, without the driver's words."""
     found = _SQLSTATE.search(text)
     words = " ".join(text.partition("\n")[0].split())
     message = words.partition("ERROR: ")[2].strip() or words

@@ -10,7 +10,7 @@ import psycopg
 
 from product_sync.errors import EveryBatchWouldFail
 from product_sync.schema.row_schema import RowSchema
-from product_sync.targets.postgres import statements
+from product_sync.targets.postgres import catalog_sql
 from product_sync.targets.postgres.errors import START_AGAIN
 
 
@@ -30,7 +30,7 @@ def changed(connection: psycopg.Connection, row_schema: RowSchema) -> str:
     reflected = {
         column.name: column.declared.replace('"', "") for column in row_schema.table.columns if column.name in mapped
     }
-    rows = connection.execute(statements.TYPES_NOW, [row_schema.table.schema, row_schema.table.name]).fetchall()
+    rows = connection.execute(catalog_sql.TYPES_NOW, [row_schema.table.schema, row_schema.table.name]).fetchall()
     now: dict[str, str] = dict(rows)
     changes = [
         f"{name} is {now[name]} now and was {declared}" if name in now else f"{name} is gone"

@@ -23,7 +23,7 @@ from product_sync.errors import (
     Unreachable,
     Untrusted,
 )
-from product_sync.targets.postgres import binary_arrays
+from product_sync.targets.postgres import binary
 from product_sync.targets.postgres.certificate import refused_because
 
 VARIABLE: Final = "CART_DB_URL"
@@ -97,7 +97,7 @@ def connect(
             hint="Upgrade the server.",
         )
     connection.server_cursor_factory = psycopg.RawServerCursor
-    binary_arrays.register(connection)
+    binary.register(connection)
     return connection
 
 

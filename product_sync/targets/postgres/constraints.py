@@ -1,15 +1,15 @@
-"""Asks the server which rows are in the way of rows that it has refused.
+"""Asks the server which rows keep out the rows that it has refused.
 
-The server names one constraint and stops. Which rows a whole batch collides with is found by one query for each
-constraint that relates rows to one another: unique indexes and exclusion constraints (with their expressions,
-operators and predicates as the catalogue has them), and foreign keys of the table. What is not found here, because of a
-column that the role may not read or that a trigger fills, is found one refused row at a time.
+The server names one constraint and stops. One query for each constraint that relates rows to one another finds all rows
+that a batch collides with: unique indexes and exclusion constraints (with their expressions, operators and predicates
+from the catalogue), and the foreign keys of the table. A constraint that looks at a column that the role may not read,
+or that a trigger fills, cannot be asked about: then the load finds the refused rows one by one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -20,14 +20,15 @@ from product_sync.schema.obstacle import Obstacle, ObstacleKind
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.records import ColumnType, TypeName
 from product_sync.schema.row_schema import RowColumn, RowSchema
-from product_sync.targets.postgres import binary_arrays
+from product_sync.targets.postgres import binary, row_sql
 from product_sync.targets.postgres.constraint_catalog import Index, Reference, indexes_of, references_of
 from product_sync.targets.postgres.errors import describe
 from product_sync.targets.postgres.requirements import table_oid
 
 _LOGGER = logging.getLogger(__name__)
-#: How many rows one query asks about.
+#: Rows per query.
 _ROWS_AT_ONCE: Final = 5_000
+_NUMBER, _IS_NEW = ColumnType(TypeName.INTEGER), ColumnType(TypeName.BOOLEAN)
 
 
 def obstacles(connection: psycopg.Connection, row_schema: RowSchema, batch: WriteBatch) -> list[Obstacle]:
@@ -52,66 +53,68 @@ def obstacles(connection: psycopg.Connection, row_schema: RowSchema, batch: Writ
 
 
 class _Wanted:
-    """The rows that are to be in the table, as a relation of the statement: ``new_row`` with the number of the row, its
-    id, and the columns that a constraint looks at, named as in the table.
+    """The rows that are to be in the table, as a relation of a statement.
 
-    Columns that are not written keep the value that the row has in the table; of a row to be inserted they are NULL.
+    Columns that are not written keep the value that the row has in the table; in a row to be inserted they are NULL.
     """
 
     def __init__(self, row_schema: RowSchema, batch: WriteBatch) -> None:
-        self._layout = row_schema
+        self._row_schema = row_schema
         self._rows = pa.concat_tables([batch.inserts, batch.new])
         self.num_rows = self._rows.num_rows
         is_new = pa.array([True] * batch.inserts.num_rows + [False] * batch.new.num_rows, pa.bool_())
         numbers = pa.array(range(self.num_rows), pa.int32())
         self._marks = [
-            binary_arrays.bound(pa.chunked_array([numbers]), ColumnType(TypeName.INTEGER)),
-            binary_arrays.bound(pa.chunked_array([is_new]), ColumnType(TypeName.BOOLEAN)),
+            binary.bound(pa.chunked_array([numbers]), _NUMBER),
+            binary.bound(pa.chunked_array([is_new]), _IS_NEW),
         ]
 
     def relation(self, columns: Sequence[str]) -> tuple[sql.Composed, list[Any]]:
         """A SELECT of ``"product_sync number"``, ``"product_sync id"`` and ``columns``, and its parameters."""
-        mapped = {column.name: column for column in self._layout.values}
-        sent = [mapped[name] for name in columns if name in mapped]
-        key = self._layout.key
-        parameters = [*self._marks, *(binary_arrays.bound(self._rows[c.name], c.type) for c in (key, *sent))]
-        types = ["int4", "bool", *(binary_arrays.wire(column.type).element for column in (key, *sent))]
-        aliases = ["number", "is_new", "k", *(f"n{place}" for place in range(len(sent)))]
-        unnested = sql.SQL(", ").join(
-            sql.SQL(f"pg_catalog.unnest(${place}::pg_catalog.{{}}[])").format(sql.Identifier(name))
-            for place, name in enumerate(types, start=1)
+        key = self._row_schema.key
+        mapped = {column.name: column for column in self._row_schema.values}
+        sent = {name: (f"n{place}", mapped[name]) for place, name in enumerate(columns) if name in mapped}
+        rows = row_sql.BoundRows(
+            [
+                ("number", _NUMBER),
+                ("is_new", _IS_NEW),
+                ("k", key.type),
+                *((alias, column.type) for alias, column in sent.values()),
+            ]
         )
         statement = sql.SQL(
             """
             SELECT u.number AS "product_sync number", {k}::pg_catalog.text AS "product_sync id"{columns}
-            FROM ROWS FROM ({unnested}) AS u ({aliases}) LEFT JOIN {table} AS t ON t.{key} = {k}
+            FROM {rows} LEFT JOIN {table} AS t ON t.{key} = {k}
             """
         ).format(
-            k=binary_arrays.wire(key.type).parsed(sql.Identifier("u", "k")),
-            columns=sql.Composed([self._column(name, sent) for name in columns]),
-            unnested=unnested,
-            aliases=sql.SQL(", ").join(map(sql.Identifier, aliases)),
-            table=_table(self._layout),
-            key=sql.Identifier(key.name),
+            k=rows.value("k"),
+            columns=sql.Composed([self._column(name, sent, rows) for name in columns]),
+            rows=rows.unnested(),
+            table=row_sql.table(self._row_schema),
+            key=row_sql.key(self._row_schema),
         )
-        return statement, parameters
+        values = [key, *(column for _, column in sent.values())]
+        return statement, [*self._marks, *(binary.bound(self._rows[column.name], column.type) for column in values)]
 
-    def _column(self, name: str, sent: Sequence[RowColumn]) -> sql.Composed:
+    def _column(self, name: str, sent: dict[str, tuple[str, RowColumn]], rows: row_sql.BoundRows) -> sql.Composed:
         in_table = sql.Identifier("t", name)
-        if name == self._layout.key.name:
-            value: sql.Composable = binary_arrays.wire(self._layout.key.type).parsed(sql.Identifier("u", "k"))
-        elif (place := next((at for at, column in enumerate(sent) if column.name == name), None)) is None:
+        if name == self._row_schema.key.name:
+            value: sql.Composable = rows.value("k")
+        elif name not in sent:
             value = in_table
         else:
-            column = sent[place]
-            value = binary_arrays.wire(column.type).parsed(sql.Identifier("u", f"n{place}"))
+            alias, column = sent[name]
+            value = rows.value(alias)
             if not column.update:
                 value = sql.SQL("CASE WHEN u.is_new THEN {} ELSE {} END").format(value, in_table)
         return sql.SQL(", {} AS {}").format(value, sql.Identifier(name))
 
 
-def _excluding(connection: psycopg.Connection, row_schema: RowSchema, wanted: _Wanted, index: Index) -> list[Obstacle]:
-    """The rows of the table, and of the batch, that hold or want what a row of the batch is to have."""
+def _excluding(
+    connection: psycopg.Connection, row_schema: RowSchema, wanted: _Wanted, index: Index
+) -> Iterator[Obstacle]:
+    """Rows of the table, and of the batch, that hold or want the same value as a row of the batch."""
     relation, parameters = wanted.relation(index.columns)
     if index.generated:
         made = zip(index.generated, index.expressions, strict=True)
@@ -121,23 +124,22 @@ def _excluding(connection: psycopg.Connection, row_schema: RowSchema, wanted: _W
             alias=sql.Identifier(row_schema.table.name),
         )
     keys = sql.SQL("").join(sql.SQL(", {} AS {}").format(_text(key), _key(n)) for n, key in enumerate(index.keys))
-    predicate = _text(index.predicate) if index.predicate else sql.SQL("true")
-    each = [
+    matches = [
         sql.SQL("p.{k} {op} w.{k}").format(k=_key(n), op=_text(operator)) for n, operator in enumerate(index.operators)
     ]
-    parts = [_HOLDERS.format(matches=sql.SQL(" AND ").join(each))]
+    parts = [_HOLDERS.format(matches=_and(matches))]
     if index.unique:
-        not_null = sql.SQL(" AND ").join(sql.SQL("w.{} IS NOT NULL").format(_key(n)) for n in range(len(each)))
+        not_null = _and(sql.SQL("w.{} IS NOT NULL").format(_key(n)) for n in range(len(matches)))
         parts.append(
             _RIVALS.format(
-                keys=sql.SQL(", ").join(map(_key, range(len(each)))),
+                keys=row_sql.comma(map(_key, range(len(matches)))),
                 comparable=sql.SQL("true") if index.nulls_equal else not_null,
             )
         )
         if index.nulls_equal:
-            same = sql.SQL(" AND ").join(
-                sql.SQL("({each} OR p.{k} IS NULL AND w.{k} IS NULL)").format(each=one, k=_key(n))
-                for n, one in enumerate(each)
+            same = _and(
+                sql.SQL("({match} OR p.{k} IS NULL AND w.{k} IS NULL)").format(match=match, k=_key(n))
+                for n, match in enumerate(matches)
             )
             parts.append(_HOLDERS.format(matches=sql.SQL("NOT ({}) AND {}").format(not_null, same)))
     statement = sql.SQL(
@@ -152,24 +154,16 @@ def _excluding(connection: psycopg.Connection, row_schema: RowSchema, wanted: _W
         keys=keys,
         relation=relation,
         alias=sql.Identifier(row_schema.table.name),
-        predicate=predicate,
-        key=sql.Identifier(row_schema.key.name),
-        table=_table(row_schema),
+        predicate=_text(index.predicate or "true"),
+        key=row_sql.key(row_schema),
+        table=row_sql.table(row_schema),
     ) + sql.SQL(" UNION ALL ").join(parts)
-    return [
-        Obstacle(
-            row=row,
-            other=other,
-            kind=ObstacleKind.RIVAL if is_rival else ObstacleKind.HELD,
-            constraint=index.name,
-            columns=tuple(index.columns),
-            deferrable=index.deferrable,
-        )
-        for row, other, is_rival in _rows(connection, statement, parameters)
-    ]
+    for row, other, is_rival in _rows(connection, statement, parameters):
+        kind = ObstacleKind.RIVAL if is_rival else ObstacleKind.HELD
+        yield Obstacle(row, other, kind, index.name, tuple(index.columns), index.deferrable)
 
 
-# Rows of the table that hold now what a row is to have.
+# Rows of the table that hold the value that a row of the batch is to have.
 _HOLDERS: Final = sql.SQL(
     """
     SELECT w."product_sync id", p."product_sync id", false
@@ -177,7 +171,7 @@ _HOLDERS: Final = sql.SQL(
     """
 )
 
-# Rows of the batch that are to have the same as an earlier one of it.
+# Rows of the batch that are to have the same value as an earlier row of the batch.
 _RIVALS: Final = sql.SQL(
     """
     SELECT "product_sync id", "product_sync first", true FROM (
@@ -191,24 +185,25 @@ _RIVALS: Final = sql.SQL(
 
 def _not_there(
     connection: psycopg.Connection, row_schema: RowSchema, wanted: _Wanted, reference: Reference
-) -> list[Obstacle]:
-    """Rows that refer to a row which is not there. Of the table's own rows only those that are referenced by their id
-    can be told; a row may refer to itself."""
+) -> Iterator[Obstacle]:
+    """Rows that refer to a row which is not there. Rows of the same table are found only if they are referenced by
+    their id. A row may refer to itself."""
     key = row_schema.key.name
     if reference.to_itself and key not in reference.referenced:
-        return []
+        return
     columns = list(dict.fromkeys([*reference.columns, *(reference.referenced if reference.to_itself else ())]))
     relation, parameters = wanted.relation([name for name in columns if name != key] + [key] * (key in columns))
     pairs = list(zip(reference.columns, reference.referenced, strict=True))
-    own = sql.SQL(" AND ").join(
-        sql.SQL("w.{} = w.{}").format(sql.Identifier(one), sql.Identifier(other)) for one, other in pairs
-    )
     if reference.to_itself:
         needed: sql.Composable = sql.Identifier("w", reference.columns[reference.referenced.index(key)])
+        own: sql.Composable = _and(
+            sql.SQL("w.{} = w.{}").format(sql.Identifier(one), sql.Identifier(other)) for one, other in pairs
+        )
     else:
         needed = sql.SQL("pg_catalog.concat_ws(', ', {})").format(
-            sql.SQL(", ").join(sql.Identifier("w", name) for name in reference.columns)
+            row_sql.comma(sql.Identifier("w", name) for name in reference.columns)
         )
+        own = sql.SQL("false")
     statement = sql.SQL(
         """
         SELECT w."product_sync id", {needed}::pg_catalog.text FROM ({relation}) AS w
@@ -218,76 +213,54 @@ def _not_there(
     ).format(
         needed=needed,
         relation=relation,
-        complete=sql.SQL(" AND ").join(
-            sql.SQL("w.{} IS NOT NULL").format(sql.Identifier(n)) for n in reference.columns
-        ),
-        own=own if reference.to_itself else sql.SQL("false"),
+        complete=_and(sql.SQL("w.{} IS NOT NULL").format(sql.Identifier(name)) for name in reference.columns),
+        own=own,
         referenced=sql.Identifier(reference.schema, reference.table),
-        matches=sql.SQL(" AND ").join(
-            sql.SQL("p.{} = w.{}").format(sql.Identifier(other), sql.Identifier(one)) for one, other in pairs
-        ),
+        matches=_and(sql.SQL("p.{} = w.{}").format(sql.Identifier(other), sql.Identifier(one)) for one, other in pairs),
     )
     kind = ObstacleKind.NEEDED if reference.to_itself else ObstacleKind.NEEDED_ELSEWHERE
-    return [
-        Obstacle(
-            row=row,
-            other=other,
-            kind=kind,
-            constraint=reference.name,
-            columns=tuple(reference.columns),
-            deferrable=reference.deferrable,
-            table="" if reference.to_itself else f"{reference.schema}.{reference.table}",
-        )
-        for row, other in _rows(connection, statement, parameters)
-    ]
+    table = "" if reference.to_itself else f"{reference.schema}.{reference.table}"
+    for row, other in _rows(connection, statement, parameters):
+        yield Obstacle(row, other, kind, reference.name, tuple(reference.columns), reference.deferrable, table)
 
 
 def _referring(
     connection: psycopg.Connection, row_schema: RowSchema, batch: WriteBatch, reference: Reference
-) -> list[Obstacle]:
-    """Rows of the table that refer to one which is to be deleted."""
-    key = row_schema.key
+) -> Iterator[Obstacle]:
+    """Rows of the table that refer to a row which is to be deleted."""
     statement = sql.SQL(
         """
         SELECT d.{key}::pg_catalog.text, p.{key}::pg_catalog.text FROM {table} AS d JOIN {table} AS p ON {matches}
         WHERE d.{key} = ANY ({ids}) AND p.{key} <> d.{key}
         """
     ).format(
-        key=sql.Identifier(key.name),
-        table=_table(row_schema),
-        matches=sql.SQL(" AND ").join(
+        key=row_sql.key(row_schema),
+        table=row_sql.table(row_schema),
+        matches=_and(
             sql.SQL("p.{} = d.{}").format(sql.Identifier(one), sql.Identifier(other))
             for one, other in zip(reference.columns, reference.referenced, strict=True)
         ),
-        ids=binary_arrays.wire(key.type).parsed_array(sql.SQL("$1::pg_catalog.text[]")),
+        ids=row_sql.ids(row_schema),
     )
-    ids = [binary_arrays.ids(batch.deletes[key.name].to_pylist())]
-    return [
-        Obstacle(
-            row=row,
-            other=other,
-            kind=ObstacleKind.REFERRING,
-            constraint=reference.name,
-            columns=tuple(reference.columns),
-            deferrable=reference.deferrable,
-        )
-        for row, other in _rows(connection, statement, ids)
-    ]
+    parameters = [binary.ids(batch.deletes[row_schema.key.name].to_pylist())]
+    kind = ObstacleKind.REFERRING
+    for row, other in _rows(connection, statement, parameters):
+        yield Obstacle(row, other, kind, reference.name, tuple(reference.columns), reference.deferrable)
 
 
 def _rows(connection: psycopg.Connection, statement: sql.Composed, parameters: list[Any]) -> list[tuple[Any, ...]]:
-    """What a query finds. It finds nothing where the server cannot run it, for example because an expression of the
-    index fails for a value of the batch; then the refused rows are found one by one."""
+    """The rows of a query. None if the server cannot run it, for example because an expression of the index fails for a
+    value of the batch; then the load finds the refused rows one by one."""
     try:
         with connection.transaction():
             return connection.execute(statement, parameters, prepare=False).fetchall()
     except (psycopg.ProgrammingError, psycopg.DataError) as error:
-        _LOGGER.warning("Which rows exclude each other could not be asked: %s", describe(error))
+        _LOGGER.warning("The server could not say which rows exclude each other: %s", describe(error))
         return []
 
 
-def _table(row_schema: RowSchema) -> sql.Identifier:
-    return sql.Identifier(row_schema.table.schema, row_schema.table.name)
+def _and(conditions: Iterator[sql.Composed] | Sequence[sql.Composed]) -> sql.Composed:
+    return sql.SQL(" AND ").join(conditions)
 
 
 def _key(place: int) -> sql.Identifier:

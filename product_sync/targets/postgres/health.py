@@ -16,7 +16,7 @@ import psycopg
 from product_sync.errors import ProductSyncError
 from product_sync.schema.records import TargetTable
 from product_sync.schema.row_schema import RowSchema
-from product_sync.targets.postgres import statements
+from product_sync.targets.postgres import catalog_sql, session_sql
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.errors import read_error
 from product_sync.targets.postgres.lock import holder_of
@@ -105,8 +105,8 @@ def _health(
         server=server_of(connection, clock),
         problem=_problem(connection, url, row_schema.table),
         privileges=_privileges(connection, row_schema, oid),
-        triggers=tuple(name for (name,) in connection.execute(statements.USER_TRIGGERS, [oid])),
-        foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(statements.FOREIGN_KEYS, [oid])),
+        triggers=tuple(name for (name,) in connection.execute(catalog_sql.USER_TRIGGERS, [oid])),
+        foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(catalog_sql.FOREIGN_KEYS, [oid])),
         lock_holder=None if holder is None else str(holder),
     )
 
@@ -114,15 +114,15 @@ def _health(
 def server_of(connection: psycopg.Connection, clock: Callable[[], float]) -> ServerHealth:
     """On an open connection; ``clock`` counts seconds. Raises driver errors."""
     started = clock()
-    row = connection.execute(statements.SERVER).fetchone()
+    row = connection.execute(session_sql.SERVER).fetchone()
     latency_ms = (clock() - started) * 1000
     version, in_recovery, role = row or ("unknown", False, "unknown")
     return ServerHealth(version, latency_ms, role, in_recovery)
 
 
 def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int) -> Privileges:
-    usage, delete = connection.execute(statements.TABLE_RIGHTS, [oid]).fetchone() or (False, False)
-    granted = set(connection.execute(statements.COLUMN_RIGHTS, [oid]).fetchall())
+    usage, delete = connection.execute(catalog_sql.TABLE_RIGHTS, [oid]).fetchone() or (False, False)
+    granted = set(connection.execute(catalog_sql.COLUMN_RIGHTS, [oid]).fetchall())
     mapped = [column.name for column in row_schema.columns]
     needed = {"SELECT": mapped, "INSERT": mapped, "UPDATE": [column.name for column in row_schema.compared]}
     lacking = {right: [name for name in names if (name, right) not in granted] for right, names in needed.items()}

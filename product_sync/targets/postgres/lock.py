@@ -20,7 +20,7 @@ import psycopg
 
 from product_sync.errors import SyncAlreadyRunning
 from product_sync.schema.records import TargetTable
-from product_sync.targets.postgres import statements
+from product_sync.targets.postgres import session_sql
 from product_sync.targets.postgres.connection import connect, too_few_connections
 from product_sync.targets.postgres.errors import pools_statements, read_error
 from product_sync.targets.postgres.waits import OnWait
@@ -48,9 +48,9 @@ class Holder:
 
 def try_lock(connection: psycopg.Connection, table: TargetTable) -> bool:
     """Take the table's lock for this session, or say that another session has it."""
-    connection.execute(statements.KEEP_ALIVE, prepare=False)
-    connection.execute(statements.CHECK_CLIENT_IN_SESSION)
-    row = connection.execute(statements.TRY_LOCK, [_key(table)]).fetchone()
+    connection.execute(session_sql.KEEP_ALIVE, prepare=False)
+    connection.execute(session_sql.CHECK_CLIENT_IN_SESSION)
+    row = connection.execute(session_sql.TRY_LOCK, [_key(table)]).fetchone()
     return row == (True,)
 
 
@@ -130,7 +130,7 @@ def lock_holder(url: str, table: TargetTable, *, within_s: float | None = None) 
 
 def holder_of(connection: psycopg.Connection, table: TargetTable) -> Holder | None:
     """The session that holds the table's lock."""
-    row = connection.execute(statements.LOCK_HOLDER, [_key(table)]).fetchone()
+    row = connection.execute(session_sql.LOCK_HOLDER, [_key(table)]).fetchone()
     return None if row is None else Holder(*row)
 
 
@@ -187,7 +187,7 @@ def _served_within(connection: psycopg.Connection, seconds: float) -> Iterator[N
 
 
 def _backend_pid(connection: psycopg.Connection) -> int:
-    row = connection.execute(statements.BACKEND_PID).fetchone()
+    row = connection.execute(session_sql.BACKEND_PID).fetchone()
     return -1 if row is None else int(row[0])
 
 

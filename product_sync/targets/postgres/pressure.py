@@ -15,12 +15,14 @@ import psycopg
 
 from product_sync.errors import ProductSyncError
 from product_sync.schema.ports import Signals
-from product_sync.targets.postgres import statements
+from product_sync.targets.postgres import session_sql
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.errors import describe
 
 #: Round trips of which the middle one counts: a pause of this process is not one of the server.
 _PINGS: Final = 3
+#: Seconds that a look may take at most, so that it does not add to the pressure.
+_LIMIT_S: Final = 1.0
 #: Seconds after which a connection that could not be opened is tried again.
 _AGAIN_S: Final = 30.0
 _NEEDS_STATS: Final = "(only a role with the rights of pg_read_all_stats sees them)"
@@ -64,18 +66,18 @@ class PostgresPressure:
     def _open(self) -> psycopg.Connection:
         if self._connection is None:
             self._connection = connect(self._url, application_name="product_sync pacing")
-            self._connection.execute(statements.LIMIT_LOOKS, prepare=False)
+            self._connection.execute(session_sql.limit_statements(_LIMIT_S), prepare=False)
         return self._connection
 
     def _look(self, connection: psycopg.Connection) -> Signals:
         latency_s = median(self._ping(connection) for _ in range(_PINGS))
-        waits, active, lag_s = connection.execute(statements.PRESSURE).fetchone() or (None, None, None)
+        waits, active, lag_s = connection.execute(session_sql.PRESSURE).fetchone() or (None, None, None)
         unseen = () if active is not None else (f"active sessions and replica lag {_NEEDS_STATS}",)
         return Signals(latency_s, waits, active, lag_s, unseen)
 
     def _ping(self, connection: psycopg.Connection) -> float:
         began = self._clock()
-        connection.execute(statements.PING)
+        connection.execute(session_sql.PING)
         return self._clock() - began
 
     def _give_up(self, because: str) -> Signals:

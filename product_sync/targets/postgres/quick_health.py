@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psycopg
 
 from product_sync.schema.records import TargetTable
-from product_sync.targets.postgres import statements
+from product_sync.targets.postgres import catalog_sql, session_sql
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.errors import read_error
 from product_sync.targets.postgres.health import ServerHealth, server_of
@@ -59,10 +59,10 @@ def look(
     """
     with closing(connect(url, connect_within_s=within_s)) as connection:
         try:
-            connection.execute(statements.limit_statements(within_s))
+            connection.execute(session_sql.limit_statements(within_s))
             server = server_of(connection, clock)
-            row = connection.execute(statements.ESTIMATED_COUNT, [table_oid(connection, table)]).fetchone()
-            replicas, behind_s = connection.execute(statements.REPLICATION).fetchone() or (0, None)
+            row = connection.execute(catalog_sql.ESTIMATED_COUNT, [table_oid(connection, table)]).fetchone()
+            replicas, behind_s = connection.execute(session_sql.REPLICATION).fetchone() or (0, None)
             return QuickHealth(server, int(row[0]) if row else 0, Replication(server.in_recovery, replicas, behind_s))
         except psycopg.Error as error:
             raise read_error(error, table=table.qualified_name, broken=connection.closed) from error

@@ -13,7 +13,7 @@ import psycopg
 from product_sync.errors import AccessDenied, ReadOnlyTarget, TableError, TransactionPooling
 from product_sync.runtime import hints
 from product_sync.schema.records import TargetTable
-from product_sync.targets.postgres import statements
+from product_sync.targets.postgres import catalog_sql, session_sql
 from product_sync.targets.postgres.connection import VARIABLE
 from product_sync.targets.postgres.lock import pools_transactions
 
@@ -22,7 +22,7 @@ _SETTING: Final = "default_transaction_read_only"
 
 def table_oid(connection: psycopg.Connection, table: TargetTable) -> int:
     """The table's OID, or `TableError` if there is none of this name, or none any more."""
-    row = connection.execute(statements.RELATION, [table.schema, table.name]).fetchone()
+    row = connection.execute(catalog_sql.RELATION, [table.schema, table.name]).fetchone()
     if row is None:
         raise TableError(f"Table {table.qualified_name} does not exist any more.", hint="Was it renamed?")
     return int(row[0])
@@ -51,7 +51,7 @@ def refuse_heirs(connection: psycopg.Connection, oid: int, name: str) -> None:
 
     A primary key does not cover the rows of tables that inherit, and reading the table reads them too.
     """
-    heirs = connection.execute(statements.HEIRS, [oid]).fetchall()
+    heirs = connection.execute(catalog_sql.HEIRS, [oid]).fetchall()
     if children := [str(heir) for heir, is_partition in heirs if not is_partition]:
         raise TableError(
             f"Other tables inherit from {name}: {', '.join(children)}. Their rows would be read as its own, and its"
@@ -67,7 +67,12 @@ def refuse_heirs(connection: psycopg.Connection, oid: int, name: str) -> None:
 
 
 def _refuse_read_only(connection: psycopg.Connection, table: TargetTable) -> None:
-    in_recovery, is_on, source, database = connection.execute(statements.READ_ONLY).fetchone() or (False, False, "", "")
+    in_recovery, is_on, source, database = connection.execute(session_sql.READ_ONLY).fetchone() or (
+        False,
+        False,
+        "",
+        "",
+    )
     if in_recovery:
         raise ReadOnlyTarget(
             f"The server of {table.qualified_name} is in recovery: a standby cannot be written to.",
@@ -102,7 +107,7 @@ def _end_of_read_only(source: str, role: str, database: str) -> str:
 
 def _refuse_row_security(connection: psycopg.Connection, oid: int, table: TargetTable) -> None:
     """Rows that it hides would count as missing, or be lost from view."""
-    if connection.execute(statements.ROW_SECURITY, [oid]).fetchone() == (True,):
+    if connection.execute(catalog_sql.ROW_SECURITY, [oid]).fetchone() == (True,):
         raise AccessDenied(
             f"Row-level security is active on {table.qualified_name} for this role, so it may not see all rows.",
             hint="Use a role with BYPASSRLS, or the owner of the table without FORCE ROW LEVEL SECURITY.",
@@ -110,7 +115,7 @@ def _refuse_row_security(connection: psycopg.Connection, oid: int, table: Target
 
 
 def _refuse_rules(connection: psycopg.Connection, oid: int, table: TargetTable) -> None:
-    if rules := [str(name) for (name,) in connection.execute(statements.RULES, [oid])]:
+    if rules := [str(name) for (name,) in connection.execute(catalog_sql.RULES, [oid])]:
         raise TableError(
             f"{table.qualified_name} has rules that change what INSERT, UPDATE or DELETE do: {', '.join(rules)}."
             " PostgreSQL refuses INSERT … ON CONFLICT there.",

@@ -20,7 +20,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from product_sync.errors import ProductSyncError
-from product_sync.targets.postgres import statements
+from product_sync.targets.postgres import session_sql
 from product_sync.targets.postgres.connection import connect
 
 _LOGGER = logging.getLogger(__name__)
@@ -94,13 +94,13 @@ class Watch:
                 self._break_off()
             return
         with closing(connection):
-            rows = connection.execute(statements.BLOCKED_BY, [self._backend]).fetchall()
+            rows = connection.execute(session_sql.BLOCKED_BY, [self._backend]).fetchall()
             if not rows:
                 self._since = None
                 return
             blockers = ", ".join(_blocker(*row[1:]) for row in rows)
             if self._waits(rows[0][0] or "", f"a lock that is held by {blockers}"):
-                connection.execute(statements.CANCEL, [self._backend])
+                connection.execute(session_sql.CANCEL, [self._backend])
 
     def _waits(self, statement: str, what: str) -> bool:
         """Note that ``statement`` (when it began) waits for ``what``. True if it has done so for too long."""

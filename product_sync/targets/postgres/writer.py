@@ -1,7 +1,7 @@
-"""The one connection that writes: set-based transactions, compare-and-swap, under the sync's lock.
+"""The one connection that writes: set-based transactions with compare-and-swap, under the sync's lock.
 
-Here the second promise is kept: nothing is written over a newer value, nothing two at a time. And the first: what a
-transaction wrote is what the server returned, and where its answer was lost the server is asked, not assumed.
+Nothing is written over a newer value, and two syncs never write at once. A transaction wrote what the server returned;
+if the answer to COMMIT is lost, the server is asked (`commit_outcome`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from product_sync.runtime import signals
 from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch, Written
 from product_sync.schema.row_schema import RowColumn, RowSchema
-from product_sync.targets.postgres import binary_arrays, binary_copy, constraints, reader, statements
+from product_sync.targets.postgres import binary, commit_outcome, constraints, reader, row_sql, session_sql
 from product_sync.targets.postgres.column_changes import changed, require_unchanged
 from product_sync.targets.postgres.connection import application_name, connect
 from product_sync.targets.postgres.errors import START_AGAIN, describe, read_error, write_error
@@ -38,33 +38,22 @@ from product_sync.targets.postgres.lock import already_running, holder_of, try_l
 from product_sync.targets.postgres.requirements import require_writable
 from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watched
 
-#: How long a transaction may stay in progress before the batch counts as failing, and how often it is asked about.
-_IN_PROGRESS_S: Final = 30.0
-_POLL_S: Final = 0.25
-#: How long the server may take to hear that an interrupted statement is not wanted any more.
+#: How long the server may take to cancel an interrupted statement.
 _CANCEL_S: Final = 5.0
-#: How long the server may take to flush what it has committed, and how often it is asked. Its own bound is three times
-#: wal_writer_delay, which is at most 10 s (manual, 28.4 "Asynchronous Commit").
-_FLUSH_S: Final = 30.0
-_FLUSH_POLL_S: Final = 0.01
-#: Of how many rows one is locked to have the log flushed: the first may be gone, or somebody else's.
-_ROWS_TO_FLUSH_BY: Final = 10
-#: From how many inserts on COPY is so much faster that a failed attempt is worth it.
+#: From this many inserts on COPY is so much faster that a failed attempt is worth it.
 _COPY_ROWS: Final = 200
 
 
 class PostgresWriter:
-    """`product_sync.schema.ports.TargetWriter` on PostgreSQL; closing it frees the lock.
+    """`product_sync.schema.ports.TargetWriter` on PostgreSQL. Closing it frees the lock.
 
-    Needs SELECT, INSERT and UPDATE on the one table, and DELETE for deletions. Opening it raises what `connect` and
+    Needs SELECT, INSERT and UPDATE on the table, and DELETE for deletions. Opening it raises what `connect` and
     `require_writable` raise, and `SyncAlreadyRunning` if another sync holds the lock for longer than ``lock_wait_s``
-    seconds; ``on_wait`` hears of it meanwhile. A writer that is only ``probing`` takes no lock, so that it is in no
-    sync's way, and is not opened beside one.
+    seconds; ``on_wait`` is called meanwhile. With ``probing`` it takes no lock and does not open while a sync runs.
 
-    With ``flush_within_s`` COMMIT does not wait for the disk, and `settle` does, so that others who commit at that
-    moment need not wait for our flush before theirs: the next of them flushes for both. If nobody has within that many
-    seconds, nobody is there to be in the way of, and `settle` has it done. Where a COMMIT waits for a replica too,
-    nothing is different.
+    With ``flush_within_s`` COMMIT does not wait for the disk, but `settle` does: other clients that commit at that
+    moment do not wait for our flush, and the first of them flushes for both. If nobody has within that many seconds,
+    `settle` has the log flushed. Nothing changes where COMMIT waits for a replica too.
     """
 
     def __init__(
@@ -81,24 +70,27 @@ class PostgresWriter:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url
-        self._layout = row_schema
+        self._row_schema = row_schema
         self._name = application_name(run_id)
         self._sleep = sleep
         self._watched = partial(watched, url=url, on_wait=on_wait, patience=patience)
         self._unknown: dict[str, Written] = {}
         self._unsettled: tuple[str, Written] | None = None
         self._flush_within_s = flush_within_s
-        self._flush = statements.flush(row_schema).as_bytes()
-        self._insert = statements.insert(row_schema).as_bytes()
-        self._update = statements.update(row_schema).as_bytes()
-        self._delete = statements.delete(row_schema).as_bytes()
+        self._insert = row_sql.insert(row_schema).as_bytes()
+        self._update = row_sql.update(row_schema).as_bytes()
+        self._delete = row_sql.delete(row_schema).as_bytes()
+        self._copies = binary.can_be_copied(row_schema)
         with ExitStack() as on_failure:
             connection = on_failure.enter_context(closing(connect(url, application_name=self._name)))
             self._watch = on_failure.enter_context(self._watched(connection))
             try:
                 self._session = _session(connection)
-                self._admit(connection, lock_wait_s, on_wait, probing=probing)
-                self._copies = binary_copy.is_possible(row_schema)
+                require_writable(connection, url, row_schema.table)
+                if not probing:
+                    wait_for_lock(connection, row_schema.table, wait_s=lock_wait_s, on_wait=on_wait, sleep=sleep)
+                elif (holder := holder_of(connection, row_schema.table)) is not None:
+                    raise already_running(holder, row_schema.table)
                 self._flushes_later = self._may_flush_later(connection)
             except psycopg.Error as error:
                 raise read_error(error, table=row_schema.table.qualified_name, broken=connection.closed) from error
@@ -112,7 +104,7 @@ class PostgresWriter:
         self.close()
 
     def close(self) -> None:
-        """Give the connection and with it the lock back. A transaction in progress is rolled back by the server."""
+        """Closes the connection, which frees the lock. The server rolls back a transaction in progress."""
         self._connection.close()
         self._open.close()
 
@@ -125,7 +117,7 @@ class PostgresWriter:
         try:
             with self._unless_table_changed(), self._transaction():
                 transaction = self._begin()
-                self._connection.execute(statements.DEFER_CONSTRAINTS)
+                self._connection.execute(session_sql.DEFER_CONSTRAINTS)
                 total = Written()
                 for step in steps:
                     written = self._insert_update_and_delete(step)
@@ -133,64 +125,24 @@ class PostgresWriter:
                         return Written()
                     total = total.joined(written)
                     done += 1
-                require_unchanged(self._connection, self._layout)
+                require_unchanged(self._connection, self._row_schema)
                 self._commit(transaction, total)
                 return total
         except RowsRefused as error:
             error.step = done if done < len(steps) else None
             raise
 
-    def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
-        with self._transaction():
-            try:
-                self._connection.execute(statements.BEGIN_READ, prepare=False)
-                return constraints.obstacles(self._connection, self._layout, batch)
-            except TableError as error:
-                raise EveryBatchWouldFail(error.message, hint=error.hint) from error
-
-    @contextmanager
-    def _unless_table_changed(self) -> Iterator[None]:
-        try:
-            yield
-        except (RowsRefused, EveryBatchWouldFail) as error:
-            # A column that was changed may refuse every row. It is not the rows then.
-            with self._transaction():
-                changes = changed(self._connection, self._layout)
-            if not changes or changes == error.message:
-                raise
-            raise EveryBatchWouldFail(
-                f"{changes} The server says: {error.message}", sqlstate=error.sqlstate, hint=START_AGAIN
-            ) from error.__cause__
-
     def probe(self, batch: WriteBatch) -> Written:
         return self._run(batch, self._begin_probe, self._check_deferred)
 
-    def _run(self, batch: WriteBatch, begin: Callable[[], str], end: Callable[[str, Written], None]) -> Written:
-        """One transaction. Many inserts go by COPY, which has no ON CONFLICT and does not say which rows a trigger
-        swallowed: where it fails for the rows' sake, or takes fewer, nothing of it is kept, and the statements that
-        can tell have the word."""
-        if self._copies and batch.inserts.num_rows >= _COPY_ROWS:
-            with suppress(RowsRefused), self._transaction():
-                transaction = begin()
-                if self._copy(batch.inserts) == batch.inserts.num_rows:
-                    inserted = frozenset(batch.inserts[self._layout.key.name].to_pylist())
-                    written = replace(self._update_and_delete(batch), inserted=inserted)
-                    require_unchanged(self._connection, self._layout)
-                    end(transaction, written)
-                    return written
-        with self._transaction():
-            transaction = begin()
-            written = self._insert_update_and_delete(batch)
-            require_unchanged(self._connection, self._layout)
-            end(transaction, written)
-        return written
+    def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
+        with self._transaction(), _table_errors_stop():
+            self._connection.execute(session_sql.BEGIN_READ, prepare=False)
+            return constraints.obstacles(self._connection, self._row_schema, batch)
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
-        with self._transaction():
-            try:
-                return reader.fetch(self._connection, self._layout, ids)
-            except TableError as error:
-                raise EveryBatchWouldFail(error.message, hint=error.hint) from error
+        with self._transaction(), _table_errors_stop():
+            return reader.fetch(self._connection, self._row_schema, ids)
 
     def settle(self) -> None:
         if self._unsettled is None:
@@ -198,67 +150,78 @@ class PostgresWriter:
         transaction, written = self._unsettled
         with self._transaction():
             try:
-                self._wait_for_flush(written)
+                commit_outcome.wait_for_flush(
+                    self._connection,
+                    self._row_schema,
+                    written,
+                    within_s=self._flush_within_s or 0.0,
+                    sleep=self._sleep,
+                )
             except psycopg.Error as error:
                 self._unknown[transaction] = written
                 raise CommitOutcomeUnknown(
-                    f"The server was lost before it had flushed a COMMIT: {describe(error)}",
+                    f"The connection was lost before a COMMIT was on the disk: {describe(error)}",
                     transaction=transaction,
                     written=written,
                 ) from error
         self._unsettled = None
 
     def was_committed(self, transaction: str) -> bool:
-        """As in the port. When in doubt it did not: running a batch again changes no row twice, counting it blindly
-        would hide rows that were never written. Doubt is a status that the server no longer knows, and a
-        commit that left no trace: a transaction id that was lost in a crash or a failover is given out again
-        and may be that of a stranger, so one of our rows must bear it."""
         with self._transaction():
-            if self._outcome(transaction) != "committed":
-                return False
-            written = self._unknown.get(transaction)
-            return written is None or self._left_traces(transaction, written)
+            return commit_outcome.was_committed(
+                self._connection, self._row_schema, transaction, self._unknown.get(transaction), sleep=self._sleep
+            )
 
     def reconnect(self) -> None:
         self.close()
         try:
             connection = connect(self._url, application_name=self._name)
         except (NotAttempted, ConfigurationError) as error:
-            # It could be opened once, so what is wrong now may be over soon (database notes, "Classes of errors").
+            # The first connection worked, so the cause may go away (database notes, "Classes of errors").
             raise TransientError(error.message, connection_lost=True) from error
         self._connection = connection
         self._watch = self._open.enter_context(self._watched(connection))
         with self._transaction():
             session = _session(connection)
-            if not try_lock(connection, self._layout.table):
-                self._take_from_former_session(connection)
+            if not try_lock(connection, self._row_schema.table):
+                self._end_former_session(connection)
             self._flushes_later = self._may_flush_later(connection)
             self._session = session
 
     def _may_flush_later(self, connection: psycopg.Connection) -> bool:
-        return self._flush_within_s is not None and _waits_for_its_disk(connection)
+        return self._flush_within_s is not None and commit_outcome.can_flush_later(connection)
 
-    def _admit(self, connection: psycopg.Connection, lock_wait_s: float, on_wait: OnWait, *, probing: bool) -> None:
-        """Let only a session through that can write, hold the lock and see every row."""
-        table = self._layout.table
-        require_writable(connection, self._url, table)
-        if not probing:
-            wait_for_lock(connection, table, wait_s=lock_wait_s, on_wait=on_wait, sleep=self._sleep)
-        elif (holder := holder_of(connection, table)) is not None:
-            raise already_running(holder, table)
-
-    def _take_from_former_session(self, connection: psycopg.Connection) -> None:
-        """The lock is taken: by our own lost session, which the server has not missed yet, or by another sync."""
-        holder = holder_of(connection, self._layout.table)
-        connection.execute(statements.END_FORMER_SESSION, self._session)
-        if holder is None or holder.backend == self._session[0]:
-            connection.close()
-            raise TransientError("The lost session still held the sync's lock; it was ended.", connection_lost=True)
+    def _end_former_session(self, connection: psycopg.Connection) -> None:
+        """The lock is held by our own lost session, which the server has not noticed yet, or by another sync."""
+        holder = holder_of(connection, self._row_schema.table)
+        connection.execute(session_sql.END_FORMER_SESSION, self._session)
         connection.close()
-        raise already_running(holder, self._layout.table)
+        if holder is None or holder.backend == self._session[0]:
+            raise TransientError("The lost session still held the sync's lock; it was ended.", connection_lost=True)
+        raise already_running(holder, self._row_schema.table)
+
+    def _run(self, batch: WriteBatch, begin: Callable[[], str], end: Callable[[str, Written], None]) -> Written:
+        """One transaction. Many inserts go by COPY, which has no ON CONFLICT and does not say which rows a trigger
+        swallowed. If it fails because of the rows, or takes fewer of them, it is rolled back, and the batch falls back
+        to INSERT … RETURNING."""
+        if self._copies and batch.inserts.num_rows >= _COPY_ROWS:
+            with suppress(RowsRefused), self._transaction():
+                transaction = begin()
+                if self._copy(batch.inserts) == batch.inserts.num_rows:
+                    inserted = frozenset(batch.inserts[self._row_schema.key.name].to_pylist())
+                    written = replace(self._update_and_delete(batch), inserted=inserted)
+                    require_unchanged(self._connection, self._row_schema)
+                    end(transaction, written)
+                    return written
+        with self._transaction():
+            transaction = begin()
+            written = self._insert_update_and_delete(batch)
+            require_unchanged(self._connection, self._row_schema)
+            end(transaction, written)
+        return written
 
     def _begin(self) -> str:
-        begin = statements.BEGIN_UNFLUSHED_WRITE if self._flushes_later else statements.BEGIN_WRITE
+        begin = session_sql.BEGIN_UNFLUSHED_WRITE if self._flushes_later else session_sql.BEGIN_WRITE
         cursor = self._connection.execute(begin, prepare=False)
         while cursor.nextset():
             pass
@@ -268,55 +231,48 @@ class PostgresWriter:
         return str(row[0])
 
     def _begin_probe(self) -> str:
-        self._connection.execute(statements.BEGIN_PROBE, prepare=False)
+        self._connection.execute(session_sql.BEGIN_PROBE, prepare=False)
         return ""
 
     def _check_deferred(self, _transaction: str, _written: Written) -> None:
-        self._connection.execute(statements.CHECK_DEFERRED)
+        self._connection.execute(session_sql.CHECK_DEFERRED)
 
     def _copy(self, rows: pa.Table) -> int:
-        """How many of the rows the server took."""
-        try:
-            return self._copy_in(rows)
-        except psycopg.errors.ProtocolViolation as error:
-            if self._connection.closed:
-                raise
-            # A column is wider than the bytes of its value: it has another type by now.
-            raise RowsRefused(describe(error), sqlstate=error.sqlstate) from error
-
-    def _copy_in(self, rows: pa.Table) -> int:
+        """Copies rows; returns how many the server took."""
         with self._connection.cursor() as cursor:
-            with cursor.copy(statements.copy_in(self._layout)) as copy:
-                is_sent = False
-                try:
-                    copy.write(binary_copy.encoded(rows, self._layout))
-                    is_sent = True
-                finally:
-                    if not is_sent and not self._connection.closed:
-                        # Leaving the block waits for the server, which may be waiting for a row.
-                        self._connection.cancel_safe(timeout=_CANCEL_S)
+            try:
+                with cursor.copy(row_sql.copy_in(self._row_schema)) as copy:
+                    is_sent = False
+                    try:
+                        copy.write(binary.copied(rows, self._row_schema))
+                        is_sent = True
+                    finally:
+                        if not is_sent and not self._connection.closed:
+                            # Leaving the block waits for the server, which may be waiting for a row lock.
+                            self._connection.cancel_safe(timeout=_CANCEL_S)
+            except psycopg.errors.ProtocolViolation as error:
+                if self._connection.closed:
+                    raise
+                # A column has another type now, which is wider than the bytes of the value.
+                raise RowsRefused(describe(error), sqlstate=error.sqlstate) from error
             return cursor.rowcount
 
     def _insert_update_and_delete(self, batch: WriteBatch) -> Written:
-        inserted = self._execute(self._insert, (batch.inserts, self._layout.columns))
+        inserted = self._execute(self._insert, (batch.inserts, self._row_schema.columns))
         return replace(self._update_and_delete(batch), inserted=inserted)
 
     def _update_and_delete(self, batch: WriteBatch) -> Written:
-        row_schema = self._layout
+        key, compared = self._row_schema.key, self._row_schema.compared
         return Written(
-            updated=self._execute(
-                self._update, (batch.new, (row_schema.key, *row_schema.compared)), (batch.old, row_schema.compared)
-            ),
-            deleted=self._execute(self._delete, (batch.deletes, row_schema.columns)),
+            updated=self._execute(self._update, (batch.new, (key, *compared)), (batch.old, compared)),
+            deleted=self._execute(self._delete, (batch.deletes, self._row_schema.columns)),
         )
 
     def _execute(self, statement: bytes, *parts: tuple[pa.Table, Sequence[RowColumn]]) -> frozenset[str]:
         """The ids that a statement wrote. ``parts`` are the tables and columns of its parameters, in order."""
         if not parts[0][0].num_rows:
             return frozenset()
-        parameters = [
-            binary_arrays.bound(table[column.name], column.type) for table, columns in parts for column in columns
-        ]
+        parameters = [binary.bound(table[column.name], column.type) for table, columns in parts for column in columns]
         return frozenset(key for (key,) in self._connection.execute(statement, parameters).fetchall())
 
     def _commit(self, transaction: str, written: Written) -> None:
@@ -329,49 +285,28 @@ class PostgresWriter:
                 self._unsettled = None
                 signals.commit_failed()
                 raise
-            # Whatever came before the connection broke, only the server knows whether COMMIT did.
             self._unknown[transaction] = written
             raise CommitOutcomeUnknown(
                 f"The answer to COMMIT was lost: {describe(error)}", transaction=transaction, written=written
             ) from error
 
-    def _wait_for_flush(self, written: Written) -> None:
-        ids = [binary_arrays.ids(sorted(written.inserted | written.updated)[:_ROWS_TO_FLUSH_BY])]
-        log = self._connection.execute(statements.WRITTEN_LOG).fetchone()
-        for look in range(int(_FLUSH_S / _FLUSH_POLL_S)):
-            if self._connection.execute(statements.IS_FLUSHED, log).fetchone() == (True,):
-                return
-            if look == int((self._flush_within_s or 0.0) / _FLUSH_POLL_S):
-                # Who may not update must wait until the server does it by itself.
-                with suppress(psycopg.errors.InsufficientPrivilege):
-                    self._connection.execute(self._flush, ids)
-            self._sleep(_FLUSH_POLL_S)
-        raise psycopg.OperationalError(f"the log is not on the disk after {_FLUSH_S:g} s")
-
-    def _outcome(self, transaction: str) -> str | None:
-        for _ in range(int(_IN_PROGRESS_S / _POLL_S)):
-            try:
-                row = self._connection.execute(statements.TRANSACTION_STATUS, [transaction]).fetchone()
-            except psycopg.errors.InvalidParameterValue:
-                # "transaction ID is in the future": a server that lost it in a crash has not got there again.
-                return None
-            if row != ("in progress",):
-                return None if row is None else row[0]
-            self._sleep(_POLL_S)
-        raise TransientError(f"Transaction {transaction} is still in progress after {_IN_PROGRESS_S:g} s.")
-
-    def _left_traces(self, transaction: str, written: Written) -> bool:
-        wrote = written.inserted | written.updated
-        row = self._connection.execute(
-            statements.written_by(self._layout),
-            [binary_arrays.ids(sorted(wrote)), transaction, binary_arrays.ids(sorted(written.deleted))],
-        ).fetchone()
-        bears_it, still_there = row or (False, True)
-        return bool(bears_it) if wrote else not still_there
+    @contextmanager
+    def _unless_table_changed(self) -> Iterator[None]:
+        """A column whose type was changed may refuse every row. Then the rows are not to blame."""
+        try:
+            yield
+        except (RowsRefused, EveryBatchWouldFail) as error:
+            with self._transaction():
+                changes = changed(self._connection, self._row_schema)
+            if not changes or changes == error.message:
+                raise
+            raise EveryBatchWouldFail(
+                f"{changes} The server says: {error.message}", sqlstate=error.sqlstate, hint=START_AGAIN
+            ) from error.__cause__
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Whatever happens inside: afterwards no transaction is open, and driver errors are the port's."""
+        """Afterwards no transaction is open, and driver errors are the port's."""
         try:
             try:
                 yield
@@ -392,34 +327,32 @@ class PostgresWriter:
             return
         try:
             if status is TransactionStatus.ACTIVE:
-                # Interrupted in mid-statement. A server that waits for a row does not see the connection close, and
-                # would keep our locks for as long as it waits.
+                # A statement was interrupted. While the server waits for a row lock it does not notice that the
+                # connection closes, and would keep our locks.
                 connection.cancel_safe(timeout=_CANCEL_S)
                 connection.close()
             else:
                 connection.rollback()
         except psycopg.Error:
-            # The server rolls back by itself once the connection is gone.
+            # The server rolls back by itself once the connection is closed.
             connection.close()
 
     def _in_recovery(self) -> bool:
         try:
-            return self._connection.execute(statements.IN_RECOVERY).fetchone() == (True,)
+            return self._connection.execute(session_sql.IN_RECOVERY).fetchone() == (True,)
         except psycopg.Error:
             return False
 
 
-def _waits_for_its_disk(connection: psycopg.Connection) -> bool:
+@contextmanager
+def _table_errors_stop() -> Iterator[None]:
     try:
-        return connection.execute(statements.WAITS_FOR_ITS_DISK).fetchone() == (True,)
-    except psycopg.Error:
-        # Some services do not let anybody see their log.
-        if connection.closed:
-            raise
-        return False
+        yield
+    except TableError as error:
+        raise EveryBatchWouldFail(error.message, hint=error.hint) from error
 
 
 def _session(connection: psycopg.Connection) -> tuple[int, str | None]:
-    """The server process of a connection and when it started."""
-    row = connection.execute(statements.BACKEND).fetchone()
+    """The server process of a connection, and when it started."""
+    row = connection.execute(session_sql.BACKEND).fetchone()
     return (connection.info.backend_pid, None) if row is None else (row[0], row[1])

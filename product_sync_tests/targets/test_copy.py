@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 from product_sync.errors import RowsRefused
-from product_sync.targets.postgres import binary_copy
+from product_sync.targets.postgres import binary
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.target_contract import write_batch
@@ -28,7 +28,7 @@ def test_every_type_that_copy_takes_arrives_as_it_is(cart_url: str) -> None:
         "f boolean, g timestamptz, h text)",
     )
     row_schema = layout_of(cart_url, "t")
-    assert binary_copy.is_possible(row_schema)
+    assert binary.can_be_copied(row_schema)
     values: dict[str, list[object]] = {
         "a": [-(2**15), 2**15 - 1, None],
         "b": [-(2**31), 2**31 - 1, None],
@@ -55,7 +55,7 @@ def test_every_type_that_copy_takes_arrives_as_it_is(cart_url: str) -> None:
 
 def test_numbers_that_travel_as_text_do_not_go_by_copy(cart_url: str) -> None:
     execute(cart_url, "CREATE TABLE t (id text PRIMARY KEY, price numeric(10,2))")
-    assert not binary_copy.is_possible(layout_of(cart_url, "t"))
+    assert not binary.can_be_copied(layout_of(cart_url, "t"))
 
 
 def test_a_row_that_appeared_meanwhile_is_left_alone_and_all_others_are_inserted(

@@ -1,0 +1,162 @@
+"""Questions to the server's catalogue about the target table. `session_sql` says how the statements are written."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psycopg import sql
+
+# Makes the server show type names without quotes, whatever the role has set.
+PLAIN_NAMES: Final = sql.SQL("SET quote_all_identifiers = off")
+
+# Finds a table by its exact name: OID, kind, whether its primary key is deferrable, and the key's columns.
+RELATION: Final = sql.SQL(
+    """
+    SELECT class.oid, class.relkind, COALESCE(pkey.condeferrable, false),
+           ARRAY(SELECT attribute.attname::pg_catalog.text
+                 FROM pg_catalog.unnest(pkey.conkey) WITH ORDINALITY AS key (attnum, place)
+                 JOIN pg_catalog.pg_attribute AS attribute
+                     ON attribute.attrelid = class.oid AND attribute.attnum = key.attnum
+                 ORDER BY place)
+    FROM pg_catalog.pg_class AS class
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    LEFT JOIN pg_catalog.pg_constraint AS pkey ON pkey.conrelid = class.oid AND pkey.contype = 'p'
+    WHERE namespace.nspname = $1::pg_catalog.text AND class.relname = $2::pg_catalog.text
+    """
+)
+
+# Lists the tables of a schema.
+TABLES: Final = sql.SQL(
+    """
+    SELECT class.relname::pg_catalog.text FROM pg_catalog.pg_class AS class
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE namespace.nspname = $1::pg_catalog.text AND class.relkind IN ('r', 'p')
+    ORDER BY 1
+    """
+)
+
+# Describes the columns of a table: name, type as the server writes it, name and modifier of a built-in type, NOT NULL,
+# default, `s` for a stored generated column, `a` for an identity that is always generated, and the collation if texts
+# that differ may be equal under it.
+COLUMNS: Final = sql.SQL(
+    """
+    SELECT attribute.attname::pg_catalog.text,
+           pg_catalog.format_type(attribute.atttypid, attribute.atttypmod),
+           CASE WHEN namespace.nspname = 'pg_catalog' THEN type.typname::pg_catalog.text END,
+           attribute.atttypmod, attribute.attnotnull, attribute.atthasdef, attribute.attgenerated::pg_catalog.text,
+           attribute.attidentity::pg_catalog.text,
+           CASE WHEN NOT collation_.collisdeterministic THEN collation_.collname::pg_catalog.text END
+    FROM pg_catalog.pg_attribute AS attribute
+    JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = type.typnamespace
+    LEFT JOIN pg_catalog.pg_collation AS collation_ ON collation_.oid = attribute.attcollation
+    WHERE attribute.attrelid = $1::pg_catalog.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+    ORDER BY attribute.attnum
+    """
+)
+
+# Shows the types of a table's columns during a run. The session keeps its own settings, so quotes are taken out.
+TYPES_NOW: Final = sql.SQL(
+    """
+    SELECT attribute.attname::pg_catalog.text,
+           pg_catalog.replace(pg_catalog.format_type(attribute.atttypid, attribute.atttypmod), '"', '')
+    FROM pg_catalog.pg_attribute AS attribute
+    JOIN pg_catalog.pg_class AS class ON class.oid = attribute.attrelid
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE namespace.nspname = $1::pg_catalog.text AND class.relname = $2::pg_catalog.text
+      AND attribute.attnum > 0 AND NOT attribute.attisdropped
+    """
+)
+
+# Estimates the number of rows: the density at the last ANALYZE times the size now, over all partitions. A table that
+# was never analysed counts as one row per 100 bytes.
+ESTIMATED_COUNT: Final = sql.SQL(
+    """
+    WITH target AS (SELECT $1::pg_catalog.oid AS oid)
+    SELECT COALESCE(sum(
+        pg_catalog.pg_relation_size(class.oid)
+        * CASE WHEN class.reltuples >= 0 AND class.relpages > 0
+               THEN class.reltuples / (class.relpages * pg_catalog.current_setting('block_size')::pg_catalog.float8)
+               ELSE 0.01 END
+    ), 0)::pg_catalog.int8
+    FROM pg_catalog.pg_class AS class, target
+    WHERE class.oid = target.oid
+       OR class.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(target.oid) WHERE isleaf)
+    """
+)
+
+# Says whether row-level security may hide rows from this role.
+ROW_SECURITY: Final = sql.SQL("SELECT pg_catalog.row_security_active($1::pg_catalog.oid)")
+
+# Shows the role's rights on the schema and on the whole table.
+TABLE_RIGHTS: Final = sql.SQL(
+    """
+    SELECT pg_catalog.has_schema_privilege(class.relnamespace, 'USAGE'),
+           pg_catalog.has_table_privilege(class.oid, 'DELETE')
+    FROM pg_catalog.pg_class AS class WHERE class.oid = $1::pg_catalog.oid
+    """
+)
+
+# Shows the role's rights per column. A grant on the table implies them; grants on the columns alone are enough.
+COLUMN_RIGHTS: Final = sql.SQL(
+    """
+    SELECT attribute.attname::pg_catalog.text, right_.name
+    FROM pg_catalog.pg_attribute AS attribute
+    CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS right_ (name)
+    WHERE attribute.attrelid = $1::pg_catalog.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+      AND pg_catalog.has_column_privilege(attribute.attrelid, attribute.attnum, right_.name)
+    """
+)
+
+# Lists the users' triggers on the table and its partitions. A probe would run them too.
+USER_TRIGGERS: Final = sql.SQL(
+    """
+    SELECT DISTINCT tgname::pg_catalog.text FROM pg_catalog.pg_trigger
+    WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')
+      AND (tgrelid = $1::pg_catalog.oid
+           OR tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid)))
+    ORDER BY 1
+    """
+)
+
+# Lists the rules that break the statements of a sync (manual, "CREATE RULE"): any rule on INSERT or UPDATE makes the
+# server refuse INSERT … ON CONFLICT, a rule on DELETE with INSTEAD makes it refuse DELETE … RETURNING, and COPY ignores
+# rules.
+RULES: Final = sql.SQL(
+    """
+    SELECT rulename::pg_catalog.text FROM pg_catalog.pg_rewrite
+    WHERE ev_class = $1::pg_catalog.oid AND ev_enabled IN ('O', 'A')
+      AND (ev_type IN ('2', '3') OR ev_type = '4' AND is_instead)
+    ORDER BY 1
+    """
+)
+
+# Lists tables that inherit from this table without being partitions, and partitions that are foreign tables.
+HEIRS: Final = sql.SQL(
+    """
+    SELECT heir.oid::pg_catalog.regclass::pg_catalog.text, heir.relispartition
+    FROM pg_catalog.pg_inherits AS link
+    JOIN pg_catalog.pg_class AS heir ON heir.oid = link.inhrelid
+    WHERE link.inhparent = $1::pg_catalog.oid AND NOT heir.relispartition
+    UNION ALL
+    SELECT part.oid::pg_catalog.regclass::pg_catalog.text, true
+    FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid) AS tree
+    JOIN pg_catalog.pg_class AS part ON part.oid = tree.relid
+    WHERE part.relkind = 'f'
+    ORDER BY 1
+    """
+)
+
+# Lists foreign keys that reference the table or one of its partitions, and what a deletion does to them.
+FOREIGN_KEYS: Final = sql.SQL(
+    """
+    SELECT conname::pg_catalog.text, conrelid::pg_catalog.regclass::pg_catalog.text,
+           CASE confdeltype WHEN 'a' THEN 'NO ACTION' WHEN 'r' THEN 'RESTRICT' WHEN 'c' THEN 'CASCADE'
+                            WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT' END
+    FROM pg_catalog.pg_constraint
+    WHERE contype = 'f' AND conparentid = 0
+      AND (confrelid = $1::pg_catalog.oid
+           OR confrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid)))
+    ORDER BY 1
+    """
+)

@@ -1,0 +1,119 @@
+"""Every supported column type in one table: how reflection finds it, how its values travel, how they are compared.
+
+To support another PostgreSQL type, add it to `product_sync.schema.records.TypeName` with its Arrow type, and one entry
+to `_TYPES` here. A type that is not known to be exact has no entry: the mapping refuses it by name. A type that is read
+wrongly here would let values through that the server rounds or pads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, LiteralString
+
+from psycopg import sql
+from psycopg.postgres import types
+
+from product_sync.schema.records import ColumnType, TypeName
+
+#: BSON dates have milliseconds; a column with fewer digits would round them.
+_MILLISECONDS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class WireFormat:
+    """How the values of a column type travel to the server and back, in binary.
+
+    ``sent_as`` is the built-in type that is sent, ``dtype`` its fixed-size binary form or ``None`` for text, and
+    ``cast`` the column's own type where that is another one. ``read`` is the SQL that reads a column, ``read_as`` the
+    type of its result. ``compare`` is the SQL that compare-and-swap compares with the value that was read: where
+    reading loses something, it must lose the same, or such a row could never be written again.
+    """
+
+    sent_as: str
+    dtype: str | None = None
+    cast: str | None = None
+    read: LiteralString = "{}"
+    read_as: str = ""
+    compare: LiteralString = "{}"
+
+    @property
+    def sent_oid(self) -> int:
+        return types[self.sent_as].oid
+
+    @property
+    def read_type(self) -> str:
+        return self.read_as or self.sent_as
+
+    @property
+    def read_oid(self) -> int:
+        return types[self.read_type].oid
+
+    def parsed(self, element: sql.Composable) -> sql.Composed:
+        """The SQL that makes the column's type of a value that was sent."""
+        return self._cast(element, "")
+
+    def parsed_ids(self, parameter: LiteralString) -> sql.Composed:
+        """The SQL that makes an array of the column's type of ids that were sent as text."""
+        return self._cast(sql.SQL(parameter + "::pg_catalog.text[]"), "[]")
+
+    def _cast(self, value: sql.Composable, suffix: LiteralString) -> sql.Composed:
+        if self.cast is None:
+            return sql.Composed([value])
+        return sql.SQL("{}::pg_catalog.{}" + suffix).format(value, sql.Identifier(self.cast))
+
+    def shown(self, column: sql.Composable) -> sql.Composed:
+        return sql.SQL(self.read).format(column)
+
+    def compared(self, column: sql.Composable) -> sql.Composed:
+        return sql.SQL(self.compare).format(column)
+
+
+_AS_TEXT: Final = "{}::pg_catalog.text"
+#: What `binary.canonical` makes of a moment that microseconds since 1970 do not reach.
+_AS_READ: Final = "CASE WHEN pg_catalog.isfinite({0}) THEN LEAST({0}, '294247-01-10 04:00:54.775806+00') ELSE {0} END"
+#: By the server's own name of the type (pg_type.typname).
+_TYPES: Final[dict[str, tuple[TypeName, WireFormat]]] = {
+    "int2": (TypeName.SMALLINT, WireFormat("int2", ">i2")),
+    "int4": (TypeName.INTEGER, WireFormat("int4", ">i4")),
+    "int8": (TypeName.BIGINT, WireFormat("int8", ">i8")),
+    "float4": (TypeName.REAL, WireFormat("float4", ">f4")),
+    "float8": (TypeName.DOUBLE, WireFormat("float8", ">f8")),
+    "bool": (TypeName.BOOLEAN, WireFormat("bool", ">i1")),
+    # Read as bytes: neither ADBC nor psycopg can hold the infinite ones.
+    "timestamptz": (
+        TypeName.TIMESTAMPTZ,
+        WireFormat("timestamptz", ">i8", read="pg_catalog.timestamptz_send({})", read_as="bytea", compare=_AS_READ),
+    ),
+    "text": (TypeName.TEXT, WireFormat("text")),
+    "varchar": (TypeName.VARCHAR, WireFormat("text", read=_AS_TEXT)),
+    "uuid": (TypeName.UUID, WireFormat("text", cast="uuid", read=_AS_TEXT)),
+    # 99.90 and 99.9 are one value, so they must be read as one text.
+    "numeric": (
+        TypeName.NUMERIC,
+        WireFormat("text", cast="numeric", read="pg_catalog.trim_scale({})::pg_catalog.text"),
+    ),
+}
+_FORMATS: Final = dict(_TYPES.values())
+
+
+def wire_format(column_type: ColumnType) -> WireFormat:
+    return _FORMATS[column_type.name]
+
+
+def column_type(name: str | None, modifier: int) -> ColumnType | None:
+    """The type of a column by the name and the modifier that the catalogue has (pg_attribute.atttypmod), or ``None`` if
+    it is not supported."""
+    if name not in _TYPES:
+        return None
+    known = _TYPES[name][0]
+    if modifier < 0:
+        return ColumnType(known)
+    match known:
+        case TypeName.VARCHAR:
+            return ColumnType(known, length=modifier - 4)
+        case TypeName.NUMERIC:
+            precision, scale = (modifier - 4) >> 16, ((modifier - 4) & 0x7FF ^ 0x400) - 0x400
+            return ColumnType(known, precision=precision, scale=scale) if 0 <= scale <= precision else None
+        case TypeName.TIMESTAMPTZ:
+            return ColumnType(known) if modifier >= _MILLISECONDS else None
+    return ColumnType(known)

@@ -1,0 +1,179 @@
+"""Statements that read and write rows of the target, composed from the row schema.
+
+Values are bound, as one array per column; identifiers are composed. `session_sql` says how names are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from psycopg import sql
+
+from product_sync.schema.records import ColumnType
+from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.targets.postgres.column_types import WireFormat, wire_format
+
+
+def table(row_schema: RowSchema) -> sql.Identifier:
+    return sql.Identifier(row_schema.table.schema, row_schema.table.name)
+
+
+def select_all(row_schema: RowSchema) -> sql.Composed:
+    """Reads every row, in canonical values."""
+    return sql.SQL("SELECT {} FROM {} AS p").format(_shown(row_schema), table(row_schema))
+
+
+def count(row_schema: RowSchema) -> sql.Composed:
+    """Counts the rows."""
+    return sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(table(row_schema))
+
+
+def select_by_ids(row_schema: RowSchema) -> sql.Composed:
+    """Reads the rows of the ids in ``$1``. ``= ANY`` of an array uses the index of the key."""
+    return sql.SQL("SELECT {} FROM {} AS p WHERE p.{} = ANY ({})").format(
+        _shown(row_schema), table(row_schema), key(row_schema), ids(row_schema)
+    )
+
+
+def insert(row_schema: RowSchema) -> sql.Composed:
+    """Inserts the rows whose id is not there yet. The conflict target is named: without it the server would skip rows
+    that violate another unique constraint, without an error."""
+    rows = _bound(row_schema, _numbered("n", row_schema.values))
+    return sql.SQL(
+        "INSERT INTO {table} AS p ({columns}) SELECT {values} FROM {rows} ON CONFLICT ({key}) DO NOTHING RETURNING {id}"
+    ).format(
+        table=table(row_schema),
+        columns=comma(sql.Identifier(column.name) for column in row_schema.columns),
+        values=comma(rows.values()),
+        rows=rows.unnested(),
+        key=key(row_schema),
+        id=_id(row_schema),
+    )
+
+
+def copy_in(row_schema: RowSchema) -> sql.Composed:
+    """Inserts rows by the fastest way. One row that is already there fails them all."""
+    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
+        table(row_schema), comma(sql.Identifier(column.name) for column in row_schema.columns)
+    )
+
+
+def update(row_schema: RowSchema) -> sql.Composed:
+    """Updates rows by compare-and-swap: only where the row still holds the old values. The key is not part of the row
+    comparison, because the server would not use its index then."""
+    new, old = _numbered("n", row_schema.compared), _numbered("o", row_schema.compared)
+    rows = _bound(row_schema, [*new, *old])
+    return sql.SQL(
+        "UPDATE {table} AS p SET {assignments} FROM {rows} WHERE p.{key} = {k} AND {unchanged} RETURNING {id}"
+    ).format(
+        table=table(row_schema),
+        assignments=comma(
+            sql.SQL("{} = {}").format(sql.Identifier(column.name), rows.value(alias)) for alias, column in new
+        ),
+        rows=rows.unnested(),
+        key=key(row_schema),
+        k=rows.value("k"),
+        unchanged=_unchanged(rows, old),
+        id=_id(row_schema),
+    )
+
+
+def delete(row_schema: RowSchema) -> sql.Composed:
+    """Deletes rows by compare-and-swap: only where the row still holds all the values that were read."""
+    old = _numbered("o", row_schema.values)
+    rows = _bound(row_schema, old)
+    return sql.SQL("DELETE FROM {table} AS p USING {rows} WHERE p.{key} = {k} AND {unchanged} RETURNING {id}").format(
+        table=table(row_schema),
+        rows=rows.unnested(),
+        key=key(row_schema),
+        k=rows.value("k"),
+        unchanged=_unchanged(rows, old),
+        id=_id(row_schema),
+    )
+
+
+def written_by(row_schema: RowSchema) -> sql.Composed:
+    """Says whether transaction ``$2`` was the last to write one of the rows ``$1``, and whether one of the rows ``$3``
+    exists. ``xmin`` is the low 32 bits of the transaction that wrote a row (manual, 5.6 "System Columns")."""
+    return sql.SQL(
+        """
+        SELECT EXISTS (SELECT FROM {table} AS p WHERE p.{key} = ANY ({wrote})
+                       AND p.xmin = $2::pg_catalog.text::pg_catalog.xid8::pg_catalog.xid),
+               EXISTS (SELECT FROM {table} AS p WHERE p.{key} = ANY ({deleted}))
+        """
+    ).format(
+        table=table(row_schema),
+        key=key(row_schema),
+        wrote=ids(row_schema),
+        deleted=_key_format(row_schema).parsed_ids("$3"),
+    )
+
+
+def flush(row_schema: RowSchema) -> sql.Composed:
+    """Makes the next COMMIT flush the log, with everything before it, without changing a row: takes the weakest lock on
+    one of the rows ``$1``, without waiting for it."""
+    return sql.SQL("SELECT FROM {} AS p WHERE p.{} = ANY ({}) LIMIT 1 FOR KEY SHARE SKIP LOCKED").format(
+        table(row_schema), key(row_schema), ids(row_schema)
+    )
+
+
+def key(row_schema: RowSchema) -> sql.Identifier:
+    return sql.Identifier(row_schema.key.name)
+
+
+def ids(row_schema: RowSchema) -> sql.Composed:
+    """The ids in ``$1`` as an array of the key's type."""
+    return _key_format(row_schema).parsed_ids("$1")
+
+
+def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
+
+
+class BoundRows:
+    """Bound arrays as rows: ``ROWS FROM (unnest($1::…[]), unnest($2::…[])) AS u (alias, alias)``, with the parameters
+    in the given order. ``unnest`` of several arrays is short for this, but takes no schema before its name."""
+
+    def __init__(self, columns: Iterable[tuple[str, ColumnType]]) -> None:
+        self._formats = {alias: wire_format(column_type) for alias, column_type in columns}
+
+    def unnested(self) -> sql.Composed:
+        arrays = (
+            sql.SQL(f"pg_catalog.unnest(${number}::pg_catalog.{{}}[])").format(sql.Identifier(form.sent_as))
+            for number, form in enumerate(self._formats.values(), start=1)
+        )
+        return sql.SQL("ROWS FROM ({}) AS u ({})").format(comma(arrays), comma(map(sql.Identifier, self._formats)))
+
+    def value(self, alias: str) -> sql.Composed:
+        return self._formats[alias].parsed(sql.Identifier("u", alias))
+
+    def values(self) -> list[sql.Composed]:
+        return [self.value(alias) for alias in self._formats]
+
+
+def _bound(row_schema: RowSchema, columns: Sequence[tuple[str, RowColumn]]) -> BoundRows:
+    """The key as ``k``, then ``columns``."""
+    return BoundRows([("k", row_schema.key.type), *((alias, column.type) for alias, column in columns)])
+
+
+def _numbered(prefix: str, columns: Iterable[RowColumn]) -> list[tuple[str, RowColumn]]:
+    return [(f"{prefix}{number}", column) for number, column in enumerate(columns)]
+
+
+def _unchanged(rows: BoundRows, old: Sequence[tuple[str, RowColumn]]) -> sql.Composed:
+    return sql.SQL("ROW({}) IS NOT DISTINCT FROM ROW({})").format(
+        comma(wire_format(column.type).compared(sql.Identifier("p", column.name)) for _, column in old),
+        comma(rows.value(alias) for alias, _ in old),
+    )
+
+
+def _shown(row_schema: RowSchema) -> sql.Composed:
+    return comma(wire_format(column.type).shown(sql.Identifier("p", column.name)) for column in row_schema.columns)
+
+
+def _id(row_schema: RowSchema) -> sql.Composed:
+    return sql.SQL("{}::pg_catalog.text").format(sql.Identifier("p", row_schema.key.name))
+
+
+def _key_format(row_schema: RowSchema) -> WireFormat:
+    return wire_format(row_schema.key.type)
