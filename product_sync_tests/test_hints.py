@@ -1,6 +1,6 @@
 """Every hint that is a command works when it is pasted.
 
-All of them are made by `core.commands`, found in the source and executed here: SQL on the server, commands through the
+All of them are made by `runtime.hints`, found in the source and executed here: SQL on the server, commands through the
 command line. Other hints name no command (docs/decisions/0092).
 """
 
@@ -68,7 +68,7 @@ def is_maker(function: ast.expr) -> bool:
     return (
         isinstance(function, ast.Attribute)
         and isinstance(function.value, ast.Name)
-        and function.value.id == "commands"
+        and function.value.id == "hints"
         and function.attr in MAKERS
     )
 
@@ -264,7 +264,7 @@ def test_no_other_text_for_people_looks_like_a_command() -> None:
 
 
 def said(tree: ast.Module) -> Iterator[ast.Constant]:
-    """The texts of a module, without its documentation, the help of its options, and what `core.commands` makes."""
+    """The texts of a module, without its documentation, the help of its options, and what `runtime.hints` makes."""
     hidden: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):

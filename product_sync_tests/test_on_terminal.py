@@ -152,10 +152,10 @@ REPORTS: list[Report] = [
 ]  # fmt: skip
 _SHOW = """
 import pickle, sys
-from product_sync import terminal
+from product_sync.terminal import summaries
 for report in pickle.load(open(sys.argv[1], "rb")):
     kind = type(report).__name__.removesuffix("Report").lower()
-    getattr(terminal, {"sync": "show_sync", "validation": "show_validation", "stats": "show_stats"}[kind])(report)
+    getattr(summaries, {"sync": "show_sync", "validation": "show_validation", "stats": "show_stats"}[kind])(report)
 """
 
 
