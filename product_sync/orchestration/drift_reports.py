@@ -1,8 +1,8 @@
 """Writes the drift report of a run and links it from the run, as the newest state of the asset `names.DRIFT_REPORT`.
 
 Whoever knows first what became of the drift records it: the load, a dry run of it, or the check that refused to let it
-begin (docs/decisions/0042). The checks after a load put their verdict into its report. A report that cannot be written
-is told in the log and changes nothing else.
+begin (docs/decisions/0042). The checks after a load put their conclusion into its report. A report that cannot be
+written is told in the log and changes nothing else.
 """
 
 import os
@@ -49,10 +49,10 @@ def conclude_drift_report(
     path = sync_run.folder.report(sync_run.files.run_id)
     try:
         if path.exists():
-            page = drift_page.conclude(path.read_text(encoding="utf-8"), accounting.final_verdict(check_results))
+            page = drift_page.conclude(path.read_text(encoding="utf-8"), accounting.conclusion(check_results))
             sync_run.folder.write_report(sync_run.files.run_id, page)
     except (LocalStorageError, OSError) as error:
-        context.log.warning("The verdict could not be written into the drift report: %s", error)
+        context.log.warning("The conclusion could not be written into the drift report: %s", error)
 
 
 def _write(sync_run: SyncRun, outcome: str, result: LoadResult | None, settings: ReportSettings) -> Metadata:

@@ -106,7 +106,7 @@ def gather(sync_run: SyncRun, outcome: str, result: LoadResult | None) -> DriftR
         read_at=read_at,
         counts=counts,
         outcome=outcome,
-        verdict=accounting.first_verdict(counts, result),
+        verdict=accounting.conclusion_before_proof(counts, result),
         done=done,
         found=accounting.found(counts),
         accounted=accounting.accounted(

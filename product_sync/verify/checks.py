@@ -1,7 +1,7 @@
-"""The six checks as pure functions: numbers in, a verdict with the next step out (design section 6).
+"""The six checks: pure functions that take numbers and return a result with the next step.
 
-They decide whether a run is green. Kept apart from whoever asks, so that the command line, the checks in the UI
-and the tests cannot come to different conclusions.
+They decide whether a run is green. The command line, the checks in the UI and the dry run all call them, so they cannot
+come to different conclusions.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from product_sync.verify.verification import Verification
 MAX_SHRINK = 0.20
 MASS_CHANGE_ROWS = 100
 MASS_CHANGE_SHARE = 0.5
-#: Rows that a verdict explains.
-_TOLD_EXCLUSIONS = 3
+#: How many excluded rows a result explains.
+_SHOWN_EXCLUSIONS = 3
 
 
 class Severity(StrEnum):
-    """What a verdict that did not pass means: ERROR turns the run red, WARN does not."""
+    """What a check that did not pass means: ERROR turns the run red, WARN does not."""
 
     ERROR = "ERROR"
     WARN = "WARN"
@@ -31,8 +31,8 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """``severity`` matters only where ``passed`` is false. ``numbers`` hold what was judged, zeros too, and first ids;
-    ``description`` says what is wrong and what to do next."""
+    """``severity`` matters only if ``passed`` is false. ``numbers`` holds every count that the check used, zeros too,
+    and the first ids. ``description`` says what is wrong and what to do next."""
 
     check: str
     passed: bool
@@ -40,13 +40,22 @@ class CheckResult:
     numbers: Mapping[str, int | float | str | list[str] | None]
     description: str
 
+    @property
+    def is_red(self) -> bool:
+        return not self.passed and self.severity is Severity.ERROR
+
+    @property
+    def warns(self) -> bool:
+        return not self.passed and self.severity is Severity.WARN
+
 
 def source_looks_complete(documents: int, baseline: int | None, accepted: int | None) -> CheckResult:
-    """Neither empty nor more than 20 % smaller than at the last run that passed (``baseline``, ``None`` before the
-    first). ``accepted`` is the count from which on a person has said that it is right: with 0 an empty source too."""
-    told = accepted is not None and documents >= accepted
+    """The source is not empty, and not more than 20 % smaller than at the last run that passed (``baseline``, ``None``
+    before the first). A person accepts every source of at least ``accepted`` documents; 0 accepts an empty one."""
+    is_accepted = accepted is not None and documents >= accepted
     shrunk = baseline is not None and documents < (1 - MAX_SHRINK) * baseline
-    if documents > 0 and not shrunk:
+    looks_complete = documents > 0 and not shrunk
+    if looks_complete:
         description = f"{_count(documents, 'document')} read."
         if baseline is None:
             description += " No count of an earlier run that passed is known to compare it with."
@@ -54,17 +63,16 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
         description = "The source is empty."
     else:
         description = f"{_count(documents, 'document')} read, {baseline} at the last run that passed."
-    passed = told or (documents > 0 and not shrunk)
-    if not passed:
+    if not looks_complete and not is_accepted:
         description += (
-            " Nothing was compared or written. See whether the collection is whole; if it is, run"
+            " Nothing was compared or written. Check that the collection is complete. If it is, run"
             f" `{hints.shell('product-sync', 'sync', '--accept-source-count', str(documents))}`."
         )
-    elif told and (documents == 0 or shrunk):
+    elif not looks_complete:
         description += f" Accepted by accept_source_count = {accepted}."
     return CheckResult(
         "source_looks_complete",
-        passed,
+        looks_complete or is_accepted,
         Severity.ERROR,
         {"source_count": documents, "baseline": baseline, "accepted": accepted},
         description,
@@ -72,15 +80,15 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
 
 
 def change_is_plausible(changed: int, target_count: int, accepted: bool) -> CheckResult:
-    """Not more than 100 rows and, at the same time, more than half of the target would be overwritten."""
+    """No more than 100 rows, or no more than half of the target, would be overwritten."""
     massive = changed > MASS_CHANGE_ROWS and changed > MASS_CHANGE_SHARE * target_count
     description = f"{changed} of {_count(target_count, 'row')} of the target would be overwritten."
     if massive and accepted:
         description += " Accepted by accept_changes."
     elif massive:
         description += (
-            " Nothing was written. Look at the first differences: a mistake in the mapping or in the source would"
-            f" look like this. If they are right, run `{hints.shell('product-sync', 'sync', '--accept-changes')}`."
+            " Nothing was written. Check the first differences: they may come from a mistake in the mapping or in the"
+            f" source. If they are right, run `{hints.shell('product-sync', 'sync', '--accept-changes')}`."
         )
     return CheckResult(
         "change_is_plausible",
@@ -92,8 +100,8 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool) -> Chec
 
 
 def target_matches_source(verification: Verification, load: LoadResult | None = None) -> CheckResult:
-    """Nothing is missing and nothing is changed, apart from the quarantined. ``load`` is what this run has loaded: it
-    knows of which rows other rows were in the way."""
+    """Nothing is missing or changed, apart from the quarantined. ``load`` is the load of this run: it knows the rows
+    that could not be written because other rows are in the way."""
     excluded = load.excluded if load else 0
     if verification.valid:
         apart = f" apart from {verification.quarantined} in quarantine" if verification.quarantined else ""
@@ -106,9 +114,9 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
             f" {verification.changed} changed{_first(verification.changed_ids)}."
         )
         if load and excluded:
-            messages = " ".join(exclusion.message for exclusion in load.exclusions[:_TOLD_EXCLUSIONS])
+            messages = " ".join(exclusion.message for exclusion in load.exclusions[:_SHOWN_EXCLUSIONS])
             rows = f"{_count(excluded, 'row')} could not be written, because another row is in the way"
-            description += f" {rows}{':' if excluded <= _TOLD_EXCLUSIONS else ', the first:'} {messages}"
+            description += f" {rows}{':' if excluded <= _SHOWN_EXCLUSIONS else ', the first:'} {messages}"
         if verification.missing + verification.changed > excluded:
             again = hints.shell("product-sync", "sync")
             description += f" Run `{again}`; if they come back, something else writes to the target."
@@ -136,7 +144,7 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
 
 
 def every_batch_loaded(result: LoadResult) -> CheckResult:
-    """No batch failed, and none was left out."""
+    """Every batch was attempted, and none failed."""
     passed = result.failed_batches == 0 and result.not_attempted_batches == 0 and result.stop is None
     if passed:
         description = f"{_count(result.batches, 'batch', 'batches')} loaded."
@@ -166,8 +174,8 @@ def every_batch_loaded(result: LoadResult) -> CheckResult:
 def quarantine_within_budget(
     quarantined: int, source_count: int, by_reason: Mapping[str, int], budget: float
 ) -> CheckResult:
-    """No document is in quarantine; more than the share ``budget`` of the source is an error. ``by_reason`` counts
-    documents by code."""
+    """No document is in quarantine. More than the share ``budget`` of the source is an error. ``by_reason`` has the
+    number of documents by reason code."""
     over = quarantined > budget * source_count
     if quarantined == 0:
         description = "No document is in quarantine."
@@ -175,7 +183,7 @@ def quarantine_within_budget(
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(by_reason.items()) if count)
         description = (
             f"{quarantined} of {_count(source_count, 'document')} cannot be copied ({reasons})."
-            " Look at them in quarantined_products and mend them in the source."
+            " They are listed in quarantined_products. Correct them in the source."
         )
         if over:
             description += f" That is more than {_percent(budget)} of the source, which quarantine_budget allows."
@@ -189,7 +197,7 @@ def quarantine_within_budget(
 
 
 def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kept_referenced: int = 0) -> CheckResult:
-    """Nothing is in the target that is not in the source. ``ids`` are the first of them."""
+    """Every row of the target has a document in the source. ``ids`` are the first ids that have none."""
     extra = counts.extra
     if extra == 0:
         description = "The target holds no product that the source does not have."

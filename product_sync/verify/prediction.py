@@ -1,7 +1,6 @@
-"""Predicts, in a dry run, which checks a sync would fail, in the sentences of the checks themselves.
+"""Predicts in a dry run which checks a sync would fail, in the sentences of the checks.
 
-Without it a dry run counts what would be written and says nothing of what would stop the sync or turn it red. Two
-checks cannot be predicted, because they are about what the load does: every_batch_loaded and target_matches_source.
+Two checks cannot be predicted, because they are about the load: every_batch_loaded and target_matches_source.
 """
 
 from __future__ import annotations
@@ -19,26 +18,17 @@ PRIVILEGES = "privileges"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What each check would say of a sync that starts now."""
+    """The results that the checks of a sync would have if it started now."""
 
     check_results: tuple[CheckResult, ...]
 
     @property
     def failed(self) -> list[CheckResult]:
-        """Those that would turn the sync red."""
-        return [
-            check_result
-            for check_result in self.check_results
-            if not check_result.passed and check_result.severity is Severity.ERROR
-        ]
+        return [result for result in self.check_results if result.is_red]
 
     @property
     def warnings(self) -> list[CheckResult]:
-        return [
-            check_result
-            for check_result in self.check_results
-            if not check_result.passed and check_result.severity is Severity.WARN
-        ]
+        return [result for result in self.check_results if result.warns]
 
     @property
     def would_pass(self) -> bool:
@@ -66,9 +56,9 @@ def predict(
     deletion_obstacle: str | None,
     first_extra: tuple[str, ...] = (),
 ) -> Prediction:
-    """``source`` and ``change`` are the verdicts on what the dry run has read. ``lacking`` says which privileges the
-    load would need and the role has not, or is empty. ``deletes`` says that extra rows are to be deleted,
-    ``deletion_obstacle`` why they would not be."""
+    """``source`` and ``change`` are the results of the checks that the dry run has made. ``lacking`` names the
+    privileges that the role lacks for the load, or is empty. ``deletes`` says that extra rows are to be deleted,
+    ``deletion_obstacle`` why they would not be deleted."""
     quarantine = checks.quarantine_within_budget(
         counts.quarantined, counts.source_count, quarantined_by_reason, quarantine_budget
     )

@@ -1,7 +1,7 @@
-"""Looks up the differences of a run in the snapshots of earlier runs: what `evidence` reasons from.
+"""Looks up the differences of a run in the snapshots of earlier runs, as observations for `drift_cause`.
 
-Only the first differences of each kind are looked up, by id, in files that are there anyway. Every column of a file but
-the ids is read for the rows that were found, so a look costs a scan of the ids.
+Only the first differences of each kind are looked up, by id, in files that exist anyway. Other columns than the id are
+read only from row groups with one of these ids.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from product_sync.compare.rule import same_values
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import ID_TYPE, RowColumn, RowSchema
 from product_sync.state.files import opened, pages
-from product_sync.verify.drift_cause import Explanation, Side, Sighting, explain
+from product_sync.verify.drift_cause import Explanation, Observation, Side, explain
 
-#: A run that has begun meanwhile removes the oldest files; and one may be damaged.
-_NO_EVIDENCE = (pa.ArrowInvalid, OSError)
+#: A run that has begun since may have removed the file, or the file is damaged.
+_UNREADABLE = (pa.ArrowInvalid, OSError)
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierFile:
-    """A snapshot of one side, as it was read ``at`` some moment; of the source, with what could not be copied."""
+    """A snapshot of one side, read ``at`` some moment. A snapshot of the source has ``rejects`` too."""
 
     side: Side
     at: datetime
@@ -39,7 +39,7 @@ class EarlierFile:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A difference as people are shown it, the type of its ``_id`` (empty for an extra row), and what is proven."""
+    """A difference as a line for people, the type of its ``_id`` (empty for an extra row), and its cause."""
 
     difference: Difference
     id_type: str
@@ -52,35 +52,33 @@ def explain_differences(
     earlier: Iterable[EarlierFile],
     source_read_at: datetime,
 ) -> list[Explained]:
-    """The rows of a diff (``RowSchema.diff_schema``) as lines, each explained by the ``earlier`` snapshots.
-
-    A file that is gone by now is no evidence.
-    """
+    """The rows of a diff (``RowSchema.diff_schema``) as lines, each explained by the ``earlier`` snapshots. Unreadable
+    files are left out."""
     kinds = [(op, rows) for op, rows in rows_by_op if rows.num_rows]
     if not kinds:
         return []
-    seen: dict[Op, list[_Seen]] = {op: [] for op, _ in kinds}
+    lookups: dict[Op, list[_Lookup]] = {op: [] for op, _ in kinds}
     for file in earlier:
         try:
-            of_file = [(op, _Seen(file, op, rows, row_schema)) for op, rows in kinds]
-        except _NO_EVIDENCE:
+            of_file = [(op, _Lookup(file, op, rows, row_schema)) for op, rows in kinds]
+        except _UNREADABLE:
             continue
         for op, of_kind in of_file:
-            seen[op].append(of_kind)
-    return [line for op, rows in kinds for line in _explained(op, rows, row_schema, seen[op], source_read_at)]
+            lookups[op].append(of_kind)
+    return [line for op, rows in kinds for line in _explained(op, rows, row_schema, lookups[op], source_read_at)]
 
 
 def seen_before(
     row_id: str, row_schema: RowSchema, earlier: Iterable[EarlierFile]
 ) -> Iterator[tuple[EarlierFile, pa.Table, tuple[str, ...]]]:
-    """What each snapshot has of one product: its row, in a table of that side's schema that is empty where it has none,
-    and why the document could not be copied. Files that are gone are left out."""
+    """What each snapshot has of one product: a table of that side's schema with its row or none, and the reasons why
+    the document could not be copied. Unreadable files are left out."""
     for file in earlier:
         schema = _schema(file, row_schema)
         try:
             found = pa.concat_tables([schema.empty_table(), *_rows_of(file, row_schema, [row_id])])
             rejected = _rejected(file, [row_id])
-        except _NO_EVIDENCE:
+        except _UNREADABLE:
             continue
         yield file, found, rejected.get(row_id, ())
 
@@ -90,7 +88,7 @@ def _schema(file: EarlierFile, row_schema: RowSchema) -> pa.Schema:
 
 
 def _rows_of(file: EarlierFile, row_schema: RowSchema, ids: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of ``ids``, some at a time. Row groups whose ids are all outside are passed over."""
+    """The rows with these ids. Row groups without them are skipped."""
     schema, key = _schema(file, row_schema), row_schema.key.name
     wanted, first, last = pa.array(ids, pa.string()), min(ids), max(ids)
     with opened(file.rows) as read:
@@ -109,7 +107,7 @@ def _rows_of(file: EarlierFile, row_schema: RowSchema, ids: Sequence[str]) -> It
 
 
 def _rejected(file: EarlierFile, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Why the documents of ``ids`` could not be copied."""
+    """The reasons why the documents of ``ids`` could not be copied."""
     if file.rejects is None:
         return {}
     wanted = pa.array(ids, pa.string())
@@ -123,19 +121,19 @@ def _rejected(file: EarlierFile, ids: Sequence[str]) -> dict[str, tuple[str, ...
 
 
 def _explained(
-    op: Op, rows: pa.Table, row_schema: RowSchema, seen: list[_Seen], source_read_at: datetime
+    op: Op, rows: pa.Table, row_schema: RowSchema, lookups: list[_Lookup], source_read_at: datetime
 ) -> Iterable[Explained]:
     columns = row_schema.compared if op is Op.UPDATE else ()
     by_name = {column.name: column for column in columns}
     id_types = rows[ID_TYPE].to_pylist()
     for place in range(rows.num_rows):
         for line in lines_of(rows.slice(place, 1), op, row_schema):
-            sightings = [file.sighting(place, by_name.get(line.column)) for file in seen]
-            yield Explained(line, id_types[place] or "", explain(op, sightings, source_read_at))
+            observations = [lookup.observation(place, by_name.get(line.column)) for lookup in lookups]
+            yield Explained(line, id_types[place] or "", explain(op, observations, source_read_at))
 
 
-class _Seen:
-    """What one snapshot says of each row of a diff. Values are compared while the snapshot is read, and not kept."""
+class _Lookup:
+    """What one snapshot has of each row of a diff. Values are compared while the snapshot is read, and not kept."""
 
     def __init__(self, file: EarlierFile, op: Op, rows: pa.Table, row_schema: RowSchema) -> None:
         self._file = file
@@ -155,10 +153,10 @@ class _Seen:
                 self._is_new[column.name][places] = same_values(found, new, [column]).to_numpy()
                 self._is_old[column.name][places] = same_values(found, old, [column]).to_numpy()
 
-    def sighting(self, place: int, column: RowColumn | None) -> Sighting:
+    def observation(self, place: int, column: RowColumn | None) -> Observation:
         rejected = self._rejected.get(self._ids[place], ())
         has_values = bool(self._present[place]) and not rejected and column is not None
-        return Sighting(
+        return Observation(
             self._file.side,
             self._file.at,
             present=bool(self._present[place]) or bool(rejected),

@@ -1,8 +1,8 @@
-"""Proves that the two sides agree, or says exactly where they do not.
+"""Proves that the two sides agree, or names the differences.
 
-Under live traffic something is always on its way. So a difference counts only if it is still there at a second
-reading a few seconds later, with the same value in the source; the others are in flight (design section 6).
-Without the second reading a healthy system would be reported as broken every time.
+Under live traffic some event is always in flight. So a difference counts only if a second reading a few seconds later
+still finds it, with the same value in the source. Without the second reading every healthy system would be reported as
+broken.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _SHOWN_IDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What is still wrong at both readings, in products. ``in_flight`` differed at the first reading only, or
-    changed in the source between the two. The ids are the first ten of each kind."""
+    """The products that differ at both readings. ``in_flight`` differed at the first reading only, or changed in the
+    source between the two. The ids are the first ten of each kind."""
 
     source_count: int
     target_count: int
@@ -50,7 +50,6 @@ class Verification:
 
     @property
     def valid(self) -> bool:
-        """Nothing is missing or changed, apart from the quarantined."""
         return self.missing == 0 and self.changed == 0
 
 
@@ -77,10 +76,9 @@ def compare_afresh(
     on_progress: OnProgress,
     metadata: Mapping[str, str],
 ) -> DiffCounts:
-    """Read the target into ``target_rows``, and compare it with the source snapshot meanwhile: for `confirm`.
+    """Read the target again into ``target_rows`` and compare it with the source snapshot at the same time.
 
-    ``quarantine`` is the current one, with what the load has just added: its products are excused. Files as for
-    `diff`.
+    ``quarantine`` is the current one, with the entries of the load. The other files are those of `diff`.
     """
     release_memory()
     with target_while_read(
@@ -102,10 +100,8 @@ def confirm(
     on_progress: OnProgress,
     settle_s: float = SETTLE_SECONDS,
 ) -> Verification:
-    """Read the differences of a diff file again from both sides, ``settle_s`` seconds later, in chunks.
-
-    ``counts`` are those of the same file. Without differences nothing is read and nobody waits.
-    """
+    """Read the differences of a diff file again from both sides, ``settle_s`` seconds later. ``counts`` are those of
+    the same file. Without differences this returns at once."""
     candidates = counts.missing + counts.changed + counts.extra
     confirmed = {op: _Confirmed() for op in Op}
     if candidates:

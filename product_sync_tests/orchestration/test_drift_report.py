@@ -76,14 +76,14 @@ def test_the_report_ends_with_what_the_checks_say_after_the_load(shop: Shop) -> 
     shop.sql("INSERT INTO product VALUES ('old', 't', 1, 'i', 's', 1)")
     dry = shop.run(dry_run=True)
     assert check_results(dry) == {
-        "The copy does not agree with the source: 150 missing, 0 changed. None of it was written."
-        " Apart from that: 1 cannot be copied, 1 only the target has."
+        "The copy does not agree with the source: 150 missing, 0 changed. Nothing was written."
+        " Exceptions: 1 cannot be copied, 1 only in the target."
     }
     assert "A sync would pass, with a warning:" in page(dry)
     done = shop.run()
     assert check_results(done) == {
         "The copy agrees with the source: 151 documents and 151 rows were compared after the load."
-        " Apart from that: 1 cannot be copied, 1 only the target has."
+        " Exceptions: 1 cannot be copied, 1 only in the target."
     }
     assert page(done).rstrip().removesuffix("</html>").rstrip().removesuffix("</body>").rstrip().endswith("</p>")
     shop.sql("CREATE FUNCTION gone() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")

@@ -1,5 +1,5 @@
-"""Every difference that is counted is explained, whatever became of it (`bench.Bench.load` asks for each load), and the
-verdict says in words how it stands. That the page shows it: `orchestration/test_drift_report.py`."""
+"""Every difference that is counted is explained (`bench.Bench.load` checks it for each load), and a sentence concludes
+whether the copy agrees. That the page shows it: `orchestration/test_drift_report.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from product_sync.compare.diff import DiffCounts
 from product_sync.load.result import LoadResult
-from product_sync.verify.accounting import accounted, final_verdict, first_verdict, found
+from product_sync.verify.accounting import accounted, conclusion, conclusion_before_proof, found
 from product_sync.verify.checks import no_extra_products, quarantine_within_budget, target_matches_source
 from product_sync.verify.verification import Verification
 from product_sync_tests.load.bench import add_up
@@ -75,17 +75,19 @@ def test_it_adds_up_whatever_was_done(counts: DiffCounts, deletes: bool, data: s
     assert sum(line.count for line in lines) == sum(line.count for line in found(counts))
 
 
-class TestVerdict:
+class TestConclusion:
     def test_before_a_load_it_says_what_differs_and_that_nothing_was_written(self) -> None:
-        assert first_verdict(COUNTS, None) == (
-            "The copy does not agree with the source: 20 missing, 10 changed. None of it was written."
-            " Apart from that: 5 cannot be copied, 4 only the target has."
+        assert conclusion_before_proof(COUNTS, None) == (
+            "The copy does not agree with the source: 20 missing, 10 changed. Nothing was written."
+            " Exceptions: 5 cannot be copied, 4 only in the target."
         )
         agreed = replace(COUNTS, missing=0, changed=0, extra=0, quarantined=0, refused=0)
-        assert first_verdict(agreed, None) == "The copy agrees with the source: 1,000 documents were compared."
+        assert (
+            conclusion_before_proof(agreed, None) == "The copy agrees with the source: 1,000 documents were compared."
+        )
 
     def test_after_a_load_it_promises_nothing_before_the_result_is_verified(self) -> None:
-        assert "not verified yet" in first_verdict(COUNTS, LoadResult())
+        assert "not verified yet" in conclusion_before_proof(COUNTS, LoadResult())
 
     @pytest.mark.parametrize("in_flight", [0, 3])
     def test_a_copy_that_agrees_is_called_so_with_its_exceptions(self, in_flight: int) -> None:
@@ -95,12 +97,12 @@ class TestVerdict:
             no_extra_products(verified, ()),
             quarantine_within_budget(5, 1000, {"wrong_type": 5}, 0.01),
         ]
-        said = final_verdict(judged)
+        said = conclusion(judged)
         assert said.startswith("The copy agrees with the source: 1,000 documents and 1,008 rows were compared after")
-        assert "Apart from that: 5 cannot be copied, 4 only the target has" in said
-        assert ("3 were on their way" in said) == bool(in_flight)
+        assert "Exceptions: 5 cannot be copied, 4 only in the target" in said
+        assert ("3 changed while they were read" in said) == bool(in_flight)
 
     def test_a_red_check_is_in_its_own_words(self) -> None:
         missing = replace(VERIFIED, missing=2, missing_ids=("p1", "p2"))
-        said = final_verdict([target_matches_source(missing)])
+        said = conclusion([target_matches_source(missing)])
         assert said.startswith("The copy is not proven to agree with the source. 2 missing (first: p1, p2), 0 changed.")

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from product_sync.schema.records import Op
-from product_sync.verify.drift_cause import Cause, Explanation, Side, Sighting, explain
+from product_sync.verify.drift_cause import Cause, Explanation, Observation, Side, explain
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(hours=100)
@@ -25,9 +25,9 @@ def at(hour: int) -> datetime:
     return START + timedelta(hours=hour)
 
 
-def sighting(hour: int, word: str) -> Sighting:
+def observation(hour: int, word: str) -> Observation:
     side, seen = word.split(":")
-    return Sighting(
+    return Observation(
         Side.SOURCE if side == "S" else Side.TARGET,
         at(hour),
         present=seen != "none",
@@ -38,7 +38,7 @@ def sighting(hour: int, word: str) -> Sighting:
 
 
 def explained(op: Op, history: str) -> Explanation:
-    return explain(op, [sighting(hour, word) for hour, word in enumerate(history.split())], NOW)
+    return explain(op, [observation(hour, word) for hour, word in enumerate(history.split())], NOW)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_last_change_of_the_source_lies_between_two_readings() -> None:
 
 def test_where_nothing_is_proven_it_is_said_how_long_the_difference_has_been_there() -> None:
     assert "Already different on 2026-01-01 01:00:00" in explained(Op.UPDATE, "S:new T:old S:new T:old").because
-    assert "do not show how it came about" in explained(Op.UPDATE, "S:other T:other").because
+    assert "do not show the cause" in explained(Op.UPDATE, "S:other T:other").because
     assert explained(Op.UPDATE, "").because == "No earlier snapshot is kept."
 
 
@@ -123,10 +123,10 @@ words = st.sampled_from([f"{side}:{seen}" for side in "ST" for seen in ("new", "
 def test_no_history_is_without_an_answer_and_the_order_in_which_it_is_told_does_not_matter(
     op: Op, history: list[str], random: Random
 ) -> None:
-    sightings = [sighting(hour, word) for hour, word in enumerate(history)]
-    told = explain(op, sightings, NOW)
+    observations = [observation(hour, word) for hour, word in enumerate(history)]
+    told = explain(op, observations, NOW)
     assert told.because
-    shuffled = list(sightings)
+    shuffled = list(observations)
     random.shuffle(shuffled)
     assert explain(op, shuffled, NOW) == told
 
