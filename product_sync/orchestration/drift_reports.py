@@ -1,8 +1,8 @@
 """Writes the drift report of a run and links it from the run, as the newest state of the asset `names.DRIFT_REPORT`.
 
-Whoever knows first what became of the drift records it: the load, a dry run of it, or the check that refused to let it
-begin (docs/decisions/0042). The checks after a load put their conclusion into its report. A report that cannot be
-written is told in the log and changes nothing else.
+The step that first knows the outcome writes the report: the load, a dry run, or the check that refused the load
+(docs/decisions/0042). The checks after a load put their conclusion into its report. A report that cannot be
+written is a warning in the log and changes nothing else.
 """
 
 import os
@@ -21,9 +21,9 @@ from product_sync.settings import ReportSettings
 from product_sync.verify import accounting
 from product_sync.verify.checks import CheckResult
 
-LOADED = "The differences were written as far as the target allowed; what was done stands below."
+LOADED = "The differences were written as far as the target allowed; the table below shows what was done."
 DRY = "This was a dry run: nothing was written."
-REFUSED = "Nothing was written: the change is larger than what is taken for plausible."
+REFUSED = "Nothing was written: too many rows would change."
 NOT_LOADED = "Nothing was written: the load could not begin."
 
 

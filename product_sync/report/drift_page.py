@@ -1,7 +1,7 @@
 """Renders a drift report as one HTML page that needs nothing else: no network, no script, no font.
 
-Titles and ids are whatever people typed into a catalogue, so everything is escaped, and the page forbids itself to load
-or run anything. Jinja2 comes with Dagster and is imported only when a page is made.
+Titles and ids may be any text, so everything is escaped, and the page's policy forbids it to load or run anything.
+Jinja2 comes with Dagster and is imported only when a page is rendered.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SERIES = {
     "changed": "in both, with other values",
     "extra": "only in the target",
     "quarantined": "cannot be copied",
-    "conflicts": "settled by others before they were written",
+    "conflicts": "changed by others before they were written",
 }
 _KINDS = {Op.INSERT: "missing", Op.UPDATE: "changed", Op.EXTRA: "extra"}
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One run in the chart of one count; ``title`` is what it says when it is pointed at."""
+    """One run in a chart. ``title`` is shown when the mouse points at the bar."""
 
     x: int
     y: float
@@ -43,7 +43,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One count over the last runs, on a scale of its own: a first load would else flatten all others."""
+    """One count over the last runs. Each chart has a scale of its own, or a first load would flatten the others."""
 
     name: str
     explained: str
@@ -54,7 +54,7 @@ class Chart:
 
 
 def render(report: DriftReport, run_url: str = "") -> str:
-    """The page. ``run_url`` is where people see the run, if they can."""
+    """The page. ``run_url`` is the address of the run in the UI, or empty."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -77,17 +77,18 @@ def render(report: DriftReport, run_url: str = "") -> str:
     )
 
 
-def conclude(page: str, check_result: str) -> str:
-    """The page with the verdict of the checks in place of the first one."""
-    return _VERDICT.sub(lambda found: f"{found[1]}{html.escape(check_result)}{found[2]}", page)
+def conclude(page: str, conclusion: str) -> str:
+    """The page with the conclusion of the checks after the load in place of the first one."""
+    return _CONCLUSION.sub(lambda found: f"{found[1]}{html.escape(conclusion)}{found[2]}", page)
 
 
-#: Where the template puts the verdict. No value can look like this: all of them are escaped.
-_VERDICT = re.compile(r"(<!-- verdict -->).*?(<!-- /verdict -->)", re.DOTALL)
+#: The place of the conclusion in the template. Values cannot contain this text, because they are escaped.
+_CONCLUSION = re.compile(r"(<!-- conclusion -->).*?(<!-- /conclusion -->)", re.DOTALL)
 
 
 def charts(history: Sequence[PastDrift]) -> list[Chart]:
-    """One chart for each count; a run is a bar, the newest on the right. Conflicts are shown where there were any."""
+    """One chart for each count. Each run is a bar, with the newest on the right. Conflicts are shown only if there are
+    any."""
     made = [_chart(name, explained, history) for name, explained in _SERIES.items()]
     return [chart for chart in made if chart.highest or chart.name != "conflicts"]
 

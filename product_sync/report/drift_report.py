@@ -1,7 +1,7 @@
-"""Gathers what the drift report of a run shows: what differs, where it comes from, what was done, how it went before.
+"""Gathers the content of a drift report: the differences, their causes, what was done, and the counts of past runs.
 
-The report is for a person who has no access to the databases, so whatever it says is read here, from the files of this
-run and of earlier ones, and is written into one page (`drift_page`). Where nothing differs, no row is looked at.
+Its readers have no access to the databases. So everything is read from the files of this run and of earlier ones, and
+`drift_page` writes it into one page.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ from product_sync.verify.snapshot_lookup import EarlierFile, Explained, explain_
 
 #: How many products of each kind are looked up in earlier snapshots and shown.
 EXAMINED = 100
-#: How many earlier runs are looked at.
+#: How many earlier runs are examined.
 _EARLIER_RUNS = 5
 _SHOWN_QUARANTINED = 50
 
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """All that the page shows. ``read_at`` is when reading the two sides began, ``outcome`` what the run did about
-    the drift, in one sentence; ``verdict`` whether the copy agrees, as far as that is known; ``found`` and
-    ``accounted`` add up to the same number; ``earlier`` is when the snapshots were read that were looked at;
-    ``history`` has the last runs, this one last."""
+    """Everything that the page shows.
+
+    ``read_at`` is when reading the two sides began. ``outcome`` says in one sentence what the run did about the drift,
+    ``conclusion`` whether the copy agrees with the source, as far as it is known. ``found`` and ``accounted`` add up to
+    the same number. ``earlier`` has the times of the examined snapshots, ``history`` the last runs with this one last.
+    """
 
     run_id: str
     written_at: datetime
@@ -50,7 +52,7 @@ class DriftReport:
     read_at: datetime
     counts: DiffCounts
     outcome: str
-    verdict: str
+    conclusion: str
     done: Mapping[str, int]
     found: list[Line]
     accounted: list[Line]
@@ -72,10 +74,8 @@ class DriftReport:
 
 
 def gather(sync_run: SyncRun, outcome: str, result: LoadResult | None) -> DriftReport:
-    """Everything about the newest diff, this run's first. ``result`` is what the load did, if there was one.
-
-    The counts are added to the history of these two sides.
-    """
+    """The report on the diff of this run, or else on the newest one. ``result`` is the result of the load, if there was
+    one. The counts are added to the history of this sync."""
     run = pending_diff.newest(sync_run.folder, sync_run.files, store.DIFF_COUNTS)
     diff, counts, now = run.path(store.DIFF), pending_diff.counts_of(run), sync_run.timing.now()
     source = sync_run.folder.run(read_metadata(diff)[pending_diff.SOURCE_RUN])
@@ -106,7 +106,7 @@ def gather(sync_run: SyncRun, outcome: str, result: LoadResult | None) -> DriftR
         read_at=read_at,
         counts=counts,
         outcome=outcome,
-        verdict=accounting.conclusion_before_proof(counts, result),
+        conclusion=accounting.conclusion_before_proof(counts, result),
         done=done,
         found=accounting.found(counts),
         accounted=accounting.accounted(
@@ -122,7 +122,7 @@ def gather(sync_run: SyncRun, outcome: str, result: LoadResult | None) -> DriftR
 
 
 def created_at(line: Explained) -> datetime | None:
-    """When the product was created, where its ``_id`` says so: an ObjectId begins with the seconds since 1970."""
+    """When the product was created, if its ``_id`` is an ObjectId: it begins with the seconds since 1970."""
     if line.id_type != IdType.OBJECT_ID:
         return None
     return datetime.fromtimestamp(int(line.difference.id[:8], 16), UTC)
@@ -140,7 +140,7 @@ def earlier_files(folder: StateFolder, own: set[str], before: datetime) -> Itera
         for side, name, rejects in files:
             try:
                 at = pending_diff.taken_at(run.path(name))
-            except (OSError, KeyError, LocalStorageError):  # not read by that run, just removed, or damaged
+            except (OSError, KeyError, LocalStorageError):  # that run did not read it, or it was removed or damaged
                 continue
             if at < before:
                 yield EarlierFile(side, at, run.path(name), run.path(rejects) if rejects else None)

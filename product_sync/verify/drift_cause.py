@@ -94,7 +94,7 @@ def _missing(source: Sequence[Observation], target: Sequence[Observation]) -> tu
         return Cause.CREATION_LOST, f"The source did not have it yet on {_time(gone.at)}."
     if there:
         return Cause.DELETED_ON_TARGET, f"The target still had it on {_time(there.at)}, and the source still has it."
-    return Cause.UNKNOWN, _since(source, _is_present, target, _is_absent, "Already missing")
+    return Cause.UNKNOWN, _since(source, _is_present, target, _is_absent, "It was already missing")
 
 
 def _changed(source: Sequence[Observation], target: Sequence[Observation]) -> tuple[Cause, str]:
@@ -108,7 +108,7 @@ def _changed(source: Sequence[Observation], target: Sequence[Observation]) -> tu
     if was_the_source_value:
         at = _time(was_the_source_value.at)
         return Cause.CHANGE_LOST, f"The source had the target's value on {at} and has changed since."
-    return Cause.UNKNOWN, _since(source, _is_new, target, _is_old, "Already different")
+    return Cause.UNKNOWN, _since(source, _is_new, target, _is_old, "It already differed")
 
 
 def _extra(source: Sequence[Observation], target: Sequence[Observation]) -> tuple[Cause, str]:
@@ -120,7 +120,7 @@ def _extra(source: Sequence[Observation], target: Sequence[Observation]) -> tupl
         return Cause.DELETION_LOST, f"The source still had it on {_time(there.at)}."
     if without:
         return Cause.UNKNOWN, f"It came to the target after {_time(without.at)}; no snapshot of the source has it."
-    return Cause.UNKNOWN, _since(source, _is_absent, target, _is_present, "Already only in the target")
+    return Cause.UNKNOWN, _since(source, _is_absent, target, _is_present, "It was already only in the target")
 
 
 _EXPLAINED = {Op.INSERT: _missing, Op.UPDATE: _changed, Op.EXTRA: _extra}
@@ -166,7 +166,7 @@ def _since(
     starts = (_unbroken(source, in_source), _unbroken(target, in_target))
     if starts[0] is None or starts[1] is None:
         return "The earlier snapshots do not show the cause."
-    return f"{said} on {_time(max(starts[0], starts[1]))}, the earliest time that the snapshots show."
+    return f"{said} on {_time(max(starts[0], starts[1]))}, the oldest time that the snapshots show."
 
 
 def _last_change(op: Op, source: Sequence[Observation], read_at: datetime) -> tuple[datetime | None, datetime | None]:

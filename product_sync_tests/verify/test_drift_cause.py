@@ -111,7 +111,7 @@ def test_the_last_change_of_the_source_lies_between_two_readings() -> None:
 
 
 def test_where_nothing_is_proven_it_is_said_how_long_the_difference_has_been_there() -> None:
-    assert "Already different on 2026-01-01 01:00:00" in explained(Op.UPDATE, "S:new T:old S:new T:old").because
+    assert "It already differed on 2026-01-01 01:00:00" in explained(Op.UPDATE, "S:new T:old S:new T:old").because
     assert "do not show the cause" in explained(Op.UPDATE, "S:other T:other").because
     assert explained(Op.UPDATE, "").because == "No earlier snapshot is kept."
 
