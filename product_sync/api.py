@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from product_sync.errors import ChecksFailed, ConfigurationError, ProductSyncError, SyncOverdue
 from product_sync.pipeline.head_start import head_start
@@ -41,40 +41,47 @@ if TYPE_CHECKING:
 
     from product_sync.orchestration.resources import Listener
 
+
+class RunArguments(TypedDict, total=False):
+    """`RunOptions` as the keyword arguments of a function; ``None`` counts as not given. A test compares both."""
+
+    dry_run: bool | None
+    probe: bool | None
+    plan: str | None
+    max_plan_age_s: float | None
+    max_drift_growth: float | None
+    mapping: str | Path | None
+    extra: Literal["report", "delete"] | None
+    batch_size: int | None
+    batch_delay_ms: int | None
+    pacing: Literal["fixed", "adaptive"] | None
+    target_batch_s: float | None
+    max_duty: float | None
+    retry_s: float | None
+    lock_wait_s: float | None
+    source_recheck_after_s: float | None
+    settle_seconds: float | None
+    accept_source_count: int | None
+    accept_changes: bool | None
+    max_isolated_rows: int | None
+    quarantine_budget: float | None
+    max_delete_share: float | None
+
+
 _LOG = logging.getLogger("product_sync.notify.dispatch")
 
 
 def sync(
     *,
-    dry_run: bool = False,
     check: bool = False,
-    mapping: str | Path | None = None,
-    batch_size: int | None = None,
-    batch_delay_ms: int | None = None,
-    pacing: Literal["fixed", "adaptive"] | None = None,
-    target_batch_s: float | None = None,
-    max_duty: float | None = None,
-    extra: Literal["report", "delete"] | None = None,
-    accept_source_count: int | None = None,
-    accept_changes: bool | None = None,
-    settle_seconds: float | None = None,
-    source_recheck_after_s: float | None = None,
-    retry_s: float | None = None,
-    lock_wait_s: float | None = None,
-    max_isolated_rows: int | None = None,
-    max_delete_share: float | None = None,
-    quarantine_budget: float | None = None,
-    probe: bool | None = None,
-    plan: str | None = None,
-    max_plan_age_s: float | None = None,
-    max_drift_growth: float | None = None,
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
     read_ahead: bool = False,
+    **options: Unpack[RunArguments],
 ) -> SyncReport:
     """Find what is missing or changed, load it in batches, prove the result.
 
-    Arguments are those of `settings.SyncSettings`, which gives units and bounds; what is left out comes from the
+    ``options`` are those of `settings.RunOptions`, which has the units and bounds; what is left out comes from the
     environment, then the defaults. ``on_progress`` hears of every stage. ``instance`` is where the run is recorded:
     that of DAGSTER_HOME, or a local one in the state folder. With ``read_ahead`` another process begins to read while
     this one is still importing Dagster. ``check`` makes a dry run fail with `ChecksFailed` where the sync would be red.
@@ -84,18 +91,8 @@ def sync(
     what was done before. ``failure.exit_status`` is 2 or 3 only if nothing was written; an obstacle that was met after
     the first write has exit status 1. Whatever is no `ProductSyncError` is a bug, and is raised.
     """
-    switches = {
-        "mapping": _absolute(mapping), "dry_run": dry_run,
-        "batch_size": batch_size, "batch_delay_ms": batch_delay_ms, "extra": extra,
-        "accept_source_count": accept_source_count, "accept_changes": accept_changes,
-        "settle_seconds": settle_seconds, "source_recheck_after_s": source_recheck_after_s, "retry_s": retry_s,
-        "lock_wait_s": lock_wait_s,
-        "max_isolated_rows": max_isolated_rows, "max_delete_share": max_delete_share, "probe": probe,
-        "quarantine_budget": quarantine_budget,
-        "plan": plan, "max_plan_age_s": max_plan_age_s, "max_drift_growth": max_drift_growth,
-        "pacing": pacing, "target_batch_s": target_batch_s, "max_duty": max_duty,
-    }  # fmt: skip
-    report = SyncReport(dry_run=dry_run, plan_id=plan)
+    switches, dry_run = _switches(**options), bool(options.get("dry_run"))
+    report = SyncReport(dry_run=dry_run, plan_id=options.get("plan"))
     with _notifying(report, "product_sync", instance), _ending(report):
         _require_settings(switches)
         if check and not dry_run:
@@ -125,10 +122,12 @@ def validate(
 
     Takes and answers as `sync` does; the failure is `ChecksFailed` where the two sides do not agree.
     """
-    switches = {
-        "mapping": _absolute(mapping), "settle_seconds": settle_seconds, "quarantine_budget": quarantine_budget,
-        "accept_source_count": accept_source_count,
-    }  # fmt: skip
+    switches = _switches(
+        mapping=mapping,
+        settle_seconds=settle_seconds,
+        quarantine_budget=quarantine_budget,
+        accept_source_count=accept_source_count,
+    )
     report = ValidationReport()
     with _notifying(report, "validate_sync", instance), _ending(report):
         _require_settings(switches)
@@ -222,6 +221,12 @@ def doctor(*, mapping: str | Path | None = None) -> DoctorReport:
     return report
 
 
+def _switches(**options: Unpack[RunArguments]) -> dict[str, Any]:
+    """The options as they are recorded with a run. ``None`` says nothing."""
+    given = {**options, "mapping": _absolute(options.get("mapping"))}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _absolute(mapping: str | Path | None) -> str | None:
     """As it is recorded with a run, which may be executed again in another folder."""
     return None if mapping is None else str(Path(mapping).expanduser().absolute())
@@ -303,7 +308,7 @@ def _running(
     """The id of a new run, who listens to it, and where it is recorded. ``target_file`` is what it calls its reading
     of the target."""
     run_id = str(uuid.uuid4())
-    with head_start(run_id, target_file, switches["mapping"]) if read_ahead else nullcontext() as begun:
+    with head_start(run_id, target_file, switches.get("mapping")) if read_ahead else nullcontext() as begun:
         with no_garbage():
             from product_sync.orchestration import run_in_process  # noqa: F401 - all that the run will need
             from product_sync.orchestration.resources import Listener

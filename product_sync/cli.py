@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -32,6 +33,8 @@ from product_sync.results import (
 )
 from product_sync.runtime import hints, output_streams, signals
 from product_sync.runtime.process import end_at_once
+from product_sync.runtime.typed_settings import Setting
+from product_sync.settings import RunOptions
 
 _REPORTS: dict[str, type[Report]] = {
     "sync": SyncReport,
@@ -50,23 +53,40 @@ _folder_option = click.option(
     show_default=True,
     help="Data folder.",
 )
-_mapping_option = click.option("--mapping", metavar="FILE", help="Mapping file [PRODUCT_SYNC_MAPPING, the six fields]")
-_settle_option = click.option(
-    "--settle-seconds", type=float, metavar="S", help="Seconds between the two readings of a difference [5]"
-)
-_accept_source_option = click.option(
-    "--accept-source-count",
-    type=int,
-    metavar="N",
-    help="Accept a source of at least N documents, even if it is empty or has shrunk by more than 20 %.",
-)
-_budget_option = click.option(
-    "--quarantine-budget",
-    type=float,
-    metavar="SHARE",
-    help="Share of the source that may be quarantined, 0 to 1 [SYNC_QUARANTINE_BUDGET, 0.01]",
-)
+_Command = Callable[..., None]
+
+
+def _run_options(*names: str) -> Callable[[_Command], _Command]:
+    """Options of a run, as `RunOptions` declares them; all if none is named."""
+
+    def add(command: _Command) -> _Command:
+        for name in reversed(names or tuple(RunOptions.model_fields)):
+            command = _run_option(RunOptions.each()[name])(command)
+        return command
+
+    return add
+
+
+def _run_option(option: Setting) -> Callable[[_Command], _Command]:
+    if option.type is bool:
+        value, text = not option.default, option.explained
+        help_ = text if value else f"Do not {text[0].lower()}{text[1:]}"
+        return click.option(option.flag, option.name, is_flag=True, flag_value=value, default=None, help=help_)
+    kind = click.Choice(option.choices) if option.choices else option.type
+    metavar = None if option.choices else option.unit.partition(" ")[0].upper()
+    return click.option(option.flag, option.name, type=kind, metavar=metavar, help=option.help)
+
+
+_mapping_option = _run_options("mapping")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+
+
+def _duration(_context: click.Context, _option: click.Parameter, text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    if match := re.fullmatch(r"([0-9]{1,6})([smhd])", text.strip()):
+        return timedelta(seconds=int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]])
+    raise click.BadParameter(f"{text!r} is not a number with s, m, h or d, such as `30m`.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,34 +101,10 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
-@click.option("--check", is_flag=True, help="With --dry-run: exit 1 where a sync would fail its checks.")
-@click.option("--plan", metavar="ID", help="Execute the plan that a dry run has made, and nothing else.")
-@click.option("--extra", type=click.Choice(["report", "delete"]), help="Extra rows: report or delete [report]")
-@_mapping_option
-@click.option("--batch-size", type=int, metavar="ROWS", help="Rows per transaction, 1 to 100000 [SYNC_BATCH_SIZE, 100]")
-@click.option("--delay-ms", type=int, metavar="MS", help="Pause between batches [SYNC_BATCH_DELAY_MS, 100]")
-@click.option("--pacing", type=click.Choice(["fixed", "adaptive"]), help="Pacing of the load [SYNC_PACING, fixed]")
-@click.option("--target-batch-s", type=float, metavar="S", help="Adaptive: seconds of the target per batch [0.006]")
-@click.option("--max-duty", type=float, metavar="SHARE", help="Adaptive: share of the target's time, 0 to 1 [0.03]")
-@click.option("--retry-s", type=float, metavar="S", help="Seconds for which one failing batch is retried [60]")
-@click.option(
-    "--source-recheck-after-s", type=float, metavar="S", help="Read a product to insert again after so long [60]"
-)
-@_settle_option
-@_accept_source_option
-@click.option("--lock-wait-s", type=float, metavar="S", help="Wait so long for another sync to end [10]")
-@click.option("--accept-changes", is_flag=True, help="Let more than half of the target be overwritten.")
-@_budget_option
-@click.option("--max-isolated-rows", type=int, metavar="ROWS", help="Refused rows that stop the run [1000]")
-@click.option(
-    "--max-delete-share", type=float, metavar="SHARE", help="Above this share no extra row is deleted, 0 to 1 [0.05]"
-)
-@click.option("--max-plan-age-s", type=float, metavar="S", help="Refuse a plan that is older, 0 to 86400 [3600]")
-@click.option("--max-drift-growth", type=float, metavar="SHARE", help="Refuse a plan when drift has grown more [0.2]")
-@click.option("--no-probe", is_flag=True, help="In a dry run: do not try a batch. There is no estimate then.")
+@_run_options()
+@click.option("--check", is_flag=True, help="With --dry-run: exit 1 if a sync would fail its checks.")
 @_json_option
-def sync(as_json: bool, delay_ms: int | None, no_probe: bool, **options: Any) -> None:
+def sync(as_json: bool, **options: Any) -> None:
     """Find what is missing or changed, load it in batches, prove the result."""
     from product_sync.runtime.process import stay_small
 
@@ -116,17 +112,13 @@ def sync(as_json: bool, delay_ms: int | None, no_probe: bool, **options: Any) ->
     from product_sync import api
     from product_sync.terminal.summaries import progress_bar, show_sync
 
-    options |= {"batch_delay_ms": delay_ms, "probe": False if no_probe else None}
     with progress_bar() as on_progress:
         report = api.sync(on_progress=on_progress, read_ahead=True, **options)
     _finish(report, as_json=as_json, show=partial(show_sync, again=_given_options(), mapping=_given_mapping()))
 
 
 @cli.command()
-@_mapping_option
-@_settle_option
-@_accept_source_option
-@_budget_option
+@_run_options("mapping", "settle_seconds", "accept_source_count", "quarantine_budget")
 @_json_option
 def validate(as_json: bool, **options: Any) -> None:
     """Read both sides afresh and compare them. Writes nothing."""
@@ -142,17 +134,17 @@ def validate(as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--max-age", metavar="TIME", help="Exit 1 when no sync has succeeded for so long: 90s, 30m, 2h, 1d.")
+@click.option(
+    "--max-age", metavar="TIME", callback=_duration, help="Exit 1 if no sync has succeeded within 90s, 30m, 2h, 1d …"
+)
 @_mapping_option
 @_json_option
-def stats(as_json: bool, max_age: str | None, mapping: str | None) -> None:
+def stats(as_json: bool, max_age: timedelta | None, mapping: str | None) -> None:
     """Count both sides and say when a sync last succeeded."""
     from product_sync import api
-    from product_sync.settings import duration
     from product_sync.terminal.summaries import show_stats
 
-    limit = duration(max_age, "--max-age") if max_age is not None else None
-    _finish(api.stats(max_age=limit, mapping=mapping), as_json=as_json, show=show_stats)
+    _finish(api.stats(max_age=max_age, mapping=mapping), as_json=as_json, show=show_stats)
 
 
 @cli.command()
@@ -226,7 +218,7 @@ def dev(folder: Path, port: int) -> None:
 
 
 #: Options that the sync of a dry run's plan does not take again.
-_OF_A_DRY_RUN = frozenset({"dry_run", "check", "no_probe", "plan", "as_json"})
+_OF_A_DRY_RUN = frozenset({"dry_run", "check", "probe", "plan", "as_json"})
 
 
 def _given_mapping() -> list[str]:
@@ -242,7 +234,7 @@ def _given_options() -> list[str]:
         name = option.name or ""
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in _OF_A_DRY_RUN:
             value = context.params[name]
-            given += [option.opts[0]] if value is True else [option.opts[0], str(value)]
+            given += [option.opts[0]] if isinstance(value, bool) else [option.opts[0], str(value)]
     return given
 
 

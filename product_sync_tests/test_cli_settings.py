@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import dagster as dg
 import pytest
 from click.testing import CliRunner
 
 from product_sync import api, cli
-from product_sync.results import SyncReport, ValidationReport
-from product_sync.settings import SyncSettings
+from product_sync.results import StatsReport, SyncReport, ValidationReport
+from product_sync.settings import RunOptions
 from product_sync_tests.market import Market
 
 PLAN = "00000000-0000-4000-8000-000000000000"
@@ -49,7 +49,8 @@ class Called(dict[str, Any]):
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> Called:
     found = Called()
-    for name, report in (("sync", SyncReport()), ("validate", ValidationReport())):
+    reports = {"sync": SyncReport(), "validate": ValidationReport(), "stats": StatsReport()}
+    for name, report in reports.items():
         monkeypatch.setattr(api, name, lambda report=report, **arguments: [found.update(arguments), report][1])
     return found
 
@@ -59,7 +60,15 @@ def typed(*arguments: str) -> None:
 
 
 def test_every_setting_has_a_flag() -> None:
-    assert TYPED.keys() == {item.name for item in fields(SyncSettings)}
+    assert TYPED.keys() == RunOptions.model_fields.keys()
+
+
+def test_the_function_takes_the_same_options_with_the_same_types() -> None:
+    arguments = get_type_hints(api.RunArguments)
+    assert arguments.keys() == RunOptions.model_fields.keys()
+    for name, field in RunOptions.model_fields.items():
+        declared = set(get_args(field.annotation)) if type(None) in get_args(field.annotation) else {field.annotation}
+        assert set(get_args(arguments[name])) - {Path, type(None)} == declared - {type(None)}, name
 
 
 @pytest.mark.parametrize("name", TYPED)
@@ -78,6 +87,19 @@ def test_validate_takes_those_that_concern_it(name: str, called: Called) -> None
     flags, value = TYPED[name]
     typed("validate", *flags)
     assert called[name] == value
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1_800), ("2h", 7_200), (" 1d ", 86_400)])
+def test_the_age_of_the_last_sync_has_a_unit(text: str, seconds: int, called: Called) -> None:
+    typed("stats", "--max-age", text)
+    assert called["max_age"] == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "-5m", "1.5h", "30 m", "5w", "9999999d"])
+def test_another_form_of_that_age_is_named_and_refused(text: str) -> None:
+    refused = CliRunner().invoke(cli.cli, ["stats", "--max-age", text])
+    assert refused.exit_code == 2
+    assert f"Invalid value for '--max-age': {text!r} is not a number with s, m, h or d" in refused.output
 
 
 @pytest.mark.parametrize("name", sorted(TYPED.keys() - {"mapping", "dry_run"}))
@@ -100,7 +122,7 @@ def test_a_negative_count_of_the_source_is_refused_before_anything_is_read(
     market.enter(monkeypatch)
     for report in (api.sync(accept_source_count=-1), api.validate(accept_source_count=-1)):
         assert report.exit_status == 2
-        assert "accept_source_count is -1. Expected: a whole number from 0" in str(report.failure)
+        assert "accept_source_count is -1. Expected: a whole number, 0 or more (documents)." in str(report.failure)
     assert not market.state.exists()
 
 
@@ -117,4 +139,4 @@ def test_the_source_has_at_least_the_accepted_count_and_the_help_says_so(
         assert api.validate(accept_source_count=0, instance=instance).exit_status == 0
     for command in ("sync", "validate"):
         shown = " ".join(CliRunner().invoke(cli.cli, [command, "--help"]).output.split())
-        assert "Accept a source of at least N documents" in shown
+        assert "Accept a source of at least this many documents" in shown

@@ -7,7 +7,7 @@ refuses such a mistake before it reads anything, `doctor` shows it, and the daem
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from product_sync.errors import ConfigurationError
 from product_sync.notify import prometheus
@@ -75,7 +75,7 @@ def resolve_channels(env: Mapping[str, str], *, writes_metrics: bool | None = No
     """
     if writes_metrics is None:
         writes_metrics = not env.get("DAGSTER_HOME")
-    settings, mistakes = NotificationSettings.each_by_itself(env)
+    settings, mistakes = NotificationSettings.with_mistakes(env)
     try:
         ReportSettings.from_environment({REPORTS_URL: env.get(REPORTS_URL, "")})
     except ConfigurationError as error:
@@ -88,7 +88,7 @@ def resolve_channels(env: Mapping[str, str], *, writes_metrics: bool | None = No
             f"{METRICS_FILE} is {str(settings.metrics_file)!r}, which cannot be written: {why}.",
             hint="Expected: a file in a folder that this user can write to.",
         )
-        settings = replace(settings, metrics_file=None)
+        settings = settings.model_copy(update={"metrics_file": None})
     return Channels(settings, mistakes, alert_urls)
 
 

@@ -105,7 +105,8 @@ def send_updates(
     within_s: float = DELIVERY_S,
 ) -> DispatchResult:
     """Put the messages that are due into the log and the outbox, and deliver the outbox."""
-    messages = state.add(updates, timing.now().timestamp(), QuietTimes(settings.quiet_s, settings.warn_quiet_s))
+    quiet = QuietTimes(60 * settings.quiet_minutes, 60 * settings.warn_quiet_minutes)
+    messages = state.add(updates, timing.now().timestamp(), quiet)
     for message in messages:
         log.log(_LOG_LEVELS[message.level], "%s\n%s", message.title, message.body)
     problems: list[str] = []

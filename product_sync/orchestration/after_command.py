@@ -82,7 +82,8 @@ def notify_of_command(
         settings = channels.settings
         if env.get("DAGSTER_HOME"):
             # The daemon calls the monitors for recorded runs.
-            settings = replace(settings, heartbeat_url="", metrics_file=None, metrics_push_url="")
+            silent = {"heartbeat_url": "", "metrics_file": None, "metrics_push_url": ""}
+            settings = settings.model_copy(update=silent)
         folder = _state_folder(root)
         with _stored_state(folder) as state:
             runs = _runs(

@@ -11,7 +11,7 @@ from product_sync.orchestration.executor import in_process_by_default
 from product_sync.orchestration.health_sensor import product_sync_health_sensor
 from product_sync.orchestration.io_manager import ParquetIOManager
 from product_sync.orchestration.jobs import JOBS
-from product_sync.orchestration.resources import Listener, MongoDBResource, PostgresResource, SyncResource
+from product_sync.orchestration.resources import Listener, sync_resource
 from product_sync.orchestration.schedules import sync_schedule
 from product_sync.orchestration.sensors import reap_dead_runs_sensor, tell_of_runs_sensor
 from product_sync.settings import PageSettings, ScheduleSettings
@@ -27,19 +27,13 @@ def build_definitions(
 
     ``pages`` is for processes that show assets; a run needs none of it.
     """
-    mongodb, postgres, listener = MongoDBResource(), PostgresResource(), listener or Listener()
     return dg.Definitions(
         assets=with_pages(ASSETS, pages) if pages else ASSETS,
         asset_checks=[*CHECKS, connections],
         jobs=JOBS,
         schedules=[sync_schedule(schedule)] if schedule else [],
         sensors=[reap_dead_runs_sensor, tell_of_runs_sensor, product_sync_health_sensor],
-        resources={
-            "mongodb": mongodb,
-            "postgres": postgres,
-            "sync": SyncResource(mongodb=mongodb, postgres=postgres, listener=listener),
-            "io_manager": ParquetIOManager(),
-        },
+        resources={"sync": sync_resource(listener or Listener()), "io_manager": ParquetIOManager()},
         executor=in_process_by_default,
         loggers={"console": console},
     )

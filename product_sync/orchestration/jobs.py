@@ -5,26 +5,31 @@ from typing import Any
 
 import dagster as dg
 
+from product_sync.errors import ConfigurationError
 from product_sync.orchestration import names
-from product_sync.settings import SETTING_NAMES
+from product_sync.orchestration.resources import RUN_CONFIG
+from product_sync.settings import RunOptions
 
 _SECTIONS = ("ops", "resources", "execution", "loggers")
-#: What a caller of GraphQL writes, where every other name is in camel case. A dry run that was asked for must be one.
+#: How callers of GraphQL write it, where every other name is in camel case: docs/decisions/0097.
 _DRY_RUN_IN_GRAPHQL = "dryRun"
 
 
 def _to_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Let ``dry_run: true`` stand at the top of the file beside Dagster's own sections, as the switches of ``sync``."""
+    """Move the options at the top of the run config to the resource ``sync``. Raises `DagsterInvalidConfigError` for a
+    value out of bounds: Dagster then refuses the launch."""
     sections = {name: dict(config[name]) for name in _SECTIONS if name in config}
-    switches = {name: value for name, value in config.items() if name not in (*_SECTIONS, _DRY_RUN_IN_GRAPHQL)}
-    if config.get(_DRY_RUN_IN_GRAPHQL):
-        switches["dry_run"] = True
+    options = {name: value for name, value in config.items() if name not in (*_SECTIONS, _DRY_RUN_IN_GRAPHQL)}
     resources = sections.setdefault("resources", {})
-    sync = dict(resources.get("sync", {}))
-    settings = {**sync.get("config", {}), **switches}
-    if sync.get("config", {}).get("dry_run") and not settings["dry_run"]:
-        settings["dry_run"] = True  # dry is on if any switch says so
-    resources["sync"] = {**sync, "config": settings}
+    of_sync = resources.get("sync", {}).get("config", {})
+    if config.get(_DRY_RUN_IN_GRAPHQL) or of_sync.get("dry_run"):
+        options["dry_run"] = True  # dry is on if any switch says so
+    options = {**of_sync, **options}
+    try:
+        RunOptions.resolve({}, options)
+    except ConfigurationError as error:
+        raise dg.DagsterInvalidConfigError(str(error), [], config) from None  # type: ignore[no-untyped-call]
+    resources["sync"] = {"config": options}
     # Without an entry Dagster would take a console logger of its own, and not ours.
     sections.setdefault("loggers", {"console": {}})
     return sections
@@ -35,13 +40,12 @@ def _to_dry_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return _to_run_config({**config, "dry_run": True})
 
 
+_OF_SYNC = {"sync": dg.Field({"config": dg.Field(RUN_CONFIG, is_required=False)}, is_required=False)}
 _SCHEMA = {
-    **{
-        name: dg.Field(dg.Any, is_required=False, description=f"As resources.sync.config.{name}.")
-        for name in sorted(SETTING_NAMES)
-    },
+    **RUN_CONFIG,
     _DRY_RUN_IN_GRAPHQL: dg.Field(bool, is_required=False, description="The same as dry_run."),
     **{name: dg.Field(dict, is_required=False) for name in _SECTIONS},
+    "resources": dg.Field(dg.Permissive(_OF_SYNC), is_required=False),  # type: ignore[no-untyped-call]
 }
 _pipeline = dg.AssetSelection.assets(
     names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD, names.QUARANTINE

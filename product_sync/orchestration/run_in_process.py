@@ -29,7 +29,7 @@ from product_sync.pipeline.lock_wait import wait_until_lock_is_free
 from product_sync.pipeline.sync_run import lock_holder
 from product_sync.results import ExclusionReport, PredictedCheck, SyncReport, ValidationReport
 from product_sync.runtime import hints
-from product_sync.settings import ReportSettings, SyncSettings, TargetAddress, mapping_path
+from product_sync.settings import ReportSettings, RunOptions, TargetAddress, mapping_path
 
 _READ = {
     dg.DagsterEventType.ASSET_MATERIALIZATION,
@@ -61,11 +61,11 @@ def run_sync(
     holder = lock_holder(target, mapping, listener.head_start)
     reap_dead_runs(instance, lock_is_free=lambda: holder is None)
     if holder is not None and not report.dry_run:
-        wait_s = SyncSettings.resolve(os.environ, switches).lock_wait_s
+        wait_s = RunOptions.resolve(os.environ, switches).lock_wait_s
         wait_until_lock_is_free(target, mapping, wait_s, listener.on_progress, listener.head_start)
         # What was read while the other sync was writing is out of date.
         listener = listener.without_head_start()
-    config = {**{name: value for name, value in switches.items() if value is not None}, "loggers": _QUIET}
+    config = {**switches, "loggers": _QUIET}
     report.run_id = run_id
     try:
         _execute(instance, names.SYNC_JOB, config, run_id, listener)
@@ -102,8 +102,7 @@ def run_validation(
     listener: Listener,
 ) -> None:
     """Run the job of checks only and fill ``report``. Raises what ended the run early."""
-    settings = {name: value for name, value in switches.items() if value is not None}
-    config = {"resources": {"sync": {"config": settings}}, "loggers": _QUIET}
+    config = {**switches, "loggers": _QUIET}
     try:
         _execute(instance, names.VALIDATE_JOB, config, run_id, listener)
     finally:

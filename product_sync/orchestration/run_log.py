@@ -13,13 +13,13 @@ from product_sync.load.result import LoadResult
 from product_sync.orchestration import names
 from product_sync.pipeline.sync_run import DiffSummary, DryRunResult
 from product_sync.schema.records import Reason
-from product_sync.settings import SyncSettings
+from product_sync.settings import RunOptions
 from product_sync.verify.checks import CheckResult, Severity
 
 DRY_RUN = "Dry run: nothing is written."
 
 
-def opening(run: dg.DagsterRun, settings: SyncSettings, sides: str) -> str:
+def opening(run: dg.DagsterRun, settings: RunOptions, sides: str) -> str:
     """The first line: what kind of run this is, and of which two sides."""
     if settings.dry_run:
         kind = DRY_RUN
@@ -31,7 +31,7 @@ def opening(run: dg.DagsterRun, settings: SyncSettings, sides: str) -> str:
     return f"{kind} {sides}.{plan} Run {run.run_id}."
 
 
-def _pace(settings: SyncSettings) -> str:
+def _pace(settings: RunOptions) -> str:
     rows = _count(settings.batch_size, "row")
     if settings.pacing == "adaptive":
         return f"batches of adaptive size, the first of {rows}"

@@ -8,7 +8,8 @@ from product_sync.errors import ConfigurationError, ProductSyncError
 from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.pipeline.lock_wait import lock_is_free_now
-from product_sync.settings import CRON, Environment, ScheduleSettings, TargetAddress, mapping_path
+from product_sync.runtime.typed_settings import Environment
+from product_sync.settings import CRON, ScheduleSettings, TargetAddress, mapping_path
 
 #: Dagster's own tags of a run that no person has launched.
 _LAUNCHED_BY = ("dagster/schedule_name", "dagster/sensor_name")

@@ -164,7 +164,7 @@ def _end_with_the_other() -> None:
 
 def _read_both(run_id: str, target_file: str, mapping: str | None, tell: _Teller) -> None:
     from product_sync.pipeline.sync_run import open_sync_run, resolve_row_schema
-    from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path, state_root
+    from product_sync.settings import RunOptions, SourceAddress, TargetAddress, mapping_path, state_root
     from product_sync.state.store import SOURCE_ROWS
 
     target = TargetAddress.from_environment(os.environ)
@@ -177,7 +177,7 @@ def _read_both(run_id: str, target_file: str, mapping: str | None, tell: _Teller
     sync_run = open_sync_run(
         SourceAddress.from_environment(os.environ),
         target,
-        SyncSettings(),
+        RunOptions(),
         row_schema,
         state_root=state_root(os.environ),
         run_id=run_id,

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from product_sync.load.adaptive_pacing import AdaptivePacing, AdaptiveSettings
 from product_sync.load.pacing import FixedPacing, Pacing
 from product_sync.runtime.clock import Timing
-from product_sync.settings import SyncSettings, TargetAddress
+from product_sync.settings import RunOptions, TargetAddress
 from product_sync.targets.postgres.pressure import PostgresPressure
 
 
 @contextmanager
-def pacing_of_load(settings: SyncSettings, target: TargetAddress, timing: Timing) -> Iterator[Pacing]:
+def pacing_of_load(settings: RunOptions, target: TargetAddress, timing: Timing) -> Iterator[Pacing]:
     """The policy of one load."""
     if settings.pacing == "fixed":
         yield _fixed(settings)
@@ -22,22 +22,22 @@ def pacing_of_load(settings: SyncSettings, target: TargetAddress, timing: Timing
         yield AdaptivePacing(_adaptive(settings), probe, timing)
 
 
-def pacing_without_pressure(settings: SyncSettings, timing: Timing) -> Pacing:
+def pacing_without_pressure(settings: RunOptions, timing: Timing) -> Pacing:
     """The policy as it would be on a target that nobody else uses: for an estimate."""
     if settings.pacing == "fixed":
         return _fixed(settings)
     return AdaptivePacing(_adaptive(settings), None, timing)
 
 
-def flush_within_s(settings: SyncSettings) -> float | None:
+def flush_within_s(settings: RunOptions) -> float | None:
     """How many seconds a batch may stay off the disk, for the sake of others who commit: as long as the target rests
     anyway. ``None`` where each COMMIT is to wait for the disk."""
     return None if settings.pacing == "fixed" else _adaptive(settings).rest_s
 
 
-def _fixed(settings: SyncSettings) -> FixedPacing:
+def _fixed(settings: RunOptions) -> FixedPacing:
     return FixedPacing(settings.batch_size, settings.batch_delay_ms)
 
 
-def _adaptive(settings: SyncSettings) -> AdaptiveSettings:
+def _adaptive(settings: RunOptions) -> AdaptiveSettings:
     return AdaptiveSettings(settings.target_batch_s, settings.max_duty, settings.batch_size)

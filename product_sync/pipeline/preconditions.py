@@ -13,16 +13,16 @@ from product_sync.errors import AccessDenied, ProductSyncError
 from product_sync.notify.channels import require_channels
 from product_sync.pipeline.local_storage import require_local_storage
 from product_sync.runtime import hints
+from product_sync.runtime.typed_settings import Environment
 from product_sync.schema.mapping import load_mapping
 from product_sync.schema.records import TargetTable
 from product_sync.settings import (
     MAPPING,
-    Environment,
     PageSettings,
     ReportSettings,
+    RunOptions,
     ScheduleSettings,
     SourceAddress,
-    SyncSettings,
     TargetAddress,
     mapping_path,
 )
@@ -62,7 +62,7 @@ def problems(env: Environment, overrides: Mapping[str, Any], *more: Check) -> It
     if mapping := overrides.get("mapping"):
         env = {**env, MAPPING: str(mapping)}
     said = set[str]()
-    for check in (lambda env: SyncSettings.resolve(env, overrides), *CHECKS, *more):
+    for check in (lambda env: RunOptions.resolve(env, overrides), *CHECKS, *more):
         try:
             check(env)
         except ProductSyncError as error:

@@ -21,7 +21,7 @@ from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.runtime import hints
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
-from product_sync.settings import SyncSettings
+from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import read_metadata
 from product_sync.state.store import RunFiles, StateFolder
@@ -49,7 +49,7 @@ def keep(folder: StateFolder, made: PendingDiff, extra: str) -> str:
     return run.run_id
 
 
-def saved_plan_of(folder: StateFolder, settings: SyncSettings, now: datetime) -> SavedPlan:
+def saved_plan_of(folder: StateFolder, settings: RunOptions, now: datetime) -> SavedPlan:
     """The plan that ``settings`` name. Raises `StalePlan` if it is too old, not there, or of other databases, and
     `ConfigurationError` if it was made with another ``extra``."""
     plan_id = settings.plan or ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from product_sync.runtime.progress import OnProgress, Progress, waiting
 from product_sync.schema.mapping import load_mapping
 from product_sync.schema.records import Op, Reason, SourceId
 from product_sync.schema.row_schema import RowSchema, bind
-from product_sync.settings import SourceAddress, SyncSettings, TargetAddress
+from product_sync.settings import RunOptions, SourceAddress, TargetAddress
 from product_sync.sources import mongodb
 from product_sync.state import store
 from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT, row_count
@@ -114,7 +114,7 @@ class SyncRun:
 
     source_address: SourceAddress
     target_address: TargetAddress
-    settings: SyncSettings
+    settings: RunOptions
     row_schema: RowSchema
     folder: StateFolder
     files: RunFiles
@@ -237,11 +237,7 @@ class SyncRun:
 
     @names_storage
     def preview(self) -> DryRunResult:
-        """Everything that `load` does, short of writing. The diff is kept as a plan.
-
-        Raises `ConfigurationError` where a plan is to be executed: that would be dry and not dry at once.
-        """
-        replace(self.settings, dry_run=True)
+        """Everything that `load` does, short of writing. The diff is kept as a plan."""
         todo, target = self._plan(), self._target_health()
         lacking = self._lacking(todo.counts, target.privileges)
         by_reason = quarantine.summary(todo.source.path(store.REJECTS))
@@ -508,7 +504,7 @@ def _load_result(content: dict[str, Any]) -> LoadResult:
 def open_sync_run(
     source: SourceAddress,
     target: TargetAddress,
-    settings: SyncSettings,
+    settings: RunOptions,
     row_schema: RowSchema,
     *,
     state_root: Path,

@@ -21,7 +21,7 @@ from product_sync.compare.quarantine_reasons import ADVICE
 from product_sync.definitions import defs
 from product_sync.orchestration.checks import CHECKS, LOAD_CHECKS
 from product_sync.orchestration.connection_checks import connections
-from product_sync.orchestration.resources import SyncResource
+from product_sync.orchestration.resources import RUN_CONFIG
 from product_sync.results import (
     ConnectionReport,
     DoctorReport,
@@ -35,7 +35,7 @@ from product_sync.results import (
 )
 from product_sync.schema.mapping import ColumnSpec, load_mapping
 from product_sync.schema.records import Reason
-from product_sync.settings import NotificationSettings, PageSettings, ScheduleSettings, SyncSettings
+from product_sync.settings import NotificationSettings, PageSettings, RunOptions, ScheduleSettings
 from product_sync_tests.docs.pages import ROOT, Page, Row, all_pages, codes, page
 from product_sync_tests.row_schemas import TEXT, layout_of
 
@@ -72,8 +72,7 @@ def is_ours(name: str) -> bool:
 def defaults() -> dict[str, object]:
     """What the code takes for a variable that is not set."""
     schedule, pages = ScheduleSettings.from_environment({}), PageSettings.from_environment({})
-    notification, sync = NotificationSettings.from_environment({}), SyncSettings.resolve({}, {})
-    assert pages.fresh_for is not None
+    notification, sync = NotificationSettings.from_environment({}), RunOptions.resolve({}, {})
     known: dict[str, object] = {
         settings.BATCH_SIZE: sync.batch_size,
         settings.BATCH_DELAY_MS: sync.batch_delay_ms,
@@ -82,10 +81,10 @@ def defaults() -> dict[str, object]:
         settings.CRON: schedule.cron,
         settings.TIME_ZONE: schedule.time_zone,
         settings.ENABLE_SCHEDULER: schedule.enabled,
-        settings.FRESH_MINUTES: pages.fresh_for.total_seconds() / 60,
+        settings.FRESH_MINUTES: pages.fresh_minutes,
         settings.OWNERS: ",".join(pages.owners),
-        settings.ALERT_QUIET: notification.quiet_s / 60,
-        settings.ALERT_WARN_QUIET: notification.warn_quiet_s / 60,
+        settings.ALERT_QUIET: notification.quiet_minutes,
+        settings.ALERT_WARN_QUIET: notification.warn_quiet_minutes,
     }
     return {name: known.get(name) for name in variables_read() - RULES}
 
@@ -116,24 +115,19 @@ def test_a_default_that_a_page_gives_is_the_one_of_the_code(shown: Page) -> None
                 assert told(row["default"]) == written(expected[name]), f"{shown.name}: {name}"
 
 
-def test_every_setting_of_a_run_has_a_row_with_its_default() -> None:
+def test_every_option_of_a_run_has_a_row_that_says_what_the_launchpad_and_the_help_say() -> None:
     rows = {codes(row["run config"])[0]: row for row in SETTINGS.rows("run config")}
-    standard = SyncSettings()
-    assert rows.keys() == {item.name for item in fields(SyncSettings)}
-    for name, row in rows.items():
-        assert told(row["default"]) == written(getattr(standard, name)), name
-        assert row["unit"] or isinstance(getattr(standard, name), bool), f"{name} has no unit"
-        assert row["when to change it"], name
-        assert codes(row["flag"]), f"{name} has no flag"
-
-
-def test_the_launchpad_gives_the_same_defaults() -> None:
-    standard, told_there = SyncSettings(), 0
-    for name, field in SyncResource.model_fields.items():
-        if given := re.search(r"Default: (\S+)\.$", field.description or ""):
-            assert given[1] == written(getattr(standard, name)), name
-            told_there += 1
-    assert told_there > 8
+    assert rows.keys() == RunOptions.model_fields.keys()
+    for name, option in RunOptions.each().items():
+        given = {key: rows[name][key] for key in ("flag", "variable", "default", "what it does")}
+        assert given == {
+            "flag": f"`{option.flag}`",
+            "variable": f"`{option.variable}`" if option.variable else "",
+            "default": "none" if option.default is None else f"`{written(option.default)}`",
+            "what it does": option.explained,
+        }
+        assert rows[name]["when to change it"], name
+        assert (RUN_CONFIG[name].description or "").startswith(option.explained)
 
 
 def test_every_flag_has_a_row_and_its_default() -> None:

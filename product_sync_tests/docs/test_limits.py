@@ -8,16 +8,16 @@ import pytest
 
 from product_sync.compare import key_ranges
 from product_sync.conversion.extended_json import EXCERPT_LENGTH
-from product_sync.load import batching, pacing
+from product_sync.load import batching
 from product_sync.load.loader import DEFAULT_POLICY
 from product_sync.orchestration import local_history
-from product_sync.settings import SyncSettings
+from product_sync.settings import RunOptions
 from product_sync.state import retention
 from product_sync.verify import checks
 from product_sync_tests.docs.pages import page
 
 _WORDS = {1: "one", 2: "two", 5: "five", 8: "eight", 10: "ten"}
-_SETTINGS = SyncSettings()
+_SETTINGS = RunOptions()
 
 
 def share(value: float) -> str:
@@ -30,8 +30,8 @@ def share(value: float) -> str:
         ("settings.md", f"a source that shrank by {share(checks.MAX_SHRINK)}"),
         ("settings.md", f"more than {checks.MASS_CHANGE_ROWS} rows and half of the target overwritten"),
         ("settings.md", f"{_WORDS[DEFAULT_POLICY.failures_in_row]} failing batches in a row"),
-        ("settings.md", f"or {share(DEFAULT_POLICY.isolated_share)} of the planned ones"),
-        ("settings.md", f"1 to {pacing.MAX_BATCH_SIZE}, and {batching.MAX_BATCH_BYTES // 2**20} MiB at most"),
+        ("settings.md", f"or {share(DEFAULT_POLICY.isolated_share)} of the planned rows"),
+        ("settings.md", f"ends at {batching.MAX_BATCH_BYTES // 2**20} MiB too"),
         ("errors.md", f"more than {share(checks.MAX_SHRINK)} smaller than at the last run that passed"),
         ("errors.md", f"more than {DEFAULT_POLICY.isolated_rows:,} rows are refused".replace(",", " ")),
         ("errors.md", f"{_WORDS[DEFAULT_POLICY.failures_in_row]} batches in a row fail"),

@@ -43,7 +43,7 @@ def test_the_age_is_a_setting_in_minutes(minutes: str, age: timedelta | None) ->
 
 
 def test_the_shortest_age_of_a_minute_has_no_warning_before_it() -> None:
-    policy = specs(PageSettings(fresh_for=timedelta(minutes=1)))[names.PROOF].freshness_policy
+    policy = specs(PageSettings(fresh_minutes=1))[names.PROOF].freshness_policy
     assert policy == dg.FreshnessPolicy.time_window(timedelta(minutes=1))
 
 

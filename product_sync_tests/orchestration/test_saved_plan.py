@@ -13,7 +13,7 @@ import pytest
 
 from product_sync.orchestration import names
 from product_sync.pipeline.pending_diff import OLDEST_PLAN
-from product_sync.settings import SyncSettings
+from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import TAKEN_AT
 from product_sync.state.retention import KEPT_PLANS
@@ -167,7 +167,7 @@ def test_a_plan_outlives_the_files_of_its_run_for_a_day(shop: Shop) -> None:
 
 
 def test_plans_and_diffs_are_trusted_for_the_same_time() -> None:
-    assert SyncSettings().max_plan_age_s == OLDEST_PLAN.total_seconds()
+    assert RunOptions().max_plan_age_s == OLDEST_PLAN.total_seconds()
 
 
 def age(files: RunFiles, by: timedelta) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from product_sync.embedded.process import free_port
 from product_sync.embedded.servers import Servers
 from product_sync.orchestration import names
 from product_sync.orchestration.dead_runs import reap_dead_runs
+from product_sync.settings import RunOptions
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_tests.docs.pages import Page
 from product_sync_tests.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver
@@ -66,8 +68,11 @@ class Server:
     def ask(self, query: str, **variables: object) -> dict[str, Any]:
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})  # noqa: S310 - our own
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - our own
-            content: dict[str, Any] = json.load(answer)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - our own
+                content: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as refused:  # status 500 for an error of Python in a mutation
+            content = json.load(refused)
         assert "errors" not in content, content
         data: dict[str, Any] = content["data"]
         return data
@@ -198,6 +203,39 @@ def test_what_the_ui_launches_runs_one_after_the_other(server: Server) -> None:
         assert ended is not None
         assert started is not None
         assert ended <= started
+
+
+SCHEMA = """
+query ($selector: PipelineSelector!) {
+  runConfigSchemaOrError(selector: $selector) {
+    ... on RunConfigSchema {
+      rootConfigType { ... on CompositeConfigType { fields { name isRequired description configType { key } } } }
+    }
+  }
+}
+"""
+
+
+def test_the_launchpad_shows_the_options_and_refuses_a_value_that_cannot_be(server: Server) -> None:
+    asked = server.ask(SCHEMA, selector={**LOCATION, "pipelineName": names.SYNC_JOB})
+    shown = {field["name"]: field for field in asked["runConfigSchemaOrError"]["rootConfigType"]["fields"]}
+    for name, option in RunOptions.each().items():
+        assert shown[name]["description"] == option.help
+        assert not shown[name]["isRequired"]
+        assert "Any" not in shown[name]["configType"]["key"], name
+
+    runs = len(server.shop.instance.get_runs())
+    for name, value, answer, said in (
+        ("batch_size", "lots", "RunConfigValidationInvalid", "lots"),
+        ("pacing", "slow", "RunConfigValidationInvalid", "fixed_or_adaptive"),
+        ("batch_size", 0, "PythonError", "batch_size is 0. Expected: a whole number, 1 to 100000 (rows)."),
+    ):
+        for config in ({name: value}, {"resources": {"sync": {"config": {name: value}}}}):
+            parameters = {"selector": {**LOCATION, "jobName": names.SYNC_JOB}, "runConfigData": config}
+            refused = server.ask(LAUNCH, parameters=parameters)["launchRun"]
+            assert refused["__typename"] == answer, refused
+            assert said in json.dumps(refused)
+    assert len(server.shop.instance.get_runs()) == runs
 
 
 def test_a_program_starts_a_dry_run_and_a_sync_over_http_as_the_guide_says(server: Server) -> None:

@@ -21,7 +21,7 @@ from product_sync.pipeline.pending_diff import newest_diff
 from product_sync.pipeline.sync_run import SyncRun, count_both, lock_holder, open_sync_run, resolve_row_schema
 from product_sync.runtime.clock import SYSTEM_TIMING
 from product_sync.runtime.progress import OnProgress, Progress, no_progress
-from product_sync.settings import SourceAddress, SyncSettings, TargetAddress, mapping_path
+from product_sync.settings import RunOptions, SourceAddress, TargetAddress, mapping_path
 from product_sync.state import store
 from product_sync_tests.shop import Shop, ids, product, shop
 from product_sync_tests.targets.postgres_tables import role
@@ -35,7 +35,7 @@ def begin(shop: Shop, *, on_progress: OnProgress = no_progress, **settings: obje
     return open_sync_run(
         SourceAddress(shop.mongodb_url),
         target,
-        SyncSettings.resolve({}, {"batch_delay_ms": 0, "settle_seconds": 0.0, **settings}),
+        RunOptions.resolve({}, {"batch_delay_ms": 0, "settle_seconds": 0.0, **settings}),
         resolve_row_schema(target, mapping_path({})),
         state_root=shop.state,
         run_id=str(uuid4()),
