@@ -25,7 +25,9 @@ driver is in ``__cause__``::
     │   │   └── CommitOutcomeUnknown        ... after asking whether it happened
     │   ├── RowsRefused                     isolate the rows
     │   │   └── RowsExcluded                ... which another row keeps out: write them once it has made way
+    │   │       └── ForeignKeyRefused           ... because one of them references the other
     │   └── EveryBatchWouldFail             stop the run
+    │       └── PrivilegeMissing            ... because the role lacks a right
     ├── SourceReadError               1     the source failed in mid-read
     ├── LoadStopped                   1     the run stopped after it had begun to write
     ├── ChecksFailed                  1     the run came to its end and its checks say no
@@ -191,10 +193,18 @@ class RowsExcluded(RowsRefused):
         self.obstacles = obstacles
 
 
+class ForeignKeyRefused(RowsExcluded):
+    """A foreign key refuses the row: it refers to a row that is not there, or another row refers to it."""
+
+
 class EveryBatchWouldFail(WriteError):
     """Permission, table, column or disk: the next batch would fail in the same way."""
 
     code = "stopped"
+
+
+class PrivilegeMissing(EveryBatchWouldFail):
+    """The role lacks a right on the table."""
 
 
 class SourceReadError(ProductSyncError):

@@ -205,7 +205,7 @@ class TestConnections:
     ) -> None:
         monkeypatch.setattr("product_sync.targets.postgres.lock._SECOND_SESSION_S", 0.3)
         with transaction_pooler(market.cart_url, sessions=1, mode="session") as pooler:
-            refused("too_few_connections", 3, "a second session was not to be had", CART_DB_URL=pooler.url)
+            refused("too_few_connections", 3, "a second session was not available", CART_DB_URL=pooler.url)
 
     def test_a_pool_that_lends_by_the_statement_is_found_out(
         self, refused: Callable[..., Report], market: Market

@@ -214,7 +214,7 @@ def test_with_the_right_to_statistics_adaptive_pacing_sees_everything(
     execute("sync", "statistics")
     as_role(SYNC)
     with PostgresPressure(market.env["CART_DB_URL"]) as probe:
-        assert probe.look().unseen == ()
+        assert probe.measure().unseen == ()
 
 
 def test_reading_the_one_database_is_enough_on_the_source(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:

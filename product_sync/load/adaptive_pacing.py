@@ -130,7 +130,7 @@ class AdaptivePacing:
         if self._probe is None or (self._looked_at is not None and now - self._looked_at < _LOOK_EVERY_S):
             return
         self._looked_at = now
-        signals = self._probe.look()
+        signals = self._probe.measure()
         self._tell_unseen(signals.unseen)
         reasons = self._judge.pressure(signals)
         before = self._throttled

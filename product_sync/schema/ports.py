@@ -190,5 +190,5 @@ class Signals:
 class PressureProbe(Protocol):
     """Looks at what the target has to bear, beside the connection that writes."""
 
-    def look(self) -> Signals:
+    def measure(self) -> Signals:
         """Cheap, waits for nobody's lock and never fails: what cannot be seen is `Signals.unseen`."""

@@ -17,7 +17,7 @@ from product_sync.schema.records import TargetTable
 from product_sync.settings import SourceAddress, TargetAddress, mapping_path
 from product_sync.sources import mongodb
 from product_sync.targets.postgres.connection import without_credentials
-from product_sync.targets.postgres.quick_health import look as look_at_postgres
+from product_sync.targets.postgres.health import quick_health as postgres_quick_health
 
 #: Seconds for a server to be found, to take the connection and to give each answer.
 STEP_S = 4.0
@@ -122,7 +122,7 @@ def _look_at_source(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
 def _look_at_target(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     address = TargetAddress.from_environment(env)
     target = load_mapping(mapping_path(env)).target
-    found = look_at_postgres(address.url, TargetTable(target.db_schema, target.table, (), ()), within_s=step_s)
+    found = postgres_quick_health(address.url, TargetTable(target.db_schema, target.table, (), ()), within_s=step_s)
     if found.replication.in_recovery:
         raise NotAttempted(
             f"PostgreSQL at {without_credentials(address.url)} is {found.replication}: a standby cannot be written to.",

@@ -35,7 +35,7 @@ class Target:
     looks: int = 0
     time: FakeTime = field(default_factory=FakeTime)
 
-    def look(self) -> Signals:
+    def measure(self) -> Signals:
         self.looks += 1
         return self.signals
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from product_sync.errors import TableError
+from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.health import ForeignKey, Privileges, health
-from product_sync.targets.postgres.lock import lock_holder, transaction_pooling
+from product_sync.targets.postgres.lock import lock_holder, pools_transactions
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.pooler import transaction_pooler
 from product_sync_tests.targets.postgres_tables import execute, layout_of, other_sessions, role
@@ -116,9 +119,10 @@ def test_a_sync_that_is_running_is_shown_also_to_a_role_that_sees_little(cart_ur
 
 @pytest.mark.parametrize("sessions", [1, 2, 5])
 def test_a_transaction_pooler_is_found_out(cart_url: str, sessions: int) -> None:
-    with transaction_pooler(cart_url, sessions=sessions) as pooler:
-        assert transaction_pooling(pooler.url)
-    assert not transaction_pooling(cart_url)
+    with transaction_pooler(cart_url, sessions=sessions) as pooler, closing(connect(pooler.url)) as connection:
+        assert pools_transactions(connection, pooler.url)
+    with closing(connect(cart_url)) as connection:
+        assert not pools_transactions(connection, cart_url)
 
 
 def test_a_table_that_went_away_is_named(cart_url: str, product_table: str) -> None:

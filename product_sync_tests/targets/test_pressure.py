@@ -20,7 +20,7 @@ from product_sync_tests.targets.postgres_tables import PASSWORD, execute, locked
 def seen(probe: PostgresPressure, expected: Callable[[Signals], bool]) -> Signals:
     """The first look that shows what is expected, or the last after five seconds."""
     for _ in range(100):
-        found = probe.look()
+        found = probe.measure()
         if expected(found):
             break
         time.sleep(0.05)
@@ -47,7 +47,7 @@ def busy(url: str, statement: str) -> Iterator[None]:
 
 def test_a_calm_target_shows_a_latency_and_nothing_else(cart_url: str) -> None:
     with PostgresPressure(cart_url) as probe:
-        found = probe.look()
+        found = probe.measure()
     assert found.latency_s is not None
     assert 0 < found.latency_s < 1
     assert (found.lock_waits, found.active_sessions, found.replica_lag_s, found.unseen) == (0, 0, 0.0, ())
@@ -57,7 +57,7 @@ def test_the_latency_is_the_middle_one_of_three_round_trips(cart_url: str) -> No
     # The first two are the time at which the look began.
     ticks = iter([0.0, 0.0, 0.0, 0.001, 2.0, 2.9, 3.0, 3.004])
     with PostgresPressure(cart_url, clock=lambda: next(ticks)) as probe:
-        assert probe.look().latency_s == pytest.approx(0.004)
+        assert probe.measure().latency_s == pytest.approx(0.004)
 
 
 def test_sessions_that_wait_for_a_lock_are_counted(cart_url: str, product_table: str) -> None:
@@ -92,7 +92,7 @@ def test_a_replica_that_lags_is_seen(cart_url: str, product_table: str) -> None:
         cursor.start_replication(start_lsn=position)
         began = cursor.wal_end or _lsn(position)
         with PostgresPressure(cart_url) as probe:
-            assert probe.look().replica_lag_s == 0
+            assert probe.measure().replica_lag_s == 0
 
             def lags(found: Signals) -> bool:
                 execute(cart_url, "INSERT INTO product VALUES (gen_random_uuid(), 't', 1, 'i', 's', 1)")
@@ -144,31 +144,31 @@ def test_where_nobody_answers_it_says_so_and_tries_again_half_a_minute_later(car
     with role(cart_url, password=PASSWORD) as user:
         wrong = user.url.replace(PASSWORD, "wrong")
         with PostgresPressure(wrong, clock=lambda: now) as probe:
-            first = probe.look()
+            first = probe.measure()
             assert first.latency_s is None
             assert "password authentication failed" in first.unseen[0]
             execute(cart_url, f"ALTER ROLE {user.name} PASSWORD 'wrong'")
-            assert probe.look() == first
+            assert probe.measure() == first
             now = 31.0
-            assert probe.look().lock_waits == 0
+            assert probe.measure().lock_waits == 0
 
 
 def test_a_connection_that_breaks_is_opened_again(cart_url: str) -> None:
     now = 0.0
     with proxy(cart_url) as network, PostgresPressure(network.url(cart_url), clock=lambda: now) as probe:
-        assert probe.look().lock_waits == 0
+        assert probe.measure().lock_waits == 0
         network.lose_request(b"pg_locks")
-        assert "anything of the target" in probe.look().unseen[0]
+        assert "anything of the target" in probe.measure().unseen[0]
         now = 31.0
-        assert probe.look().lock_waits == 0
+        assert probe.measure().lock_waits == 0
 
 
 def test_a_look_that_takes_too_long_is_a_latency(cart_url: str) -> None:
     with PostgresPressure(cart_url) as probe:
-        probe.look()
+        probe.measure()
         with psycopg.connect(cart_url) as owner:
             owner.execute("LOCK TABLE pg_catalog.pg_database IN ACCESS EXCLUSIVE MODE")
-            found = probe.look()
+            found = probe.measure()
     assert found.latency_s is not None
     assert found.latency_s > 0.9
     assert found.lock_waits is None

@@ -22,7 +22,7 @@ from product_sync_tests.network import proxy
 from product_sync_tests.target_contract import write_batch
 from product_sync_tests.targets.postgres_tables import execute, layout_of, other_sessions, product
 
-SHORT = Patience(look_every_s=0.05, tell_every_s=0.2, wait_s=0.6)
+SHORT = Patience(check_every_s=0.05, report_every_s=0.2, wait_s=0.6)
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def test_a_reading_that_waits_for_a_lock_says_so_and_ends_with_who_has_it(
 
 
 def test_a_lock_that_is_freed_in_time_costs_nothing_but_the_time(cart_url: str, product_table: str) -> None:
-    patient = Patience(look_every_s=0.05, tell_every_s=0.1, wait_s=60.0)
+    patient = Patience(check_every_s=0.05, report_every_s=0.1, wait_s=60.0)
     with migration(cart_url) as other:
         reader = PostgresReader(cart_url, layout_of(cart_url), on_wait=lambda _: other.rollback(), patience=patient)
         assert read_all(reader) == []
@@ -93,7 +93,7 @@ def test_a_statement_that_only_works_for_long_is_left_alone(cart_url: str) -> No
 
 def test_a_server_that_does_not_answer_any_more_is_left(cart_url: str, product_table: str) -> None:
     with proxy(cart_url) as network:
-        silent = Patience(look_every_s=0.05, wait_s=2.0, answer_within_s=2.0)
+        silent = Patience(check_every_s=0.05, wait_s=2.0, answer_within_s=2.0)
         reader = PostgresReader(network.url(cart_url), layout_of(cart_url), patience=silent)
 
         def fall_silent() -> None:

@@ -1,8 +1,8 @@
 """Why the certificate of a PostgreSQL server was refused.
 
-libpq says "certificate verify failed" for a certificate that has expired yesterday and for one that a stranger has
-issued, and its users look in the wrong place. So the handshake is done once more, with Python's ``ssl``, which gives
-the reason. Nothing is sent over that connection, and it changes nothing: the refusal stands.
+libpq says "certificate verify failed" both for an expired certificate and for one of an unknown issuer. So the
+handshake is done again with Python's ``ssl``, which gives the reason. Nothing is sent over that connection, and the
+refusal stands.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Final
 #: The message with which a client asks for TLS (PostgreSQL manual, "SSL Session Encryption" and "Message Formats").
 _SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)
 _TIMEOUT_S: Final = 5.0
-#: Where libpq looks when nothing is said (manual, "Client Verification of Server Certificates").
+#: libpq's default (manual, "Client Verification of Server Certificates").
 _ROOT: Final = "~/.postgresql/root.crt"
 
 
 def refused_because(places: Iterable[tuple[str, int]], root_certificate: str) -> str | None:
-    """OpenSSL's reason at the first of ``places`` (host and port) whose certificate ``root_certificate`` (libpq's
-    ``sslrootcert``) does not vouch for, such as ``certificate has expired``; ``None`` where none could be had."""
+    """OpenSSL's reason, such as ``certificate has expired``, at the first of ``places`` (host and port) whose
+    certificate ``root_certificate`` (libpq's ``sslrootcert``) does not confirm; ``None`` if there is none."""
     root = None if root_certificate == "system" else Path(root_certificate or _ROOT).expanduser()
     for place in places:
         try:
             context = ssl.create_default_context(cafile=root)
-            # libpq judges the name itself, in words that need no help.
+            # libpq checks the name itself, and its message is clear.
             context.check_hostname = False
             with socket.create_connection(place, timeout=_TIMEOUT_S) as plain:
                 plain.sendall(_SSL_REQUEST)

@@ -1,7 +1,7 @@
-"""Whether the mapped columns still are what the layout says: somebody may change the table while a run is at work.
+"""Checks that the mapped columns still have the types of the row schema: the table may be changed during a run.
 
-PostgreSQL takes an integer for a column that is real by now and rounds it, and COPY in its binary form takes the four
-bytes for those of a float. Neither is an error to the server, so it has to be asked.
+PostgreSQL rounds an integer that it is sent for a column that has become real, and binary COPY takes its four bytes for
+those of a float. Neither is an error to the server, so it has to be asked.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from product_sync.targets.postgres.errors import START_AGAIN
 
 
 def require_unchanged(connection: psycopg.Connection, row_schema: RowSchema) -> None:
-    """Raises `EveryBatchWouldFail` if a mapped column has another type now, or is gone, and driver errors.
+    """Raises `EveryBatchWouldFail` if a mapped column has another type now or is gone, and driver errors.
 
-    In a transaction that has written to the table the answer holds until its end: the table is locked against such
-    changes.
+    After a transaction has written to the table, the table is locked against such changes until the transaction ends.
     """
     if changes := changed(connection, row_schema):
         raise EveryBatchWouldFail(changes, hint=START_AGAIN)
 
 
 def changed(connection: psycopg.Connection, row_schema: RowSchema) -> str:
-    """What has become of the mapped columns, in words; empty if nothing has, or if the whole table is gone."""
+    """A sentence about the mapped columns that have changed; empty if none has, or if the whole table is gone."""
     mapped = {column.name for column in row_schema.columns}
     reflected = {
         column.name: column.declared.replace('"', "") for column in row_schema.table.columns if column.name in mapped

@@ -1,7 +1,7 @@
-"""Opening connections to the cart's database, and saying why one cannot be opened.
+"""Opens connections to the target's server, and says why one cannot be opened.
 
-The one place where `CART_DB_URL` is read as an address, so that its password cannot leak elsewhere: driver messages
-about an address quote parts of it, and are therefore never passed on.
+This is the one place that parses `CART_DB_URL`, so that its password cannot leak elsewhere. Driver messages about an
+address quote parts of it and are never passed on.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Final
 
 import psycopg
@@ -25,6 +27,7 @@ from product_sync.errors import (
 )
 from product_sync.targets.postgres import binary
 from product_sync.targets.postgres.certificate import refused_because
+from product_sync.targets.postgres.errors import read_error
 
 VARIABLE: Final = "CART_DB_URL"
 _PORT: Final = "5432"
@@ -32,8 +35,8 @@ _PORT: Final = "5432"
 CONNECTIONS_NEEDED: Final = 3
 EXPECTED: Final = "postgresql://USER:PASSWORD@HOST:5432/DATABASE"
 
-#: Used where the address does not say otherwise (libpq manual, "Parameter Key Words"; seconds, ``tcp_user_timeout``
-#: in milliseconds). A vanished server is noticed after about a minute; `lock` sees to a vanished client.
+#: Defaults for what the address does not set (libpq manual, "Parameter Key Words"; seconds, ``tcp_user_timeout`` in
+#: milliseconds). A server that vanished is noticed after about a minute. `lock` has the same for a client.
 _DEFAULTS: Final = {
     "connect_timeout": "10",
     "keepalives": "1",
@@ -44,12 +47,12 @@ _DEFAULTS: Final = {
 }
 #: pg_current_xact_id() and trim_scale() came with 13.
 _OLDEST_SERVER: Final = 130000
-#: PostgreSQL cuts names at 63 bytes, without a word.
+#: PostgreSQL cuts longer names without an error.
 _APPLICATION_NAME_BYTES: Final = 63
 _SCHEME: Final = re.compile(r"postgres(ql)?(\+[a-z0-9_]+)?://", re.IGNORECASE)
 
-# A failed connection has no SQLSTATE in libpq, only a text. These are the server's English ones; a text that is not
-# recognised, or is in another language, counts as unreachable and is quoted, so nothing is hidden.
+# libpq gives no SQLSTATE for a failed connection, only a text. These are the server's English texts. A text that is not
+# recognised, or is in another language, counts as unreachable and is quoted.
 _NO_DATABASE: Final = re.compile(r"FATAL: +database .* does not exist")
 _DENIED: Final = re.compile(
     r"authentication failed|no password supplied|role .* does not exist|no pg_hba\.conf entry|pg_hba\.conf rejects"
@@ -59,7 +62,7 @@ _DENIED: Final = re.compile(
 _TOO_MANY: Final = re.compile(
     r"too many connections for|too many clients|connection slots are reserved|no more connections allowed"
 )
-# And these are libpq's own, about TLS. The first one says too little.
+# libpq's own texts about TLS. The first one does not say why.
 _CERTIFICATE: Final = re.compile(r"certificate verify failed")
 _WRONG_NAME: Final = re.compile(r"server certificate for .* does not match host name")
 _NO_ROOT: Final = re.compile(r"root certificate file .* does not exist|could not read root certificate file")
@@ -72,13 +75,13 @@ def connect(
     """A new connection in autocommit mode, with the server's own placeholders (``$1``) and canonical conversions.
 
     ``url`` is ``postgresql://``, ``postgres://``, SQLAlchemy's ``postgresql+psycopg://`` or libpq's ``key=value`` form.
-    Time-outs for statements and locks, ``search_path`` and ``TimeZone`` stay as the role has them: values travel in
-    binary and names are qualified, so they decide nothing here, but triggers of the table's owner may rely on them.
-    ``connect_within_s`` wins over the address: seconds for each of its hosts, two at least.
+    Time-outs, ``search_path`` and ``TimeZone`` stay as the role has them. They change nothing here, because values
+    travel in binary and names are qualified, but triggers of the table's owner may rely on them. ``connect_within_s``
+    replaces the time-out of the address: seconds for each of its hosts, two at least.
 
-    Raises `ConfigurationError` for an address that is none and for a database that does not exist, `AccessDenied`
-    for a wrong password or role, `Untrusted` where the address asks for TLS and the server's certificate does not
-    hold, `TooFewConnections` where a limit is reached, `Unreachable` for everything else. None quotes the address.
+    Raises `ConfigurationError` for an invalid address and for a database that does not exist, `AccessDenied` for a
+    wrong password or role, `Untrusted` if TLS is required and the server's certificate is not valid,
+    `TooFewConnections` if a limit is reached, `Unreachable` for everything else. No error quotes the address.
     """
     parameters = _parse(url)
     try:
@@ -101,10 +104,21 @@ def connect(
     return connection
 
 
-def conninfo(url: str, *, application_name: str = "product_sync", connect_within_s: float | None = None) -> str:
-    """The address with our defaults, in libpq's own form. It may hold the password: not to be shown.
+@contextmanager
+def connected(url: str, name: str, *, connect_within_s: float | None = None) -> Iterator[psycopg.Connection]:
+    """A connection for questions about ``name``, a table for example. Raises what `connect` raises; driver errors in
+    the block become the errors of a failed read."""
+    with closing(connect(url, connect_within_s=connect_within_s)) as connection:
+        try:
+            yield connection
+        except psycopg.Error as error:
+            raise read_error(error, table=name, broken=connection.closed) from error
 
-    Raises `ConfigurationError` for an address that is none.
+
+def conninfo(url: str, *, application_name: str = "product_sync", connect_within_s: float | None = None) -> str:
+    """The address with our defaults, in libpq's own form. It may hold the password, so it must not be shown.
+
+    Raises `ConfigurationError` for an invalid address.
     """
     ours = {"application_name": application_name, "client_encoding": "UTF8"}
     if connect_within_s is not None:
@@ -113,26 +127,26 @@ def conninfo(url: str, *, application_name: str = "product_sync", connect_within
 
 
 def application_name(run_id: str) -> str:
-    """How a session names itself to the server, and so to whoever finds the lock taken:
-    ``product_sync RUN HOST:PID``, in at most 63 bytes of ASCII."""
+    """The name of a session at the server: ``product_sync RUN HOST:PID``, in at most 63 bytes of ASCII. Another sync
+    that finds the lock taken shows it."""
     begin, end = f"product_sync {run_id[:8]} ", f":{os.getpid()}"
     host = socket.gethostname().encode("ascii", "replace").decode()
     return begin + host[: _APPLICATION_NAME_BYTES - len(begin) - len(end)] + end
 
 
 def without_credentials(url: str) -> str:
-    """``host:port/database`` of an address, all hosts of several, and nothing else. Raises `ConfigurationError`."""
+    """Only ``host:port/database`` of an address, with all its hosts. Raises `ConfigurationError`."""
     return _address(_parse(url))
 
 
 def _parse(url: str) -> dict[str, str]:
-    """The parameters that the address gives, or `ConfigurationError`. The address itself is never quoted."""
+    """The parameters of the address, or `ConfigurationError`, which does not quote it."""
     text = url.strip()
     if not text:
         raise ConfigurationError(f"{VARIABLE} is empty.", hint=f"Set it to {EXPECTED}.")
     if scheme := _SCHEME.match(text):
         text = "postgresql://" + text[scheme.end() :]
-        # An unencoded @ or / in the password makes libpq take the rest of it for the host or the database.
+        # After an unencoded @ or / in the password, libpq takes the rest of it for the host or the database.
         authority, _, path = text[len("postgresql://") :].partition("?")[0].partition("/")
         if authority.count("@") > 1 or "@" in path or "#" in text:
             raise _invalid("a password with special characters must be percent-encoded (@ is %40, / is %2F, # is %23)")
@@ -142,7 +156,7 @@ def _parse(url: str) -> dict[str, str]:
         parameters = {key: str(value) for key, value in conninfo_to_dict(text).items()}
     except (psycopg.Error, UnicodeError):
         raise _invalid(
-            "it has a part that libpq does not know; parameters of other tools (schema, pgbouncer) do not belong here"
+            "libpq does not know a part of it; parameters of other tools (schema, pgbouncer) do not belong here"
         ) from None
     if not all(port.isdecimal() for port in parameters.get("port", "0").split(",") if port):
         raise _invalid("the port is not a number; special characters of a password must be percent-encoded")
@@ -160,16 +174,16 @@ def _address(parameters: dict[str, str]) -> str:
 
 
 def _places(known: dict[str, str]) -> list[tuple[str, str]]:
-    """Host and port of each server that completed parameters name."""
+    """Host and port of each server."""
     hosts = (known["host"] or known["hostaddr"] or "localhost").split(",")
     ports = known["port"].split(",")
-    # One port serves all hosts, else there is one for each (libpq manual, "Specifying Multiple Hosts").
+    # One port for all hosts, or one for each (libpq manual, "Specifying Multiple Hosts").
     ports = ports * len(hosts) if len(ports) == 1 else ports
     return [(host, port or _PORT) for host, port in zip(hosts, ports, strict=False)]
 
 
 def _with_defaults(parameters: dict[str, str]) -> dict[str, str]:
-    """Completed as libpq does it: from the environment, then as compiled in."""
+    """The parameters with libpq's defaults: from the environment, then compiled in."""
     options = pq.Conninfo.get_defaults()
     defaults = {option.keyword.decode(): (option.val or option.compiled or b"").decode() for option in options}
     return {**defaults, **parameters}
@@ -192,15 +206,15 @@ def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | NotA
         return too_few_connections(user, f"{reason}, says PostgreSQL at {where}")
     if _NO_ROOT.search(text):
         return ConfigurationError(
-            f"The certificates that PostgreSQL at {where} is to be checked against cannot be read: {reason}.",
+            f"The certificates to check PostgreSQL at {where} against cannot be read: {reason}.",
             hint=f"Let sslrootcert in {VARIABLE} name a file that this user may read, or be `system`.",
         )
     if _CERTIFICATE.search(text) or _WRONG_NAME.search(text):
         why = (_CERTIFICATE.search(text) and _why_refused(parameters)) or reason
         return Untrusted(
-            f"PostgreSQL at {where} did not prove that it is the server asked for: {why}.",
-            hint=f"Let the host in {VARIABLE} be a name in the server's certificate, and sslrootcert the certificate of"
-            " the authority that issued it.",
+            f"PostgreSQL at {where} did not prove that it is the right server: {why}.",
+            hint=f"The host in {VARIABLE} must be a name in the server's certificate, and sslrootcert must be the"
+            " certificate of the authority that issued it.",
         )
     if _NO_TLS.search(text):
         return Untrusted(
@@ -214,9 +228,9 @@ def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | NotA
 
 
 def too_few_connections(user: str, reason: str) -> TooFewConnections:
-    """The error for a server or a pool that gives ``user`` no further session."""
+    """The error for a server or a pool that gives ``user`` no more sessions."""
     return TooFewConnections(
-        f"There is no further connection for user {user!r}: {reason}.",
+        f"No more connections for user {user!r}: {reason}.",
         hint=f"A sync needs {CONNECTIONS_NEEDED} connections at once: raise the limit of the role, the database or the"
         " pool, or wait until others have ended.",
     )
@@ -229,7 +243,7 @@ def _why_refused(parameters: dict[str, str]) -> str | None:
 
 
 def _reason(text: str) -> str:
-    """The first line of a driver's text, from the server's own words on."""
+    """The first line of a driver's text, from where the server's own message begins."""
     reason = " ".join(text.split("\n")[0].split())
     for begin in ("FATAL: ", "failed: "):
         _, found, rest = reason.rpartition(begin)

@@ -1,4 +1,4 @@
-"""Reads which constraints of a table relate its rows to one another, as the server's catalogue has them."""
+"""Reads from the catalogue which constraints of a table relate its rows to one another."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-# Unique indexes but the primary key, and exclusion constraints: their keys as expressions of the table's columns, the
-# operator under which two keys exclude each other (for an index that of equality), the predicate, and every column that
-# any of it looks at: generated columns with their expressions, the others by name. An index that belongs to a
-# constraint depends on that, and the constraint on the columns; the expression of a generated column on its columns.
+# Lists unique indexes except the primary key's, and exclusion constraints: the keys as expressions, the operator under
+# which two keys exclude each other (equality for an index), the predicate, the columns that they use by name, and the
+# generated columns among them with their expressions. The columns come from pg_depend: of the index, of its constraint,
+# and of the expressions of generated columns.
 _INDEXES: Final = sql.SQL(
     """
     SELECT COALESCE(con.conname, class.relname)::pg_catalog.text,
@@ -77,7 +77,7 @@ _INDEXES: Final = sql.SQL(
     """
 )
 
-# Foreign keys of the table whose columns the role may read on both sides: the referencing and the referenced columns.
+# Lists the table's foreign keys, with the referencing and the referenced columns, if the role may read both.
 _REFERENCES: Final = sql.SQL(
     """
     SELECT con.conname::pg_catalog.text, con.condeferrable, con.confrelid = con.conrelid,
@@ -108,8 +108,8 @@ _REFERENCES: Final = sql.SQL(
 
 @dataclass(frozen=True)
 class Index:
-    """A unique index, or an exclusion constraint. ``keys`` and ``predicate`` are the server's own text, over columns
-    without a qualifier."""
+    """A unique index or an exclusion constraint. ``keys`` and ``predicate`` are the server's own text, in which columns
+    have no table before them."""
 
     name: str
     deferrable: bool

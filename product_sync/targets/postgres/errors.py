@@ -1,8 +1,7 @@
-"""What a PostgreSQL error means for the sync: retry, isolate the rows, or stop.
+"""Translates PostgreSQL errors by what the sync has to do: retry, isolate the rows, or stop.
 
-Without this table a bad row would be retried for a minute and a missing privilege bisected down to single rows. The
-codes are those of the manual's Appendix A, "PostgreSQL Error Codes"; two letters stand for a whole class. The
-classes were tried on a server, see the tests.
+Without this table a bad row would be retried for a minute, and a missing privilege bisected down to single rows. The
+codes are those of the manual's Appendix A, "PostgreSQL Error Codes"; the tests cause them on a server.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ import psycopg
 from product_sync.errors import (
     AccessDenied,
     EveryBatchWouldFail,
+    ForeignKeyRefused,
     NotAttempted,
+    PrivilegeMissing,
     ProductSyncError,
     RowsExcluded,
     RowsRefused,
@@ -28,7 +29,7 @@ from product_sync.errors import (
 )
 from product_sync.runtime import hints
 
-#: Characters of the server's message that are passed on: a trigger may raise a text of any length.
+#: Characters of the server's message that are shown: a trigger may raise a text of any length.
 _MESSAGE_CHARACTERS: Final = 500
 
 
@@ -39,12 +40,12 @@ class Consequence(Enum):
     STOP = "stop"
 
 
-#: By code, then by class. What is in neither isolates, see `consequence`.
+#: By code, then by class (the first two letters). A code that is in neither isolates rows, see `consequence`.
 _BY_CODE: Final = {
     "55P03": Consequence.RETRY,  # lock_not_available: lock_timeout
     "55006": Consequence.RETRY,  # object_in_use
     "57014": Consequence.RETRY,  # query_canceled: statement_timeout, or cancelled by an administrator
-    "53200": Consequence.RETRY,  # out_of_memory: of the moment
+    "53200": Consequence.RETRY,  # out_of_memory
     "25P03": Consequence.RECONNECT,  # idle_in_transaction_session_timeout
     "25P04": Consequence.RECONNECT,  # transaction_timeout
     "53300": Consequence.RECONNECT,  # too_many_connections
@@ -76,14 +77,19 @@ _BY_CLASS: Final = {
     "58": Consequence.STOP,  # system error: input/output
     "F0": Consequence.STOP,  # configuration file
 }
-#: A row is refused because of another one: restrict_violation (of a deletion), foreign_key_violation, unique_violation,
-#: exclusion_violation.
-_BY_ANOTHER_ROW: Final = frozenset({"23001", "23503", "23505", "23P01"})
-#: What to do when the table was changed under a run.
-START_AGAIN: Final = "Start the sync again, so that the table is reflected anew."
+#: A row is refused because of another row. By default the row itself is bad.
+_REFUSED: Final = {
+    "23001": ForeignKeyRefused,  # restrict_violation
+    "23503": ForeignKeyRefused,  # foreign_key_violation
+    "23505": RowsExcluded,  # unique_violation
+    "23P01": RowsExcluded,  # exclusion_violation
+}
+_NO_PRIVILEGE: Final = "42501"
+#: The hint after a change of the table during a run.
+START_AGAIN: Final = "Start the sync again, so that it reads the table's columns again."
 _HINTS: Final = {
     "25006": "The role or the database is set read-only (default_transaction_read_only).",
-    "42501": "Grant SELECT, INSERT and UPDATE on the table."
+    _NO_PRIVILEGE: "Grant SELECT, INSERT and UPDATE on the table."
     f" `{hints.shell('product-sync', 'doctor')}` has the statement to execute.",
     "42P01": "The table was dropped or renamed during the run.",
     "42703": f"A column was dropped or renamed during the run. {START_AGAIN}",
@@ -92,11 +98,11 @@ _HINTS: Final = {
 
 
 def consequence(sqlstate: str) -> Consequence:
-    """What follows from an error code.
+    """What to do about an error code.
 
-    A code that is in no table isolates: triggers and extensions raise codes of their own, about the row before them.
-    If it is not the row after all, isolating ends at ``max_isolated_rows`` and nothing is lost; retrying would never
-    end, and stopping would let one row stop every sync.
+    An unknown code isolates rows: triggers and extensions raise their own codes about the row that they see. If the row
+    is not the cause, isolating ends at ``max_isolated_rows`` and nothing is lost. Retrying would never end, and
+    stopping would let one row stop every sync.
     """
     return _BY_CODE.get(sqlstate) or _BY_CLASS.get(sqlstate[:2], Consequence.ISOLATE)
 
@@ -104,9 +110,8 @@ def consequence(sqlstate: str) -> Consequence:
 def write_error(error: psycopg.Error, *, broken: bool, standby: bool = False) -> WriteError:
     """A failed transaction as one of the port's errors.
 
-    ``broken`` says that the connection is gone, ``standby`` that the server is in recovery, where writes will be
-    possible after a promotion. The message is the server's first line with the constraint and the column; never its
-    DETAIL, which quotes the row.
+    ``broken`` says that the connection is lost, ``standby`` that the server can be written to after a promotion. The
+    message is the server's first line with the constraint and the column, never its DETAIL, which quotes the row.
     """
     state, message = error.sqlstate, describe(error)
     if broken or state is None:
@@ -120,40 +125,40 @@ def write_error(error: psycopg.Error, *, broken: bool, standby: bool = False) ->
         case Consequence.RECONNECT:
             return TransientError(message, sqlstate=state, connection_lost=True)
         case Consequence.ISOLATE:
-            refused = RowsExcluded if state in _BY_ANOTHER_ROW else RowsRefused
-            return refused(message, sqlstate=state)
+            return _REFUSED.get(state, RowsRefused)(message, sqlstate=state)
         case Consequence.STOP:
-            return EveryBatchWouldFail(message, sqlstate=state, hint=_HINTS.get(state, ""))
+            stop = PrivilegeMissing if state == _NO_PRIVILEGE else EveryBatchWouldFail
+            return stop(message, sqlstate=state, hint=_HINTS.get(state, ""))
 
 
 def pools_statements(message: str) -> bool:
-    """Whether a server's message is that of a pool which lends sessions by the statement (PgBouncer)."""
+    """Whether the message comes from a pool that lends sessions by the statement (PgBouncer)."""
     return "statement pooling" in message
 
 
 def read_error(error: psycopg.Error, *, table: str, broken: bool) -> ProductSyncError:
-    """A failed reading of the table ``table`` (schema and name). Nothing of what was read may be used."""
+    """The error for a failed read of ``table`` (schema and name). Nothing that was read may be used."""
     return reading_failed(None if broken else error.sqlstate, describe(error), table=table)
 
 
 def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyncError:
-    """The same of an SQLSTATE, ``None`` for a connection that is lost, and a message."""
+    """The same for a message and an SQLSTATE, which is ``None`` if the connection is lost."""
     if pools_statements(message):
         return TransactionPooling(
-            f"A pooler stands before {table} that allows no transactions: {message}",
+            f"{table} is reached through a pooler that allows no transactions: {message}",
             hint="Let CART_DB_URL name the server itself, or a pool in session mode.",
         )
     if "invalid byte sequence for encoding" in message or state == "22021":
-        # A database whose encoding is SQL_ASCII takes any bytes for a text.
+        # A database with the encoding SQL_ASCII accepts any bytes as text.
         return NotAttempted(
             f"{table} holds a text that is not in the encoding of the database, or not UTF-8: {message}",
             hint="Correct that text in the table.",
         )
     if state is None or consequence(state) is Consequence.RECONNECT:
         return Unreachable(
-            f"The connection was lost while {table} was read: {message}", hint="Nothing was changed; start again."
+            f"The connection was lost while {table} was read: {message}", hint="Nothing was changed. Start again."
         )
-    if state == "42501":
+    if state == _NO_PRIVILEGE:
         return AccessDenied(
             f"{table} cannot be read: {message}",
             hint="The role needs SELECT, and under row-level security BYPASSRLS too:"
@@ -166,17 +171,19 @@ def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyn
 
 
 def waited_too_long(why: str, *, table: str) -> TargetLocked:
-    """A reading whose wait was ended (`waits`); ``why`` says what it waited for."""
-    return TargetLocked(f"{table} could not be read. {why}", hint="Let that session end, or end it; then start again.")
+    """The error for a read whose wait was ended (`waits`); ``why`` says what it waited for."""
+    return TargetLocked(
+        f"{table} could not be read. {why}", hint="Wait until that session ends, or end it. Then start again."
+    )
 
 
 def changed_meanwhile(message: str, *, table: str) -> TableError:
-    """What was read is not of the types that the table had."""
+    """The error for a table whose columns were changed during the run."""
     return TableError(f"{table} changed while it was used: {message}", hint=START_AGAIN)
 
 
 def describe(error: psycopg.Error) -> str:
-    """The server's message in one line with code, constraint and column, or the driver's where the server sent none."""
+    """The server's message in one line, with code, constraint and column, or the driver's if the server sent none."""
     primary = error.diag.message_primary or str(error) or type(error).__name__
     line = " ".join(primary.split())
     if len(line) > _MESSAGE_CHARACTERS:

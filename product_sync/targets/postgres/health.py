@@ -1,13 +1,13 @@
-"""What the target is like before anything is written: rights, triggers, foreign keys, server.
+"""The state of the target before anything is written: rights, triggers, foreign keys, server, replicas.
 
-A dry run and `doctor` promise what a sync would meet. They ask the catalogue for it, which every role may read.
+A dry run and `doctor` say what a sync would meet. They ask the catalogue, which every role may read. The health check
+asks less, and with short limits, because it runs every few minutes beside a load.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,12 +17,11 @@ from product_sync.errors import ProductSyncError
 from product_sync.schema.records import TargetTable
 from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres import catalog_sql, session_sql
-from product_sync.targets.postgres.connection import connect
-from product_sync.targets.postgres.errors import read_error
+from product_sync.targets.postgres.connection import connected
 from product_sync.targets.postgres.lock import holder_of
 from product_sync.targets.postgres.requirements import require_writable, table_oid
 
-#: What happens to rows that reference a deleted one, where that changes them.
+#: The actions of a foreign key that change the referencing table when a row is deleted.
 _CASCADING: Final = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 
 
@@ -42,8 +41,8 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True)
 class Privileges:
-    """What the role may do with the mapped columns; column-level grants suffice. ``lacking`` names what it may not:
-    ``USAGE on schema shop``, ``INSERT on title``; not DELETE, which few syncs need."""
+    """What the role may do with the mapped columns; grants on the columns are enough. ``lacking`` names the rights that
+    it does not have: ``USAGE on schema shop``, ``INSERT on title``; without DELETE, which few syncs need."""
 
     select: bool
     insert: bool
@@ -54,7 +53,7 @@ class Privileges:
 
 @dataclass(frozen=True, slots=True)
 class ServerHealth:
-    """The server, whatever tables it has. ``latency_ms`` is one round trip in milliseconds."""
+    """``latency_ms`` is one round trip in milliseconds."""
 
     version: str
     latency_ms: float
@@ -64,10 +63,10 @@ class ServerHealth:
 
 @dataclass(frozen=True, slots=True)
 class TargetHealth:
-    """The target as `doctor` and the dry run see it.
+    """The target for `doctor` and the dry run.
 
-    ``problem`` would keep any sync from writing, whatever it finds (`requirements.require_writable`). ``triggers`` are
-    those of the table's users: with any, nothing is probed. ``lock_holder`` names a sync that is running.
+    ``problem`` would stop every sync (`requirements.require_writable`). ``triggers`` are those of the table's users:
+    with any, nothing is probed. ``lock_holder`` names a sync that is running.
     """
 
     server: ServerHealth
@@ -78,41 +77,72 @@ class TargetHealth:
     lock_holder: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """The number of connected replicas, and the lag of the slowest in seconds; on a standby ``behind_s`` is the age of
+    the last transaction that it has replayed. ``behind_s`` is ``None`` if the role may not see it."""
+
+    in_recovery: bool
+    replicas: int
+    behind_s: float | None
+
+    def __str__(self) -> str:
+        if self.in_recovery:
+            behind = "an unknown time" if self.behind_s is None else f"{self.behind_s:.0f} s"
+            return f"in recovery, {behind} behind its primary"
+        if not self.replicas:
+            return "primary without replicas"
+        replicas = "primary with 1 replica" if self.replicas == 1 else f"primary with {self.replicas} replicas"
+        if self.behind_s is None:
+            return f"{replicas}; their lag is unknown (a role without pg_read_all_stats may not see it)"
+        return f"{replicas}, at most {self.behind_s:.1f} s behind"
+
+
+@dataclass(frozen=True, slots=True)
+class QuickHealth:
+    """``estimated_rows`` comes from the server's own statistics."""
+
+    server: ServerHealth
+    estimated_rows: int
+    replication: Replication
+
+
 def health(url: str, row_schema: RowSchema, *, clock: Callable[[], float] = time.perf_counter) -> TargetHealth:
-    """Ask the server. Errors as `connect`; `TableError` if the table is gone."""
-    with closing(connect(url)) as connection:
-        try:
-            return _health(connection, url, row_schema, clock)
-        except psycopg.Error as error:
-            raise read_error(error, table=row_schema.table.qualified_name, broken=connection.closed) from error
+    """Asks the server. Raises what `connected` raises, and `TableError` if the table is gone."""
+    table = row_schema.table
+    with connected(url, table.qualified_name) as connection:
+        oid = table_oid(connection, table)
+        holder = holder_of(connection, table)
+        return TargetHealth(
+            server=_server(connection, clock),
+            problem=_problem(connection, url, table),
+            privileges=_privileges(connection, row_schema, oid),
+            triggers=tuple(name for (name,) in connection.execute(catalog_sql.USER_TRIGGERS, [oid])),
+            foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(catalog_sql.FOREIGN_KEYS, [oid])),
+            lock_holder=None if holder is None else str(holder),
+        )
+
+
+def quick_health(
+    url: str, table: TargetTable, *, within_s: float, clock: Callable[[], float] = time.perf_counter
+) -> QuickHealth:
+    """Asks the server with one connection and a few reads of the catalogue. Each step ends after ``within_s`` seconds.
+    Needs no reflected table. Errors as of `health`."""
+    with connected(url, table.qualified_name, connect_within_s=within_s) as connection:
+        connection.execute(session_sql.limit_statements(within_s))
+        server = _server(connection, clock)
+        row = connection.execute(catalog_sql.ESTIMATED_COUNT, [table_oid(connection, table)]).fetchone()
+        replicas, behind_s = connection.execute(session_sql.REPLICATION).fetchone() or (0, None)
+        return QuickHealth(server, int(row[0]) if row else 0, Replication(server.in_recovery, replicas, behind_s))
 
 
 def server_health(url: str, *, clock: Callable[[], float] = time.perf_counter) -> ServerHealth:
-    """Ask the server about itself only. Errors as `connect`."""
-    with closing(connect(url)) as connection:
-        try:
-            return server_of(connection, clock)
-        except psycopg.Error as error:
-            raise read_error(error, table="the server", broken=connection.closed) from error
+    """Asks about the server only. Errors as of `connected`."""
+    with connected(url, "the server") as connection:
+        return _server(connection, clock)
 
 
-def _health(
-    connection: psycopg.Connection, url: str, row_schema: RowSchema, clock: Callable[[], float]
-) -> TargetHealth:
-    oid = table_oid(connection, row_schema.table)
-    holder = holder_of(connection, row_schema.table)
-    return TargetHealth(
-        server=server_of(connection, clock),
-        problem=_problem(connection, url, row_schema.table),
-        privileges=_privileges(connection, row_schema, oid),
-        triggers=tuple(name for (name,) in connection.execute(catalog_sql.USER_TRIGGERS, [oid])),
-        foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(catalog_sql.FOREIGN_KEYS, [oid])),
-        lock_holder=None if holder is None else str(holder),
-    )
-
-
-def server_of(connection: psycopg.Connection, clock: Callable[[], float]) -> ServerHealth:
-    """On an open connection; ``clock`` counts seconds. Raises driver errors."""
+def _server(connection: psycopg.Connection, clock: Callable[[], float]) -> ServerHealth:
     started = clock()
     row = connection.execute(session_sql.SERVER).fetchone()
     latency_ms = (clock() - started) * 1000

@@ -1,8 +1,8 @@
 """One sync at a time per target table: a session advisory lock on the connection that writes.
 
-Two syncs at once would each undo the other's reading of the table. The lock lives in the target, where every sync
-must pass, whatever machine it runs on, and it goes with its connection: a killed run frees it. A transaction pooler
-voids it (each transaction may run in another session), so one in between is found out and refused.
+Each of two syncs at once would undo what the other relies on. The lock is in the target, so it holds on whatever
+machine a sync runs, and it is freed with its connection: also by a killed run. A transaction pooler breaks it, because
+each transaction may get another session; so a pooler is detected and refused.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import psycopg
 from product_sync.errors import SyncAlreadyRunning
 from product_sync.schema.records import TargetTable
 from product_sync.targets.postgres import session_sql
-from product_sync.targets.postgres.connection import connect, too_few_connections
-from product_sync.targets.postgres.errors import pools_statements, read_error
+from product_sync.targets.postgres.connection import connect, connected, too_few_connections
+from product_sync.targets.postgres.errors import pools_statements
 from product_sync.targets.postgres.waits import OnWait
 
-#: Seconds between two tries to take a lock that somebody else holds.
+#: Seconds between two tries to take a lock that another session holds.
 _TRY_EVERY_S: Final = 0.25
-#: How often a second look is taken whether the session stays the same.
+#: How often two sessions are compared to detect a pooler.
 _POOLING_ROUNDS: Final = 3
-#: Seconds for which a pool may let the second connection wait for a session.
+#: Seconds that a pool may take to give the second connection a session.
 _SECOND_SESSION_S: Final = 10.0
 
 
@@ -47,7 +47,7 @@ class Holder:
 
 
 def try_lock(connection: psycopg.Connection, table: TargetTable) -> bool:
-    """Take the table's lock for this session, or say that another session has it."""
+    """Takes the table's lock for this session; false if another session holds it."""
     connection.execute(session_sql.KEEP_ALIVE, prepare=False)
     connection.execute(session_sql.CHECK_CLIENT_IN_SESSION)
     row = connection.execute(session_sql.TRY_LOCK, [_key(table)]).fetchone()
@@ -61,29 +61,17 @@ def wait_for_lock(
     wait_s: float,
     on_wait: OnWait,
     sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Take the table's lock for this session, trying for ``wait_s`` seconds while another session has it. Raises
-    `SyncAlreadyRunning` then. Not queued for in the server: a wait there could not be reported."""
-    _wait(lambda: try_lock(connection, table), connection, table, wait_s, on_wait, sleep, clock)
+    """Takes the table's lock for this session. Tries for ``wait_s`` seconds while another session holds it, then raises
+    `SyncAlreadyRunning`. The server does not queue it: a wait in the server could not be reported."""
+    _wait(lambda: try_lock(connection, table), connection, table, wait_s, on_wait, sleep)
 
 
-def wait_until_free(
-    url: str,
-    table: TargetTable,
-    *,
-    wait_s: float,
-    on_wait: OnWait,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Wait for ``wait_s`` seconds until no session holds the table's lock, without taking it. Errors as
+def wait_until_free(url: str, table: TargetTable, *, wait_s: float, on_wait: OnWait) -> None:
+    """Waits for ``wait_s`` seconds until no session holds the table's lock, without taking it. Errors as of
     `lock_holder` and `wait_for_lock`."""
-    with closing(connect(url)) as connection:
-        try:
-            _wait(lambda: holder_of(connection, table) is None, connection, table, wait_s, on_wait, sleep, clock)
-        except psycopg.Error as error:
-            raise read_error(error, table=table.qualified_name, broken=connection.closed) from error
+    with connected(url, table.qualified_name) as connection:
+        _wait(lambda: holder_of(connection, table) is None, connection, table, wait_s, on_wait, time.sleep)
 
 
 def _wait(
@@ -93,12 +81,11 @@ def _wait(
     wait_s: float,
     on_wait: OnWait,
     sleep: Callable[[float], None],
-    clock: Callable[[], float],
 ) -> None:
-    began = clock()
+    began = time.monotonic()
     while not is_free():
         holder = holder_of(connection, table)
-        left = wait_s - (clock() - began)
+        left = wait_s - (time.monotonic() - began)
         if left <= 0:
             raise already_running(holder, table, waited_s=wait_s)
         on_wait(f"another sync holds the lock: {holder or 'one that has just ended'}; giving up in {left:.0f} s")
@@ -106,53 +93,43 @@ def _wait(
 
 
 def already_running(holder: Holder | None, table: TargetTable, *, waited_s: float = 0.0) -> SyncAlreadyRunning:
-    """The error for a taken lock; ``holder`` as `holder_of` gave it, ``None`` if it was freed in between."""
+    """The error for a lock that is held. ``holder`` is ``None`` if it was freed in between."""
     named = str(holder or "a sync that has just ended")
     waited = f" Waited {waited_s:g} s." if waited_s else ""
     return SyncAlreadyRunning(
         f"{table.qualified_name} is being synced by {named}.{waited}",
         holder=named,
-        hint="Let it end, or end that process: the lock goes with it. lock_wait_s makes a sync wait longer.",
+        hint="Wait until it ends, or end that process, which frees the lock. lock_wait_s makes a sync wait longer.",
     )
 
 
 def lock_holder(url: str, table: TargetTable, *, within_s: float | None = None) -> str | None:
-    """Who holds the table's lock now, or ``None``. Reads only; errors as `connect`, and `read_error` after it.
-
-    ``within_s`` are the seconds that it may take to connect."""
-    with closing(connect(url, connect_within_s=within_s)) as connection:
-        try:
-            holder = holder_of(connection, table)
-        except psycopg.Error as error:
-            raise read_error(error, table=table.qualified_name, broken=connection.closed) from error
+    """The session that holds the table's lock, or ``None``. Only reads. Errors as of `connected`; ``within_s`` are the
+    seconds that it may take to connect."""
+    with connected(url, table.qualified_name, connect_within_s=within_s) as connection:
+        holder = holder_of(connection, table)
     return None if holder is None else str(holder)
 
 
 def holder_of(connection: psycopg.Connection, table: TargetTable) -> Holder | None:
-    """The session that holds the table's lock."""
+    """The session that holds the table's lock, asked on an open connection."""
     row = connection.execute(session_sql.LOCK_HOLDER, [_key(table)]).fetchone()
     return None if row is None else Holder(*row)
 
 
-def transaction_pooling(url: str) -> bool:
-    """Whether a transaction pooler stands between. Opens two connections; errors as `connect`."""
-    with closing(connect(url)) as connection:
-        return pools_transactions(connection, url)
-
-
 def pools_transactions(connection: psycopg.Connection, url: str) -> bool:
-    """Whether ``connection`` is served by changing sessions, tried with a second connection to the same ``url``.
+    """Whether a transaction pooler gives ``connection`` changing sessions; tried with a second connection to ``url``.
 
-    While the second one is in a transaction it has a session for itself. If that is the first one's, or the first
-    one is then served by another, sessions are lent by the transaction. A pool that lends them by the statement
-    refuses the transaction. Raises `TooFewConnections` if there is no second session to be had.
+    A transaction keeps its session. If the second connection has the first one's session in a transaction, or the
+    first one then has another session, the pool lends sessions by the transaction. A pool that lends them by the
+    statement refuses the transaction. Raises `TooFewConnections` if there is no second session.
     """
     mine = _backend_pid(connection)
     with closing(connect(url)) as other, _served_within(other, _SECOND_SESSION_S):
         try:
             for _ in range(_POOLING_ROUNDS):
                 with other.transaction():
-                    # Asked before the first connection is: a pool of one session would make that wait for ever.
+                    # In this order: with a pool of one session the first connection would wait for ever.
                     if _backend_pid(other) == mine or _backend_pid(connection) != mine:
                         return True
         except psycopg.Error as error:
@@ -164,7 +141,7 @@ def pools_transactions(connection: psycopg.Connection, url: str) -> bool:
 
 @contextmanager
 def _served_within(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
-    """Cut the connection after so many seconds: a pool that has no free session lets it wait without a word."""
+    """Cuts the connection after so many seconds: a pool without a free session lets it wait for ever."""
     is_cut = threading.Event()
 
     def cut() -> None:
@@ -180,7 +157,7 @@ def _served_within(connection: psycopg.Connection, seconds: float) -> Iterator[N
         if not is_cut.is_set():
             raise
         raise too_few_connections(
-            connection.info.user, f"a second session was not to be had within {seconds:g} s"
+            connection.info.user, f"a second session was not available within {seconds:g} s"
         ) from error
     finally:
         timer.cancel()

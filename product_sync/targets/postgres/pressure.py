@@ -1,7 +1,7 @@
-"""What else the target has to bear, as far as the role may see it.
+"""Measures how busy the target is, as far as the role may see it.
 
-On a connection of its own: on the one that writes it would be in the way of the transactions, and see only them. A
-sync must not fail because nobody could look, so here, and only here, an error of the driver becomes an answer.
+It uses its own connection: on the one that writes it would block the transactions and see only them. A sync must not
+fail because the pressure could not be measured, so here an error of the driver becomes a part of the answer.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from product_sync.targets.postgres import session_sql
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.errors import describe
 
-#: Round trips of which the middle one counts: a pause of this process is not one of the server.
+#: Round trips per measurement. The middle one counts, so that a pause of this process is not taken for a slow server.
 _PINGS: Final = 3
-#: Seconds that a look may take at most, so that it does not add to the pressure.
+#: Seconds that a statement may take, so that measuring does not add to the pressure.
 _LIMIT_S: Final = 1.0
 #: Seconds after which a connection that could not be opened is tried again.
-_AGAIN_S: Final = 30.0
+_RETRY_AFTER_S: Final = 30.0
 _NEEDS_STATS: Final = "(only a role with the rights of pg_read_all_stats sees them)"
 
 
@@ -35,8 +35,8 @@ class PostgresPressure:
         self._url = url
         self._clock = clock
         self._connection: psycopg.Connection | None = None
-        self._blind_until = 0.0
-        self._blind_because = ""
+        self._retry_at = 0.0
+        self._failure = ""
 
     def __enter__(self) -> Self:
         return self
@@ -49,19 +49,24 @@ class PostgresPressure:
             self._connection.close()
             self._connection = None
 
-    def look(self) -> Signals:
-        if self._connection is None and self._clock() < self._blind_until:
-            return _blind(self._blind_because)
+    def measure(self) -> Signals:
+        if self._connection is None and self._clock() < self._retry_at:
+            return self._unseen()
         began = self._clock()
         try:
-            return self._look(self._open())
+            return self._measure(self._open())
         except psycopg.errors.QueryCanceled:
-            # It ran into our limit: that is a latency, and all there is to see.
-            return Signals(self._clock() - began, unseen=("lock waits, sessions and replicas: the look took too long",))
+            # It ran into our limit: that is a latency, and nothing else can be seen.
+            return Signals(
+                self._clock() - began, unseen=("lock waits, sessions and replicas: the server was too slow",)
+            )
         except ProductSyncError as error:
-            return self._give_up(error.message)
+            self._failure = error.message
         except psycopg.Error as error:
-            return self._give_up(describe(error))
+            self._failure = describe(error)
+        self.close()
+        self._retry_at = self._clock() + _RETRY_AFTER_S
+        return self._unseen()
 
     def _open(self) -> psycopg.Connection:
         if self._connection is None:
@@ -69,7 +74,7 @@ class PostgresPressure:
             self._connection.execute(session_sql.limit_statements(_LIMIT_S), prepare=False)
         return self._connection
 
-    def _look(self, connection: psycopg.Connection) -> Signals:
+    def _measure(self, connection: psycopg.Connection) -> Signals:
         latency_s = median(self._ping(connection) for _ in range(_PINGS))
         waits, active, lag_s = connection.execute(session_sql.PRESSURE).fetchone() or (None, None, None)
         unseen = () if active is not None else (f"active sessions and replica lag {_NEEDS_STATS}",)
@@ -80,12 +85,5 @@ class PostgresPressure:
         connection.execute(session_sql.PING)
         return self._clock() - began
 
-    def _give_up(self, because: str) -> Signals:
-        self.close()
-        self._blind_until = self._clock() + _AGAIN_S
-        self._blind_because = because
-        return _blind(because)
-
-
-def _blind(because: str) -> Signals:
-    return Signals(unseen=(f"anything of the target: {because.rstrip('.')}",))
+    def _unseen(self) -> Signals:
+        return Signals(unseen=(f"anything of the target: {self._failure.rstrip('.')}",))

@@ -1,7 +1,6 @@
 """Checks that a sync can write to the target, before anything is read or written.
 
-The writer calls it when it opens, a run when it starts, and `doctor` to say what a sync would meet. It is one function,
-so that `doctor` never passes what a sync refuses.
+The writer, the start of a run and `doctor` use the same function, so that `doctor` never passes what a sync refuses.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _SETTING: Final = "default_transaction_read_only"
 
 
 def table_oid(connection: psycopg.Connection, table: TargetTable) -> int:
-    """The table's OID, or `TableError` if there is none of this name, or none any more."""
+    """The table's OID, or `TableError` if the table does not exist."""
     row = connection.execute(catalog_sql.RELATION, [table.schema, table.name]).fetchone()
     if row is None:
         raise TableError(f"Table {table.qualified_name} does not exist any more.", hint="Was it renamed?")
@@ -29,17 +28,17 @@ def table_oid(connection: psycopg.Connection, table: TargetTable) -> int:
 
 
 def require_writable(connection: psycopg.Connection, url: str, table: TargetTable) -> None:
-    """Raise what would keep any sync from writing to ``table``.
+    """Raises an error if no sync could write to ``table``.
 
-    `ReadOnlyTarget` on a standby or where the role or the database is set read-only, `TransactionPooling` and
-    `TooFewConnections` for the sessions behind ``url``, `AccessDenied` under row-level security, `TableError` for
-    rules, and driver errors. Privileges are not asked for: which ones are needed depends on the differences.
+    `ReadOnlyTarget` on a standby, or if the role or the database is set read-only; `TransactionPooling` and
+    `TooFewConnections` for the sessions behind ``url``; `AccessDenied` under row-level security; `TableError` for
+    rules; and driver errors. Privileges are not checked: which ones are needed depends on the differences.
     """
     oid = table_oid(connection, table)
     _refuse_read_only(connection, table)
     if pools_transactions(connection, url):
         raise TransactionPooling(
-            f"A transaction pooler stands before {table.qualified_name}; it would void the sync's lock.",
+            f"{table.qualified_name} is reached through a transaction pooler, which would break the sync's lock.",
             hint=f"Let {VARIABLE} name the server itself, or a pool in session mode.",
         )
     _refuse_row_security(connection, oid, table)
@@ -47,9 +46,9 @@ def require_writable(connection: psycopg.Connection, url: str, table: TargetTabl
 
 
 def refuse_heirs(connection: psycopg.Connection, oid: int, name: str) -> None:
-    """Raise `TableError` if other tables inherit from the table, or a partition is a foreign table.
+    """Raises `TableError` if other tables inherit from the table, or if a partition is a foreign table.
 
-    A primary key does not cover the rows of tables that inherit, and reading the table reads them too.
+    Reading a table also reads the rows of tables that inherit from it, and its primary key does not cover them.
     """
     heirs = connection.execute(catalog_sql.HEIRS, [oid]).fetchall()
     if children := [str(heir) for heir, is_partition in heirs if not is_partition]:
@@ -88,7 +87,7 @@ def _refuse_read_only(connection: psycopg.Connection, table: TargetTable) -> Non
 
 
 def _end_of_read_only(source: str, role: str, database: str) -> str:
-    # In a transaction of its own kind: the session that executes it may be read-only too.
+    # READ WRITE: the session that executes it may be read-only too.
     match source:
         case "user":
             return hints.sql("BEGIN READ WRITE; ALTER ROLE {} RESET default_transaction_read_only; COMMIT", role)
@@ -106,7 +105,7 @@ def _end_of_read_only(source: str, role: str, database: str) -> str:
 
 
 def _refuse_row_security(connection: psycopg.Connection, oid: int, table: TargetTable) -> None:
-    """Rows that it hides would count as missing, or be lost from view."""
+    """Rows that it hides would count as missing."""
     if connection.execute(catalog_sql.ROW_SECURITY, [oid]).fetchone() == (True,):
         raise AccessDenied(
             f"Row-level security is active on {table.qualified_name} for this role, so it may not see all rows.",

@@ -1,8 +1,8 @@
-"""Watches a session from outside while it waits: for a lock that others hold, or for a server that is silent.
+"""Watches a session from outside while it waits for a lock of another session, or for a server that does not answer.
 
-A statement that waits for a lock says nothing and has no end of its own: a forgotten `BEGIN` in somebody's terminal
-would hold a sync for days. Time-outs of our own would change what triggers of the table's owner rely on (decision
-0018), and could not say who is in the way. So a second connection looks every few seconds (docs/decisions/0091).
+A statement that waits for a lock reports nothing and never ends by itself: a forgotten `BEGIN` in a terminal would hold
+a sync for days. Time-outs of our own would change what triggers of the table's owner rely on (decision 0018), and could
+not say which session is in the way. So a second connection asks every few seconds (docs/decisions/0091).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from product_sync.targets.postgres import session_sql
 from product_sync.targets.postgres.connection import connect
 
 _LOGGER = logging.getLogger(__name__)
-#: Hears, in words, what is waited for.
+#: Called with a sentence that says what is waited for.
 OnWait = Callable[[str], None]
 
 
 def log_wait(note: str) -> None:
-    """For callers that have no progress to report it with."""
+    """Reports a wait for callers that have no progress to report it with."""
     _LOGGER.warning("Waiting %s.", note)
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. A look every ``look_every_s``; a wait is reported every ``tell_every_s``, and ended after ``wait_s``."""
+    """Seconds: how often the session is checked, how often a wait is reported, and after how long it is ended."""
 
-    look_every_s: float = 5.0
-    tell_every_s: float = 30.0
+    check_every_s: float = 5.0
+    report_every_s: float = 30.0
     wait_s: float = 120.0
-    #: A look that takes longer to connect was not answered.
+    #: A check that takes longer to connect counts as no answer.
     answer_within_s: float = 5.0
 
 
@@ -48,9 +48,9 @@ PATIENCE: Final = Patience()
 
 
 class Watch:
-    """One session under watch. ``ended`` says why its wait was ended, and is empty until then.
+    """A session that is watched. ``ended`` says why its wait was ended, and is empty until then.
 
-    ``is_busy`` tells whether it is in a statement; ``break_off`` has that statement end without the server.
+    ``is_busy`` says whether the session is in a statement; ``break_off`` ends that statement without the server.
     """
 
     def __init__(
@@ -71,25 +71,25 @@ class Watch:
         self._patience = patience
         self._stopped = threading.Event()
         self._since: tuple[str, float] | None = None
-        self._told_at = 0.0
+        self._reported_at = 0.0
         self.ended = ""
 
     def run(self) -> None:
-        while not self._stopped.wait(self._patience.look_every_s):
+        while not self._stopped.wait(self._patience.check_every_s):
             with suppress(psycopg.Error):
-                self._look()
+                self._check()
 
     def stop(self) -> None:
         self._stopped.set()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if not self._is_busy():
             self._since = None
             return
         try:
             connection = connect(self._url, connect_within_s=self._patience.answer_within_s)
         except ProductSyncError as error:
-            # A server that refuses another connection is not silent.
+            # A server that refuses another connection does answer.
             if "timeout" in error.message and self._waits("", "an answer of the server"):
                 self._break_off()
             return
@@ -103,18 +103,18 @@ class Watch:
                 connection.execute(session_sql.CANCEL, [self._backend])
 
     def _waits(self, statement: str, what: str) -> bool:
-        """Note that ``statement`` (when it began) waits for ``what``. True if it has done so for too long."""
+        """Notes that ``statement`` (the time when it began) waits for ``what``; true if it has waited too long."""
         now = time.monotonic()
         if self._since is None or self._since[0] != statement:
-            # It may have begun right after the last look.
-            began = now - self._patience.look_every_s
-            self._since, self._told_at = (statement, began), began
+            # It may have begun right after the last check.
+            began = now - self._patience.check_every_s
+            self._since, self._reported_at = (statement, began), began
         waited = now - self._since[1]
         if waited >= self._patience.wait_s:
             self.ended = f"It waited {waited:.0f} s for {what}."
             return True
-        if now - self._told_at >= self._patience.tell_every_s:
-            self._told_at = now
+        if now - self._reported_at >= self._patience.report_every_s:
+            self._reported_at = now
             self._on_wait(f"for {what}, {waited:.0f} s so far; giving up after {self._patience.wait_s:.0f} s")
         return False
 
@@ -129,7 +129,7 @@ def watching(
     break_off: Callable[[], None],
     patience: Patience = PATIENCE,
 ) -> Iterator[Watch]:
-    """Watch the session of the server process ``backend`` from a thread of its own while the block runs."""
+    """Watches the session of the server process ``backend`` from a thread while the block runs."""
     watch = Watch(url, backend, on_wait=on_wait, is_busy=is_busy, break_off=break_off, patience=patience)
     threading.Thread(target=watch.run, name="product_sync watch", daemon=True).start()
     try:
@@ -142,36 +142,30 @@ def watching(
 def watched(
     connection: psycopg.Connection, url: str, *, on_wait: OnWait = log_wait, patience: Patience = PATIENCE
 ) -> Iterator[Watch]:
-    """`watching` for a session of psycopg's."""
+    """`watching` for a connection of psycopg."""
 
     def is_busy() -> bool:
         return not connection.closed and connection.info.transaction_status is TransactionStatus.ACTIVE
 
     def break_off() -> None:
-        # The driver, waiting in another thread, finds the connection closed.
+        # The driver, which waits in another thread, then finds the connection closed.
         with suppress(OSError, psycopg.Error), socket.socket(fileno=connection.fileno()) as ours:
             try:
                 ours.shutdown(socket.SHUT_RDWR)
             finally:
                 ours.detach()
 
-    with watching(
-        url,
-        connection.info.backend_pid,
-        on_wait=on_wait,
-        is_busy=is_busy,
-        break_off=break_off,
-        patience=patience,
-    ) as watch:
+    backend = connection.info.backend_pid
+    with watching(url, backend, on_wait=on_wait, is_busy=is_busy, break_off=break_off, patience=patience) as watch:
         yield watch
 
 
 def _blocker(pid: int, name: str | None, state: str | None, seconds: float | None) -> str:
-    """A session by its process, the name that it goes by, and for how long it has been in its transaction; what our
-    role may not see is left out. Never its statement: that may hold anything."""
+    """A session by its process, its name, its state and the age of its transaction, as far as our role may see them.
+    Never its statement, which may hold anything."""
     if not pid:
         return "a prepared transaction"
-    told = [name or "an unnamed session", *([state] if state else [])]
+    facts = [name or "an unnamed session", *([state] if state else [])]
     if seconds is not None:
-        told.append(f"its transaction {seconds:.0f} s old")
-    return f"pid {pid} ({', '.join(told)})"
+        facts.append(f"its transaction {seconds:.0f} s old")
+    return f"pid {pid} ({', '.join(facts)})"
