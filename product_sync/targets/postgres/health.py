@@ -94,7 +94,7 @@ class Replication:
             return "primary without replicas"
         replicas = "primary with 1 replica" if self.replicas == 1 else f"primary with {self.replicas} replicas"
         if self.behind_s is None:
-            return f"{replicas}; their lag is unknown (a role without pg_read_all_stats may not see it)"
+            return f"{replicas}; their lag is unknown (without pg_read_all_stats a role may not see it)"
         return f"{replicas}, at most {self.behind_s:.1f} s behind"
 
 
