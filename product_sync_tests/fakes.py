@@ -16,7 +16,8 @@ from typing import Any
 import bson
 import pyarrow as pa
 
-from product_sync.conversion.document import CODEC_OPTIONS, RowConverter, source_key, to_bson
+from product_sync.conversion.document import CODEC_OPTIONS, RowConverter
+from product_sync.conversion.ids import source_key, to_bson
 from product_sync.errors import (
     CommitOutcomeUnknown,
     EveryBatchWouldFail,

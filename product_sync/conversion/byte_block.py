@@ -1,10 +1,10 @@
-"""Reads many values out of one block of bytes at once, each at a position of its own.
+"""Reads many values out of one block of bytes at once, each at its own position.
 
-MongoDB's replies and PostgreSQL's COPY both come as rows of a changing length, one after the other. Cut apart by
-Python they cost some objects a value, which is most of the time that a sync takes. Here a column is one array of
-positions, and reading it is one operation of NumPy or Arrow, whatever the number of rows.
+MongoDB's replies and PostgreSQL's COPY are rows of varying length, one after the other. Cutting them apart in Python
+makes some objects per value, which takes most of the time of a sync. Here a column is one array of positions, and
+reading it is one operation of NumPy or Arrow, for any number of rows.
 
-Reading never leaves the block, however wrong a position is: what was read there has to be checked, or left out.
+A read never leaves the block, even with a wrong position. The caller checks the value or leaves it out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 _PADDING: Final = 64
 _WORD: Final = 8
 _HEX: Final = np.frombuffer("".join(f"{value:02x}" for value in range(256)).encode(), np.uint16)
-#: Where the hexadecimal digits of a UUID stand in its text, and where the hyphens do (RFC 9562, section 4).
+#: The places of the hyphens and of the hexadecimal digits in the text of a UUID (RFC 9562, section 4).
 _UUID_HYPHENS: Final = (8, 13, 18, 23)
 _UUID_DIGITS: Final = np.array([place for place in range(36) if place not in _UUID_HYPHENS])
 
@@ -42,11 +42,11 @@ class ByteBlock:
         return self._bytes[part].tobytes()
 
     def integers(self, at: Positions, dtype: str) -> NDArray[Any]:
-        """The numbers of NumPy type ``dtype`` (such as ``<i4``) that begin at these positions."""
+        """The number of NumPy type ``dtype`` (such as ``<i4``) at each position."""
         return self._at_any_place(dtype)[at]
 
     def equal(self, at: Positions, expected: bytes) -> Mask:
-        """Where the bytes from a position on are ``expected``."""
+        """Whether the bytes at each position are ``expected``."""
         same = np.ones(len(at), dtype=bool)
         words = self._at_any_place("<u8")
         for start in range(0, len(expected), _WORD):
@@ -57,11 +57,11 @@ class ByteBlock:
         return same
 
     def texts(self, starts: Positions, ends: Positions) -> pa.Array:
-        """The bytes between each pair of positions, as a binary column. The parts must not overlap and must come in
-        the order of the block."""
+        """The bytes between each pair of positions, as a binary column. The parts are in the order of the block and do
+        not overlap."""
         if not len(starts):
             return pa.array([], pa.binary())
-        # Parts and the gaps between them, taken together, are an Arrow column that lies in the block already.
+        # Together, the parts and the gaps between them already are an Arrow column of the block.
         edges = np.empty(2 * len(starts), np.int32)
         edges[0::2], edges[1::2] = starts, ends
         buffers = [None, pa.py_buffer(edges), pa.py_buffer(self._bytes)]
@@ -89,7 +89,7 @@ class ByteBlock:
 
 
 def _fixed_texts(characters: NDArray[np.uint8]) -> pa.Array:
-    """Text of one width: a row of ``characters``, which are ASCII, each."""
+    """The rows of ``characters``, which are ASCII, as texts of the same width."""
     rows, width = characters.shape
     edges = np.arange(rows + 1, dtype=np.int32) * np.int32(width)
     buffers = [None, pa.py_buffer(edges), pa.py_buffer(np.ascontiguousarray(characters))]

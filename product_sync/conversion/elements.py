@@ -1,24 +1,64 @@
-"""Finds documents in which a mapped field stands more than once.
+"""Walks raw BSON: the elements of a document, and the documents of a server's reply (bsonspec.org).
 
-BSON lets a name come twice in one document, and MongoDB stores it so. A decoder keeps one of the values, ours the last,
-a query finds either, and nobody can say which is the product's. So such a document is not copied
-(``docs/decisions/0025``). Decoded documents no longer show it: this module looks at the bytes.
+Only the bytes show everything. A decoder keeps one of two fields with the same name, and decoding every document of a
+reply takes most of the time of a sync in which nothing differs.
 """
 
 from __future__ import annotations
 
-import hashlib
+import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple
 
-from product_sync.conversion.ids import id_element, source_key, value_size
+import numpy as np
+from bson.errors import InvalidBSON
 
-_DOCUMENT, _ARRAY, _REGEX = 0x03, 0x04, 0x0B
-_MEMBERS_AT = 4
+from product_sync.conversion.byte_block import Positions
+
+
+class BsonType(IntEnum):
+    DOUBLE = 0x01
+    STRING = 0x02
+    DOCUMENT = 0x03
+    ARRAY = 0x04
+    BINARY = 0x05
+    UNDEFINED = 0x06
+    OBJECT_ID = 0x07
+    BOOLEAN = 0x08
+    DATE = 0x09
+    NULL = 0x0A
+    REGEX = 0x0B
+    DB_POINTER = 0x0C
+    CODE = 0x0D
+    SYMBOL = 0x0E
+    CODE_WITH_SCOPE = 0x0F
+    INT32 = 0x10
+    TIMESTAMP = 0x11
+    INT64 = 0x12
+    DECIMAL128 = 0x13
+    MAX_KEY = 0x7F
+    MIN_KEY = 0xFF
+
+
+#: Bytes of a value, for the types whose values all have the same size.
+FIXED_SIZES: Final[dict[int, int]] = {
+    BsonType.DOUBLE: 8, BsonType.UNDEFINED: 0, BsonType.OBJECT_ID: 12, BsonType.BOOLEAN: 1, BsonType.DATE: 8,
+    BsonType.NULL: 0, BsonType.INT32: 4, BsonType.TIMESTAMP: 8, BsonType.INT64: 8, BsonType.DECIMAL128: 16,
+    BsonType.MAX_KEY: 0, BsonType.MIN_KEY: 0,
+}  # fmt: skip
+#: For the types whose values begin with a length: the bytes of a value that this length does not count.
+UNCOUNTED_SIZES: Final[dict[int, int]] = {
+    BsonType.STRING: 4, BsonType.DOCUMENT: 0, BsonType.ARRAY: 0, BsonType.BINARY: 5, BsonType.DB_POINTER: 16,
+    BsonType.CODE: 4, BsonType.SYMBOL: 4, BsonType.CODE_WITH_SCOPE: 0,
+}  # fmt: skip
+
+_length = struct.Struct("<i").unpack_from
 
 
 class Element(NamedTuple):
-    """One member of a document: its BSON type, its name, and where its value begins and ends."""
+    """``kind`` is the `BsonType`. The value is in the bytes from ``start`` to ``end``."""
 
     kind: int
     name: bytes
@@ -26,72 +66,169 @@ class Element(NamedTuple):
     end: int
 
 
+def elements(raw: bytes, at: int = 0) -> Iterator[Element]:
+    """The elements of the document or array that begins at ``at``. Raises `InvalidBSON` where it is malformed."""
+    if len(raw) < at + 4:
+        raise InvalidBSON("not enough data for a document")
+    end = at + _length(raw, at)[0] - 1
+    at += 4
+    while at < end:
+        element = _element(raw, at)
+        if not element.start <= element.end <= end:
+            raise InvalidBSON(f"the value of {element.name!r} ends outside its document")
+        yield element
+        at = element.end
+    if at != end:
+        raise InvalidBSON("the length of a document is too small")
+
+
+def _element(raw: bytes, at: int) -> Element:
+    try:
+        kind, name_end = raw[at], raw.index(0, at + 1)
+        return Element(kind, raw[at + 1 : name_end], name_end + 1, _end(raw, kind, name_end + 1))
+    except (ValueError, IndexError, KeyError, struct.error) as error:
+        raise InvalidBSON(f"malformed element at byte {at}") from error
+
+
+def _end(raw: bytes, kind: int, start: int) -> int:
+    if kind in FIXED_SIZES:
+        return start + FIXED_SIZES[kind]
+    if kind == BsonType.REGEX:  # two texts without a length
+        return raw.index(0, raw.index(0, start) + 1) + 1
+    length: int = _length(raw, start)[0]
+    return start + length + UNCOUNTED_SIZES[kind]
+
+
+def document_of(elements: bytes) -> bytes:
+    """The document or array that consists of these elements."""
+    return (len(elements) + 5).to_bytes(4, "little") + elements + b"\0"
+
+
+def id_element(raw: bytes) -> bytes | None:
+    """The document reduced to its ``_id``. The rest of it may be malformed.
+
+    MongoDB stores the ``_id`` first. ``None`` if the first element is another one or is malformed.
+    """
+    try:
+        first = next(elements(raw), None)
+    except InvalidBSON:
+        return None
+    return document_of(raw[4 : first.end]) if first is not None and first.name == b"_id" else None
+
+
+def has_repeated_names(raw: bytes, at: int = 0) -> bool:
+    """Whether a name is repeated in the document that begins at ``at``, or in one that it contains."""
+    members = list(elements(raw, at))
+    if len({member.name for member in members}) < len(members):
+        return True
+    return any(
+        has_repeated_names(raw, member.start)
+        for member in members
+        if member.kind in (BsonType.DOCUMENT, BsonType.ARRAY)
+    )
+
+
 class RepeatedFields:
-    """Which of some paths are ambiguous in a document. Made once per run."""
+    """Finds mapped fields that a document contains twice. Made once per run.
+
+    MongoDB stores such documents. A decoder keeps one of the two values and a query finds either, so neither can be
+    called the product's value: the document is quarantined (docs/decisions/0025).
+    """
 
     def __init__(self, paths: Sequence[tuple[str, ...]]) -> None:
         self._paths = {path: tuple(name.encode() for name in path) for path in paths}
         self._names = sorted({name + b"\0" for names in self._paths.values() for name in names})
 
     def among(self, raw: bytes) -> frozenset[tuple[str, ...]]:
-        """The paths on which a name stands twice in one document of ``raw``, which is valid BSON.
+        """The paths on which a name is repeated in the document ``raw``.
 
-        Almost no document has any: a look for the bytes of the names spares all others the walk.
+        Nearly no document has one: searching the bytes for the names saves all others the walk.
         """
-        if not any(_stands_twice(raw, name) for name in self._names):
+        if not any(_contains_twice(raw, name) for name in self._names):
             return frozenset()
-        return frozenset(path for path, names in self._paths.items() if _is_repeated(raw, names))
+        return frozenset(path for path, names in self._paths.items() if _is_repeated(raw, 0, names))
 
 
-def document_key(raw: bytes, bson_id: Any) -> str:
-    """`ids.source_key` of the document ``raw``, whose decoded ``_id`` is ``bson_id``.
-
-    An ``_id`` in which a name stands twice loses one of the two when it is decoded, and would then be named like
-    another document: it is named by the hash of its bytes.
-    """
-    element = id_element(raw)
-    if element is not None and element[4] in (_DOCUMENT, _ARRAY) and _has_repeated_names(element):
-        return f'{{"$repeated": "{hashlib.sha256(element).hexdigest()}"}}'
-    return source_key(bson_id)
-
-
-def _has_repeated_names(raw: bytes) -> bool:
-    """Whether in ``raw``, which is valid BSON, or in any document or array within it, a name stands twice."""
-    members = list(elements(raw))
-    if len({member.name for member in members}) < len(members):
-        return True
-    nested = (raw[member.start : member.end] for member in members if member.kind in (_DOCUMENT, _ARRAY))
-    return any(_has_repeated_names(document) for document in nested)
-
-
-def _stands_twice(raw: bytes, name: bytes) -> bool:
+def _contains_twice(raw: bytes, name: bytes) -> bool:
     first = raw.find(name)
     return first >= 0 and raw.find(name, first + 1) >= 0
 
 
-def _is_repeated(raw: bytes, path: tuple[bytes, ...]) -> bool:
-    found = [element for element in elements(raw) if element.name == path[0]]
+def _is_repeated(raw: bytes, at: int, path: tuple[bytes, ...]) -> bool:
+    found = [element for element in elements(raw, at) if element.name == path[0]]
     if len(found) != 1 or len(path) == 1:
         return len(found) > 1
-    (only,) = found
-    return only.kind == _DOCUMENT and _is_repeated(raw[only.start : only.end], path[1:])
+    return found[0].kind == BsonType.DOCUMENT and _is_repeated(raw, found[0].start, path[1:])
 
 
-def elements(raw: bytes) -> Iterator[Element]:
-    """The members of a document, in order; ``raw`` is valid BSON."""
-    at, end = _MEMBERS_AT, len(raw) - 1
-    while at < end:
-        kind, name_end = raw[at], raw.index(b"\0", at + 1)
-        start = name_end + 1
-        element = Element(kind, raw[at + 1 : name_end], start, _end(raw, kind, start))
-        yield element
-        at = element.end
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Raw documents within one block: document *i* is ``data[starts[i]:ends[i]]``. They are in the order of the block
+    and do not overlap."""
 
+    data: bytes | memoryview
+    starts: Positions
+    ends: Positions
 
-def _end(raw: bytes, kind: int, start: int) -> int:
-    if kind == _REGEX:  # two texts without a length
-        return raw.index(b"\0", raw.index(b"\0", start) + 1) + 1
-    size = value_size(raw, kind, start)
-    if size is None:
-        raise ValueError(f"no BSON type: {kind:#04x}")
-    return start + size
+    @classmethod
+    def joined(cls, documents: Sequence[bytes]) -> Documents:
+        ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), ends])[: len(documents)]
+        return cls(b"".join(documents), starts, ends)
+
+    @classmethod
+    def of_array(cls, raw: bytes, at: int) -> Documents:
+        """The documents of the array that begins at ``at``, without an object for each of them.
+
+        Before each document are one byte of type and its place in decimal digits, with a NUL.
+        """
+        end = at + _length(raw, at)[0] - 1
+        starts: list[int] = []
+        add = starts.append
+        start, digits, next_power = at + 4 + 3, 1, 10
+        while start < end:
+            add(start)
+            if len(starts) == next_power:
+                digits, next_power = digits + 1, next_power * 10
+            start += _length(raw, start)[0] + 2 + digits
+        return cls._sized(raw, starts)
+
+    @classmethod
+    def of_batch(cls, raw: bytes) -> Documents:
+        """The documents of a raw batch of the driver, which follow each other."""
+        starts: list[int] = []
+        start = 0
+        while start < len(raw):
+            starts.append(start)
+            start += _length(raw, start)[0]
+        return cls._sized(raw, starts)
+
+    @classmethod
+    def _sized(cls, raw: bytes, starts: list[int]) -> Documents:
+        begins = np.array(starts, np.int64)
+        sizes = np.frombuffer(raw, np.uint8)[begins[:, np.newaxis] + np.arange(4)].view("<i4")[:, 0]
+        return cls(raw, begins, begins + sizes)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all documents."""
+        return int((self.ends - self.starts).sum())
+
+    def __getitem__(self, index: int) -> bytes:
+        return bytes(self.data[self.starts[index] : self.ends[index]])
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
+            yield bytes(self.data[start:end])
+
+    def pages(self, page_bytes: int) -> Iterator[Documents]:
+        """Pages of at most ``page_bytes``, or of one document that is larger."""
+        start = 0
+        while start < len(self):
+            fits = int(np.searchsorted(self.ends, self.starts[start] + page_bytes, side="right"))
+            end = max(fits, start + 1)
+            yield Documents(self.data, self.starts[start:end], self.ends[start:end])
+            start = end

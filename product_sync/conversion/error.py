@@ -1,7 +1,6 @@
-"""How a conversion rule says no.
+"""The error with which a conversion rule refuses a value.
 
-A rule returns the canonical value or raises `ConversionError`: the many values that fit then cost no test of the
-outcome. It never leaves `conversion`, where every one becomes a `Defect` of the quarantine.
+It never leaves `conversion`: each one becomes a `Defect` of the quarantine.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from product_sync.compare import diff_rows, quarantine
 from product_sync.compare.rule import same_values
-from product_sync.conversion.document import source_key, to_bson
 from product_sync.conversion.extended_json import cut
+from product_sync.conversion.ids import source_key, to_bson
 from product_sync.errors import EveryBatchWouldFail, LoadStopped, RowsExcluded, RowsRefused
 from product_sync.load.deletion import confirmed_absent, present_in_source
 from product_sync.load.exclusions import explain_exclusion

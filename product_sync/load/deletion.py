@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.compare import diff_rows
-from product_sync.conversion.document import possible_ids
+from product_sync.conversion.ids import possible_ids
 from product_sync.schema.ports import Source
 
 MAX_DELETE_SHARE = 0.05

@@ -15,9 +15,8 @@ import pyarrow as pa
 
 from product_sync.compare import quarantine
 from product_sync.compare.quarantine_entries import entries_of
-from product_sync.conversion.document import source_id
 from product_sync.conversion.extended_json import parse_json
-from product_sync.conversion.ids import is_canonical_uuid, possible_ids, source_key
+from product_sync.conversion.ids import is_canonical_uuid, possible_ids, source_id, source_key
 from product_sync.errors import ConfigurationError
 from product_sync.load.exclusions import in_the_way_now
 from product_sync.pipeline.sync_run import resolve_row_schema, state_key

@@ -12,8 +12,9 @@ from bson import Binary, DBRef, Decimal128, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 from pymongo import MongoClient
 
-from product_sync.conversion.document import RowConverter, decode, projection, source_key
+from product_sync.conversion.document import RowConverter, decode, projection
 from product_sync.conversion.extended_json import EXCERPT_LENGTH
+from product_sync.conversion.ids import source_key
 from product_sync.errors import MappingError
 from product_sync.schema.records import ColumnType, Defect, IdType, Reason, Reject, SourceId, TypeName
 from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, layout_of, string
@@ -271,8 +272,14 @@ def test_an_undecodable_document_with_an_unsupported_id_has_both_reasons() -> No
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"\0", document(element(99, b"_id", b"")), document(element(5, b"_id", b"\3\0\0\0\4abc"))],
-    ids=["empty", "short", "unknown type", "UUID of three bytes"],
+    [
+        b"",
+        b"\0",
+        document(element(99, b"_id", b"")),
+        document(element(5, b"_id", b"\3\0\0\0\4abc")),
+        document(element(2, b"_id", (-9).to_bytes(4, "little", signed=True))),
+    ],
+    ids=["empty", "short", "unknown type", "UUID of three bytes", "text of a negative length"],
 )
 def test_an_undecodable_document_without_an_id_is_known_by_its_bytes(raw: bytes) -> None:
     converter = RowConverter(PRODUCT)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from product_sync.conversion.document import CODEC_OPTIONS, decode
-from product_sync.conversion.ids import LONGEST_KEY, id_element, possible_ids, source_id, source_key, to_bson
+from product_sync.conversion.elements import id_element
+from product_sync.conversion.ids import LONGEST_KEY, possible_ids, source_id, source_key, to_bson
 from product_sync.schema.records import IdType, SourceId
 from product_sync_tests.row_schemas import document, element, string
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from product_sync.conversion.byte_block import ByteBlock
 from product_sync.conversion.document import CODEC_OPTIONS, RowConverter
-from product_sync.conversion.page import Documents, PageConverter
+from product_sync.conversion.elements import Documents
+from product_sync.conversion.page import PageConverter
 from product_sync.schema.records import ColumnType, SourceBatch, TypeName
 from product_sync.schema.row_schema import RowSchema
 from product_sync_tests.conversion.test_properties import NUMBERS, OTHERS

@@ -13,9 +13,9 @@ import pytest
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 
-from product_sync.conversion.document import _RULES, RowConverter
+from product_sync.conversion.document import RowConverter
 from product_sync.conversion.error import ConversionError
-from product_sync.conversion.numbers import numeric_rule
+from product_sync.conversion.rules import CONVERSIONS
 from product_sync.schema.records import ColumnType, Reason, Reject, TypeName
 from product_sync_tests.row_schemas import TEXT, layout_of
 
@@ -230,7 +230,7 @@ def test_no_column_takes_a_document_an_array_or_an_exotic_value(column_type: Col
 
 
 def test_every_supported_type_has_a_rule() -> None:
-    assert set(_RULES) == set(TypeName)
+    assert set(CONVERSIONS) == set(TypeName)
     assert {column_type.name for column_type in TYPES} == set(TypeName)
 
 
@@ -250,10 +250,10 @@ def test_an_enormous_exponent_costs_no_time(column_type: ColumnType) -> None:
 
 
 def test_a_plain_numeric_ends_where_that_of_postgresql_ends() -> None:
-    convert = numeric_rule(None, None)
-    assert convert(Int64(1)) == "1"
+    rules = CONVERSIONS[TypeName.NUMERIC].exact(NUMERIC)
+    assert rules[Int64](Int64(1)) == "1"
     with pytest.raises(ConversionError, match=Reason.OUT_OF_RANGE):
-        convert(10**131_072)
+        rules[int](10**131_072)
 
 
 REFERENCES: list[tuple[ColumnType, Any, Any]] = [

@@ -1,30 +1,148 @@
-"""Checks that the source is a collection that can be read by its ``_id``.
+"""The collection as a source: checks that it can be read by its ``_id``, and sends the commands that read it.
 
-`MongoSource` calls it before it reads, `doctor` calls it to say what a sync would meet. A view, a time series or a
-collection without an index on ``_id`` cannot be read page by page.
+A view, a time series or a collection without an index on ``_id`` cannot be read page by page. ``doctor`` makes the same
+checks before a sync.
+
+Read concerns (docs/decisions/0005): a page of the snapshot is what a majority of the replica set holds, so it never
+shows a value that a failover takes back. The other reads return what the primary holds *now*: while the majority lags
+behind, its value is older than the one that an event has already carried to the target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar, cast
 
+from bson.codec_options import CodecOptions
+from bson.errors import InvalidBSON
+from bson.raw_bson import RawBSONDocument
+from pymongo import ReadPreference
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
 
-from product_sync.errors import ConfigurationError, SourceMissing
-from product_sync.sources.mongodb.errors import translated
+from product_sync.conversion.elements import Documents, elements
+from product_sync.errors import ConfigurationError, SourceMissing, SourceReadError
+from product_sync.runtime.backoff import Backoff, RetryPolicy
+from product_sync.runtime.clock import Timing
+from product_sync.sources.mongodb.errors import failed_in_mid_read, is_transient, translated
 
-#: The hint of every read. By its key, because the index of a clustered collection has a name of its own.
+#: The hint of every read. By its key, because the index of a clustered collection has another name.
 BY_ID: Final = {"_id": 1}
+_ID_INDEX: Final = list(BY_ID.items())
 _NAMED_AT_MOST: Final = 10
 _BAD_VALUE: Final = 2
+_RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
+
+Query = Mapping[str, Any]
+_Database = Database[dict[str, Any]]
+_Result = TypeVar("_Result")
 
 
-def collection_uuid(database: Database[dict[str, Any]], name: str) -> object:
-    """What tells the collection from a later one of the same name.
+class SourceCollection:
+    """The commands that read one collection. A read that fails for a transient reason is tried again as ``retry``
+    says."""
 
-    Raises `SourceMissing` if there is none, `ConfigurationError` if it is a view or a time series, and driver errors.
+    def __init__(self, database: _Database, name: str, *, retry: RetryPolicy, timing: Timing) -> None:
+        self._database = database
+        self._name = name
+        self._retry = retry
+        self._timing = timing
+        self._primary = database.get_collection(
+            name, read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("local")
+        )
+        self._uuid: object = None
+
+    def require_readable(self) -> None:
+        """As the function `require_readable`. Later checks compare with the collection that was found here."""
+        self._uuid = require_readable(self._database, self._name)
+
+    def confirm_found(self) -> None:
+        """Check once that the collection exists: reads of a missing collection return no documents and no error."""
+        if self._uuid is None:
+            self.confirm_unchanged()
+
+    def confirm_unchanged(self) -> None:
+        """Raises `SourceReadError` if another collection has replaced the one that was read first."""
+        current = self._with_retries(partial(collection_uuid, self._database, self._name))
+        if self._uuid is None:
+            self._uuid = current
+        elif current != self._uuid:
+            raise SourceReadError(
+                f"The collection {self._name!r} was replaced by another of the same name while it was being read.",
+                hint="Start the sync again when the catalogue is complete.",
+            )
+
+    def page(self, query: Query, projection: Query, rows: int) -> Documents:
+        """At most ``rows`` documents in the order of ``_id``. Ends at 16 MiB, so a short page is not always the last.
+
+        A single batch leaves no cursor open on the server. Without its own batch size it would end after 101 documents.
+        """
+        command = {"sort": BY_ID, "limit": rows, "batchSize": rows, "readConcern": {"level": "majority"}}
+        return self._find(query, projection, command, self._database.read_preference)
+
+    def current(self, query: Query, projection: Query, rows: int) -> Documents:
+        """About ``rows`` documents that the primary holds now, or fewer if their size exceeds 16 MiB."""
+        command = {"batchSize": rows, "readConcern": {"level": "local"}}
+        return self._find(query, projection, command, ReadPreference.PRIMARY)
+
+    def all_current(self, query: Query, projection: Query) -> list[bytes]:
+        """All documents that the primary holds now."""
+
+        def read() -> list[bytes]:
+            with self._primary.find_raw_batches(query, projection, hint=_ID_INDEX) as batches:
+                # The driver's annotation says documents; it returns the bytes of a reply.
+                return [raw for batch in cast("Iterator[bytes]", batches) for raw in Documents.of_batch(batch)]
+
+        return self._with_retries(read)
+
+    def count(self) -> int:
+        """How many documents the primary holds now. Counts them; the metadata may be wrong after a crash."""
+        return self._with_retries(partial(self._primary.count_documents, {}, hint=_ID_INDEX))
+
+    def count_ids(self, query: Query) -> int:
+        """How many documents a query by ``_id`` finds now, counted in the index."""
+        command = {"count": self._name, "query": query, "hint": BY_ID, "readConcern": {"level": "local"}}
+        run = partial(self._database.command, command, read_preference=ReadPreference.PRIMARY)
+        return int(self._with_retries(run)["n"])
+
+    def estimated_count(self) -> int:
+        return self._with_retries(self._primary.estimated_document_count)
+
+    def _find(self, query: Query, projection: Query, options: dict[str, Any], preference: Any) -> Documents:
+        command = {"find": self._name, "filter": query, "projection": projection, "hint": BY_ID, "singleBatch": True}
+        run = partial(self._database.command, command | options, read_preference=preference, codec_options=_RAW)
+        return _first_batch(bytes(self._with_retries(run)["cursor"].raw))
+
+    def _with_retries(self, read: Callable[[], _Result]) -> _Result:
+        """Run ``read`` until it succeeds, fails for good, or the time for retries is used up."""
+        backoff = Backoff(self._retry, self._timing)
+        while True:
+            backoff.attempt()
+            try:
+                return read()
+            except PyMongoError as error:
+                if not is_transient(error) or not backoff.wait():
+                    raise failed_in_mid_read(error, self._database) from error
+
+
+def _first_batch(cursor: bytes) -> Documents:
+    """The documents of a reply to ``find``. They stay in one block: the driver's own raw batches make an object per
+    document and join them again, which takes half of the client's time for a read."""
+    try:
+        batch = next((element for element in elements(cursor) if element.name == b"firstBatch"), None)
+    except InvalidBSON:
+        batch = None
+    if batch is None:
+        raise SourceReadError(f"The reply of the server has no first batch: {cursor[:64]!r}.")
+    return Documents.of_array(cursor, batch.start)
+
+
+def collection_uuid(database: _Database, name: str) -> object:
+    """The UUID of the collection. A later collection of the same name has another one.
+
+    Raises `SourceMissing` if there is none, `ConfigurationError` for a view or a time series, and driver errors.
     """
     found = next(iter(database.list_collections(filter={"name": name})), None)
     if found is None:
@@ -38,9 +156,9 @@ def collection_uuid(database: Database[dict[str, Any]], name: str) -> object:
     return found["info"]["uuid"]
 
 
-def require_readable(database: Database[dict[str, Any]], name: str) -> object:
-    """`collection_uuid`, and a check that a read can go through the index on ``_id``. Driver errors come translated:
-    it is the first contact with the collection."""
+def require_readable(database: _Database, name: str) -> object:
+    """`collection_uuid`, and a check that the collection can be read through the index on ``_id``. Raises translated
+    errors, as this is the first access to the collection."""
     try:
         uuid = collection_uuid(database, name)
         _require_id_index(database, name)
@@ -49,7 +167,7 @@ def require_readable(database: Database[dict[str, Any]], name: str) -> object:
     return uuid
 
 
-def _require_id_index(database: Database[dict[str, Any]], name: str) -> None:
+def _require_id_index(database: _Database, name: str) -> None:
     try:
         database.command(
             {"explain": {"find": name, "hint": BY_ID}, "verbosity": "queryPlanner"},
@@ -64,7 +182,7 @@ def _require_id_index(database: Database[dict[str, Any]], name: str) -> None:
         ) from error
 
 
-def _missing(database: Database[dict[str, Any]], name: str) -> SourceMissing:
+def _missing(database: _Database, name: str) -> SourceMissing:
     collections = sorted(database.list_collection_names())
     if collections:
         return SourceMissing(

@@ -1,9 +1,8 @@
-"""Tells which of the ids that were asked for a document answers to.
+"""Finds the requested id that a returned document has.
 
-The server is generous in what it calls equal: ``{$in: [5]}`` finds the ``_id`` 5 as int, long, double and
-Decimal128 (of which a collection holds at most one), and in a collection with a case-insensitive collation ``"A"``
-finds ``"a"``. The first is the same product under another type; the second is another product, whose row must not
-be taken for the one asked for.
+The server's equality is broader than ours. ``{$in: [5]}`` finds the ``_id`` 5 as int, long, double and Decimal128 (a
+collection contains at most one of them): this is the same product under another type. In a collection with a
+case-insensitive collation ``"A"`` finds ``"a"``: this is another product and must not be taken for the requested one.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from bson.decimal128 import Decimal128
 from product_sync.conversion.document import decode
 from product_sync.conversion.ids import source_id as source_id_of
 from product_sync.schema.records import IdType, SourceId
-from product_sync.sources.mongodb import paging
+from product_sync.sources.mongodb.paging import OBJECT_ID_SIZE, VALUE_AT, only_id
 
 _INTEGERS = frozenset({IdType.INT, IdType.LONG})
-#: How a document begins whose ``_id`` is an ObjectId, after four bytes of length. Most do, and need no decoding.
-_OBJECT_ID, _ELEMENT_AT, _OBJECT_ID_SIZE = b"\x07_id\0", 4, 12
+#: The first element of most documents: an ObjectId, which need not be decoded.
+_OBJECT_ID = b"\x07_id\0"
 
 
 class IdMatch:
@@ -36,12 +35,11 @@ class IdMatch:
                 self._by_number[Decimal(source_id.text)].append(source_id)
 
     def matching(self, document: bytes) -> list[SourceId]:
-        """The requested ids that are this document's ``_id``; empty if the server's equality was too generous."""
-        if document.startswith(_OBJECT_ID, _ELEMENT_AT):
-            value_at = _ELEMENT_AT + len(_OBJECT_ID)
-            object_id = SourceId(IdType.OBJECT_ID, document[value_at : value_at + _OBJECT_ID_SIZE].hex())
+        """The requested ids that are this document's ``_id``; empty if only the server considers them equal."""
+        if document.startswith(_OBJECT_ID, VALUE_AT - len(_OBJECT_ID)):
+            object_id = SourceId(IdType.OBJECT_ID, document[VALUE_AT : VALUE_AT + OBJECT_ID_SIZE].hex())
             return [object_id] if object_id in self._ids else []
-        value = decode(paging.only_id(document))["_id"]
+        value = decode(only_id(document))["_id"]
         number = _number(value)
         if number is not None:
             return self._by_number.get(number, [])

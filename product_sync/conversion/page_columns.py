@@ -1,0 +1,226 @@
+"""Converts one column of a whole page at once: each function equals the exact rule of its column type (`rules`).
+
+A value that is not certain is left to the exact rule. So these functions may be slower than necessary, never disagree
+(docs/decisions/0015; a property test compares the two).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from product_sync.conversion.byte_block import ByteBlock, Mask, Positions
+from product_sync.conversion.elements import UNCOUNTED_SIZES, BsonType
+from product_sync.conversion.numbers import EXACT_AS_DOUBLE
+from product_sync.schema.records import ColumnType, IdType, TypeName
+
+#: Milliseconds since 1970 that timestamptz holds: from 4713-11-24 BC (Julian day 0) to the last whole millisecond whose
+#: microseconds fit an int64, which comes before PostgreSQL's own limit in the year 294276.
+EARLIEST_MS: Final = -210_866_803_200_000
+LATEST_MS: Final = (2**63 - 1) // 1000
+
+NUMBERS: Final = frozenset({BsonType.DOUBLE, BsonType.INT32, BsonType.INT64})
+ID_TYPES: Final[dict[int, IdType]] = {
+    BsonType.OBJECT_ID: IdType.OBJECT_ID,
+    BsonType.STRING: IdType.STRING,
+    BsonType.INT32: IdType.INT,
+    BsonType.INT64: IdType.LONG,
+    BsonType.BINARY: IdType.UUID,
+}
+#: The value of a UUID: its length, its subtype, and 16 bytes.
+UUID_HEAD: Final = b"\x10\0\0\0\x04"
+UUID_SIZE: Final = UNCOUNTED_SIZES[BsonType.BINARY] + 16
+
+#: Up to so many digits, two decimals are never the same double (DBL_DIG of C).
+_DOUBLE_DIGITS: Final = 15
+#: The most digits after the point that are tried of a double, and the most digits of any number of 64 bits.
+_FRACTION_DIGITS: Final = 6
+_INT64_DIGITS: Final = 18
+
+
+class Values(NamedTuple):
+    """The values of one field in many documents: where each begins and ends, and its BSON type."""
+
+    at: Positions
+    end: Positions
+    kinds: NDArray[np.uint8]
+
+    def only(self, chosen: Mask) -> Values:
+        return Values(self.at[chosen], self.end[chosen], self.kinds[chosen])
+
+
+class Converted(NamedTuple):
+    """A converted column. Where ``certain`` is false the value means nothing."""
+
+    values: pa.Array
+    certain: Mask
+
+
+class PageColumn(NamedTuple):
+    """``kinds`` are the BSON types that ``convert`` takes. It is given values of one type, or of `NUMBERS` mixed."""
+
+    kinds: frozenset[int]
+    convert: Callable[[ByteBlock, Values], Converted]
+
+
+def _all_certain(values: pa.Array) -> Converted:
+    return Converted(values, np.ones(len(values), dtype=bool))
+
+
+def ids(column_type: ColumnType) -> PageColumn:
+    """An ``_id`` or a reference, as text."""
+    kinds = frozenset({BsonType.BINARY}) if column_type.name is TypeName.UUID else frozenset(ID_TYPES)
+    return PageColumn(kinds, partial(_ids, length=column_type.length))
+
+
+def _ids(block: ByteBlock, found: Values, length: int | None) -> Converted:
+    kind = found.kinds[0]
+    if kind == BsonType.STRING:
+        return _text(block, found, length)
+    if kind == BsonType.BINARY:
+        texts = block.uuids(found.at + len(UUID_HEAD))
+    elif kind == BsonType.OBJECT_ID:
+        texts = block.hexadecimal(found.at, 12)
+    else:
+        texts = pa.array(block.integers(found.at, "<i4" if kind == BsonType.INT32 else "<i8")).cast(pa.string())
+    return _all_certain(texts) if length is None else Converted(texts, _is_at_most(texts, length))
+
+
+def text(column_type: ColumnType) -> PageColumn:
+    return PageColumn(frozenset({BsonType.STRING}), partial(_text, length=column_type.length))
+
+
+def _text(block: ByteBlock, found: Values, length: int | None) -> Converted:
+    raw = block.texts(found.at + 4, found.end - 1)
+    certain = np.ones(len(found.at), dtype=bool)
+    try:
+        text = raw.cast(pa.string())
+    except pa.ArrowInvalid:  # a value of the page is not UTF-8: only the ASCII ones are certain
+        text = raw.view(pa.string())
+        certain &= _mask(pc.string_is_ascii(text))
+    if not np.frombuffer(text.buffers()[2] or b"\1", np.uint8).all():
+        certain &= ~_mask(pc.match_substring(raw, b"\0"))
+    if length is not None:
+        # Arrow cannot count the characters of a text that may not be UTF-8.
+        text = pc.if_else(pa.array(certain), text, "")
+        certain &= _is_at_most(text, length)
+    return Converted(text, certain)
+
+
+def _is_at_most(text: pa.Array, length: int) -> Mask:
+    return _mask(pc.less_equal(pc.utf8_length(text), length))
+
+
+def _boolean(block: ByteBlock, found: Values) -> Converted:
+    value = block.integers(found.at, "u1")
+    return Converted(pa.array(value == 1), value <= 1)
+
+
+def _uuid(block: ByteBlock, found: Values) -> Converted:
+    return _all_certain(block.uuids(found.at + len(UUID_HEAD)))
+
+
+def _timestamp(block: ByteBlock, found: Values) -> Converted:
+    milliseconds = block.integers(found.at, "<i8")
+    certain = (milliseconds >= EARLIEST_MS) & (milliseconds <= LATEST_MS)
+    microseconds = pa.array(np.where(certain, milliseconds, 0) * 1000)
+    return Converted(microseconds.cast(pa.timestamp("us", tz="UTC")), certain)
+
+
+def integer(column_type: ColumnType) -> PageColumn:
+    """smallint, integer, bigint."""
+    return PageColumn(NUMBERS, partial(_integer, arrow=column_type.arrow))
+
+
+def _integer(block: ByteBlock, found: Values, arrow: pa.DataType) -> Converted:
+    numbers, certain = _whole_numbers(block, found)
+    half = 2 ** (arrow.bit_width - 1)
+    certain &= (numbers >= -half) & (numbers <= half - 1)
+    return Converted(pa.array(np.where(certain, numbers, 0)).cast(arrow), certain)
+
+
+def _whole_numbers(block: ByteBlock, found: Values) -> tuple[NDArray[np.int64], Mask]:
+    numbers = np.where(
+        found.kinds == BsonType.INT32, block.integers(found.at, "<i4"), block.integers(found.at, "<i8")
+    ).astype(np.int64)
+    is_double = found.kinds == BsonType.DOUBLE
+    if not is_double.any():
+        return numbers, np.ones(len(numbers), dtype=bool)
+    doubles = _small_doubles(block, found)
+    is_whole = (doubles == np.trunc(doubles)) & (np.abs(doubles) < EXACT_AS_DOUBLE)
+    return np.where(is_double, np.where(is_whole, doubles, 0).astype(np.int64), numbers), is_whole | ~is_double
+
+
+def _small_doubles(block: ByteBlock, found: Values) -> NDArray[np.float64]:
+    """The doubles below 2^53. Every other value becomes 2^53, which is not small."""
+    doubles = block.integers(found.at, "<f8")
+    is_small = (found.kinds == BsonType.DOUBLE) & (np.abs(doubles) < EXACT_AS_DOUBLE)
+    return np.where(is_small, doubles, float(EXACT_AS_DOUBLE))
+
+
+def _double(block: ByteBlock, found: Values) -> Converted:
+    numbers, certain = _whole_numbers(block, found)
+    doubles = block.integers(found.at, "<f8")
+    is_double = found.kinds == BsonType.DOUBLE
+    is_exact = (numbers > -EXACT_AS_DOUBLE) & (numbers < EXACT_AS_DOUBLE)
+    certain = np.where(is_double, np.isfinite(doubles), certain & is_exact)
+    # Adding 0.0 turns -0.0 into 0.0 and changes no other value.
+    values = np.where(certain, np.where(is_double, doubles, numbers), 0.0) + 0.0
+    return Converted(pa.array(values), certain)
+
+
+def numeric(column_type: ColumnType) -> PageColumn | None:
+    """numeric and numeric(p,s) with up to six digits after the point."""
+    if not 0 <= (column_type.scale or 0) <= _FRACTION_DIGITS:
+        return None
+    return PageColumn(NUMBERS, partial(_numeric, precision=column_type.precision, scale=column_type.scale))
+
+
+def _numeric(block: ByteBlock, found: Values, precision: int | None, scale: int | None) -> Converted:
+    """Numbers as whole multiples of the last place.
+
+    If the quotient is exactly the given double, it is the double nearest to this decimal, because both parts of the
+    division are exact. And a decimal of at most 15 digits is the only one so short that is nearest to its double, so
+    it is the shortest: the one for which the double stands (`numbers`).
+    """
+    places = _FRACTION_DIGITS if scale is None and precision is None else scale or 0
+    unit = 10**places
+    most = 10 ** min(_INT64_DIGITS if precision is None else precision, _INT64_DIGITS)
+    whole, certain = _whole_numbers(block, found)
+    certain &= (whole < most // unit) & (whole > -(most // unit))
+    units = np.where(certain, whole, 0) * unit
+    is_double = found.kinds == BsonType.DOUBLE
+    if is_double.any():
+        doubles = _small_doubles(block, found)
+        counted = np.rint(doubles * unit)
+        certain_double = (counted / unit == doubles) & (np.abs(counted) < min(most, 10**_DOUBLE_DIGITS))
+        units = np.where(is_double, np.where(certain_double, counted, 0).astype(np.int64), units)
+        certain = np.where(is_double, certain_double, certain)
+    return Converted(_decimal_texts(units, places), certain)
+
+
+def _decimal_texts(units: NDArray[np.int64], places: int) -> pa.Array:
+    """Fixed-point text without trailing zeros."""
+    if not places:
+        return pa.array(units).cast(pa.string())
+    halves = np.empty((len(units), 2), np.int64)
+    halves[:, 0], halves[:, 1] = units, units >> 63  # a decimal128 is a number of 128 bits, little end first
+    decimals = pa.Array.from_buffers(pa.decimal128(38, places), len(units), [None, pa.py_buffer(halves)])
+    return pc.ascii_rtrim(pc.ascii_rtrim(decimals.cast(pa.string()), "0"), ".")
+
+
+def _mask(values: Any) -> Mask:
+    mask: Mask = values.to_numpy(zero_copy_only=False)
+    return mask
+
+
+DOUBLE: Final = PageColumn(NUMBERS, _double)
+BOOLEAN: Final = PageColumn(frozenset({BsonType.BOOLEAN}), _boolean)
+TIMESTAMPTZ: Final = PageColumn(frozenset({BsonType.DATE}), _timestamp)
+UUID: Final = PageColumn(frozenset({BsonType.BINARY}), _uuid)

@@ -1,0 +1,137 @@
+"""The table of conversions: what each column type makes of each BSON type (design section 4).
+
+A column type has two entries. ``exact`` converts one value at a time and knows every reason of refusal. ``page``
+converts a column of a whole page; it leaves every value that it is not sure of to ``exact``. A type without ``page``
+is only slower.
+
+A rule returns the canonical value (`product_sync.schema.records`), which stands for the same number, text or instant,
+or raises `ConversionError`. Nothing is rounded, cut or replaced. A BSON type without a rule is ``wrong_type``.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from bson.datetime_ms import DatetimeMS
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+
+from product_sync.conversion import numbers, page_columns
+from product_sync.conversion.error import ConversionError
+from product_sync.conversion.ids import is_canonical_uuid, source_id
+from product_sync.conversion.numbers import Rules
+from product_sync.conversion.page_columns import EARLIEST_MS, LATEST_MS, PageColumn
+from product_sync.schema.mapping import Kind
+from product_sync.schema.records import ColumnType, Reason, SourceId, TypeName
+from product_sync.schema.row_schema import RowColumn
+
+
+class _Conversions(NamedTuple):
+    exact: Callable[[ColumnType], Rules]
+    page: Callable[[ColumnType], PageColumn | None] = lambda _: None
+
+
+def _text(column_type: ColumnType) -> Rules:
+    """text and varchar(n): strings. The first reason that applies: ``invalid_utf8``, ``nul_character``, ``too_long``.
+
+    The length counts characters, and trailing blanks too, which PostgreSQL would cut off without an error.
+    """
+    length = column_type.length
+
+    def convert(value: str) -> str:
+        if not value.isascii() and not _is_utf8(value):
+            raise ConversionError(Reason.INVALID_UTF8)
+        if "\0" in value:
+            raise ConversionError(Reason.NUL_CHARACTER)
+        if length is not None and len(value) > length:
+            raise ConversionError(Reason.TOO_LONG)
+        return value
+
+    return {str: convert}
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the lone surrogates of CODEC_OPTIONS
+        return False
+    return True
+
+
+def _microseconds(value: DatetimeMS) -> int:
+    milliseconds = int(value)
+    if not EARLIEST_MS <= milliseconds <= LATEST_MS:
+        raise ConversionError(Reason.OUT_OF_RANGE)
+    return milliseconds * 1000
+
+
+def _uuid_of_text(value: str) -> str:
+    text = value.lower()
+    if not is_canonical_uuid(text):
+        raise ConversionError(Reason.WRONG_TYPE)
+    return text
+
+
+CONVERSIONS: Final[dict[TypeName, _Conversions]] = {
+    TypeName.SMALLINT: _Conversions(numbers.integer, page_columns.integer),
+    TypeName.INTEGER: _Conversions(numbers.integer, page_columns.integer),
+    TypeName.BIGINT: _Conversions(numbers.integer, page_columns.integer),
+    TypeName.NUMERIC: _Conversions(numbers.numeric, page_columns.numeric),
+    TypeName.REAL: _Conversions(lambda _: numbers.REAL),
+    TypeName.DOUBLE: _Conversions(lambda _: numbers.DOUBLE, lambda _: page_columns.DOUBLE),
+    TypeName.TEXT: _Conversions(_text, page_columns.text),
+    TypeName.VARCHAR: _Conversions(_text, page_columns.text),
+    TypeName.BOOLEAN: _Conversions(lambda _: {bool: bool}, lambda _: page_columns.BOOLEAN),
+    TypeName.TIMESTAMPTZ: _Conversions(lambda _: {DatetimeMS: _microseconds}, lambda _: page_columns.TIMESTAMPTZ),
+    TypeName.UUID: _Conversions(lambda _: {uuid.UUID: str, str: _uuid_of_text}, lambda _: page_columns.UUID),
+}
+
+
+def rules(column: RowColumn) -> Rules:
+    """The rules for the values of a column, by the Python type of the decoded value."""
+    exact = CONVERSIONS[column.type.name].exact(column.type)
+    return exact if column.kind is not Kind.REFERENCE else _reference(exact[str])
+
+
+def _reference(of_text: Callable[[str], Any]) -> Rules:
+    """The id of another document as text."""
+
+    def convert(value: Any) -> Any:
+        reference = source_id(value)
+        if reference is None:
+            raise ConversionError(Reason.WRONG_TYPE)
+        return of_text(reference.text)
+
+    return dict.fromkeys((ObjectId, str, int, Int64, uuid.UUID), convert)
+
+
+def key_rule(column_type: ColumnType) -> Callable[[Any], SourceId]:
+    """The document's own ``_id``. The target holds exactly its text, from which the ``_id`` can be rebuilt. A uuid
+    column would store upper-case text in lower case, so it takes canonical text only."""
+    of_text = (
+        _canonical_uuid if column_type.name is TypeName.UUID else CONVERSIONS[column_type.name].exact(column_type)[str]
+    )
+
+    def convert(value: Any) -> SourceId:
+        identity = source_id(value)
+        if identity is None:
+            raise ConversionError(Reason.UNSUPPORTED_ID)
+        of_text(identity.text)
+        return identity
+
+    return convert
+
+
+def _canonical_uuid(text: str) -> str:
+    if not is_canonical_uuid(text):
+        raise ConversionError(Reason.UNSUPPORTED_ID)
+    return text
+
+
+def page_column(column: RowColumn, *, is_key: bool) -> PageColumn | None:
+    """How a column of a whole page is converted; ``None`` if its values are converted one by one."""
+    if is_key or column.kind is Kind.REFERENCE:
+        return page_columns.ids(column.type)
+    return CONVERSIONS[column.type.name].page(column.type)
