@@ -1,8 +1,7 @@
-"""Every way in which a sync can fail, and what follows from it.
+"""All errors of the package.
 
-Driver errors are translated into this tree once, at the adapters' edge (``raise ... from``). The tree
-is cut by *consequence*, because that is what the load has to decide on; how an error looked in the
-driver is in ``__cause__``::
+Driver errors are translated into this tree once, in the adapters (``raise ... from``). The tree is ordered by
+*consequence*, because the load decides by it; the driver's error is in ``__cause__``::
 
     ProductSyncError                        code, message, hint, exit_status
     ├── ConfigurationError            2     a variable, the mapping file, the run config
@@ -11,33 +10,33 @@ driver is in ``__cause__``::
     │   └── SourceMissing                   the database or the collection does not exist
     ├── NotAttempted                  3     nothing was written, nothing was tried
     │   ├── Unreachable                     no server at that address, or it stopped answering
-    │   ├── Untrusted                       the server could not prove that it is the one that was asked for
+    │   ├── Untrusted                       the server could not prove its identity
     │   ├── AccessDenied                    wrong password, or a privilege is missing
-    │   ├── TargetLocked                    a statement waited too long for a lock, or for an answer of the server
+    │   ├── TargetLocked                    a statement waited too long for a lock or for the server
     │   ├── SyncAlreadyRunning              another sync holds the lock
-    │   ├── TransactionPooling              a pooler would void the lock
-    │   ├── TooFewConnections               the target lets this role have fewer than a sync needs
+    │   ├── TransactionPooling              a connection pooler would make the lock useless
+    │   ├── TooFewConnections               the role may have fewer connections than a sync needs
     │   ├── ReadOnlyTarget                  a standby, or a role or database that is set read-only
     │   └── StalePlan                       the diff is too old, or was made for another target
-    ├── LocalStorageError             3     this machine: the state folder's disk, a file in it, the open files
+    ├── LocalStorageError             3     this machine: the state folder, its disk, open files
     ├── WriteError                          raised by a writer for one transaction
     │   ├── TransientError                  retry this batch
-    │   │   └── CommitOutcomeUnknown        ... after asking whether it happened
+    │   │   └── CommitOutcomeUnknown        ... after asking whether the commit happened
     │   ├── RowsRefused                     isolate the rows
-    │   │   └── RowsExcluded                ... which another row keeps out: write them once it has made way
+    │   │   └── RowsExcluded                ... because of another row: write them later
     │   │       └── ForeignKeyRefused           ... because one of them references the other
     │   └── EveryBatchWouldFail             stop the run
     │       └── PrivilegeMissing            ... because the role lacks a right
-    ├── SourceReadError               1     the source failed in mid-read
+    ├── SourceReadError               1     the source failed during a read
     ├── LoadStopped                   1     the run stopped after it had begun to write
-    ├── ChecksFailed                  1     the run came to its end and its checks say no
-    ├── SyncOverdue                   1     no sync has succeeded for longer than it may be
+    ├── ChecksFailed                  1     the run ended and a check failed
+    ├── SyncOverdue                   1     no sync has succeeded for too long
     └── SyncCancelled               130     SIGTERM, Ctrl-C, Terminate
 
-The exit statuses are those of a run that has written nothing. After the first write 2 and 3 become 1, on the instance
+The exit statuses are for a run that has written nothing. After the first write, 2 and 3 become 1
 (`product_sync.pipeline.written_rows`).
 
-Messages name the thing, the value and the way out. None of them holds a credential.
+Messages name the thing, the value and the way out. No message holds a credential.
 """
 
 from __future__ import annotations
@@ -45,16 +44,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # The command's help would wait for Arrow.
+    # Importing it imports Arrow, which would slow down the command's help.
     from product_sync.schema.obstacle import Obstacle
 
 
 class ProductSyncError(Exception):
-    """Base of all errors of this package.
-
-    ``code`` is stable and machine-readable, ``hint`` says what to do next, ``exit_status`` is what
-    the command line ends with.
-    """
+    """``code`` is stable and for programs, ``hint`` says what to do next, ``exit_status`` is that of the command."""
 
     code = "error"
     exit_status = 1
@@ -131,15 +126,14 @@ class StalePlan(NotAttempted):
 
 
 class LocalStorageError(ProductSyncError):
-    """The state folder cannot be read or written any more, or holds a damaged file. It can happen at any moment of a
-    run; after rows were written the exit status is 1."""
+    """The state folder cannot be read or written, or has a damaged file. It can happen at any moment of a run."""
 
     code = "local_storage"
     exit_status = 3
 
 
 class WriteError(ProductSyncError):
-    """One transaction failed; ``sqlstate`` is the server's code, or ``None`` where it sent none."""
+    """One transaction failed. ``sqlstate`` is the server's code, if it sent one."""
 
     code = "write"
 
@@ -149,7 +143,7 @@ class WriteError(ProductSyncError):
 
 
 class TransientError(WriteError):
-    """The same transaction may succeed later; ``connection_lost`` says that a new connection is needed."""
+    """The same transaction may succeed later. ``connection_lost`` says that it needs a new connection."""
 
     code = "transient"
 
@@ -161,7 +155,7 @@ class TransientError(WriteError):
 
 
 class CommitOutcomeUnknown(TransientError):
-    """COMMIT was sent and its answer lost. ``transaction`` is the id to ask ``pg_xact_status`` about."""
+    """COMMIT was sent and its answer was lost. ``transaction`` is the id for ``pg_xact_status``."""
 
     code = "commit_outcome_unknown"
 
@@ -172,18 +166,17 @@ class CommitOutcomeUnknown(TransientError):
 
 
 class RowsRefused(WriteError):
-    """The server refused the values of at least one row of the transaction. ``step`` is the place of the refused step
-    where the transaction had several, ``None`` where that is not known."""
+    """The server refused the values of at least one row of the transaction. ``step`` is the number of the refused step,
+    if the transaction had several and it is known."""
 
     code = "rows_refused"
     step: int | None = None
 
 
 class RowsExcluded(RowsRefused):
-    """The row itself may be right: a unique, exclusion or foreign key constraint refuses it because of another row,
-    which holds the same value, is referenced and absent, or refers to it.
+    """A unique, exclusion or foreign key constraint refused a row because of another row. The row itself may be right.
 
-    ``obstacles`` are those of the refused rows that could be found (`product_sync.schema.obstacle.Obstacle`).
+    ``obstacles`` are the other rows that were found.
     """
 
     def __init__(
@@ -198,7 +191,7 @@ class ForeignKeyRefused(RowsExcluded):
 
 
 class EveryBatchWouldFail(WriteError):
-    """Permission, table, column or disk: the next batch would fail in the same way."""
+    """A permission, the table, a column or the disk is wrong, so the next batch would fail in the same way."""
 
     code = "stopped"
 

@@ -1,7 +1,7 @@
-"""What a sync, a validation and a look at the statistics answer: the same fields for scripts and for ``--json``.
+"""The reports of all commands, with the same fields for scripts and for ``--json``.
 
-The keys are a contract with other programs: they are all present in every answer, and ``None`` says that a value
-is not known. An error never hides what was done before it.
+The keys are a contract with other programs: every report has all of them, and ``None`` means unknown. An error never
+hides what was done before it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ class ErrorInfo:
 
 @dataclass(kw_only=True)
 class Report:
-    """``failure`` is what ended it early; ``exit_status`` what the command line ends with.
-
-    2 and 3 say that nothing was written (`written_rows`)."""
+    """``failure`` is the error that ended the command. An ``exit_status`` of 2 or 3 says that nothing was written."""
 
     failure: ProductSyncError | None = field(default=None, repr=False)
 
-    #: Fields for people and scripts that the JSON answer leaves out.
+    #: Fields that the JSON answer leaves out.
     _NOT_IN_JSON = frozenset({"failure", "first_differences", "first_quarantined", "prediction"})
 
     @property
@@ -40,13 +38,13 @@ class Report:
         return self.failure.exit_status if self.failure else 0
 
     def raise_for_error(self) -> Self:
-        """Raise what ended it, if anything did; else return the report."""
+        """Raise ``failure`` if there is one, and return the report otherwise."""
         if self.failure:
             raise self.failure
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """All keys in their order, ``None`` where nothing is known, and ``error`` last if something ended it."""
+        """All keys in their order, and ``error`` last if there is a failure."""
         content = {
             item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name not in self._NOT_IN_JSON
         }
@@ -57,7 +55,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class PredictedCheck:
-    """What a check would say of a sync that starts now. ``severity`` is ERROR or WARN; only ERROR turns a sync red."""
+    """The predicted result of a check, if a sync started now. ``severity`` is ERROR, which fails the sync, or WARN."""
 
     check: str
     passed: bool
@@ -71,8 +69,8 @@ class PredictedCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExclusionReport:
-    """A row that could not be written, because another row is in its way. ``other`` is that row's id and ``constraint``
-    what refuses it, ``None`` where they are not known; ``message`` is a sentence."""
+    """A row that could not be written because of another row. ``other`` is the id of that row, ``constraint`` the
+    constraint that refused the row; both may be unknown."""
 
     id: str
     other: str | None
@@ -82,23 +80,20 @@ class ExclusionReport:
 
 @dataclass(kw_only=True)
 class SyncReport(Report):
-    """One run of the sync. Counts are rows; ``duration_s`` and ``estimated_s`` are seconds.
+    """One run of a sync. Counts are rows; ``duration_s`` and ``estimated_s`` are in seconds.
 
-    ``plan_id`` is the plan that a dry run has made or that the run executes; ``skipped_since_plan`` its rows that had
-    changed since.
+    ``plan_id`` is the plan that a dry run made or that the run executed; ``skipped_since_plan`` counts its rows that
+    had changed since then.
 
-    Of a dry run: ``would_pass`` says whether a sync that starts now would pass the checks that can be predicted, and
-    ``predicted_checks`` what each of them would say; ``lacking`` are the privileges that the load would need and the
-    role has not; ``no_estimate_because`` says why there is no ``estimated_s``. In a sync they are ``None``.
+    ``missing``, ``changed`` and ``extra`` are the result of the diff, without quarantined products. ``in_flight``
+    counts differences that were still changing during the verification. ``valid`` says that nothing was missing or
+    changed at the end, except quarantined products. ``excluded`` rows could not be written because of other rows;
+    ``exclusions`` are the first of them. ``quarantined_by_reason`` counts documents by the code of the reason; a
+    document may have several. ``drift_report`` is a path, or a web address if PRODUCT_SYNC_REPORTS_URL is set.
 
-    ``excluded`` rows could not be written because of another row; ``exclusions`` are the first of them.
-    ``quarantined_by_reason`` counts documents by the code of the reason, and one with two reasons twice;
-    ``drift_report`` is the path of the drift report, or its web address where PRODUCT_SYNC_REPORTS_URL is set.
-
-    ``missing``, ``changed`` and ``extra`` are what the diff found, without the quarantined products; ``in_flight``
-    are differences that were on their way when the result was verified. ``valid`` says that nothing was missing or
-    changed afterwards, apart from the quarantined; ``None`` in a dry run. ``first_differences`` and
-    ``first_quarantined`` are the first rows of each kind, as the UI shows them.
+    Only for a dry run: ``would_pass`` and ``predicted_checks`` say whether a sync that starts now would pass its
+    checks; ``lacking`` are the privileges that the role lacks for the load; ``no_estimate_because`` explains an unknown
+    ``estimated_s``.
     """
 
     run_id: str | None = None
@@ -134,13 +129,13 @@ class SyncReport(Report):
     valid: bool | None = None
     first_differences: list[dict[str, str]] = field(default_factory=list, repr=False)
     first_quarantined: list[dict[str, str]] = field(default_factory=list, repr=False)
-    #: Of a dry run: whether a sync would pass or fail and why, in one sentence.
+    #: For a dry run: one sentence that says whether a sync would pass, and why not.
     prediction: str | None = field(default=None, repr=False)
 
 
 @dataclass(kw_only=True)
 class ValidationReport(Report):
-    """Both sides read afresh and compared. The lists hold the first ten ids of each kind."""
+    """A new comparison of both sides. The lists hold the first ten ids of each kind."""
 
     valid: bool | None = None
     source_count: int | None = None
@@ -157,7 +152,7 @@ class ValidationReport(Report):
 
 @dataclass(kw_only=True)
 class StatsReport(Report):
-    """How many products each side has now, and the last sync that succeeded: its end in ISO 8601, UTC."""
+    """The current number of products on each side, and the last successful sync: its end in ISO 8601, UTC."""
 
     source_count: int | None = None
     target_count: int | None = None
@@ -167,11 +162,10 @@ class StatsReport(Report):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionReport:
-    """One side as seen from here. ``latency_ms`` is one round trip in milliseconds; ``None`` is not known.
+    """One side. ``latency_ms`` is one round trip in milliseconds; ``host`` names all hosts with their ports.
 
-    ``host`` names all hosts with their ports; ``collection`` is the source's, ``schema`` and ``table_name`` are the
-    target's. ``replica_set`` is the name of MongoDB's; ``None`` for a standalone server. ``table`` maps the columns of
-    the reflected target to their types.
+    ``collection`` and ``replica_set`` (``None`` for a standalone server) are for MongoDB; ``schema``, ``table_name``
+    and ``table``, which maps columns to types, are for PostgreSQL.
     """
 
     host: str | None = None
@@ -192,11 +186,10 @@ class ConnectionReport:
 
 @dataclass(kw_only=True)
 class DoctorReport(Report):
-    """The settings, both connections, each for itself, and who gets the alerts. ``failure`` is the first thing that
-    would keep a sync from working, or people from hearing of it.
+    """The settings, both connections and the alert channels. ``failure`` is the first problem.
 
-    ``settings_problems`` are the settings that a sync would refuse. ``alerts`` holds the service of each usable alert
-    URL, and ``alert_problems`` what keeps the others from it.
+    ``settings_problems`` are settings that a sync would refuse. ``alerts`` has the service of each usable alert URL,
+    ``alert_problems`` what is wrong with the others.
     """
 
     mongodb: ConnectionReport = field(default_factory=ConnectionReport)
@@ -208,7 +201,7 @@ class DoctorReport(Report):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefectReport:
-    """Why a document cannot be copied: the column, the reason's code, the value as bounded extended JSON."""
+    """Why a document cannot be copied: the column, the code of the reason, and the value as truncated extended JSON."""
 
     column: str
     reason: str
@@ -217,9 +210,11 @@ class DefectReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentReport:
-    """A document of the source. ``source_key`` is the extended JSON of its ``_id``, ``id_type`` the BSON type where
-    that has a text. ``fields`` are the mapped fields as they stand, as bounded extended JSON, ``None`` where one is
-    absent; ``row`` is what becomes of it, ``None`` where ``defects`` say why nothing does."""
+    """A document of the source. ``source_key`` is the extended JSON of its ``_id``, ``id_type`` its BSON type.
+
+    ``fields`` are the mapped fields as truncated extended JSON, ``None`` for an absent field. ``row`` is the converted
+    row, ``None`` if ``defects`` prevent it.
+    """
 
     source_key: str
     id_type: str | None
@@ -239,8 +234,8 @@ class DifferenceReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineReport:
-    """An entry of the quarantine, as the last run that met the document left it. Times are ISO 8601, UTC. ``id`` is the
-    id as the target would have it, ``None`` where the ``_id`` itself cannot be copied."""
+    """An entry of the quarantine, as the last run with this document left it. Times are ISO 8601, UTC. ``id`` is the id
+    in the target, ``None`` if the ``_id`` itself cannot be copied."""
 
     source_key: str
     id: str | None
@@ -255,11 +250,10 @@ class QuarantineReport:
 
 @dataclass(kw_only=True)
 class QuarantineListing(Report):
-    """The quarantine of the two sides as the last sync left it. ``total`` counts its entries, ``matching`` those with
-    one of the reasons that were asked for; ``by_reason`` counts all entries by the code of the reason, ``advice`` says
-    what to do about those that were asked for; ``run_id`` is the sync that wrote it, ``None`` where none has.
+    """The quarantine after the last sync, ``run_id``. ``total`` counts its entries, ``matching`` those with one of the
+    requested reasons. ``by_reason`` counts all entries by reason; ``advice`` is for the requested reasons.
 
-    ``entries`` are read from the state folder each time that they are iterated over, so there may be any number.
+    ``entries`` are read from the state folder in each iteration, so there may be any number.
     """
 
     total: int | None = None
@@ -272,8 +266,8 @@ class QuarantineListing(Report):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierReport:
-    """What an earlier snapshot had: ``side`` is source or target, ``row`` its values or ``None``, ``reasons`` why the
-    document could not be copied."""
+    """A product in an earlier snapshot. ``side`` is source or target; ``reasons`` say why the document could not be
+    copied."""
 
     side: str
     at: str
@@ -285,12 +279,11 @@ class EarlierReport:
 
 @dataclass(kw_only=True)
 class ProductReport(Report):
-    """One product on both sides, as they are now. ``state`` is equal, missing, changed, extra, quarantined or nowhere;
-    the exit status is 0 for equal and 1 for the others.
+    """One product on both sides now. ``state`` is equal, missing, changed, extra, quarantined or nowhere; the exit
+    status is 0 for equal and 1 otherwise.
 
-    ``target_row`` is ``None`` where the target has none, or nobody knows yet: ``state`` tells. ``quarantine`` and
-    ``earlier`` are what the last runs left in the state folder, the newest snapshot first. ``exclusions`` say which
-    other rows keep a missing or changed product out of the target now.
+    ``target_row`` is ``None`` if the target has no such row, or if it is unknown. ``quarantine`` and ``earlier`` come
+    from the state folder, the newest snapshot first. ``exclusions`` name the rows that keep this product out now.
     """
 
     id: str = ""

@@ -1,6 +1,6 @@
-"""``python -m product_sync.embedded FOLDER`` deletes the servers' data: ``make clean`` calls it.
+"""``python -m product_sync.embedded FOLDER`` deletes the servers' data, for ``make clean``.
 
-`rm -rf` alone would leave what lies outside the folder, and would pull the data away from servers that run.
+`rm -rf` would not delete the data outside the folder, and would delete the data of running servers.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""A sample catalogue with planted drift, the same every time, for the demo and the tests.
+"""A sample catalogue with planted drift, always the same, for the demo and the tests.
 
-A demo on two equal sides would show nothing. Here the cart's copy has missed events, as it does in production,
-and some documents cannot be copied exactly; how many of each is returned, so that what the sync finds can be
-compared with what is there.
+The cart's copy has missed events, as in production, and some documents cannot be copied exactly. `fill` returns the
+number of each, so that a report can be compared with them.
 
-Every reason for quarantine that a stored document can have is planted. Two are left out: ``invalid_bson``,
-which ``mongod`` refuses to store, and ``suppressed_by_database``, which needs a trigger in the target.
+Every reason for quarantine is planted except two: ``mongod`` refuses to store ``invalid_bson``, and
+``suppressed_by_database`` needs a trigger in the target.
 
-The expected rows are made here together with the documents, not by the conversion: it is what they test.
+The expected rows are made here and not by the conversion, because they test the conversion.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SOURCE_COUNT: Final = 5_000
 MISSING: Final = 320
 CHANGED: Final = {"price": 24, "title": 16, "quantity": 12, "image": 8, "seller": 6}
 EXTRA: Final = 10
-#: Extra products that a row of ``cart_item`` references.
+#: Extra products that ``cart_item`` references.
 EXTRA_REFERENCED: Final = 1
 TITLE_LENGTH: Final = 200
 _SEED = 20_240_501
@@ -43,10 +42,10 @@ _LAUNCH = datetime(2023, 3, 1, 8, 0, tzinfo=UTC)
 _SELLERS = 40
 _CART_ITEMS = 400
 
-# drop_tables: what an earlier filling left.
+# drop_tables: the tables of an earlier `fill`.
 _DROP_TABLES = "DROP TABLE IF EXISTS cart_item, product"
 
-# create_product: the cart service's table, with two rules that a product can break.
+# create_product: the cart service's table. A product can break two of its rules.
 _CREATE_PRODUCT = f"""
 CREATE TABLE product (
     id         text                    PRIMARY KEY,
@@ -59,7 +58,7 @@ CREATE TABLE product (
 )
 """
 
-# create_cart_item: what is in the carts. It keeps its products from being deleted.
+# create_cart_item: the items in the carts. Their products cannot be deleted.
 _CREATE_CART_ITEM = """
 CREATE TABLE cart_item (
     id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -74,17 +73,17 @@ CREATE TABLE cart_item (
 _COPY_PRODUCTS = 'COPY product (id, title, price, image, "sellerId", quantity) FROM STDIN'
 _COPY_CART_ITEMS = "COPY cart_item (cart_id, product_id, quantity, added_at) FROM STDIN"
 
-# analyse: so that estimates of the row count, which progress shows, are right from the start.
+# analyse: makes the estimated row counts right, which the progress shows.
 _ANALYSE = "ANALYZE product, cart_item"
 
 
 @dataclass(frozen=True)
 class Planted:
-    """What a first comparison of the filled databases finds.
+    """The result of a first comparison of the filled databases.
 
-    ``missing`` counts every product that is to be inserted, also those that the database will refuse then
-    (``quarantined[Reason.REFUSED_BY_DATABASE]``): before the first load nobody can know. ``quarantined`` counts
-    documents; each has one defect. ``extra_referenced`` of the ``extra`` are in somebody's cart.
+    ``missing`` includes the products that the database will refuse (``quarantined[Reason.REFUSED_BY_DATABASE]``), which
+    is unknown before the first load. ``quarantined`` counts documents; each has one defect. ``extra_referenced`` of the
+    ``extra`` products are in a cart.
     """
 
     source_count: int
@@ -103,7 +102,7 @@ class Planted:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row of the target as it should be."""
+    """The correct row of the target."""
 
     id: str
     title: str
@@ -124,7 +123,7 @@ class _Product:
 
 @dataclass(frozen=True, slots=True)
 class _Bad:
-    """A document that cannot be copied; with ``row`` where the target has a row of its product all the same."""
+    """A document that cannot be copied. ``row`` is the row of its product, if the target has one."""
 
     document: Mapping[str, Any]
     reason: Reason
@@ -132,16 +131,16 @@ class _Bad:
 
 
 def fill(mongodb_url: str, cart_url: str) -> Planted:
-    """Replace the collection ``products`` and the tables ``product`` and ``cart_item`` by the sample, in about 1 s.
+    """Replace the collection ``products`` and the tables ``product`` and ``cart_item`` by the sample in about 1 s.
 
-    For the embedded databases only: what these three held before is gone.
+    Only for the embedded databases: the earlier content of all three is lost.
     """
     random = Random(_SEED)  # noqa: S311 - sample data that must be the same every time
     bad = list(_bad_documents(random))
     refused = sum(1 for one in bad if one.reason is Reason.REFUSED_BY_DATABASE)
     products = [_product(random, number) for number in range(SOURCE_COUNT - len(bad))]
     target = _with_drift(random, products)
-    # Some quarantined products were copied before they went bad: these rows are neither extra nor changed.
+    # Some quarantined products were copied before they became bad. Their rows are neither extra nor changed.
     target += [one.row for one in bad if one.row is not None]
     extra = [_product(random, SOURCE_COUNT + number).row for number in range(EXTRA)]
     items = _cart_items(random, target, extra[:EXTRA_REFERENCED])
@@ -163,7 +162,7 @@ def fill(mongodb_url: str, cart_url: str) -> Planted:
 
 
 def _product(random: Random, number: int) -> _Product:
-    """A product as the product service stores it, and the row that it should be. ``number`` makes it unique."""
+    """A product as the product service stores it, and its correct row. ``number`` makes it unique."""
     category = random.choice(CATEGORIES)
     brand = random.choice(BRANDS)
     title = product_names.title(random, brand, category)
@@ -192,7 +191,7 @@ def _product(random: Random, number: int) -> _Product:
 
 
 def _id(random: Random, number: int, created: datetime) -> tuple[Any, str]:
-    """The ``_id`` and its text. Nearly all are ObjectIds; every 500th product is older than that habit."""
+    """The ``_id`` and its text. Nearly all are ObjectIds; some old products have other types."""
     if number % 500 == 100:
         return f"legacy-{number:06d}", f"legacy-{number:06d}"
     if number % 500 == 200:
@@ -215,7 +214,7 @@ def _seller(number: int) -> ObjectId:
 
 
 def _stored_price(random: Random, price: int) -> object:
-    """The price in one of the number types that five years of importers have left behind."""
+    """The price in one of the number types that different importers have used."""
     kind = random.random()
     if kind < 0.88:
         return price
@@ -227,7 +226,7 @@ def _stored_price(random: Random, price: int) -> object:
 
 
 def _store_quantity(random: Random, document: dict[str, Any], quantity: int) -> int:
-    """Put the quantity into the document, or leave it out; return what the target should hold (default 0)."""
+    """Store the quantity in the document, or leave it out. Returns the target's value (default 0)."""
     kind = random.random()
     if kind < 0.03:
         return 0
@@ -239,7 +238,7 @@ def _store_quantity(random: Random, document: dict[str, Any], quantity: int) -> 
 
 
 def _with_drift(random: Random, products: list[_Product]) -> list[_Row]:
-    """The target after lost events: `MISSING` products never arrived, `CHANGED` ones are out of date."""
+    """The target after lost events: `MISSING` products are absent, `CHANGED` ones are outdated."""
     rows = [product.row for product in products]
     random.shuffle(rows)
     rows = rows[MISSING:]
@@ -269,7 +268,7 @@ def _outdated(random: Random, row: _Row, column: str) -> _Row:
 
 
 def _bad_documents(random: Random) -> Iterator[_Bad]:
-    """One document and more for each reason. The price that cannot be copied has a row from better times."""
+    """At least one document for each reason."""
 
     def good(number: int) -> _Product:
         return _product(random, 2 * SOURCE_COUNT + 500 * number)
@@ -292,7 +291,7 @@ def _bad_documents(random: Random) -> Iterator[_Bad]:
     yield _Bad(_in_latin_1(good(9).document | {"title": "Rosé Candle"}), Reason.INVALID_UTF8)
     yield broken(10, Reason.TOO_LONG, title=f"Puzzle 500 Pieces{', with a very long name' * 12}")
     yield broken(11, Reason.REFUSED_BY_DATABASE, price=-500)
-    # The same id twice: imported once as text, created once more by the product service.
+    # The same id twice: once as text from an importer, once as an ObjectId.
     twice = good(12)
     yield _Bad(twice.document, Reason.DUPLICATE_ID, twice.row)
     yield _Bad(twice.document | {"_id": twice.row.id}, Reason.DUPLICATE_ID)
@@ -300,14 +299,14 @@ def _bad_documents(random: Random) -> Iterator[_Bad]:
 
 
 def _in_latin_1(document: Mapping[str, Any]) -> RawBSONDocument:
-    """The document as an old importer stored it: with é as one byte, which is not UTF-8. The server does not mind."""
+    """The document with é in Latin-1, which is one byte and not UTF-8. The server stores it."""
     raw = bson.encode(document)
-    # Two bytes of UTF-8 become one of Latin-1 and a blank, so that the lengths in the BSON stay right.
+    # A blank replaces the second byte, so that the lengths in the BSON stay right.
     return RawBSONDocument(raw.replace("Rosé Candle".encode(), b"Ros\xe9  Candle"))
 
 
 def _with_second_price(document: Mapping[str, Any]) -> RawBSONDocument:
-    """The document with another ``price`` at its end, as a driver that builds BSON by hand can store it."""
+    """The document with a second ``price`` at its end, as some drivers can store it."""
     elements = bson.encode(document)[4:-1] + bson.encode({"price": 999})[4:-1]
     return RawBSONDocument((len(elements) + 5).to_bytes(4, "little") + elements + b"\0")
 

@@ -1,6 +1,6 @@
-"""``make demo``: drift between a real MongoDB and a real PostgreSQL is found, shown, repaired and proven.
+"""``make demo``: finds, shows and repairs drift between a real MongoDB and a real PostgreSQL, and verifies the result.
 
-Every number it shows is compared with what was planted; a demo that only looks right would be a lie of ours.
+Every number is compared with the planted drift, so the demo fails if a report is wrong.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from product_sync.terminal import summaries
 
 
 class DemoFailed(ProductSyncError):
-    """What the sync reported is not what was planted."""
+    """A report does not match the planted drift."""
 
     code = "demo_failed"
 
 
-def run_demo(folder: Path, tell: Callable[[str], None]) -> None:
-    """Start the servers on ``folder``, plant, dry-run, sync, validate, sync again; stop everything.
+def run_demo(folder: Path, say: Callable[[str], None]) -> None:
+    """Start the servers on ``folder``, plant drift, dry-run, sync, validate, sync again, and stop everything.
 
-    Raises `DemoFailed` where a report and the planted drift disagree, and what the sync itself raises.
+    Raises `DemoFailed` if a report does not match the planted drift, and the errors of the sync.
     """
-    tell("Starting a real MongoDB (a replica set of one) and a real PostgreSQL …")
-    with running(folder, tell=tell) as servers:
+    say("Starting a real MongoDB (a replica set of one) and a real PostgreSQL …")
+    with running(folder, tell=say) as servers:
         environment.enter(servers)
-        # The catalogue is planted anew, so what an earlier demo has learnt of it would be wrong.
+        # The catalogue is planted anew, so the state of an earlier demo would be wrong.
         shutil.rmtree(state_root(os.environ), ignore_errors=True)
         planted = fill(servers.mongodb_url, servers.cart_url)
-        tell(_what_was_planted(planted))
-        _dry_run(planted, tell)
-        _sync(planted, tell)
-        _validate(planted, tell)
-        _sync_again(tell)
-    tell("\nEverything is stopped. `make dev` shows these runs in the Dagster UI.")
+        say(_what_was_planted(planted))
+        _dry_run(planted, say)
+        _sync(planted, say)
+        _validate(planted, say)
+        _sync_again(say)
+    say("\nEverything is stopped. `make dev` shows these runs in the Dagster UI.")
 
 
 def _what_was_planted(planted: Planted) -> str:
@@ -54,8 +54,8 @@ def _what_was_planted(planted: Planted) -> str:
     )
 
 
-def _dry_run(planted: Planted, tell: Callable[[str], None]) -> None:
-    tell("\n1. product-sync sync --dry-run")
+def _dry_run(planted: Planted, say: Callable[[str], None]) -> None:
+    say("\n1. product-sync sync --dry-run")
     with summaries.progress_bar() as on_progress:
         report = api.sync(dry_run=True, on_progress=on_progress)
     summaries.show_sync(report.raise_for_error())
@@ -64,8 +64,8 @@ def _dry_run(planted: Planted, tell: Callable[[str], None]) -> None:
     _expect("extra", report.extra, planted.extra)
 
 
-def _sync(planted: Planted, tell: Callable[[str], None]) -> None:
-    tell("\n2. product-sync sync")
+def _sync(planted: Planted, say: Callable[[str], None]) -> None:
+    say("\n2. product-sync sync")
     with summaries.progress_bar() as on_progress:
         report = api.sync(on_progress=on_progress)
     summaries.show_sync(report.raise_for_error())
@@ -74,17 +74,17 @@ def _sync(planted: Planted, tell: Callable[[str], None]) -> None:
     _expect("quarantined", report.quarantined, sum(planted.quarantined.values()))
 
 
-def _validate(planted: Planted, tell: Callable[[str], None]) -> None:
-    tell("\n3. product-sync validate --json")
+def _validate(planted: Planted, say: Callable[[str], None]) -> None:
+    say("\n3. product-sync validate --json")
     report = api.validate().raise_for_error()
-    tell(json.dumps(report.as_json(), indent=1))
+    say(json.dumps(report.as_json(), indent=1))
     _expect("missing_in_target", report.missing_in_target, 0)
     _expect("changed", report.changed, 0)
     _expect("extra_in_target", report.extra_in_target, planted.extra)
 
 
-def _sync_again(tell: Callable[[str], None]) -> None:
-    tell("\n4. product-sync sync, once more: nothing is left to write")
+def _sync_again(say: Callable[[str], None]) -> None:
+    say("\n4. product-sync sync, once more: nothing is left to write")
     report = api.sync()
     summaries.show_sync(report.raise_for_error())
     _expect("inserted", report.inserted, 0)

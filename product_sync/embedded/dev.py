@@ -1,4 +1,4 @@
-"""``product-sync dev``: the embedded servers, the sample catalogue and the Dagster UI, until Ctrl-C."""
+"""``product-sync dev``: runs the embedded servers, the sample catalogue and the Dagster UI until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STOP_S = 30.0
 
 
 def run_dev(folder: Path, port: int, tell: Callable[[str], None]) -> None:
-    """Returns when it is interrupted, with everything stopped. ``port`` is the UI's.
+    """Run until an interrupt, then stop everything. ``port`` is the UI's.
 
     Raises `EmbeddedServerError` if the port is in use, or if a server or the UI does not start.
     """
@@ -36,16 +36,13 @@ def run_dev(folder: Path, port: int, tell: Callable[[str], None]) -> None:
             fill(servers.mongodb_url, servers.cart_url)
             tell("Filled the sample catalogue, with drift planted in the cart's copy.")
         with serving_reports(servers.folder / environment.STATE_FOLDER, port + 1) as reports:
-            tell(
-                _where(
-                    servers, port, environment.enter(servers, ui_url=f"http://{LOOPBACK}:{port}", reports_url=reports)
-                )
-            )
+            script = environment.enter(servers, ui_url=f"http://{LOOPBACK}:{port}", reports_url=reports)
+            tell(_addresses(servers, port, script))
             _serve(port)
     tell("Everything is stopped.")
 
 
-def _where(servers: Servers, port: int, script: Path) -> str:
+def _addresses(servers: Servers, port: int, script: Path) -> str:
     return (
         f"Dagster UI   http://{LOOPBACK}:{port}\n"
         f"Data         {servers.folder}\n"
@@ -57,14 +54,13 @@ def _where(servers: Servers, port: int, script: Path) -> str:
 
 
 def _serve(port: int) -> None:
-    """Run ``dagster dev`` until it ends or we are interrupted.
+    """Run ``dagster dev`` until it ends or an interrupt arrives.
 
-    It gets a session of its own, so that a Ctrl-C on the terminal reaches it once, from us, and while it
-    still has its databases.
+    It has a session of its own. So a Ctrl-C on the terminal reaches only us, and we stop it before its databases.
     """
     dagster = shutil.which("dagster", path=str(Path(sys.executable).parent)) or "dagster"
     command = [dagster, "dev", "-m", "product_sync.definitions", "-h", LOOPBACK, "-p", str(port)]
-    # A shell's background job begins with SIGINT ignored, which a child inherits, and Dagster stops at nothing else.
+    # A background job of a shell ignores SIGINT, its children inherit that, and only SIGINT stops Dagster.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own command line
     try:
@@ -73,11 +69,11 @@ def _serve(port: int) -> None:
         return
     finally:
         _stop(process)
-    raise EmbeddedServerError(f"The Dagster UI ended with status {status}.", hint="What it said is above.")
+    raise EmbeddedServerError(f"The Dagster UI ended with status {status}.", hint="Its log is above.")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Let Dagster stop its processes; what is left of them after `_STOP_S`, or at a second Ctrl-C, is killed."""
+    """Let Dagster stop its processes, and kill those that remain after `_STOP_S` or a second Ctrl-C."""
     try:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)

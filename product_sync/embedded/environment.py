@@ -1,4 +1,4 @@
-"""The environment of the demo and of ``product-sync dev``: the variables that a user would set, for our servers."""
+"""The environment variables of the demo and of ``product-sync dev``: what a user would set for these servers."""
 
 import os
 import shlex
@@ -18,16 +18,15 @@ from product_sync.settings import (
     UI_URL,
 )
 
-#: Where `state_root` puts the state of a Dagster instance of ours, below the servers' folder.
+#: The state folder of the Dagster instance, below the servers' folder (`state_root`).
 STATE_FOLDER = Path("dagster", "product_sync_state")
 
 
 def enter(servers: Servers, *, ui_url: str = "", reports_url: str = "") -> Path:
-    """Point this process, and those it starts, at the embedded servers and at a Dagster instance beside them.
+    """Let this process and its children use the embedded servers and a Dagster instance beside them.
 
-    The addresses are of the UI and the drift reports, where they are served and nobody has set others.
-
-    Returns a file of the same variables for other shells to source. Only its owner may read it: it holds a password.
+    The URLs of the UI and of the drift reports are used if none are set. Returns a file of the same variables for other
+    shells to source; only its owner may read it, because it holds a password.
     """
     home = servers.folder / "dagster"
     home.mkdir(exist_ok=True)
@@ -47,7 +46,7 @@ def enter(servers: Servers, *, ui_url: str = "", reports_url: str = "") -> Path:
     script = servers.folder / "environment.sh"
     script.touch(mode=0o600)
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
-    # The commands of this environment, as in a shell in which its venv is activated.
+    # The commands of this virtual environment.
     lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n')
     script.write_text("".join(lines))
     return script

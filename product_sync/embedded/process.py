@@ -1,13 +1,11 @@
-"""Server processes that end with us, and what is left of those that did not.
+"""Server processes that end with this process.
 
-A demo that leaves a MongoDB and a PostgreSQL behind has harmed the machine it ran on, and its data folder
-could not be used again. So there are two nets:
+A demo must not leave a MongoDB and a PostgreSQL behind. There are two safeguards:
 
-- A *watcher*, a shell that reads from a pipe whose other end only we hold, interrupts the server when the
-  pipe closes: whichever way we die, SIGKILL included. (The parent-death signal of Linux was not taken: it
-  fires when the *thread* that started the server ends, and is lost when the server changes its user.)
-- The next start on the same folder looks up the process id that the server wrote there, makes sure that it is
-  that server with that folder, and stops it. This covers a watcher that was killed as well.
+- A *watcher*, a shell, reads from a pipe whose other end only this process holds. When the pipe closes, also after a
+  SIGKILL, the watcher stops the server. (Linux's parent-death signal fires when the *thread* that started the server
+  ends, and is lost when the server changes its user.)
+- The next start on the same folder stops a server that is still running there. This also covers a killed watcher.
 """
 
 from __future__ import annotations
@@ -33,21 +31,21 @@ _POLL_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user that a server runs as, where it is not our own."""
+    """The user that runs a server, if it is not our own."""
 
     name: str
     uid: int
     gid: int
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of `subprocess.Popen` that start a child as this user, without our groups."""
+        """Keyword arguments of `subprocess.Popen` that start a child as this user without our groups."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
 
 class ServerProcess:
-    """One running server, in a session of its own: Ctrl-C in a terminal reaches us and not the server.
+    """One running server. It has a session of its own, so a Ctrl-C in the terminal does not reach it.
 
-    ``stop_signal`` is the one that lets the server close its files and its clients' connections.
+    ``stop_signal`` lets the server close its files and its clients' connections.
     """
 
     def __init__(
@@ -88,13 +86,13 @@ class ServerProcess:
         return self._process.poll()
 
     def waiting(self, timeout_s: float) -> Iterator[None]:
-        """Yield every few milliseconds until the server ends (then stop) or ``timeout_s`` have passed (then raise)."""
+        """Yield every few milliseconds until the server ends. Raises `EmbeddedServerError` after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while self.exit_status() is None:
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
                     f"{self.name} did not become ready within {timeout_s:g} seconds.",
-                    hint=f"Its log is {self.log}. Is the machine very busy, or its disk full?",
+                    hint=f"Its log is {self.log}. The machine may be very busy, or its disk full.",
                 )
             yield
             time.sleep(_POLL_S)
@@ -104,7 +102,7 @@ class ServerProcess:
             self._process.send_signal(self._stop_signal)
 
     def stop(self) -> None:
-        """Ask, wait, and kill what has not ended after `STOP_TIMEOUT_S`. Safe to call twice."""
+        """Stop the server, and kill it if it has not ended after `STOP_TIMEOUT_S`. Safe to call twice."""
         self.ask_to_stop()
         try:
             self._process.wait(STOP_TIMEOUT_S)
@@ -115,10 +113,10 @@ class ServerProcess:
 
 
 class _Watcher:
-    """A shell that outlives us just long enough to interrupt the server, should the pipe to it break.
+    """A shell that stops the server when its pipe closes.
 
-    It is started before the server, so that there is no moment without it. It knows nothing of the server until
-    `watch`; after `dismiss` it sends no signal: the process id may belong to someone else by then.
+    It is started before the server, so that the server is never without it. After `dismiss` it sends no signal, because
+    the process id may belong to another process by then.
     """
 
     _SCRIPT = 'read -r server || exit; read -r dismissed || kill -s "$1" "$server"'
@@ -135,52 +133,51 @@ class _Watcher:
         )
 
     def watch(self, pid: int) -> None:
-        self._tell(str(pid))
+        self._send(str(pid))
 
     def dismiss(self) -> None:
-        self._tell("dismissed")
+        self._send("dismissed")
         with contextlib.suppress(BrokenPipeError):
             self._shell.communicate()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         pipe = self._shell.stdin
-        # A watcher that somebody killed is no reason to fail: the next start on the folder is the second net.
+        # The watcher may have been killed. The next start on the folder is the second safeguard.
         with contextlib.suppress(BrokenPipeError):
             if pipe is not None and not pipe.closed:
                 pipe.write(f"{line}\n")
                 pipe.flush()
 
 
-def stop_server(pid: int, *, executable: str, folder: Path, stop_signal: signal.Signals) -> bool:
-    """Stop the server ``pid`` that an earlier, killed run left on ``folder``. Returns whether it was one.
+def stop_server(pid: int, *, executable: str, folder: Path, stop_signal: signal.Signals) -> None:
+    """Stop the server ``pid`` that a killed run left on ``folder``, if there is one.
 
-    A process id on disk proves nothing, ids are used again: it must be a process of that name (``mongod`` may be
-    ``mongod-8.0``) which was given that data folder.
+    Process ids are reused, so the process must have that name (``mongod`` may be ``mongod-8.0``) and that data folder
+    in its command line.
     """
     try:
         process = psutil.Process(pid)
         command = process.cmdline()
         if not command or executable not in Path(command[0]).name or str(folder) not in command:
-            return False
+            return
         process.send_signal(stop_signal)
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        # It is not our child: in a container whose first process reaps nobody it stays a zombie for ever.
+        # It is not our child. In a container whose first process reaps no children it stays a zombie.
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             if time.monotonic() > deadline:
                 process.kill()
             time.sleep(_POLL_S)
     except psutil.NoSuchProcess:
-        return False
+        return
     except psutil.AccessDenied as error:
         raise EmbeddedServerError(
             f"The process {pid}, perhaps a server left on {folder}, belongs to another user.",
             hint=f"Stop the process {pid} as that user or as root, then start again.",
         ) from error
-    return True
 
 
 def free_port() -> int:
-    """A loopback port that nobody listened on a moment ago."""
+    """A loopback port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
@@ -188,7 +185,7 @@ def free_port() -> int:
 
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As the servers do: a port whose last connections are still in TIME_WAIT is free.
+        # As the servers do: a port with connections in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -200,7 +197,7 @@ def is_free(port: int) -> bool:
 def port_in_use(server: str, port: int) -> PortInUseError:
     return PortInUseError(
         f"{server} cannot listen on {LOOPBACK}:{port}: the port is in use{_holder(port)}.",
-        hint="Stop that process, or choose another port or none (then a free one is taken).",
+        hint="Stop that process, or choose another port. Without a port, a free one is taken.",
     )
 
 

@@ -1,8 +1,4 @@
-"""The words that the sample products are made of.
-
-Titles, descriptions and attributes in the style of a household shop, so that the demo and the UI show something
-that a person can read. Pure data and pure functions of a random generator.
-"""
+"""The words of the sample products: titles, descriptions and attributes of a household shop."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ COLOURS = ("Black", "White", "Forest Green", "Navy", "Terracotta", "Sand", "Char
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """``cents`` is the range of prices, in the smallest unit of the currency."""
+    """``cents`` is the range of prices."""
 
     name: str
     nouns: tuple[str, ...]

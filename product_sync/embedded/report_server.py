@@ -1,7 +1,7 @@
 """Serves the drift reports of ``product-sync dev``, so that their links in the UI open.
 
-A browser does not follow a link from a page to a file. In production any web server does this for the folder; here it
-is a thread. It serves reports by the name of their run and nothing else: the state folder beside them holds snapshots.
+A browser does not follow a link from a web page to a file. In production a web server serves the folder; here a thread
+does. It serves nothing but reports, because the state folder also holds snapshots.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the terminal is Dagster's."""
+        """Log nothing: the terminal shows Dagster's log."""
 
 
 @contextmanager
 def serving_reports(root: Path, port: int) -> Iterator[str]:
-    """Serve the reports below the state folder ``root`` while the block runs; gives their address. Another port is
-    taken where ``port`` is in use."""
+    """Serve the reports below the state folder ``root`` while the block runs, and return their address. If ``port`` is
+    in use, another one is taken."""
     server = ThreadingHTTPServer((LOOPBACK, port if is_free(port) else 0), partial(_Handler, root))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="reports", daemon=True)

@@ -1,7 +1,6 @@
-"""Both embedded servers together, on one data folder, for as long as a ``with`` block lasts.
+"""Runs both embedded servers on one data folder during a ``with`` block, for the demo, ``product-sync dev`` and tests.
 
-The demo, ``product-sync dev`` and the tests all need the same thing: a MongoDB replica set and a PostgreSQL
-with their databases, now, and nothing of it left afterwards. Nothing here is used in production.
+Nothing here is used in production.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the running servers are. The PostgreSQL URLs hold the superuser's password: not for a log.
+    """The URLs of the running servers. Do not log the PostgreSQL URLs: they hold the superuser's password.
 
-    ``mongodb_url`` is of the database ``shop``, ``cart_url`` of ``cart``, ``dagster_url`` (in SQLAlchemy's form, for
-    psycopg2) of ``dagster``, ``postgres_url`` of ``postgres``. ``folder`` holds logs and data, ``postgres_folder`` is
-    where PostgreSQL's data really is.
+    ``mongodb_url`` names the database ``shop``, ``cart_url`` ``cart``, ``dagster_url`` ``dagster`` (in SQLAlchemy's
+    form for psycopg2) and ``postgres_url`` ``postgres``. ``folder`` holds logs and data; PostgreSQL's data may be
+    elsewhere, in ``postgres_folder``.
     """
 
     folder: Path
@@ -55,14 +54,13 @@ def running(
     durable: bool = True,
     tell: Callable[[str], None] = _log.info,
 ) -> Iterator[Servers]:
-    """Start both servers on ``folder`` (made when absent) and stop them at the end. About 2 s when new, 1 s after.
+    """Start both servers on ``folder``, which is created if needed, and stop them at the end. The start takes 1 to 2 s.
 
-    Without ports the ones of the last time are taken again if they are free, so that URLs stay valid from run
-    to run. ``durable=False`` turns PostgreSQL's flushing to disk off, for tests. ``tell`` gets what a person should
-    know: where the data is if it is not in ``folder``.
+    Without ports, those of the last run are used again if they are free, so that URLs stay valid. ``durable=False``
+    turns PostgreSQL's flushing to disk off, for tests. ``tell`` gets a sentence if the data is not in ``folder``.
 
     Raises `EmbeddedServerError` (`FolderInUseError`, `PortInUseError`) with nothing left running. If this process is
-    killed, the servers are stopped by their watchers, or by the next start on this folder.
+    killed, the watchers or the next start on this folder stop the servers.
     """
     folder = folder.resolve()
     with _locked(folder), ExitStack() as stack:
@@ -71,9 +69,9 @@ def running(
 
 
 def remove(folder: Path) -> None:
-    """Delete ``folder`` and what lies outside it on its behalf; servers left by a killed run are stopped first.
+    """Delete ``folder`` and its folders outside. Servers that a killed run left are stopped first.
 
-    Raises `FolderInUseError` while somebody uses it.
+    Raises `FolderInUseError` while another process uses it.
     """
     folder = folder.resolve()
     homes = [folder, *outside_folders(folder)]
@@ -98,7 +96,7 @@ def _start(
     for attempt in range(1, _ATTEMPTS + 1):
         mongodb_port, postgres_port = _choose_ports(folder, ports)
         with ExitStack() as attempted:
-            # Both start at the same time: each waits for its disk more than for a core.
+            # Both start at the same time, because each mostly waits for its disk.
             mongo = mongod.launch(folder / "mongodb", port=mongodb_port, executable=executable)
             attempted.callback(mongo.process.stop)
             pg = postgres.launch(folder, port=postgres_port, log=folder / "postgres.log", durable=durable, tell=tell)
@@ -108,7 +106,7 @@ def _start(
                 pg.wait_until_ready()
                 mongo.wait_until_writable()
             except PortInUseError:
-                # A free port can be taken before the server has it. One that was asked for is not replaced.
+                # Another process may take a free port before the server does. A requested port is not replaced.
                 if attempt == _ATTEMPTS or ports != (None, None):
                     raise
                 _ports_file(folder).unlink(missing_ok=True)
@@ -128,7 +126,7 @@ def _start(
 
 
 def _choose_ports(folder: Path, asked: tuple[int | None, int | None]) -> tuple[int, int]:
-    """The ports asked for (`PortInUseError` if in use), else those of the last run if they are free, else free ones."""
+    """The requested ports (`PortInUseError` if in use), those of the last run if they are free, or free ones."""
     for name, port in zip(("MongoDB", "PostgreSQL"), asked, strict=True):
         if port is not None and not is_free(port):
             raise port_in_use(name, port)
@@ -147,7 +145,7 @@ def _ports_file(folder: Path) -> Path:
 
 def _create_databases(server: postgres.Postgres) -> None:
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
-        # database_names: which of our databases an earlier run has made already.
+        # database_names: the databases that an earlier run has created.
         present = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
         for name in (CART_DATABASE, DAGSTER_DATABASE):
             if name not in present:
@@ -157,14 +155,14 @@ def _create_databases(server: postgres.Postgres) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for us. The lock is the system's (flock): it ends with the process, so it is never stale."""
+    """Lock ``folder``. The lock is the system's (flock): it ends with the process, so it is never stale."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise EmbeddedServerError(
             f"The data folder {folder} cannot be used: {error.strerror}.",
-            hint="Choose a folder that you may write to, or delete this one as its owner.",
+            hint="Choose a folder that you can write to, or delete this one as its owner.",
         ) from error
     try:
         try:
@@ -173,7 +171,7 @@ def _locked(folder: Path) -> Iterator[None]:
             holder = os.read(descriptor, 32).decode(errors="replace").strip()
             raise FolderInUseError(
                 f"The data folder {folder} is in use by process {holder or 'unknown'}.",
-                hint="A demo or the development servers run there: stop them, or work in another clone.",
+                hint="Stop the demo or the development servers that run there, or use another clone.",
             ) from error
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())

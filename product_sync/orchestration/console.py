@@ -1,7 +1,7 @@
-"""What `dagster job execute` prints: the lines of the run's log, each once, and a failure as its own sentence.
+"""The console logger of `dagster job execute`: each line of the run's log once, and a failure as one sentence.
 
-Dagster's console logger prints the traceback of a failed step twice and one line for each step that was not executed,
-so the cause is far above the end. This logger has its name and its config; at DEBUG it prints what Dagster's own would.
+Dagster's own console logger prints the traceback of a failed step twice and a line for each step that was not executed,
+so the cause scrolls away. This logger replaces it under the same name; at DEBUG it prints everything.
 """
 
 import logging
@@ -14,17 +14,17 @@ from dagster import DagsterEventType as Kind
 from product_sync.orchestration.failures import own_sentence
 
 _FAILED = (Kind.STEP_FAILURE, Kind.RUN_FAILURE, Kind.RUN_CANCELED)
-#: Dagster logs one of these for each step behind a failed or a skipped one.
+#: Dagster's lines for the steps behind a failed or skipped one.
 _NOT_EXECUTED = re.compile(
     r"(Dependencies for step .* Not executing|Skipping step .* due to skipped dependencies: .*)\."
 )
 _SCHEMA = {
-    "log_level": dg.Field(str, default_value="INFO", description="DEBUG prints every event of Dagster too."),
+    "log_level": dg.Field(str, default_value="INFO", description="DEBUG also prints every event of Dagster."),
     "name": dg.Field(str, default_value="product_sync", description="The name of the logger, in each line."),
 }
 
 
-@dg.logger(config_schema=_SCHEMA, description="The run's log in short lines, a failure as its own sentence.")
+@dg.logger(config_schema=_SCHEMA, description="The run's log in short lines, and a failure as one sentence.")
 def console(context: dg.InitLoggerContext) -> logging.Logger:
     logger: logging.Logger = dg.colored_console_logger.logger_fn(context)
     if context.logger_config["log_level"].upper() != "DEBUG":
@@ -33,9 +33,9 @@ def console(context: dg.InitLoggerContext) -> logging.Logger:
 
 
 class _Brief(logging.Filter):
-    """Shortens each record; every record is made for this logger alone."""
+    """Shortens each record. No other logger gets these records."""
 
-    #: The run and the failure in the last printed line, if it was one. Dagster makes several loggers for a run.
+    #: The run and the failure of the last printed line, if it was a failure. Dagster makes several loggers for a run.
     _last_failure = ("", "")
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -56,7 +56,7 @@ class _Brief(logging.Filter):
 
 
 def _bug(event: dg.DagsterEvent) -> str:
-    """The end of a run of which a step raised something that is not ours: its traceback stands above already."""
+    """The last line of a run in which a step raised an error that is not ours. Its traceback is already printed."""
     data: Any = event.event_specific_data
     failed = event.event_type is Kind.RUN_FAILURE and data is not None and data.first_step_failure_event
     if not failed:
@@ -64,5 +64,5 @@ def _bug(event: dg.DagsterEvent) -> str:
     error = failed.step_failure_data.error
     while error is not None and error.cause is not None:
         error = error.cause
-    said = error.message.strip() if error else "an unknown error"
-    return f"The step {failed.step_key} raised {said}. This is a bug: please report it, with the traceback above."
+    text = error.message.strip() if error else "an unknown error"
+    return f"The step {failed.step_key} raised {text}. This is a bug: please report it, with the traceback above."

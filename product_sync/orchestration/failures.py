@@ -1,8 +1,8 @@
-"""Why a run failed, in words that may be sent to people.
+"""Why a run failed, in sentences that may be sent to people.
 
-Dagster records it in three ways: the failure of a step, with the chain of errors; the failure of the run alone, where
-its resources could not be made; and a run that somebody else has marked as failed, since its process is gone. Of a dead
-process either we say so (`reaping`) or the code server that had started it, whichever looks first.
+Dagster records a failure in three ways: as the failure of a step, with the chain of errors; as the failure of the run,
+if its resources could not be created; and as a run that was marked as failed because its process is gone. A dead
+process is noticed by us (`dead_runs`) or by the code server that started it.
 """
 
 import re
@@ -13,19 +13,20 @@ import dagster as dg
 from dagster import DagsterEventType as Kind
 
 from product_sync.errors import ProductSyncError
+from product_sync.orchestration.event_log import engine_messages
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 
-#: How the step of a blocking check fails, today and as older runs recorded it. The evaluation says it better.
+#: How the step of a blocking check fails, today and in older runs. The alert about the check says more.
 _CHECK_FAILED = (CheckFailed.__name__, "DagsterAssetCheckFailedError")
 _INTERRUPTED = tuple(interrupt.__name__ for interrupt in INTERRUPTS)
-#: What the code server notes of a run's process before it marks the run as failed.
+#: What the code server records about a run's process before it marks the run as failed.
 _CRASH = re.compile(r"process for \S+ (was terminated by signal \d+ \(\w+\)|unexpectedly exited with code -?\d+)")
-_LOG_SAYS = "The run's log has all of it."
-_GO_ON = "What was loaded stays; the next run does the rest."
+_SEE_LOG = "The run's log has the details."
+_GO_ON = "The rows that were written are kept; the next run does the rest."
 
 
 def own_sentence(event: dg.DagsterEvent) -> str:
-    """The sentence with which we ended the step or the run of ``event``; empty where somebody else did."""
+    """The sentence with which we ended the step or the run of ``event``; empty for an error that is not ours."""
     data: Any = event.event_specific_data
     if event.event_type is not Kind.STEP_FAILURE:
         first = getattr(data, "first_step_failure_event", None)
@@ -35,19 +36,19 @@ def own_sentence(event: dg.DagsterEvent) -> str:
 
 
 def _of_interrupt(error: Any) -> str:
-    """An interrupt carries what was done until then (`step_errors.own_errors`)."""
+    """The message of an interrupt says what was done before it (`step_errors.own_errors`)."""
     return _message_of(error) if error is not None and error.cls_name in _INTERRUPTED else ""
 
 
 def failure_of(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEvent) -> str:
-    """Why the step or the run of ``event`` failed, with the next step; empty where a check or another event says it."""
+    """Why the step or the run of ``event`` failed, with the next step; empty if a check or another event says it."""
     if event.event_type is Kind.STEP_FAILURE:
         return _from_error(event.step_failure_data.error, f"The step {event.step_key}")
     data: Any = event.event_specific_data
     if data is None or data.error is None:
         return _from_outside(instance, run_id, event.message or "")
     if data.first_step_failure_event is not None:
-        return ""  # it was told with its step
+        return ""  # the failure of the step says it
     if data.failure_reason is not None and data.failure_reason.name == "UNEXPECTED_TERMINATION":
         return f"This run was ended from outside: its process was asked to stop. {_of_interrupt(data.error) or _GO_ON}"
     return _from_error(data.error, "The run")
@@ -56,20 +57,16 @@ def failure_of(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEvent
 def _from_outside(instance: dg.DagsterInstance, run_id: str, message: str) -> str:
     if "ended from outside" in message:
         return f"{message} {_GO_ON}"
-    notes = instance.all_logs(run_id, of_type=Kind.ENGINE_EVENT)
-    crashes = [found[1] for note in notes if (found := _CRASH.search(_message(note)))]
+    crashes = [found[1] for note in engine_messages(instance, run_id) if (found := _CRASH.search(note))]
     if not crashes:
-        # Dagster's daemon says there what it did, and an error's text may be in it.
-        return f"Dagster marked the run as failed. {_LOG_SAYS}"
-    memory = " Where no person did that, the host was short of memory." if "SIGKILL" in crashes[-1] else ""
+        # Dagster's own message may hold the text of an error.
+        return f"Dagster marked the run as failed. {_SEE_LOG}"
+    memory = " If no person did that, the host ran out of memory." if "SIGKILL" in crashes[-1] else ""
     return f"This run was ended from outside: its process {crashes[-1]}.{memory} {_GO_ON}"
 
 
-def _message(entry: dg.EventLogEntry) -> str:
-    return (entry.dagster_event and entry.dagster_event.message) or ""
-
-
 def _from_error(error: Any, what: str) -> str:
+    """The text of another library's error is left out, because it may hold a password."""
     name = "an unknown error"
     while error is not None:
         if error.cls_name in _CHECK_FAILED:
@@ -78,8 +75,7 @@ def _from_error(error: Any, what: str) -> str:
             return _message_of(error)
         name = error.cls_name or name
         error = error.cause
-    # The text of somebody else's error may hold anything, a password too.
-    return f"{what} raised {name}: a bug, or a case nobody thought of. {_LOG_SAYS}"
+    return f"{what} raised {name}. This is a bug. {_SEE_LOG}"
 
 
 def _message_of(error: Any) -> str:

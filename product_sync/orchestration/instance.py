@@ -1,7 +1,6 @@
-"""Where runs are recorded when nobody hands us an instance: that of DAGSTER_HOME, else a local one.
+"""Opens the Dagster instance that records runs: that of DAGSTER_HOME, or a local one.
 
-What Dagster's storage raises, at whatever moment of a run, is translated here: Dagster lets the errors of SQLAlchemy
-pass as they are.
+Dagster does not translate the errors of its storage, so they are translated here, whenever they are raised.
 """
 
 import os
@@ -28,16 +27,16 @@ from product_sync.state.storage_errors import NO_ROOM, storage_error
 _E = TypeVar("_E", bound=BaseException)
 _RAISED_BY_STORAGE = (SQLAlchemyError, DagsterPostgresException, CommandError, sqlite3.Error)
 _PG_URL = "DAGSTER_PG_URL"
-#: How servers and the network begin the part of an answer that holds no password.
+#: The part of a server's or the network's answer that holds no password.
 _ANSWER = re.compile(r"(?:failed: (?:FATAL: +)?|FATAL: +)([^\n]+)")
 _MISSING_VARIABLE = re.compile(r"environment variable \W*([A-Z][A-Z0-9_]*)\W* which is not set")
 
 
 @contextmanager
 def open_instance(env: Mapping[str, str], state_root: Path) -> Iterator[dg.DagsterInstance]:
-    """The instance of DAGSTER_HOME; without it one on SQLite in ``state_root``, which needs no server.
+    """The instance of DAGSTER_HOME, or one on SQLite in ``state_root``, which needs no server.
 
-    Whatever its storage raises within the block is raised as `Unreachable` or `LocalStorageError`. Raises
+    Errors of its storage within the block are raised as `Unreachable` or `LocalStorageError`. Raises
     `ConfigurationError` for a folder or a ``dagster.yaml`` that cannot be used.
     """
     home = dagster_home(env)
@@ -52,7 +51,7 @@ def open_instance(env: Mapping[str, str], state_root: Path) -> Iterator[dg.Dagst
 
 
 def check_instance(env: Mapping[str, str]) -> None:
-    """Open the instance of DAGSTER_HOME once, if there is one. Raises as `open_instance`."""
+    """Open the instance of DAGSTER_HOME once, if it is set. Raises as `open_instance`."""
     if dagster_home(env) is not None:
         with open_instance(env, state_root_of(env)):
             pass
@@ -75,7 +74,7 @@ def _open(home: Path | None, state_root: Path) -> dg.DagsterInstance:
 def _not_accepted(error: Exception, config: Path) -> ConfigurationError:
     if missing := _MISSING_VARIABLE.search(str(error)):
         return ConfigurationError(f"{missing[1]} is not set, and {config} reads it.", hint=f"Set {missing[1]}.")
-    return ConfigurationError(f"Dagster does not accept {config}.", hint="Correct that file: the cause is in the log.")
+    return ConfigurationError(f"Dagster does not accept {config}.", hint="Correct that file. The cause is in the log.")
 
 
 def _translated(error: Exception, env: Mapping[str, str], folder: Path, *, is_local: bool) -> ProductSyncError:
@@ -89,7 +88,7 @@ def _translated(error: Exception, env: Mapping[str, str], folder: Path, *, is_lo
     else:
         message = "Dagster's own storage cannot be reached, or stopped answering."
     config = folder / "dagster.yaml"
-    return Unreachable(message, hint=f"Look at {f'{_PG_URL}, which is read by ' if env.get(_PG_URL) else ''}{config}.")
+    return Unreachable(message, hint=f"Check {f'{_PG_URL}, which is used by ' if env.get(_PG_URL) else ''}{config}.")
 
 
 def _of_sqlite(error: sqlite3.Error, folder: Path, *, is_local: bool) -> ProductSyncError:
@@ -104,7 +103,7 @@ def _of_sqlite(error: sqlite3.Error, folder: Path, *, is_local: bool) -> Product
 
 
 def _cannot_be_used(history: str, folder: Path, said: str) -> ProductSyncError:
-    """SQLite does not say why. Opening a file as it does may tell."""
+    """SQLite does not say why. Opening a file in the same folder may show it."""
     try:
         os.close(os.open(folder / "dagster.yaml", os.O_RDONLY))
     except OSError as error:
@@ -121,12 +120,12 @@ def _damaged(folder: Path, *, is_local: bool) -> LocalStorageError:
         return LocalStorageError(f"The databases of Dagster in {folder} are damaged.", hint="Restore or remove them.")
     aside = local_history.set_history_aside(folder)
     return LocalStorageError(
-        f"The run history was damaged and has been set aside as {aside}.", hint="Run it again: a new one is begun."
+        f"The run history was damaged and has been set aside as {aside}.", hint="Run it again: a new one is started."
     )
 
 
 def _in_chain(error: BaseException | None, kind: type[_E]) -> _E | None:
-    """The first error of this kind among ``error`` and what it was raised from."""
+    """The first error of this kind among ``error`` and its causes."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error

@@ -1,8 +1,8 @@
-"""The run history of commands: a Dagster instance on SQLite in the state folder, kept small and sound.
+"""The run history of commands without DAGSTER_HOME: a small Dagster instance on SQLite in the state folder.
 
-It is used where DAGSTER_HOME is not set. A sync needs nothing of it, so a damaged one is set aside and a new one begun.
-Dagster makes its files without a lock and never removes them: two first commands at once would leave a history that
-cannot be opened any more, and each run would leave 400 kB for ever.
+A sync does not need the history, so a damaged one is set aside and a new one is started. Dagster creates the files
+without a lock and never removes them. Two first commands at the same time would leave a history that cannot be opened,
+and each run would leave 400 kB.
 """
 
 import sqlite3
@@ -14,17 +14,18 @@ import dagster as dg
 import filelock
 
 from product_sync.errors import LocalStorageError
-from product_sync.orchestration.names import LOAD, STATE_KEY
+from product_sync.orchestration.event_log import materializations, successful_run
+from product_sync.orchestration.names import STATE_KEY
 from product_sync.state.damaged_files import set_aside
 from product_sync.state.store import write_text
 
-#: How many finished runs are kept, beside the last successful sync of each pair of databases.
+#: Finished runs that are kept, besides the last successful sync of each pair of databases.
 KEPT_RUNS = 8
-#: A history of an older version may hold thousands: they go in steps, so that no command is kept waiting for long.
+#: The history of an older version may hold thousands of runs. Each command removes some, so that none waits for long.
 _REMOVED_AT_ONCE = 20
-#: Loads looked at for the last successful one of each pair of databases.
-_LOOK_BACK = 200
-#: Seconds to wait for another command that opens the history: making it takes two to five.
+#: Materializations that are searched for the last successful load of each pair of databases.
+_AT_MOST = 200
+#: Seconds to wait for another command that opens the history. Creating it takes two to five.
 _LOCK_S = 120.0
 _CONFIG = """\
 telemetry: {enabled: false}
@@ -41,15 +42,15 @@ def folder_of(state_root: Path) -> Path:
 
 @contextmanager
 def opening(state_root: Path) -> Iterator[Path]:
-    """The folder of the history, sound and with its configuration, and of this process alone while the block opens it.
+    """The folder of an undamaged history with its configuration, locked while the block opens it.
 
-    Raises `LocalStorageError` where another command does not let go of it, `OSError` where it cannot be written.
+    Raises `LocalStorageError` if another command keeps the lock, `OSError` if the folder cannot be written.
     """
     folder = folder_of(state_root)
     state_root.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(state_root / "dagster.lock", timeout=_LOCK_S):
-            if folder.exists() and not all(_is_sound(folder / name) for name in _DATABASES):
+            if folder.exists() and any(_is_damaged(folder / name) for name in _DATABASES):
                 set_history_aside(folder)
             folder.mkdir(exist_ok=True)
             config = folder / "dagster.yaml"
@@ -59,35 +60,34 @@ def opening(state_root: Path) -> Iterator[Path]:
     except filelock.Timeout as error:
         raise LocalStorageError(
             f"Another command has held {error.lock_file} for {_LOCK_S:.0f} seconds.",
-            hint="See which one: another command of product_sync on this machine. End it, or wait for it.",
+            hint="Wait for that command of product_sync, or end it.",
         ) from error
 
 
 def set_history_aside(folder: Path) -> Path:
-    """Have the next command begin a new history."""
-    lost = "A new one is begun: the statistics know no earlier sync until the next one."
-    return set_aside(folder, "The run history", lost)
+    """The next command starts a new history."""
+    return set_aside(folder, "The run history", "A new one is started, so `stats` shows no sync until the next one.")
 
 
-def _is_sound(database: Path) -> bool:
-    """Whether SQLite can read the file's schema, and whether it was made by one process. Bounded: it reads one page."""
+def _is_damaged(database: Path) -> bool:
+    """Whether SQLite cannot read the file's schema, or two processes created it at the same time."""
     if not database.exists():
-        return True
+        return False
     try:
         with closing(sqlite3.connect(database)) as connection:
             names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
             if "alembic_version" not in names:
-                return True
+                return False
             [heads] = connection.execute("SELECT count(*) FROM alembic_version").fetchone()
-            return bool(heads <= 1)
+            return bool(heads > 1)
     except sqlite3.OperationalError:
-        return True  # it cannot be opened or read now, which whoever opens it next will say
+        return False  # it cannot be opened or read now, and opening it again says why
     except sqlite3.DatabaseError:
-        return False
+        return True
 
 
 def prune(instance: dg.DagsterInstance, folder: Path) -> None:
-    """Remove the oldest finished runs beyond `KEPT_RUNS`, but for the last successful sync of each pair."""
+    """Remove the oldest finished runs beyond `KEPT_RUNS`, except the last successful sync of each pair of databases."""
     if len(instance.get_run_records(limit=KEPT_RUNS + 1)) <= KEPT_RUNS:
         return
     last_successful = _last_successful_syncs(instance)
@@ -99,20 +99,20 @@ def prune(instance: dg.DagsterInstance, folder: Path) -> None:
 
 
 def _last_successful_syncs(instance: dg.DagsterInstance) -> set[str]:
+    """The ids of the runs. Only loads, and the verified copies after them, have a state key."""
     found: dict[object, str] = {}
-    for record in instance.fetch_materializations(dg.AssetKey(LOAD), limit=_LOOK_BACK).records:
-        loaded = record.asset_materialization
-        key = loaded.metadata[STATE_KEY].value if loaded and STATE_KEY in loaded.metadata else None
-        if key in found:
-            continue
-        run = instance.get_run_by_id(record.run_id)
-        if run is not None and run.status is dg.DagsterRunStatus.SUCCESS:
-            found[key] = run.run_id
+    for asset in instance.all_asset_keys():
+        for run_id, metadata in materializations(instance, asset, _AT_MOST):
+            if STATE_KEY not in metadata:
+                break
+            key = (asset, metadata[STATE_KEY].value)
+            if key not in found and successful_run(instance, run_id):
+                found[key] = run_id
     return set(found.values())
 
 
 def _remove(instance: dg.DagsterInstance, folder: Path, run_id: str) -> None:
-    """Remove what Dagster keeps of a run, and what it would leave of it: files, and the evaluations of checks."""
+    """Remove a run, and what Dagster would leave of it: files, and the evaluations of checks."""
     instance.compute_log_manager.delete_logs(prefix=[run_id])
     instance.delete_run(run_id)
     with closing(sqlite3.connect(folder / "history/runs/index.db", timeout=_LOCK_S)) as index, index:

@@ -1,8 +1,8 @@
-"""What a run tells while it is at work: its listener everything, the event log a line every 20 s, the UI a few points.
+"""Passes a run's progress on: all of it to the listener, a line every 20 s to the event log, some points to the UI.
 
-A line or an observation in the event log costs five to seventeen milliseconds, a batch may take two, so neither can
-keep up with the batches. The line is what keeps a long run from being reaped; the observations are what a person looks
-at, on the page of the asset that is being made. A stage that is over before the first of them is due makes none.
+A line or an observation in the event log takes 5 to 17 ms and a batch may take 2 ms, so not every batch can have one.
+The lines show that a long run is alive; the observations are plotted on the asset's page. A stage that ends within 20 s
+has no observation.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ import dagster as dg
 from product_sync.orchestration import names
 from product_sync.runtime.progress import OnProgress, Progress
 
-#: Seconds between two lines in the event log; reaping waits for fifteen times as long.
+#: Seconds between two lines in the event log. A run counts as dead after fifteen times as long.
 LINE_EVERY_S = 20.0
-#: The same while something is waited for.
+#: The same while a stage waits.
 NOTE_EVERY_S = 25.0
 #: Seconds between two observations of one stage, and before its first.
 OBSERVATION_EVERY_S = 20.0
 
-#: Which asset's page a stage is shown on.
+#: The asset on whose page a stage is shown.
 _SHOWN_ON = {
     "read source": names.SOURCE_SNAPSHOT,
     "read target": names.TARGET_SNAPSHOT,
@@ -28,13 +28,13 @@ _SHOWN_ON = {
 }
 
 
-def signs_of_life(
+def record_progress(
     listener: OnProgress,
     log: Callable[[str], None],
     observe: Callable[[dg.AssetObservation], None],
     clock: Callable[[], float],
 ) -> OnProgress:
-    """``clock`` gives seconds and never goes back."""
+    """``clock`` gives monotonic seconds."""
     last_line = clock()
     last_observation: dict[str, float] = {}
 
@@ -54,7 +54,7 @@ def signs_of_life(
 
 
 def _observation(asset: str, progress: Progress) -> dg.AssetObservation:
-    """Names of its own: the counts that a run ends with must not be taken from its middle."""
+    """The metadata has names of its own, so that nobody takes it for the counts at the end of the run."""
     metadata: dict[str, str | int | float] = {
         "progress": str(progress),
         "progress_rows": progress.done,

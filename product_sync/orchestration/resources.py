@@ -19,7 +19,7 @@ from product_sync.notify.channels import require_channels
 from product_sync.orchestration import names, run_log
 from product_sync.orchestration.dead_runs import process_tags
 from product_sync.orchestration.executor import shares_one_process
-from product_sync.orchestration.progress_events import signs_of_life
+from product_sync.orchestration.progress_events import record_progress
 from product_sync.orchestration.run_heartbeat import Heartbeat
 from product_sync.orchestration.step_errors import own_errors
 from product_sync.pipeline.head_start import HeadStart
@@ -138,7 +138,7 @@ class RunResource:
         )
 
     def _reporting(self, log: Callable[[str], None], observe: Callable[[dg.AssetObservation], None]) -> OnProgress:
-        return signs_of_life(self._listener.on_progress, log, observe, time.monotonic)
+        return record_progress(self._listener.on_progress, log, observe, time.monotonic)
 
 
 #: What an asset asks for.

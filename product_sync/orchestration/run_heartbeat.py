@@ -1,8 +1,7 @@
-"""Keeps a run from looking dead while a step says nothing: a long comparison, a merge, a slow server.
+"""Reports progress for a step that reports none for a while: during a long comparison, or with a slow server.
 
-Silence is how a run on another host is taken for dead (`reaping`). Not every long stretch of work can report by itself:
-a COPY, a page of MongoDB. So a thread looks every few seconds whether anything was reported, and repeats where
-the run stands if not.
+A run on another host that records nothing counts as dead (`dead_runs`), and a COPY or a MongoDB page cannot report
+progress. So a thread repeats the last progress after half a minute without a report.
 """
 
 from __future__ import annotations
@@ -13,30 +12,30 @@ from collections.abc import Callable
 
 from product_sync.runtime.progress import OnProgress, Progress, waiting
 
-#: Seconds of silence after which the heartbeat speaks.
+#: Seconds without a report after which the heartbeat repeats the last one.
 SILENT_FOR_S = 30.0
-_LOOK_EVERY_S = 5.0
+_CHECK_EVERY_S = 5.0
 
 
 class Heartbeat:
-    """One for each process of a run. ``clock`` gives seconds and never goes back."""
+    """One for each process of a run. ``clock`` gives monotonic seconds."""
 
     def __init__(self, *, silent_for_s: float = SILENT_FOR_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._silent_for_s = silent_for_s
         self._clock = clock
         self._stopped = threading.Event()
-        self._heard_at = self._began_at = clock()
+        self._reported_at = self._progress_at = clock()
         self._last: tuple[OnProgress, Progress] | None = None
 
     def start(self) -> None:
-        """Look from now on, in a thread that keeps no process from ending."""
+        """Start the thread. It does not keep the process alive."""
         threading.Thread(target=self._run, name="product_sync heartbeat", daemon=True).start()
 
     def stop(self) -> None:
         self._stopped.set()
 
     def of_step(self, step: str, on_progress: OnProgress) -> OnProgress:
-        """A listener that passes progress on to ``on_progress``; the heartbeat speaks for ``step`` from now on."""
+        """A listener that passes progress on to ``on_progress``. From now on the heartbeat reports for ``step``."""
         self._note(on_progress, waiting(step, ""))
 
         def report(progress: Progress) -> None:
@@ -46,19 +45,19 @@ class Heartbeat:
         return report
 
     def beat(self) -> None:
-        """Repeat the last progress if nothing was heard for too long."""
+        """Repeat the last progress if there was no report for too long."""
         now = self._clock()
-        if self._last is None or now - self._heard_at < self._silent_for_s:
+        if self._last is None or now - self._reported_at < self._silent_for_s:
             return
         on_progress, last = self._last
-        self._heard_at = now
-        note = f"still at work, {now - self._began_at:.0f} s without progress"
+        self._reported_at = now
+        note = f"still running, {now - self._progress_at:.0f} s without progress"
         on_progress(Progress(last.stage, last.done, last.total, 0.0, None, note))
 
     def _note(self, on_progress: OnProgress, progress: Progress) -> None:
-        self._heard_at = self._began_at = self._clock()
+        self._reported_at = self._progress_at = self._clock()
         self._last = on_progress, progress
 
     def _run(self) -> None:
-        while not self._stopped.wait(min(_LOOK_EVERY_S, self._silent_for_s)):
+        while not self._stopped.wait(min(_CHECK_EVERY_S, self._silent_for_s)):
             self.beat()

@@ -1,18 +1,17 @@
-"""Reads from the run history what finished runs came to, whoever launched them.
+"""Reads the results of finished runs from the run history, however they were launched.
 
-What is new is told by when a run ended, with an overlap, and by its id. Two other ways lose alerts: rows of check
-evaluations are made when a check is planned, so that a later one may hold an earlier answer; and the times by which
-Dagster selects runs are local ones where its PostgreSQL is not set to UTC, an hour of which comes twice in autumn.
+A run is new if it ended since the last look, with an overlap, and its id was not seen. Two other ways would lose
+alerts. Dagster creates the rows of check evaluations when a check is planned, so a later row may hold an earlier
+result. And the times by which Dagster selects runs are local times if its PostgreSQL is not set to UTC.
 """
 
 from collections.abc import Collection
-from typing import TypeGuard
 
 import dagster as dg
-from dagster import DagsterEventType as Kind
 
 from product_sync.notify.alerts import DEFAULT_SYNC
-from product_sync.notify.events import CheckOutcome, FinishedRun, Number
+from product_sync.notify.events import CheckOutcome, FinishedRun
+from product_sync.orchestration.event_log import Metadata, is_number, read_events
 from product_sync.orchestration.failures import failure_of
 from product_sync.orchestration.names import LOAD, SYNC_TAG, TARGET_MATCHES_SOURCE
 from product_sync.orchestration.schedules import is_ours
@@ -20,18 +19,15 @@ from product_sync.orchestration.skipped import is_skipped
 from product_sync.verify.checks import Severity
 
 _SUCCEEDED = {dg.DagsterRunStatus.SUCCESS: True, dg.DagsterRunStatus.FAILURE: False, dg.DagsterRunStatus.CANCELED: None}
-_READ = {
-    Kind.ASSET_CHECK_EVALUATION, Kind.ASSET_MATERIALIZATION, Kind.ASSET_OBSERVATION, Kind.STEP_FAILURE, Kind.RUN_FAILURE
-}  # fmt: skip
-#: Seconds by which the clocks of two hosts may differ, or a record come late.
+#: Seconds by which the clocks of two hosts may differ, or a record may be late.
 OVERLAP_S = 3_600.0
-#: Runs looked at, the newest first; more where all of them are new, up to a bound.
-_LOOK_AT, _AT_MOST = 100, 5_000
+#: Number of runs to read, the newest first; more if all of them are new, up to a bound.
+_READ_FIRST, _AT_MOST = 100, 5_000
 
 
 def finished_runs(instance: dg.DagsterInstance, since: float, seen: Collection[str]) -> list[FinishedRun]:
-    """Our runs that ended after ``since`` (seconds since 1970), or within `OVERLAP_S` before, and are not ``seen``; the
-    oldest first. Without those that gave way to another sync: they came to nothing."""
+    """Our runs that ended after ``since`` (seconds since 1970) minus `OVERLAP_S` and are not ``seen``, the oldest
+    first. Skipped runs are left out: they did nothing because another sync was running."""
     new = [
         record
         for record in _newest(instance, since - OVERLAP_S)
@@ -40,72 +36,47 @@ def finished_runs(instance: dg.DagsterInstance, since: float, seen: Collection[s
     return [_finished_run(instance, record) for record in sorted(new, key=_ended_at)]
 
 
-def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> FinishedRun:
-    """What the run's event log holds; that it cannot be read, where it cannot: one such run must not silence the others
-    for ever."""
-    try:
-        return finished_run(instance, record)
-    except (LookupError, TypeError, ValueError, AttributeError, dg.DagsterError) as error:
-        run = record.dagster_run
-        failure = f"What run {run.run_id} recorded cannot be read ({type(error).__name__}). Look at its log."
-        return FinishedRun(
-            run.run_id,
-            run.job_name,
-            succeeded=False,
-            ended_at=_ended_at(record),
-            failure=failure,
-            sync=run.tags.get(SYNC_TAG, DEFAULT_SYNC),
-        )
-
-
 def _newest(instance: dg.DagsterInstance, since: float) -> list[dg.RunRecord]:
-    looked_at = _LOOK_AT
+    limit, finished = _READ_FIRST, dg.RunsFilter(statuses=list(_SUCCEEDED))
     while True:
-        finished = dg.RunsFilter(statuses=list(_SUCCEEDED))
-        records = list(instance.get_run_records(finished, limit=looked_at, order_by="update_timestamp"))
+        records = list(instance.get_run_records(finished, limit=limit, order_by="update_timestamp"))
         new = [record for record in records if _ended_at(record) > since]
-        if len(records) < looked_at or len(new) < len(records) or looked_at >= _AT_MOST:
+        if len(records) < limit or len(new) < len(records) or limit >= _AT_MOST:
             return new
-        looked_at *= 4
+        limit *= 4
 
 
 def _ended_at(record: dg.RunRecord) -> float:
     return record.end_time or record.update_timestamp.timestamp()
 
 
-def finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> FinishedRun:
-    """What the run's event log holds."""
-    run = record.dagster_run
-    checks: dict[str, CheckOutcome] = {}
-    counts: dict[str, Number] = {}
-    failure, loaded = "", False
-    for entry in instance.all_logs(run.run_id, of_type=_READ):
-        if (event := entry.dagster_event) is None:
-            continue
-        if event.event_type is Kind.ASSET_CHECK_EVALUATION:
-            outcome = _check(event.asset_check_evaluation_data)
-            checks[outcome.check] = outcome
-        elif event.event_type in (Kind.STEP_FAILURE, Kind.RUN_FAILURE):
-            failure = failure or failure_of(instance, run.run_id, event)
-        else:
-            counts |= _numbers(event)
-            loaded |= event.event_type is Kind.ASSET_MATERIALIZATION and event.asset_key == dg.AssetKey(LOAD)
-    if matches := checks.get(TARGET_MATCHES_SOURCE):
-        # A validation records nothing else. In a sync it looks at what is left; what was found comes from the diff.
-        counts = {name: value for name, value in matches.numbers.items() if _is_number(value)} | counts
-    duration = record.end_time - record.start_time if record.start_time and record.end_time else None
-    return FinishedRun(
-        run_id=run.run_id,
-        job=run.job_name,
-        succeeded=_SUCCEEDED[run.status],
-        ended_at=_ended_at(record),
-        duration_s=duration,
-        failure=failure,
-        checks=tuple(checks.values()),
-        counts=counts,
-        loaded=loaded,
-        sync=run.tags.get(SYNC_TAG, DEFAULT_SYNC),
-    )
+def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> FinishedRun:
+    """The run, with what its event log says. If the log cannot be read, that is the run's failure, so that one such run
+    does not stop the alerts about all others."""
+    run, sync = record.dagster_run, record.dagster_run.tags.get(SYNC_TAG, DEFAULT_SYNC)
+    try:
+        events = read_events(instance, run.run_id)
+        counts = _numbers(events.metadata())
+        checks = [_check(evaluation) for evaluation in events.checks.values()]
+        if matches := events.checks.get(TARGET_MATCHES_SOURCE):
+            # A validation has no other counts. A sync's own counts win: its check counts what is left at the end.
+            counts = _numbers(matches.metadata) | counts
+        failures = [found for event in events.failures if (found := failure_of(instance, run.run_id, event))]
+        return FinishedRun(
+            run_id=run.run_id,
+            job=run.job_name,
+            succeeded=_SUCCEEDED[run.status],
+            ended_at=_ended_at(record),
+            duration_s=record.end_time - record.start_time if record.start_time and record.end_time else None,
+            failure=failures[0] if failures else "",
+            checks=checks,
+            counts=counts,
+            loaded=dg.AssetKey(LOAD) in events.materialized,
+            sync=sync,
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, dg.DagsterError) as error:
+        failure = f"The event log of run {run.run_id} cannot be read ({type(error).__name__}). See its page in the UI."
+        return FinishedRun(run.run_id, run.job_name, False, _ended_at(record), failure=failure, sync=sync)
 
 
 def _check(evaluation: dg.AssetCheckEvaluation) -> CheckOutcome:
@@ -118,13 +89,5 @@ def _check(evaluation: dg.AssetCheckEvaluation) -> CheckOutcome:
     )
 
 
-def _numbers(event: dg.DagsterEvent) -> dict[str, Number]:
-    if event.event_type is Kind.ASSET_OBSERVATION:
-        metadata = event.asset_observation_data.asset_observation.metadata
-    else:
-        metadata = event.step_materialization_data.materialization.metadata
-    return {name: value.value for name, value in metadata.items() if _is_number(value.value)}
-
-
-def _is_number(value: object) -> TypeGuard[Number]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _numbers(metadata: Metadata) -> dict[str, int | float]:
+    return {name: value.value for name, value in metadata.items() if is_number(value.value)}

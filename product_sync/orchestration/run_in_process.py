@@ -21,6 +21,7 @@ from product_sync.load.result import LoadResult
 from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.dead_runs import process_tags, reap_dead_runs
+from product_sync.orchestration.event_log import is_number, read_events
 from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.resources import Listener
 from product_sync.orchestration.schedules import check_schedule
@@ -31,11 +32,6 @@ from product_sync.results import ExclusionReport, PredictedCheck, SyncReport, Va
 from product_sync.runtime import hints
 from product_sync.settings import ReportSettings, RunOptions, TargetAddress, mapping_path
 
-_READ = {
-    dg.DagsterEventType.ASSET_MATERIALIZATION,
-    dg.DagsterEventType.ASSET_OBSERVATION,
-    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
-}
 #: What a load counts as it goes.
 _DONE = (
     "inserted", "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "batches",
@@ -160,23 +156,12 @@ class _Recorded:
     def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
         self._run_id = run_id
         self._record = instance.get_run_record_by_id(run_id)
-        self._metadata: dict[str, dg.MetadataValue[Any]] = {}
-        self._checks: dict[str, dg.AssetCheckEvaluation] = {}
-        self.drift_report: str | None = None
-        for entry in instance.all_logs(run_id, of_type=_READ):
-            event = entry.dagster_event
-            if event is None:
-                continue
-            if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-                self._checks[event.asset_check_evaluation_data.check_name] = event.asset_check_evaluation_data
-            elif event.asset_key == dg.AssetKey(names.DRIFT_REPORT):
-                self.drift_report = str(event.step_materialization_data.materialization.metadata["report"].value)
-            elif event.asset_key not in names.OUR_ASSETS:
-                continue  # the report and the proof repeat counts of other moments under the same names
-            elif event.event_type is dg.DagsterEventType.ASSET_OBSERVATION:
-                self._metadata.update(event.asset_observation_data.asset_observation.metadata)
-            else:
-                self._metadata.update(event.step_materialization_data.materialization.metadata)
+        events = read_events(instance, run_id)
+        # The drift report and the verified copy have other counts under the same names.
+        self._metadata = events.metadata(names.OUR_ASSETS)
+        self._checks = events.checks
+        link = events.metadata([dg.AssetKey(names.DRIFT_REPORT)]).get("report")
+        self.drift_report = str(link.value) if link else None
 
     @property
     def duration_s(self) -> float | None:
@@ -193,7 +178,7 @@ class _Recorded:
 
     def number(self, name: str) -> int | float | None:
         value = self._metadata[name].value if name in self._metadata else None
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return value if is_number(value) else None
 
     def text(self, name: str) -> str:
         value = self._metadata[name].value if name in self._metadata else None

@@ -1,7 +1,7 @@
-"""The sentences of a run's log: one line for each step, with all counts, zeros included.
+"""The lines of a run's log: one for each step, with all counts, including zeros.
 
-A line in the event log costs 5 to 9 ms, so a run has about a dozen of them. The UI and `dagster job execute` show the
-same lines. Everything here is a function of plain values.
+A line in the event log takes 5 to 9 ms, so a run has about a dozen. The UI and `dagster job execute` show the same
+lines. All functions take plain values.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ DRY_RUN = "Dry run: nothing is written."
 
 
 def opening(run: dg.DagsterRun, settings: RunOptions, sides: str) -> str:
-    """The first line: what kind of run this is, and of which two sides."""
+    """The first line: the kind of the run, and its two sides."""
     if settings.dry_run:
         kind = DRY_RUN
     elif run.job_name == names.VALIDATE_JOB:
@@ -55,7 +55,7 @@ def differences(found: DiffSummary) -> str:
     return (
         f"Differences: {counts.missing:,} missing, {counts.changed:,} changed{_by(columns)},"
         f" {counts.extra:,} extra, {counts.quarantined:,} quarantined"
-        f" ({counts.refused:,} of them refused by the database before)."
+        f" ({counts.refused:,} of them were refused by the database before)."
     )
 
 
@@ -71,7 +71,7 @@ def quarantined(count: int, by_reason: Mapping[Reason, int]) -> str:
 
 
 def dry_run(preview: DryRunResult) -> str:
-    """What a sync would do now, and which checks it would fail."""
+    """What a sync would do now, and the checks that it would fail."""
     counts, estimate = preview.counts, preview.estimate
     seconds = "" if estimate.seconds is None else f" in about {_seconds(estimate.seconds)}"
     because = f" No estimate: {estimate.because}" if estimate.because else ""
@@ -84,7 +84,7 @@ def dry_run(preview: DryRunResult) -> str:
 
 
 def compared(matches: CheckResult) -> str:
-    """What the comparison after the load found, or that of a validation: the counts of target_matches_source."""
+    """The counts of target_matches_source: what the comparison after the load, or of a validation, found."""
     counts = matches.numbers
     differing = ", ".join(
         f"{counts[name]:,} {name.replace('_', ' ')}"
@@ -103,22 +103,22 @@ def report(link: str) -> str:
 
 
 def interrupted(result: LoadResult | None) -> str:
-    """``result`` is what the load of this run has done so far, ``None`` where none had begun."""
+    """``result`` is what the load of this run has done so far; ``None`` if it had not started."""
     if result is None:
         return "The run was interrupted. Nothing was written. Run it again."
-    return f"The run was interrupted, and the batch under way rolled back. {unfinished(result)} Run it again to go on."
+    return f"The run was interrupted. The current batch was rolled back. {unfinished(result)} Run it again to continue."
 
 
 def unfinished(result: LoadResult) -> str:
-    return f"Written until then, and kept: {_written(result)}; {_batches(result)}."
+    return f"Written before that, and kept: {_written(result)}; {_batches(result)}."
 
 
 def _written(result: LoadResult) -> str:
     return (
         f"{result.inserted:,} inserted, {result.updated:,} updated, {result.deleted:,} deleted,"
         f" {result.conflicts:,} conflicts, {result.taken_back:,} taken back, {result.kept_referenced:,} kept because"
-        f" they are referenced, {result.skipped_since_plan:,} skipped since the plan"
-        + (f", {result.excluded:,} kept out by other rows" if result.excluded else "")
+        f" other rows reference them, {result.skipped_since_plan:,} skipped because they changed since the plan"
+        + (f", {result.excluded:,} not written because of other rows" if result.excluded else "")
     )
 
 

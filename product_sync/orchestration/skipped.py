@@ -1,8 +1,7 @@
-"""A scheduled run that finds another sync at work ends without a load, and without an alarm (docs/decisions/0089).
+"""Ends a scheduled run without a load and without an alert if another sync is running (docs/decisions/0089).
 
-Dagster has no status "skipped" for a run that has started. So the run ends green, and everything that could take the
-green for a sync is told otherwise: nothing is materialised, the checks of the load are skipped, and the run has a tag
-by which alerts, heartbeat and metrics leave it out.
+Dagster has no status "skipped" for a run that has started, so the run ends green. Nothing is materialised, the checks
+of the load are skipped, and a tag excludes the run from alerts, heartbeat and metrics.
 """
 
 import dagster as dg
@@ -12,8 +11,8 @@ from product_sync.orchestration.names import LOAD, SKIPPED_TAG
 
 
 def record_skipped(context: dg.AssetExecutionContext, taken: SyncAlreadyRunning) -> None:
-    """Say in the log, on the asset's page and on the run that the other sync does this one's work."""
-    reason = f"Skipped: {taken.message} Nothing was written; the next scheduled run looks again."
+    """Say so in the log, on the asset's page and in a tag of the run."""
+    reason = f"Skipped: {taken.message} Nothing was written; the next scheduled run tries again."
     context.log.warning(reason)
     context.log_event(dg.AssetObservation(asset_key=LOAD, metadata={"skipped": reason, "holder": taken.holder}))
     context.instance.add_run_tags(context.run.run_id, {SKIPPED_TAG: taken.holder})

@@ -1,8 +1,8 @@
-"""Ends a step with the sentence and hint of our own error instead of a traceback of the framework.
+"""Ends a step with the sentence and hint of our own error instead of a traceback of Dagster.
 
-Dagster wraps an exception of a step in an error of its own and shows that one first, above three tracebacks. It shows a
-`dagster.Failure` as it is, and takes it for the failure of the run (docs/decisions/0096). Errors that are not ours are
-bugs and keep their traceback.
+Dagster wraps an exception of a step in an error of its own, which it shows first, above three tracebacks. It shows a
+`dagster.Failure` unchanged, also as the failure of the run (docs/decisions/0096). Other errors are bugs and keep their
+traceback.
 """
 
 import logging
@@ -14,7 +14,7 @@ import dagster as dg
 
 from product_sync.errors import ProductSyncError
 
-#: How Dagster reports SIGINT, SIGTERM and Terminate to a step; the second one is Python's, in a process of our own.
+#: How SIGINT, SIGTERM and Terminate reach a step: by Dagster's error, or in a process of our own by Python's.
 INTERRUPTS = (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)
 
 
@@ -32,15 +32,15 @@ class CheckFailed(StepFailed):
 
 
 for _shown in (StepFailed, CheckFailed):
-    # Dagster shows `Name: sentence` for a class of `builtins`, and the whole module path before it otherwise.
+    # Dagster shows the module path before the name of a class, except for classes of `builtins`.
     _shown.__module__ = "builtins"
 
 
 @contextmanager
 def own_errors(log: logging.Logger, after_interrupt: Callable[[], str]) -> Iterator[None]:
-    """Raise `StepFailed` for an error of ours; the chain of errors below it is logged at DEBUG.
+    """Raise `StepFailed` for a `ProductSyncError`, and log the chain of its causes at DEBUG.
 
-    An interrupt passes on with the sentence of ``after_interrupt``, which says what was done until then.
+    An interrupt is raised again with the sentence of ``after_interrupt``, which says what was done before it.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which mongod is taken, and what a person is told when none can run."""
+"""The choice of the mongod, and the errors if none can run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def test_without_any_all_three_ways_are_named(no_wheel: None, tmp_path: Path) ->
 
 
 def test_a_variable_that_names_no_program_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EmbeddedServerError, match=r"PRODUCT_SYNC_MONGOD is '.*nothing', which is no executable file"):
+    with pytest.raises(
+        EmbeddedServerError, match=r"PRODUCT_SYNC_MONGOD is '.*nothing', which is not an executable file"
+    ):
         find_mongod({"PRODUCT_SYNC_MONGOD": str(tmp_path / "nothing")})
 
 

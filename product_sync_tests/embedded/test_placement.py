@@ -56,12 +56,12 @@ def private_wheel(private: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @as_root
 def test_data_and_binaries_go_outside_a_private_folder_which_stays_private(private: Path, private_wheel: Path) -> None:
     before = _modes(private)
-    told: list[str] = []
-    with running(private / "data", durable=False, tell=told.append) as servers:
+    sentences: list[str] = []
+    with running(private / "data", durable=False, tell=sentences.append) as servers:
         assert not servers.postgres_folder.is_relative_to(private)
         outside = servers.postgres_folder.parent
-        assert str(outside) in told[0]
-        assert "binaries" in told[1]
+        assert str(outside) in sentences[0]
+        assert "binaries" in sentences[1]
         assert stat.S_IMODE(outside.stat().st_mode) & 0o007 == 0
         assert outside.stat().st_uid == 0
         with psycopg.connect(servers.cart_url) as connection:
@@ -93,7 +93,7 @@ def test_a_folder_of_somebody_else_in_the_place_outside_is_not_used(
     (planted,) = placement._outside_candidates(private / "data")
     planted.mkdir()
     os.chown(planted, account.uid, account.gid)
-    with pytest.raises(EmbeddedServerError, match="no folder outside would do"), running(private / "data"):
+    with pytest.raises(EmbeddedServerError, match="nor a folder outside"), running(private / "data"):
         pass
     assert list(planted.iterdir()) == []
 
@@ -134,7 +134,7 @@ def test_an_ordinary_user_runs_them_as_himself(private: Path) -> None:
 
 
 @as_root
-def test_a_root_that_may_not_become_another_user_is_told(private: Path) -> None:
+def test_a_root_that_may_not_change_users_gets_a_clear_error(private: Path) -> None:
     done = subprocess.run(
         # As in a container that was given no right to change users.
         ["setpriv", "--bounding-set", "-setuid,-setgid", sys.executable, "-m", _HOLDER, private / "data"],
@@ -143,4 +143,4 @@ def test_a_root_that_may_not_become_another_user_is_told(private: Path) -> None:
         check=False,
     )
     assert done.returncode == 3
-    assert "this root may not become nobody: Operation not permitted. Run this as an ordinary user." in done.stderr
+    assert "this user may not become nobody: Operation not permitted. Run this as an ordinary user." in done.stderr

@@ -176,7 +176,7 @@ def test_data_of_another_postgresql_is_refused_with_the_way_out(folder: Path) ->
     if account is not None:
         os.chown(data, account.uid, account.gid)
     with (
-        pytest.raises(EmbeddedServerError, match=r"made by PostgreSQL 16; this is 18.*delete that"),
+        pytest.raises(EmbeddedServerError, match=r"created by PostgreSQL 16; this is 18.*[Dd]elete that"),
         running(folder),
     ):
         pass
@@ -188,7 +188,7 @@ def test_data_of_another_user_is_refused_with_the_way_out(folder: Path, monkeypa
     # As an ordinary user, whom the folder that we just made does not belong to.
     monkeypatch.setattr(postgres, "server_account", lambda: None)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    with pytest.raises(EmbeddedServerError, match=r"made by another user.*delete it as that user"), running(folder):
+    with pytest.raises(EmbeddedServerError, match=r"created by another user.*as that user"), running(folder):
         pass
     assert _servers_on(folder) == []
 

@@ -77,7 +77,7 @@ def test_a_run_whose_process_exits_in_mid_step_is_ended_and_is_an_alert(
         sync()
     [alert] = web.alerts
     assert alert["title"] == "product_sync: the job product_sync failed"
-    assert "raised SystemExit: a bug, or a case nobody thought of." in alert["message"]
+    assert "raised SystemExit. This is a bug." in alert["message"]
     with open_instance(market.env, market.state) as instance:
         assert not unfinished_runs(instance), "else the queue and the schedule wait for it"
 

@@ -149,8 +149,8 @@ def test_sigterm_rolls_back_the_batch_and_frees_the_lock_and_the_next_run_conver
         ).fetchone() == (0,)
         other.rollback()
     assert len(shop.rows) == 10, "the first batch stays, the second is gone"
-    assert "The run was interrupted, and the batch under way rolled back." in printed(stderr)[-2]
-    assert "Written until then, and kept: 10 inserted, 0 updated, " in printed(stderr)[-2]
+    assert "The run was interrupted. The current batch was rolled back." in printed(stderr)[-2]
+    assert "Written before that, and kept: 10 inserted, 0 updated, " in printed(stderr)[-2]
     assert "Stack Trace" not in stderr
     assert newest(instance).observed[names.LOAD]["inserted"] == 10
     [run] = instance.get_runs(limit=1)

@@ -162,7 +162,7 @@ def test_a_storage_that_cannot_be_reached_is_named_by_its_own_words(
 ) -> None:
     url = storage_url(cart_url, user, database)
     monkeypatch.setenv("DAGSTER_PG_URL", url)
-    with pytest.raises(Unreachable, match=f"{said}.*DAGSTER_PG_URL, which is read by {home}/dagster.yaml") as raised:
+    with pytest.raises(Unreachable, match=f"{said}.*DAGSTER_PG_URL, which is used by {home}/dagster.yaml") as raised:
         open_and_run({"DAGSTER_HOME": str(home), "DAGSTER_PG_URL": url}, home)
     assert str(psycopg.conninfo.conninfo_to_dict(cart_url)["password"]) not in str(raised.value)
 

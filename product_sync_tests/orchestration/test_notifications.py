@@ -254,7 +254,7 @@ def test_a_run_whose_record_cannot_be_read_is_an_alert_and_silences_no_other(
     monkeypatch.setattr(shop.instance, "all_logs", log)
     Daemon(shop.instance).tick()
     messages = " ".join(alert["message"] for alert in web.alerts)
-    assert f"What run {broken} recorded cannot be read (KeyError)." in messages
+    assert f"The event log of run {broken} cannot be read (KeyError)." in messages
     assert failed.run_id in messages
 
 

@@ -1,4 +1,4 @@
-"""The signs of life of a long run: enough to follow it and to know that it lives, too few to slow it down."""
+"""The progress of a long run: enough to follow it and to see that it is alive, too little to slow it down."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Shop, ids, product
 
 
-class DispatchResult:
-    """What each of the three hears of a stage that advances by a row each second."""
+class Recorder:
+    """What the listener, the log and the UI get from a stage that advances by a row each second."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.heard: list[Progress] = []
+        self.listened: list[Progress] = []
         self.lines: list[str] = []
         self.observed: list[dg.AssetObservation] = []
-        self.report = progress_events.signs_of_life(
-            self.heard.append, self.lines.append, self.observed.append, lambda: self.seconds
+        self.report = progress_events.record_progress(
+            self.listened.append, self.lines.append, self.observed.append, lambda: self.seconds
         )
 
     def advance(self, stage: str, seconds: int) -> None:
@@ -33,10 +33,10 @@ class DispatchResult:
 
 
 def test_the_listener_hears_everything_and_the_event_log_a_line_each_twenty_seconds() -> None:
-    told = DispatchResult()
-    told.advance("read source", 60)
-    assert len(told.heard) == 60
-    assert [line.split(",")[0] for line in told.lines] == [
+    recorder = Recorder()
+    recorder.advance("read source", 60)
+    assert len(recorder.listened) == 60
+    assert [line.split(",")[0] for line in recorder.lines] == [
         "read source: 20/60 (33 %)",
         "read source: 40/60 (67 %)",
         "read source: 60/60 (100 %)",
@@ -44,27 +44,27 @@ def test_the_listener_hears_everything_and_the_event_log_a_line_each_twenty_seco
 
 
 def test_a_long_stage_is_observed_three_times_a_minute_on_the_page_of_its_asset() -> None:
-    told = DispatchResult()
-    told.advance("load", 3_600)
-    assert 170 <= len(told.observed) <= 180
-    assert {item.asset_key.to_user_string() for item in told.observed} == {names.LOAD}
-    last = told.observed[-1].metadata
+    recorder = Recorder()
+    recorder.advance("load", 3_600)
+    assert 170 <= len(recorder.observed) <= 180
+    assert {item.asset_key.to_user_string() for item in recorder.observed} == {names.LOAD}
+    last = recorder.observed[-1].metadata
     assert (last["progress_rows"].value, last["progress_percent"].value) == (3_581, 99.5)
 
 
 @pytest.mark.parametrize("stage", ["read source", "read target", "load", "confirm differences"])
 def test_a_stage_that_is_over_within_twenty_seconds_is_not_observed(stage: str) -> None:
-    told = DispatchResult()
-    told.advance("something before", 90)
-    told.advance(stage, 20)
-    assert told.observed == []
+    recorder = Recorder()
+    recorder.advance("something before", 90)
+    recorder.advance(stage, 20)
+    assert recorder.observed == []
 
 
-def test_a_run_is_taken_for_dead_only_after_several_signs_of_life_have_failed_to_come() -> None:
+def test_a_run_counts_as_dead_only_after_several_missing_lines() -> None:
     assert SILENCE_S >= 5 * LINE_EVERY_S
 
 
-def test_the_ui_follows_a_load_that_takes_long_and_the_result_is_told_as_ever(
+def test_the_ui_follows_a_load_that_takes_long_and_its_result_is_unchanged(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress_events, "OBSERVATION_EVERY_S", 0.05)

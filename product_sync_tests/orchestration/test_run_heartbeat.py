@@ -1,4 +1,4 @@
-"""A step that says nothing for a while still gives signs of life, so that its run is not taken for dead."""
+"""A step without progress for a while still reports, so that its run does not count as dead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Clock:
         return self.seconds
 
 
-def test_it_speaks_only_where_nothing_was_heard_for_half_a_minute() -> None:
+def test_it_reports_only_after_half_a_minute_without_a_report() -> None:
     clock, heard = Clock(), list[Progress]()
     heartbeat = Heartbeat(clock=clock)
     report = heartbeat.of_step("product_diff", heard.append)
@@ -33,18 +33,18 @@ def test_it_speaks_only_where_nothing_was_heard_for_half_a_minute() -> None:
         if second == 50:
             report(Progress("load", 1, 4, 1.0, 3.0))
     assert [str(progress) for progress in heard] == [
-        "product_diff: still at work, 30 s without progress",
+        "product_diff: still running, 30 s without progress",
         "load: 1/4 (25 %), 1 rows/s, 3 s left",
-        "load: 1/4 (25 %), still at work, 30 s without progress",
+        "load: 1/4 (25 %), still running, 30 s without progress",
     ]
 
 
-def test_a_run_is_taken_for_dead_only_after_many_beats_have_failed_to_come() -> None:
+def test_a_run_counts_as_dead_only_after_many_missing_beats() -> None:
     assert 5 * SILENT_FOR_S <= SILENCE_S
 
 
-def test_a_comparison_that_takes_long_is_heard_in_the_runs_log(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeats, "_LOOK_EVERY_S", 0.02)
+def test_a_long_comparison_reports_to_the_runs_log(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeats, "_CHECK_EVERY_S", 0.02)
     monkeypatch.setattr(progress_events, "NOTE_EVERY_S", 0.0)
     monkeypatch.setattr("product_sync.orchestration.resources.Heartbeat", lambda: Heartbeat(silent_for_s=0.1))
     compare = SyncRun.diff
@@ -57,10 +57,10 @@ def test_a_comparison_that_takes_long_is_heard_in_the_runs_log(shop: Shop, monke
     shop.put(product("a"))
     outcome = shop.run()
     assert outcome.success
-    assert "product_diff: still at work" in outcome.log
+    assert "product_diff: still running" in outcome.log
 
 
-def test_a_long_wait_for_the_second_reading_is_heard_and_shown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_wait_for_the_second_reading_is_reported_and_shown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_events, "NOTE_EVERY_S", 0.0)
     shop.sql("INSERT INTO product VALUES ('only here', 't', 1, 'i', 's', 1)")
     shop.put(product("a"))

@@ -1,4 +1,4 @@
-"""What a run says about itself: its log, line by line, how a failure ends it, and what an interrupted one leaves."""
+"""The log of a run, line by line; how a failure ends it, and what an interrupted run records."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ def test_the_log_tells_the_story_of_a_sync_in_a_dozen_lines(shop: Shop) -> None:
         "Source: 6 documents read in ",
         "Target: 2 rows read in ",
         "Check source_looks_complete: passed. ",
-        "Differences: 4 missing, 1 changed (price 1), 1 extra, 1 quarantined (0 of them refused by the database ",
+        "Differences: 4 missing, 1 changed (price 1), 1 extra, 1 quarantined (0 of them were refused by the data",
         "Check change_is_plausible: passed. ",
-        "Load: 4 inserted, 1 updated, 0 deleted, 0 conflicts, 0 taken back, 0 kept because they are referenced,"
-        " 0 skipped since the plan; 1 batch, 0 failed, 0 not attempted, 0 retries; ",
+        "Load: 4 inserted, 1 updated, 0 deleted, 0 conflicts, 0 taken back, 0 kept because other rows"
+        " reference them, 0 skipped because they changed since the plan; 1 batch, 0 failed, 0 not attempted,"
+        " 0 retries; ",
         "Quarantine: 1 document (not_exact 1).",
         f"Drift report: {shop.state}",
         "Check every_batch_loaded: passed. ",
@@ -60,8 +61,8 @@ def test_the_log_tells_the_story_of_a_sync_in_a_dozen_lines(shop: Shop) -> None:
     )
 
 
-def begin_with(told: list[str], *expected: str) -> None:
-    assert [line[: len(begin)] for line, begin in zip(told, expected, strict=True)] == list(expected)
+def begin_with(lines: list[str], *expected: str) -> None:
+    assert [line[: len(begin)] for line, begin in zip(lines, expected, strict=True)] == list(expected)
 
 
 def test_a_failed_check_ends_the_run_with_its_own_sentence(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,9 +144,9 @@ def test_an_interrupted_load_records_what_it_had_done(shop: Shop, capsys: pytest
     assert len(shop.rows) == 3
     recorded = outcome.observed[names.LOAD]
     assert (recorded["inserted"], recorded["updated"], recorded["batches"]) == (3, 0, 3)
-    assert "not_attempted_batches" not in recorded, "nobody knows, and it is not shown as zero"
+    assert "not_attempted_batches" not in recorded, "it is not known, so it is not shown as zero"
     assert names.LOAD not in outcome.materialized
-    said = "The run was interrupted, and the batch under way rolled back. Written until then, and kept: 3 inserted, "
+    said = "The run was interrupted. The current batch was rolled back. Written before that, and kept: 3 inserted, "
     assert said in lines(outcome)[-1]
     assert said in own_sentence(ends(outcome)[-1])
     assert said in capsys.readouterr().err.splitlines()[-1]

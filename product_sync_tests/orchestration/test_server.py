@@ -287,7 +287,7 @@ def test_terminate_rolls_back_frees_the_lock_and_the_next_run_converges(server: 
     assert f"t{MANY - 1}" not in shop.rows
     terminated = server.finished(run_id)
     assert terminated.observed[names.LOAD]["inserted"] == sum(f"t{number}" in shop.rows for number in range(MANY))
-    assert "The run was interrupted, and the batch under way rolled back. Written until then" in terminated.log
+    assert "The run was interrupted. The current batch was rolled back. Written before that" in terminated.log
     assert server.finished(server.launch(names.SYNC_JOB)).success
     assert {f"t{number}" for number in range(MANY)} <= set(shop.rows)
 
