@@ -67,7 +67,7 @@ def begin_with(lines: list[str], *expected: str) -> None:
 
 def test_a_failed_check_ends_the_run_with_its_own_sentence(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = shop.run()
-    said = "Check source_looks_complete: failed. The source is empty. Nothing was compared or written. See whether the"
+    said = "Check source_looks_complete: failed. The source is empty. Nothing was compared or written. Check that the"
     for event in ends(outcome):
         assert own_sentence(event).startswith(said)
         error = error_of(event)
