@@ -1,5 +1,7 @@
-"""What ``doctor`` examines: the settings, then each connection by itself, so that one that is down does not hide the
-other. The checks are those of a sync (`product_sync.pipeline.preconditions`)."""
+"""Examines the settings and each connection for ``doctor``. A server that is down does not hide the other one.
+
+The checks are those that a sync makes at its start (`product_sync.pipeline.preconditions`).
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ _WITHOUT_DELETE = (
 
 
 def examine(report: DoctorReport, env: Mapping[str, str], *more: Check) -> None:
-    """Fill in what the settings and both servers say; ``report.failure`` is the first thing that would keep a sync from
-    working. ``more`` are checks of settings that this layer cannot make."""
+    """Fill in ``report``. ``report.failure`` is the first problem that would stop a sync. ``more`` are checks of
+    settings that this layer cannot make."""
     found = list(problems(env, {}, *more))
     report.settings_problems = [str(problem) for problem in found]
     report.failure = next(iter(found), None)
@@ -49,7 +51,7 @@ def examine(report: DoctorReport, env: Mapping[str, str], *more: Check) -> None:
 
 
 def _examine_state(report: DoctorReport, env: Mapping[str, str]) -> None:
-    """The files of this very sync: which they are is known once both sides are."""
+    """Check the files of this sync. Their folder is known only when both sides are."""
     source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
     try:
         row_schema = resolve_row_schema(target, mapping_path(env))
@@ -60,7 +62,6 @@ def _examine_state(report: DoctorReport, env: Mapping[str, str]) -> None:
 
 
 def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:
-    """The channels, by the code that a sync refuses them with."""
     channels = resolve_channels(env)
     report.alerts = [url.name for url in channels.alert_urls]
     report.alert_problems = [str(mistake) for mistake in channels.mistakes.values()]
@@ -75,19 +76,19 @@ def _mapping(env: Mapping[str, str]) -> SyncMapping | None:
 
 
 def _answered(error: ProductSyncError) -> bool | None:
-    """Whether the server answered, as far as the error says. A setting that cannot be used says nothing."""
+    """Whether the server answered; ``None`` if the error does not say it, as for an unusable setting."""
     if isinstance(error, Unreachable):
         return False
     return True if isinstance(error, NotAttempted | SourceMissing) else None
 
 
 def _examine_source(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:
-    side, mapping = ConnectionReport(), _mapping(env)
+    side = ConnectionReport()
     try:
         address = SourceAddress.from_environment(env)
         place = mongodb.parse(address.url)
         side = replace(side, host=place.hosts, database=place.database)
-        collection = load_mapping(mapping_path(env)).source.collection if mapping is None else mapping.source.collection
+        collection = load_mapping(mapping_path(env)).source.collection
         side = replace(side, collection=collection)
         with mongodb.connect(address.url, user=address.user, password=address.password) as database:
             found = mongodb.inspect(database, collection)

@@ -1,8 +1,4 @@
-"""One product in all its forms: the documents as they stand, what becomes of them, and what the target has of it.
-
-The same rules as for a whole catalogue (`conversion`, `diff_rows`), so that what a person is shown of one product is
-what a sync would make of it.
-"""
+"""Compares the documents of one product with its row, by the rules of a sync (`conversion`, `compare.rule`)."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ from product_sync.schema.row_schema import ID_TYPE, RowSchema
 
 
 class State(StrEnum):
-    """How a product is. ``NOWHERE``: neither side has it."""
+    """How the two sides of a product compare. ``NOWHERE``: neither side has it."""
 
     EQUAL = "equal"
     MISSING = "missing"
@@ -38,8 +34,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """``fields`` are the mapped fields by their dotted path, as bounded extended JSON; ``None`` where one is absent.
-    ``row`` is what becomes of it, in ``RowSchema.target_schema``; ``defects`` say why nothing does."""
+    """``fields`` are the mapped fields by their dotted path, as extended JSON cut to a limit; ``None`` for an absent
+    one. ``row`` is the converted document (``RowSchema.target_schema``). It is ``None`` if there are ``defects``."""
 
     key: str
     identity: SourceId | None
@@ -49,7 +45,7 @@ class Document:
 
 
 def read_documents(raw: Sequence[bytes], row_schema: RowSchema) -> list[Document]:
-    """What stands in these documents, which have one text id, and what becomes of each."""
+    """Read and convert documents that have the same text id."""
     converter = RowConverter(row_schema)
     documents = [_read(document, converter, row_schema) for document in raw]
     if sum(document.identity is not None for document in documents) < 2:
@@ -78,7 +74,7 @@ def _fields(raw: bytes, row_schema: RowSchema) -> dict[str, str | None]:
 
 
 def _at(document: Any, path: Sequence[str]) -> str | None:
-    """The value at the end of ``path``, or the one that stands in its way."""
+    """The value at the end of ``path``, or the value on the way that is not a document."""
     for name in path:
         if isinstance(document, DBRef):
             document = document.as_doc()
@@ -91,7 +87,7 @@ def _at(document: Any, path: Sequence[str]) -> str | None:
 
 
 def _sharing_its_id(document: Document, row_schema: RowSchema) -> Document:
-    """As `quarantine.add_duplicates` does it with a whole snapshot."""
+    """As `quarantine.add_duplicates`, for one document."""
     if document.identity is None:
         return document
     shared = Defect(row_schema.key.name, Reason.DUPLICATE_ID, cut(document.key))
@@ -99,15 +95,15 @@ def _sharing_its_id(document: Document, row_schema: RowSchema) -> Document:
 
 
 def shown_row(row: pa.Table, row_schema: RowSchema) -> dict[str, str | None]:
-    """The first row of a table of either side by column, for people; ``None`` for NULL."""
+    """The first row of a table by column, for people; ``None`` for NULL."""
     return {column.name: shown(row, column) for column in row_schema.columns}
 
 
 def compare(
     row_id: str, documents: Sequence[Document], target: pa.Table, refused: pa.Table, row_schema: RowSchema
 ) -> tuple[State, list[Difference]]:
-    """How the product is, and where its columns differ. ``target`` has its row, or none (``RowSchema.target_schema``);
-    ``refused`` are the values that the database refused (`quarantine.refused_rows`)."""
+    """The state of the product, and the columns that differ. ``target`` has its row or none
+    (``RowSchema.target_schema``), ``refused`` the values that the database refused (`quarantine.refused_rows`)."""
     there = target.num_rows > 0
     if not documents:
         return (State.EXTRA if there else State.NOWHERE), []
@@ -127,7 +123,7 @@ def compare(
 
 
 def _was_refused(document: Document, refused: pa.Table, row_schema: RowSchema) -> bool:
-    """Whether the database refused it with these very values."""
+    """Whether the database refused the document before, with the same values."""
     if document.row is None or document.identity is None:
         return False
     same_id = pc.and_(

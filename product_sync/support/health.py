@@ -1,7 +1,7 @@
-"""A look at both connections that takes a second and is over after ten, whatever the servers do.
+"""Checks the health of both connections within ten seconds, whatever the servers do.
 
-Between two syncs nobody would know that the next one cannot run; and `doctor` looks too long, and too closely, to look
-every five minutes beside a load. Counts are estimates from the servers' own statistics. Knows no orchestrator.
+Without it nobody would learn between two syncs that the next one cannot run. `doctor` takes too long and asks too much
+to run every five minutes during a load. Counts are estimates from the servers' own statistics.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from product_sync.targets.postgres.health import quick_health as postgres_quick_
 
 #: Seconds for a server to be found, to take the connection and to give each answer.
 STEP_S = 4.0
-#: Seconds for the whole look. A stopped process or a name server that is silent keeps to no other limit.
-LOOK_S = 10.0
+#: Seconds for the whole check. No other limit covers a stopped process or a silent name server.
+CHECK_S = 10.0
 
 Fact = str | int | float | None
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionHealth:
-    """What was seen of one side. ``text`` says it in words, with the next step where there is one; ``facts`` are for
-    tables and plots, ``None`` where it could not be seen."""
+    """The health of one side. ``text`` describes it, with the next step if there is one. ``facts`` are for tables and
+    plots; ``None`` means unknown."""
 
     side: str
     title: str
@@ -50,12 +50,12 @@ class _Side:
 
 
 def check_both_sides(
-    env: Mapping[str, str], *, step_s: float = STEP_S, look_s: float = LOOK_S
+    env: Mapping[str, str], *, step_s: float = STEP_S, check_s: float = CHECK_S
 ) -> list[ConnectionHealth]:
-    """Both at once, each for itself. A server that does not answer in time is a look that failed, and is not asked
-    again while that question hangs."""
+    """Check both sides at the same time. A side that does not answer in time has failed, and is not asked again while
+    the last question is still open."""
     calls = [_QUESTIONS.start(side.name, _question(side, env, step_s))[0] for side in _SIDES]
-    _QUESTIONS.wait(calls, look_s)
+    _QUESTIONS.wait(calls, check_s)
     return [_answer(side, call) for side, call in zip(_SIDES, calls, strict=True)]
 
 
@@ -77,13 +77,13 @@ def _answer(side: _Side, call: Call[ConnectionHealth]) -> ConnectionHealth:
     if call.is_running:
         return _failed(
             side,
-            f"{side.title} has been asked {call.seconds:.0f} seconds ago and has not answered."
+            f"{side.title} was asked {call.seconds:.0f} seconds ago and has not answered."
             " Check that the server and the network are not stalled.",
         )
     error = answer.exception()
     if isinstance(error, Exception):
-        # Not its text: it may hold anything. Whoever is on call hears of it all the same.
-        return _failed(side, f"The look at {side.title} raised {type(error).__name__}{_place(error)}: a bug.")
+        # The text of the error is left out, because it may hold a secret.
+        return _failed(side, f"The check of {side.title} raised {type(error).__name__}{_place(error)}: a bug.")
     return answer.result()
 
 
@@ -98,7 +98,7 @@ def _place(error: BaseException) -> str:
     return f" in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}" if trace else ""
 
 
-def _look_at_source(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
+def _check_source(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     address = SourceAddress.from_environment(env)
     collection = load_mapping(mapping_path(env)).source.collection
     with mongodb.connect(address.url, user=address.user, password=address.password, within_s=step_s) as database:
@@ -108,7 +108,7 @@ def _look_at_source(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     text = f"MongoDB {found.version}: about {found.estimated_count} documents; {replication}."
     unsound = [f"{member.name} is {member.state}" for member in replication.unsound]
     if unsound:
-        text = f"{', '.join(unsound)}: the loss of another member may leave no primary. Look at its server. {text}"
+        text = f"{', '.join(unsound)}: the loss of another member may leave no primary. Check its server. {text}"
     facts: dict[str, Fact] = {
         "mongodb_documents_about": found.estimated_count,
         "mongodb_latency_ms": round(found.latency_ms, 2),
@@ -119,15 +119,15 @@ def _look_at_source(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     return ConnectionHealth("mongodb", "MongoDB", Level.WARN if unsound else Level.OK, text, facts)
 
 
-def _look_at_target(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
+def _check_target(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     address = TargetAddress.from_environment(env)
     target = load_mapping(mapping_path(env)).target
     found = postgres_quick_health(address.url, TargetTable(target.db_schema, target.table, (), ()), within_s=step_s)
     if found.replication.in_recovery:
         raise NotAttempted(
             f"PostgreSQL at {without_credentials(address.url)} is {found.replication}: a standby cannot be written to.",
-            hint="Promote it, or let CART_DB_URL name the primary: with several hosts and"
-            " target_session_attrs=read-write it is found.",
+            hint="Promote it, or set CART_DB_URL to the primary: with several hosts and"
+            " target_session_attrs=read-write the primary is found.",
         )
     text = f"PostgreSQL {found.server.version}: about {found.estimated_rows} rows; {found.replication}."
     facts: dict[str, Fact] = {
@@ -141,6 +141,6 @@ def _look_at_target(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
 
 
 _SIDES = (
-    _Side("mongodb", "MongoDB", _look_at_source),
-    _Side("postgres", "PostgreSQL", _look_at_target),
+    _Side("mongodb", "MongoDB", _check_source),
+    _Side("postgres", "PostgreSQL", _check_target),
 )

@@ -1,4 +1,4 @@
-"""Writes the quarantine as JSON or CSV, entry by entry, so that its size does not matter."""
+"""Writes the quarantine as JSON or CSV, entry by entry, in memory that does not grow with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TextIO
 
 from product_sync.results import QuarantineListing
 
-#: One line of CSV is one column that fails; a document with two of them has two lines.
+#: CSV has one line for each column that fails, so a document may have several lines.
 CSV_COLUMNS = (
     "id", "id_type", "source_key", "stage", "column", "reason", "value", "first_seen", "last_seen", "attempts",
     "run_id",
@@ -27,7 +27,6 @@ def write_json(report: QuarantineListing, out: TextIO) -> None:
 
 
 def write_csv(report: QuarantineListing, out: TextIO) -> None:
-    """A head and a line for each column that fails."""
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(CSV_COLUMNS)
     for entry in report.entries:

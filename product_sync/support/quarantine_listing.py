@@ -1,7 +1,7 @@
-"""Lists the quarantine of two sides from what the last run left in the state folder.
+"""Lists the quarantine of a sync from its state folder.
 
-Neither database is read where a run of this version has noted which folder belongs to the two sides. Only then the list
-is there when a server is down, and for a person who may read neither.
+No database is read if an earlier run has noted the folder of this sync (`pipeline.sides`). So the list is available
+when a server is down, and to a person who may not read the databases.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from product_sync.targets.postgres.reflection import reflect
 
 @dataclass(frozen=True, slots=True)
 class StoredEntries:
-    """The entries of a quarantine file, read anew each time that they are iterated over."""
+    """The entries of a quarantine file. Each iteration reads the file again."""
 
     path: Path
     reasons: frozenset[str]
@@ -41,8 +41,8 @@ class StoredEntries:
 
 
 def list_quarantine(report: QuarantineListing, reasons: Collection[str], env: Mapping[str, str]) -> None:
-    """Fill in what the state folder holds. Raises `ConfigurationError` for a reason that does not exist, and as
-    `session.resolve_row_schema` where the target has to be asked."""
+    """Fill in ``report``. Raises `ConfigurationError` for a reason that does not exist, and the errors of `reflect` if
+    the target must be asked."""
     wanted = _known(reasons)
     folder = _folder(env)
     with local_storage(folder.root):
@@ -58,7 +58,7 @@ def list_quarantine(report: QuarantineListing, reasons: Collection[str], env: Ma
 
 
 def entry_report(entry: Mapping[str, Any]) -> QuarantineReport:
-    """An entry as it is answered. Moments of ``entry`` are in microseconds since 1970."""
+    """An entry of `quarantine_entries.entries` as part of a report."""
     defects = zip(entry["columns"], entry["reasons"], entry["values"], strict=True)
     return QuarantineReport(
         source_key=entry["source_key"],
@@ -82,7 +82,7 @@ def _known(reasons: Collection[str]) -> frozenset[str]:
 
 
 def _folder(env: Mapping[str, str]) -> StateFolder:
-    """That of the environment's two sides. The target is asked for its columns only where no run has noted them."""
+    """The state folder of the sync. The target is asked for its columns only if no run has noted the folder."""
     source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
     mapping, root = load_mapping(mapping_path(env)), state_root(env)
     schema, table = mapping.target.db_schema, mapping.target.table

@@ -1,7 +1,6 @@
-"""Gathers all that there is of one product: both sides as they are now, and what the last runs left of it.
+"""Gathers everything about one product: both sides as they are now, its quarantine, and its rows in past snapshots.
 
-A count says that something differs; whoever is asked about *this* product wants to see it. Reads both sides and the
-state folder, and writes nothing. Knows no orchestrator.
+It reads both sides and the state folder, and writes nothing.
 """
 
 from __future__ import annotations
@@ -44,21 +43,21 @@ from product_sync.verify.snapshot_lookup import seen_before
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is looked for: a text id, as the target has it; or an ``_id`` of any type, ``key`` being its extended JSON
-    and ``text`` the id that it has in the target, or what was given where it has none."""
+    """A product to look up: by its text id in the target, or by an ``_id`` of any type. ``key`` is the extended JSON of
+    that ``_id``, and ``text`` its id in the target, or the given text if it has none."""
 
     text: str
     bson_id: Any = None
     key: str | None = None
 
 
-def readings_of(given: str) -> list[Wanted]:
-    """As a text first: an id may look like extended JSON and be none. Raises `ConfigurationError` for what no database
-    can be asked for."""
+def interpretations_of(given: str) -> list[Wanted]:
+    """The ways to read an id. Text comes first, because an id may only look like extended JSON. Raises
+    `ConfigurationError` for text that no database accepts."""
     try:
         given.encode()
     except UnicodeEncodeError:
-        raise ConfigurationError("The id is not valid UTF-8.", hint="Give it as the target has it.") from None
+        raise ConfigurationError("The id is not valid UTF-8.", hint="Give the id as the target has it.") from None
     if not given.startswith(("{", '"')):
         return [Wanted(given)]
     try:
@@ -70,12 +69,12 @@ def readings_of(given: str) -> list[Wanted]:
 
 
 def show_product(report: ProductReport, env: Mapping[str, str]) -> None:
-    """Fill in what is found. Raises `ConfigurationError` or `NotAttempted` where a side cannot be read."""
+    """Fill in ``report``. Raises `ConfigurationError` or `NotAttempted` if a side cannot be read."""
     source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
-    readings = readings_of(report.id)
+    interpretations = interpretations_of(report.id)
     row_schema = resolve_row_schema(target, mapping_path(env))
     folder = StateFolder(state_root(env), state_key(source, target, row_schema))
-    for wanted in readings:
+    for wanted in interpretations:
         documents = _documents(source, row_schema, wanted)
         row = _row(target, row_schema, wanted.text)
         if documents or row.num_rows:
@@ -95,7 +94,7 @@ def show_product(report: ProductReport, env: Mapping[str, str]) -> None:
 def _exclusions(
     address: TargetAddress, row_schema: RowSchema, new: pa.Table | None, old: pa.Table, state: State
 ) -> list[ExclusionReport]:
-    """Which rows would keep the product out of the target if it were written now."""
+    """The rows that would keep the product out of the target if it were written now."""
     if new is None or state not in (State.MISSING, State.CHANGED):
         return []
     nothing, changed = row_schema.target_schema.empty_table(), old.num_rows > 0
@@ -115,7 +114,7 @@ def _documents(address: SourceAddress, row_schema: RowSchema, wanted: Wanted) ->
 
 
 def _row(address: TargetAddress, row_schema: RowSchema, text: str) -> pa.Table:
-    """The target's row, or none: also for a text that no row can have as its id."""
+    """The target's row, or none. Some texts cannot be the id of a row."""
     impossible = "\0" in text or (row_schema.key.type.name is TypeName.UUID and not is_canonical_uuid(text))
     if impossible:
         return row_schema.target_schema.empty_table()
