@@ -1,8 +1,7 @@
-"""How a BSON value is written down for people and for the quarantine: MongoDB Extended JSON v2, canonical.
+"""Writes a BSON value as text for people and for the quarantine: MongoDB Extended JSON v2, canonical.
 
-The canonical form keeps the type (``{"$numberInt": "5"}`` is not ``{"$numberLong": "5"}``), so it can name a
-document. Without the bounded form, one product with a picture in its price field would put megabytes into
-every table that shows the quarantine.
+The canonical form keeps the type (``{"$numberInt": "5"}`` is not ``{"$numberLong": "5"}``), so it can name a document.
+Without the bounded form, a product with a picture in its price field would put megabytes into every quarantine table.
 """
 
 from __future__ import annotations
@@ -27,27 +26,27 @@ _PARSED = _OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_
 
 
 def canonical_json(value: Any) -> str:
-    """The canonical extended JSON of a decoded BSON value, always encodable as UTF-8.
+    """The canonical extended JSON of a decoded BSON value. It can always be encoded as UTF-8.
 
-    Letters outside ASCII stay readable. A byte that was not UTF-8, which decoding keeps as a lone surrogate, is
-    written as its JSON escape (``\\udcff``).
+    Letters outside ASCII stay readable. Decoding makes a lone surrogate of a byte that is not UTF-8; it is written as
+    its JSON escape (``\\udcff``).
     """
     text: str = json_util.dumps(value, json_options=_OPTIONS, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def parse_json(text: str) -> Any:
-    """The value of which ``text`` is the extended JSON. Raises `ValueError` where it is none."""
+    """The value that the extended JSON ``text`` stands for. Raises `ValueError` if it is not extended JSON."""
     try:
         return json_util.loads(text, json_options=_PARSED)
-    except Exception as error:  # what a parser of its own raises for a bad ``$oid`` or ``$date`` is any of ten kinds
+    except Exception as error:  # a bad ``$oid`` or ``$date`` raises one of ten kinds
         raise ValueError("no extended JSON") from error
 
 
 def excerpt(value: Any) -> str:
-    """The first `EXCERPT_LENGTH` characters of `canonical_json`, ending in ``…`` where they are not all.
+    """The first `EXCERPT_LENGTH` characters of `canonical_json`, with ``…`` if there are more.
 
-    Nothing beyond them is serialised, however large or deep the value is.
+    The rest is not serialised, even if the value is large or deep.
     """
     text = ""
     for piece in _pieces(value):
@@ -58,13 +57,13 @@ def excerpt(value: Any) -> str:
 
 
 def cut(text: str) -> str:
-    """A message, bounded and made encodable in the same way."""
+    """A message, cut to the length of an excerpt and encodable as UTF-8."""
     bounded = text if len(text) <= EXCERPT_LENGTH else text[:EXCERPT_LENGTH] + "…"
     return bounded.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _pieces(value: Any) -> Iterator[str]:
-    """`canonical_json` in parts, each at least a character and of bounded length, made only when asked for."""
+    """`canonical_json` in parts of bounded length, made one by one."""
     if isinstance(value, DBRef):
         value = value.as_doc()
     elif isinstance(value, Code):
@@ -87,8 +86,8 @@ def _pieces(value: Any) -> Iterator[str]:
 
 
 def _atom(value: Any) -> str:
-    """The JSON of a value without members. What is longer than an excerpt is shortened first: the JSON of the
-    rest is still longer than an excerpt, so that the cut is marked."""
+    """The JSON of a value without members. A long value is cut first; its JSON is still longer than an excerpt, so
+    that the cut is marked."""
     if isinstance(value, str):
         value = value[:_KEPT]
     elif isinstance(value, Regex):

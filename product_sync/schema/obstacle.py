@@ -1,4 +1,4 @@
-"""What keeps a refused row out of the target: another row, by way of a constraint."""
+"""A row that prevents another row from being written, because of a constraint."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 
 class ObstacleKind(StrEnum):
-    """``HELD``: the other row of the target holds the value now. ``RIVAL``: an earlier row of the same batch wants it
-    too. ``NEEDED``: the row refers to the other row, which the table does not have. ``NEEDED_ELSEWHERE``: it refers to
-    a row of another table, which is not there. ``REFERRING``: the other row refers to this one, which is to be
-    deleted."""
+    """``HELD``: the other row of the target has the value now. ``RIVAL``: an earlier row of the batch gets the same
+    value. ``NEEDED``: the row refers to the other row, which the table lacks. ``NEEDED_ELSEWHERE``: it refers to a
+    missing row of another table. ``REFERRING``: the other row refers to this one, which is to be deleted."""
 
     HELD = "held"
     RIVAL = "rival"
@@ -20,8 +19,8 @@ class ObstacleKind(StrEnum):
 
 
 class Obstacle(NamedTuple):
-    """``row`` cannot be written because of ``other``; both are ids of the table (with ``NEEDED_ELSEWHERE`` ``other`` is
-    the value, and ``table`` the other table). ``columns`` are those that the constraint looks at."""
+    """``row`` cannot be written because of ``other``. Both are ids of the table; for ``NEEDED_ELSEWHERE``, ``other``
+    is the value and ``table`` the other table. ``columns`` are the columns of the constraint."""
 
     row: str
     other: str

@@ -1,9 +1,7 @@
-"""What the core needs from the two databases, as Protocols.
+"""The interfaces of the two databases, as Protocols.
 
-The adapters implement them for MongoDB and PostgreSQL; `product_sync_tests.fakes` implements them in memory,
-and the same contract tests run on both, so that a fake cannot drift from the server it stands for.
-
-Tables of rows have the schemas of `RowSchema`: ``target_schema`` for what is in, or goes into, the target.
+`sources.mongodb` and `targets.postgres` implement them. `product_sync_tests.fakes` implements them in memory; the same
+contract tests run on both, so a fake cannot drift from its server.
 """
 
 from __future__ import annotations
@@ -19,50 +17,49 @@ from product_sync.schema.records import SourceBatch, SourceId
 
 
 class Source(Protocol):
-    """The collection of the product service."""
+    """A collection."""
 
     def snapshot(self) -> Generator[SourceBatch, None, None]:
-        """Every document once, in pages of bounded rows and bytes, converted or rejected. Whoever closes it ends the
-        reading.
+        """Every document once, converted or rejected, in pages of bounded rows and bytes. Closing the generator stops
+        the read.
 
-        Raises `SourceMissing` if the collection does not exist, `Unreachable` or `AccessDenied` if it cannot
-        be read, `SourceReadError` if it fails in mid-read for longer than retries last.
+        Raises `SourceMissing` if the collection does not exist, `Unreachable` or `AccessDenied` if it cannot be read,
+        `SourceReadError` if the read fails for longer than the retries last.
         """
 
     def estimated_count(self) -> int:
-        """About how many documents there are, from the collection's metadata; for progress only."""
+        """The approximate number of documents, from the collection's metadata; for progress only."""
 
     def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
-        """The documents of these ids as they are now, read from the primary; those that are gone are absent."""
+        """The current documents of these ids, read from the primary. Deleted ones are absent."""
 
     def existing(self, ids: Sequence[SourceId]) -> set[SourceId]:
-        """Which of these ids exist now on the primary (a covered query: ids only)."""
+        """Which of these ids exist now on the primary (a covered query)."""
 
     def all_exist(self, ids: pa.Table) -> bool:
-        """Whether every document of ``ids`` (columns ``id`` and `ID_TYPE`, no id twice) exists now on the primary,
-        where that can be told without an answer for each; else false, and `existing` has to be asked."""
+        """Whether all of these ids (columns ``id`` and `ID_TYPE`, no id twice) exist now on the primary. False also if
+        counting cannot show it; then `existing` can."""
 
 
 class TargetReader(Protocol):
-    """The cart service's table, read-only. Rows have ``RowSchema.target_schema``."""
+    """The target table, read-only. Rows have ``RowSchema.target_schema``."""
 
     def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
-        """Every row once, from one consistent snapshot, in canonical values. Whoever closes it ends the reading."""
+        """Every row once, from one consistent snapshot, in canonical values. Closing the generator stops the read."""
 
     def estimated_count(self) -> int:
-        """About how many rows there are, from the server's statistics; for progress only."""
+        """The approximate number of rows, from the server's statistics; for progress only."""
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
-        """The rows of these ids as they are now; absent ids have no row. Order is not defined."""
+        """The current rows of these ids, in no defined order. An absent id has no row."""
 
 
 @dataclass(frozen=True)
 class WriteBatch:
-    """What one transaction does: rows to insert, to update, to delete. Any of the three may be empty.
+    """The rows that one transaction inserts, updates and deletes. Any of the three may be empty.
 
-    ``inserts``, ``new``, ``old`` and ``deletes`` have ``RowSchema.target_schema``; ``new`` and ``old`` have the same
-    rows in the same order, ``old`` and ``deletes`` are the values that the target must still hold
-    (of ``old``, the compared columns count).
+    All tables have ``RowSchema.target_schema``. An update is a row of ``new`` and the same row of ``old``. ``old`` and
+    ``deletes`` are the values that the target must still hold; of ``old``, the compared columns count.
     """
 
     inserts: pa.Table
@@ -75,7 +72,7 @@ class WriteBatch:
         return int(self.inserts.num_rows + self.new.num_rows + self.deletes.num_rows)
 
     def slice(self, offset: int, length: int) -> WriteBatch:
-        """The rows ``offset`` to ``offset + length`` of inserts, updates and deletes taken in that order."""
+        """The rows ``offset`` to ``offset + length``, counted through inserts, updates and deletes."""
         updates_at = self.inserts.num_rows
         deletes_at = updates_at + self.new.num_rows
         return WriteBatch(
@@ -86,7 +83,7 @@ class WriteBatch:
         )
 
     def take(self, places: Sequence[int]) -> WriteBatch:
-        """The rows at ``places``, counted through inserts, updates and deletes as in `slice`."""
+        """The rows at ``places``, counted as in `slice`."""
         updates_at = self.inserts.num_rows
         deletes_at = updates_at + self.new.num_rows
         updates = [place - updates_at for place in places if updates_at <= place < deletes_at]
@@ -103,7 +100,7 @@ class WriteBatch:
 
 
 def _cut(table: pa.Table, offset: int, length: int) -> pa.Table:
-    """The part of rows ``offset`` to ``offset + length`` that lies within the table; both may reach beyond it."""
+    """The rows ``offset`` to ``offset + length`` that exist in the table."""
     start = min(max(offset, 0), table.num_rows)
     stop = min(max(offset + length, start), table.num_rows)
     return table.slice(start, stop - start)
@@ -115,8 +112,8 @@ def _taken(table: pa.Table, places: Sequence[int]) -> pa.Table:
 
 @dataclass(frozen=True)
 class Written:
-    """Which ids a committed transaction wrote. An id that was asked for and is in none of them was not
-    written: the target had changed (a conflict), or a trigger swallowed the row."""
+    """The ids that a committed transaction wrote. A requested id that is in none of them was not written: the target
+    had changed (a conflict), or a trigger suppressed the row."""
 
     inserted: frozenset[str] = field(default_factory=frozenset)
     updated: frozenset[str] = field(default_factory=frozenset)
@@ -127,16 +124,16 @@ class Written:
         return len(self.inserted) + len(self.updated) + len(self.deleted)
 
     def joined(self, other: Written) -> Written:
-        """What both have written."""
+        """The ids of both."""
         return Written(self.inserted | other.inserted, self.updated | other.updated, self.deleted | other.deleted)
 
 
 class TargetWriter(Protocol):
-    """The one connection that writes. It holds the sync's advisory lock as long as it lives.
+    """The one connection that writes. It holds the sync's advisory lock while it is open.
 
-    Errors of ``write``, ``write_in_order``, ``settle`` and ``probe`` are `TransientError`, `CommitOutcomeUnknown`,
-    `RowsRefused` (`RowsExcluded` where another row is in the way) or `EveryBatchWouldFail`; nothing of a failed
-    transaction remains.
+    ``write``, ``write_in_order``, ``settle`` and ``probe`` raise `TransientError`, `CommitOutcomeUnknown`,
+    `RowsRefused` (`RowsExcluded` if another row is in the way) or `EveryBatchWouldFail`. A failed transaction leaves
+    nothing behind.
     """
 
     def write(self, batch: WriteBatch) -> Written:
@@ -145,28 +142,26 @@ class TargetWriter(Protocol):
     def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
         """One transaction of several steps, each as in `write`, with deferrable constraints checked at its end.
 
-        All or nothing: where a step writes fewer rows than it was asked to, the transaction is rolled back and
-        nothing is written.
+        If a step writes fewer rows than requested, the transaction is rolled back.
         """
 
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
-        """Which rows are in the way of which rows of ``batch``, as far as the table's constraints and the role's
-        rights show it. Rows of the batch that want the same value as an earlier one of it are among them. Errors as of
-        ``write``."""
+        """Which rows are in the way of rows of ``batch``, as far as the constraints and the role's rights show. An
+        earlier row of the batch with the same value counts. Raises the errors of ``write``."""
 
     def probe(self, batch: WriteBatch) -> Written:
         """`write` with deferred constraints checked at once, rolled back instead of committed."""
 
     def settle(self) -> None:
-        """Wait until what `write` committed last would outlive a crash of the server, where its COMMIT did not wait for
-        that. Raises `CommitOutcomeUnknown` where it cannot be told; until then nothing that was written counts."""
+        """If COMMIT did not wait for the disk, wait until the last commit would survive a crash of the server. Until
+        then nothing written counts. Raises `CommitOutcomeUnknown` if that cannot be known."""
 
     def was_committed(self, transaction: str) -> bool:
         """Whether the transaction of a `CommitOutcomeUnknown` was committed. Waits while it is in progress."""
 
     def reconnect(self) -> None:
-        """Open a new connection and take the lock again. Raises `TransientError` while the server is away,
-        `SyncAlreadyRunning` if another sync took the lock meanwhile."""
+        """Open a new connection and take the lock again. Raises `TransientError` while the server is unreachable,
+        `SyncAlreadyRunning` if another sync has taken the lock."""
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         """As `TargetReader.fetch`, on this connection."""
@@ -174,10 +169,10 @@ class TargetWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What the target showed at one look. ``None`` is what could not be seen; ``unseen`` says what and why.
+    """The load of the target at one moment. ``None`` is an unknown value; ``unseen`` says which and why.
 
-    ``latency_s`` is one round trip in seconds; ``lock_waits`` are sessions that wait for a lock, ``active_sessions``
-    those of others that execute a statement; ``replica_lag_s`` seconds that the slowest replica lags behind, 0 without.
+    ``latency_s`` is one round trip in seconds. ``lock_waits`` counts sessions that wait for a lock, ``active_sessions``
+    other sessions that execute a statement. ``replica_lag_s`` is the lag of the slowest replica, 0 without a replica.
     """
 
     latency_s: float | None = None
@@ -188,7 +183,7 @@ class Signals:
 
 
 class PressureProbe(Protocol):
-    """Looks at what the target has to bear, beside the connection that writes."""
+    """Measures the load of the target on a connection of its own."""
 
     def measure(self) -> Signals:
-        """Cheap, waits for nobody's lock and never fails: what cannot be seen is `Signals.unseen`."""
+        """Cheap, waits for no lock and never fails: `Signals.unseen` names the unknown values."""

@@ -118,13 +118,13 @@ class TestLogin:
 
         assert "topsecret" not in str(caught.value)
 
-    def test_a_mistyped_database_is_named_as_where_the_user_was_looked_for(self, guarded: PrivateMongod) -> None:
+    def test_the_error_names_the_database_in_which_the_user_was_looked_up(self, guarded: PrivateMongod) -> None:
         with (
             pytest.raises(AccessDenied, match="'shpo', the one that the URL names") as caught,
             connect(guarded.url("shpo"), user="reader", password=PASSWORD),
         ):
             pass
-        assert caught.value.hint.startswith("Check the name of the database at the end of PRODUCT_SERVICE_MONGODB_URL")
+        assert caught.value.hint.startswith("Check the database name at the end of PRODUCT_SERVICE_MONGODB_URL")
 
     def test_a_wrong_password_is_told_as_such_and_not_shown(self, guarded: PrivateMongod) -> None:
         with (

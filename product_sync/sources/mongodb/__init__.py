@@ -1,6 +1,6 @@
-"""Reads the product service's MongoDB. It never writes to it.
+"""Reads the source's MongoDB, and never writes to it.
 
-The only package that imports pymongo: what leaves it are plain values, Arrow batches and the errors of
+Only this package imports pymongo. It returns plain values and Arrow batches and raises the errors of
 `product_sync.errors`.
 """
 

@@ -1,7 +1,7 @@
-"""Opens the connection to the product service's MongoDB and closes it, whatever happens in between.
+"""Opens the connection to MongoDB, and always closes it.
 
-The driver connects on first use and waits 30 s for a server: a wrong host would show as a hang in the middle of
-a run. Here the first contact is made at once, with time limits, and its failure says which setting is wrong.
+The driver connects on first use and waits 30 s for a server, so a wrong host would look like a hang in the middle of a
+run. Here the connection is tested at once, with time limits, and an error says which setting is wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from product_sync.errors import ConfigurationError
 from product_sync.sources.mongodb.errors import translated
 from product_sync.sources.mongodb.url import VARIABLE, Address, parse
 
-#: Milliseconds where the name says so. What the URL sets itself is left as it is there.
+#: Defaults for the options that the URL does not set. Names with MS are milliseconds.
 _DEFAULTS: dict[str, Any] = {
     "appname": "product_sync",
     "serverSelectionTimeoutMS": 10_000,
@@ -30,11 +30,11 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def check_address(url: str, *, user: str | None = None, password: str | None = None) -> Address:
-    """The address, taken apart; opens no connection. Raises `ConfigurationError` as `connect` does."""
+    """Parse the address without a connection. Raises `ConfigurationError` as `connect` does."""
     if (not user) != (not password):
         given, absent = ("MONGO_USER", "MONGO_PASSWORD") if user else ("MONGO_PASSWORD", "MONGO_USER")
         raise ConfigurationError(
-            f"{given} is set, but {absent} is not.", hint=f"Set both, or neither and put them into {VARIABLE}."
+            f"{given} is set, but {absent} is not.", hint=f"Set both, or set neither and write them in {VARIABLE}."
         )
     return parse(url)
 
@@ -43,14 +43,13 @@ def check_address(url: str, *, user: str | None = None, password: str | None = N
 def connect(
     url: str, *, user: str | None = None, password: str | None = None, within_s: float | None = None
 ) -> Iterator[Database[dict[str, Any]]]:
-    """The database that the URL names, on a connection that has answered once.
+    """The database that the URL names, on a connection that has replied once.
 
-    ``user`` and ``password`` (``MONGO_USER``, ``MONGO_PASSWORD``) win over those in the URL, so that a secret
-    store can replace them without touching the URL; an empty one counts as not given. They are looked up in the
-    URL's ``authSource``, else in its database. ``within_s`` wins over the URL: seconds to find a server, to connect to
-    it, and for each of its answers.
+    ``user`` and ``password`` (``MONGO_USER``, ``MONGO_PASSWORD``) replace those of the URL, so that a secret store can
+    set them; an empty one counts as not given. The server looks them up in the URL's ``authSource``, else in its
+    database. ``within_s`` replaces the URL's time limits: seconds to find a server, to connect, and for each reply.
 
-    Raises `ConfigurationError` for a URL that cannot be used or one of the two without the other, `Unreachable`
+    Raises `ConfigurationError` for an unusable URL and for a user without a password or the reverse, `Unreachable`
     after about ten seconds without a server, `AccessDenied` for a wrong user or password.
     """
     address = check_address(url, user=user, password=password)
@@ -58,7 +57,7 @@ def connect(
     database = client[address.database]
     try:
         try:
-            # The read preference of the URL: a set without a primary can still be read where it says so.
+            # With the read preference of the URL, which may allow reads of a set without a primary.
             client.admin.command("ping", read_preference=client.read_preference)
         except PyMongoError as error:
             raise translated(error, database) from error
@@ -83,5 +82,5 @@ def _client(
         return MongoClient(url.strip(), connect=False, **settings)
     except (DriverConfigurationError, OSError, ValueError, TypeError) as error:
         fault = type(error).__name__ if "@" in url or password else f"{type(error).__name__}: {error}"
-    # Outside the handler: the driver's error may quote what the URL holds, and would else travel along.
+    # Not raised in the handler: the driver's error may quote the URL and would be chained to this one.
     raise ConfigurationError(f"{VARIABLE} for {address.display} cannot be used ({fault}).", hint="Check its options.")

@@ -1,8 +1,7 @@
-"""Translates what pymongo raises, once, into the errors of the core.
+"""Translates pymongo's errors, once, into those of `product_sync.errors`.
 
-Without it every caller would have to know the driver's exceptions and the server's numeric codes, and a message
-could carry the text of a command. Codes are those of the server's list of error codes
-(mongodb/mongo, ``src/mongo/base/error_codes.yml``).
+Otherwise every caller would have to know the driver's exceptions and the server's numeric codes, and a message could
+contain the text of a command. The codes are in mongodb/mongo, ``src/mongo/base/error_codes.yml``.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from product_sync.sources.mongodb.url import VARIABLE
 
 _AUTHENTICATION_FAILED = frozenset({18, 8000})
 _UNAUTHORIZED = 13
-#: The same read may succeed on another member, or a moment later.
+#: The same read may succeed on another member or a moment later.
 _TRANSIENT_CODES = frozenset(
     {
         6,  # HostUnreachable
@@ -55,7 +54,7 @@ _TRANSIENT_CODES = frozenset(
         13436,  # NotPrimaryOrSecondary
     }
 )
-#: As Python's ssl says it, which the driver passes on.
+#: The text of Python's ssl module, which the driver passes on.
 _UNTRUSTED = re.compile(r"certificate verify failed: (.*?) \(_ssl\.c")
 
 
@@ -67,15 +66,15 @@ def is_transient(error: PyMongoError) -> bool:
 
 
 def translated(error: PyMongoError, database: Database[Any]) -> ProductSyncError:
-    """What ``error`` means when the server was asked for the first time: nothing has been read yet."""
+    """The error to raise if the first command to the server fails: nothing has been read yet."""
     if isinstance(error, OperationFailure) and error.code in _AUTHENTICATION_FAILED:
         return _refused_login(database)
     if isinstance(error, OperationFailure) and error.code == _UNAUTHORIZED:
         return _unauthorized(error, database)
     if isinstance(error, ConnectionFailure) and (why := _UNTRUSTED.search(str(error))):
         return Untrusted(
-            f"MongoDB at {hosts(database)} did not prove that it is the server asked for: {why[1].rstrip('.')}.",
-            hint=f"Let the host in {VARIABLE} be a name in the server's certificate, and tlsCAFile the certificate of"
+            f"The certificate of MongoDB at {hosts(database)} could not be verified: {why[1].rstrip('.')}.",
+            hint=f"The host in {VARIABLE} must be a name in the server's certificate, and tlsCAFile the certificate of"
             " the authority that issued it.",
         )
     if isinstance(error, ConnectionFailure) or is_transient(error):
@@ -89,11 +88,11 @@ def translated(error: PyMongoError, database: Database[Any]) -> ProductSyncError
 
 
 def failed_in_mid_read(error: PyMongoError, database: Database[Any]) -> ProductSyncError:
-    """What ``error`` means when the server has answered before and the retries are used up, or would not help."""
+    """The error to raise if a later command fails and retries are used up or would not help."""
     first = translated(error, database)
     if isinstance(first, NotAttempted) and not isinstance(first, AccessDenied):
         return SourceReadError(
-            f"MongoDB at {hosts(database)} stopped answering while it was being read: {reason(error)}.",
+            f"MongoDB at {hosts(database)} stopped answering during the read: {reason(error)}.",
             hint="Start the sync again when the server is back.",
         )
     return first
@@ -106,24 +105,25 @@ def hosts(database: Database[Any]) -> str:
 
 
 def reason(error: PyMongoError) -> str:
-    """The driver's or the server's words without the topology, the timeouts and the whole reply."""
+    """The message of the driver or the server, without the topology, the timeouts and the whole reply."""
     if isinstance(error, OperationFailure) and error.details:
         return f"{error.details.get('errmsg', 'no reason given')} (code {error.code})".replace(". (", " (")
     return str(error).split(" (configured timeouts", 1)[0].split(", Timeout:", 1)[0].rstrip(".")
 
 
 def _refused_login(database: Database[Any]) -> AccessDenied:
-    """The server does not say whether the user, the password or the database of both is wrong: all are named."""
+    """The server does not say whether the user, the password or the authentication database is wrong, so the message
+    names all three."""
     credentials = database.client.options.pool_options._credentials  # noqa: SLF001 - the driver has no public name
-    made_in = str(credentials.source) if credentials else database.name
-    of_path = made_in == database.name
-    where = f"the database {made_in!r}" + (", the one that the URL names" if of_path else " (authSource)")
+    auth_database = str(credentials.source) if credentials else database.name
+    is_of_url = auth_database == database.name
+    where = f"the database {auth_database!r}" + (", the one that the URL names" if is_of_url else " (authSource)")
     return AccessDenied(
-        f"{hosts(database)} refused the user name or the password: it looked for the user in {where}, and found none of"
-        " that name and password there.",
-        hint=f"Check the name of the database at the end of {VARIABLE}, then MONGO_USER and MONGO_PASSWORD, or those in"
-        " the URL. A user that was created in another database needs it as authSource, such as ?authSource=admin at the"
-        " end of the URL.",
+        f"{hosts(database)} refused the user name or the password: it found no such user with this password in"
+        f" {where}.",
+        hint=f"Check the database name at the end of {VARIABLE}, then MONGO_USER and MONGO_PASSWORD, or those in the"
+        " URL. A user that was created in another database needs that one as authSource, such as ?authSource=admin at"
+        " the end of the URL.",
     )
 
 
@@ -133,20 +133,18 @@ def _unauthorized(error: OperationFailure, database: Database[Any]) -> AccessDen
             f"{hosts(database)} requires a user name and a password.",
             hint=f"Set MONGO_USER and MONGO_PASSWORD, or put both into {VARIABLE}.",
         )
-    refused = f"may not read the database {database.name!r} at {hosts(database)}"
-    lacking = "it lacks the privileges of the role `read`."
+    lacking = f"lacks the privileges of the role `read` on the database {database.name!r} at {hosts(database)}."
     if login := _login(database):
-        user, made_in = login
+        user, auth_database = login
         role = [{"role": "read", "db": database.name}]
         return AccessDenied(
-            f"The MongoDB user {user!r} {refused}: {lacking}",
-            hint=hints.mongosh(made_in, "grantRolesToUser", user, role),
+            f"The MongoDB user {user!r} {lacking}", hint=hints.mongosh(auth_database, "grantRolesToUser", user, role)
         )
-    return AccessDenied(f"The MongoDB user {refused}: {lacking}", hint="Grant it that role.")
+    return AccessDenied(f"The MongoDB user {lacking}", hint="Grant it that role.")
 
 
 def _login(database: Database[Any]) -> tuple[str, str] | None:
-    """The user of this connection, and the database in which it was created."""
+    """The user of this connection and the database in which it was created."""
     try:
         users = database.client.admin.command("connectionStatus")["authInfo"]["authenticatedUsers"]
     except PyMongoError:

@@ -1,6 +1,6 @@
-"""What ``doctor`` shows about the source: version, distance, role in the replica set, and what the user may do.
+"""What ``doctor`` shows about the source: version, latency, replica set, and the privileges of the user.
 
-Without it a missing privilege shows only when a sync is under way.
+Otherwise a missing privilege would only show during a sync.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _NEEDED = ("find", "listCollections")
 
 @dataclass(frozen=True, slots=True)
 class SourceHealth:
-    """``latency_ms`` is one round trip in milliseconds. ``granted`` and ``lacking`` share out the actions that a
-    sync needs: ``find`` on the collection and ``listCollections`` on the database, both in the role ``read``.
-    ``estimated_count`` is ``None`` where the user may not know."""
+    """``latency_ms`` is one round trip. ``granted`` and ``lacking`` are the actions that a sync needs: ``find`` on the
+    collection and ``listCollections`` on the database, both in the role ``read``. ``estimated_count`` is ``None``
+    without the right to read."""
 
     version: str
     latency_ms: float
@@ -36,10 +36,10 @@ class SourceHealth:
 def inspect(
     database: Database[dict[str, Any]], collection: str, *, clock: Callable[[], float] = time.perf_counter
 ) -> SourceHealth:
-    """Ask the server; ``clock`` counts seconds.
+    """Query the server; ``clock`` counts seconds.
 
-    Raises `Unreachable` or `AccessDenied` if it cannot be asked at all. A missing privilege is an answer, not an error.
-    Whether the collection is there and can be read is checked by `collection.require_readable`.
+    Raises `Unreachable` or `AccessDenied` if no query is possible. A missing privilege is a result, not an error.
+    `collection.require_readable` checks that the collection exists and can be read.
     """
     try:
         hello = database.client.admin.command("hello")
@@ -61,7 +61,7 @@ def inspect(
 
 
 def _granted(database: Database[dict[str, Any]], collection: str) -> frozenset[str]:
-    """Which of the needed actions the user has; all of them on a server without access control."""
+    """The needed actions that the user has: all of them on a server without access control."""
     status = database.client.admin.command("connectionStatus", showPrivileges=True)["authInfo"]
     if not status["authenticatedUsers"]:
         return frozenset(_NEEDED) if _is_open(database, collection) else frozenset()
@@ -82,7 +82,7 @@ def _is_open(database: Database[dict[str, Any]], collection: str) -> bool:
 def _actions(privileges: Iterable[dict[str, Any]], database: str, collection: str) -> set[str]:
     """The actions on one collection, or on the database itself if ``collection`` is empty.
 
-    In a privilege's resource an empty name stands for every database, or for every collection that is not a system
+    In the resource of a privilege an empty name means every database, or every collection that is not a system
     collection (MongoDB manual, "Resource Document").
     """
     return {

@@ -1,7 +1,7 @@
 """The state of the source's replica set, as far as the user may see it.
 
-Without a primary every sync fails, and with one member away the next loss leaves none: the health check says so before
-a sync finds out.
+Without a primary every sync fails, and a set that lost a member may lose its primary next. The health check reports it
+before a sync fails.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from product_sync.sources.mongodb.errors import translated
 
-#: What holds data, or votes, and does it well (MongoDB manual, "Replica Set Member States").
+#: The states of a healthy member (MongoDB manual, "Replica Set Member States").
 _SOUND = frozenset({"PRIMARY", "SECONDARY", "ARBITER"})
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """``behind_s`` is how many seconds it is behind the primary; ``None`` where nobody can say."""
+    """``behind_s`` is how many seconds it is behind the primary; ``None`` if that is unknown."""
 
     name: str
     state: str
@@ -34,8 +34,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Replication:
-    """``name`` is ``None`` for a server that is in no replica set, or stands before several (mongos); ``members`` is
-    ``None`` where the user may not see them: that takes the role ``clusterMonitor``."""
+    """``name`` is ``None`` for a server outside of a replica set and for mongos. ``members`` is ``None`` without the
+    role ``clusterMonitor``."""
 
     name: str | None
     primary: str | None
@@ -62,7 +62,7 @@ class Replication:
 
 
 def replication(database: Database[dict[str, Any]]) -> Replication:
-    """Ask the server. Raises as `inspect`; what the user may not see is an answer, not an error."""
+    """Query the server. Raises the errors of `inspect`; a missing privilege is a result, not an error."""
     try:
         hello = database.client.admin.command("hello")
         if "setName" not in hello:
@@ -82,14 +82,14 @@ def _members(database: Database[dict[str, Any]]) -> tuple[Member, ...] | None:
 
 
 def _state(member: dict[str, Any]) -> str:
-    """As the server says it; a member that does not answer is ``(not reachable/healthy)``."""
+    """The server's own word; for a member that does not reply it is ``(not reachable/healthy)``."""
     return str(member["stateStr"])
 
 
 def _behind(member: dict[str, Any], newest: datetime | None) -> float | None:
     if newest is None or _state(member) != "SECONDARY":
         return None
-    # The primary's own entry may be older than what a secondary has said since.
+    # The primary's entry may be older than the latest message of a secondary.
     at: datetime = member["optimeDate"]
     return max(0.0, (newest - at).total_seconds())
 

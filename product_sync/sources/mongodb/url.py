@@ -1,10 +1,10 @@
-"""Takes a MongoDB URL apart before the driver sees it, and shows it without its secrets.
+"""Parses a MongoDB URL before the driver gets it, and shows it without its secrets.
 
-The driver only warns about an option that it does not know or cannot read: with ``tls=ture`` it would go on
-without encryption. Its messages can quote a part of the password when a character in it was not escaped. And
-a URL without a database makes it fail at the first query instead of at the start.
+The driver only warns about an unknown or unreadable option: with ``tls=ture`` it would continue without encryption. Its
+messages can quote a part of a password with an unescaped character. And a URL without a database would fail at the
+first query, not at the start.
 
-The form of the URL is that of the MongoDB manual, "Connection Strings".
+The syntax of the URL is in the MongoDB manual, "Connection Strings".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pymongo.uri_parser import parse_userinfo, split_hosts, split_options
 from product_sync.errors import ConfigurationError
 
 VARIABLE = "PRODUCT_SERVICE_MONGODB_URL"
-_HINT = "Expected is mongodb://host:27017/shop, where shop is the database."
+_HINT = "Expected: mongodb://host:27017/shop, where shop is the database."
 _SCHEMES = ("mongodb", "mongodb+srv")
 _DATABASE = re.compile(r'[^/\\. "$*<>:|?@\x00]{1,63}')
 _HOST = re.compile(r"[\w.:-]+|/.+", re.ASCII)
@@ -28,10 +28,10 @@ _SECRET_OPTIONS = ("password", "authmechanismproperties")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a URL says, apart from who logs in.
+    """The parts of a URL without its credentials.
 
-    ``display`` has no credentials and no options, its ``hosts`` are in lower case, sorted and with their ports: two
-    spellings of one source are equal. ``options`` are the names that the URL sets, in lower case.
+    ``display`` has no options either. ``hosts`` are sorted, in lower case and with their ports, so two spellings of one
+    source are equal. ``options`` are the names of the options in lower case.
     """
 
     display: str
@@ -41,7 +41,7 @@ class Address:
 
 
 def parse(url: str) -> Address:
-    """Raises `ConfigurationError`, naming the variable and never quoting the URL, for one that cannot be used."""
+    """Raises `ConfigurationError` for an unusable URL. The message names the variable and never quotes the URL."""
     scheme, separator, rest = url.strip().partition("://")
     if not separator or scheme not in _SCHEMES:
         raise _unusable("does not begin with mongodb:// or mongodb+srv://")
@@ -65,10 +65,7 @@ def parse(url: str) -> Address:
 
 
 def without_credentials(url: str) -> str:
-    """The URL for logs, the UI and the state key: scheme, hosts and database, nothing else.
-
-    Raises `ConfigurationError` like `parse`.
-    """
+    """The URL for logs, the UI and the state key: scheme, hosts and database. Raises the errors of `parse`."""
     return parse(url).display
 
 
@@ -106,11 +103,11 @@ def _option_names(options: str) -> frozenset[str]:
     except (DriverConfigurationError, ValueError, TypeError) as error:
         reason = str(error)
     except OSError as error:
-        # It reads the files of tlsCAFile and its like.
+        # The driver reads the file of tlsCAFile here.
         reason = f"{error.filename}: {error.strerror}"
-    # Outside the handler: the driver's error may quote the value, and would else travel along as the context.
+    # Not raised in the handler: the driver's error may quote the value and would be chained to this one.
     if any(secret in options.lower() for secret in _SECRET_OPTIONS):
-        reason = "not shown, as they hold a secret"
+        reason = "not shown, because they contain a secret"
     raise _unusable(f"has options that cannot be used: {reason.rstrip('.')}")
 
 
