@@ -1,8 +1,8 @@
-# All that is needed is Python 3.11 or newer with venv: the environment and the servers are brought along.
-# PYTHON names the interpreter that .venv is made with, WORKERS how many test processes run at once.
+# Needs only Python 3.11 or newer with venv: the targets install the rest, servers included.
+# PYTHON is the interpreter of .venv, WORKERS the number of test processes.
 PYTHON ?= python3
 WORKERS ?= 2
-# PRODUCTS are the sizes of the catalogues that `make bench` measures on, ROUNDS how often, BENCH further options.
+# PRODUCTS are the catalogue sizes of `make bench`, ROUNDS the number of measurements, BENCH further options.
 PRODUCTS ?= 100000 1000000
 ROUNDS ?= 3
 export PYTHON
@@ -13,7 +13,7 @@ export PYTHON
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 10
 
-demo: ## a real sync between a real MongoDB and a real PostgreSQL, from nothing
+demo: ## a sync between a real MongoDB and a real PostgreSQL
 	@scripts/make-venv embedded
 	@.venv/bin/product-sync demo
 
@@ -32,21 +32,21 @@ check: ## lint, format, types, layers
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: ## product_sync against its peers and the floors: docs/benchmarks.md
+bench: ## compare product_sync with other tools: docs/benchmarks.md
 	@scripts/make-venv bench
 	@.venv/bin/python -m product_sync_bench $(PRODUCTS:%=--products %) --rounds $(ROUNDS) $(BENCH)
 
-bench-latency: ## what the target's users feel of a load at each pace: docs/latency.md (ten minutes)
+bench-latency: ## how a load slows down the target's users: docs/latency.md (ten minutes)
 	@scripts/make-venv embedded
 	@.venv/bin/python -m product_sync_bench.latency --rounds $(ROUNDS)
 
-torture: ## the campaigns that try to break the promises: docs/torture (about an hour)
+torture: ## long tests under live traffic, bad documents and faults: docs/torture (about an hour)
 	@scripts/make-venv test
 	.venv/bin/python -m product_sync_torture.live --report docs/torture/live.md
 	.venv/bin/python -m product_sync_torture.documents --report docs/torture/documents.md
 	.venv/bin/python -m product_sync_torture.faults --workers $(WORKERS) --report docs/torture/faults.md
 
-format: ## put the code into the form that `make check` wants
+format: ## format the code as `make check` requires
 	@scripts/make-venv dev
 	.venv/bin/ruff format
 	.venv/bin/ruff check --fix

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Takes the pictures of docs/images again: a shop drifts and is mended, and a browser looks at the Dagster UI.
+"""Takes the pictures of docs/images: creates drift, repairs it, and opens the Dagster UI in a browser.
 
-It needs what no other part of the project does: Chromium, and Playwright and Pillow in the environment:
+It needs Chromium, and Playwright and Pillow in the environment:
 
     .venv/bin/python -m pip install playwright pillow
-    .venv/bin/python scripts/screenshots.py [NAME ...]   # CHROMIUM=/path/to/chromium where it is not on the PATH
+    .venv/bin/python scripts/screenshots.py [NAME ...]   # CHROMIUM=/path/to/chromium if it is not on the PATH
 
-Everything runs on servers of its own in a temporary folder and takes about five minutes. Look at each picture before
-it is committed: a page that has not loaded makes a picture too.
+It uses its own servers in a temporary folder and takes about five minutes. Check each picture before you commit it: a
+page may not have loaded.
 """
 
 from __future__ import annotations
