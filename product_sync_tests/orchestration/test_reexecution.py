@@ -81,11 +81,6 @@ def break_load(shop: Shop, _: pytest.MonkeyPatch) -> Mend:
     return other.close
 
 
-def break_every_batch(shop: Shop, _: pytest.MonkeyPatch) -> Mend:
-    shop.sql("ALTER TABLE product ADD CONSTRAINT broken CHECK (price < 0) NOT VALID")
-    return lambda: shop.sql("ALTER TABLE product DROP CONSTRAINT broken")
-
-
 def break_match(shop: Shop, _: pytest.MonkeyPatch) -> Mend:
     shop.sql("CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.price := 1; RETURN NEW; END $$")
     shop.sql("CREATE TRIGGER spoil BEFORE INSERT OR UPDATE ON product FOR EACH ROW EXECUTE FUNCTION spoil()")
@@ -100,7 +95,6 @@ def break_match(shop: Shop, _: pytest.MonkeyPatch) -> Mend:
         ("product_diff", break_diff),
         ("product_diff_change_is_plausible", break_change_check),
         ("product_load", break_load),
-        ("product_load", break_every_batch),
         ("product_load", break_match),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
