@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from product_sync.errors import ChecksFailed, ConfigurationError, ProductSyncError, SyncOverdue
+from product_sync.errors import ChecksFailed, ConfigurationError, MappingError, ProductSyncError, SyncOverdue
 from product_sync.pipeline.head_start import head_start
 from product_sync.pipeline.written_rows import correct_exit_status
 from product_sync.results import (
@@ -33,13 +33,15 @@ from product_sync.results import (
 )
 from product_sync.runtime.process import no_garbage
 from product_sync.runtime.progress import OnProgress, no_progress
-from product_sync.settings import CHANNELS, MAPPING, SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.schema.definition import SyncDefinition, load_definitions
+from product_sync.settings import CHANNELS, state_root
 from product_sync.state.store import TARGET_ROWS, VERIFIED_TARGET_ROWS
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from product_sync.orchestration.resources import Listener
+    from product_sync.pipeline.databases import Databases
 
 
 class RunArguments(TypedDict, total=False):
@@ -50,7 +52,6 @@ class RunArguments(TypedDict, total=False):
     plan: str | None
     max_plan_age_s: float | None
     max_drift_growth: float | None
-    mapping: str | Path | None
     extra: Literal["report", "delete"] | None
     batch_size: int | None
     batch_delay_ms: int | None
@@ -73,6 +74,7 @@ _LOG = logging.getLogger("product_sync.notify.dispatch")
 
 def sync(
     *,
+    mapping: str | Path | None = None,
     check: bool = False,
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
@@ -82,9 +84,10 @@ def sync(
     """Find what is missing or changed, load it in batches, prove the result.
 
     ``options`` are those of `settings.RunOptions`, which has the units and bounds; what is left out comes from the
-    environment, then the defaults. ``on_progress`` hears of every stage. ``instance`` is where the run is recorded:
-    that of DAGSTER_HOME, or a local one in the state folder. With ``read_ahead`` another process begins to read while
-    this one is still importing Dagster. ``check`` makes a dry run fail with `ChecksFailed` where the sync would be red.
+    environment, then the defaults. ``mapping`` is a mapping file. ``on_progress`` hears of every stage. ``instance`` is
+    where the run is recorded: that of DAGSTER_HOME, or a local one in the state folder. With ``read_ahead`` another
+    process begins to read while this one is still importing Dagster. ``check`` makes a dry run fail with `ChecksFailed`
+    where the sync would be red.
 
     The report's ``failure`` is a `ConfigurationError` or `NotAttempted` if something stood in the way, `ChecksFailed`
     or `LoadStopped` if the result is not what it should be, `SyncCancelled` after SIGINT or SIGTERM; its counts are
@@ -94,13 +97,14 @@ def sync(
     switches, dry_run = _switches(**options), bool(options.get("dry_run"))
     report = SyncReport(dry_run=dry_run, plan_id=options.get("plan"))
     with _notifying(report, "product_sync", instance), _ending(report):
-        _require_settings(switches)
+        definition = _find(mapping)
+        _require_settings(definition, switches)
         if check and not dry_run:
             raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
-        with _running(TARGET_ROWS, switches, on_progress, instance, read_ahead) as (run_id, listener, recorded):
+        with _running(definition, TARGET_ROWS, on_progress, instance, read_ahead) as (run_id, listener, recorded):
             from product_sync.orchestration import run_in_process
 
-            run_in_process.run_sync(recorded, run_id, switches, report, listener)
+            run_in_process.run_sync(definition, recorded, run_id, switches, report, listener)
     if check and report.would_pass is False and report.failure is None:
         # After `_notifying`: the dry run itself has succeeded, so nobody is alerted.
         failed = ", ".join(each.check for each in report.predicted_checks or () if each.would_fail)
@@ -123,22 +127,20 @@ def validate(
     Takes and answers as `sync` does; the failure is `ChecksFailed` where the two sides do not agree.
     """
     switches = _switches(
-        mapping=mapping,
-        settle_seconds=settle_seconds,
-        quarantine_budget=quarantine_budget,
-        accept_source_count=accept_source_count,
+        settle_seconds=settle_seconds, quarantine_budget=quarantine_budget, accept_source_count=accept_source_count
     )
     report = ValidationReport()
     with _notifying(report, "validate_sync", instance), _ending(report):
-        _require_settings(switches)
-        with _running(VERIFIED_TARGET_ROWS, switches, on_progress, instance, read_ahead) as (
+        definition = _find(mapping)
+        _require_settings(definition, switches)
+        with _running(definition, VERIFIED_TARGET_ROWS, on_progress, instance, read_ahead) as (
             run_id,
             listener,
             recorded,
         ):
             from product_sync.orchestration import run_in_process
 
-            run_in_process.run_validation(recorded, run_id, switches, report, listener)
+            run_in_process.run_validation(definition, recorded, run_id, switches, report, listener)
     return report
 
 
@@ -155,15 +157,13 @@ def stats(
     """
     report = StatsReport()
     with _ending(report):
-        source, target = _check_both_addresses()
+        databases = _find_databases(mapping)
         from product_sync.orchestration import past_syncs
         from product_sync.pipeline.pending_diff import CLOCKS_DIFFER
-        from product_sync.pipeline.sync_run import count_both
 
-        counted = count_both(source, target, mapping_path(_environment(mapping)))
-        report.source_count, report.target_count = counted.source, counted.target
+        report.source_count, report.target_count = databases.count()
         with _recording(instance) as recorded:
-            if last := past_syncs.last_successful_sync(recorded, counted.state_key):
+            if last := past_syncs.last_successful_sync(recorded, databases.state_key):
                 report.last_sync_at, report.last_sync_run_id = last.ended_at.isoformat(), last.run_id
         # A success that is still to come is of a clock that was ahead, and says nothing.
         if max_age is not None and (last is None or not -CLOCKS_DIFFER <= datetime.now(UTC) - last.ended_at <= max_age):
@@ -183,12 +183,12 @@ def show(product_id: str, *, mapping: str | Path | None = None) -> ProductReport
     """
     report = ProductReport(id=product_id)
     with _ending(report):
-        _check_both_addresses()
+        databases, root = _find_databases(mapping), state_root(os.environ)
         from product_sync.state.storage_errors import local_storage
         from product_sync.support.show import show_product
 
-        with local_storage(state_root(os.environ)):
-            show_product(report, _environment(mapping))
+        with local_storage(root):
+            show_product(report, databases, root)
     return report
 
 
@@ -200,10 +200,10 @@ def quarantine(*, reasons: Iterable[str] = (), mapping: str | Path | None = None
     """
     report = QuarantineListing()
     with _ending(report):
-        _check_both_addresses()
+        databases = _find_databases(mapping)
         from product_sync.support.quarantine_listing import list_quarantine
 
-        list_quarantine(report, list(reasons), _environment(mapping))
+        list_quarantine(report, databases, state_root(os.environ), list(reasons))
     return report
 
 
@@ -217,41 +217,43 @@ def doctor(*, mapping: str | Path | None = None) -> DoctorReport:
     from product_sync.support.doctor import examine
 
     report = DoctorReport()
-    examine(report, _environment(mapping), check_schedule, check_instance)
+    definition: SyncDefinition | MappingError
+    try:
+        definition = _find(mapping)
+    except MappingError as error:
+        definition = error
+    examine(report, definition, os.environ, check_schedule, check_instance)
     return report
 
 
 def _switches(**options: Unpack[RunArguments]) -> dict[str, Any]:
     """The options as they are recorded with a run. ``None`` says nothing."""
-    given = {**options, "mapping": _absolute(options.get("mapping"))}
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def _absolute(mapping: str | Path | None) -> str | None:
-    """As it is recorded with a run, which may be executed again in another folder."""
-    return None if mapping is None else str(Path(mapping).expanduser().absolute())
+def _find(mapping: str | Path | None) -> SyncDefinition:
+    """The sync of this mapping file, else of the environment's."""
+    [definition] = load_definitions(os.environ, mapping)
+    return definition
 
 
-def _environment(mapping: str | Path | None) -> Mapping[str, str]:
-    """The variables of this process, with this mapping file if one is given."""
-    return os.environ if mapping is None else {**os.environ, MAPPING: str(_absolute(mapping))}
-
-
-def _require_settings(switches: Mapping[str, Any]) -> None:
+def _require_settings(definition: SyncDefinition, switches: Mapping[str, Any]) -> None:
     """Refuse settings that cannot be used before anything is opened or recorded."""
     with no_garbage():
         from product_sync.pipeline.preconditions import require_settings
 
-    require_settings(os.environ, switches)
+    require_settings(definition, os.environ, switches)
 
 
-def _check_both_addresses() -> tuple[SourceAddress, TargetAddress]:
-    """Name a variable that is not set or cannot be an address, before anything is opened or recorded."""
-    source, target = SourceAddress.from_environment(os.environ), TargetAddress.from_environment(os.environ)
-    from product_sync.sources import mongodb
+def _find_databases(mapping: str | Path | None) -> Databases:
+    """Those of `_find`. A variable that is not set, or cannot be an address, is refused here."""
+    definition = _find(mapping)
+    from product_sync.pipeline.databases import Databases
+    from product_sync.pipeline.preconditions import address_checks
 
-    mongodb.check_address(source.url, user=source.user, password=source.password)
-    return source, target
+    for check in address_checks(definition):
+        check(os.environ)
+    return Databases.of(definition, os.environ)
 
 
 @contextmanager
@@ -299,8 +301,8 @@ def _has_channels() -> bool:
 
 @contextmanager
 def _running(
+    definition: SyncDefinition,
     target_file: str,
-    switches: Mapping[str, Any],
     on_progress: OnProgress,
     instance: dg.DagsterInstance | None,
     read_ahead: bool,
@@ -308,7 +310,7 @@ def _running(
     """The id of a new run, who listens to it, and where it is recorded. ``target_file`` is what it calls its reading
     of the target."""
     run_id = str(uuid.uuid4())
-    with head_start(run_id, target_file, switches.get("mapping")) if read_ahead else nullcontext() as begun:
+    with head_start(definition, run_id, target_file) if read_ahead else nullcontext() as begun:
         with no_garbage():
             from product_sync.orchestration import run_in_process  # noqa: F401 - all that the run will need
             from product_sync.orchestration.resources import Listener

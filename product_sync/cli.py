@@ -34,6 +34,7 @@ from product_sync.results import (
 from product_sync.runtime import hints, output_streams, signals
 from product_sync.runtime.process import end_at_once
 from product_sync.runtime.typed_settings import Setting
+from product_sync.schema.definition import MAPPING
 from product_sync.settings import RunOptions
 
 _REPORTS: dict[str, type[Report]] = {
@@ -77,7 +78,7 @@ def _run_option(option: Setting) -> Callable[[_Command], _Command]:
     return click.option(option.flag, option.name, type=kind, metavar=metavar, help=option.help)
 
 
-_mapping_option = _run_options("mapping")
+_mapping_option = click.option("--mapping", metavar="FILE", help=f"Mapping file  [{MAPPING}]")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 
 
@@ -102,6 +103,7 @@ def cli() -> None:
 
 @cli.command()
 @_run_options()
+@_mapping_option
 @click.option("--check", is_flag=True, help="With --dry-run: exit 1 if a sync would fail its checks.")
 @_json_option
 def sync(as_json: bool, **options: Any) -> None:
@@ -118,7 +120,8 @@ def sync(as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@_run_options("mapping", "settle_seconds", "accept_source_count", "quarantine_budget")
+@_run_options("settle_seconds", "accept_source_count", "quarantine_budget")
+@_mapping_option
 @_json_option
 def validate(as_json: bool, **options: Any) -> None:
     """Read both sides afresh and compare them. Writes nothing."""

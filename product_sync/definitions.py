@@ -9,8 +9,11 @@ import os
 import dagster as dg
 
 from product_sync.orchestration.build import build_definitions
+from product_sync.schema.definition import load_definitions
 from product_sync.settings import PageSettings, ScheduleSettings
 
 defs: dg.Definitions = build_definitions(
-    schedule=ScheduleSettings.from_environment(os.environ), pages=PageSettings.from_environment(os.environ)
+    load_definitions(os.environ),
+    schedule=ScheduleSettings.from_environment(os.environ),
+    pages=PageSettings.from_environment(os.environ),
 )

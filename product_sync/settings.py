@@ -21,15 +21,13 @@ from pydantic import AfterValidator, BeforeValidator
 from product_sync.errors import ConfigurationError
 from product_sync.load.pacing import MAX_BATCH_SIZE, MAX_PAUSE_MS
 from product_sync.runtime.typed_settings import Environment, Settings, WebAddress, WebFolder, absolute_path, setting
-from product_sync.schema.mapping import DEFAULT_MAPPING
+from product_sync.schema.definition import SourceSpec, TargetSpec
 
-SOURCE_URL, SOURCE_USER, SOURCE_PASSWORD = "PRODUCT_SERVICE_MONGODB_URL", "MONGO_USER", "MONGO_PASSWORD"
-TARGET_URL = "CART_DB_URL"
 BATCH_SIZE, BATCH_DELAY_MS = "SYNC_BATCH_SIZE", "SYNC_BATCH_DELAY_MS"
 PACING = "SYNC_PACING"
 QUARANTINE_BUDGET = "SYNC_QUARANTINE_BUDGET"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
-STATE, MAPPING = "PRODUCT_SYNC_STATE", "PRODUCT_SYNC_MAPPING"
+STATE = "PRODUCT_SYNC_STATE"
 DAGSTER_HOME = "DAGSTER_HOME"
 FRESH_MINUTES, OWNERS, DOCS_URL = "PRODUCT_SYNC_FRESH_MINUTES", "PRODUCT_SYNC_OWNERS", "PRODUCT_SYNC_DOCS_URL"
 ALERT_URLS, UI_URL = "PRODUCT_SYNC_ALERT_URLS", "PRODUCT_SYNC_UI_URL"
@@ -59,9 +57,9 @@ class SourceAddress:
         return "SourceAddress(…)"
 
     @classmethod
-    def from_environment(cls, env: Environment) -> SourceAddress:
-        url = _required(env, SOURCE_URL, "mongodb://host:27017/shop")
-        return cls(url, env.get(SOURCE_USER) or None, env.get(SOURCE_PASSWORD) or None)
+    def from_environment(cls, env: Environment, source: SourceSpec) -> SourceAddress:
+        url = _required(env, source.url_variable, "mongodb://host:27017/shop")
+        return cls(url, env.get(source.user_variable) or None, env.get(source.password_variable) or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +72,8 @@ class TargetAddress:
         return "TargetAddress(…)"
 
     @classmethod
-    def from_environment(cls, env: Environment) -> TargetAddress:
-        return cls(_required(env, TARGET_URL, "postgresql://user@host:5432/cart"))
+    def from_environment(cls, env: Environment, target: TargetSpec) -> TargetAddress:
+        return cls(_required(env, target.url_variable, "postgresql://user@host:5432/cart"))
 
 
 def _run_id(text: str | None) -> str | None:
@@ -100,9 +98,6 @@ class RunOptions(Settings):
     )
     max_drift_growth: float = setting(
         0.2, "Refuse a plan if the drift has grown by more than this share since then", "share of the plan", ge=0
-    )
-    mapping: str | None = setting(
-        None, "Mapping file, as the process of the run sees it", "file", form="the path of a file", variable=MAPPING
     )
     extra: Literal["report", "delete"] = setting("report", "Report or delete the rows that only the target has")
     batch_size: int = setting(100, "Most rows per transaction", "rows", variable=BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE)
@@ -229,11 +224,6 @@ class NotificationSettings(Settings):
         return "NotificationSettings(…)"
 
     __str__ = __repr__
-
-
-def mapping_path(env: Environment, mapping: str | None = None) -> Path:
-    """``mapping``, if given; else that of the environment; else the package's own."""
-    return Path(mapping or env.get(MAPPING) or DEFAULT_MAPPING)
 
 
 def state_root(env: Environment) -> Path:

@@ -6,7 +6,7 @@ import struct
 from collections import abc
 from typing import Any
 
-from product_sync.schema.mapping import Mapping
+from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import ColumnType, TableColumn, TargetTable, TypeName
 from product_sync.schema.row_schema import RowSchema, bind
 
@@ -32,8 +32,8 @@ def table_of(columns: abc.Mapping[str, ColumnType | None], *, nullable: bool = T
     )
 
 
-def mapping_of(columns: dict[str, dict[str, Any]]) -> Mapping:
-    return Mapping.model_validate(
+def mapping_of(columns: dict[str, dict[str, Any]]) -> SyncDefinition:
+    return SyncDefinition.model_validate(
         {
             "source": {"collection": "products"},
             "target": {"table": "product"},

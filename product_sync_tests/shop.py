@@ -6,6 +6,7 @@ recorded, and what the two databases hold afterwards.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.resources import Listener
 from product_sync.runtime.progress import OnProgress, no_progress
+from product_sync.schema.definition import load_definitions
 
 #: Quick settings for tests; each can be overridden by a run.
 QUICK = {"batch_delay_ms": 0, "settle_seconds": 0.0, "lock_wait_s": 0.0}
@@ -63,6 +65,11 @@ def record_run(
     )
     instance.add_run(run)
     return run.run_id
+
+
+def project(**settings: Any) -> dg.Definitions:
+    """What Dagster would load with the variables of this process."""
+    return build_definitions(load_definitions(os.environ), **settings)
 
 
 @dataclass
@@ -159,7 +166,7 @@ class Shop:
 
     def frame(self, asset: str) -> pd.DataFrame:
         """The asset as a notebook would load it."""
-        frame = build_definitions().load_asset_value(asset, instance=self.instance)
+        frame = project().load_asset_value(asset, instance=self.instance)
         assert isinstance(frame, pd.DataFrame)
         return frame
 
@@ -180,7 +187,7 @@ class Shop:
         **switches: Any,
     ) -> Outcome:
         """Run a job in this process. ``switches`` are those of the ``sync`` resource, ``config`` the rest."""
-        definition = build_definitions(listener=Listener(on_progress)).resolve_job_def(job)
+        definition = project(listener=Listener(on_progress)).resolve_job_def(job)
         sync = {"resources": {"sync": {"config": {**QUICK, **switches}}}}
         result = definition.execute_in_process(
             instance=self.instance, run_config={**sync, **(config or {})}, tags=tags, raise_on_error=False
@@ -189,7 +196,7 @@ class Shop:
 
     def materialize(self, *assets: str, **switches: Any) -> Outcome:
         """As the UI's Materialize button does with these assets selected."""
-        definition = build_definitions().resolve_implicit_global_asset_job_def()
+        definition = project().resolve_implicit_global_asset_job_def()
         result = definition.execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(name) for name in assets],

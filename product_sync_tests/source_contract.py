@@ -16,7 +16,7 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from product_sync.errors import SourceMissing
-from product_sync.schema.mapping import load_mapping
+from product_sync.schema.definition import load_definition
 from product_sync.schema.ports import Source
 from product_sync.schema.records import (
     ColumnType,
@@ -49,7 +49,7 @@ def product_row_schema(collection: str = "products") -> RowSchema:
         "quantity": TypeName.INTEGER,
     }
     columns = tuple(TableColumn(name, str(type_), ColumnType(type_), False, False) for name, type_ in types.items())
-    mapping = load_mapping()
+    mapping = load_definition()
     source = mapping.source.model_copy(update={"collection": collection})
     return bind(mapping.model_copy(update={"source": source}), TargetTable("public", "product", columns, ("id",)))
 

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 import pytest
 
 from product_sync.errors import RowsExcluded, RowsRefused
-from product_sync.schema.mapping import ColumnSpec, SourceSpec, TargetSpec
-from product_sync.schema.mapping import Mapping as SyncMapping
+from product_sync.schema.definition import ColumnSpec, SourceSpec, SyncDefinition, TargetSpec
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 from product_sync.schema.ports import TargetReader, TargetWriter, WriteBatch, Written
 from product_sync.schema.records import ColumnType, TableColumn, TargetTable, TypeName
@@ -140,7 +139,7 @@ def every_type_layout(*, not_updated: Sequence[str] = ()) -> RowSchema:
         for name in EVERY_TYPE
     }
     target = TargetSpec(table="everything")
-    mapping = SyncMapping(source=SourceSpec(collection="products"), target=target, columns=specs)
+    mapping = SyncDefinition(source=SourceSpec(collection="products"), target=target, columns=specs)
     return bind(mapping, TargetTable("public", "everything", columns, ("id",)))
 
 

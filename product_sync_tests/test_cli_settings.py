@@ -18,7 +18,6 @@ from product_sync_tests.market import Market
 PLAN = "00000000-0000-4000-8000-000000000000"
 #: Each setting as a person types it, and what comes of it. ``--no-probe`` and ``--delay-ms`` are told otherwise.
 TYPED: dict[str, tuple[list[str], Any]] = {
-    "mapping": (["--mapping", "m.yaml"], "m.yaml"),
     "dry_run": (["--dry-run"], True),
     "batch_size": (["--batch-size", "7"], 7),
     "batch_delay_ms": (["--delay-ms", "0"], 0),
@@ -82,7 +81,7 @@ def test_a_flag_of_sync_reaches_its_setting_and_no_other(name: str, called: Call
         assert called[other] == left_out[other] in (None, False), other
 
 
-@pytest.mark.parametrize("name", ["mapping", "settle_seconds", "accept_source_count", "quarantine_budget"])
+@pytest.mark.parametrize("name", ["settle_seconds", "accept_source_count", "quarantine_budget"])
 def test_validate_takes_those_that_concern_it(name: str, called: Called) -> None:
     flags, value = TYPED[name]
     typed("validate", *flags)
@@ -102,7 +101,7 @@ def test_another_form_of_that_age_is_named_and_refused(text: str) -> None:
     assert f"Invalid value for '--max-age': {text!r} is not a number with s, m, h or d" in refused.output
 
 
-@pytest.mark.parametrize("name", sorted(TYPED.keys() - {"mapping", "dry_run"}))
+@pytest.mark.parametrize("name", sorted(TYPED.keys() - {"dry_run"}))
 def test_the_function_behind_it_refuses_a_value_that_cannot_be_by_name(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from product_sync.errors import ConfigurationError
-from product_sync.schema.mapping import DEFAULT_MAPPING
+from product_sync.schema.definition import SourceSpec, load_definition
 from product_sync.settings import (
     NotificationSettings,
     RunOptions,
     ScheduleSettings,
     SourceAddress,
     TargetAddress,
-    mapping_path,
     state_root,
 )
 
@@ -132,13 +131,15 @@ class TestAddresses:
 
     def test_an_empty_user_or_password_counts_as_none(self) -> None:
         env = {"PRODUCT_SERVICE_MONGODB_URL": " mongodb://h/shop ", "MONGO_USER": "", "MONGO_PASSWORD": ""}
-        assert SourceAddress.from_environment(env) == SourceAddress("mongodb://h/shop")
+        assert SourceAddress.from_environment(env, load_definition().source) == SourceAddress("mongodb://h/shop")
 
-    @pytest.mark.parametrize("address", [SourceAddress, TargetAddress])
-    def test_one_that_is_not_set_is_named_with_its_form(self, address: type[SourceAddress | TargetAddress]) -> None:
-        with pytest.raises(ConfigurationError, match="is not set") as caught:
-            address.from_environment({})
-        assert "://" in caught.value.hint
+    def test_one_that_is_not_set_is_named_with_its_form(self) -> None:
+        with pytest.raises(ConfigurationError, match="SHOP_URL is not set") as caught:
+            SourceAddress.from_environment({}, SourceSpec(collection="products", url_variable="SHOP_URL"))
+        assert "SHOP_URL=mongodb://" in caught.value.hint
+        with pytest.raises(ConfigurationError, match="CART_DB_URL is not set") as caught:
+            TargetAddress.from_environment({}, load_definition().target)
+        assert "CART_DB_URL=postgresql://" in caught.value.hint
 
 
 class TestFolders:
@@ -152,10 +153,6 @@ class TestFolders:
     def test_else_in_the_user_s_state_folder(self, tmp_path: Path) -> None:
         assert state_root({"XDG_STATE_HOME": str(tmp_path)}) == tmp_path / "product_sync"
         assert state_root({}) == Path.home() / ".local" / "state" / "product_sync"
-
-    def test_the_mapping_is_the_package_s_own_unless_one_is_named(self) -> None:
-        assert mapping_path({}) == mapping_path({"PRODUCT_SYNC_MAPPING": ""}) == DEFAULT_MAPPING
-        assert mapping_path({"PRODUCT_SYNC_MAPPING": "mine.yaml"}) == Path("mine.yaml")
 
 
 class TestNotificationSettings:

@@ -7,16 +7,8 @@ import sys
 from pathlib import Path
 
 from product_sync.embedded.servers import Servers
-from product_sync.settings import (
-    MAPPING,
-    REPORTS_URL,
-    SOURCE_PASSWORD,
-    SOURCE_URL,
-    SOURCE_USER,
-    STATE,
-    TARGET_URL,
-    UI_URL,
-)
+from product_sync.schema.definition import MAPPING, SOURCE_PASSWORD, SOURCE_URL, SOURCE_USER, TARGET_URL
+from product_sync.settings import REPORTS_URL, STATE, UI_URL
 
 #: The state folder of the Dagster instance, below the servers' folder (`state_root`).
 STATE_FOLDER = Path("dagster", "product_sync_state")

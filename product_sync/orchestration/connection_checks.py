@@ -12,6 +12,7 @@ import dagster as dg
 
 from product_sync.notify.alerts import Level
 from product_sync.orchestration import names
+from product_sync.schema.definition import SyncDefinition
 
 if TYPE_CHECKING:
     from product_sync.support.health import ConnectionHealth
@@ -36,21 +37,24 @@ _SPECS = {
 }
 
 
-@dg.multi_asset_check(name="connections", specs=list(_SPECS.values()), can_subset=True)
-def connections(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-    """Checks both connections now."""
-    from product_sync.support.health import check_both_sides
+def connections(definition: SyncDefinition) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(name="connections", specs=list(_SPECS.values()), can_subset=True)
+    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        """Checks both connections now."""
+        from product_sync.support.health import check_both_sides
 
-    for evaluation in evaluations(check_both_sides(os.environ)):
-        if evaluation.asset_check_key in context.selected_asset_check_keys:
-            yield dg.AssetCheckResult(
-                passed=evaluation.passed,
-                check_name=evaluation.check_name,
-                asset_key=evaluation.asset_key,
-                severity=evaluation.severity,
-                description=evaluation.description,
-                metadata=evaluation.metadata,
-            )
+        for evaluation in evaluations(check_both_sides(definition, os.environ)):
+            if evaluation.asset_check_key in context.selected_asset_check_keys:
+                yield dg.AssetCheckResult(
+                    passed=evaluation.passed,
+                    check_name=evaluation.check_name,
+                    asset_key=evaluation.asset_key,
+                    severity=evaluation.severity,
+                    description=evaluation.description,
+                    metadata=evaluation.metadata,
+                )
+
+    return check
 
 
 def evaluations(sides: "Sequence[ConnectionHealth]") -> list[dg.AssetCheckEvaluation]:

@@ -17,6 +17,7 @@ from product_sync.notify.dispatch import send_updates
 from product_sync.orchestration.connection_checks import evaluations
 from product_sync.orchestration.names import HEALTH
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
+from product_sync.schema.definition import SyncDefinition
 
 if TYPE_CHECKING:
     from product_sync.support.health import ConnectionHealth
@@ -53,31 +54,35 @@ class HealthState:
         return True
 
 
-@dg.sensor(
-    name="product_sync_health",
-    minimum_interval_seconds=300,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description=(
-        "Checks both connections, the estimated counts and the replication, also during a load, and sends alerts about"
-        " failures and recovery. The page of the asset `health` has the results. A server that is down turns its asset"
-        " red. See docs/health.md"
-    ),
-)
-@notifies_of_its_errors("product_sync_health")
-def product_sync_health_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    from product_sync.support.health import check_both_sides
-
-    state = HealthState.read(context.cursor)
-    sides = check_both_sides(os.environ)
-    now = time.time()
-    channels = resolve_channels(os.environ)
-    result = send_updates(state.alerts, [side.status_update(now) for side in sides], channels.settings, context.log)
-    records = state.must_record({side.side: str(side.level) for side in sides}, now)
-    return dg.SensorResult(
-        skip_reason=" ".join([*(side.text for side in sides), str(result), *map(str, channels.mistakes.values())]),
-        cursor=state.write(),
-        asset_events=[_observation(sides), *evaluations(sides)] if records else [],
+def health_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="product_sync_health",
+        minimum_interval_seconds=300,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Checks both connections, the estimated counts and the replication, also during a load, and sends alerts"
+            " about failures and recovery. The page of the asset `health` has the results. A server that is down turns"
+            " its asset red. See docs/health.md"
+        ),
     )
+    @notifies_of_its_errors("product_sync_health")
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        from product_sync.support.health import check_both_sides
+
+        state = HealthState.read(context.cursor)
+        sides = check_both_sides(definition, os.environ)
+        now = time.time()
+        channels = resolve_channels(os.environ)
+        updates = [side.status_update(now) for side in sides]
+        result = send_updates(state.alerts, updates, channels.settings, context.log)
+        records = state.must_record({side.side: str(side.level) for side in sides}, now)
+        return dg.SensorResult(
+            skip_reason=" ".join([*(side.text for side in sides), str(result), *map(str, channels.mistakes.values())]),
+            cursor=state.write(),
+            asset_events=[_observation(sides), *evaluations(sides)] if records else [],
+        )
+
+    return sensor
 
 
 def _observation(sides: "list[ConnectionHealth]") -> dg.AssetObservation:

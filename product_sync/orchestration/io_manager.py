@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from product_sync.orchestration.names import DIFF, LOAD, QUARANTINE, SOURCE_SNAPSHOT, TARGET_SNAPSHOT
-from product_sync.pipeline.sync_run import resolve_row_schema, state_key
-from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.pipeline.databases import Databases
+from product_sync.schema.definition import SyncDefinition
+from product_sync.settings import state_root
 from product_sync.state import store
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder, keys_with
@@ -31,6 +32,8 @@ _FILES = {
 class ParquetIOManager(dg.ConfigurableIOManager):
     """Loads the newest file of an asset: one run writes at a time, so in a run that is the run's own."""
 
+    definition: dg.ResourceDependency[SyncDefinition]
+
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """The steps hand over no values; see the module."""
         raise dg.DagsterInvariantViolationError(
@@ -47,7 +50,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             raise dg.DagsterInvariantViolationError(
                 f"{name} is only recorded and holds no rows to load; these do: {', '.join(_FILES)}."
             )
-        path = _newest_file(root, _FILES[name])
+        path = _newest_file(self.definition, root, _FILES[name])
         if path is None:
             raise dg.DagsterInvariantViolationError(
                 f"{name} has no file under {root}. Materialise it first, with the same PRODUCT_SYNC_STATE."
@@ -57,11 +60,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             return pd.DataFrame([store.read_json(path)]) if path.suffix == ".json" else pd.read_parquet(path)
 
 
-def _newest_file(root: Path, name: str) -> Path | None:
+def _newest_file(definition: SyncDefinition, root: Path, name: str) -> Path | None:
     """Asks the databases which state is meant only where there are several: a notebook may not reach them."""
     keys = keys_with(root, name)
     if len(keys) > 1:
-        target = TargetAddress.from_environment(os.environ)
-        row_schema = resolve_row_schema(target, mapping_path(os.environ))
-        keys = [state_key(SourceAddress.from_environment(os.environ), target, row_schema)]
+        keys = [Databases.of(definition, os.environ).state_key]
     return StateFolder(root, keys[0]).newest_file(name) if keys else None

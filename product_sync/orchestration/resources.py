@@ -22,13 +22,14 @@ from product_sync.orchestration.executor import shares_one_process
 from product_sync.orchestration.progress_events import record_progress
 from product_sync.orchestration.run_heartbeat import Heartbeat
 from product_sync.orchestration.step_errors import own_errors
+from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.head_start import HeadStart
-from product_sync.pipeline.sync_run import SyncRun, both_sides, open_sync_run, require_writable, resolve_row_schema
+from product_sync.pipeline.sync_run import SyncRun, open_sync_run, require_writable
 from product_sync.runtime import signals
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.runtime.typed_settings import Setting
-from product_sync.schema.row_schema import RowSchema
-from product_sync.settings import RunOptions, SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.schema.definition import SyncDefinition
+from product_sync.settings import RunOptions, state_root
 
 _TYPES: Mapping[Any, Any] = {bool: dg.BoolSource, int: dg.IntSource, float: float, str: dg.StringSource}
 
@@ -64,12 +65,14 @@ class Listener:
 class RunResource:
     """The options of a run, and what its steps in this process share."""
 
-    def __init__(self, listener: Listener, given: Mapping[str, Any], run: dg.DagsterRun | None) -> None:
+    def __init__(
+        self, definition: SyncDefinition, listener: Listener, given: Mapping[str, Any], run: dg.DagsterRun | None
+    ) -> None:
+        self._definition = definition
         self._listener = listener
         self._given = {**given, "dry_run": _is_dry(given, run)}
-        self._row_schema: RowSchema | None = None
+        self._databases: Databases | None = None
         self._heartbeat = Heartbeat()
-        self._has_opened = False
         self._is_admitted = False
 
     @contextmanager
@@ -107,7 +110,7 @@ class RunResource:
         with own_errors(context.log, lambda: run_log.interrupted(sync_run.loaded_so_far() if sync_run else None)):
             sync_run = self._open(context)
             if begins and not self._is_admitted and _will_load(context) and not sync_run.settings.dry_run:
-                require_writable(sync_run.target_address, sync_run.row_schema)
+                require_writable(sync_run.databases)
                 self._is_admitted = True
             yield sync_run
 
@@ -115,20 +118,16 @@ class RunResource:
         """The target table is reflected once: all steps of a process see the same columns, and reflecting costs a tenth
         of a second."""
         require_channels(os.environ)
-        source, target = SourceAddress.from_environment(os.environ), TargetAddress.from_environment(os.environ)
         options = RunOptions.resolve(os.environ, self._given)
-        mapping = mapping_path(os.environ, options.mapping)
-        if not self._has_opened:
-            context.log.info(run_log.opening(context.run, options, both_sides(source, target, mapping)))
-            self._has_opened = True
-        if self._row_schema is None:
-            self._row_schema = resolve_row_schema(target, mapping, self._listener.head_start)
+        if self._databases is None:
+            self._databases = Databases.of(self._definition, os.environ)
+            context.log.info(run_log.opening(context.run, options, str(self._databases)))
+            if self._listener.head_start:
+                self._listener.head_start.give_row_schema(self._databases)
         report = self._reporting(context.log.info, context.op_execution_context.log_event)
         return open_sync_run(
-            source,
-            target,
+            self._databases,
             options,
-            self._row_schema,
             state_root=state_root(os.environ),
             run_id=context.run.run_id,
             on_progress=self._heartbeat.of_step(context.op_execution_context.op.name, report),
@@ -145,12 +144,12 @@ class RunResource:
 SyncResource = dg.ResourceParam[RunResource]
 
 
-def sync_resource(listener: Listener) -> dg.ResourceDefinition:
+def sync_resource(definition: SyncDefinition, listener: Listener) -> dg.ResourceDefinition:
     """The resource ``sync``, as Dagster shows and configures it."""
 
     @dg.resource(config_schema=RUN_CONFIG, description="The options of a run. The environment holds the others.")
     def sync(context: dg.InitResourceContext) -> Iterator[RunResource]:
-        with RunResource(listener, context.resource_config, context.run).at_work(context) as resource:
+        with RunResource(definition, listener, context.resource_config, context.run).at_work(context) as resource:
             yield resource
 
     return sync

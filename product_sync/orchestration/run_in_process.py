@@ -26,11 +26,13 @@ from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.resources import Listener
 from product_sync.orchestration.schedules import check_schedule
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
-from product_sync.pipeline.lock_wait import wait_until_lock_is_free
-from product_sync.pipeline.sync_run import lock_holder
+from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.sync_run import WAIT_STAGE
 from product_sync.results import ExclusionReport, PredictedCheck, SyncReport, ValidationReport
 from product_sync.runtime import hints
-from product_sync.settings import ReportSettings, RunOptions, TargetAddress, mapping_path
+from product_sync.runtime.progress import waiting
+from product_sync.schema.definition import SyncDefinition
+from product_sync.settings import ReportSettings, RunOptions
 
 #: What a load counts as it goes.
 _DONE = (
@@ -45,6 +47,7 @@ _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
 def run_sync(
+    definition: SyncDefinition,
     instance: dg.DagsterInstance,
     run_id: str,
     switches: Mapping[str, Any],
@@ -53,18 +56,22 @@ def run_sync(
 ) -> None:
     """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
     check_schedule(os.environ)
-    target, mapping = TargetAddress.from_environment(os.environ), mapping_path(os.environ, switches.get("mapping"))
-    holder = lock_holder(target, mapping, listener.head_start)
+    databases = Databases.of(definition, os.environ)
+    if listener.head_start:
+        listener.head_start.give_row_schema(databases)
+    # A table that does not fit is refused before a run is recorded.
+    _ = databases.row_schema
+    holder = databases.lock_holder()
     reap_dead_runs(instance, lock_is_free=lambda: holder is None)
     if holder is not None and not report.dry_run:
         wait_s = RunOptions.resolve(os.environ, switches).lock_wait_s
-        wait_until_lock_is_free(target, mapping, wait_s, listener.on_progress, listener.head_start)
+        databases.wait_until_lock_is_free(wait_s, lambda note: listener.on_progress(waiting(WAIT_STAGE, note)))
         # What was read while the other sync was writing is out of date.
         listener = listener.without_head_start()
     config = {**switches, "loggers": _QUIET}
     report.run_id = run_id
     try:
-        _execute(instance, names.SYNC_JOB, config, run_id, listener)
+        _execute(definition, instance, names.SYNC_JOB, config, run_id, listener)
     finally:
         # First, because the run's record may not be readable: its disk may be full, its server gone.
         _tell_load(report, listener.loads)
@@ -91,6 +98,7 @@ def run_sync(
 
 
 def run_validation(
+    definition: SyncDefinition,
     instance: dg.DagsterInstance,
     run_id: str,
     switches: Mapping[str, Any],
@@ -100,7 +108,7 @@ def run_validation(
     """Run the job of checks only and fill ``report``. Raises what ended the run early."""
     config = {**switches, "loggers": _QUIET}
     try:
-        _execute(instance, names.VALIDATE_JOB, config, run_id, listener)
+        _execute(definition, instance, names.VALIDATE_JOB, config, run_id, listener)
     finally:
         recorded = _Recorded(instance, run_id)
         if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
@@ -118,13 +126,14 @@ def run_validation(
 
 
 def _execute(
+    definition: SyncDefinition,
     instance: dg.DagsterInstance,
     job_name: str,
     config: Mapping[str, Any],
     run_id: str,
     listener: Listener,
 ) -> None:
-    job = build_definitions(listener=listener).resolve_job_def(job_name)
+    job = build_definitions([definition], listener=listener).resolve_job_def(job_name)
     try:
         job.execute_in_process(instance=instance, run_id=run_id, run_config=dict(config), tags=process_tags())
     except dg.DagsterInvalidConfigError as error:

@@ -7,10 +7,13 @@ import dagster as dg
 from product_sync.errors import ConfigurationError, ProductSyncError
 from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
-from product_sync.pipeline.lock_wait import lock_is_free_now
+from product_sync.pipeline.databases import Databases
 from product_sync.runtime.typed_settings import Environment
-from product_sync.settings import CRON, ScheduleSettings, TargetAddress, mapping_path
+from product_sync.schema.definition import SyncDefinition
+from product_sync.settings import CRON, ScheduleSettings
 
+#: Seconds that a schedule may spend on connecting.
+_CONNECT_WITHIN_S = 5.0
 #: Dagster's own tags of a run that no person has launched.
 _LAUNCHED_BY = ("dagster/schedule_name", "dagster/sensor_name")
 
@@ -40,45 +43,50 @@ def is_automatic(run: dg.DagsterRun) -> bool:
     return any(tag in run.tags for tag in _LAUNCHED_BY)
 
 
-def lock_holder_now() -> str | None:
+def lock_holder_now(definition: SyncDefinition) -> str | None:
     """Who holds the sync's lock. ``None`` also where that cannot be told: the run will meet the cause and say it."""
     try:
-        return lock_is_free_now(TargetAddress.from_environment(os.environ), mapping_path(os.environ))
+        return Databases.of(definition, os.environ).lock_holder(within_s=_CONNECT_WITHIN_S)
     except ProductSyncError:
         return None
 
 
 def check_schedule(env: Environment) -> None:
     """Raise `ConfigurationError` for a cron expression that Dagster does not take."""
-    sync_schedule(ScheduleSettings.from_environment(env))
+    _require_cron(ScheduleSettings.from_environment(env).cron)
 
 
-def sync_schedule(settings: ScheduleSettings) -> dg.ScheduleDefinition:
+def _require_cron(cron: str) -> None:
+    try:
+        dg.ScheduleDefinition(name="trial", job_name="trial", cron_schedule=cron)
+    except dg.DagsterInvalidDefinitionError as error:
+        raise ConfigurationError(
+            f"{CRON} is {cron!r}.", hint="Expected: a cron expression of five fields, such as `*/10 * * * *`."
+        ) from error
+
+
+def sync_schedule(definition: SyncDefinition, settings: ScheduleSettings) -> dg.ScheduleDefinition:
     """The schedule of the sync job. Raises `ConfigurationError` for a cron expression that Dagster does not take."""
+    _require_cron(settings.cron)
 
     @notifies_of_its_errors("product_sync_schedule")
     def run_unless_one_is_in_flight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         if unfinished := unfinished_runs(context.instance):
             run = unfinished[0].dagster_run
             return dg.SkipReason(f"Run {run.run_id} is {run.status.value.lower()}; the next tick looks again.")
-        if holder := lock_holder_now():
+        if holder := lock_holder_now(definition):
             return dg.SkipReason(f"Another sync holds the lock: {holder}; the next tick looks again.")
         return dg.RunRequest()
 
-    try:
-        return dg.ScheduleDefinition(
-            name="product_sync_schedule",
-            job_name=SYNC_JOB,
-            cron_schedule=settings.cron,
-            execution_timezone=settings.time_zone,
-            execution_fn=run_unless_one_is_in_flight,
-            default_status=(dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED),
-            description=(
-                "Runs the sync and skips a tick while one is queued or in progress. Set by SYNC_CRON_SCHEDULE, TIMEZONE"
-                " and ENABLE_SCHEDULER."
-            ),
-        )
-    except dg.DagsterInvalidDefinitionError as error:
-        raise ConfigurationError(
-            f"{CRON} is {settings.cron!r}.", hint="Expected: a cron expression of five fields, such as `*/10 * * * *`."
-        ) from error
+    return dg.ScheduleDefinition(
+        name="product_sync_schedule",
+        job_name=SYNC_JOB,
+        cron_schedule=settings.cron,
+        execution_timezone=settings.time_zone,
+        execution_fn=run_unless_one_is_in_flight,
+        default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
+        description=(
+            "Runs the sync and skips a tick while one is queued or in progress. Set by SYNC_CRON_SCHEDULE, TIMEZONE"
+            " and ENABLE_SCHEDULER."
+        ),
+    )

@@ -10,23 +10,26 @@ from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.orchestration.dead_runs import reap_dead_runs
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
-from product_sync.pipeline.sync_run import lock_holder
-from product_sync.settings import TargetAddress, mapping_path
+from product_sync.pipeline.databases import Databases
+from product_sync.schema.definition import SyncDefinition
 
 
-@dg.sensor(
-    name="reap_dead_runs",
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Marks syncs whose process was killed as failed, so that the queue and the schedule go on.",
-)
-@notifies_of_its_errors("reap_dead_runs")
-def reap_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    reaped = reap_dead_runs(
-        context.instance,
-        lock_is_free=lambda: lock_holder(TargetAddress.from_environment(os.environ), mapping_path(os.environ)) is None,
+def reap_dead_runs_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="reap_dead_runs",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Marks syncs whose process was killed as failed, so that the queue and the schedule go on.",
     )
-    return dg.SkipReason(f"Marked as failed: {', '.join(reaped)}." if reaped else "No dead run.")
+    @notifies_of_its_errors("reap_dead_runs")
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        reaped = reap_dead_runs(
+            context.instance,
+            lock_is_free=lambda: Databases.of(definition, os.environ).lock_holder() is None,
+        )
+        return dg.SkipReason(f"Marked as failed: {', '.join(reaped)}." if reaped else "No dead run.")
+
+    return sensor
 
 
 @dg.sensor(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
 
     from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
+    from product_sync.pipeline.databases import Databases
+    from product_sync.schema.definition import SyncDefinition
     from product_sync.schema.row_schema import RowSchema
 
     Snapshot = SourceSnapshot | TargetSnapshot
@@ -52,13 +54,14 @@ class HeadStart:
     def pid(self) -> int | None:
         return self._process.pid
 
-    def row_schema(self) -> RowSchema | None:
-        """How the two sides are bound, as soon as the table was looked at; ``None`` if that does not come.
+    def give_row_schema(self, databases: Databases) -> None:
+        """Give ``databases`` the columns that the process has found, as soon as it has, if that comes.
 
-        Raises as `session.resolve_row_schema`: a server that does not answer is not waited for twice."""
+        Raises as `Databases.row_schema`: a server that does not answer is not waited for twice."""
         while self._layout is None and self._hear(no_progress):
             pass
-        return self._layout
+        if self._layout:
+            vars(databases)["row_schema"] = self._layout
 
     def snapshot(self, path: Path, on_progress: OnProgress) -> Snapshot | None:
         """What was read into ``path``, once, as soon as it is complete; ``None`` if that does not come."""
@@ -93,9 +96,8 @@ class HeadStart:
 
 
 @contextmanager
-def head_start(run_id: str, target_file: str, mapping: str | None = None) -> Iterator[HeadStart | None]:
-    """Begin the readings of this run; ``target_file`` is the name that the target's gets in the run's folder,
-    ``mapping`` the mapping file, if not that of the environment.
+def head_start(definition: SyncDefinition, run_id: str, target_file: str) -> Iterator[HeadStart | None]:
+    """Begin the readings of this run; ``target_file`` is the name that the target's gets in the run's folder.
 
     ``None`` on a single processor, where nothing can be done at once, on systems other than Linux, where a process
     cannot be forked safely, and where the system has no process left. It must not be called while other threads of
@@ -115,7 +117,7 @@ def head_start(run_id: str, target_file: str, mapping: str | None = None) -> Ite
     # With no process or no descriptor left there is no head start, and the steps read by themselves.
     with contextlib.suppress(OSError):
         answers, answer = forking.Pipe(duplex=False)
-        process = forking.Process(target=_read_ahead, args=(run_id, target_file, mapping, answer), daemon=True)
+        process = forking.Process(target=_read_ahead, args=(definition, run_id, target_file, answer), daemon=True)
         process.start()
         # This end is the other process's alone: when that ends, the answers do.
         answer.close()
@@ -131,7 +133,7 @@ def _is_worth_it() -> bool:
     return sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1
 
 
-def _read_ahead(run_id: str, target_file: str, mapping: str | None, answer: Connection) -> None:
+def _read_ahead(definition: SyncDefinition, run_id: str, target_file: str, answer: Connection) -> None:
     """What the process does. Errors while reading are not passed on: the step that finds nothing meets them too."""
     # Ctrl-C is for the process that started this one, and so is whatever a library prints.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -141,7 +143,7 @@ def _read_ahead(run_id: str, target_file: str, mapping: str | None, answer: Conn
         os.dup2(nowhere, stream)
     threading.Thread(target=_end_with_the_other, daemon=True).start()
     with contextlib.suppress(Exception, KeyboardInterrupt):
-        _read_both(run_id, target_file, mapping, _Teller(answer))
+        _read_both(definition, run_id, target_file, _Teller(answer))
     # All is written and closed; an orderly end would cost a tenth of a second.
     os._exit(0)
 
@@ -162,23 +164,22 @@ def _end_with_the_other() -> None:
     os._exit(1)
 
 
-def _read_both(run_id: str, target_file: str, mapping: str | None, tell: _Teller) -> None:
-    from product_sync.pipeline.sync_run import open_sync_run, resolve_row_schema
-    from product_sync.settings import RunOptions, SourceAddress, TargetAddress, mapping_path, state_root
+def _read_both(definition: SyncDefinition, run_id: str, target_file: str, tell: _Teller) -> None:
+    from product_sync.pipeline.databases import Databases
+    from product_sync.pipeline.sync_run import open_sync_run
+    from product_sync.settings import RunOptions, state_root
     from product_sync.state.store import SOURCE_ROWS
 
-    target = TargetAddress.from_environment(os.environ)
+    databases = Databases.of(definition, os.environ)
     try:
-        row_schema = resolve_row_schema(target, mapping_path(os.environ, mapping))
+        row_schema = databases.row_schema
     except ProductSyncError as error:
         tell.failed(error)
         return
     tell.row_schema(row_schema)
     sync_run = open_sync_run(
-        SourceAddress.from_environment(os.environ),
-        target,
+        databases,
         RunOptions(),
-        row_schema,
         state_root=state_root(os.environ),
         run_id=run_id,
         on_progress=tell.progress,

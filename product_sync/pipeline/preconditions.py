@@ -14,17 +14,15 @@ from product_sync.notify.channels import require_channels
 from product_sync.pipeline.local_storage import require_local_storage
 from product_sync.runtime import hints
 from product_sync.runtime.typed_settings import Environment
-from product_sync.schema.mapping import load_mapping
+from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
 from product_sync.settings import (
-    MAPPING,
     PageSettings,
     ReportSettings,
     RunOptions,
     ScheduleSettings,
     SourceAddress,
     TargetAddress,
-    mapping_path,
 )
 from product_sync.sources.mongodb import check_address
 from product_sync.targets.postgres.connection import without_credentials
@@ -33,11 +31,8 @@ from product_sync.targets.postgres.health import TargetHealth
 #: Raises `ProductSyncError` for a setting that cannot be used.
 Check = Callable[[Environment], object]
 
-#: Checks that ask no server. Each stands for itself, so that one mistake does not hide another.
-CHECKS: tuple[Check, ...] = (
-    lambda env: _check_source_address(SourceAddress.from_environment(env)),
-    lambda env: without_credentials(TargetAddress.from_environment(env).url),
-    lambda env: load_mapping(mapping_path(env)),
+#: Checks that ask no server and concern every sync.
+_CHECKS: tuple[Check, ...] = (
     ScheduleSettings.from_environment,
     require_local_storage,
     PageSettings.from_environment,
@@ -45,30 +40,38 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def require_settings(env: Environment, overrides: Mapping[str, Any], *more: Check) -> None:
+def require_settings(definition: SyncDefinition, env: Environment, overrides: Mapping[str, Any]) -> None:
     """Raise the first of `problems`, or what is wrong with a channel that is to hear of the run."""
-    for problem in problems(env, overrides, *more):
+    for problem in problems(definition, env, overrides):
         raise problem
     require_channels(env)
 
 
-def _check_source_address(address: SourceAddress) -> None:
-    check_address(address.url, user=address.user, password=address.password)
-
-
-def problems(env: Environment, overrides: Mapping[str, Any], *more: Check) -> Iterator[ProductSyncError]:
+def problems(
+    definition: SyncDefinition | None, env: Environment, overrides: Mapping[str, Any], *more: Check
+) -> Iterator[ProductSyncError]:
     """What is wrong with the settings of a run that is started with ``overrides``; ``more`` are checks that this layer
-    cannot make. What two checks find is said once."""
-    if mapping := overrides.get("mapping"):
-        env = {**env, MAPPING: str(mapping)}
+    cannot make. Each check stands for itself, so that one mistake does not hide another; what two checks find is said
+    once."""
     said = set[str]()
-    for check in (lambda env: RunOptions.resolve(env, overrides), *CHECKS, *more):
+    addresses = address_checks(definition) if definition else ()
+    for check in (lambda env: RunOptions.resolve(env, overrides), *addresses, *_CHECKS, *more):
         try:
             check(env)
         except ProductSyncError as error:
             if str(error) not in said:
                 said.add(str(error))
                 yield error
+
+
+def address_checks(definition: SyncDefinition) -> tuple[Check, Check]:
+    """The checks of the two addresses."""
+
+    def check_source(env: Environment) -> None:
+        source = SourceAddress.from_environment(env, definition.source)
+        check_address(source.url, user=source.user, password=source.password)
+
+    return check_source, lambda env: without_credentials(TargetAddress.from_environment(env, definition.target).url)
 
 
 def denied(target: TargetHealth, table: TargetTable, needed: Sequence[str]) -> AccessDenied | None:

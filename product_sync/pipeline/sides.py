@@ -9,50 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
 
 from product_sync.errors import LocalStorageError
-from product_sync.sources import mongodb
+from product_sync.pipeline.databases import Databases
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder, read_json, write_json
-from product_sync.targets.postgres.connection import without_credentials
 
 SIDES = "sides.json"
 
 
-class MappedColumn(Protocol):
-    """What a mapping says of a column."""
-
-    @property
-    def path(self) -> tuple[str, ...]: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def required(self) -> bool: ...
-    @property
-    def has_default(self) -> bool: ...
-    @property
-    def default(self) -> Any: ...
-    @property
-    def update(self) -> bool: ...
-
-
-def sides_key(
-    source_url: str, collection: str, target_url: str, table: str, columns: Iterable[tuple[str, MappedColumn]]
-) -> str:
-    """As `RowSchema.state_key`, without the types of the columns. ``table`` has its schema, ``columns`` their names."""
-    described = [
-        [name, list(column.path), str(column.kind), column.required,
-         repr(column.default) if column.has_default else None, column.update]
-        for name, column in sorted(columns, key=itemgetter(0))
-    ]  # fmt: skip
-    identity = [
-        mongodb.without_credentials(source_url), collection, without_credentials(target_url), table, described,
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+def sides_key(databases: Databases) -> str:
+    """As `RowSchema.state_key`, without the types of the columns."""
+    return hashlib.sha256(json.dumps(databases.identity).encode()).hexdigest()[:16]
 
 
 def note_sides(folder: StateFolder, sides: str) -> None:

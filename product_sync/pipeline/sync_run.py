@@ -6,8 +6,8 @@ ends, however it ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from product_sync.load.loader import WRITES, LoadPolicy, load
 from product_sync.load.pacing import Pacing
 from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
 from product_sync.pipeline import pending_diff, saved_plan
+from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.pacing import flush_within_s, pacing_of_load, pacing_without_pressure
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.preconditions import denied
@@ -32,20 +33,14 @@ from product_sync.pipeline.sides import note_sides, sides_key
 from product_sync.runtime.backoff import RetryPolicy
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.progress import OnProgress, Progress, waiting
-from product_sync.schema.mapping import load_mapping
 from product_sync.schema.records import Op, Reason, SourceId
-from product_sync.schema.row_schema import RowSchema, bind
-from product_sync.settings import RunOptions, SourceAddress, TargetAddress
-from product_sync.sources import mongodb
+from product_sync.schema.row_schema import RowSchema
+from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT, row_count
 from product_sync.state.storage_errors import names_storage
 from product_sync.state.store import RunFiles, StateFolder
-from product_sync.targets.postgres import lock
-from product_sync.targets.postgres.connection import without_credentials
 from product_sync.targets.postgres.health import Privileges, TargetHealth, health
-from product_sync.targets.postgres.reader import PostgresReader
-from product_sync.targets.postgres.reflection import reflect
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync.verify import checks
 from product_sync.verify.checks import CheckResult
@@ -98,24 +93,13 @@ class DryRunResult:
     prediction: Prediction
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """How many products each side has now, counted and not estimated."""
-
-    source: int
-    target: int
-    state_key: str
-
-
 @dataclass(frozen=True)
 class SyncRun:
     """Made by `open_sync_run`, one for each step of a run. ``is_reexecution`` says that some steps may be left out,
     because an earlier run has executed them."""
 
-    source_address: SourceAddress
-    target_address: TargetAddress
+    databases: Databases
     settings: RunOptions
-    row_schema: RowSchema
     folder: StateFolder
     files: RunFiles
     on_progress: OnProgress
@@ -280,7 +264,7 @@ class SyncRun:
         with (
             self.source() as source,
             self._writer() as writer,
-            pacing_of_load(self.settings, self.target_address, self.timing) as pacing,
+            pacing_of_load(self.settings, self.databases.target, self.timing) as pacing,
         ):
             self.files.write_json(store.LOAD_BEGAN, {})
             self.on_load(result)
@@ -339,6 +323,10 @@ class SyncRun:
     # What the steps share.
 
     @property
+    def row_schema(self) -> RowSchema:
+        return self.databases.row_schema
+
+    @property
     def state_root(self) -> Path:
         return self.folder.root
 
@@ -350,19 +338,16 @@ class SyncRun:
     def previous_quarantine(self) -> Path | None:
         return self.folder.sound_quarantine()
 
-    @contextmanager
-    def source(self) -> Iterator[Source]:
-        address = self.source_address
-        with mongodb.connect(address.url, user=address.user, password=address.password) as database:
-            yield mongodb.MongoSource(database, self.row_schema, timing=self.timing)
+    def source(self) -> AbstractContextManager[Source]:
+        return self.databases.open_source(self.timing)
 
     @property
     def reader(self) -> TargetReader:
-        return PostgresReader(self.target_address.url, self.row_schema, on_wait=self._hear_wait)
+        return self.databases.reader(self._hear_wait)
 
     def _writer(self, *, probing: bool = False) -> PostgresWriter:
         return PostgresWriter(
-            self.target_address.url,
+            self.databases.target.url,
             self.row_schema,
             run_id=self.files.run_id,
             flush_within_s=flush_within_s(self.settings),
@@ -414,7 +399,7 @@ class SyncRun:
         result.quarantine_s = self.timing.monotonic() - started
 
     def _target_health(self) -> TargetHealth:
-        return health(self.target_address.url, self.row_schema)
+        return health(self.databases.target.url, self.row_schema)
 
     def _newest(self, name: str) -> RunFiles:
         """The run whose file ``name`` is used. A re-executed run makes up for what its steps that were left out would
@@ -502,10 +487,8 @@ def _load_result(content: dict[str, Any]) -> LoadResult:
 
 
 def open_sync_run(
-    source: SourceAddress,
-    target: TargetAddress,
+    databases: Databases,
     settings: RunOptions,
-    row_schema: RowSchema,
     *,
     state_root: Path,
     run_id: str,
@@ -520,62 +503,18 @@ def open_sync_run(
     What ``head_start`` has read, if it is given, is not read again. ``on_load`` is given the result of the load when
     that begins; the load counts in it as it goes.
     """
-    folder = StateFolder(state_root, state_key(source, target, row_schema))
+    folder = StateFolder(state_root, databases.state_key)
     files = folder.begin(run_id, timing.now())
-    columns = [(column.name, column) for column in row_schema.columns]
-    note_sides(
-        folder, sides_key(source.url, row_schema.collection, target.url, row_schema.table.qualified_name, columns)
-    )
+    note_sides(folder, sides_key(databases))
 
     def report(progress: Progress) -> None:
         files.touch(timing.now())
         on_progress(progress)
 
-    return SyncRun(
-        source, target, settings, row_schema, folder, files, report, timing, head_start, on_load, is_reexecution
-    )
+    return SyncRun(databases, settings, folder, files, report, timing, head_start, on_load, is_reexecution)
 
 
-def resolve_row_schema(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> RowSchema:
-    """Read the mapping, reflect the table and bind the two; or take what ``head_start`` has found so.
-
-    Raises `ConfigurationError` or `NotAttempted` for whatever does not fit, before anything is read.
-    """
-    if head_start and (row_schema := head_start.row_schema()):
-        return row_schema
-    mapping = load_mapping(mapping_path)
-    return bind(mapping, reflect(target.url, mapping.target.db_schema, mapping.target.table))
-
-
-def both_sides(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> str:
-    """Which collection and which table, on which hosts, for people; without credentials. Connects to neither."""
-    mapping = load_mapping(mapping_path)
-    collection, table = mapping.source.collection, f"{mapping.target.db_schema}.{mapping.target.table}"
-    return (
-        f"From the collection {collection} of {mongodb.without_credentials(source.url)}"
-        f" to the table {table} of {without_credentials(target.url)}"
-    )
-
-
-def state_key(source: SourceAddress, target: TargetAddress, row_schema: RowSchema) -> str:
-    return row_schema.state_key(mongodb.without_credentials(source.url), without_credentials(target.url))
-
-
-def require_writable(target: TargetAddress, row_schema: RowSchema) -> None:
+def require_writable(databases: Databases) -> None:
     """Raise what would keep any sync from writing to the target, whatever it finds."""
-    if problem := health(target.url, row_schema).problem:
+    if problem := health(databases.target.url, databases.row_schema).problem:
         raise problem
-
-
-def lock_holder(target: TargetAddress, mapping_path: Path, head_start: HeadStart | None = None) -> str | None:
-    """Who holds the sync's lock on the target table, in words, or ``None``. Raises as `resolve_row_schema`."""
-    return lock.lock_holder(target.url, resolve_row_schema(target, mapping_path, head_start).table)
-
-
-def count_both(source: SourceAddress, target: TargetAddress, mapping_path: Path) -> Counted:
-    """Count both sides, reading ids only."""
-    row_schema = resolve_row_schema(target, mapping_path)
-    with mongodb.connect(source.url, user=source.user, password=source.password) as database:
-        documents = mongodb.MongoSource(database, row_schema).count()
-    rows = PostgresReader(target.url, row_schema).count()
-    return Counted(documents, rows, state_key(source, target, row_schema))

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from product_sync.errors import MappingError, TableError
 from product_sync.runtime import hints
-from product_sync.schema.mapping import Kind, Mapping
+from product_sync.schema.definition import Kind, SyncDefinition
 from product_sync.schema.records import ColumnType, TargetTable, TypeName
 
 #: Column of the source snapshot and the diff that holds the BSON type of the ``_id`` (`IdType`).
@@ -107,7 +107,7 @@ class RowSchema:
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def bind(mapping: Mapping, table: TargetTable) -> RowSchema:
+def bind(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     """Join the mapping with the reflected table, or say by name what does not fit.
 
     Raises `TableError` for a column that is missing, has an unsupported type or is NOT NULL without a

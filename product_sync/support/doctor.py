@@ -17,17 +17,17 @@ from product_sync.errors import (
     Unreachable,
 )
 from product_sync.notify.channels import resolve_channels
+from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.preconditions import Check, denied, problems
-from product_sync.pipeline.sync_run import resolve_row_schema, state_key
 from product_sync.results import ConnectionReport, DoctorReport, ErrorInfo
-from product_sync.schema.mapping import Mapping as SyncMapping
-from product_sync.schema.mapping import load_mapping
-from product_sync.schema.row_schema import RowSchema
-from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.schema.definition import SyncDefinition
+from product_sync.schema.row_schema import RowSchema, bind
+from product_sync.settings import SourceAddress, TargetAddress, state_root
 from product_sync.sources import mongodb
 from product_sync.state.access import require_usable
 from product_sync.targets.postgres.connection import without_credentials
 from product_sync.targets.postgres.health import TargetHealth, health, server_health
+from product_sync.targets.postgres.reflection import reflect
 
 _NEEDED = ("SELECT", "INSERT", "UPDATE")
 _WITHOUT_DELETE = (
@@ -36,26 +36,30 @@ _WITHOUT_DELETE = (
 )
 
 
-def examine(report: DoctorReport, env: Mapping[str, str], *more: Check) -> None:
-    """Fill in ``report``. ``report.failure`` is the first problem that would stop a sync. ``more`` are checks of
-    settings that this layer cannot make."""
-    found = list(problems(env, {}, *more))
+def examine(
+    report: DoctorReport, definition: SyncDefinition | MappingError, env: Mapping[str, str], *more: Check
+) -> None:
+    """Fill in ``report``. ``report.failure`` is the first problem that would stop a sync. ``definition`` may be the
+    error of the mapping file. ``more`` are checks of settings that this layer cannot make."""
+    if isinstance(definition, MappingError):
+        found = [definition, *problems(None, env, {}, *more)]
+        report.mongodb = report.postgres = ConnectionReport(error=_info(definition))
+    else:
+        found = list(problems(definition, env, {}, *more))
+        report.mongodb, of_source = _examine_source(definition, env)
+        report.postgres, of_target = _examine_target(definition, env)
+        report.failure = of_source or of_target
     report.settings_problems = [str(problem) for problem in found]
-    report.failure = next(iter(found), None)
-    report.mongodb, of_source = _examine_source(env)
-    report.postgres, of_target = _examine_target(env)
-    report.failure = report.failure or of_source or of_target
-    if report.failure is None:
-        _examine_state(report, env)
+    report.failure = next(iter(found), report.failure)
+    if report.failure is None and not isinstance(definition, MappingError):
+        _examine_state(report, Databases.of(definition, env), env)
     _examine_alerts(report, env)
 
 
-def _examine_state(report: DoctorReport, env: Mapping[str, str]) -> None:
+def _examine_state(report: DoctorReport, databases: Databases, env: Mapping[str, str]) -> None:
     """Check the files of this sync. Their folder is known only when both sides are."""
-    source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
     try:
-        row_schema = resolve_row_schema(target, mapping_path(env))
-        require_usable(state_root(env), key=state_key(source, target, row_schema), run_history=False)
+        require_usable(state_root(env), key=databases.state_key, run_history=False)
     except ProductSyncError as error:
         report.settings_problems.append(str(error))
         report.failure = error
@@ -68,13 +72,6 @@ def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:
     report.failure = report.failure or next(iter(channels.mistakes.values()), None)
 
 
-def _mapping(env: Mapping[str, str]) -> SyncMapping | None:
-    try:
-        return load_mapping(mapping_path(env))
-    except MappingError:
-        return None
-
-
 def _answered(error: ProductSyncError) -> bool | None:
     """Whether the server answered; ``None`` if the error does not say it, as for an unusable setting."""
     if isinstance(error, Unreachable):
@@ -82,14 +79,15 @@ def _answered(error: ProductSyncError) -> bool | None:
     return True if isinstance(error, NotAttempted | SourceMissing) else None
 
 
-def _examine_source(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:
-    side = ConnectionReport()
+def _examine_source(
+    definition: SyncDefinition, env: Mapping[str, str]
+) -> tuple[ConnectionReport, ProductSyncError | None]:
+    collection = definition.source.collection
+    side = ConnectionReport(collection=collection)
     try:
-        address = SourceAddress.from_environment(env)
+        address = SourceAddress.from_environment(env, definition.source)
         place = mongodb.parse(address.url)
         side = replace(side, host=place.hosts, database=place.database)
-        collection = load_mapping(mapping_path(env)).source.collection
-        side = replace(side, collection=collection)
         with mongodb.connect(address.url, user=address.user, password=address.password) as database:
             found = mongodb.inspect(database, collection)
             side = replace(
@@ -107,16 +105,17 @@ def _examine_source(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSy
     return side, None
 
 
-def _examine_target(env: Mapping[str, str]) -> tuple[ConnectionReport, ProductSyncError | None]:
-    side, mapping = ConnectionReport(), _mapping(env)
-    if mapping:
-        side = replace(side, schema=mapping.target.db_schema, table_name=mapping.target.table)
+def _examine_target(
+    definition: SyncDefinition, env: Mapping[str, str]
+) -> tuple[ConnectionReport, ProductSyncError | None]:
+    target = definition.target
+    side = ConnectionReport(schema=target.db_schema, table_name=target.table)
     try:
-        address = TargetAddress.from_environment(env)
+        address = TargetAddress.from_environment(env, target)
         host, _, database = without_credentials(address.url).rpartition("/")
         side = replace(side, host=host, database=database)
         try:
-            row_schema = resolve_row_schema(address, mapping_path(env))
+            row_schema = bind(definition, reflect(address.url, target.db_schema, target.table))
         except (TableError, MappingError):
             server = server_health(address.url)
             side = replace(side, reachable=True, version=server.version, latency_ms=round(server.latency_ms, 2))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from product_sync.errors import NotAttempted, ProductSyncError
 from product_sync.notify.alerts import Level, StatusUpdate
 from product_sync.runtime.bounded_calls import BoundedCalls, Call
-from product_sync.schema.mapping import load_mapping
+from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
-from product_sync.settings import SourceAddress, TargetAddress, mapping_path
+from product_sync.settings import SourceAddress, TargetAddress
 from product_sync.sources import mongodb
 from product_sync.targets.postgres.connection import without_credentials
 from product_sync.targets.postgres.health import quick_health as postgres_quick_health
@@ -46,15 +46,18 @@ class ConnectionHealth:
 class _Side:
     name: str
     title: str
-    ask: Callable[[Mapping[str, str], float], ConnectionHealth]
+    ask: Callable[[SyncDefinition, Mapping[str, str], float], ConnectionHealth]
 
 
 def check_both_sides(
-    env: Mapping[str, str], *, step_s: float = STEP_S, check_s: float = CHECK_S
+    definition: SyncDefinition, env: Mapping[str, str], *, step_s: float = STEP_S, check_s: float = CHECK_S
 ) -> list[ConnectionHealth]:
     """Check both sides at the same time. A side that does not answer in time has failed, and is not asked again while
     the last question is still open."""
-    calls = [_QUESTIONS.start(side.name, _question(side, env, step_s))[0] for side in _SIDES]
+    calls = [
+        _QUESTIONS.start(f"{definition.name}/{side.name}", _question(side, definition, env, step_s))[0]
+        for side in _SIDES
+    ]
     _QUESTIONS.wait(calls, check_s)
     return [_answer(side, call) for side, call in zip(_SIDES, calls, strict=True)]
 
@@ -62,10 +65,12 @@ def check_both_sides(
 _QUESTIONS = BoundedCalls[ConnectionHealth]()
 
 
-def _question(side: _Side, env: Mapping[str, str], step_s: float) -> Callable[[], ConnectionHealth]:
+def _question(
+    side: _Side, definition: SyncDefinition, env: Mapping[str, str], step_s: float
+) -> Callable[[], ConnectionHealth]:
     def ask() -> ConnectionHealth:
         try:
-            return side.ask(env, step_s)
+            return side.ask(definition, env, step_s)
         except ProductSyncError as error:
             return _failed(side, str(error))
 
@@ -98,9 +103,8 @@ def _place(error: BaseException) -> str:
     return f" in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}" if trace else ""
 
 
-def _check_source(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
-    address = SourceAddress.from_environment(env)
-    collection = load_mapping(mapping_path(env)).source.collection
+def _check_source(definition: SyncDefinition, env: Mapping[str, str], step_s: float) -> ConnectionHealth:
+    address, collection = SourceAddress.from_environment(env, definition.source), definition.source.collection
     with mongodb.connect(address.url, user=address.user, password=address.password, within_s=step_s) as database:
         found = mongodb.inspect(database, collection)
         mongodb.require_readable(database, collection)
@@ -119,14 +123,14 @@ def _check_source(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     return ConnectionHealth("mongodb", "MongoDB", Level.WARN if unsound else Level.OK, text, facts)
 
 
-def _check_target(env: Mapping[str, str], step_s: float) -> ConnectionHealth:
-    address = TargetAddress.from_environment(env)
-    target = load_mapping(mapping_path(env)).target
+def _check_target(definition: SyncDefinition, env: Mapping[str, str], step_s: float) -> ConnectionHealth:
+    target = definition.target
+    address = TargetAddress.from_environment(env, target)
     found = postgres_quick_health(address.url, TargetTable(target.db_schema, target.table, (), ()), within_s=step_s)
     if found.replication.in_recovery:
         raise NotAttempted(
             f"PostgreSQL at {without_credentials(address.url)} is {found.replication}: a standby cannot be written to.",
-            hint="Promote it, or set CART_DB_URL to the primary: with several hosts and"
+            hint=f"Promote it, or set {target.url_variable} to the primary: with several hosts and"
             " target_session_attrs=read-write the primary is found.",
         )
     text = f"PostgreSQL {found.server.version}: about {found.estimated_rows} rows; {found.replication}."

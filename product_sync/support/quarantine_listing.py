@@ -16,17 +16,14 @@ from product_sync.compare import quarantine
 from product_sync.compare.quarantine_entries import count_matching, entries
 from product_sync.compare.quarantine_reasons import ADVICE
 from product_sync.errors import ConfigurationError
+from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sides import find_by_sides, sides_key
-from product_sync.pipeline.sync_run import state_key
 from product_sync.results import DefectReport, QuarantineListing, QuarantineReport
-from product_sync.schema.mapping import load_mapping
 from product_sync.schema.records import Reason
-from product_sync.schema.row_schema import ID_TYPE, bind
-from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
+from product_sync.schema.row_schema import ID_TYPE
 from product_sync.state.files import RUN_ID, read_metadata, row_count
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder
-from product_sync.targets.postgres.reflection import reflect
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +37,13 @@ class StoredEntries:
         return map(entry_report, entries(self.path, self.reasons))
 
 
-def list_quarantine(report: QuarantineListing, reasons: Collection[str], env: Mapping[str, str]) -> None:
+def list_quarantine(
+    report: QuarantineListing, databases: Databases, state_root: Path, reasons: Collection[str]
+) -> None:
     """Fill in ``report``. Raises `ConfigurationError` for a reason that does not exist, and the errors of `reflect` if
     the target must be asked."""
     wanted = _known(reasons)
-    folder = _folder(env)
+    folder = _folder(databases, state_root)
     with local_storage(folder.root):
         report.total, report.matching, report.by_reason, report.advice = 0, 0, {}, {}
         path = folder.sound_quarantine()
@@ -81,15 +80,11 @@ def _known(reasons: Collection[str]) -> frozenset[str]:
     return frozenset(reasons)
 
 
-def _folder(env: Mapping[str, str]) -> StateFolder:
+def _folder(databases: Databases, root: Path) -> StateFolder:
     """The state folder of the sync. The target is asked for its columns only if no run has noted the folder."""
-    source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
-    mapping, root = load_mapping(mapping_path(env)), state_root(env)
-    schema, table = mapping.target.db_schema, mapping.target.table
-    sides = sides_key(source.url, mapping.source.collection, target.url, f"{schema}.{table}", mapping.columns.items())
     with local_storage(root):
-        noted = find_by_sides(root, sides)
-    return noted or StateFolder(root, state_key(source, target, bind(mapping, reflect(target.url, schema, table))))
+        noted = find_by_sides(root, sides_key(databases))
+    return noted or StateFolder(root, databases.state_key)
 
 
 def _moment(microseconds: int) -> str:

@@ -5,9 +5,9 @@ It reads both sides and the state folder, and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from product_sync.conversion.extended_json import parse_json
 from product_sync.conversion.ids import is_canonical_uuid, possible_ids, source_id, source_key
 from product_sync.errors import ConfigurationError
 from product_sync.load.exclusions import in_the_way_now
-from product_sync.pipeline.sync_run import resolve_row_schema, state_key
+from product_sync.pipeline.databases import Databases
 from product_sync.report.drift_report import earlier_files
 from product_sync.results import (
     DefectReport,
@@ -32,12 +32,9 @@ from product_sync.results import (
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.records import TypeName
 from product_sync.schema.row_schema import RowSchema
-from product_sync.settings import SourceAddress, TargetAddress, mapping_path, state_root
-from product_sync.sources import mongodb
 from product_sync.state.store import StateFolder
 from product_sync.support.document_state import Document, State, compare, read_documents, shown_row
 from product_sync.support.quarantine_listing import entry_report
-from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.verify.snapshot_lookup import seen_before
 
 
@@ -68,15 +65,14 @@ def interpretations_of(given: str) -> list[Wanted]:
     return [Wanted(given), Wanted(identity.text if identity else given, bson_id, source_key(bson_id))]
 
 
-def show_product(report: ProductReport, env: Mapping[str, str]) -> None:
+def show_product(report: ProductReport, databases: Databases, state_root: Path) -> None:
     """Fill in ``report``. Raises `ConfigurationError` or `NotAttempted` if a side cannot be read."""
-    source, target = SourceAddress.from_environment(env), TargetAddress.from_environment(env)
     interpretations = interpretations_of(report.id)
-    row_schema = resolve_row_schema(target, mapping_path(env))
-    folder = StateFolder(state_root(env), state_key(source, target, row_schema))
+    row_schema = databases.row_schema
+    folder = StateFolder(state_root, databases.state_key)
     for wanted in interpretations:
-        documents = _documents(source, row_schema, wanted)
-        row = _row(target, row_schema, wanted.text)
+        documents = _documents(databases, wanted)
+        row = _row(databases, wanted.text)
         if documents or row.num_rows:
             break
     report.documents = [_document(document, row_schema) for document in documents]
@@ -88,37 +84,36 @@ def show_product(report: ProductReport, env: Mapping[str, str]) -> None:
     report.differences = [
         DifferenceReport(column=line.column, target=line.old, source=line.new) for line in differences
     ]
-    report.exclusions = _exclusions(target, row_schema, documents[0].row if documents else None, row, state)
+    report.exclusions = _exclusions(databases, documents[0].row if documents else None, row, state)
 
 
-def _exclusions(
-    address: TargetAddress, row_schema: RowSchema, new: pa.Table | None, old: pa.Table, state: State
-) -> list[ExclusionReport]:
+def _exclusions(databases: Databases, new: pa.Table | None, old: pa.Table, state: State) -> list[ExclusionReport]:
     """The rows that would keep the product out of the target if it were written now."""
     if new is None or state not in (State.MISSING, State.CHANGED):
         return []
+    row_schema = databases.row_schema
     nothing, changed = row_schema.target_schema.empty_table(), old.num_rows > 0
     batch = WriteBatch(nothing if changed else new, new if changed else nothing, old, nothing)
-    found = map(in_the_way_now, PostgresReader(address.url, row_schema).obstacles(batch))
+    found = map(in_the_way_now, databases.reader().obstacles(batch))
     return [ExclusionReport(**asdict(each)) for each in found]
 
 
-def _documents(address: SourceAddress, row_schema: RowSchema, wanted: Wanted) -> list[Document]:
-    with mongodb.connect(address.url, user=address.user, password=address.password) as database:
-        source = mongodb.MongoSource(database, row_schema)
+def _documents(databases: Databases, wanted: Wanted) -> list[Document]:
+    with databases.open_source() as source:
         raw = source.documents(possible_ids(wanted.text))
         if wanted.key is not None and source_id(wanted.bson_id) is None:
             exact = source.document(wanted.bson_id)
             raw += [exact] if exact is not None and exact not in raw else []
-    return read_documents(raw, row_schema)
+    return read_documents(raw, databases.row_schema)
 
 
-def _row(address: TargetAddress, row_schema: RowSchema, text: str) -> pa.Table:
+def _row(databases: Databases, text: str) -> pa.Table:
     """The target's row, or none. Some texts cannot be the id of a row."""
+    row_schema = databases.row_schema
     impossible = "\0" in text or (row_schema.key.type.name is TypeName.UUID and not is_canonical_uuid(text))
     if impossible:
         return row_schema.target_schema.empty_table()
-    return PostgresReader(address.url, row_schema).fetch([text])
+    return databases.reader().fetch([text])
 
 
 def _refused(folder: StateFolder, row_schema: RowSchema, text: str) -> pa.Table:

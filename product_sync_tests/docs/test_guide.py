@@ -33,7 +33,7 @@ from product_sync.results import (
     SyncReport,
     ValidationReport,
 )
-from product_sync.schema.mapping import ColumnSpec, load_mapping
+from product_sync.schema.definition import MAPPING, ColumnSpec, load_definition
 from product_sync.schema.records import Reason
 from product_sync.settings import NotificationSettings, PageSettings, RunOptions, ScheduleSettings
 from product_sync_tests.docs.pages import ROOT, Page, Row, all_pages, codes, page
@@ -44,7 +44,7 @@ PACKAGE = Path(product_sync.__file__).parent
 #: Read by the operating system's conventions, and not ours to explain.
 CONVENTIONS = {"PATH"}
 #: Whose default is a rule and not a value; the rules have tests of their own (`test_settings.py`, `embedded/`).
-RULES = {settings.MAPPING, settings.STATE, "XDG_STATE_HOME", "PRODUCT_SYNC_MONGOD", "TMPDIR"}
+RULES = {MAPPING, settings.STATE, "XDG_STATE_HOME", "PRODUCT_SYNC_MONGOD", "TMPDIR"}
 
 
 @cache
@@ -185,7 +185,7 @@ def test_every_exit_status_has_a_row() -> None:
 
 def test_every_check_has_a_row() -> None:
     explained = [codes(row["check"])[0] for row in ERRORS.rows("check", "what to do")]
-    specs = [*LOAD_CHECKS, *(spec for check in [*CHECKS, connections] for spec in check.check_specs)]
+    specs = [*LOAD_CHECKS, *(spec for check in [*CHECKS, connections(load_definition())] for spec in check.check_specs)]
     assert sorted(explained) == sorted(spec.name for spec in specs)
 
 
@@ -245,9 +245,9 @@ def test_the_mappings_of_the_page_are_valid(number: int, tmp_path: Path) -> None
     shown = [fence.text for fence in page("mapping.md").fences if fence.text.startswith("source:")]
     file = tmp_path / "mapping.yaml"
     file.write_text(shown[number])
-    mapping = load_mapping(file)
+    mapping = load_definition(file)
     if number == 0:
-        assert mapping == load_mapping()
+        assert mapping == load_definition()
 
 
 def test_what_the_daemon_does_and_every_job_has_a_row() -> None:

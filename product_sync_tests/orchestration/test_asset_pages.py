@@ -10,13 +10,12 @@ import pytest
 
 from product_sync.errors import ConfigurationError
 from product_sync.orchestration import names
-from product_sync.orchestration.build import build_definitions
 from product_sync.settings import PageSettings
-from product_sync_tests.shop import Shop, ids, product
+from product_sync_tests.shop import Shop, ids, product, project
 
 
 def specs(settings: PageSettings) -> dict[str, dg.AssetSpec]:
-    found = build_definitions(pages=settings).resolve_all_asset_specs()
+    found = project(pages=settings).resolve_all_asset_specs()
     return {spec.key.to_user_string(): spec for spec in found}
 
 

@@ -294,7 +294,7 @@ def test_the_files_of_a_long_run_survive_the_dry_runs_beside_it(shop: Shop) -> N
 def other_schema() -> str:
     import yaml
 
-    from product_sync.schema.mapping import DEFAULT_MAPPING
+    from product_sync.schema.definition import DEFAULT_MAPPING
 
     content: dict[str, Any] = yaml.safe_load(DEFAULT_MAPPING.read_text())
     content["target"]["schema"] = "other"

@@ -15,6 +15,7 @@ import pytest
 from product_sync.orchestration import names
 from product_sync.orchestration.dead_runs import SILENCE_S, process_tag, process_tags, reap_dead_runs
 from product_sync.orchestration.sensors import reap_dead_runs_sensor
+from product_sync.schema.definition import load_definition
 from product_sync_tests.shop import Shop, record_run
 
 STARTED = dg.DagsterRunStatus.STARTED
@@ -129,10 +130,10 @@ def test_a_run_that_said_something_a_minute_ago_is_alive(instance: dg.DagsterIns
 
 def test_the_sensor_reaps_and_says_what_it_did(shop: Shop, instance: dg.DagsterInstance, gone: dict[str, str]) -> None:
     run_id = record_run(instance, tags=gone)
-    said = reap_dead_runs_sensor(dg.build_sensor_context(instance=instance))
+    said = reap_dead_runs_sensor(load_definition())(dg.build_sensor_context(instance=instance))
     assert isinstance(said, dg.SkipReason)
     assert run_id in (said.skip_message or "")
-    again = reap_dead_runs_sensor(dg.build_sensor_context(instance=instance))
+    again = reap_dead_runs_sensor(load_definition())(dg.build_sensor_context(instance=instance))
     assert isinstance(again, dg.SkipReason)
     assert again.skip_message == "No dead run."
 

@@ -11,7 +11,8 @@ import pytest
 from product_sync.notify.alerts import Level
 from product_sync.orchestration import names
 from product_sync.orchestration.connection_checks import evaluations
-from product_sync.orchestration.health_sensor import RECORD_EVERY_S, HealthState, product_sync_health_sensor
+from product_sync.orchestration.health_sensor import RECORD_EVERY_S, HealthState, health_sensor
+from product_sync.schema.definition import load_definition
 from product_sync.support.health import ConnectionHealth
 from product_sync_tests.receivers import WebReceiver, web_receiver
 from product_sync_tests.shop import Shop, ids, product
@@ -37,7 +38,7 @@ class Daemon:
 
     def tick(self) -> str:
         with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
-            data = product_sync_health_sensor.evaluate_tick(context)
+            data = health_sensor(load_definition()).evaluate_tick(context)
         self.cursor = data.cursor
         if data.asset_events:
             observation, *evaluations = data.asset_events

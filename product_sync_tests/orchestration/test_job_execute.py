@@ -15,8 +15,7 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync.orchestration import names
-from product_sync.orchestration.build import build_definitions
-from product_sync_tests.shop import Outcome, Shop, ids, product
+from product_sync_tests.shop import Outcome, Shop, ids, product, project
 
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
 EXECUTE = [DAGSTER, "job", "execute", "-m", "product_sync.definitions", "-j"]
@@ -123,7 +122,7 @@ def test_a_dry_run_then_a_sync_then_a_validation_that_fails(
     ],
 )
 def test_a_typo_in_the_configuration_is_refused_before_anything_is_done(shop: Shop, config: dict[str, object]) -> None:
-    job = build_definitions().resolve_job_def(names.SYNC_JOB)
+    job = project().resolve_job_def(names.SYNC_JOB)
     with pytest.raises(dg.DagsterInvalidConfigError):
         job.execute_in_process(instance=shop.instance, run_config=config)
     assert not shop.state.exists()

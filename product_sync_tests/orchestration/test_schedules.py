@@ -9,10 +9,10 @@ import pytest
 
 from product_sync.errors import ConfigurationError
 from product_sync.orchestration import names
-from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.schedules import UNFINISHED, sync_schedule
+from product_sync.schema.definition import load_definition
 from product_sync.settings import ScheduleSettings
-from product_sync_tests.shop import Shop, record_run
+from product_sync_tests.shop import Shop, project, record_run
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def instance(opened: dg.DagsterInstance) -> dg.DagsterInstance:
 
 def tick(instance: dg.DagsterInstance) -> tuple[int, str]:
     """How many runs a tick asks for, and why it asks for none."""
-    repository = build_definitions(schedule=ScheduleSettings.from_environment({})).get_repository_def()
+    repository = project(schedule=ScheduleSettings.from_environment({})).get_repository_def()
     context = dg.build_schedule_context(instance=instance, repository_def=repository)
     data = repository.get_schedule_def("product_sync_schedule").evaluate_tick(context)
     return len(data.run_requests or ()), data.skip_message or ""
@@ -47,19 +47,20 @@ def tick(instance: dg.DagsterInstance) -> tuple[int, str]:
 )
 def test_a_schedule_that_is_set_wrongly_is_refused_by_name(environment: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigurationError, match="is") as refused:
-        build_definitions(schedule=ScheduleSettings.from_environment(environment))
+        project(schedule=ScheduleSettings.from_environment(environment))
     assert named in str(refused.value)
     assert "Expected" in str(refused.value)
 
 
 def test_the_schedule_is_every_ten_minutes_in_utc_and_off_until_it_is_enabled() -> None:
-    schedule = sync_schedule(ScheduleSettings.from_environment({}))
+    schedule = sync_schedule(load_definition(), ScheduleSettings.from_environment({}))
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("*/10 * * * *", "UTC")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
     enabled = sync_schedule(
+        load_definition(),
         ScheduleSettings.from_environment(
             {"ENABLE_SCHEDULER": "true", "TIMEZONE": "Europe/Paris", "SYNC_CRON_SCHEDULE": "5 4 * * *"}
-        )
+        ),
     )
     assert (enabled.cron_schedule, enabled.execution_timezone) == ("5 4 * * *", "Europe/Paris")
     assert enabled.default_status is dg.DefaultScheduleStatus.RUNNING

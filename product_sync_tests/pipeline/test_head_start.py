@@ -29,9 +29,12 @@ from product_sync.errors import (
     Untrusted,
 )
 from product_sync.pipeline import head_start as head_starts
+from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.head_start import HeadStart, head_start
 from product_sync.pipeline.run_checks import check_result
 from product_sync.runtime.progress import Progress
+from product_sync.schema.definition import load_definition
+from product_sync.settings import SourceAddress
 from product_sync.state.files import read_metadata, row_count
 from product_sync.state.store import SOURCE_ROWS, TARGET_ROWS, VERIFIED_TARGET_ROWS
 from product_sync_tests.pipeline.test_sync_run import begin
@@ -51,7 +54,7 @@ def environment(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
 
 @contextmanager
 def begun(run_id: str, target_file: str = TARGET_ROWS) -> Iterator[HeadStart]:
-    with head_start(run_id, target_file) as reading:
+    with head_start(load_definition(), run_id, target_file) as reading:
         assert reading is not None
         yield reading
 
@@ -141,9 +144,9 @@ def test_what_it_fails_of_is_told_by_the_step(environment: Shop, monkeypatch: py
     nowhere = "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=200"
     monkeypatch.setenv("PRODUCT_SERVICE_MONGODB_URL", nowhere)
     with begun(sync_run.files.run_id) as reading:
-        address = replace(sync_run.source_address, url=nowhere)
+        databases = replace(sync_run.databases, source=SourceAddress(nowhere))
         with pytest.raises(Unreachable):
-            replace(sync_run, source_address=address, head_start=reading).snapshot_source()
+            replace(sync_run, databases=databases, head_start=reading).snapshot_source()
 
 
 @pytest.mark.parametrize("kind", [Unreachable, AccessDenied, Untrusted, ConfigurationError, MappingError, TableError])
@@ -168,13 +171,13 @@ def test_a_server_that_does_not_answer_is_asked_once(environment: Shop, monkeypa
         threading.Thread(target=hang_up, daemon=True).start()
         monkeypatch.setenv("CART_DB_URL", f"postgresql://user@127.0.0.1:{nobody.getsockname()[1]}/cart?sslmode=disable")
         with begun(str(uuid4())) as reading, pytest.raises(Unreachable, match="PostgreSQL at 127"):
-            reading.row_schema()
+            reading.give_row_schema(Databases.of(load_definition(), os.environ))
     assert len(asked) == 1
 
 
 def test_on_one_processor_there_is_none(environment: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_starts, "_is_worth_it", lambda: False)
-    with head_start(str(uuid4()), TARGET_ROWS) as reading:
+    with head_start(load_definition(), str(uuid4()), TARGET_ROWS) as reading:
         assert reading is None
 
 
@@ -182,13 +185,13 @@ def test_where_no_process_can_be_started_there_is_none_and_the_steps_read(enviro
     """As with a limit on processes, or on open files, that is reached."""
     environment.put(product("p1"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with head_start(str(uuid4()), TARGET_ROWS) as warm:
+    with head_start(load_definition(), str(uuid4()), TARGET_ROWS) as warm:
         assert warm is not None, "all that it imports is imported now"
     lowest_free = os.dup(0)
     os.close(lowest_free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
     try:
-        with head_start(str(uuid4()), TARGET_ROWS) as begun:
+        with head_start(load_definition(), str(uuid4()), TARGET_ROWS) as begun:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert begun is None
     finally:
@@ -201,8 +204,9 @@ def test_it_ends_with_the_process_that_started_it(environment: Shop, number: int
     waiting = "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=600000"
     program = (
         "import time, product_sync.pipeline.head_start as h\n"
+        "from product_sync.schema.definition import load_definition\n"
         "h._is_worth_it = lambda: True\n"
-        f"with h.head_start('run', '{TARGET_ROWS}') as reading:\n"
+        f"with h.head_start(load_definition(), 'run', '{TARGET_ROWS}') as reading:\n"
         "    print(reading.pid, flush=True)\n"
         "    time.sleep(600)\n"
     )

@@ -17,11 +17,13 @@ import pytest
 
 from product_sync.errors import StalePlan
 from product_sync.pipeline import run_checks
+from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.pending_diff import newest_diff
-from product_sync.pipeline.sync_run import SyncRun, count_both, lock_holder, open_sync_run, resolve_row_schema
+from product_sync.pipeline.sync_run import SyncRun, open_sync_run
 from product_sync.runtime.clock import SYSTEM_TIMING
 from product_sync.runtime.progress import OnProgress, Progress, no_progress
-from product_sync.settings import RunOptions, SourceAddress, TargetAddress, mapping_path
+from product_sync.schema.definition import load_definition
+from product_sync.settings import RunOptions, SourceAddress, TargetAddress
 from product_sync.state import store
 from product_sync_tests.shop import Shop, ids, product, shop
 from product_sync_tests.targets.postgres_tables import role
@@ -29,14 +31,15 @@ from product_sync_tests.targets.postgres_tables import role
 __all__ = ["shop"]
 
 
+def databases_of(shop: Shop) -> Databases:
+    return Databases(load_definition(), SourceAddress(shop.mongodb_url), TargetAddress(shop.cart_url))
+
+
 def begin(shop: Shop, *, on_progress: OnProgress = no_progress, **settings: object) -> SyncRun:
     """The session of a new run."""
-    target = TargetAddress(shop.cart_url)
     return open_sync_run(
-        SourceAddress(shop.mongodb_url),
-        target,
+        databases_of(shop),
         RunOptions.resolve({}, {"batch_delay_ms": 0, "settle_seconds": 0.0, **settings}),
-        resolve_row_schema(target, mapping_path({})),
         state_root=shop.state,
         run_id=str(uuid4()),
         on_progress=on_progress,
@@ -102,7 +105,7 @@ def test_a_cancelled_load_leaves_its_counts_frees_the_lock_and_keeps_the_quarant
     with pytest.raises(KeyboardInterrupt):
         sync_run.load()
     assert sync_run.loaded().inserted == 2
-    assert lock_holder(TargetAddress(shop.cart_url), mapping_path({})) is None
+    assert databases_of(shop).lock_holder() is None
     assert sync_run.previous_quarantine is None
     assert read_and_compare(begin(shop)).load().inserted == 3
 
@@ -144,7 +147,7 @@ def test_two_runs_do_not_replace_the_quarantine_at_once(shop: Shop) -> None:
 
 def test_the_holder_of_the_lock_is_named(shop: Shop) -> None:
     with shop.locked():
-        holder = lock_holder(TargetAddress(shop.cart_url), mapping_path({}))
+        holder = databases_of(shop).lock_holder()
     assert holder is not None
     assert "another sync" in holder
 
@@ -152,8 +155,7 @@ def test_the_holder_of_the_lock_is_named(shop: Shop) -> None:
 def test_both_sides_are_counted_and_not_estimated(shop: Shop) -> None:
     shop.put(*(product(name) for name in ids(7)))
     shop.sql("INSERT INTO product VALUES ('x', 't', 1, 'i', 's', 1)")
-    counted = count_both(SourceAddress(shop.mongodb_url), TargetAddress(shop.cart_url), mapping_path({}))
-    assert (counted.source, counted.target) == (7, 1)
+    assert databases_of(shop).count() == (7, 1)
 
 
 def test_progress_keeps_the_files_of_a_run_from_being_taken_for_old_ones(shop: Shop) -> None:
@@ -226,5 +228,6 @@ def test_a_role_that_sees_little_is_told_so_in_the_log(shop: Shop, caplog: pytes
     shop.put(product("a"))
     with role(shop.cart_url, "GRANT SELECT, INSERT, UPDATE ON product TO {}") as user:
         sync_run = read_and_compare(begin(shop, pacing="adaptive"))
-        assert replace(sync_run, target_address=TargetAddress(user.url)).load().inserted == 1
+        databases = replace(sync_run.databases, target=TargetAddress(user.url))
+        assert replace(sync_run, databases=databases).load().inserted == 1
     assert "Adaptive pacing cannot see: active sessions and replica lag" in caplog.text

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from product_sync.errors import MappingError, TableError
-from product_sync.schema.mapping import Kind, load_mapping
+from product_sync.schema.definition import Kind, load_definition
 from product_sync.schema.records import ColumnType, TableColumn, TypeName
 from product_sync.schema.row_schema import bind
 from product_sync_tests.row_schemas import INTEGER, TEXT, layout_of, mapping_of, table_of
@@ -19,7 +19,7 @@ SIX = {"id": TEXT, "title": TEXT, "price": MONEY, "image": TEXT, "sellerId": TEX
 
 
 def test_the_default_mapping_fits_the_original_table() -> None:
-    row_schema = bind(load_mapping(), table_of(SIX, nullable=False))
+    row_schema = bind(load_definition(), table_of(SIX, nullable=False))
     assert row_schema.collection == "products"
     assert row_schema.key.name == "id"
     assert [column.name for column in row_schema.values] == ["title", "price", "image", "sellerId", "quantity"]

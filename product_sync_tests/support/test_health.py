@@ -23,6 +23,7 @@ from product_sync.embedded import postgres
 from product_sync.embedded.process import free_port
 from product_sync.embedded.servers import remove
 from product_sync.notify.alerts import Level
+from product_sync.schema.definition import load_definition
 from product_sync.support.health import ConnectionHealth, check_both_sides
 from product_sync_tests.databases import create_product_table
 from product_sync_tests.market import Market, products, wait_until
@@ -39,7 +40,7 @@ PATIENT = {"step_s": 60.0, "check_s": 120.0}
 
 
 def look(market: Market, **env: str) -> tuple[ConnectionHealth, ConnectionHealth]:
-    source, target = check_both_sides({**market.env, **env}, **PATIENT)
+    source, target = check_both_sides(load_definition(), {**market.env, **env}, **PATIENT)
     assert (source.side, target.side) == ("mongodb", "postgres")
     return source, target
 
@@ -82,7 +83,7 @@ def test_its_limits_win_over_those_of_the_addresses() -> None:
             "PRODUCT_SERVICE_MONGODB_URL": f"mongodb://reader:{PASSWORD}@127.0.0.1:1/shop{SLOW_OPTION}",
             "CART_DB_URL": f"postgresql://syncer:{PASSWORD}@127.0.0.1:{port}/cart?connect_timeout=600",
         }
-        source, target = check_both_sides(away, step_s=2.0, check_s=60.0)
+        source, target = check_both_sides(load_definition(), away, step_s=2.0, check_s=60.0)
     assert "MongoDB at 127.0.0.1:1 cannot be reached" in source.text
     assert f"PostgreSQL at 127.0.0.1:{port}/cart cannot be reached" in target.text
     assert PASSWORD not in str((source, target))
@@ -125,7 +126,7 @@ def test_a_lock_that_even_readers_wait_for_ends_the_look_and_is_said(market: Mar
     market.stock(products(1))
     with psycopg.connect(market.cart_url) as other:
         other.execute("LOCK TABLE product IN ACCESS EXCLUSIVE MODE")
-        _, target = check_both_sides(market.env, step_s=2.0, check_s=60.0)
+        _, target = check_both_sides(load_definition(), market.env, step_s=2.0, check_s=60.0)
     assert target.level is Level.ERROR
     assert "timeout" in target.text
 
@@ -137,18 +138,18 @@ def test_a_network_that_is_silent_ends_no_look_late_and_is_not_asked_again_until
         network.stall_at(b"pg_stat_replication")
         began = time.monotonic()
         # Its statement limit is the server's, and the server has not heard of the statement.
-        _, target = check_both_sides(through, step_s=60.0, check_s=2.0)
+        _, target = check_both_sides(load_definition(), through, step_s=60.0, check_s=2.0)
         assert time.monotonic() - began < 30.0
         assert target.level is Level.ERROR
         assert "has not answered. Check that the server and the network are not stalled." in target.text
         for _ in range(5):
-            assert check_both_sides(through, step_s=60.0, check_s=0.1)[1].level is Level.ERROR
+            assert check_both_sides(load_definition(), through, step_s=60.0, check_s=0.1)[1].level is Level.ERROR
         assert [each.name for each in threading.enumerate()].count("product_sync prefetch") <= len(
             ("this", "MongoDB's")
         )
         network.flow_on()
         ends = time.monotonic() + 120.0
-        while check_both_sides(through)[1].level is not Level.OK:
+        while check_both_sides(load_definition(), through)[1].level is not Level.OK:
             assert time.monotonic() < ends
     assert look(market)[1].level is Level.OK
 
@@ -260,7 +261,7 @@ def as_root(server: PrivateMongod) -> MongoClient[dict[str, Any]]:
 
 def look_at_source(server: PrivateMongod, user: str, database: str = "shop", options: str = "") -> ConnectionHealth:
     url = server.url(database, login=f"{user}:{PASSWORD}@", options=options)
-    return check_both_sides({"PRODUCT_SERVICE_MONGODB_URL": url, "PRODUCT_SYNC_MAPPING": ""}, **PATIENT)[0]
+    return check_both_sides(load_definition(), {"PRODUCT_SERVICE_MONGODB_URL": url}, **PATIENT)[0]
 
 
 AS_ROOT = "?authSource=admin"
@@ -300,7 +301,7 @@ def test_a_member_that_is_away_is_a_warning_and_a_set_without_a_primary_a_failur
 
         client.admin.command("replSetStepDown", 600, force=True)
         url = replica_set.url(login=f"reader:{PASSWORD}@", options="?replicaSet=rs")
-        found = check_both_sides({"PRODUCT_SERVICE_MONGODB_URL": url}, step_s=3.0, check_s=60.0)[0]
+        found = check_both_sides(load_definition(), {"PRODUCT_SERVICE_MONGODB_URL": url}, step_s=3.0, check_s=60.0)[0]
         assert found.level is Level.ERROR
         assert "cannot be reached" in found.text
         assert PASSWORD not in found.text

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from product_sync.errors import ConfigurationError, MappingError
-from product_sync.schema.mapping import DEFAULT_MAPPING, Kind, Mapping, load_mapping
+from product_sync.schema.definition import DEFAULT_MAPPING, Kind, SyncDefinition, load_definition
 
 HEAD = "source: {collection: products}\ntarget: {table: product}\n"
 
 
-def load(tmp_path: Path, text: str | bytes) -> Mapping:
+def load(tmp_path: Path, text: str | bytes) -> SyncDefinition:
     path = tmp_path / "mapping.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return load_mapping(path)
+    return load_definition(path)
 
 
 def columns(*lines: str) -> str:
@@ -40,7 +40,7 @@ def test_a_default_is_no_name(tmp_path: Path) -> None:
 
 
 def test_the_default_is_the_six_fields() -> None:
-    mapping = load_mapping()
+    mapping = load_definition()
     assert mapping.source.collection == "products"
     assert (mapping.target.db_schema, mapping.target.table) == ("public", "product")
     assert {name: spec.source for name, spec in mapping.columns.items()} == {
@@ -130,10 +130,10 @@ def test_a_file_that_is_not_utf8_is_not_a_mapping(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_says_which_variable_to_set(tmp_path: Path) -> None:
     with pytest.raises(MappingError, match=r"No such file.*PRODUCT_SYNC_MAPPING"):
-        load_mapping(tmp_path / "nowhere.yaml")
+        load_definition(tmp_path / "nowhere.yaml")
 
 
 def test_a_mapping_cannot_be_changed_afterwards() -> None:
-    spec: Any = load_mapping(DEFAULT_MAPPING).columns["price"]
+    spec: Any = load_definition(DEFAULT_MAPPING).columns["price"]
     with pytest.raises(ValueError, match="frozen"):
         spec.default = 1

@@ -1,0 +1,107 @@
+"""The two databases of a sync: its definition, with the addresses that the environment gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from product_sync.runtime.clock import SYSTEM_TIMING, Timing
+from product_sync.runtime.typed_settings import Environment
+from product_sync.schema.definition import SyncDefinition
+from product_sync.schema.records import TargetTable
+from product_sync.schema.row_schema import RowSchema, bind
+from product_sync.settings import SourceAddress, TargetAddress
+from product_sync.sources import mongodb
+from product_sync.targets.postgres import lock
+from product_sync.targets.postgres.connection import without_credentials
+from product_sync.targets.postgres.reader import PostgresReader
+from product_sync.targets.postgres.reflection import reflect
+from product_sync.targets.postgres.waits import OnWait, log_wait
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Made by `of`. Nothing is connected until it is asked for."""
+
+    definition: SyncDefinition
+    source: SourceAddress
+    target: TargetAddress
+
+    @classmethod
+    def of(cls, definition: SyncDefinition, env: Environment) -> Databases:
+        """Raises `ConfigurationError` for a variable that is not set."""
+        source = SourceAddress.from_environment(env, definition.source)
+        return cls(definition, source, TargetAddress.from_environment(env, definition.target))
+
+    @contextmanager
+    def open_source(self, timing: Timing = SYSTEM_TIMING) -> Iterator[mongodb.MongoSource]:
+        """The source, on a connection that has answered once. Raises as `mongodb.connect`."""
+        source = self.source
+        with mongodb.connect(source.url, user=source.user, password=source.password) as database:
+            yield mongodb.MongoSource(database, self.row_schema, timing=timing)
+
+    def reader(self, on_wait: OnWait = log_wait) -> PostgresReader:
+        """Of the target."""
+        return PostgresReader(self.target.url, self.row_schema, on_wait=on_wait)
+
+    @cached_property
+    def row_schema(self) -> RowSchema:
+        """The mapped columns as the target table has them, which is asked once.
+
+        Raises `ConfigurationError` or `NotAttempted` for whatever does not fit.
+        """
+        target = self.definition.target
+        return bind(self.definition, reflect(self.target.url, target.db_schema, target.table))
+
+    @cached_property
+    def state_key(self) -> str:
+        """The name of the state folder of these two sides. Asks the target for its columns."""
+        return self.row_schema.state_key(self._source_name, self._target_name)
+
+    @property
+    def table(self) -> TargetTable:
+        """The target table by its name alone."""
+        return TargetTable(self.definition.target.db_schema, self.definition.target.table, (), ())
+
+    @property
+    def identity(self) -> list[Any]:
+        """What the addresses and the mapping say, without credentials and without asking the target."""
+        columns = [
+            [name, list(column.path), str(column.kind), column.required,
+             repr(column.default) if column.has_default else None, column.update]
+            for name, column in sorted(self.definition.columns.items())
+        ]  # fmt: skip
+        collection = self.definition.source.collection
+        return [self._source_name, collection, self._target_name, self.table.qualified_name, columns]
+
+    def __str__(self) -> str:
+        """Which collection and which table, on which hosts, for people; without credentials."""
+        return (
+            f"From the collection {self.definition.source.collection} of {self._source_name}"
+            f" to the table {self.table.qualified_name} of {self._target_name}"
+        )
+
+    def lock_holder(self, *, within_s: float | None = None) -> str | None:
+        """Who holds the sync's lock on the target table, in words, or ``None``."""
+        return lock.lock_holder(self.target.url, self.table, within_s=within_s)
+
+    def wait_until_lock_is_free(self, wait_s: float, on_wait: OnWait) -> None:
+        """Wait until no other sync holds the lock. Raises `SyncAlreadyRunning` after ``wait_s`` seconds."""
+        lock.wait_until_free(self.target.url, self.table, wait_s=wait_s, on_wait=on_wait)
+
+    def count(self) -> tuple[int, int]:
+        """How many documents and rows there are now, counted by reading ids only."""
+        with self.open_source() as source:
+            documents = source.count()
+        return documents, self.reader().count()
+
+    @property
+    def _source_name(self) -> str:
+        return mongodb.without_credentials(self.source.url)
+
+    @property
+    def _target_name(self) -> str:
+        return without_credentials(self.target.url)

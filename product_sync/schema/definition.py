@@ -1,0 +1,263 @@
+"""A sync as a value: which collection is copied into which table, column by column, and what people call it.
+
+It comes from a YAML file (a mapping file) or from Python, and is validated once. Everything else takes the value and
+looks up no mapping and no address by itself. The definition that ships is ``product_sync/schema/product.yaml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from product_sync.errors import MappingError
+
+#: Names the mapping file, or a folder in which each YAML file is a sync.
+MAPPING = "PRODUCT_SYNC_MAPPING"
+DEFAULT_MAPPING = Path(__file__).with_name("product.yaml")
+#: The name of a sync whose file is named by itself and says no other.
+DEFAULT_NAME = "product"
+SOURCE_URL, SOURCE_USER, SOURCE_PASSWORD = "PRODUCT_SERVICE_MONGODB_URL", "MONGO_USER", "MONGO_PASSWORD"
+TARGET_URL = "CART_DB_URL"
+
+#: Keys whose values are names.
+_NAMES = frozenset({"name", "source", "collection", "schema", "table"})
+_RESERVED = frozenset({"source_id_type"})
+Name = Annotated[str, Field(min_length=1, max_length=63)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Kind(StrEnum):
+    """``value``: the column's own type rules. ``reference``: the id of another document, as text."""
+
+    VALUE = "value"
+    REFERENCE = "reference"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ColumnSpec(_Strict):
+    """How one target column is filled.
+
+    ``source`` is a dotted path into the document (``_id`` for the id). A missing or null value takes the
+    ``default`` if one is given; else it is an error when ``required``, and NULL otherwise. With
+    ``update: false`` the column is written on insert and never compared or overwritten afterwards.
+    """
+
+    source: Annotated[str, Field(min_length=1)]
+    kind: Kind = Kind.VALUE
+    required: bool = True
+    default: Any = None
+    update: bool = True
+
+    @field_validator("source")
+    @classmethod
+    def _path(cls, source: str) -> str:
+        if any(not part or part.startswith("$") or "\0" in part for part in source.split(".")):
+            raise ValueError("a dotted path of field names, such as price or price.amount")
+        return source
+
+    @model_validator(mode="after")
+    def _plain_id(self) -> ColumnSpec:
+        if self.is_id and (self.has_default or not self.required or self.kind is not Kind.VALUE):
+            raise ValueError("`source: _id` takes no `default`, no `required: false` and no `kind`: every id is there")
+        return self
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return tuple(self.source.split("."))
+
+    @property
+    def is_id(self) -> bool:
+        return self.source == "_id"
+
+    @property
+    def has_default(self) -> bool:
+        return self.default is not None
+
+
+class SourceSpec(_Strict):
+    """A collection, and the environment variables that hold the URL of its MongoDB and, if the URL has none, a user
+    and a password."""
+
+    collection: Annotated[str, Field(min_length=1)]
+    url_variable: Variable = SOURCE_URL
+    user_variable: Variable = SOURCE_USER
+    password_variable: Variable = SOURCE_PASSWORD
+
+
+class TargetSpec(_Strict):
+    """A table, and the environment variable that holds the URL of its PostgreSQL. ``table`` is looked up in ``schema``;
+    letter case counts, as in PostgreSQL's quoted names."""
+
+    table: Name
+    db_schema: Annotated[Name, Field(alias="schema")] = "public"
+    url_variable: Variable = TARGET_URL
+
+
+class Labels(_Strict):
+    """What the UI calls one row, several rows, and the two sides."""
+
+    item: Name = "row"
+    items: Name = "rows"
+    source: Name = "MongoDB"
+    target: Name = "PostgreSQL"
+
+
+def _default_labels(known: dict[str, Any]) -> Labels:
+    """Made of the name, the collection and the table."""
+    name, item = known["name"], known["name"].replace("_", " ")
+    return Labels(
+        item=item,
+        items=item if item.endswith("s") else f"{item}s",
+        source="product service" if name == DEFAULT_NAME else f"collection {known['source'].collection}"[:63],
+        target="cart service" if name == DEFAULT_NAME else f"table {known['target'].table}"[:63],
+    )
+
+
+def _sync_name(name: str) -> str:
+    words = name.split("_")
+    if not all(word.isascii() and word.isalnum() and word == word.lower() for word in words) or not name[0].isalpha():
+        raise ValueError("lower-case letters, digits and `_`, a letter first, such as seller")
+    if words[0] == "validate":
+        raise ValueError("a name that begins with `validate` would be taken for a validation job")
+    return name
+
+
+class SyncDefinition(_Strict):
+    """One sync. Assets, jobs, checks and the schedule are named by its ``name`` (`orchestration.names`)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(_sync_name)] = DEFAULT_NAME
+    source: SourceSpec
+    target: TargetSpec
+    columns: dict[Name, ColumnSpec]
+    labels: Labels = Field(default_factory=_default_labels)
+
+    @model_validator(mode="after")
+    def _one_id(self) -> SyncDefinition:
+        ids = [name for name, spec in self.columns.items() if spec.is_id]
+        if len(ids) != 1:
+            raise ValueError(f"exactly one column must have `source: _id`, found {ids or 'none'}")
+        if len(self.columns) == 1:
+            raise ValueError("at least one column beside the id must be mapped")
+        if reserved := _RESERVED & self.columns.keys():
+            raise ValueError(f"column names used by product_sync itself: {sorted(reserved)}")
+        paths = [spec.path for spec in self.columns.values()]
+        for path in paths:
+            if any(path != other and other[: len(path)] == path for other in paths):
+                raise ValueError(f"`{'.'.join(path)}` is both a value and the parent of another value")
+        return self
+
+    @property
+    def target_key(self) -> tuple[str, str, str]:
+        """What no two syncs of a project may share."""
+        return self.target.url_variable, self.target.db_schema, self.target.table
+
+
+class _MappingLoader(yaml.SafeLoader):
+    """YAML whose names are taken as they are written, and that refuses a key given twice.
+
+    To YAML 1.1 `no`, `on` and `yes` are booleans, `null` is nothing and `1` a number; a column or a field may have
+    such a name. Of two lines for one column, PyYAML would drop the first in silence.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        for key, value in node.value:
+            _as_written(key)
+            if isinstance(key, yaml.ScalarNode) and key.value in _NAMES:
+                _as_written(value)
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", node.value[position][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _as_written(node: yaml.Node) -> None:
+    """Make a text of a plain scalar. A merge key stays one."""
+    if isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:merge":
+        node.tag = "tag:yaml.org,2002:str"
+
+
+def load_definition(path: Path = DEFAULT_MAPPING, default_name: str = DEFAULT_NAME) -> SyncDefinition:
+    """Read and validate a mapping file (YAML). Raises `MappingError` naming the file, the place and the fault."""
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), _MappingLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-02-30
+        raise MappingError(f"The mapping file {path} is not valid YAML: {error}.") from error
+    try:
+        return SyncDefinition.model_validate(
+            {"name": default_name, **document} if isinstance(document, dict) else document
+        )
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'file'}: {fault['msg']}"
+            for fault in error.errors()
+            if fault["type"] != "default_factory_not_called"
+        )
+        raise MappingError(
+            f"The mapping file {path} is not valid: {faults}.",
+            hint=f"Compare it with {DEFAULT_MAPPING.name} of the package.",
+        ) from error
+
+
+def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) -> tuple[SyncDefinition, ...]:
+    """All syncs of the project, by name: of the file or folder ``mapping``, else of the one that `MAPPING` names, else
+    the one that ships.
+
+    Raises `MappingError` for files that are not valid, and for two syncs of one name or one target.
+    """
+    path = Path(mapping or env.get(MAPPING) or DEFAULT_MAPPING).expanduser()
+    if not path.is_dir():
+        return (load_definition(path),)
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    if not files:
+        raise MappingError(
+            f"The mapping folder {path} holds no mapping file.", hint="Each file *.yaml or *.yml of it is a sync."
+        )
+    definitions, faults = dict[Path, SyncDefinition](), list[MappingError]()
+    for file in files:
+        try:
+            definitions[file] = load_definition(file, file.stem)
+        except MappingError as error:
+            faults.append(error)
+    if faults:
+        raise MappingError(" ".join(fault.message for fault in faults), hint=faults[0].hint)
+    _require_distinct(definitions.items(), "the name", lambda each: each.name)
+    _require_distinct(definitions.items(), "the target table", lambda each: each.target_key)
+    return tuple(sorted(definitions.values(), key=lambda each: each.name))
+
+
+def _require_distinct(
+    definitions: Iterable[tuple[Path, SyncDefinition]], what: str, key: Callable[[SyncDefinition], Hashable]
+) -> None:
+    first = dict[Hashable, Path]()
+    for file, definition in definitions:
+        found = key(definition)
+        other = first.setdefault(found, file)
+        if other is not file:
+            shown = f"{found[1]}.{found[2]} of {found[0]}" if isinstance(found, tuple) else found
+            raise MappingError(
+                f"The mapping files {other} and {file} both have {what} {shown}.",
+                hint="Two syncs of one project need different names and different tables.",
+            )
+
+
+def _cannot_read(path: Path, error: OSError) -> MappingError:
+    return MappingError(
+        f"Cannot read the mapping file {path}: {error.strerror}.",
+        hint=f"Name a readable file (the option mapping, or {MAPPING}), or none to use the default.",
+    )
