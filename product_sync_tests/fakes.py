@@ -20,7 +20,8 @@ from product_sync.conversion.document import CODEC_OPTIONS, RowConverter
 from product_sync.conversion.ids import source_key, to_bson
 from product_sync.errors import (
     CommitOutcomeUnknown,
-    EveryBatchWouldFail,
+    ForeignKeyRefused,
+    PrivilegeMissing,
     RowsExcluded,
     RowsRefused,
     SourceMissing,
@@ -295,7 +296,7 @@ class FakeTarget:
         for statement in (self._insert, self._update, self._delete):
             ids.append(frozenset(statement(rows, batch)))
             if self.parent and any(row[self.parent] not in (None, *rows) for row in rows.values()):
-                raise RowsExcluded("a row refers to one that is not there", sqlstate="23503")
+                raise ForeignKeyRefused("a row refers to one that is not there", sqlstate="23503")
         return rows, Written(*ids)
 
     def _insert(self, rows: dict[str, Row], batch: WriteBatch) -> Iterator[str]:
@@ -317,12 +318,12 @@ class FakeTarget:
 
     def _delete(self, rows: dict[str, Row], batch: WriteBatch) -> Iterator[str]:
         if batch.deletes.num_rows and not self.may_delete:
-            raise EveryBatchWouldFail("permission denied for table product", sqlstate="42501")
+            raise PrivilegeMissing("permission denied for table product", sqlstate="42501")
         for old in self._values(batch.deletes):
             row = rows.get(old[self._key])
             if row is not None and _same(row, old, self._layout.target_schema.names):
                 if row[self._key] in self.referenced:
-                    raise RowsExcluded("the row is still referenced from table cart_item", sqlstate="23503")
+                    raise ForeignKeyRefused("the row is still referenced from table cart_item", sqlstate="23503")
                 del rows[row[self._key]]
                 yield row[self._key]
 

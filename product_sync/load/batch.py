@@ -1,7 +1,7 @@
-"""What the load does with one batch of the diff, and where each of its rows ends.
+"""Writes one batch of the diff, and accounts for each of its rows.
 
-A row that was asked for and not written is never just gone: it is a conflict if somebody else was there, and
-quarantined if the database refused or swallowed it (design section 5).
+A row that was to be written and is not is a conflict if somebody else has changed it, and quarantined if the database
+refused or swallowed it (design section 5).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +20,7 @@ from product_sync.compare import diff_rows, quarantine
 from product_sync.compare.rule import same_values
 from product_sync.conversion.extended_json import cut
 from product_sync.conversion.ids import source_key, to_bson
-from product_sync.errors import EveryBatchWouldFail, LoadStopped, RowsExcluded, RowsRefused
+from product_sync.errors import ForeignKeyRefused, LoadStopped, PrivilegeMissing, RowsExcluded, RowsRefused
 from product_sync.load.deletion import confirmed_absent, present_in_source
 from product_sync.load.exclusions import explain_exclusion
 from product_sync.load.postponed_rows import PostponedRows
@@ -35,24 +36,22 @@ from product_sync.schema.records import Defect, Op, Reason, Reject, Stage
 from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import ParquetSink
 
-#: A row that another table references: foreign_key_violation, and restrict_violation of ON DELETE RESTRICT
-#: (PostgreSQL manual, appendix A).
-_REFERENCED = frozenset({"23503", "23001"})
-_NO_PRIVILEGE = "42501"
-#: What is left of a batch whose rows are in the target.
+#: The check that is left to do after a batch commits.
 PostCommitCheck = Callable[[], None]
-#: Rows whose documents are read again at once.
-_READ_ROWS = 2_000
-#: Excluded rows that are told with what is in their way, and refused rows whose answer is remembered for that.
+#: Postponed rows whose documents are read again at once.
+_READ_ROWS: Final = 2_000
+#: Excluded rows that are explained one by one, and refusals that are remembered for it.
 _KEPT_EXCLUSIONS, _KEPT_ANSWERS = 20, 1_000
-_SWALLOWED = "The statement succeeded, but the row is not there: a trigger or a rule of the table has swallowed it."
+_SWALLOWED: Final = (
+    "The statement succeeded, but the row is not there: a trigger or a rule of the table has swallowed it."
+)
 
 
 class BatchWork:
-    """Writes, takes back and deletes; keeps the counts of ``result`` and writes to ``rejects``.
+    """Writes, takes back and deletes rows. Counts them in ``result`` and writes refused ones to ``rejects``.
 
-    Rows that are refused because of another row are added to ``postponed``: they are for `excluded_rows`.
-    More than ``max_isolated`` refused or swallowed rows raise `LoadStopped`: then it is not the rows.
+    Rows that another row keeps out are added to ``postponed``, for `excluded_rows`. More than ``max_isolated`` refused
+    or swallowed rows raise `LoadStopped`: then the rows are not the cause.
     """
 
     def __init__(
@@ -68,41 +67,44 @@ class BatchWork:
         only_as_planned: bool,
         logger: logging.Logger,
     ) -> None:
-        self._layout = row_schema
+        self._row_schema = row_schema
         self._key = row_schema.key.name
         self._source = source
         self._transactions = transactions
         self._rejects = rejects
         self._result = result
         self.postponed = postponed
-        self._answers: dict[str, str] = {}
         self._max_isolated = max_isolated
         self._only_as_planned = only_as_planned
         self._isolated = 0
+        self._answers: dict[str, str] = {}
         self._logger = logger
         self._row_log = RowLog(logger)
+        empty = row_schema.target_schema.empty_table()
+        #: A batch without rows.
+        self.nothing = WriteBatch(empty, empty, empty, empty)
 
     def recheck(self, rows: pa.Table, *, inserts_are_old: bool) -> Rechecked:
-        """What is still right to write; ``inserts_are_old`` has the inserts read again too. Counts nothing."""
+        """What is still to be written. With ``inserts_are_old`` the inserts are read again too. Counts nothing."""
         return recheck(
-            rows, self._layout, self._source, inserts_too=inserts_are_old, only_as_planned=self._only_as_planned
+            rows, self._row_schema, self._source, inserts_too=inserts_are_old, only_as_planned=self._only_as_planned
         )
 
     def write(self, rows: pa.Table, rechecked: Rechecked) -> PostCommitCheck | None:
-        """Insert and update. Returns what is left to do, if anything: it waits for a look at the source, which has
-        begun."""
+        """Inserts and updates. Returns the check that is left to do, if any; it waits for the source, which has been
+        asked."""
         self._count_rechecked(rechecked)
-        return self._carry_out(rows, rechecked.batch)
+        return self._write(rows, rechecked.batch)
 
     def _count_rechecked(self, rechecked: Rechecked) -> None:
         self._result.conflicts += rechecked.conflicts
         self._result.skipped_since_plan += rechecked.skipped
         if rechecked.rejects:
             self._result.quarantined += len(rechecked.rejects)
-            self._rejects.write(quarantine.rejects_batch(self._layout, rechecked.rejects, Stage.CONVERT))
+            self._rejects.write(quarantine.rejects_batch(self._row_schema, rechecked.rejects, Stage.CONVERT))
 
-    def _carry_out(self, rows: pa.Table, batch: WriteBatch) -> PostCommitCheck | None:
-        follow_up = None
+    def _write(self, rows: pa.Table, batch: WriteBatch) -> PostCommitCheck | None:
+        check = None
         with defer_interrupts() as counted:
             for part, outcome in self._transactions.write_or_bisect(batch):
                 if isinstance(outcome, RowsExcluded):
@@ -115,17 +117,17 @@ class BatchWork:
                     counted()
                     if len(outcome.inserted) == rows.num_rows:
                         all_exist = prefetch.run_in_thread(partial(self._source.all_exist, rows))
-                        follow_up = partial(self._take_back_unless, all_exist, rows, part)
+                        check = partial(self._take_back_unless, all_exist, rows, part)
                     else:
                         self._take_back(self._gone(diff_rows.with_ids(rows, "id", outcome.inserted)), part)
                         self._explain_unwritten(rows, part, outcome)
-        return follow_up
+        return check
 
     def delete(self, rows: pa.Table) -> None:
-        """Delete the extra rows that no document stands for any more."""
+        """Deletes the extra rows for which no document exists."""
         extra = confirmed_absent(rows, self._source)
         self._result.conflicts += rows.num_rows - extra.num_rows
-        self._delete_extra(extra, diff_rows.old_rows(extra, self._layout))
+        self._delete_extra(extra, diff_rows.old_rows(extra, self._row_schema))
 
     def _delete_extra(self, rows: pa.Table, doomed: pa.Table) -> None:
         with defer_interrupts() as counted:
@@ -135,31 +137,26 @@ class BatchWork:
                 counted()
 
     def _delete(self, doomed: pa.Table, rows: pa.Table | None = None) -> Iterator[tuple[int, int]]:
-        """Delete rows (``RowSchema.target_schema``) by compare-and-swap; yields for each transaction how many rows
-        it was asked to delete and how many it did. Rows that the database holds on to are counted here, or postponed
-        if ``rows`` of the diff are given and other rows of the table refer to them."""
+        """Deletes rows (``RowSchema.target_schema``) by compare-and-swap. Yields for each transaction how many rows it
+        was to delete, and how many it deleted. Rows that the database does not let go are counted as kept; with
+        ``rows`` of the diff, those that other rows of the table refer to are postponed."""
         for part, outcome in self._transactions.write_or_bisect(replace(self.nothing, deletes=doomed)):
             if not isinstance(outcome, RowsRefused):
                 yield part.num_rows, len(outcome.deleted)
             elif rows is not None and isinstance(outcome, RowsExcluded) and outcome.obstacles:
                 self._postpone_part(rows, part, outcome)
-            elif outcome.sqlstate in _REFERENCED:
-                self._result.kept_referenced += part.num_rows
-                for row_id in part.deletes[self._key].to_pylist():
-                    self._row_log.warning("Row %s stays: another row or table references it.", cut(row_id))
             else:
-                self._result.kept_undeletable += part.num_rows
+                is_referenced = isinstance(outcome, ForeignKeyRefused)
+                if is_referenced:
+                    self._result.kept_referenced += part.num_rows
+                else:
+                    self._result.kept_undeletable += part.num_rows
+                why = "another row or table references it." if is_referenced else outcome
                 for row_id in part.deletes[self._key].to_pylist():
-                    self._row_log.warning("Row %s stays: %s", cut(row_id), outcome)
-
-    @property
-    def nothing(self) -> WriteBatch:
-        """A batch without rows."""
-        empty = self._layout.target_schema.empty_table()
-        return WriteBatch(empty, empty, empty, empty)
+                    self._row_log.warning("Row %s stays: %s", cut(row_id), why)
 
     def read_again(self, rows: pa.Table) -> WriteBatch:
-        """What is still to be done of postponed rows, as both sides are now. Counts those that have settled."""
+        """What is still to be done about postponed rows. Counts the rows that are settled."""
         extra = diff_rows.of_op(rows, Op.EXTRA)
         doomed = confirmed_absent(extra, self._source) if extra.num_rows else extra
         wanted = rows.filter(pc.not_equal(rows["op"], str(Op.EXTRA)))
@@ -174,21 +171,21 @@ class BatchWork:
             inserts=pa.concat_tables([self.nothing.inserts, *(part.batch.inserts for part in parts)]),
             new=pa.concat_tables([self.nothing.new, *(part.batch.new for part in parts)]),
             old=pa.concat_tables([self.nothing.old, *(part.batch.old for part in parts)]),
-            deletes=diff_rows.old_rows(doomed, self._layout),
+            deletes=diff_rows.old_rows(doomed, self._row_schema),
         )
 
     def write_postponed(self, rows: pa.Table, part: WriteBatch) -> None:
-        """Write rows that wait for nothing any more. Those that are refused all the same are postponed again."""
+        """Writes rows that wait for no other row any more. Rows that are refused again are postponed again."""
         deletes = part.deletes
         if part.num_rows > deletes.num_rows:
-            follow_up = self._carry_out(rows, replace(part, deletes=deletes.slice(0, 0)))
-            if follow_up is not None:
-                follow_up()
+            check = self._write(rows, replace(part, deletes=deletes.slice(0, 0)))
+            if check is not None:
+                check()
         if deletes.num_rows:
             self._delete_extra(rows, deletes)
 
     def write_in_order(self, rows: pa.Table, steps: Sequence[WriteBatch]) -> bool:
-        """Write ``steps`` in one transaction; false if a row is not as it was seen, and nothing was written."""
+        """Writes ``steps`` in one transaction. Returns false and writes nothing if a row has changed since the read."""
         with defer_interrupts() as counted:
             written = self._transactions.write_in_order(steps)
             self._result.inserted += len(written.inserted)
@@ -201,25 +198,25 @@ class BatchWork:
         return written.num_rows > 0
 
     def without_changed(self, part: WriteBatch) -> set[str]:
-        """The ids of those rows that are in the target as they were seen; the others are counted as conflicts."""
+        """The ids of the rows that are unchanged in the target. The others are counted as conflicts."""
         seen = pa.concat_tables([part.old, part.deletes])
         ids = seen[self._key].to_pylist()
-        now = self._transactions.fetch([*part.inserts[self._key].to_pylist(), *ids])
-        unchanged = same_values(diff_rows.aligned(now, self._key, ids), seen, self._layout.compared)
-        absent = set(part.inserts[self._key].to_pylist()) - set(now[self._key].to_pylist())
-        left = absent | set(seen.filter(unchanged)[self._key].to_pylist())
+        to_insert = part.inserts[self._key].to_pylist()
+        now = self._transactions.fetch([*to_insert, *ids])
+        unchanged = same_values(diff_rows.aligned(now, self._key, ids), seen, self._row_schema.compared)
+        left = {*to_insert} - {*now[self._key].to_pylist()} | {*seen.filter(unchanged)[self._key].to_pylist()}
         self._result.conflicts += part.num_rows - len(left)
         return left
 
     def quarantine_refused(self, rows: pa.Table, part: WriteBatch, refusal: RowsRefused) -> None:
-        """The only row of ``part`` is bad by itself."""
+        """Quarantines the only row of ``part``, which the database refuses whatever other rows there are."""
         if part.deletes.num_rows:
             self._result.kept_undeletable += 1
             return
         self._isolate(rows, pa.concat_tables([part.inserts, part.new]), Reason.REFUSED_BY_DATABASE, _answer(refusal))
 
     def postpone(self, rows: pa.Table, answer: str = "") -> None:
-        """Leave rows of the diff for later; ``answer`` says why, where the obstacles of a row do not."""
+        """Leaves rows of the diff for later. ``answer`` says why, if the obstacles of a row do not."""
         if not rows.num_rows:
             return
         self.postponed.add(rows)
@@ -228,17 +225,17 @@ class BatchWork:
                 self._answers[row_id] = answer
 
     def _postpone_part(self, rows: pa.Table, part: WriteBatch, refusal: RowsExcluded) -> None:
-        ids = part.ids(self._key)
-        self.postpone(diff_rows.with_ids(rows, "id", ids), "" if refusal.obstacles else _answer(refusal))
-        if not refusal.obstacles:
-            self._count_isolated(_answer(refusal))
+        answer = "" if refusal.obstacles else _answer(refusal)
+        self.postpone(diff_rows.with_ids(rows, "id", part.ids(self._key)), answer)
+        if answer:
+            self._count_isolated(answer)
 
     def exclude(self, rows: pa.Table, waiting: Collection[str]) -> None:
-        """Count postponed rows that cannot be written, and say why of the first ones. ``waiting`` has all their ids."""
+        """Counts postponed rows that cannot be written, and explains the first ones. ``waiting`` has all their ids."""
         extra = diff_rows.of_op(rows, Op.EXTRA)
         wanted = rows.filter(pc.not_equal(rows["op"], str(Op.EXTRA)))
-        told = wanted.slice(0, max(_KEPT_EXCLUSIONS - len(self._result.exclusions), 0))
-        exclusions = self._explained(told, waiting)
+        explained = wanted.slice(0, max(_KEPT_EXCLUSIONS - len(self._result.exclusions), 0))
+        exclusions = self._explained(explained, waiting)
         self._result.kept_referenced += extra.num_rows
         self._result.excluded += wanted.num_rows
         self._result.exclusions += exclusions
@@ -246,8 +243,8 @@ class BatchWork:
             self._row_log.warning("Row %s stays: another row references it.", cut(row_id))
         for exclusion in exclusions:
             self._logger.warning("Row %s", exclusion.message)
-        if wanted.num_rows > told.num_rows:
-            self._logger.warning("%d more rows are kept out by other rows.", wanted.num_rows - told.num_rows)
+        if wanted.num_rows > explained.num_rows:
+            self._logger.warning("%d more rows are kept out by other rows.", wanted.num_rows - explained.num_rows)
 
     def _explained(self, rows: pa.Table, waiting: Collection[str]) -> list[Exclusion]:
         if not rows.num_rows:
@@ -255,9 +252,9 @@ class BatchWork:
         inserts, updates = diff_rows.of_op(rows, Op.INSERT), diff_rows.of_op(rows, Op.UPDATE)
         batch = replace(
             self.nothing,
-            inserts=diff_rows.new_rows(inserts, self._layout),
-            new=diff_rows.new_rows(updates, self._layout),
-            old=diff_rows.old_rows(updates, self._layout),
+            inserts=diff_rows.new_rows(inserts, self._row_schema),
+            new=diff_rows.new_rows(updates, self._row_schema),
+            old=diff_rows.old_rows(updates, self._row_schema),
         )
         found = {obstacle.row: obstacle for obstacle in reversed(self._transactions.obstacles(batch))}
         others = sorted({obstacle.other for obstacle in found.values() if obstacle.kind is ObstacleKind.HELD})
@@ -272,7 +269,7 @@ class BatchWork:
             self._take_back(self._absent(inserted), part)
 
     def _take_back(self, gone: set[str], part: WriteBatch) -> None:
-        """Delete again what was inserted for products that have gone: their delete events may have come first."""
+        """Deletes rows that were inserted for products that are gone: their delete events may have come first."""
         if not gone:
             return
         doomed = diff_rows.with_ids(part.inserts, self._key, gone)
@@ -282,9 +279,7 @@ class BatchWork:
                 for _, deleted in self._delete(doomed):
                     self._result.taken_back += deleted
                     counted()
-        except EveryBatchWouldFail as error:
-            if error.sqlstate != _NO_PRIVILEGE:
-                raise
+        except PrivilegeMissing as error:
             self._result.kept_undeletable += doomed.num_rows
             self._logger.warning(
                 "%d products were deleted while they were inserted; their rows stay: %s Rows: %s",
@@ -296,7 +291,7 @@ class BatchWork:
             self._result.not_taken_back += self._result.kept - kept_before
 
     def _gone(self, rows: pa.Table) -> set[str]:
-        """The text ids of diff rows for which no document exists any more."""
+        """The ids of diff rows for which no document exists any more."""
         return set() if not rows.num_rows or self._source.all_exist(rows) else self._absent(rows)
 
     def _absent(self, rows: pa.Table) -> set[str]:
@@ -304,6 +299,7 @@ class BatchWork:
         return {source_id.text for source_id in asked} - {found.text for found in self._source.existing(asked)}
 
     def _explain_unwritten(self, rows: pa.Table, part: WriteBatch, written: Written) -> None:
+        """Tells conflicts from rows that a trigger swallowed."""
         if len(written.inserted) + len(written.updated) == part.num_rows:
             return
         inserts = part.inserts.filter(self._not_in(part.inserts, written.inserted))
@@ -313,9 +309,9 @@ class BatchWork:
         now = diff_rows.aligned(self._transactions.fetch(wanted), self._key, wanted)
         is_there = pc.is_valid(now[self._key])
         now_updated, updated_is_there = now.slice(inserts.num_rows), is_there.slice(inserts.num_rows)
-        untouched = pc.and_(updated_is_there, same_values(now_updated, old, self._layout.compared))
+        untouched = pc.and_(updated_is_there, same_values(now_updated, old, self._row_schema.compared))
         absent = inserts.filter(pc.invert(is_there.slice(0, inserts.num_rows)))
-        # A row that was there when we inserted and is not now was deleted by its event: its product is gone too.
+        # A row that was there at the insert and is not there now was deleted by its event: its product is gone too.
         gone = self._gone(diff_rows.with_ids(rows, "id", absent[self._key].to_pylist()))
         swallowed = pa.concat_tables([absent.filter(self._not_in(absent, gone)), new.filter(untouched)])
         self._result.conflicts += len(wanted) - swallowed.num_rows
@@ -326,20 +322,20 @@ class BatchWork:
         return pc.invert(pc.is_in(table[self._key], value_set=pa.array(ids, pa.string())))
 
     def _isolate(self, rows: pa.Table, row: pa.Table, reason: Reason, answer: str) -> None:
-        """Quarantine one row (``RowSchema.target_schema``) that the database would not take."""
+        """Quarantines one row (``RowSchema.target_schema``) that the database did not take."""
         source_id = diff_rows.source_ids(diff_rows.with_ids(rows, "id", row[self._key].to_pylist()))[0]
         self._row_log.warning("Row %s goes to the quarantine: %s", cut(source_id.text), answer)
         self._result.quarantined += 1
         reject = Reject(source_key(to_bson(source_id)), source_id, (Defect(self._key, reason, cut(answer)),))
-        self._rejects.write(quarantine.rejects_batch(self._layout, [reject], Stage.LOAD, row))
+        self._rejects.write(quarantine.rejects_batch(self._row_schema, [reject], Stage.LOAD, row))
         self._count_isolated(answer)
 
     def _count_isolated(self, answer: str) -> None:
         self._isolated += 1
         if self._isolated > self._max_isolated:
             raise LoadStopped(
-                f"The database would not take {self._isolated} rows, the last one with: {answer}",
-                hint="So many refusals are not the rows' fault: compare the mapping with the table's constraints"
+                f"The database refused {self._isolated} rows, the last one with: {answer}",
+                hint="So many refusals are not the fault of the rows. Compare the mapping with the table's constraints"
                 " and triggers, then start the sync again.",
             )
 

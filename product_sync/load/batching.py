@@ -1,7 +1,7 @@
 """Cuts the diff into batches: each row in exactly one of them, in the order of the file.
 
-Row groups of the file and pages of its reader are storage matters and do not show: only the rows, the bytes
-and the mark of rows that were refused before decide where a batch ends (design section 5).
+Only rows, bytes and the mark of rows that were refused before decide where a batch ends, not the row groups of the file
+(design section 5).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def read_batches(
 ) -> Iterator[pa.Table]:
     """The rows of ``ops`` in the diff file, in batches of the diff's schema.
 
-    ``next_size`` is asked before each batch for its rows. A batch ends there, before ``max_bytes`` (one row
-    alone may be larger), or where rows that were refused before begin, which share no batch with others.
+    A batch has at most ``next_size()`` rows, which is called before each batch, and ``max_bytes``, if it has more than
+    one row. Rows that were refused before share no batch with others.
     """
     with opened(path) as file:
         read = _pages(file, ops)
         pending = file.schema_arrow.empty_table()
         while True:
             size = next_size()
-            # A table without rows has bytes all the same.
+            # A table without rows has bytes too.
             while not pending.num_rows or (pending.num_rows < size and pending.nbytes <= max_bytes):
                 if (page := next(read, None)) is None:
                     break
@@ -46,7 +46,7 @@ def read_batches(
 
 
 def count_rows(path: Path, ops: Collection[Op]) -> int:
-    """How many rows of ``ops`` the diff file holds; reads the one column."""
+    """How many rows of ``ops`` the diff file holds."""
     wanted = pa.array([str(op) for op in ops], pa.string())
     with opened(path) as file:
         return sum(

@@ -1,8 +1,8 @@
-"""Whether, and which, extra rows may be deleted.
+"""Decides whether, and which, extra rows may be deleted.
 
-A deletion cannot be repaired by the next run, so everything here looks for a reason not to (design section 6):
-half-read sources, ids that another BSON type still holds, too many at once, constraints that would take the
-carts' rows along.
+The next run cannot repair a deletion. So a row is kept if there is any reason for it (design section 6): the source was
+not read completely, its id exists with another BSON type, too many rows are extra, or a constraint would change the
+rows of other tables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_DELETE_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class DeletionFacts:
-    """What the guards look at. ``cascading_foreign_keys`` names the constraints onto the table whose ON DELETE is
+    """What the decision needs. ``cascading_foreign_keys`` names the foreign keys onto the table whose ON DELETE is
     CASCADE, SET NULL or SET DEFAULT; ``source_complete`` says that the source snapshot passed its check."""
 
     extra: int
@@ -32,10 +32,10 @@ class DeletionFacts:
     max_delete_share: float = MAX_DELETE_SHARE
 
 
-def obstacle(facts: DeletionFacts) -> str | None:
-    """Why no extra row may be deleted, or ``None`` if they may."""
+def reason_to_keep(facts: DeletionFacts) -> str | None:
+    """Why no extra row may be deleted, or ``None`` if they may be."""
     if not facts.source_complete:
-        return "The source snapshot did not pass its check, so a row may look extra that is not."
+        return "The source snapshot did not pass its check, so rows may be called extra by mistake."
     if facts.cascading_foreign_keys:
         return (
             f"Deleting would change other tables: {', '.join(facts.cascading_foreign_keys)} "
@@ -44,18 +44,18 @@ def obstacle(facts: DeletionFacts) -> str | None:
     if facts.extra > facts.max_delete_share * facts.target_count:
         return (
             f"{facts.extra} of {facts.target_count} rows are extra, which is more than "
-            f"{facts.max_delete_share:.0%}: look at them, then raise max_delete_share if they are right to go."
+            f"{facts.max_delete_share:.0%}: check them, then raise max_delete_share if they should be deleted."
         )
     return None
 
 
 def confirmed_absent(rows: pa.Table, source: Source) -> pa.Table:
-    """Those extra rows of the diff for which no document exists now, under any ``_id`` that maps to the row's id."""
+    """The extra rows of the diff for which no document exists now, under any ``_id`` that maps to the row's id."""
     present = present_in_source(diff_rows.ids(rows), source)
     return rows.filter(pc.invert(pc.is_in(rows["id"], value_set=pa.array(sorted(present), pa.string()))))
 
 
 def present_in_source(ids: Sequence[str], source: Source) -> set[str]:
-    """Which text ids the source holds now, as whatever BSON type."""
+    """The text ids that exist in the source now, with any BSON type."""
     candidates = [candidate for text in ids for candidate in possible_ids(text)]
     return {found.text for found in source.existing(candidates)}

@@ -1,7 +1,7 @@
-"""Measures how long a load would take, by really running its first batch and rolling it back.
+"""Measures how long a load would take: runs its first batch and rolls it back.
 
-A number that was not measured is worse than none: where nothing could be tried, the estimate says why instead
-(design section 5, "Dry run").
+A number that was not measured is worse than none. If nothing can be tried, the estimate says why (design section 5,
+"Dry run").
 """
 
 from __future__ import annotations
@@ -23,27 +23,22 @@ from product_sync.load.batching import read_batches
 from product_sync.load.loader import DEFAULT_POLICY, WRITES, LoadPolicy
 from product_sync.load.pacing import Pacing
 from product_sync.load.recheck import recheck
+from product_sync.load.transactions import halves, split
 from product_sync.runtime.clock import Timing
 from product_sync.schema.ports import Source, TargetWriter, WriteBatch
 from product_sync.schema.row_schema import RowSchema
 
-#: Adaptive pacing begins small; after so many batches, each up to four times as large, it is near the size it wants.
+#: Adaptive pacing begins with small batches. After so many, each up to four times as large, it has found its size.
 _TRIES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """``seconds`` that the load would take, pauses included, or ``None`` and ``because``. ``batches`` that it
-    would have."""
+    """``seconds`` that the load would take, with its pauses, or ``None`` and ``because``; and how many ``batches``."""
 
     seconds: float | None
     batches: int
     because: str | None = None
-
-
-def count_batches(plan: Path, pacing: Pacing) -> int:
-    """How many batches of inserts and updates the diff file makes."""
-    return _count(plan, pacing.batch_size)
 
 
 def _count(plan: Path, next_size: Callable[[], int]) -> int:
@@ -51,8 +46,8 @@ def _count(plan: Path, next_size: Callable[[], int]) -> int:
 
 
 def not_probed(plan: Path, pacing: Pacing, because: str) -> Estimate:
-    """The estimate where no batch may be tried: zero if there is nothing to do, else none."""
-    batches = count_batches(plan, pacing)
+    """The estimate if no batch may be tried: zero if there is nothing to do, else the reason."""
+    batches = _count(plan, pacing.batch_size)
     return Estimate(None, batches, because) if batches else Estimate(0.0, 0)
 
 
@@ -67,13 +62,12 @@ def estimate(
     timing: Timing,
     policy: LoadPolicy = DEFAULT_POLICY,
 ) -> Estimate:
-    """Try the first batch of ``plan`` and multiply. The writer holds the lock, and nothing is committed.
+    """Tries the first batch of ``plan``, and multiplies. Nothing is committed.
 
-    The first batch is read again as the load would. If the database refuses rows of it, the largest half that it
-    takes is the measure. A policy that wants a larger batch once it has seen the cost of the first one gets it, a few
-    times.
+    The batch is read again as in the load. If the database refuses rows of it, the largest part that it accepts is
+    measured. A pacing that wants a larger batch after the first measurement gets it, a few times.
     """
-    batches = count_batches(plan, pacing)
+    batches = _count(plan, pacing.batch_size)
     if batches == 0:
         return Estimate(0.0, 0)
     stale = (timing.now() - source_taken_at).total_seconds() > policy.source_recheck_after_s
@@ -102,7 +96,7 @@ def estimate(
 
 
 def _measured(writer: TargetWriter, batch: WriteBatch, timing: Timing) -> float:
-    """Seconds for the whole batch, scaled up from the first part of it that the database takes. Rows that wait for
+    """Seconds for the whole batch, scaled up from the first part of it that the database accepts. Rows that wait for
     other rows are left out."""
     parts = [batch]
     asked = False
@@ -114,17 +108,15 @@ def _measured(writer: TargetWriter, batch: WriteBatch, timing: Timing) -> float:
         except RowsRefused as refusal:
             if isinstance(refusal, RowsExcluded) and not asked:
                 asked = True
-                waiting = {obstacle.row for obstacle in writer.obstacles(part)}
-                ids = part.ids(part.inserts.schema.names[0])
-                free = [place for place, row_id in enumerate(ids) if row_id not in waiting]
-                if waiting and not free:
-                    raise
-                if waiting:
-                    parts.append(part.take(free))
+                if waiting := {obstacle.row for obstacle in writer.obstacles(part)}:
+                    free, _ = split(part, waiting)
+                    if not free.num_rows:
+                        raise
+                    parts.append(free)
                     continue
-            middle = part.num_rows // 2
-            if middle:
-                parts += [part.slice(middle, part.num_rows - middle), part.slice(0, middle)]
+            if part.num_rows > 1:
+                first, second = halves(part)
+                parts += [second, first]
             if not parts:
                 raise
         else:

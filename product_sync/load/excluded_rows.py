@@ -1,12 +1,12 @@
-"""Writes the rows that other rows kept out, once all batches have been tried.
+"""Writes the rows that other rows kept out, after all batches have been tried.
 
-Two products that swap a unique value, a chain of products that pass one on, a row whose value an extra row still holds,
-a child that comes before its parent: each of these rows is refused as long as it is written by itself. Without this
-module they would be called bad documents, and a chain of n would take n runs (docs/decisions/0083).
+Two products swap a unique value, a chain of products passes one on, an extra row still holds a value, a child comes
+before its parent: each of these rows is refused if it is written alone. Without this module they would count as bad
+documents, and a chain of n would take n runs (docs/decisions/0083).
 
-A pass puts the postponed rows into an order (`write_order`) and writes them in groups of a batch's size. Rows that
-were not written are looked at again in the next pass, as long as each pass gets rid of some. The rest cannot be written
-in any order, and is counted with what is in its way.
+A pass puts the postponed rows into an order (`write_order`) and writes them in groups of a batch's size. Rows that were
+not written go into the next pass, as long as each pass writes some. The rest cannot be written in any order, and is
+counted with the obstacle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 from product_sync.compare import diff_rows
 from product_sync.conversion.extended_json import cut
 from product_sync.errors import RowsExcluded, RowsRefused
-from product_sync.load.batch import BatchWork, PostCommitCheck
+from product_sync.load.batch import BatchWork
+from product_sync.load.batch_loop import BatchLoop
 from product_sync.load.parking_values import parking_places
 from product_sync.load.postponed_rows import WINDOW_ROWS, PostponedRows
 from product_sync.load.transactions import Transactions
@@ -36,52 +37,45 @@ from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
 
 #: Rows that the server is asked about at once.
-_ASKED_ROWS = 2_000
+_ASKED_ROWS: Final = 2_000
 #: Statements of one transaction that writes rows in order.
-_MAX_STEPS = 1_000
-#: What the row in the way has to do so that the other one can be written.
-_MAKES_WAY = {
+_MAX_STEPS: Final = 1_000
+#: What must happen to the row in the way before the other one can be written.
+_MAKES_WAY: Final = {
     ObstacleKind.HELD: (Op.UPDATE, Op.EXTRA),
     ObstacleKind.NEEDED: (Op.INSERT,),
     ObstacleKind.REFERRING: (Op.UPDATE, Op.EXTRA),
 }
 
-#: Tries a piece of work with the rows that are at stake, as the load tries a batch; false where it failed, or is not
-#: tried because the load has stopped.
-Run = Callable[[pa.Table, Callable[[], PostCommitCheck | None]], bool]
-
 
 class ExcludedRows:
-    """Works through what ``work`` has postponed. ``prepare`` only reads; what ``run_batch`` runs is a batch."""
+    """Writes what ``work`` has postponed, in batches of ``loop``."""
 
     def __init__(
         self,
         row_schema: RowSchema,
         work: BatchWork,
         transactions: Transactions,
+        loop: BatchLoop,
         folder: Path,
-        *,
         batch_size: Callable[[], int],
-        run_batch: Run,
-        prepare: Run,
         logger: logging.Logger,
     ) -> None:
-        self._layout = row_schema
+        self._row_schema = row_schema
         self._work = work
         self._transactions = transactions
+        self._loop = loop
         self._folder = folder
         self._batch_size = batch_size
-        self._run_batch = run_batch
-        self._prepare = prepare
         self._logger = logger
 
     def write(self) -> None:
-        """Write what can be written of the postponed rows of ``work``, and count the others as excluded."""
+        """Writes the postponed rows that can be written, and counts the others as excluded."""
         number = 0
         while (postponed := self._work.postponed).num_rows:
             number += 1
             self._logger.info("%d rows wait for other rows. They are written in order now.", postponed.num_rows)
-            self._work.postponed = PostponedRows(self._folder / f"pass-{number}.parquet", self._layout.diff_schema)
+            self._work.postponed = PostponedRows(self._folder / f"pass-{number}.parquet", self._row_schema.diff_schema)
             try:
                 for rows in postponed.windows():
                     self._write_window(rows)
@@ -92,33 +86,33 @@ class ExcludedRows:
                 return
 
     def _write_window(self, rows: pa.Table) -> None:
-        window = _Window(self._layout, self._work, self._transactions, rows)
-        if not self._prepare(rows, window.read):
+        window = _Window(self._row_schema, self._work, self._transactions, rows)
+        if not self._loop.read(rows, window.read):
             return
         for stage in window.stages:
             for steps in _groups(stage.levels, self._batch_size):
-                self._run_batch(window.rows_of(chain(*steps)), partial(window.write_levels, steps))
+                self._loop.run_one(window.rows_of(chain(*steps)), partial(window.write_levels, steps))
             for circles in _packed(stage.circles, self._batch_size):
                 places = chain.from_iterable(circle.rows for circle in circles)
-                self._run_batch(window.rows_of(places), partial(window.write_circles, circles))
+                self._loop.run_one(window.rows_of(places), partial(window.write_circles, circles))
 
     def _exclude(self, left: PostponedRows) -> None:
-        """Count the rows that neither an order nor a parked value helps."""
+        """Counts the rows that cannot be written, neither in an order nor with a parked value."""
         try:
             waiting = set[str]()
             for rows in left.windows() if left.num_rows <= WINDOW_ROWS else ():
                 waiting.update(diff_rows.ids(rows))
             for rows in left.windows():
-                self._prepare(rows, partial(self._work.exclude, rows, waiting))
+                self._loop.read(rows, partial(self._work.exclude, rows, waiting))
         finally:
             left.close()
 
 
 class _Window:
-    """As many postponed rows as are put into order at once. Rows are known by their place in ``_batch``."""
+    """The postponed rows that are put into order at once. A row is known by its place in ``_batch``."""
 
     def __init__(self, row_schema: RowSchema, work: BatchWork, transactions: Transactions, rows: pa.Table) -> None:
-        self._layout = row_schema
+        self._row_schema = row_schema
         self._key = row_schema.key.name
         self._work = work
         self._transactions = transactions
@@ -128,7 +122,7 @@ class _Window:
         self.stages: list[Stage] = []
 
     def read(self) -> None:
-        """Read the rows again, ask the server what is in their way, and put them into order."""
+        """Reads the rows again, asks the server for their obstacles, and puts them into order."""
         self._batch = batch = self._work.read_again(self._rows)
         self._ids = batch.ids(self._key)
         ops = [Op.INSERT] * batch.inserts.num_rows + [Op.UPDATE] * batch.new.num_rows
@@ -140,7 +134,7 @@ class _Window:
         self.stages = arrange(ops, hopeful, [wait for wait in waits if wait.row in hopeful and wait.on in hopeful])
 
     def _waits(self, ops: Sequence[Op]) -> tuple[set[int], list[Wait]]:
-        """Rows that have to wait for one that stays as it is, and which rows wait for which."""
+        """Rows that wait for a row which does not change, and which rows wait for which."""
         places = {row_id: place for place, row_id in enumerate(self._ids)}
         stuck, waits = set[int](), list[Wait]()
         for start in range(0, len(ops), _ASKED_ROWS):
@@ -159,7 +153,7 @@ class _Window:
         return diff_rows.with_ids(self._rows, "id", [self._ids[place] for place in places])
 
     def write_levels(self, steps: Sequence[Sequence[int]]) -> None:
-        """Write rows of which none waits for a later one: in one transaction, or else step by step."""
+        """Writes rows of which none waits for a later one: in one transaction, or if that fails step by step."""
         if len(steps) > 1:
             with suppress(RowsRefused):
                 if self._work.write_in_order(self.rows_of(chain(*steps)), [self._batch.take(step) for step in steps]):
@@ -168,7 +162,7 @@ class _Window:
             self._work.write_postponed(self.rows_of(step), self._batch.take(step))
 
     def write_circles(self, circles: Sequence[Circle]) -> None:
-        """Write circles in one transaction, or else each in its own."""
+        """Writes circles in one transaction, or if that fails one by one."""
         if len(circles) > 1:
             steps = [list(chain(*step)) for step in zip_longest(*(circle.steps for circle in circles), fillvalue=())]
             parked = {place: columns for circle in circles for place, columns in circle.parked.items()}
@@ -187,23 +181,23 @@ class _Window:
             attempt += 1
             try:
                 if not self._write_parked(circle, values):
-                    self._find_what_changed(circle)
+                    self._postpone_unchanged(circle)
             except RowsRefused as error:
                 if circle.parked and error.step == 0:
                     answer = f"the value that one of them would have for a moment is refused: {error.message}"
                     continue
-                self._find_the_refused(circle, values, error)
+                self._isolate_refused(circle, values, error)
             return
         self._postpone(circle.rows, f"{self._described(circle)}, and {answer}")
 
     def _parking(self, circle: Circle, attempt: int) -> dict[int, dict[str, Any]] | None:
-        """By row the values to park it with, or ``None`` if there are none (any more) to try."""
+        """The values to park each row with, or ``None`` if there are no more values to try."""
         values: dict[int, dict[str, Any]] = {}
         most = 1
         for place, constraints in circle.parked.items():
             values[place] = {}
             for columns in constraints:
-                possible = list(parking_places(self._layout, columns))
+                possible = list(parking_places(self._row_schema, columns))
                 if not possible:
                     return None
                 most = max(most, len(possible))
@@ -214,6 +208,7 @@ class _Window:
         return self._work.write_in_order(self.rows_of(circle.rows), list(self._steps(circle, values)))
 
     def _steps(self, circle: Circle, values: dict[int, dict[str, Any]]) -> Iterator[WriteBatch]:
+        """First the rows that are parked, then the steps of the circle."""
         parked = sorted(values)
         held = self._batch.take(parked)
         between = _with_values(held.old, [values[place] for place in parked])
@@ -229,15 +224,15 @@ class _Window:
                 deletes=others.deletes,
             )
 
-    def _find_what_changed(self, circle: Circle) -> None:
-        """Nothing of a circle was written, because one of its rows is not as it was seen."""
+    def _postpone_unchanged(self, circle: Circle) -> None:
+        """Nothing of the circle was written, because one of its rows has changed: tries the others in the next pass."""
         left = self._work.without_changed(self._batch.take(circle.rows))
         rows = [place for place in circle.rows if self._ids[place] in left]
-        altered = len(rows) == len(circle.rows)
-        self._postpone(rows, f"{self._described(circle)}, and a trigger or rule alters what is written" * altered)
+        is_altered = len(rows) == len(circle.rows)
+        self._postpone(rows, f"{self._described(circle)}, and a trigger or rule alters what is written" * is_altered)
 
-    def _find_the_refused(self, circle: Circle, values: dict[int, dict[str, Any]], error: RowsRefused) -> None:
-        """A step of the circle was refused. A row that is bad by itself goes to the quarantine."""
+    def _isolate_refused(self, circle: Circle, values: dict[int, dict[str, Any]], error: RowsRefused) -> None:
+        """A step of the circle was refused. Quarantines a row that is bad by itself, and postpones the others."""
         number = None if error.step is None else error.step - bool(values)
         if number is not None and len(circle.steps[number]) > 1:
             steps = [*circle.steps[:number], *([place] for place in circle.steps[number]), *circle.steps[number + 1 :]]
@@ -252,7 +247,7 @@ class _Window:
             bad = circle.steps[number]
             self._work.quarantine_refused(self.rows_of(bad), self._batch.take(bad), error)
             rows = [place for place in rows if place not in bad]
-        self._postpone(rows, f"{self._described(circle)}, of which the database refuses one: {error.message}")
+        self._postpone(rows, f"{self._described(circle)}, and the database refuses one of them: {error.message}")
 
     def _described(self, circle: Circle) -> str:
         first = ", ".join(cut(self._ids[place]) for place in circle.rows[:5])
@@ -275,7 +270,7 @@ def _with_values(table: pa.Table, values: Sequence[dict[str, Any]]) -> pa.Table:
 
 
 def _groups(levels: Sequence[Sequence[int]], size: Callable[[], int]) -> Iterator[list[list[int]]]:
-    """The levels in order, cut into groups of so many rows; a group is a list of levels or of parts of them."""
+    """The levels in order, in groups of ``size()`` rows. A group is a list of levels or of parts of them."""
     group, room = list[list[int]](), size()
     for level in levels:
         start = 0
@@ -291,7 +286,7 @@ def _groups(levels: Sequence[Sequence[int]], size: Callable[[], int]) -> Iterato
 
 
 def _packed(circles: Sequence[Circle], size: Callable[[], int]) -> Iterator[list[Circle]]:
-    """The circles in groups of so many rows, at least one circle each."""
+    """The circles in groups of ``size()`` rows, at least one circle each."""
     group, room = list[Circle](), size()
     for circle in circles:
         if group and len(circle.rows) > room:

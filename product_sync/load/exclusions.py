@@ -1,7 +1,7 @@
-"""Names the row that keeps another row out of the target.
+"""Explains which row keeps another row out of the target.
 
-A refused row is a defect of its document only if it would be refused in an empty table too. Otherwise another row is in
-the way, and what has to be done follows from how: it has to change first, to be inserted first, or to be deleted first.
+A refused row has a bad document only if an empty table would refuse it too. Otherwise another row is in the way, which
+has to be changed, inserted or deleted first.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from product_sync.schema.obstacle import Obstacle, ObstacleKind
 def explain_exclusion(
     row_id: str, obstacle: Obstacle | None, answer: str, waiting: Collection[str], in_source: Collection[str]
 ) -> Exclusion:
-    """Say why a row cannot be written. ``answer`` is what was found out when it was tried; it says more than the
-    obstacle. ``waiting`` are the ids of all rows that cannot be written, ``in_source`` those that the source has."""
-    told = cut(row_id)
+    """Says why a row cannot be written. ``answer`` is the result of trying it, which says more than the obstacle.
+    ``waiting`` are the ids of all rows that cannot be written, ``in_source`` the ids that the source has."""
+    name = cut(row_id)
     if answer or obstacle is None:
         constraint = obstacle.constraint if obstacle else None
         other = _other_row(obstacle) if obstacle else None
-        return Exclusion(row_id, other, constraint, f"{told} is kept out: {answer or 'another row was in its way'}")
-    message = f"{told} {_in_the_way(obstacle, waiting)}"
+        return Exclusion(row_id, other, constraint, f"{name} is kept out: {answer or 'another row was in its way'}")
+    message = f"{name} {_in_the_way(obstacle, waiting)}"
     if obstacle.kind is ObstacleKind.HELD:
         if obstacle.other in waiting:
             message += " That one cannot be written either."
@@ -41,7 +41,7 @@ def explain_exclusion(
 
 
 def in_the_way_now(obstacle: Obstacle) -> Exclusion:
-    """What keeps a row out at this moment. It may make way in the next sync."""
+    """What keeps a row out now. The next sync may solve it."""
     message = f"{cut(obstacle.row)} {_in_the_way(obstacle)}"
     return Exclusion(obstacle.row, _other_row(obstacle), obstacle.constraint, message)
 

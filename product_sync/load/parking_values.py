@@ -1,7 +1,7 @@
-"""Makes the values that a row holds for a moment, within one transaction, so that others can have its own.
+"""Makes the values that a row holds for a moment inside a transaction, so that another row can take its value.
 
-NULL is best where the column takes it: it excludes nobody and fits most other constraints. Elsewhere it is a value that
-nobody else has. It is never committed.
+NULL is best if the column allows it: it excludes no other row and fits most constraints. Otherwise it is a random value
+that no other row has. It is never committed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from product_sync.schema.records import ColumnType, TypeName
 from product_sync.schema.row_schema import RowColumn, RowSchema
 
-#: How often a value is made anew where the one that was tried is taken.
+#: How many random values are tried.
 _TRIES = 3
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _BITS = {TypeName.SMALLINT: 15, TypeName.INTEGER: 31, TypeName.BIGINT: 63, TypeName.REAL: 24, TypeName.DOUBLE: 53}
@@ -22,7 +22,7 @@ _DAY_US, _FIRST_DAY, _DAYS = 86_400_000_000, 84_006, 2_483_000
 
 
 def parking_places(row_schema: RowSchema, columns: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Values to try one after the other, by column: each frees a constraint that looks at ``columns``.
+    """Values by column, to be tried one after the other. Each makes the row give way in a constraint on ``columns``.
 
     Only columns that a sync updates can be used.
     """
@@ -31,19 +31,19 @@ def parking_places(row_schema: RowSchema, columns: Collection[str]) -> Iterator[
     yield from ({column.name: None} for column in usable if column.name in nullable)
     for column in sorted(usable, key=_room):
         if column.type.name is not TypeName.BOOLEAN:
-            yield from ({column.name: _unlike_any_other(column.type)} for _ in range(_TRIES))
+            yield from ({column.name: _random_value(column.type)} for _ in range(_TRIES))
 
 
 def _room(column: RowColumn) -> int:
-    """Text first: it has room for values that nobody has."""
+    """Text comes first: it has most room for random values."""
     kind = column.type
     if kind.name in (TypeName.TEXT, TypeName.VARCHAR):
         return 0 if (kind.length or 1_000) >= 12 else 3
     return 1 if kind.name in (TypeName.UUID, TypeName.BIGINT, TypeName.DOUBLE) else 2
 
 
-def _unlike_any_other(kind: ColumnType) -> Any:
-    """A random value in canonical form (`product_sync.schema.records`)."""
+def _random_value(kind: ColumnType) -> Any:
+    """A value in canonical form (`product_sync.schema.records`)."""
     match kind.name:
         case TypeName.TEXT | TypeName.VARCHAR:
             length = min(kind.length or 32, 32)

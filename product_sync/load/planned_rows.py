@@ -1,8 +1,8 @@
-"""Narrows a fresh diff to the rows of a plan that somebody has looked at.
+"""Narrows a fresh diff to the rows of a plan that a person has approved.
 
-Between a dry run and its execution the events go on. A row is carried out only if both sides still hold what the
-plan shows: the same operation, the same new values, the same old ones. Without this "execute that plan" would mean
-"execute whatever differs by now", which nobody has read.
+Events arrive between a dry run and its execution. A row is written only if both sides still hold what the plan shows:
+the same operation, the same new values and the same old values. Otherwise differences would be written that nobody has
+approved.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from product_sync.schema.row_schema import ID_TYPE, RowSchema
 def keep_planned(
     row_schema: RowSchema, planned: Path, fresh: Path, out: Path, ops: Collection[Op], *, metadata: Mapping[str, str]
 ) -> int:
-    """Write to ``out`` the rows of the diff ``fresh`` that the diff ``planned`` has too, in the order of a diff.
+    """Writes to ``out`` the rows of the diff ``fresh`` that are in the diff ``planned`` too, in the order of a diff.
 
-    Returns how many planned rows of ``ops`` are not among them: they have changed since, on either side. Columns that
-    are never updated do not keep an update from being the same.
+    Returns how many planned rows of ``ops`` are not among them, because they have changed since, on either side. For
+    an update, columns that are never updated do not count.
     """
     inputs = [FileInput(path, row_schema.diff_schema, "id") for path in (fresh, planned)]
     with diff_file(out, row_schema, out.parent, metadata=metadata) as kept:

@@ -1,4 +1,4 @@
-"""Keeps the rows that wait for others until all batches have been tried: on disk, because they may be any number."""
+"""Keeps the rows that wait for other rows until all batches have been tried, on disk because there may be many."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from product_sync.state.files import ParquetSink, opened, parquet_writer
 
-#: Rows and bytes that are put into order at once.
+#: Most rows and bytes that are put into order at once.
 WINDOW_ROWS = 100_000
 WINDOW_BYTES = 32 * 1024 * 1024
 _PAGE_ROWS = 1_024
 
 
 class PostponedRows:
-    """Rows of a diff in the temporary file ``path``. First they are added, then they are read; `close` removes them."""
+    """Rows of a diff in the temporary file ``path``. Add all of them, then read them; `close` removes the file."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path = path
@@ -34,7 +34,7 @@ class PostponedRows:
         self.num_rows += rows.num_rows
 
     def windows(self) -> Iterator[pa.Table]:
-        """The rows in the order in which they came, as many at once as fit into a window."""
+        """The rows in the order of `add`, in tables of at most a window's size."""
         self._writing.close()
         if not self.num_rows:
             return

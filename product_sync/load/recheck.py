@@ -1,7 +1,7 @@
 """Reads the rows of a batch again, just before they are written.
 
-Events keep flowing while we compare. A source read before and a target read after an event would make us turn a
-newer row back; so what is written is what the source holds now, and only onto the target value that was seen
+Events arrive while the sync compares. A source that was read before an event, and a target that was read after it,
+would turn a newer row back. So the load writes what the source holds now, and only over the target value that was read
 (design section 5, "Never over a newer value").
 """
 
@@ -21,9 +21,8 @@ from product_sync.schema.row_schema import RowSchema
 
 @dataclass(frozen=True, slots=True)
 class Rechecked:
-    """``batch`` is what is still to be written, ``conflicts`` counts the rows that somebody else has settled
-    meanwhile, ``skipped`` those that are no longer as planned, ``rejects`` are documents that have become impossible
-    to copy."""
+    """``batch`` is still to be written. ``conflicts`` counts rows that somebody else has settled meanwhile, ``skipped``
+    rows that are no longer as planned. ``rejects`` are documents that cannot be copied any more."""
 
     batch: WriteBatch
     conflicts: int
@@ -34,11 +33,11 @@ class Rechecked:
 def recheck(
     rows: pa.Table, row_schema: RowSchema, source: Source, *, inserts_too: bool, only_as_planned: bool = False
 ) -> Rechecked:
-    """Turn insert and update rows of the diff into a batch of values as they are now.
+    """Makes a batch with current values from insert and update rows of the diff.
 
-    Update rows are always read again, insert rows if ``inserts_too``. A document that is gone, or that equals
-    what the target held, is a conflict: nothing is written for it. With ``only_as_planned`` nothing is written for
-    one that differs from the values in ``rows`` either.
+    Update rows are always read again, insert rows if ``inserts_too``. A document that is gone, or that equals what the
+    target held, is a conflict: nothing is written for it. With ``only_as_planned`` nothing is written for a document
+    that differs from the values in ``rows`` either.
     """
     inserts, updates = diff_rows.of_op(rows, Op.INSERT), diff_rows.of_op(rows, Op.UPDATE)
     again = pa.concat_tables([updates, inserts]) if inserts_too else updates
@@ -75,7 +74,7 @@ def _read_again(rows: pa.Table, row_schema: RowSchema, source: Source) -> tuple[
 
 
 def _now(fresh: pa.Table, row_schema: RowSchema, rows: pa.Table) -> pa.Table:
-    """The fresh values of ``rows`` in their order (``RowSchema.target_schema``); nulls for a row that has none."""
+    """The current values of ``rows`` in their order (``RowSchema.target_schema``), nulls if there is no document."""
     return diff_rows.aligned(fresh, row_schema.key.name, diff_rows.ids(rows)).select(row_schema.target_schema.names)
 
 

@@ -1,6 +1,6 @@
-"""What a load did, told in counts that are always there, also when they are zero.
+"""The result of a load, in counts that are always there, also if they are zero.
 
-The load fills the result in as it goes, so that a cancelled or stopped run can still say what it had done.
+The load counts while it works, so that a cancelled or stopped run can say what it has done.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from product_sync.schema.records import SourceId
 
 @dataclass(frozen=True, slots=True)
 class BatchFailure:
-    """A batch of which at least one row was neither written nor settled. ``keys`` are its first ids."""
+    """A batch with at least one row that was neither written nor settled. ``keys`` are its first ids."""
 
     batch: int
     rows: int
@@ -22,8 +22,8 @@ class BatchFailure:
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """A row that another row keeps out of the target. ``message`` begins with the row's id and says which constraint
-    and which other row; ``other`` is that row's id where it is known."""
+    """A row that another row keeps out of the target. ``message`` begins with the row's id and names the constraint and
+    the other row; ``other`` is that row's id if it is known."""
 
     id: str
     other: str | None
@@ -33,7 +33,7 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why the rest was not attempted, and what to do about it."""
+    """Why the load stopped, and what to do about it."""
 
     code: str
     message: str
@@ -42,20 +42,19 @@ class Stop:
 
 @dataclass
 class LoadResult:
-    """What was done so far.
+    """What a load has done so far.
 
-    Rows: ``planned`` to be tried; ``conflicts`` were settled by somebody else meanwhile; ``taken_back`` were
-    inserted and deleted again, because their product had gone; ``kept_referenced`` should have gone, but another
-    table references them; ``kept_undeletable`` likewise, but the role may not delete or the table would not let
-    go; ``not_taken_back`` of these two were inserted by this load; ``quarantined`` were refused or swallowed by the
-    database, or have become impossible to copy. ``batches`` were attempted, ``failed_batches`` of them failed.
-    ``untried`` are documents that the database refused before and that this run did not get to. ``quarantine_s`` are
-    the seconds that bringing the quarantine up to date took.
+    Rows: ``planned`` to be written; ``conflicts`` settled by somebody else meanwhile; ``taken_back``, inserted and
+    deleted again because their product was gone; ``kept_referenced``, not deleted because another row references them;
+    ``kept_undeletable``, not deleted because the role may not or the database refuses; ``not_taken_back``, the number
+    of these two that this load inserted; ``quarantined``, refused or swallowed by the database, or no longer possible
+    to copy; ``excluded``, kept out by another row; ``skipped_since_plan``, rows of the executed plan that changed
+    since, on either side. ``batches`` were attempted, and ``failed_batches`` of them failed. ``untried`` are documents
+    that the database refused in an earlier run and that this run did not try. ``quarantine_s`` are the seconds for
+    updating the quarantine.
 
-    ``skipped_since_plan`` are rows of the executed plan that had changed since, on either side.
-
-    Without failed or unattempted batches ``planned`` is the sum of inserted, updated, deleted, conflicts,
-    quarantined, excluded and skipped, and of the extra rows that were kept (`accounting`).
+    If all batches were attempted and none failed, ``planned`` is the sum of inserted, updated, deleted, conflicts,
+    quarantined, excluded, skipped and kept rows (`accounting`).
     """
 
     planned: int = 0
@@ -85,5 +84,5 @@ class LoadResult:
 
     @property
     def kept(self) -> int:
-        """Rows that should have gone and are still there."""
+        """Rows that should have been deleted and are still there."""
         return self.kept_referenced + self.kept_undeletable

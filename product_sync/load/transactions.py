@@ -1,13 +1,13 @@
-"""One transaction against a server that may stumble: retried, resolved, and cut down to its bad rows.
+"""Runs one transaction against a server that may fail: retries it, finds out whether it was committed, bisects it.
 
-The load would otherwise lose a hundred good rows with one bad one, or write a batch twice because the answer of
-its commit was lost (design section 5, steps 2 and 3).
+Without this module one bad row would cost the hundred good rows of its batch, and a batch whose COMMIT was not answered
+would be written twice (design section 5, steps 2 and 3).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -27,9 +27,9 @@ class RetriesExhausted(Exception):
 
 
 class Transactions:
-    """The writer with patience. ``on_retry`` is called before each wait, as a sign of life.
+    """The writer with retries. ``on_retry`` is called before each wait, to show that the load is alive.
 
-    ``busy_s`` are the seconds that the server has worked so far, ``retries`` how often it was asked again.
+    ``busy_s`` are the seconds that the server has worked, ``retries`` the number of retries.
     """
 
     def __init__(
@@ -52,18 +52,17 @@ class Transactions:
         self.busy_s = 0.0
 
     def begin_batch(self) -> None:
-        """Give the next transactions the time that a new batch has for its retries."""
+        """Gives the next transactions the time that a new batch has for its retries."""
         self._backoff = Backoff(self._policy, self._timing)
 
     def write_or_bisect(self, batch: WriteBatch) -> Iterator[tuple[WriteBatch, Written | RowsRefused]]:
-        """Write ``batch``; when rows are refused, halve it until they stand alone.
+        """Writes ``batch``. If the server refuses rows, halves the batch until each refused row stands alone.
 
-        Yields each part that was committed with what was written, and each refused single row with the
-        server's answer: together exactly the rows of ``batch``. Each part is a transaction of its own, because
-        deferred constraints fail only at its COMMIT.
+        Yields each part that was committed with what was written, and each refused row with the refusal: together
+        exactly the rows of ``batch``. Each part is a transaction, because deferred constraints fail only at COMMIT.
 
-        Where other rows are in the way, the server is asked once which rows of the part they keep out: these come as
-        one part, with a `RowsExcluded` that holds the obstacles.
+        If other rows keep rows out, the server is asked once which ones: these rows come as one part, with a
+        `RowsExcluded` that holds the obstacles.
         """
         parts = [(batch, False)] if batch.num_rows else []
         while parts:
@@ -73,44 +72,38 @@ class Transactions:
             except RowsRefused as refusal:
                 if isinstance(refusal, RowsExcluded) and not asked:
                     asked = True
-                    free, excluded, found = self._without_excluded(part)
-                    if found:
+                    if found := tuple(self.obstacles(part)):
+                        free, excluded = split(part, {obstacle.row for obstacle in found})
                         yield excluded, RowsExcluded(refusal.message, sqlstate=refusal.sqlstate, obstacles=found)
                         parts += [(free, True)] if free.num_rows else []
                         continue
                 if part.num_rows == 1:
                     yield part, refusal
-                    continue
-                middle = part.num_rows // 2
-                parts += [(part.slice(middle, part.num_rows - middle), asked), (part.slice(0, middle), asked)]
+                else:
+                    first, second = halves(part)
+                    parts += [(second, asked), (first, asked)]
             else:
                 yield part, written
 
-    def _without_excluded(self, part: WriteBatch) -> tuple[WriteBatch, WriteBatch, tuple[Obstacle, ...]]:
-        found = tuple(self.obstacles(part))
-        excluded = {obstacle.row for obstacle in found}
-        ids = part.ids(part.inserts.schema.names[0])
-        return (
-            part.take([place for place, row_id in enumerate(ids) if row_id not in excluded]),
-            part.take([place for place, row_id in enumerate(ids) if row_id in excluded]),
-            found,
-        )
-
     def write(self, batch: WriteBatch) -> Written:
-        """One transaction, tried until it stands or the time is up (`RetriesExhausted`).
+        """One transaction, retried until it is committed or the time is up (`RetriesExhausted`).
 
-        When the answer of a COMMIT was lost, the server is asked whether it happened before anything is sent again.
-        A server that has crashed may have forgotten even what it answered: so too until the writer has settled.
+        If the answer to COMMIT was lost, the server is asked whether it was committed before anything is sent again.
+        The same until the writer has settled, because a server that crashes may lose what it has confirmed.
         """
         return self._committed(partial(self._writer.write, batch))
 
     def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
-        """`TargetWriter.write_in_order`, with the same patience."""
+        """`TargetWriter.write_in_order`, with retries."""
         return self._committed(partial(self._writer.write_in_order, steps))
 
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
-        """`TargetWriter.obstacles`, with the same patience."""
-        return self._with_retries(lambda: self._timed(partial(self._writer.obstacles, batch)))
+        """`TargetWriter.obstacles`, with retries."""
+        return self._with_retries(lambda: self._timed(lambda: self._writer.obstacles(batch)))
+
+    def fetch(self, ids: Sequence[str]) -> pa.Table:
+        """`TargetWriter.fetch`, with retries."""
+        return self._with_retries(lambda: self._timed(lambda: self._writer.fetch(ids)))
 
     def _committed(self, write: Callable[[], Written]) -> Written:
         unknown: CommitOutcomeUnknown | None = None
@@ -123,7 +116,7 @@ class Transactions:
                 else:
                     unknown = None
                     written = self._timed(write)
-                # The server does nothing for us while we wait, so this does not count as its work.
+                # Not timed: the server does nothing for us meanwhile.
                 self._writer.settle()
             except CommitOutcomeUnknown as error:
                 unknown = error
@@ -131,10 +124,6 @@ class Transactions:
             return written
 
         return self._with_retries(attempt)
-
-    def fetch(self, ids: Sequence[str]) -> pa.Table:
-        """`TargetWriter.fetch`, with the same patience."""
-        return self._with_retries(lambda: self._timed(lambda: self._writer.fetch(ids)))
 
     def _with_retries(self, action: Callable[[], _T]) -> _T:
         while True:
@@ -163,6 +152,20 @@ class Transactions:
             return action()
         finally:
             self.busy_s += self._timing.monotonic() - started
+
+
+def halves(batch: WriteBatch) -> tuple[WriteBatch, WriteBatch]:
+    middle = batch.num_rows // 2
+    return batch.slice(0, middle), batch.slice(middle, batch.num_rows - middle)
+
+
+def split(batch: WriteBatch, excluded: Collection[str]) -> tuple[WriteBatch, WriteBatch]:
+    """The rows whose ids are not in ``excluded``, and those whose ids are."""
+    ids = batch.ids(batch.inserts.schema.names[0])
+    return (
+        batch.take([place for place, row_id in enumerate(ids) if row_id not in excluded]),
+        batch.take([place for place, row_id in enumerate(ids) if row_id in excluded]),
+    )
 
 
 def _written(error: CommitOutcomeUnknown) -> Written:

@@ -1,8 +1,8 @@
 """Puts rows that keep one another out of the target into an order in which they can be written.
 
-A row that wants a value waits for the row that holds it. Where that makes a circle, no order helps: one row of the
-circle has to give its value up before it gets its new one, within one transaction. Rows are numbers here, and nothing
-is read or written: which row waits for which was found before (`product_sync.load.exclusions`).
+A row that wants a value waits for the row that holds it. In a circle no order helps: inside one transaction, one row of
+the circle has to give up its value before it gets its new one. Rows are numbers here, and nothing is read or written:
+`excluded_rows` has found out which row waits for which.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from product_sync.schema.obstacle import ObstacleKind
 from product_sync.schema.records import Op
 
-#: What a statement checks at its end: rows that wait for one another in a circle for such a reason can be written by
-#: one statement.
+#: Obstacles that the server checks at the end of a statement: one statement can write a circle of such rows.
 _CHECKED_AT_THE_END = {ObstacleKind.NEEDED: Op.INSERT, ObstacleKind.REFERRING: Op.EXTRA}
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """``row`` can be written after ``on``, because of a constraint that looks at ``columns``."""
+    """``row`` can be written only after ``on``, because of a constraint on ``columns``."""
 
     row: int
     on: int
@@ -32,8 +31,8 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Circle:
-    """Rows that have to be written in one transaction, in these ``steps``. Before the first one the rows in ``parked``
-    give up what they hold in one of the columns of each constraint."""
+    """Rows that have to be written in one transaction, in these ``steps``. Before the first step each row in ``parked``
+    gives up its value in one of the columns of each of its constraints."""
 
     steps: list[list[int]]
     parked: dict[int, set[tuple[str, ...]]] = field(default_factory=dict)
@@ -45,14 +44,14 @@ class Circle:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """First the rows of ``levels``, one level after the other, then the ``circles``, which do not touch one another."""
+    """First the rows of ``levels``, one level after the other, then the ``circles``, which have no row in common."""
 
     levels: list[list[int]]
     circles: list[Circle]
 
 
 def blocked(stuck: Iterable[int], waits: Iterable[Wait]) -> set[int]:
-    """``stuck`` rows, and all that wait for them."""
+    """The ``stuck`` rows, and all rows that wait for them."""
     waiting = defaultdict(list)
     for wait in waits:
         waiting[wait.on].append(wait.row)
@@ -66,10 +65,10 @@ def blocked(stuck: Iterable[int], waits: Iterable[Wait]) -> set[int]:
 
 
 def arrange(ops: Sequence[Op], rows: Iterable[int], waits: Iterable[Wait]) -> list[Stage]:
-    """All of ``rows``, each in one place of the result. ``ops`` says what is done with each row; ``waits`` are only
-    between these rows.
+    """All of ``rows`` in order, each of them once. ``ops`` says what is done with each row; ``waits`` are only between
+    these rows.
 
-    A circle that cannot be opened comes as one step of all its rows: then the server says which constraint forbids it.
+    A circle that cannot be opened comes as one step of all its rows: then the server names the constraint.
     """
     remaining = set(rows)
     graph = _Graph(wait for wait in waits if wait.row != wait.on)
@@ -85,7 +84,7 @@ def arrange(ops: Sequence[Op], rows: Iterable[int], waits: Iterable[Wait]) -> li
 
 
 class _Graph:
-    """Which rows wait for which that are not written yet."""
+    """Which rows wait for which other rows that are not written yet."""
 
     def __init__(self, waits: Iterable[Wait]) -> None:
         self._waits: dict[int, list[Wait]] = defaultdict(list)
@@ -97,7 +96,7 @@ class _Graph:
             self._waiting[wait.on].add(wait.row)
 
     def take(self, rows: Iterable[int]) -> list[int]:
-        """Let ``rows`` be written; returns those that waited for nothing else."""
+        """Marks ``rows`` as written. Returns the rows that waited only for them."""
         freed = []
         for row in rows:
             for waiting in self._waiting.pop(row, ()):
@@ -116,8 +115,8 @@ class _Graph:
         return levels
 
     def circles(self, remaining: set[int]) -> list[list[int]]:
-        """Groups of rows that wait for one another and for nothing outside of their group. Whoever waits for a circle
-        without being part of one is left out."""
+        """Groups of rows that wait for one another and for no row outside of their group. Leaves out rows that wait for
+        a circle and are not part of one."""
         rows = set(remaining)
         idle = [row for row in rows if not self._waiting.get(row)]
         waiting_for = {row: set(self._waiting.get(row, ())) for row in rows}
@@ -141,8 +140,8 @@ class _Graph:
             groups.append(sorted(group))
         return sorted(groups)
 
-    def let_go(self, row: int) -> None:
-        """Nobody waits any more for what ``row`` holds."""
+    def give_up_value(self, row: int) -> None:
+        """Removes the waits for the value that ``row`` holds."""
         for waiting in list(self._waiting[row]):
             if all(wait.kind is ObstacleKind.HELD for wait in self._waits[waiting] if wait.on == row):
                 self._open[waiting].discard(row)
@@ -152,7 +151,7 @@ class _Graph:
         return len(self._waiting.get(row, ()))
 
     def in_one_statement(self, ops: Sequence[Op], remaining: set[int]) -> set[int]:
-        """Rows that wait only for one another, and only for what a statement checks at its end."""
+        """Rows that wait only for one another, and only because of what is checked at the end of a statement."""
         together = {row for row in remaining if ops[row] in _CHECKED_AT_THE_END.values()}
         while True:
             others = {row for row in together if not self._waits_only_within(ops[row], row, together)}
@@ -173,14 +172,14 @@ class _Graph:
 
 
 def _circle(ops: Sequence[Op], rows: Sequence[int], waits: Sequence[Wait]) -> Circle:
-    """The steps in which a group can be written that is checked where it must be only at the end."""
+    """The steps in which a group of rows can be written, with deferrable constraints deferred."""
     graph = _Graph(wait for wait in waits if not wait.deferrable)
     holding: dict[int, set[tuple[str, ...]]] = defaultdict(set)
     for wait in waits:
         if wait.kind is ObstacleKind.HELD and not wait.deferrable and ops[wait.on] is Op.UPDATE:
             holding[wait.on].add(wait.columns)
     remaining, steps, parked = set(rows), list[list[int]](), dict[int, set[tuple[str, ...]]]()
-    # The row that most others wait for is parked first.
+    # The row that most other rows wait for is parked first.
     candidates = sorted(holding, key=lambda row: (-graph.how_many_wait(row), row))
     while remaining:
         steps += graph.take_levels(remaining)
@@ -193,5 +192,5 @@ def _circle(ops: Sequence[Op], rows: Sequence[int], waits: Sequence[Wait]) -> Ci
             if row is None:
                 return Circle([sorted(rows)])
             parked[row] = holding[row]
-            graph.let_go(row)
+            graph.give_up_value(row)
     return Circle(steps, parked)

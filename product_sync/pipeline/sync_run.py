@@ -19,7 +19,7 @@ from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
 from product_sync.errors import AccessDenied, ConfigurationError, NotAttempted
-from product_sync.load.deletion import DeletionFacts, obstacle
+from product_sync.load.deletion import DeletionFacts, reason_to_keep
 from product_sync.load.estimate import Estimate, estimate, not_probed
 from product_sync.load.loader import WRITES, LoadPolicy, load
 from product_sync.load.pacing import Pacing
@@ -246,7 +246,7 @@ class SyncRun:
             quarantined_by_reason={**_by_code(by_reason), "kept_out_by_database": todo.counts.refused},
             quarantine_budget=self.settings.quarantine_budget,
             deletes=facts is not None,
-            deletion_obstacle=obstacle(facts) if facts else None,
+            deletion_obstacle=reason_to_keep(facts) if facts else None,
         )
 
     @names_storage

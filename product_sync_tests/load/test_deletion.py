@@ -6,7 +6,7 @@ import pytest
 from bson import ObjectId
 from bson.int64 import Int64
 
-from product_sync.load.deletion import DeletionFacts, obstacle, present_in_source
+from product_sync.load.deletion import DeletionFacts, present_in_source, reason_to_keep
 from product_sync_tests.fakes import FakeSource
 from product_sync_tests.source_contract import UUID_ID, product, product_row_schema
 
@@ -18,8 +18,8 @@ def facts(
 
 
 def test_a_few_extra_rows_may_go() -> None:
-    assert obstacle(facts()) is None
-    assert obstacle(facts(extra=0, target_count=0)) is None
+    assert reason_to_keep(facts()) is None
+    assert reason_to_keep(facts(extra=0, target_count=0)) is None
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_few_extra_rows_may_go() -> None:
     ],
 )
 def test_no_row_may_go_while_a_guard_objects_and_it_says_why(kept: DeletionFacts, because: str) -> None:
-    found = obstacle(kept)
+    found = reason_to_keep(kept)
     assert found is not None
     assert because in found
 

@@ -12,6 +12,7 @@ import pytest
 
 from product_sync.errors import (
     EveryBatchWouldFail,
+    PrivilegeMissing,
     ReadOnlyTarget,
     RowsRefused,
     TableError,
@@ -199,7 +200,7 @@ def test_a_missing_privilege_stops_the_run_and_says_which(cart_url: str, product
     with (
         role(cart_url, "GRANT SELECT ON product TO {}") as user,
         PostgresWriter(user.url, row_schema, run_id="test") as writer,
-        pytest.raises(EveryBatchWouldFail, match="permission denied for table product") as caught,
+        pytest.raises(PrivilegeMissing, match="permission denied for table product") as caught,
     ):
         writer.write(write_batch(row_schema, inserts=[product("p")]))
     assert caught.value.sqlstate == "42501"

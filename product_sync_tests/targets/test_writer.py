@@ -18,6 +18,7 @@ from psycopg import sql
 from product_sync.errors import (
     AccessDenied,
     CommitOutcomeUnknown,
+    ForeignKeyRefused,
     RowsRefused,
     SyncAlreadyRunning,
     TableError,
@@ -167,7 +168,7 @@ def test_a_row_that_a_cart_still_references_is_not_deleted(cart_url: str, produc
     with _writer(cart_url) as writer:
         writer.write(write_batch(row_schema, inserts=[product("p")]))
         execute(cart_url, "INSERT INTO cart_item VALUES ('p')")
-        with pytest.raises(RowsRefused, match="cart_item_product_fkey"):
+        with pytest.raises(ForeignKeyRefused, match="cart_item_product_fkey"):
             writer.write(write_batch(row_schema, deletes=[product("p")]))
     assert execute(cart_url, "SELECT id FROM product") == [("p",)]
 
