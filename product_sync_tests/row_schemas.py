@@ -7,8 +7,9 @@ from collections import abc
 from typing import Any
 
 from product_sync.schema.definition import SyncDefinition
-from product_sync.schema.records import ColumnType, TableColumn, TargetTable, TypeName
-from product_sync.schema.row_schema import RowSchema, bind
+from product_sync.schema.records import TableColumn, TargetTable
+from product_sync.schema.row_schema import RowSchema, resolve_mapping
+from product_sync.schema.types import ColumnType, TypeName
 
 TEXT = ColumnType(TypeName.TEXT)
 INTEGER = ColumnType(TypeName.INTEGER)
@@ -48,7 +49,7 @@ def layout_of(
     """A layout with the key ``id`` and a nullable column for each of ``types``, filled from the field of its
     name unless ``specs`` says otherwise."""
     given = specs or {}
-    return bind(
+    return resolve_mapping(
         mapping_of({name: {"source": name} | given.get(name, {}) for name in types}), table_of({"id": key, **types})
     )
 

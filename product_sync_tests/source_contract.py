@@ -18,17 +18,9 @@ from bson.objectid import ObjectId
 from product_sync.errors import SourceMissing
 from product_sync.schema.definition import load_definition
 from product_sync.schema.ports import Source
-from product_sync.schema.records import (
-    ColumnType,
-    IdType,
-    Reason,
-    SourceBatch,
-    SourceId,
-    TableColumn,
-    TargetTable,
-    TypeName,
-)
-from product_sync.schema.row_schema import ID_TYPE, RowSchema, bind
+from product_sync.schema.records import IdType, Reason, SourceBatch, SourceId, TableColumn, TargetTable
+from product_sync.schema.row_schema import ID_TYPE, RowSchema, resolve_mapping
+from product_sync.schema.types import ColumnType, TypeName
 
 Documents = Sequence[Mapping[str, Any]]
 SourceOf = Callable[[Documents | None], Source]
@@ -51,7 +43,9 @@ def product_row_schema(collection: str = "products") -> RowSchema:
     columns = tuple(TableColumn(name, str(type_), ColumnType(type_), False, False) for name, type_ in types.items())
     mapping = load_definition()
     source = mapping.source.model_copy(update={"collection": collection})
-    return bind(mapping.model_copy(update={"source": source}), TargetTable("public", "product", columns, ("id",)))
+    return resolve_mapping(
+        mapping.model_copy(update={"source": source}), TargetTable("public", "product", columns, ("id",))
+    )
 
 
 def product(product_id: object, **changes: object) -> dict[str, object]:

@@ -17,8 +17,9 @@ from product_sync.errors import RowsExcluded, RowsRefused
 from product_sync.schema.definition import ColumnSpec, SourceSpec, SyncDefinition, TargetSpec
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 from product_sync.schema.ports import TargetReader, TargetWriter, WriteBatch, Written
-from product_sync.schema.records import ColumnType, TableColumn, TargetTable, TypeName
-from product_sync.schema.row_schema import RowSchema, bind
+from product_sync.schema.records import TableColumn, TargetTable
+from product_sync.schema.row_schema import RowSchema, resolve_mapping
+from product_sync.schema.types import ColumnType, TypeName
 
 Row = Mapping[str, Any]
 
@@ -140,7 +141,7 @@ def every_type_layout(*, not_updated: Sequence[str] = ()) -> RowSchema:
     }
     target = TargetSpec(table="everything")
     mapping = SyncDefinition(source=SourceSpec(collection="products"), target=target, columns=specs)
-    return bind(mapping, TargetTable("public", "everything", columns, ("id",)))
+    return resolve_mapping(mapping, TargetTable("public", "everything", columns, ("id",)))
 
 
 def table_of(row_schema: RowSchema, rows: Sequence[Row]) -> pa.Table:

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from product_sync.compare import diff_rows
 from product_sync.compare.rule import same_values
-from product_sync.schema.records import Op, TypeName
+from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.schema.types import TypeName
 from product_sync.state.files import opened, pages, read_schema
 
 #: The most bytes of the rows of one op that are shown.

@@ -29,7 +29,8 @@ from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 
 from product_sync.conversion.error import ConversionError
-from product_sync.schema.records import ColumnType, Reason
+from product_sync.schema.records import Reason
+from product_sync.schema.types import ColumnType
 
 #: How a value becomes the canonical value of a column, by the Python type that it is decoded to.
 Rules = Mapping[type, Callable[[Any], Any]]

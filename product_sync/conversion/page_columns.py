@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from product_sync.conversion.byte_block import ByteBlock, Mask, Positions
 from product_sync.conversion.elements import UNCOUNTED_SIZES, BsonType
 from product_sync.conversion.numbers import EXACT_AS_DOUBLE
-from product_sync.schema.records import ColumnType, IdType, TypeName
+from product_sync.schema.records import IdType
+from product_sync.schema.types import ColumnType, TypeName
 
 #: Milliseconds since 1970 that timestamptz holds: from 4713-11-24 BC (Julian day 0) to the last whole millisecond whose
 #: microseconds fit an int64, which comes before PostgreSQL's own limit in the year 294276.

@@ -24,8 +24,9 @@ from product_sync.conversion.ids import is_canonical_uuid, source_id
 from product_sync.conversion.numbers import Rules
 from product_sync.conversion.page_columns import EARLIEST_MS, LATEST_MS, PageColumn
 from product_sync.schema.definition import Kind
-from product_sync.schema.records import ColumnType, Reason, SourceId, TypeName
+from product_sync.schema.records import Reason, SourceId
 from product_sync.schema.row_schema import RowColumn
+from product_sync.schema.types import ColumnType, TypeName
 
 
 class _Conversions(NamedTuple):

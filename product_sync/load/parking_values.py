@@ -10,8 +10,8 @@ import secrets
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from product_sync.schema.records import ColumnType, TypeName
 from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.schema.types import ColumnType, TypeName
 
 #: How many random values are tried.
 _TRIES = 3

@@ -12,7 +12,7 @@ from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.typed_settings import Environment
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
-from product_sync.schema.row_schema import RowSchema, bind
+from product_sync.schema.row_schema import RowSchema, resolve_mapping
 from product_sync.settings import SourceAddress, TargetAddress
 from product_sync.sources import mongodb
 from product_sync.targets.postgres import lock
@@ -54,7 +54,7 @@ class Databases:
         Raises `ConfigurationError` or `NotAttempted` for whatever does not fit.
         """
         target = self.definition.target
-        return bind(self.definition, reflect(self.target.url, target.db_schema, target.table))
+        return resolve_mapping(self.definition, reflect(self.target.url, target.db_schema, target.table))
 
     @cached_property
     def state_key(self) -> str:

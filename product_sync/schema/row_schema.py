@@ -1,8 +1,7 @@
-"""The mapping bound to the table that was found: which columns travel, as what, and in which files.
+"""A sync's columns with the types of the real table.
 
-Everything that depends on the shape of a row (Arrow schemas of the snapshot and the diff, the columns a
-comparison looks at, the key of the state folder) is derived here, once, so that no two places can
-disagree about it.
+Everything that depends on the shape of a row is derived here, once, so that no two places can disagree: the Arrow
+schemas of the snapshot and the diff, the compared columns, the key of the state folder.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ import pyarrow as pa
 from product_sync.errors import MappingError, TableError
 from product_sync.runtime import hints
 from product_sync.schema.definition import Kind, SyncDefinition
-from product_sync.schema.records import ColumnType, TargetTable, TypeName
+from product_sync.schema.records import TargetTable
+from product_sync.schema.types import ColumnType, TypeName
 
 #: Column of the source snapshot and the diff that holds the BSON type of the ``_id`` (`IdType`).
 ID_TYPE = "source_id_type"
-#: Prefixes of the value columns in the diff: the source's value, and the target's as it was read.
+#: Prefixes of the value columns in the diff: the value of the source, and the one that was read from the target.
 NEW, OLD = "new_", "old_"
 
 _KEY_TYPES = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.UUID})
@@ -30,7 +30,7 @@ _KEY_TYPES = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.UUID})
 
 @dataclass(frozen=True, slots=True)
 class RowColumn:
-    """A mapped column: where it comes from, what it is in the target, and how it is treated."""
+    """A mapped column: its path in the document, its type in the target, and the options of the mapping."""
 
     name: str
     path: tuple[str, ...]
@@ -44,7 +44,7 @@ class RowColumn:
 
 @dataclass(frozen=True)
 class RowSchema:
-    """All mapped columns, the key first. Immutable; made by `bind`."""
+    """All mapped columns, the key first. `resolve_mapping` makes it."""
 
     collection: str
     table: TargetTable
@@ -57,12 +57,12 @@ class RowSchema:
 
     @cached_property
     def compared(self) -> tuple[RowColumn, ...]:
-        """The columns that are compared and overwritten; the others are written on insert only."""
+        """The columns that are compared and updated. The others are written on insert only."""
         return tuple(column for column in self.values if column.update)
 
     @cached_property
     def target_schema(self) -> pa.Schema:
-        """Rows of the target: the key and the values, named as in the table."""
+        """Rows of the target: the key and the values, with the names of the table."""
         return pa.schema([pa.field(column.name, column.type.arrow) for column in self.columns])
 
     @cached_property
@@ -74,8 +74,8 @@ class RowSchema:
     def diff_schema(self) -> pa.Schema:
         """Rows of the diff: ``op``, ``id``, `ID_TYPE`, ``refused_before``, then ``new_*`` and ``old_*``.
 
-        ``refused_before`` marks a row that the database refused with these very values. ``new_*`` is null
-        for an extra row, ``old_*`` for an insert.
+        ``refused_before`` marks a row that the database has refused with the same values. ``new_*`` is null for an
+        extra row, ``old_*`` for an insert.
         """
         return pa.schema(
             [
@@ -89,7 +89,7 @@ class RowSchema:
         )
 
     def state_key(self, source: str, target: str) -> str:
-        """A short stable key of what is synced with what; any change of it starts with clean state.
+        """The name of the state folder. Another mapping or another address has another key, and starts without state.
 
         ``source`` and ``target`` are the addresses without credentials.
         """
@@ -107,16 +107,15 @@ class RowSchema:
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def bind(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
-    """Join the mapping with the reflected table, or say by name what does not fit.
+def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
+    """Join the mapping with the reflected table.
 
-    Raises `TableError` for a column that is missing, has an unsupported type or is NOT NULL without a
-    default and unmapped, and for a primary key that is not the id alone; `MappingError` for a mapping that
-    the table cannot honour.
+    Raises `TableError` for a missing column, an unsupported type, an unmapped NOT NULL column without a default, and a
+    primary key that is not the id alone. Raises `MappingError` if the mapping allows NULL in a NOT NULL column.
     """
     found = {column.name: column for column in table.columns}
     where = table.qualified_name
-    bound: list[RowColumn] = []
+    resolved: list[RowColumn] = []
     for name, spec in mapping.columns.items():
         column = found.get(name)
         if column is None:
@@ -136,25 +135,19 @@ def bind(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
             )
         if not spec.required and not spec.has_default and not column.nullable:
             raise MappingError(
-                f"The mapping lets {name!r} be absent without a default, but column {where}.{name} is NOT NULL.",
-                hint="Give it a default, or say `required: true`.",
+                f"The mapping says `required: false` for {name!r}, but column {where}.{name} is NOT NULL.",
+                hint="Set a default, or `required: true`.",
             )
-        bound.append(
+        resolved.append(
             RowColumn(
-                name=name,
-                path=spec.path,
-                kind=spec.kind,
-                type=column.type,
-                required=spec.required,
-                default=spec.default,
-                has_default=spec.has_default,
-                update=spec.update,
+                name=name, path=spec.path, kind=spec.kind, type=column.type, required=spec.required,
+                default=spec.default, has_default=spec.has_default, update=spec.update,
             )
-        )
-    key = next(column for column in bound if column.path == ("_id",))
+        )  # fmt: skip
+    key = next(column for column in resolved if column.path == ("_id",))
     if table.primary_key != (key.name,):
         raise TableError(
-            f"Table {where} needs a primary key on {key.name!r} alone; it has "
+            f"Table {where} must have a primary key on {key.name!r} alone; it has "
             + (f"({', '.join(table.primary_key)})." if table.primary_key else "none."),
             hint="Sync into a table whose primary key is the mapped id, or make that its primary key instead."
             if table.primary_key
@@ -167,10 +160,10 @@ def bind(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     ]
     if unfilled:
         raise TableError(
-            f"Table {where} has NOT NULL columns without a default that the mapping leaves out: {_names(unfilled)}.",
-            hint="Map them, or give them a default.",
+            f"Table {where} has NOT NULL columns without a default that are not mapped: {_names(unfilled)}.",
+            hint="Map them, or set a default in the table.",
         )
-    return RowSchema(mapping.source.collection, table, key, tuple(c for c in bound if c is not key))
+    return RowSchema(mapping.source.collection, table, key, tuple(c for c in resolved if c is not key))
 
 
 def _names(names: Iterable[str]) -> str:

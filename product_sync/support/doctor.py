@@ -21,7 +21,7 @@ from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.preconditions import Check, denied, problems
 from product_sync.results import ConnectionReport, DoctorReport, ErrorInfo
 from product_sync.schema.definition import SyncDefinition
-from product_sync.schema.row_schema import RowSchema, bind
+from product_sync.schema.row_schema import RowSchema, resolve_mapping
 from product_sync.settings import SourceAddress, TargetAddress, state_root
 from product_sync.sources import mongodb
 from product_sync.state.access import require_usable
@@ -115,7 +115,7 @@ def _examine_target(
         host, _, database = without_credentials(address.url).rpartition("/")
         side = replace(side, host=host, database=database)
         try:
-            row_schema = bind(definition, reflect(address.url, target.db_schema, target.table))
+            row_schema = resolve_mapping(definition, reflect(address.url, target.db_schema, target.table))
         except (TableError, MappingError):
             server = server_health(address.url)
             side = replace(side, reachable=True, version=server.version, latency_ms=round(server.latency_ms, 2))

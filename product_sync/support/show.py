@@ -30,8 +30,8 @@ from product_sync.results import (
     QuarantineReport,
 )
 from product_sync.schema.ports import WriteBatch
-from product_sync.schema.records import TypeName
 from product_sync.schema.row_schema import RowSchema
+from product_sync.schema.types import TypeName
 from product_sync.state.store import StateFolder
 from product_sync.support.document_state import Document, State, compare, read_documents, shown_row
 from product_sync.support.quarantine_listing import entry_report

@@ -14,8 +14,9 @@ from bson import ObjectId
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
-from product_sync.schema.records import ColumnType, Op, TypeName
+from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import read_metadata, write_parquet
 from product_sync_tests.load.bench import document, make_bench, row
 from product_sync_tests.row_schemas import layout_of

@@ -18,8 +18,9 @@ from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.key_ranges import LIMITS, Limits
 from product_sync.conversion.ids import source_key
-from product_sync.schema.records import ColumnType, Defect, Reason, Reject, SourceId, Stage, TypeName
+from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import write_parquet
 from product_sync_tests.row_schemas import layout_of
 

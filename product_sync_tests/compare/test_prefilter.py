@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from product_sync.compare import diff as diffs
 from product_sync.compare import prefilter, quarantine
 from product_sync.compare.prefilter import Window, drop_identical_rows
-from product_sync.schema.records import ColumnType, Defect, IdType, Reason, Reject, SourceId, Stage, TypeName
+from product_sync.schema.records import Defect, IdType, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import RowSchema
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import row_count, write_parquet
 from product_sync_tests.row_schemas import layout_of
 

@@ -16,7 +16,8 @@ from product_sync.conversion.document import RowConverter, decode, projection
 from product_sync.conversion.extended_json import EXCERPT_LENGTH
 from product_sync.conversion.ids import source_key
 from product_sync.errors import MappingError
-from product_sync.schema.records import ColumnType, Defect, IdType, Reason, Reject, SourceId, TypeName
+from product_sync.schema.records import Defect, IdType, Reason, Reject, SourceId
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, layout_of, string
 
 ID = ObjectId("507f1f77bcf86cd799439011")

@@ -20,8 +20,9 @@ from product_sync.conversion.byte_block import ByteBlock
 from product_sync.conversion.document import CODEC_OPTIONS, RowConverter
 from product_sync.conversion.elements import Documents
 from product_sync.conversion.page import PageConverter
-from product_sync.schema.records import ColumnType, SourceBatch, TypeName
+from product_sync.schema.records import SourceBatch
 from product_sync.schema.row_schema import RowSchema
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync_tests.conversion.test_properties import NUMBERS, OTHERS
 from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, layout_of, string
 

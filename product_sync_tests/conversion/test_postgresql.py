@@ -14,7 +14,7 @@ import pytest
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-from product_sync.schema.records import ColumnType, TypeName
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync_tests.conversion.test_rules import DOUBLE, FITS, MONEY, NUMERIC, REAL, TIMESTAMPTZ, VARCHAR
 
 SECONDS_TO_2000 = 946_684_800

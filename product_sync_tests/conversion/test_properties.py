@@ -21,7 +21,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from product_sync.conversion.document import CODEC_OPTIONS, RowConverter
-from product_sync.schema.records import ColumnType, Reason, Reject, TypeName
+from product_sync.schema.records import Reason, Reject
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync_tests.row_schemas import TEXT, layout_of
 
 DIGITS = st.integers(-(10**34) + 1, 10**34 - 1)

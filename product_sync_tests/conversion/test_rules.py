@@ -16,7 +16,8 @@ from bson.datetime_ms import DatetimeMS
 from product_sync.conversion.document import RowConverter
 from product_sync.conversion.error import ConversionError
 from product_sync.conversion.rules import CONVERSIONS
-from product_sync.schema.records import ColumnType, Reason, Reject, TypeName
+from product_sync.schema.records import Reason, Reject
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync_tests.row_schemas import TEXT, layout_of
 
 ID = ObjectId("507f1f77bcf86cd799439011")

@@ -16,7 +16,7 @@ from psycopg import sql
 from product_sync.errors import SyncAlreadyRunning, TransientError
 from product_sync.schema.definition import ColumnSpec, SourceSpec, SyncDefinition, TargetSpec
 from product_sync.schema.records import TargetTable
-from product_sync.schema.row_schema import RowSchema, bind
+from product_sync.schema.row_schema import RowSchema, resolve_mapping
 from product_sync.targets.postgres.reflection import reflect
 
 _T = TypeVar("_T")
@@ -50,7 +50,9 @@ def map_all(table: TargetTable, *, not_updated: Sequence[str] = ()) -> RowSchema
         if column.type is not None
     }
     target = TargetSpec.model_validate({"table": table.name, "schema": table.schema})
-    return bind(SyncDefinition(source=SourceSpec(collection="products"), target=target, columns=columns), table)
+    return resolve_mapping(
+        SyncDefinition(source=SourceSpec(collection="products"), target=target, columns=columns), table
+    )
 
 
 def product(product_id: str, **changes: object) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from product_sync.schema.records import ColumnType, TypeName
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync.targets.postgres import binary
 from product_sync.targets.postgres.column_types import wire_format
 from product_sync.targets.postgres.connection import connect

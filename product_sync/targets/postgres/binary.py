@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from psycopg.types.string import BytesBinaryDumper
 
-from product_sync.schema.records import ColumnType, TypeName
 from product_sync.schema.row_schema import RowSchema
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync.targets.postgres.column_types import WireFormat, wire_format
 
 #: Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL starts to count.

@@ -13,7 +13,7 @@ from typing import Final, LiteralString
 from psycopg import sql
 from psycopg.postgres import types
 
-from product_sync.schema.records import ColumnType, TypeName
+from product_sync.schema.types import ColumnType, TypeName
 
 #: BSON dates have milliseconds; a column with fewer digits would round them.
 _MILLISECONDS: Final = 3

@@ -18,8 +18,8 @@ from psycopg import sql
 
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 from product_sync.schema.ports import WriteBatch
-from product_sync.schema.records import ColumnType, TypeName
 from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync.targets.postgres import binary, row_sql
 from product_sync.targets.postgres.constraint_catalog import Index, Reference, indexes_of, references_of
 from product_sync.targets.postgres.errors import describe

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
-from product_sync.schema.records import ColumnType
 from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.schema.types import ColumnType
 from product_sync.targets.postgres.column_types import WireFormat, wire_format
 
 
