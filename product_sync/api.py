@@ -14,13 +14,12 @@ import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from product_sync.errors import ChecksFailed, ConfigurationError, MappingError, ProductSyncError, SyncOverdue
-from product_sync.pipeline.head_start import head_start
 from product_sync.pipeline.written_rows import correct_exit_status
 from product_sync.results import (
     DoctorReport,
@@ -35,7 +34,6 @@ from product_sync.runtime.process import no_garbage
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.schema.definition import SyncDefinition, load_definitions
 from product_sync.settings import CHANNELS, state_root
-from product_sync.state.store import TARGET_ROWS, VERIFIED_TARGET_ROWS
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -78,16 +76,14 @@ def sync(
     check: bool = False,
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
-    read_ahead: bool = False,
     **options: Unpack[RunArguments],
 ) -> SyncReport:
     """Find what is missing or changed, load it in batches, prove the result.
 
     ``options`` are those of `settings.RunOptions`, which has the units and bounds; what is left out comes from the
     environment, then the defaults. ``mapping`` is a mapping file. ``on_progress`` hears of every stage. ``instance`` is
-    where the run is recorded: that of DAGSTER_HOME, or a local one in the state folder. With ``read_ahead`` another
-    process begins to read while this one is still importing Dagster. ``check`` makes a dry run fail with `ChecksFailed`
-    where the sync would be red.
+    where the run is recorded: that of DAGSTER_HOME, or a local one in the state folder. ``check`` makes a dry run fail
+    with `ChecksFailed` where the sync would be red.
 
     The report's ``failure`` is a `ConfigurationError` or `NotAttempted` if something stood in the way, `ChecksFailed`
     or `LoadStopped` if the result is not what it should be, `SyncCancelled` after SIGINT or SIGTERM; its counts are
@@ -101,7 +97,7 @@ def sync(
         _require_settings(definition, switches)
         if check and not dry_run:
             raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
-        with _running(definition, TARGET_ROWS, on_progress, instance, read_ahead) as (run_id, listener, recorded):
+        with _running(on_progress, instance) as (run_id, listener, recorded):
             from product_sync.orchestration import run_in_process
 
             run_in_process.run_sync(definition, recorded, run_id, switches, report, listener)
@@ -120,7 +116,6 @@ def validate(
     accept_source_count: int | None = None,
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
-    read_ahead: bool = False,
 ) -> ValidationReport:
     """Read both sides afresh and compare them. Writes to neither.
 
@@ -133,11 +128,7 @@ def validate(
     with _notifying(report, "validate_sync", instance), _ending(report):
         definition = _find(mapping)
         _require_settings(definition, switches)
-        with _running(definition, VERIFIED_TARGET_ROWS, on_progress, instance, read_ahead) as (
-            run_id,
-            listener,
-            recorded,
-        ):
+        with _running(on_progress, instance) as (run_id, listener, recorded):
             from product_sync.orchestration import run_in_process
 
             run_in_process.run_validation(definition, recorded, run_id, switches, report, listener)
@@ -301,22 +292,15 @@ def _has_channels() -> bool:
 
 @contextmanager
 def _running(
-    definition: SyncDefinition,
-    target_file: str,
-    on_progress: OnProgress,
-    instance: dg.DagsterInstance | None,
-    read_ahead: bool,
+    on_progress: OnProgress, instance: dg.DagsterInstance | None
 ) -> Iterator[tuple[str, Listener, dg.DagsterInstance]]:
-    """The id of a new run, who listens to it, and where it is recorded. ``target_file`` is what it calls its reading
-    of the target."""
-    run_id = str(uuid.uuid4())
-    with head_start(definition, run_id, target_file) if read_ahead else nullcontext() as begun:
-        with no_garbage():
-            from product_sync.orchestration import run_in_process  # noqa: F401 - all that the run will need
-            from product_sync.orchestration.resources import Listener
+    """The id of a new run, who listens to it, and where it is recorded."""
+    with no_garbage():
+        from product_sync.orchestration import run_in_process  # noqa: F401 - all that the run will need
+        from product_sync.orchestration.resources import Listener
 
-        with _recording(instance) as recorded:
-            yield run_id, Listener(on_progress, begun), recorded
+    with _recording(instance) as recorded:
+        yield str(uuid.uuid4()), Listener(on_progress), recorded
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def sync(as_json: bool, **options: Any) -> None:
     from product_sync.terminal.summaries import progress_bar, show_sync
 
     with progress_bar() as on_progress:
-        report = api.sync(on_progress=on_progress, read_ahead=True, **options)
+        report = api.sync(on_progress=on_progress, **options)
     _finish(report, as_json=as_json, show=partial(show_sync, again=_given_options(), mapping=_given_mapping()))
 
 
@@ -132,7 +132,7 @@ def validate(as_json: bool, **options: Any) -> None:
     from product_sync.terminal.summaries import progress_bar, show_validation
 
     with progress_bar() as on_progress:
-        report = api.validate(on_progress=on_progress, read_ahead=True, **options)
+        report = api.validate(on_progress=on_progress, **options)
     _finish(report, as_json=as_json, show=partial(show_validation, mapping=_given_mapping()))
 
 

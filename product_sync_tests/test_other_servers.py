@@ -193,12 +193,12 @@ class TestConnections:
             market.env["CART_DB_URL"] = clerk.url
             market.enter(monkeypatch)
             market.sql(f"ALTER ROLE {clerk.name} CONNECTION LIMIT 1")
-            for report in (api.doctor(), sync(), sync(read_ahead=True)):
+            for report in (api.doctor(), sync()):
                 assert report.error is not None
                 assert (report.error.code, report.exit_status) == ("too_few_connections", 3)
                 assert "A sync needs 3 connections" in report.error.hint
             market.sql(f"ALTER ROLE {clerk.name} CONNECTION LIMIT 3")
-            assert api.sync(read_ahead=True, pacing="adaptive", settle_seconds=0.0).raise_for_error().inserted == 3
+            assert api.sync(pacing="adaptive", settle_seconds=0.0).raise_for_error().inserted == 3
 
     def test_a_pool_of_one_session_is_not_waited_for(
         self, refused: Callable[..., Report], market: Market, monkeypatch: pytest.MonkeyPatch

@@ -76,37 +76,49 @@ health = dg.AssetSpec(
 )
 
 
-@dg.asset(
-    name=names.SOURCE_SNAPSHOT,
-    deps=[mongodb_products],
-    group_name=_GROUP,
-    kinds={"mongodb", "parquet"},
-    description="Every product of MongoDB, converted exactly; what cannot be converted is rejected with a reason.",
+@dg.multi_asset(
+    name=names.SNAPSHOTS,
+    specs=[
+        dg.AssetSpec(
+            names.SOURCE_SNAPSHOT,
+            deps=[mongodb_products],
+            skippable=True,
+            group_name=_GROUP,
+            kinds={"mongodb", "parquet"},
+            description=(
+                "Every product of MongoDB, converted exactly; what cannot be converted is rejected with a reason."
+            ),
+        ),
+        dg.AssetSpec(
+            names.TARGET_SNAPSHOT,
+            deps=[postgres_product],
+            skippable=True,
+            group_name=_GROUP,
+            kinds={"postgres", "parquet"},
+            description="Every row of the cart service's product table, from one consistent snapshot.",
+        ),
+    ],
+    can_subset=True,
 )
-def mongo_product_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
+def product_snapshots(context: dg.AssetExecutionContext, sync: SyncResource) -> Iterator[dg.MaterializeResult[None]]:
+    """Reads both sides at once, or the one that is selected (docs/decisions/0110)."""
+    reads_source = dg.AssetKey(names.SOURCE_SNAPSHOT) in context.selected_asset_keys
+    reads_target = dg.AssetKey(names.TARGET_SNAPSHOT) in context.selected_asset_keys
     with sync.step(context, begins=True) as sync_run:
-        snapshot = sync_run.snapshot_source()
-        context.log.info(run_log.source_read(snapshot))
-        return dg.MaterializeResult(metadata=source_metadata(sync_run, snapshot))
-
-
-@dg.asset(
-    name=names.TARGET_SNAPSHOT,
-    deps=[postgres_product],
-    group_name=_GROUP,
-    kinds={"postgres", "parquet"},
-    description="Every row of the cart service's product table, from one consistent snapshot.",
-)
-def postgres_cart_snapshot(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-    with sync.step(context, begins=True) as sync_run:
-        snapshot = sync_run.snapshot_target()
-        context.log.info(run_log.target_read(snapshot))
-        return dg.MaterializeResult(metadata=target_metadata(sync_run, snapshot))
+        source, target = sync_run.snapshot(source=reads_source, target=reads_target)
+        if source:
+            context.log.info(run_log.source_read(source))
+            metadata = source_metadata(sync_run, source)
+            yield dg.MaterializeResult(asset_key=names.SOURCE_SNAPSHOT, metadata=metadata)
+        if target:
+            context.log.info(run_log.target_read(target))
+            metadata = target_metadata(sync_run, target)
+            yield dg.MaterializeResult(asset_key=names.TARGET_SNAPSHOT, metadata=metadata)
 
 
 @dg.asset(
     name=names.DIFF,
-    deps=[mongo_product_snapshot, postgres_cart_snapshot],
+    deps=[names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT],
     group_name=_GROUP,
     kinds={"parquet"},
     description="Every difference, one row a product: missing (insert), changed (update) or extra (target only).",
@@ -200,8 +212,7 @@ def _record_unfinished_load(context: dg.AssetExecutionContext, sync_run: SyncRun
 ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [
     mongodb_products,
     postgres_product,
-    mongo_product_snapshot,
-    postgres_cart_snapshot,
+    product_snapshots,
     product_diff,
     product_load,
     proven_copy,

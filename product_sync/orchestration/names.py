@@ -8,6 +8,8 @@ MONGODB = "mongodb_products"
 POSTGRES = "postgres_product"
 SOURCE_SNAPSHOT = "mongo_product_snapshot"
 TARGET_SNAPSHOT = "postgres_cart_snapshot"
+#: The step that reads both sides.
+SNAPSHOTS = "product_snapshots"
 DIFF = "product_diff"
 LOAD = "product_load"
 QUARANTINE = "quarantined_products"

@@ -23,7 +23,6 @@ from product_sync.orchestration.progress_events import record_progress
 from product_sync.orchestration.run_heartbeat import Heartbeat
 from product_sync.orchestration.step_errors import own_errors
 from product_sync.pipeline.databases import Databases
-from product_sync.pipeline.head_start import HeadStart
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run, require_writable
 from product_sync.runtime import signals
 from product_sync.runtime.progress import OnProgress, no_progress
@@ -51,15 +50,8 @@ class Listener:
     in Dagster's own."""
 
     on_progress: OnProgress = no_progress
-    head_start: HeadStart | None = None
     #: What loads in this process have done so far. It is there also where no disk could take it.
     loads: list[LoadResult] = field(default_factory=list)
-
-    def without_head_start(self) -> "Listener":
-        """The same, with the head start ended and what it has read forgotten."""
-        if self.head_start is not None:
-            self.head_start.end()
-        return Listener(self.on_progress, loads=self.loads)
 
 
 class RunResource:
@@ -122,8 +114,6 @@ class RunResource:
         if self._databases is None:
             self._databases = Databases.of(self._definition, os.environ)
             context.log.info(run_log.opening(context.run, options, str(self._databases)))
-            if self._listener.head_start:
-                self._listener.head_start.give_row_schema(self._databases)
         report = self._reporting(context.log.info, context.op_execution_context.log_event)
         return open_sync_run(
             self._databases,
@@ -131,7 +121,6 @@ class RunResource:
             state_root=state_root(os.environ),
             run_id=context.run.run_id,
             on_progress=self._heartbeat.of_step(context.op_execution_context.op.name, report),
-            head_start=self._listener.head_start,
             on_load=self._listener.loads.append,
             is_reexecution=context.run.parent_run_id is not None,
         )

@@ -57,8 +57,6 @@ def run_sync(
     """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
     check_schedule(os.environ)
     databases = Databases.of(definition, os.environ)
-    if listener.head_start:
-        listener.head_start.give_row_schema(databases)
     # A table that does not fit is refused before a run is recorded.
     _ = databases.row_schema
     holder = databases.lock_holder()
@@ -66,8 +64,6 @@ def run_sync(
     if holder is not None and not report.dry_run:
         wait_s = RunOptions.resolve(os.environ, switches).lock_wait_s
         databases.wait_until_lock_is_free(wait_s, lambda note: listener.on_progress(waiting(WAIT_STAGE, note)))
-        # What was read while the other sync was writing is out of date.
-        listener = listener.without_head_start()
     config = {**switches, "loggers": _QUIET}
     report.run_id = run_id
     try:

@@ -32,8 +32,8 @@ class RunChecks:
 
 @names_storage
 def check_source(sync_run: SyncRun) -> CheckResult:
-    """The run's own source snapshot, taken now if it has none."""
-    _snapshot_source_once(sync_run)
+    """The run's own source snapshot; both sides are read now if it has none."""
+    _read_once(sync_run)
     return sync_run.check_source(sync_run.files)
 
 
@@ -93,15 +93,20 @@ def _by_reason(sync_run: SyncRun, verification: Verification) -> dict[str, int]:
     return by_reason | {"kept_out_by_database": verification.quarantined - rejected}
 
 
-def _snapshot_source_once(sync_run: SyncRun) -> None:
+def _read_once(sync_run: SyncRun) -> None:
+    """Read both sides, unless an earlier step of this run has read the source. After a load the target is read by
+    itself (`_compare_afresh`)."""
     with sync_run.files.alone():
         if not sync_run.files.has(store.SOURCE_COUNT):
-            sync_run.snapshot_source()
+            if sync_run.files.has(store.LOAD_BEGAN):
+                sync_run.snapshot_source()
+            else:
+                sync_run.snapshot_both()
 
 
 def _verification(sync_run: SyncRun) -> Verification:
     proven = _diff_is_the_proof(sync_run)
-    _snapshot_source_once(sync_run)
+    _read_once(sync_run)
     differences = sync_run.files.path(store.DIFF if proven else store.VERIFIED_DIFF)
     counts = counts_of(sync_run.files) if proven else _compare_afresh(sync_run, differences)
     reader = sync_run.reader
@@ -119,15 +124,20 @@ def _verification(sync_run: SyncRun) -> Verification:
 
 
 def _compare_afresh(sync_run: SyncRun, out: Path) -> DiffCounts:
-    path = sync_run.files.path
-    target_rows = path(store.VERIFIED_TARGET_ROWS)
-    files = (path(store.SOURCE_ROWS), path(store.REJECTS), target_rows, sync_run.previous_quarantine, out)
-    if sync_run.read_ahead(store.VERIFIED_TARGET_ROWS):
-        unmatched = sync_run.unmatched(sync_run.files, target_rows)
-        return diff(sync_run.row_schema, *files, metadata=sync_run.metadata, unmatched=unmatched)
+    """Compare the source snapshot with a reading of the target that no load of this run has changed since."""
+    path, files = sync_run.files.path, sync_run.files
+    source, quarantined = (path(store.SOURCE_ROWS), path(store.REJECTS)), sync_run.previous_quarantine
+    if files.has(store.TARGET_ROWS) and not files.has(store.LOAD_BEGAN):
+        read, unmatched = path(store.TARGET_ROWS), sync_run.unmatched(files, path(store.TARGET_ROWS))
+        return diff(
+            sync_run.row_schema, *source, read, quarantined, out, metadata=sync_run.metadata, unmatched=unmatched
+        )
     return compare_afresh(
         sync_run.row_schema,
-        *files,
+        *source,
+        path(store.VERIFIED_TARGET_ROWS),
+        quarantined,
+        out,
         reader=sync_run.reader,
         timing=sync_run.timing,
         on_progress=sync_run.on_progress,

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from product_sync.compare import quarantine
 from product_sync.compare.both_sides import BothFiles, snapshot_both
@@ -47,7 +47,6 @@ from product_sync.verify.checks import CheckResult
 from product_sync.verify.prediction import Prediction, predict
 
 if TYPE_CHECKING:
-    from product_sync.pipeline.head_start import HeadStart
     from product_sync.schema.ports import Source, TargetReader
 
 OnLoad = Callable[[LoadResult], None]
@@ -93,6 +92,14 @@ class DryRunResult:
     prediction: Prediction
 
 
+class _Reading(TypedDict):
+    """What every reading of a run is given."""
+
+    metadata: Mapping[str, str]
+    timing: Timing
+    on_progress: OnProgress
+
+
 @dataclass(frozen=True)
 class SyncRun:
     """Made by `open_sync_run`, one for each step of a run. ``is_reexecution`` says that some steps may be left out,
@@ -104,75 +111,61 @@ class SyncRun:
     files: RunFiles
     on_progress: OnProgress
     timing: Timing
-    head_start: HeadStart | None = None
     on_load: OnLoad = _unheard
     is_reexecution: bool = False
 
     # Gather.
 
+    def snapshot(self, *, source: bool, target: bool) -> tuple[SourceSnapshot | None, TargetSnapshot | None]:
+        """Read the sides that are asked for, both at once."""
+        if source and target:
+            return self.snapshot_both()
+        return self.snapshot_source() if source else None, self.snapshot_target() if target else None
+
+    @names_storage
+    def snapshot_both(self) -> tuple[SourceSnapshot, TargetSnapshot]:
+        """Read both sides at once into the files of this run. Raises as `snapshot_source`."""
+        self._require_usable_plan()
+        files = self._both_files(self.files, self.files.path(store.TARGET_ROWS))
+        with self.source() as source:
+            snapshots = snapshot_both(source, self.reader, self.row_schema, files, **self._reading)
+        self._note_source(snapshots[0])
+        return snapshots
+
     @names_storage
     def snapshot_source(self) -> SourceSnapshot:
-        """Read every document of the source into this run's files. Raises `StalePlan` if that would be in vain."""
-        if self.settings.plan:
-            saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now())
-        read_ahead = self.read_ahead(store.SOURCE_ROWS)
-        snapshot = read_ahead if isinstance(read_ahead, SourceSnapshot) else self._read_source()
-        self.files.write_json(store.SOURCE_COUNT, {"documents": snapshot.documents})
+        """Read every document into the files of this run. Raises `StalePlan` if this run's plan cannot be used."""
+        self._require_usable_plan()
+        rows, rejects = self.files.path(store.SOURCE_ROWS), self.files.path(store.REJECTS)
+        with self.source() as source:
+            snapshot = snapshot_source(source, self.row_schema, rows, rejects, **self._reading)
+        self._note_source(snapshot)
         return snapshot
 
     @names_storage
-    def snapshot_target(self, name: str = store.TARGET_ROWS) -> TargetSnapshot:
-        """Read every row of the target into this run's file ``name``."""
-        read_ahead = self.read_ahead(name)
-        return read_ahead if isinstance(read_ahead, TargetSnapshot) else self._read_target(name)
+    def snapshot_target(self) -> TargetSnapshot:
+        """Read every row of the target into the files of this run."""
+        return snapshot_target(self.reader, self.row_schema, self.files.path(store.TARGET_ROWS), **self._reading)
 
-    @names_storage
-    def snapshot_both(self, target_file: str) -> tuple[SourceSnapshot, TargetSnapshot]:
-        """Read both sides at once into this run's files, the target into ``target_file``."""
-        with self.source() as source:
-            return snapshot_both(
-                source,
-                self.reader,
-                self.row_schema,
-                self._both_files(self.files, self.files.path(target_file)),
-                metadata=self.metadata,
-                timing=self.timing,
-                on_progress=self.on_progress,
-            )
+    @property
+    def _reading(self) -> _Reading:
+        return {"metadata": self.metadata, "timing": self.timing, "on_progress": self.on_progress}
+
+    def _require_usable_plan(self) -> None:
+        if self.settings.plan:
+            saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now())
+
+    def _note_source(self, snapshot: SourceSnapshot) -> None:
+        """This file is written last: where it is, the snapshot is complete."""
+        self.files.write_json(store.SOURCE_COUNT, {"documents": snapshot.documents})
 
     def unmatched(self, source: RunFiles, target_rows: Path) -> tuple[Path, Path] | None:
-        """What these snapshots have not in common, if `snapshot_both` of this run has read them both."""
+        """The rows without an equal partner, if `snapshot_both` of this run has read these two snapshots."""
         return self._both_files(source, target_rows).found_unmatched()
 
     def _both_files(self, source: RunFiles, target_rows: Path) -> BothFiles:
         first, second = (self.files.path(name) for name in store.UNMATCHED_ROWS)
         return BothFiles(source.path(store.SOURCE_ROWS), source.path(store.REJECTS), target_rows, (first, second))
-
-    def read_ahead(self, name: str) -> SourceSnapshot | TargetSnapshot | None:
-        """What the head start has read into this run's file ``name``, once; ``None`` if that does not come."""
-        return self.head_start.snapshot(self.files.path(name), self.on_progress) if self.head_start else None
-
-    def _read_source(self) -> SourceSnapshot:
-        with self.source() as source:
-            return snapshot_source(
-                source,
-                self.row_schema,
-                self.files.path(store.SOURCE_ROWS),
-                self.files.path(store.REJECTS),
-                metadata=self.metadata,
-                timing=self.timing,
-                on_progress=self.on_progress,
-            )
-
-    def _read_target(self, name: str) -> TargetSnapshot:
-        return snapshot_target(
-            self.reader,
-            self.row_schema,
-            self.files.path(name),
-            metadata=self.metadata,
-            timing=self.timing,
-            on_progress=self.on_progress,
-        )
 
     # Decide.
 
@@ -470,8 +463,8 @@ def _by_code(by_reason: Mapping[Reason, int]) -> dict[str, int]:
 
 #: What makes the files that a step builds on.
 _MADE_BY: Mapping[str, Callable[[SyncRun], object]] = {
-    store.SOURCE_COUNT: SyncRun.snapshot_source,
-    store.TARGET_ROWS: SyncRun.snapshot_target,
+    store.SOURCE_COUNT: SyncRun.snapshot_both,
+    store.TARGET_ROWS: SyncRun.snapshot_both,
     store.DIFF_COUNTS: SyncRun.diff,
 }
 
@@ -494,14 +487,12 @@ def open_sync_run(
     run_id: str,
     on_progress: OnProgress,
     timing: Timing = SYSTEM_TIMING,
-    head_start: HeadStart | None = None,
     on_load: OnLoad = _unheard,
     is_reexecution: bool = False,
 ) -> SyncRun:
     """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used.
 
-    What ``head_start`` has read, if it is given, is not read again. ``on_load`` is given the result of the load when
-    that begins; the load counts in it as it goes.
+    ``on_load`` is given the result of the load when that begins; the load counts in it as it goes.
     """
     folder = StateFolder(state_root, databases.state_key)
     files = folder.begin(run_id, timing.now())
@@ -511,7 +502,7 @@ def open_sync_run(
         files.touch(timing.now())
         on_progress(progress)
 
-    return SyncRun(databases, settings, folder, files, report, timing, head_start, on_load, is_reexecution)
+    return SyncRun(databases, settings, folder, files, report, timing, on_load, is_reexecution)
 
 
 def require_writable(databases: Databases) -> None:

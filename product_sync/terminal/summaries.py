@@ -63,7 +63,6 @@ def progress_bar() -> Iterator[OnProgress]:
     tasks: dict[str, TaskID] = {}
 
     def draw(progress: Progress) -> None:
-        # Not before there is something to draw: it draws in a thread, and `head_start` forks before there are any.
         bar.start()
         if progress.stage not in tasks:
             tasks[progress.stage] = bar.add_task(progress.stage, rate="")

@@ -207,6 +207,19 @@ def test_what_the_steps_make_loads_as_a_data_frame_and_the_rest_says_that_it_is_
         shop.frame(names.HEALTH)
 
 
+def test_one_step_reads_both_sides_or_only_the_one_that_is_selected(shop: Shop) -> None:
+    shop.put(product("a"))
+    alone = shop.materialize(names.TARGET_SNAPSHOT)
+    assert set(alone.materialized) == {names.TARGET_SNAPSHOT}
+    assert [Path(file).name for file in shop.state.glob("*/runs/*/*.parquet")] == ["target.parquet"]
+    assert set(shop.materialize(names.SOURCE_SNAPSHOT).materialized) == {names.SOURCE_SNAPSHOT}
+
+    both = shop.run()
+    assert both.success
+    steps = {event.step_key for event in both.events if event.is_step_materialization}
+    assert steps == {names.SNAPSHOTS, names.DIFF, names.LOAD}
+
+
 def test_a_load_alone_uses_the_newest_diff_of_the_same_two_sides(shop: Shop) -> None:
     shop.put(product("a"))
     shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF)

@@ -47,7 +47,7 @@ def broken(_: SyncRun) -> None:
 
 
 def break_snapshot(_: Shop, patch: pytest.MonkeyPatch) -> Mend:
-    patch.setattr(SyncRun, "snapshot_target", broken)
+    patch.setattr(SyncRun, "snapshot_both", broken)
     return patch.undo
 
 
@@ -90,7 +90,7 @@ def break_match(shop: Shop, _: pytest.MonkeyPatch) -> Mend:
 @pytest.mark.parametrize(
     ("failing", "cause"),
     [
-        ("postgres_cart_snapshot", break_snapshot),
+        ("product_snapshots", break_snapshot),
         ("mongo_product_snapshot_source_looks_complete", break_source_check),
         ("product_diff", break_diff),
         ("product_diff_change_is_plausible", break_change_check),

@@ -108,20 +108,20 @@ def test_an_error_of_ours_ends_the_run_with_its_sentence_and_hint(
 def test_the_sentence_is_the_last_line_also_where_another_step_went_on(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: SyncRun) -> None:
+    def fail(*_: object) -> None:
         raise Unreachable("The source is down.", hint="Start it.")
 
-    monkeypatch.setattr(SyncRun, "snapshot_source", fail)
-    assert not shop.run().success
+    monkeypatch.setattr(SyncRun, "check_source", fail)
+    assert not shop.run(names.VALIDATE_JOB).success
     printed = capsys.readouterr().err.splitlines()
-    assert any("Target: 0 rows read" in line for line in printed)
-    assert printed[-1].endswith("product_sync - The source is down. Start it.")
+    assert any("Check target_matches_source: passed" in line for line in printed)
+    assert printed[-1].endswith("validate_sync - The source is down. Start it.")
 
 
 def test_a_bug_keeps_its_traceback(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(SyncRun, "snapshot_target", lambda _: dict[str, int]()["boom"])
+    monkeypatch.setattr(SyncRun, "snapshot_both", lambda _: dict[str, int]()["boom"])
     shop.put(product("a"))
     outcome = shop.run()
     assert not outcome.success
@@ -129,7 +129,7 @@ def test_a_bug_keeps_its_traceback(
     printed = capsys.readouterr().err
     assert 'lambda _: dict[str, int]()["boom"]' in printed
     last = printed.splitlines()[-1]
-    assert "The step postgres_cart_snapshot raised KeyError: 'boom'. This is a bug: please report it" in last
+    assert "The step product_snapshots raised KeyError: 'boom'. This is a bug: please report it" in last
 
 
 def test_an_interrupted_load_records_what_it_had_done(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

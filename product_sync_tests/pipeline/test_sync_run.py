@@ -25,6 +25,7 @@ from product_sync.runtime.progress import OnProgress, Progress, no_progress
 from product_sync.schema.definition import load_definition
 from product_sync.settings import RunOptions, SourceAddress, TargetAddress
 from product_sync.state import store
+from product_sync.state.files import row_count
 from product_sync_tests.shop import Shop, ids, product, shop
 from product_sync_tests.targets.postgres_tables import role
 
@@ -47,8 +48,7 @@ def begin(shop: Shop, *, on_progress: OnProgress = no_progress, **settings: obje
 
 
 def read_and_compare(sync_run: SyncRun) -> SyncRun:
-    sync_run.snapshot_source()
-    sync_run.snapshot_target()
+    sync_run.snapshot_both()
     sync_run.diff()
     return sync_run
 
@@ -70,11 +70,34 @@ def test_a_step_uses_the_files_of_its_own_run_and_not_newer_ones_of_another(shop
     assert list(shop.rows) == ["a"]
 
 
+def test_what_was_found_equal_while_both_sides_were_read_is_not_compared_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.put(*(product(name) for name in ids(3)))
+    read_and_compare(begin(shop)).load()
+    shop.put(product("later"))
+    sync_run = begin(shop)
+    source, target = sync_run.snapshot(source=True, target=True)
+    assert source is not None
+    assert target is not None
+    assert (source.documents, target.rows) == (4, 3)
+    unmatched = sync_run.unmatched(sync_run.files, sync_run.files.path(store.TARGET_ROWS))
+    assert unmatched is not None
+    assert [row_count(path) for path in unmatched] == [1, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr("product_sync.compare.diff.drop_identical_rows", None)
+        assert sync_run.diff().counts.missing == 1
+
+    assert sync_run.snapshot(source=True, target=False)[1] is None
+    stale = sync_run.unmatched(sync_run.files, sync_run.files.path(store.TARGET_ROWS))
+    assert stale is None, "they belong to a reading that is no longer there"
+    assert sync_run.diff().counts.missing == 1
+
+
 def test_a_diff_whose_source_snapshot_is_gone_is_refused(shop: Shop) -> None:
     shop.put(product("a"))
     first = begin(shop)
-    first.snapshot_source()
-    first.snapshot_target()
+    first.snapshot_both()
     second = begin(shop)
     second.diff()
     shutil.rmtree(first.files.folder)
