@@ -1,36 +1,44 @@
-"""Two real servers in a folder that is gone afterwards, and an environment in which only they are configured."""
+"""Two real servers in a temporary folder, and an environment in which only they are configured."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from product_sync.embedded.servers import Servers, remove, running
 
-#: Variables that would let the machine's own configuration in.
+#: Prefixes of variables that would configure other servers.
 _OURS = ("PRODUCT_", "CART_", "MONGO_", "SYNC_", "DAGSTER_", "PG")
 
 
 @contextmanager
-def servers() -> Iterator[Servers]:
+def temporary_folder() -> Iterator[Path]:
+    """A folder for the data of servers. The data is deleted at the end."""
     base = Path(tempfile.mkdtemp(prefix="product_sync_torture_"))
-    # The folder is ours, made a line above: as root, the servers' user has to get through it.
+    # For root: the servers' user has to enter the folder.
     base.chmod(0o711)
     try:
-        with running(base / "data", durable=False) as started:
-            yield started
+        yield base
     finally:
         remove(base / "data")
         shutil.rmtree(base, ignore_errors=True)
 
 
 @contextmanager
+def servers() -> Iterator[Servers]:
+    with temporary_folder() as folder, running(folder / "data", durable=False) as started:
+        yield started
+
+
+@contextmanager
 def environment(mongodb_url: str, cart_url: str, state: Path, **more: str) -> Iterator[None]:
-    """What `product_sync.api` reads from the environment, for the length of the block."""
+    """The environment variables that `product_sync.api` reads, during the block."""
     before = dict(os.environ)
     wanted: Mapping[str, str] = {
         "PRODUCT_SERVICE_MONGODB_URL": mongodb_url,
@@ -46,3 +54,33 @@ def environment(mongodb_url: str, cart_url: str, state: Path, **more: str) -> It
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def markdown(title: str, module: str, body: Sequence[str], violations: Sequence[str]) -> str:
+    """The report of a campaign."""
+    return "\n".join(
+        [
+            f"# {title}: results of the campaign",
+            "",
+            f"Written by `python -m {module}` on {platform.system()}, Python {platform.python_version()}.",
+            "",
+            *body,
+            "",
+            "## Violations",
+            "",
+            *(violations or ["None."]),
+            "",
+        ]
+    )
+
+
+def finish(text: str, path: Path | None) -> None:
+    """Print the report, and write it to ``path``."""
+    if path:
+        path.write_text(text, encoding="utf-8")
+    say(text)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

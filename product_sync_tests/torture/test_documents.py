@@ -86,7 +86,7 @@ def test_the_oracle_knows_what_an_id_may_be() -> None:
         expect_id(values.text(b"\xff"))
 
 
-def test_values_are_told_apart_by_type_and_by_value() -> None:
+def test_values_are_distinguished_by_type_and_by_value() -> None:
     assert equal("2.50", Decimal("2.5"))
     assert not equal("2.51", Decimal("2.5"))
     assert not equal(0, False)

@@ -48,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", SLICE)
-def test_struck_anywhere_it_needs_only_to_be_started_again(own_servers: Machines, home: Path, name: str) -> None:
+def test_after_a_fault_at_any_step_the_next_run_does_the_rest(own_servers: Machines, home: Path, name: str) -> None:
     (fault,) = [fault for fault in FAULTS if fault.name == name]
     played = play(own_servers, home, fault, seed=SEED)
     assert played.violations == []
@@ -66,7 +66,7 @@ SOURCE = {key: row(key) for key in "abcde"}
 DRIFT = Drift(SOURCE, {"e": row("e", 1), "x": row("x")}, frozenset(), 2)
 WANTED = [*SOURCE.values(), row("x")]
 FIRST, SECOND = "11111111-first", "22222222-second"
-TOLD = "Trying again after: the connection was lost"
+LOG = "Trying again after: the connection was lost"
 CAUSE = Expected(frozenset({Ending.RECOVERED, Ending.FAILED, Ending.KILLED}), "connection was lost")
 
 
@@ -75,18 +75,18 @@ def wrote(keys: str, transaction: str, run: str, op: str = "INSERT") -> list[Wri
 
 
 WRITES = [*wrote("ab", "1", FIRST), *wrote("cd", "2", SECOND), *wrote("e", "3", SECOND, "UPDATE")]
-STRUCK = Run(-9, {}, FIRST, "FAILURE", "its process 17 is gone")
-NEXT = Run(0, {"inserted": 2, "updated": 1, "valid": True}, SECOND, "SUCCESS", TOLD)
-GOOD = Evidence(DRIFT, STRUCK, NEXT, SOURCE, WANTED, WRITES)
+KILLED = Run(-9, {}, FIRST, "FAILURE", "its process 17 is gone")
+NEXT = Run(0, {"inserted": 2, "updated": 1, "valid": True}, SECOND, "SUCCESS", LOG)
+GOOD = Evidence(DRIFT, KILLED, NEXT, SOURCE, WANTED, WRITES)
 
 
 def violations(evidence: Evidence, expected: Expected = CAUSE) -> list[str]:
     return judge(evidence, expected).violations
 
 
-def failed(error: str, told: str = TOLD, *, inserted: int = 2, exit_status: int = 1) -> Run:
+def failed(error: str, log: str = LOG, *, inserted: int = 2, exit_status: int = 1) -> Run:
     answer = {"inserted": inserted, "updated": 0, "error": {"code": "load_stopped", "message": error, "hint": ""}}
-    return Run(exit_status, answer, FIRST, "FAILURE", told)
+    return Run(exit_status, answer, FIRST, "FAILURE", log)
 
 
 class TestJudge:
@@ -108,15 +108,15 @@ class TestJudge:
         assert violations(replace(GOOD, rows=rows))[0].startswith(found)
 
     def test_a_source_that_was_written_to_is_found(self) -> None:
-        assert violations(replace(GOOD, documents={})) == ["the source is another one"]
+        assert violations(replace(GOOD, documents={})) == ["the source was changed"]
 
     def test_a_row_that_was_written_twice_is_found(self) -> None:
         twice = [*WRITES, *wrote("a", "9", SECOND, "UPDATE")]
         assert "row a was written 2 times: INSERT, UPDATE" in violations(replace(GOOD, writes=twice))
 
     def test_a_half_batch_is_found_in_either_run(self) -> None:
-        struck = [*wrote("a", "1", FIRST), *wrote("bc", "2", SECOND), *wrote("de", "3", SECOND)]
-        assert any("wrote ['a'] of the batch ['a', 'b']" in text for text in violations(replace(GOOD, writes=struck)))
+        faulted = [*wrote("a", "1", FIRST), *wrote("bc", "2", SECOND), *wrote("de", "3", SECOND)]
+        assert any("wrote ['a'] of the batch ['a', 'b']" in text for text in violations(replace(GOOD, writes=faulted)))
         later = [*wrote("ab", "1", FIRST), *wrote("c", "2", SECOND), *wrote("de", "3", SECOND)]
         assert any("wrote ['c'] of the batch ['c', 'd']" in text for text in violations(replace(GOOD, writes=later)))
 
@@ -141,26 +141,26 @@ class TestJudge:
         ]
 
     def test_a_writer_that_no_history_knows_is_found(self) -> None:
-        silent = replace(GOOD, struck=Run(-9, {}, "", "", ""))
-        assert any("is in no history" in text for text in violations(silent, Expected(frozenset(Ending))))
+        silent = replace(GOOD, faulted=Run(-9, {}, "", "", ""))
+        assert any("is not recorded" in text for text in violations(silent, Expected(frozenset(Ending))))
 
     def test_a_next_run_that_is_red_is_found(self) -> None:
         red = replace(NEXT, exit_status=3, status="FAILURE", answer={**NEXT.answer, "valid": None})
         assert "the next run ended with 3" in violations(replace(GOOD, next=red))[0]
 
     def test_wrong_counts_are_found(self) -> None:
-        assert violations(replace(GOOD, struck=failed("the connection was lost"))) == []
-        wrong = violations(replace(GOOD, struck=failed("the connection was lost", inserted=4)))
+        assert violations(replace(GOOD, faulted=failed("the connection was lost"))) == []
+        wrong = violations(replace(GOOD, faulted=failed("the connection was lost", inserted=4)))
         assert wrong == ["run 11111111 says that it wrote 4 rows by INSERT, it wrote 2"]
 
     @pytest.mark.parametrize(
-        "struck",
+        "faulted",
         [
-            Run(1, {}, FIRST, "FAILURE", TOLD),
+            Run(1, {}, FIRST, "FAILURE", LOG),
             Run(-9, {}, FIRST, "STARTED", ""),
             Run(None, {}, FIRST, "STARTED", ""),
             Run(-11, {}, FIRST, "FAILURE", "its process 17 is gone"),
-            Run(0, {"inserted": 2, "valid": True}, FIRST, "FAILURE", TOLD),
+            Run(0, {"inserted": 2, "valid": True}, FIRST, "FAILURE", LOG),
             Run(1, {"inserted": 2, "error": {"code": "x", "message": "the connection was lost"}}, FIRST, "SUCCESS", ""),
             failed("the connection was lost", exit_status=2),
         ],
@@ -174,8 +174,8 @@ class TestJudge:
             "blames settings",
         ],
     )
-    def test_an_end_that_is_silent_or_contradicts_itself_is_found(self, struck: Run) -> None:
-        judged = judge(replace(GOOD, struck=struck), CAUSE)
+    def test_an_end_that_is_silent_or_contradicts_itself_is_found(self, faulted: Run) -> None:
+        judged = judge(replace(GOOD, faulted=faulted), CAUSE)
         assert judged.ending is None
         assert "the history says" in judged.violations[0]
 
@@ -184,16 +184,16 @@ class TestJudge:
         assert violations(GOOD, only_recovered)[0].startswith("it killed")
 
     def test_an_error_that_does_not_name_the_cause_is_found_on_both_sides(self) -> None:
-        assert "its error does not name" in violations(replace(GOOD, struck=failed("something went wrong")))[0]
-        told = violations(replace(GOOD, struck=failed("the connection was lost", told="step failed")))
-        assert "the history does not name" in told[0]
+        assert "its error does not name" in violations(replace(GOOD, faulted=failed("something went wrong")))[0]
+        found = violations(replace(GOOD, faulted=failed("the connection was lost", log="step failed")))
+        assert "the history does not name" in found[0]
 
     def test_a_kill_that_the_history_does_not_tell_is_found(self) -> None:
-        assert "does not say that it was killed" in violations(replace(GOOD, struck=replace(STRUCK, told="")))[0]
+        assert "does not say that it was killed" in violations(replace(GOOD, faulted=replace(KILLED, log="")))[0]
 
     def test_a_success_that_has_not_compared_is_found(self) -> None:
-        struck = Run(0, {"inserted": 2, "valid": None}, FIRST, "SUCCESS", TOLD)
-        assert "without having compared" in violations(replace(GOOD, struck=struck))[0]
+        faulted = Run(0, {"inserted": 2, "valid": None}, FIRST, "SUCCESS", LOG)
+        assert "without having compared" in violations(replace(GOOD, faulted=faulted))[0]
 
 
 def test_a_violation_is_in_the_report_with_what_it_takes_to_see_it_again() -> None:
@@ -228,7 +228,7 @@ class TestWire:
         return [step for start in range(0, len(data), chunk) for step, _ in requests.feed(data[start : start + chunk])]
 
     @pytest.mark.parametrize("chunk", [1, 7, 10_000])
-    def test_the_steps_of_a_batch_are_told_apart_however_the_bytes_arrive(self, chunk: int) -> None:
+    def test_the_steps_of_a_batch_are_distinguished_however_the_bytes_arrive(self, chunk: int) -> None:
         parse = message(b"P", b"insert\0INSERT INTO product\0\0\0")
         execute = message(b"B", b"\0insert\0rest") + message(b"E", b"\0\0\0\0\0") + message(b"S", b"")
         data = b"".join(
@@ -247,7 +247,7 @@ class TestWire:
         begin, write, commit, other, noise = Step.BEGIN, Step.WRITE, Step.COMMIT, Step.OTHER, Step.NOISE
         assert self.steps(data, chunk) == [noise, other, begin, write, commit, begin, write, other, noise]
 
-    def test_what_mongodb_is_asked_for_is_told_apart(self) -> None:
+    def test_what_mongodb_is_asked_for_is_distinguished(self) -> None:
         def query(body: bytes) -> bytes:
             return (16 + len(body)).to_bytes(4, "little") + bytes(12) + body
 
@@ -259,6 +259,6 @@ class TestWire:
             Step.NOISE,
             Step.PAGE,
             Step.READ_AGAIN,
-            Step.LOOK,
+            Step.POST_COMMIT_CHECK,
             Step.OTHER,
         ]

@@ -8,7 +8,7 @@ import pytest
 from product_sync.embedded.servers import Servers
 from product_sync_torture.live.campaign import play
 from product_sync_torture.live.histories import CONSUMER, OURS, Fact, ShopHistory, Written, product, version_of
-from product_sync_torture.live.judge import Run, judge_end, judge_risen, judge_runs, judge_writes
+from product_sync_torture.live.judge import Run, judge_end, judge_reinserted, judge_runs, judge_writes
 from product_sync_torture.live.shop import CONSUMERS, Consumer, Traffic
 
 RUN = Run(started=10.0, ended=20.0, settle_s=1.0)
@@ -51,10 +51,10 @@ class TestWrites:
         assert self.faults(consumers(None, 1, 2.0), ours(1, 2), ours(2, 3)) == []
 
     def test_an_update_to_an_older_version_is_found(self) -> None:
-        assert "turned from version 3 to 2" in self.faults(consumers(None, 3), ours(3, 2))[0]
+        assert "went back from version 3 to 2" in self.faults(consumers(None, 3), ours(3, 2))[0]
 
     def test_an_update_that_changes_nothing_is_found(self) -> None:
-        assert "turned from version 3 to 3" in self.faults(ours(3, 3))[0]
+        assert "went back from version 3 to 3" in self.faults(ours(3, 3))[0]
 
     def test_a_version_that_comes_too_early_or_never_was_is_found(self) -> None:
         assert "did not hold" in self.faults(ours(1, 3, 13.0))[0]
@@ -68,7 +68,7 @@ class TestWrites:
 
     def test_an_older_version_that_comes_back_after_a_deletion_is_found(self) -> None:
         entries = [consumers(None, 3, 14.5), consumers(3, None, 14.6), ours(None, 2)]
-        assert "came back as version 2" in self.faults(*entries)[0]
+        assert "inserted again as version 2" in self.faults(*entries)[0]
 
     def test_the_deletion_of_a_living_product_is_found(self) -> None:
         assert "deleted although" in self.faults(ours(3, None))[0]
@@ -84,7 +84,7 @@ class TestWrites:
     def test_what_the_consumer_turns_back_is_the_consumers(self) -> None:
         judged = judge_writes(self.SHOP, [consumers(3, 2)], [RUN])
         assert judged.violations == []
-        assert judged.counts["consumer's: turned back"] == 1
+        assert judged.counts["consumer's: went back"] == 1
 
 
 class TestRisen:
@@ -93,14 +93,14 @@ class TestRisen:
 
     def faults(self, *entries: Written, event_at: float | None) -> list[str]:
         deletions = {} if event_at is None else {"a": event_at}
-        return judge_risen(self.SHOP, entries, deletions).violations
+        return judge_reinserted(self.SHOP, entries, deletions).violations
 
     def test_a_deleted_product_that_rose_by_our_insert_is_found(self) -> None:
-        assert "risen by our insert" in self.faults(self.INSERTED, event_at=13.0)[0]
+        assert "inserted again by the sync" in self.faults(self.INSERTED, event_at=13.0)[0]
 
     def test_it_is_found_also_where_a_later_run_has_removed_it(self) -> None:
         later = Written(25.0, f"{OURS} 2", "a", 1, None)
-        assert "risen by our insert" in self.faults(self.INSERTED, later, event_at=13.0)[0]
+        assert "inserted again by the sync" in self.faults(self.INSERTED, later, event_at=13.0)[0]
         assert self.faults(self.INSERTED, later, event_at=26.0) == [], "its event was late"
         assert self.faults(self.INSERTED, later, event_at=None) == [], "its event was lost"
 

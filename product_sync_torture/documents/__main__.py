@@ -1,16 +1,15 @@
-"""``python -m product_sync_torture.documents``: all rounds, and a report. Ends with 1 on a violation."""
+"""``python -m product_sync_torture.documents``: plays all rounds and writes a report. Exits with 1 on a violation."""
 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from product_sync_torture.documents.campaign import Round, play
-from product_sync_torture.surroundings import servers
+from product_sync_torture.surroundings import finish, markdown, say, servers
 
 _SHOWN = 20
 
@@ -18,8 +17,8 @@ _SHOWN = 20
 def main() -> int:
     parser = argparse.ArgumentParser(prog="product_sync_torture.documents", description=__doc__)
     parser.add_argument("--documents", type=int, default=5_000, help="documents in each round")
-    parser.add_argument("--large", type=int, default=24, help="how many of them have megabytes")
-    parser.add_argument("--wide", type=int, default=300, help="documents of up to 400 kB, on top")
+    parser.add_argument("--large", type=int, default=24, help="how many of them hold megabytes")
+    parser.add_argument("--wide", type=int, default=300, help="additional documents of up to 400 kB")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4], help="one round each")
     parser.add_argument("--report", type=Path, help="where to write the report, as Markdown")
     arguments = parser.parse_args()
@@ -27,18 +26,15 @@ def main() -> int:
     with servers() as running:
         for seed in arguments.seeds:
             rounds.append(play(running, arguments.documents, arguments.large, seed, wide=arguments.wide))
-            _say(f"seed {seed}: {rounds[-1].documents} documents, {len(rounds[-1].violations)} violations")
+            say(f"seed {seed}: {rounds[-1].documents} documents, {len(rounds[-1].violations)} violations")
             for violation in rounds[-1].violations[:_SHOWN]:
-                _say(f"  {violation}")
-    text = report(rounds)
-    if arguments.report:
-        arguments.report.write_text(text, encoding="utf-8")
-    _say(text)
+                say(f"  {violation}")
+    finish(report(rounds), arguments.report)
     return int(any(one.violations for one in rounds))
 
 
 def report(rounds: list[Round]) -> str:
-    """All rounds as a page of Markdown."""
+    """All rounds as a Markdown page."""
     counts = sorted({name for one in rounds for name in one.counts})
     reasons = sorted({name for one in rounds for name in one.reasons})
     violations = [f"- seed {one.seed}: {text}" for one in rounds for text in one.violations[:_SHOWN]]
@@ -54,30 +50,15 @@ def report(rounds: list[Round]) -> str:
         *((f"reason: {name}", [one.reasons[name] for one in rounds], total_reasons[name]) for name in reasons),
         ("**violations**", [len(one.violations) for one in rounds], sum(len(one.violations) for one in rounds)),
     ]
-    return "\n".join(
-        [
-            "# Bad documents: what the campaign saw",
-            "",
-            f"Written by `python -m product_sync_torture.documents` on {platform.system()}, Python"
-            f" {platform.python_version()}. Four runs a round, each a process: the first sync, a second one, one"
-            " after every document was mended, and one after every row was changed in the target. A document with two"
-            " reasons counts under both.",
-            "",
-            f"| seed | {' | '.join(str(one.seed) for one in rounds)} | all |",
-            f"|---|{'---|' * (len(rounds) + 1)}",
-            *(f"| {name} | {' | '.join(map(str, cells))} | {whole} |" for name, cells, whole in rows),
-            "",
-            "## Violations",
-            "",
-            *(violations or ["None."]),
-            "",
-        ]
-    )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    body = [
+        "Each round has four runs, each in its own process: the first sync, a second one, one after every document was"
+        " corrected, and one after every row was changed in the target. A document with two reasons counts for both.",
+        "",
+        f"| seed | {' | '.join(str(one.seed) for one in rounds)} | all |",
+        f"|---|{'---|' * (len(rounds) + 1)}",
+        *(f"| {name} | {' | '.join(map(str, cells))} | {whole} |" for name, cells, whole in rows),
+    ]
+    return markdown("Bad documents", "product_sync_torture.documents", body, violations)
 
 
 if __name__ == "__main__":

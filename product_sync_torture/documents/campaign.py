@@ -1,8 +1,8 @@
-"""One round of the campaign: a catalogue of bad documents, four runs as processes of their own, and the judgement.
+"""One round of the campaign: a catalogue of bad documents, four runs in their own processes, and the verdict.
 
-The first run must put every document where it belongs, the second (a restart) must find the quarantine as it was
-left and try all of it again, the third, after every document was mended, must leave none in it. The fourth finds
-another value in every row of the target. None may take more memory than is promised.
+The first run must copy or quarantine every document. The second run must keep the quarantine and try every entry again.
+The third run, after every document was corrected, must leave none in quarantine. The fourth run finds another value in
+every row of the target. No run may need more memory than promised.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from product_sync_torture.documents.catalogue import Made, catalogue, mended
 from product_sync_torture.documents.oracle import COLUMNS, NESTED, Column, equal
 from product_sync_torture.surroundings import environment
 
-#: The driver sends a command of no more than 16 MB where its documents are raw.
+#: The driver sends at most 16 MB in a command with raw documents.
 _MESSAGE_BYTES: Final = 15_000_000
 _MESSAGE_DOCUMENTS: Final = 1_000
 _LEFT_FROM_BEFORE: Final = 60
 _OLD_TITLE: Final = "left from before"
-#: What a sync may have, children included.
+#: Memory that a sync and its children may use.
 _MOST_MB: Final = 512
 _LONGEST_KEY, _KEY_BEGINNING = 1_000, 200
 
@@ -48,8 +48,8 @@ _Reasons = frozenset[tuple[str, str]]
 
 @dataclass
 class Round:
-    """``counts`` of documents by where they ended, ``reasons`` of the quarantined ones; ``peak_mb`` is the most memory
-    that a run took."""
+    """``counts`` are documents by where they ended, ``reasons`` are of the quarantined ones. ``peak_mb`` is the most
+    memory that a run used."""
 
     seed: int
     nested: bool
@@ -71,10 +71,10 @@ class _Run:
 
 
 def play(servers: Servers, count: int, large: int, seed: int, *, wide: int = 0) -> Round:
-    """A round on databases of its own; ``count``, ``large`` and ``wide`` as in `catalogue`.
+    """A round with its own databases; ``count``, ``large`` and ``wide`` as in `catalogue`.
 
-    With an even seed a column comes from within a document, and every document is then converted by itself; with an odd
-    one, those that look alike are read together.
+    With an even seed one column has a nested source, so every document is converted alone. With an odd seed, similar
+    documents are converted together.
     """
     nested = seed % 2 == 0
     columns = (*COLUMNS, NESTED) if nested else COLUMNS
@@ -101,7 +101,7 @@ def play(servers: Servers, count: int, large: int, seed: int, *, wide: int = 0) 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What the source holds, and the text ids of documents that are gone from it."""
+    """The documents of the source, and the text ids of those that were deleted."""
 
     documents: list[Made]
     gone: set[str | None]
@@ -118,11 +118,11 @@ class _Place:
     def first_run(self, made: Sequence[Made]) -> None:
         run = self._run("first run")
         rows, entries = self._rows(), self._quarantine()
-        self._complain(_wrong_places(made, rows, entries, self.columns, self.played))
+        self._report(_wrong_places(made, rows, entries, self.columns, self.played))
         expected = sum(one.row is None for one in made) + self.played.counts["refused by the database"]
         said = (run.answer.get("source_count"), run.answer.get("quarantined"))
         if said != (len(made), expected):
-            self._complain([f"the run counted {said}, there are {(len(made), expected)}"])
+            self._report([f"the run counted {said}, there are {(len(made), expected)}"])
 
     def run_again(self) -> None:
         before, written = self._quarantine(), self._written()
@@ -131,15 +131,15 @@ class _Place:
         if {key: entry["reasons"] for key, entry in before.items()} != {
             key: entry["reasons"] for key, entry in after.items()
         }:
-            self._complain(["the quarantine is another one after a second run"])
+            self._report(["the second run changed the quarantine"])
         histories = {(after[key]["attempts"], after[key]["first_seen"] == before[key]["first_seen"]) for key in before}
         if histories != {(2, True)}:
-            self._complain([f"not every entry was tried a second time: {histories}"])
+            self._report([f"not every entry was tried a second time: {histories}"])
         if self._written() != written:
-            self._complain(["the second run wrote rows"])
+            self._report(["the second run wrote rows"])
 
     def run_when_mended(self, made: Sequence[Made]) -> _Source:
-        """Mend every document; returns those that are in the source then, and whose rows are left without one."""
+        """Correct every document. Returns the documents of the source, and the ids of rows without one."""
         refused = {entry["id"] for entry in self._quarantine().values() if entry["stage"] == "load"}
         good = [one for one in made if one.row is not None and one.text_id not in refused]
         bad = [one for one in made if one.row is None and one.text_id is not None and _is_alone(one)]
@@ -151,12 +151,12 @@ class _Place:
         entries = {key: entry for key, entry in self._quarantine().items() if entry["stage"] != "load"}
         self.played.counts["mended"] = len(healed)
         if entries:
-            self._complain([f"{len(entries)} entries are left when all is mended"])
+            self._report([f"{len(entries)} entries are left although all documents are corrected"])
         if run.answer.get("error") and not self._quarantine():
-            self._complain([f"the run is red when all is mended: {run.answer['error']}"])
+            self._report([f"the run failed although all documents are corrected: {run.answer['error']}"])
         again = Round(0, self.played.nested)
         deleted = {one.text_id for one in gone} - {one.text_id for one in now}
-        self._complain(_wrong_places(now, self._rows(), self._quarantine(), self.columns, again, deleted))
+        self._report(_wrong_places(now, self._rows(), self._quarantine(), self.columns, again, deleted))
         return _Source(now, deleted)
 
     def run_when_all_changed(self, source: _Source) -> None:
@@ -164,9 +164,9 @@ class _Place:
             cart.execute("UPDATE product SET title = 'changed', note = note || '!'")
         run = self._run("everything changed", "--accept-changes")
         if run.answer.get("updated", 0) < len(source.documents) // 2:
-            self._complain([f"everything changed: {run.answer.get('updated')} rows were updated"])
+            self._report([f"everything changed: {run.answer.get('updated')} rows were updated"])
         again = Round(0, self.played.nested)
-        self._complain(
+        self._report(
             _wrong_places(source.documents, self._rows(), self._quarantine(), self.columns, again, source.gone)
         )
 
@@ -174,15 +174,15 @@ class _Place:
         run = _sync(*options)
         self.played.peak_mb = max(self.played.peak_mb, run.peak_mb)
         if run.peak_mb > _MOST_MB:
-            self._complain([f"{name}: took {run.peak_mb:.0f} MB of memory"])
+            self._report([f"{name}: took {run.peak_mb:.0f} MB of memory"])
         if run.status not in (0, 1) or "Traceback" in run.stderr or not run.answer:
-            self._complain([f"{name}: ended with {run.status}: {run.stderr[-2_000:]}"])
+            self._report([f"{name}: ended with {run.status}: {run.stderr[-2_000:]}"])
         error = (run.answer.get("error") or {}).get("message", "")
         if error and "quarantine" not in error:
-            self._complain([f"{name}: red for another reason than the quarantine: {error[:500]}"])
+            self._report([f"{name}: red for another reason than the quarantine: {error[:500]}"])
         return run
 
-    def _complain(self, texts: Sequence[str]) -> None:
+    def _report(self, texts: Sequence[str]) -> None:
         self.played.violations += texts
 
     def _rows(self) -> DiffSummary:
@@ -202,9 +202,9 @@ class _Place:
         (path,) = self.state.glob("*/quarantine.parquet")
         entries = pq.read_table(path).drop_columns(["refused"]).to_pylist()
         if len({entry["source_key"] for entry in entries}) < len(entries):
-            self._complain(["two entries of the quarantine have one name"])
+            self._report(["two entries of the quarantine have one name"])
         if longest := [key for entry in entries if len(key := entry["source_key"]) > _LONGEST_KEY]:
-            self._complain([f"a name of the quarantine has {len(longest[0])} characters"])
+            self._report([f"a name of the quarantine has {len(longest[0])} characters"])
         return {entry["source_key"]: entry for entry in entries}
 
 
@@ -224,7 +224,7 @@ def _wrong_places(
 
     The rows of documents in ``deleted`` are extra, and stay.
     """
-    complaints: list[str] = []
+    problems: list[str] = []
     nameless: list[_Reasons] = []
     named: set[str] = set()
     expected_rows: set[str] = set()
@@ -233,9 +233,9 @@ def _wrong_places(
         entry = entries.get(key) if key else None
         if one.row is not None and (entry is None or not one.may_be_refused):
             expected_rows.add(one.text_id or "")
-            complaints += _wrong_row(one, rows.get(one.text_id or ""), columns)
+            problems += _wrong_row(one, rows.get(one.text_id or ""), columns)
             if entry:
-                complaints.append(f"{_short(one)}: in quarantine for {_reasons(entry)}, but nothing is wrong with it")
+                problems.append(f"{_short(one)}: in quarantine for {_reasons(entry)}, but nothing is wrong with it")
             played.counts["in the target"] += 1
             continue
         wrong = one.wrong if one.row is None else frozenset({("id", "refused_by_database")})
@@ -246,32 +246,32 @@ def _wrong_places(
             continue
         named.add(key)
         if entry is None:
-            complaints.append(f"{_short(one)}: not in quarantine, where it belongs for {sorted(wrong)}")
+            problems.append(f"{_short(one)}: not in quarantine, where it belongs for {sorted(wrong)}")
         elif not _agree(_reasons(entry), wrong):
-            complaints.append(f"{_short(one)}: in quarantine for {sorted(_reasons(entry))}, not {sorted(wrong)}")
+            problems.append(f"{_short(one)}: in quarantine for {sorted(_reasons(entry))}, not {sorted(wrong)}")
         if (old := rows.get(one.text_id or "")) is not None:
             expected_rows.add(one.text_id or "")
             if old["title"] != _OLD_TITLE:
-                complaints.append(f"{_short(one)}: its row was overwritten although it is in quarantine")
-    complaints += _wrong_without_name(nameless, [_reasons(entry) for key, entry in entries.items() if key not in named])
+                problems.append(f"{_short(one)}: its row was overwritten although it is in quarantine")
+    problems += _wrong_without_name(nameless, [_reasons(entry) for key, entry in entries.items() if key not in named])
     extra = {row_id for row_id in rows.keys() - expected_rows if row_id not in deleted}
-    complaints += [f"row {row_id[:80]!r} belongs to no document" for row_id in sorted(extra)]
-    return complaints
+    problems += [f"row {row_id[:80]!r} belongs to no document" for row_id in sorted(extra)]
+    return problems
 
 
 def _agree(found: _Reasons, wrong: _Reasons) -> bool:
-    """Whether these are the reasons. Behind a field that stands twice the server may leave out others
-    (``docs/decisions/0025``): then all that are named are right, and a repetition is among them."""
+    """Whether ``found`` are the expected reasons. After a repeated field the server may leave out other fields
+    (``docs/decisions/0025``); then ``found`` may lack some reasons but must name the repeated field."""
     repeated = {pair for pair in wrong if pair[1] == "repeated_field"}
     return bool(found <= wrong and found & repeated) if repeated else found == wrong
 
 
 def _wrong_without_name(expected: Sequence[_Reasons], found: Sequence[_Reasons]) -> list[str]:
-    """Compares entries that cannot be told apart by the text of an id, by their reasons."""
+    """Compares entries without a text id by their reasons."""
     left = list(found)
     missing = []
     for wrong in sorted(expected, key=len):
-        # The entry that names most of them: one that names fewer may be that of another document.
+        # The entry with the most reasons: one with fewer may belong to another document.
         match = max((reasons for reasons in left if _agree(reasons, wrong)), key=len, default=None)
         if match is None:
             missing.append(sorted(wrong))
@@ -321,7 +321,7 @@ def _key(one: Made) -> str | None:
 
 
 def _mapping(columns: Sequence[Column], folder: Path) -> dict[str, str]:
-    """The variable that names a mapping file for these columns. JSON is YAML."""
+    """The variable with the mapping file of these columns. JSON is valid YAML."""
     specs: dict[str, dict[str, Any]] = {"id": {"source": "_id"}}
     for column in columns:
         specs[column.name] = {"source": column.source or column.name}
@@ -346,7 +346,7 @@ def _create_table(cart_url: str, columns: Sequence[Column]) -> None:
 
 
 def _leave_old_rows(cart_url: str, made: Sequence[Made], columns: Sequence[Column]) -> None:
-    """Rows that were there before: those of good documents are to be brought up to date, those of bad ones to stay."""
+    """Insert outdated rows. A sync must update those of good documents and keep those of bad ones."""
     short = [one.text_id for one in made if one.text_id and len(one.text_id) < 200][:: len(made) // _LEFT_FROM_BEFORE]
     needed = {"title": _OLD_TITLE, "price": 1, "quantity": 1, "sellerId": "s", "stock": 1}
     names = [column.name for column in columns if column.name in needed]
@@ -357,7 +357,7 @@ def _leave_old_rows(cart_url: str, made: Sequence[Made], columns: Sequence[Colum
 
 
 def _insert(mongodb_url: str, made: Sequence[Made]) -> list[Made]:
-    """Insert as they are, byte by byte; returns those that the server accepted."""
+    """Insert the documents as raw bytes. Returns those that the server accepted."""
     accepted: list[Made] = []
     with MongoClient[dict[str, Any]](mongodb_url) as client:
         database = client.get_default_database()
@@ -394,12 +394,12 @@ def _parts(made: Sequence[Made]) -> Iterator[list[Made]]:
 
 
 def _sync(*options: str) -> _Run:
-    """``product-sync sync --json`` as a process of its own, and the memory that it and its children took at most."""
+    """Run ``product-sync sync --json`` and measure the most memory that it and its children used."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         pace = ("--batch-size", "1000", "--delay-ms", "0")
         command = [sys.executable, "-m", "product_sync.cli", "sync", "--json", *pace, *options]
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr)  # noqa: S603 - a list of ours
-        # Not what the kernel says of the ended process: that is never less than this one's own memory.
+        # The kernel's own number for the ended process is never less than the memory of this process.
         memory = MemoryWatch(process.pid)
         memory.start()
         process.wait()

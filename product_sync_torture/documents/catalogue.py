@@ -1,4 +1,4 @@
-"""A catalogue of documents of which many are bad, each with what has to become of it."""
+"""A catalogue of documents, many of them bad, each with its expected result."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from product_sync_torture.documents.values import Value
 
 _BAD: Final = 0.45
 _MEGABYTE: Final = 1024 * 1024
-#: Bytes of an id that any index of the target takes; a longer one may be refused.
+#: Bytes of an id that every index of the target accepts. A longer id may be refused.
 _FITS_INDEX: Final = 2_500
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A document. ``row`` is what belongs into the target, ``None`` if ``wrong`` says why it does not: pairs of a
-    column and a reason. ``text_id`` is ``None`` where the ``_id`` has no text. ``may_be_refused``: by the index."""
+    """A document. ``row`` is the expected row, ``None`` if ``wrong`` has reasons against it: pairs of a column and a
+    reason. ``text_id`` is ``None`` if the ``_id`` has no text form. The index may refuse the id if
+    ``may_be_refused``."""
 
     raw: bytes
     bson_id: Value
@@ -31,8 +32,8 @@ class Made:
 
 
 def catalogue(columns: Sequence[Column], count: int, large: int, seed: int, *, wide: int = 0) -> list[Made]:
-    """``count`` documents, ``large`` of them of megabytes; some share their text id with another one. Then ``wide``
-    good ones with a text of up to 400 kB."""
+    """``count`` documents, of these ``large`` with megabytes, and some with the text id of another document. In
+    addition ``wide`` good ones with a text of up to 400 kB."""
     draw = random.Random(seed)  # noqa: S311 - reproducible on purpose
     made: list[Made] = []
     for number in range(count):
@@ -51,7 +52,7 @@ def catalogue(columns: Sequence[Column], count: int, large: int, seed: int, *, w
 
 
 def mended(columns: Sequence[Column], bad: Made, seed: int) -> Made:
-    """The document with the same _id and nothing wrong with it."""
+    """A good document with the same ``_id``."""
     return _make(columns, bad.bson_id, _good(columns, random.Random(seed)))  # noqa: S311
 
 
@@ -81,7 +82,7 @@ def _make(columns: Sequence[Column], bson_id: Value, members: list[tuple[bytes, 
 
 
 def _members(columns: Sequence[Column], draw: random.Random) -> Iterator[tuple[bytes, Value]]:
-    """A good document, as irregular as documents are."""
+    """A good document: fields may be absent, and there may be others."""
     for column in columns:
         if column.default != "REQUIRED" and draw.random() < 0.1:
             continue
@@ -92,7 +93,7 @@ def _members(columns: Sequence[Column], draw: random.Random) -> Iterator[tuple[b
 
 
 def _fitting(column: Column, draw: random.Random) -> Value:
-    """Mostly ordinary, so that many documents look alike and are read together."""
+    """Mostly ordinary values, so that many documents are similar and converted together."""
     number = draw.randint(0, 9_999)
     ordinary = {
         "title": values.text(f"Product {number}".encode()), "note": values.text("größer ✓".encode()),
@@ -123,7 +124,7 @@ def _fits(column: Column, value: Value) -> bool:
 def _spoilt(
     members: list[tuple[bytes, Value]], columns: Sequence[Column], draw: random.Random
 ) -> list[tuple[bytes, Value]]:
-    """Up to three fields get any value, or go, or come twice; and then perhaps all change places."""
+    """Give up to three fields any value, remove or repeat them, and sometimes shuffle all fields."""
     for column in draw.sample(list(columns), k=draw.randint(1, 3)):
         name = column.path[0]
         how = draw.random()
@@ -142,7 +143,7 @@ def _spoilt(
 
 
 def _near(column: Column, draw: random.Random) -> Value:
-    """A value of the type that the column asks for, at the limits of what it takes or beyond."""
+    """A value of the column's type, near its limits or beyond."""
     if column.sql in ("text", "uuid") or column.sql.startswith("varchar"):
         return values.any_text(draw)
     return values.any_date(draw) if column.sql == "timestamptz" else values.any_number(draw)
@@ -177,7 +178,7 @@ def _large_id(draw: random.Random, number: int) -> Value:
 def _enlarged(
     members: list[tuple[bytes, Value]], draw: random.Random, number: int, *, beside_large_id: bool
 ) -> list[tuple[bytes, Value]]:
-    """With a field so large that the document is just within the 16 MB of the server, or smaller."""
+    """With a large field, so that the document has up to the server's limit of 16 MB."""
     size = int(draw.choice([1, 2, 5, 10] if beside_large_id else [1, 5, 10, 15.9]) * _MEGABYTE)
     big = values.text(draw.choice([b"x", "ü".encode(), "🎈".encode()]) * (size // 4))
     name = [b"note", b"title", b"description", b"price"][number % 4]
@@ -191,7 +192,7 @@ def _wide(columns: Sequence[Column], draw: random.Random, number: int) -> Made:
 
 
 def _with_twins(made: Sequence[Made]) -> list[Made]:
-    """Some documents whose _id is no string, for each of which one whose _id is its text will be made."""
+    """Some documents whose _id is not a string. A twin with the text as its _id is made for each."""
     return [one for one in made if one.text_id and one.bson_id.kind != values.TEXT and not one.may_be_refused][::40]
 
 

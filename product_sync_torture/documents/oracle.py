@@ -1,6 +1,6 @@
-"""What has to become of a value in a column: the table of the design once more, by other means and from its words.
+"""The expected result of each value in each column, by the rules of the design.
 
-It works with meanings (`values`) and whole decimals, and knows nothing of how `product_sync` converts.
+It uses meanings (`values`) and exact decimals, and shares no code with `product_sync`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _ENOUGH_DIGITS: Final = 20_000
 
 
 class Wrong(Exception):
-    """The value has to be quarantined for this reason."""
+    """The value must be quarantined for this reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``sql`` is its type in the target, ``read`` how the judge reads it there. ``default`` stands for nothing; without
-    one (``REQUIRED``) nothing is wrong."""
+    """``sql`` is the column's type, ``read`` the expression that reads it. ``default`` replaces a missing value; with
+    ``REQUIRED`` a missing value is wrong."""
 
     name: str
     sql: str
@@ -137,7 +137,7 @@ def boolean(value: Value) -> bool:
 
 
 def timestamptz(value: Value) -> int:
-    """Microseconds since 1970. PostgreSQL begins on 24 November 4714 BC; 64 bits of microseconds end in 294247."""
+    """Microseconds since 1970. PostgreSQL's first day is 24 November 4714 BC; 64 bits of microseconds end in 294247."""
     if value.kind != DATE:
         raise Wrong("wrong_type")
     if not -210_866_803_200_000 <= value.meaning <= 9_223_372_036_854_775:
@@ -155,7 +155,7 @@ def uuid_(value: Value) -> str:
 
 
 def reference(value: Value) -> str:
-    """An _id as text; the one of a document itself has a reason of its own, `unsupported_id`."""
+    """An _id as text. For the document's own _id the reason is `unsupported_id`."""
     if value.kind in (OBJECT_ID, UUID):
         return str(value.meaning)
     if value.kind == NUMBER and value.integer:
@@ -184,7 +184,7 @@ NESTED: Final = Column("stock", "integer", integer(32), source="stock.count", de
 
 
 def expect_column(column: Column, members: list[tuple[bytes, Value]]) -> Any:
-    """The value that belongs into the column, or `Wrong`."""
+    """The expected value of the column. Raises `Wrong`."""
     with localcontext() as context:
         context.prec = _ENOUGH_DIGITS
         value = _at(column.path, members)
@@ -207,7 +207,7 @@ def _at(path: tuple[bytes, ...], members: list[tuple[bytes, Value]]) -> Value | 
 
 
 def expect_id(value: Value) -> str:
-    """The text id, or `Wrong`."""
+    """The text id. Raises `Wrong`."""
     try:
         return reference(value)
     except Wrong as wrong:
@@ -215,7 +215,7 @@ def expect_id(value: Value) -> str:
 
 
 def equal(found: Any, expected: Any) -> bool:
-    """Whether what was read from the target is the value, with its type: 0 is not False, and 2.50 is 2.5."""
+    """Whether the target has the expected value and type: 0 is not False, and 2.50 is 2.5."""
     if isinstance(expected, Decimal):
         return isinstance(found, str) and Decimal(found) == expected
     return type(found) is type(expected) and bool(found == expected)

@@ -1,7 +1,6 @@
-"""Values of all BSON types as bytes, each with its meaning: written by hand, so that what no driver would send is sent.
+"""Values of all BSON types as bytes, each with its meaning, also values that no driver would send.
 
-The meaning is known because the value is made from it. Nobody decodes: a decoder could err in the same way as the
-one that is judged.
+The bytes are made from the meaning and never decoded: a decoder could have the same fault as the one under test.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from typing import Any, Final
 
 from bson.decimal128 import Decimal128
 
-#: Kinds of meanings; all others are nothing that a column could be made of.
+#: Kinds of meanings. `OTHER` fits no column.
 NUMBER, TEXT, BOOLEAN, DATE, UUID, OBJECT_ID, NOTHING, DOCUMENT, OTHER = (
     "number", "text", "boolean", "date", "uuid", "object id", "nothing", "document", "other",
 )  # fmt: skip
-#: Levels of documents within documents: the server refuses more than 180.
+#: Levels of nested documents. The server refuses more than 180.
 _DEEPEST: Final = 150
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """``meaning`` belongs to ``kind``: a `Decimal` or float (of a double that is not finite), the bytes of a text, a
-    bool, milliseconds since 1970, a `uuid.UUID`, hexadecimal digits, members by name. ``integer`` is the width in
-    bits of an integer. ``malformed``: the server stores it, but it is no valid BSON."""
+    """``meaning`` depends on ``kind``: a `Decimal`, a float that is not finite, the bytes of a text, a bool,
+    milliseconds since 1970, a `uuid.UUID`, hexadecimal digits, or members by name. ``integer`` is the width of an
+    integer in bits. The server stores a ``malformed`` value, but it is not valid BSON."""
 
     code: int
     payload: bytes
@@ -60,7 +59,7 @@ def int64(number: int) -> Value:
 
 
 def double(number: float) -> Value:
-    """A double stands for the shortest decimal that reads back as it."""
+    """A double means the shortest decimal that reads back as the same double."""
     return Value(0x01, struct.pack("<d", number), NUMBER, Decimal(repr(number)))
 
 
@@ -185,7 +184,7 @@ def any_value(draw: random.Random, depth: int = 0) -> Value:
 
 
 def _scoped(draw: random.Random) -> Value:
-    """Code with a scope: its whole length, the code, the scope."""
+    """Code with a scope: the total length, the code, the scope."""
     parts = text(b"x").payload + document([(b"y", any_number(draw))])
     return Value(0x0F, struct.pack("<i", len(parts) + 4) + parts, OTHER)
 

@@ -1,4 +1,4 @@
-"""One round of the campaign: drift, a run that is struck, the next run, and the judgement."""
+"""One round of the campaign: planted drift, a run with an injected fault, the next run, and the verdict."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import dagster as dg
 
 from product_sync import api
 from product_sync_torture.faults.judge import Ending, Evidence, Run, judge
-from product_sync_torture.faults.kinds import Fault, Place, Strike
+from product_sync_torture.faults.kinds import Fault, Injection, Place
 from product_sync_torture.faults.machines import Machines
 from product_sync_torture.faults.scene import BATCH_SIZE, Scene, plan_drift
 from product_sync_torture.surroundings import environment
 
-#: Seconds for a run to end after it was struck, and for the server to notice that it has.
+#: Seconds for a run to end after the fault, and for the server to notice its end.
 _RUN_S: Final = 240.0
 _LEAVE_S: Final = 60.0
 _POLL_S: Final = 0.01
@@ -34,8 +34,8 @@ _ATTEMPTS: Final = 20
 
 @dataclass
 class Round:
-    """``missed`` strikes came when the run had ended already; ``ending`` is what the struck run came to, ``None`` for
-    something that no run should come to."""
+    """``missed`` counts attempts in which the run ended before the fault. ``ending`` is how the faulted run ended,
+    ``None`` for an ending that must not happen."""
 
     fault: str
     seed: int
@@ -51,22 +51,22 @@ def keep(path: Path, played: Round) -> None:
 
 
 def kept(path: Path) -> list[Round]:
-    """The rounds in a file that `keep` has written; none without the file."""
+    """The rounds in a file of `keep`; none if there is no file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rounds = [Round(**json.loads(line)) for line in lines]
     return [replace(one, ending=one.ending and Ending(one.ending)) for one in rounds]
 
 
 def make_history(folder: Path) -> Path:
-    """A folder in which all runs of a worker are recorded: making it takes as long as a run."""
+    """Create a Dagster home for all runs of a worker. This takes as long as a run."""
     folder.mkdir()
     (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n", encoding="utf-8")
     return folder
 
 
 def play(machines: Machines, home: Path, fault: Fault, seed: int) -> Round:
-    """A round on databases of its own; its seed decides on everything but the speed of the machine. ``home`` is what
-    `make_history` made."""
+    """A round with its own databases. Only the speed of the machine does not depend on the seed. ``home`` comes from
+    `make_history`."""
     played = Round(fault.name, seed)
     started = time.monotonic()
     with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -76,7 +76,7 @@ def play(machines: Machines, home: Path, fault: Fault, seed: int) -> Round:
                 break
             played.missed += 1
         else:
-            played.violations.append(f"it could not be struck in {_ATTEMPTS} attempts")
+            played.violations.append(f"the fault could not be injected in {_ATTEMPTS} attempts")
     played.seconds = time.monotonic() - started
     return played
 
@@ -89,7 +89,7 @@ def _attempt(
     random_: random.Random,
     played: Round,
 ) -> bool:
-    """Whether the run was struck before it ended."""
+    """Whether the fault was injected before the run ended."""
     small_disk = fault.fills_disk and machines.disk is not None
     scene = Scene(machines, f"round_{random_.getrandbits(48):012x}", plan_drift(random_), on_small_disk=small_disk)
     with tempfile.TemporaryDirectory(prefix="product_sync_torture_") as state, ExitStack() as stack:
@@ -98,37 +98,37 @@ def _attempt(
         variables = {"DAGSTER_HOME": str(home)}
         stack.enter_context(environment(scene.source_url, scene.target_url, Path(state), **variables))
         known = {run.run_id for run in instance.get_runs(limit=10)}
-        struck = _struck_run(scene, fault, random_, Path(state))
-        if struck is None:
+        faulted = _faulted_run(scene, fault, random_, Path(state))
+        if faulted is None:
             return False
         left = _left(scene)
-        struck_id = next((run.run_id for run in instance.get_runs(limit=1) if run.run_id not in known), "")
+        faulted_id = next((run.run_id for run in instance.get_runs(limit=1) if run.run_id not in known), "")
         report = api.sync(batch_size=BATCH_SIZE, batch_delay_ms=0)
         evidence = Evidence(
             scene.drift,
-            _run(instance, struck_id, *struck),
+            _run(instance, faulted_id, *faulted),
             _run(instance, report.run_id or "", report.exit_status, report.as_json()),
             scene.documents(),
             scene.rows(),
             scene.writes(),
             left + _left(scene),
         )
-        run_checks_result = judge(evidence, fault.expected)
-        played.ending, played.violations = run_checks_result.ending, run_checks_result.violations
+        verdict = judge(evidence, fault.expected)
+        played.ending, played.violations = verdict.ending, verdict.violations
     return True
 
 
-def _struck_run(
+def _faulted_run(
     scene: Scene, fault: Fault, random_: random.Random, folder: Path
 ) -> tuple[int | None, dict[str, Any]] | None:
-    """How the run ended and what it answered; ``None`` if it ended before it was struck."""
+    """The exit status and the answer of the run; ``None`` if it ended before the fault."""
     place = fault.place()
     with ExitStack() as stack, (folder / "out").open("w+b") as out:
         place.prepare(scene, random_, stack)
         process = stack.enter_context(_sync(out))
         if not _reach(place, process):
             return None
-        fault.strike(Strike(scene, random_, process, place.go_on, stack))
+        fault.inject(Injection(scene, random_, process, place.go_on, stack))
         try:
             status: int | None = process.wait(_RUN_S)
         except subprocess.TimeoutExpired:
@@ -140,7 +140,7 @@ def _struck_run(
 
 @contextmanager
 def _sync(out: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """``product-sync sync --json`` as a process of its own."""
+    """Run ``product-sync sync --json`` in its own process."""
     command = [sys.executable, "-m", "product_sync.cli", "sync", "--json"]
     command += ["--batch-size", str(BATCH_SIZE), "--delay-ms", str(_DELAY_MS)]
     with subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=dict(os.environ)) as process:  # noqa: S603
@@ -159,7 +159,7 @@ def _reach(place: Place, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _left(scene: Scene) -> list[str]:
-    """What is still there of runs that have ended, when the server has had its time to notice."""
+    """Sessions and locks that ended runs still have after the server had time to notice their end."""
     deadline = time.monotonic() + _LEAVE_S
     while (sessions := scene.sessions()) and time.monotonic() < deadline:
         time.sleep(10 * _POLL_S)
@@ -170,9 +170,9 @@ def _run(instance: dg.DagsterInstance, run_id: str, exit_status: int | None, ans
     run = instance.get_run_by_id(run_id) if run_id else None
     if run is None:
         return Run(exit_status, answer, "", "", "")
-    told = []
+    log = []
     for entry in instance.all_logs(run_id):
-        told.append(entry.user_message or entry.message)
+        log.append(entry.user_message or entry.message)
         if entry.dagster_event and entry.dagster_event.is_step_failure:
-            told.append(str(entry.dagster_event.step_failure_data.error))
-    return Run(exit_status, answer, run_id, run.status.value, "\n".join(told))
+            log.append(str(entry.dagster_event.step_failure_data.error))
+    return Run(exit_status, answer, run_id, run.status.value, "\n".join(log))

@@ -1,8 +1,7 @@
-"""A network with a gate in it: stops at a chosen request, until somebody has done what he wanted to do meanwhile.
+"""A TCP proxy that stops at a chosen request, until the fault has been injected.
 
-It forwards requests whole (`wire`), so that what is stopped is either not sent at all or answered by the server: the
-gate knows on which side of a step it stands. (`product_sync_tests.network` has the proxy of the tests, which loses
-single messages.)
+It forwards whole requests (`wire`), so a stopped request is either not sent or already answered by the server.
+(`product_sync_tests.network` has the proxy of the tests, which loses single messages.)
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Side(Enum):
-    """On which side of a request the gate stands: the server has not seen it, or has answered, which nobody knows."""
+    """Stop before the request reaches the server, or after the server has answered and before the client knows."""
 
     BEFORE = "before"
     AFTER = "after"
 
 
 class Way(Enum):
-    """How it goes on. With `STRAND` the client's connection is reset, and the server still believes in it."""
+    """How a stopped connection goes on. With `STRAND` the client's side is reset and the server does not notice."""
 
     ON = "on"
     RESET = "reset"
@@ -41,7 +40,7 @@ class Way(Enum):
 
 @dataclass
 class Stop:
-    """The ``nth`` request (from 1) of one of ``steps`` is stopped. ``reached`` says so; then `go_on` has to come."""
+    """Stops the ``nth`` request (from 1) of ``steps``. ``reached`` is set then, until `go_on` is called."""
 
     steps: Collection[Step]
     nth: int
@@ -83,7 +82,7 @@ class _Link:
 
 
 class Gate:
-    """Forwards all connections to a local port. ``requests`` cuts what a client sends."""
+    """Forwards all connections to a local port. ``requests`` splits the bytes of a client into requests."""
 
     def __init__(self, port: int, requests: Callable[[], Requests]) -> None:
         self._target = ("127.0.0.1", port)
@@ -98,11 +97,11 @@ class Gate:
         self._start(self._accept)
 
     def stop_at(self, stop: Stop | None) -> None:
-        """Only the last one counts. One that is reached already has to go on."""
+        """Only the last stop counts. A stop that is already reached still needs `Stop.go_on`."""
         self._stop = stop
 
     def hold(self) -> None:
-        """Nothing passes any more, in either direction, and nobody is told."""
+        """Forward nothing in either direction, and keep the connections open."""
         self._open.clear()
 
     def let_through(self) -> None:
@@ -132,7 +131,7 @@ class Gate:
                 client, _ = self._listener.accept()
                 try:
                     server = socket.create_connection(self._target)
-                except OSError:  # a server that is down: its clients are refused
+                except OSError:  # the server is down: refuse its clients
                     _reset(client)
                     continue
                 for each in (client, server):
@@ -161,7 +160,7 @@ class Gate:
         _shut(link.server)
 
     def _stop_here(self, link: _Link, stop: Stop, request: bytes) -> bool:
-        """Whether this was the end of the client's connection."""
+        """Whether the client's connection was ended."""
         if stop.side is Side.AFTER:
             link.held.set()
             link.server.sendall(request)
@@ -192,7 +191,7 @@ class Gate:
 def _reset(client: socket.socket) -> None:
     with contextlib.suppress(OSError):  # already closed
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        # Wakes the thread that reads from it, without a FIN: the socket is closed when nobody uses it any more.
+        # Wakes the thread that reads from it, without a FIN. The socket is closed when no thread uses it any more.
         client.shutdown(socket.SHUT_RD)
     client.close()
 

@@ -1,5 +1,5 @@
-"""Says what a round has left behind that must not be there. Knows what was planned and what the servers hold, and
-nothing of product_sync.
+"""Finds the violations of a round from the planned drift and the content of both servers. Knows nothing of
+product_sync.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Row = tuple[Any, ...]
 
 
 class Ending(StrEnum):
-    """What the struck run came to."""
+    """How the faulted run ended."""
 
     RECOVERED = "recovered"
     FAILED = "failed"
-    TURNED_AWAY = "turned away"  # before a run began, so that there is none in the history
+    TURNED_AWAY = "turned away"  # before a run was recorded
     CANCELLED = "cancelled"
     KILLED = "killed"
     KILLED_EARLY = "killed before it was recorded"
@@ -27,7 +27,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class Drift:
-    """Rows by id, as they are in the source and as they were in the target; ``refused`` break a rule of the table."""
+    """Rows by id: of the source, and of the target before the run. ``refused`` rows violate a constraint."""
 
     source: Mapping[str, Row]
     before: Mapping[str, Row]
@@ -36,7 +36,7 @@ class Drift:
 
     @property
     def planned(self) -> list[str]:
-        """What has to be written, in the order in which a load goes: missing products first, then changed ones."""
+        """The ids to write in the order of a load: missing products first, then changed ones."""
         return planned(self.source, self.before)
 
     @property
@@ -45,14 +45,14 @@ class Drift:
 
     @property
     def wanted(self) -> dict[str, Row]:
-        """The target when all is well."""
+        """The expected target."""
         extra = {key: row for key, row in self.before.items() if key not in self.source}
         return {key: row for key, row in self.source.items() if key not in self.refused} | extra
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One row that was written and committed. ``writer`` is how its session called itself."""
+    """One committed write of a row. ``writer`` is the application name of the session."""
 
     id: str
     op: str
@@ -62,15 +62,15 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as its caller and the history saw it. ``exit_status`` is negative for a signal, ``None`` if it had to be
-    ended because it did not end; ``answer`` is its last line, empty if it gave none. ``run_id`` and ``status`` are
-    empty if the history has no such run; ``told`` is all that the history says of it."""
+    """A run, seen by its caller and in the history. ``exit_status`` is negative for a signal and ``None`` if the run
+    did not end in time; ``answer`` is its JSON answer, if any. ``run_id`` and ``status`` are empty if the run was not
+    recorded; ``log`` is its event log."""
 
     exit_status: int | None
     answer: Mapping[str, Any]
     run_id: str
     status: str
-    told: str
+    log: str
 
     @property
     def error(self) -> str:
@@ -80,11 +80,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of a round. ``struck.status`` is the one after the next run has started; ``left`` are sessions and locks that
-    were still there long after a run had ended."""
+    """The results of a round. ``faulted.status`` was read after the next run had started. ``left`` are sessions and
+    locks that remained long after a run had ended."""
 
     drift: Drift
-    struck: Run
+    faulted: Run
     next: Run
     documents: Mapping[str, Row]
     rows: Sequence[Row]
@@ -94,14 +94,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Expected:
-    """How a struck run may end, and what its error has to name where it ends in one."""
+    """How a faulted run may end, and what its error must name."""
 
     endings: frozenset[Ending]
     cause: str = "."
 
 
 @dataclass
-class RunChecks:
+class Verdict:
     ending: Ending | None
     violations: list[str] = field(default_factory=list)
 
@@ -111,24 +111,24 @@ def planned(source: Mapping[str, Row], target: Mapping[str, Row]) -> list[str]:
     return missing + sorted(key for key in source if key in target and source[key] != target[key])
 
 
-def judge(evidence: Evidence, expected: Expected) -> RunChecks:
-    ending = ending_of(evidence.struck)
+def judge(evidence: Evidence, expected: Expected) -> Verdict:
+    ending = ending_of(evidence.faulted)
     violations = [
-        *_wrong_end(evidence.struck, ending, expected),
+        *_wrong_end(evidence.faulted, ending, expected),
         *_wrong_next(evidence.next),
         *unequal(evidence.drift, evidence.documents, evidence.rows),
         *written_twice(evidence.writes),
-        *half_batches(evidence.drift, evidence.writes, evidence.struck.run_id),
-        *unknown_writers(evidence.writes, (evidence.struck, evidence.next)),
-        *miscounted(evidence.struck, evidence.writes),
+        *half_batches(evidence.drift, evidence.writes, evidence.faulted.run_id),
+        *unknown_writers(evidence.writes, (evidence.faulted, evidence.next)),
+        *miscounted(evidence.faulted, evidence.writes),
         *miscounted(evidence.next, evidence.writes),
         *(f"left behind: {each}" for each in evidence.left),
     ]
-    return RunChecks(ending, violations)
+    return Verdict(ending, violations)
 
 
 def ending_of(run: Run) -> Ending | None:
-    """``None`` for a run that ended in silence, or in a way that its exit status does not tell."""
+    """``None`` for a run that ended without an error, or whose exit status does not fit its recorded status."""
     match run.exit_status, run.status:
         case 0, "SUCCESS":
             return Ending.RECOVERED
@@ -150,15 +150,15 @@ def ending_of(run: Run) -> Ending | None:
 def _wrong_end(run: Run, ending: Ending | None, expected: Expected) -> Iterator[str]:
     if ending is None:
         said = run.error or "without an error"
-        yield f"it ended with {run.exit_status}, {said}; the history says {run.status or 'nothing'}: {run.told[-300:]}"
+        yield f"it ended with {run.exit_status}, {said}; the history says {run.status or 'nothing'}: {run.log[-300:]}"
     elif ending not in expected.endings:
-        yield f"it {ending}: {run.error or run.told[-300:]}"
+        yield f"it {ending}: {run.error or run.log[-300:]}"
     if ending in (Ending.FAILED, Ending.TURNED_AWAY) and not re.search(expected.cause, run.error):
         yield f"its error does not name the cause: {run.error}"
-    if ending is Ending.FAILED and not re.search(expected.cause, run.told):
-        yield f"the history does not name the cause: {run.told[-500:]}"
-    if ending is Ending.KILLED and "is gone" not in run.told:
-        yield f"the history does not say that it was killed: {run.told[-300:]}"
+    if ending is Ending.FAILED and not re.search(expected.cause, run.log):
+        yield f"the history does not name the cause: {run.log[-500:]}"
+    if ending is Ending.KILLED and "is gone" not in run.log:
+        yield f"the history does not say that it was killed: {run.log[-300:]}"
     if ending is Ending.RECOVERED and run.answer.get("valid") is not True:
         yield f"it succeeded without having compared: {run.answer}"
 
@@ -169,7 +169,7 @@ def _wrong_next(run: Run) -> Iterator[str]:
 
 
 def unequal(drift: Drift, documents: Mapping[str, Row], rows: Sequence[Row]) -> list[str]:
-    """Rows that are not as the source has them, too few, too many or twice; and a source that was changed."""
+    """Wrong, missing, additional and repeated rows, and a changed source."""
     found = [f"row {key} is there {count} times" for key, count in Counter(row[0] for row in rows).items() if count > 1]
     target = {row[0]: row for row in rows}
     found += [
@@ -178,12 +178,12 @@ def unequal(drift: Drift, documents: Mapping[str, Row], rows: Sequence[Row]) -> 
         if target.get(key) != drift.wanted.get(key)
     ]
     if documents != drift.source:
-        found.append("the source is another one")
+        found.append("the source was changed")
     return found
 
 
 def written_twice(writes: Sequence[Write]) -> list[str]:
-    """Rows that were written more than once in all, and rows that were deleted."""
+    """Rows that were written more than once by both runs, or deleted."""
     return [
         f"row {key} was written {len(ops)} times: {', '.join(ops)}"
         for key, ops in _ops_by_id(writes).items()
@@ -199,11 +199,10 @@ def _ops_by_id(writes: Sequence[Write]) -> dict[str, list[str]]:
 
 
 def half_batches(drift: Drift, writes: Sequence[Write], first_run: str) -> list[str]:
-    """Transactions that wrote a part of a batch, or of two.
+    """Transactions that wrote a part of a batch, or rows of two batches.
 
-    A batch with refused rows is halved until they stand alone, each part in a transaction of its own; but none of it
-    may share one with another batch. The run after the struck one plans anew: from what is left, where nothing is
-    refused; what was refused before stands at another place then.
+    A batch with refused rows is halved until they are alone, each part in its own transaction, so parts of one batch
+    are allowed. The next run makes new batches from the remaining rows. They are known only if no row is refused.
     """
     wrong = _torn(_batches(drift, drift.planned), _transactions(writes, lambda w: _is_of(w, first_run)), drift)
     if drift.refused:
@@ -235,15 +234,19 @@ def _torn(batches: Sequence[frozenset[str]], transactions: Mapping[str, set[str]
 
 
 def unknown_writers(writes: Sequence[Write], runs: Sequence[Run]) -> list[str]:
-    """Sessions that have written although the history knows no run of theirs."""
+    """Sessions that have written without a recorded run."""
     known = [run.run_id for run in runs]
     return sorted(
-        {f"{one.writer} has written, and is in no history" for one in writes if not any(_is_of(one, i) for i in known)}
+        {
+            f"{one.writer} has written, but its run is not recorded"
+            for one in writes
+            if not any(_is_of(one, i) for i in known)
+        }
     )
 
 
 def miscounted(run: Run, writes: Sequence[Write]) -> list[str]:
-    """What the run says that it wrote, beside what it wrote. One that was killed says nothing."""
+    """Differences between the run's own counts and its writes. A killed run has no counts."""
     ours = Counter(write.op for write in writes if run.run_id and _is_of(write, run.run_id))
     said = {"INSERT": run.answer.get("inserted"), "UPDATE": run.answer.get("updated")}
     if not run.answer:

@@ -1,4 +1,4 @@
-"""The faults: where each strikes, what it does, and what a run may come to under it."""
+"""The faults: the point at which each is injected, what it does, and how a run may end."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from product_sync_torture.faults.scene import HALT_KEY, Scene
 from product_sync_torture.faults.wire import Step
 
 _STALL_S: Final = (1.0, 5.0)
-#: Requests of a run to each server, about: what lies behind the last one is not struck, and tried again.
+#: About the number of requests of a run to each server. A later point is never reached, and the attempt is repeated.
 _SOURCE_REQUESTS, _TARGET_REQUESTS = 25, 120
 _LOAD: Final = (Step.BEGIN, Step.WRITE, Step.COMMIT)
 _ANY: Final = tuple(step for step in Step if step is not Step.NOISE)
 
 
 @dataclass
-class Strike:
-    """One round's strike: the place of it, and what it takes to undo it, in ``stack``."""
+class Injection:
+    """The fault of one round. ``stack`` undoes it."""
 
     scene: Scene
     random: random.Random
@@ -36,8 +36,8 @@ class Strike:
 
 
 class Place:
-    """Where a run is struck. `prepare` is called before the run starts; `reached`, again and again, says when it is
-    there; then it stands still until `go_on`."""
+    """The point at which a fault is injected. `prepare` is called before the run starts. `reached` is polled; when it
+    is true, the run stands still until `go_on`."""
 
     def prepare(self, scene: Scene, random_: random.Random, stack: ExitStack) -> None:
         raise NotImplementedError
@@ -51,7 +51,7 @@ class Place:
 
 @dataclass
 class AtRequest(Place):
-    """At a request of one of ``steps`` to one of the servers: in the load at that of a random batch, else anywhere."""
+    """At a random request of one of ``steps`` to one of the servers."""
 
     steps: tuple[Step, ...]
     side: Side | None = None
@@ -78,7 +78,7 @@ class AtRequest(Place):
 
 @dataclass
 class InServer(Place):
-    """In the middle of a statement, or of a COMMIT: ``at`` a random row that the run has to write."""
+    """During a statement or a COMMIT (``at``), at a random row that the run has to write."""
 
     at: str
 
@@ -98,7 +98,7 @@ class InServer(Place):
 
 @dataclass
 class AtTime(Place):
-    """Some time after the first request to the target, or after the process was started."""
+    """At a random time after the first request to the target, or after the start of the process."""
 
     def prepare(self, scene: Scene, random_: random.Random, stack: ExitStack) -> None:
         self._first = Stop(_ANY, 1, Side.BEFORE)
@@ -114,121 +114,121 @@ class AtTime(Place):
         return self._since is not None and time.monotonic() - self._since > self._delay_s
 
     def go_on(self, way: Way) -> None:
-        """It did not stand still."""
+        """The run did not stand still."""
 
 
-# What is done to it.
+# What a fault does.
 
 
-def kill_the_run(strike: Strike) -> None:
-    strike.process.kill()
-    strike.process.wait()
-    strike.go_on(Way.RESET)
+def kill_the_run(injection: Injection) -> None:
+    injection.process.kill()
+    injection.process.wait()
+    injection.go_on(Way.RESET)
 
 
-def terminate_the_run(strike: Strike) -> None:
-    strike.process.send_signal(signal.SIGTERM)
-    strike.go_on(Way.ON)
+def terminate_the_run(injection: Injection) -> None:
+    injection.process.send_signal(signal.SIGTERM)
+    injection.go_on(Way.ON)
 
 
-def kill_postgres(strike: Strike) -> None:
-    strike.scene.machines.kill_postgres()
-    strike.go_on(Way.ON)
-    time.sleep(strike.random.uniform(0.0, 1.0))
-    strike.scene.machines.start_again()
+def kill_postgres(injection: Injection) -> None:
+    injection.scene.machines.kill_postgres()
+    injection.go_on(Way.ON)
+    time.sleep(injection.random.uniform(0.0, 1.0))
+    injection.scene.machines.start_again()
 
 
-def kill_a_server_process(strike: Strike) -> None:
-    """As the system does when it is out of memory: PostgreSQL then ends all sessions and recovers."""
-    if (pid := strike.scene.lock_session()) is not None:
+def kill_a_server_process(injection: Injection) -> None:
+    """As the kernel does when memory runs out. PostgreSQL then ends all sessions and recovers."""
+    if (pid := injection.scene.lock_session()) is not None:
         os.kill(pid, signal.SIGKILL)
-    strike.go_on(Way.ON)
+    injection.go_on(Way.ON)
 
 
-def kill_mongod(strike: Strike) -> None:
-    strike.scene.machines.kill_mongod()
-    strike.go_on(Way.ON)
-    time.sleep(strike.random.uniform(0.0, 1.0))
-    strike.scene.machines.start_again()
+def kill_mongod(injection: Injection) -> None:
+    injection.scene.machines.kill_mongod()
+    injection.go_on(Way.ON)
+    time.sleep(injection.random.uniform(0.0, 1.0))
+    injection.scene.machines.start_again()
 
 
-def reset_target(strike: Strike) -> None:
-    strike.scene.machines.target_gate.reset()
-    strike.go_on(Way.RESET)
+def reset_target(injection: Injection) -> None:
+    injection.scene.machines.target_gate.reset()
+    injection.go_on(Way.RESET)
 
 
-def reset_source(strike: Strike) -> None:
-    strike.scene.machines.source_gate.reset()
-    strike.go_on(Way.RESET)
+def reset_source(injection: Injection) -> None:
+    injection.scene.machines.source_gate.reset()
+    injection.go_on(Way.RESET)
 
 
-def stall_target(strike: Strike) -> None:
-    _stall(strike, strike.scene.machines.target_gate)
+def stall_target(injection: Injection) -> None:
+    _stall(injection, injection.scene.machines.target_gate)
 
 
-def stall_source(strike: Strike) -> None:
-    _stall(strike, strike.scene.machines.source_gate)
+def stall_source(injection: Injection) -> None:
+    _stall(injection, injection.scene.machines.source_gate)
 
 
-def _stall(strike: Strike, gate: Gate) -> None:
+def _stall(injection: Injection, gate: Gate) -> None:
     gate.hold()
-    strike.stack.callback(gate.let_through)
-    strike.go_on(Way.ON)
-    time.sleep(strike.random.uniform(*_STALL_S))
+    injection.stack.callback(gate.let_through)
+    injection.go_on(Way.ON)
+    time.sleep(injection.random.uniform(*_STALL_S))
     gate.let_through()
 
 
-def lose_the_answer(strike: Strike) -> None:
-    strike.go_on(Way.RESET)
+def lose_the_answer(injection: Injection) -> None:
+    injection.go_on(Way.RESET)
 
 
-def lose_the_request(strike: Strike) -> None:
-    strike.go_on(Way.STRAND)
+def lose_the_request(injection: Injection) -> None:
+    injection.go_on(Way.STRAND)
 
 
-def end_the_session(strike: Strike) -> None:
-    if (pid := strike.scene.lock_session()) is not None:
-        with strike.scene.target() as target:
+def end_the_session(injection: Injection) -> None:
+    if (pid := injection.scene.lock_session()) is not None:
+        with injection.scene.target() as target:
             target.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
-    strike.go_on(Way.ON)
+    injection.go_on(Way.ON)
 
 
-def take_the_lock(strike: Strike) -> None:
-    """The session with the lock ends, and another sync is quicker to take it."""
-    gate = strike.scene.machines.target_gate
-    other = strike.stack.enter_context(strike.scene.target())
-    gate.hold()  # else the run might be the quicker one
-    strike.stack.callback(gate.let_through)
-    if (pid := strike.scene.lock_session()) is not None:
+def take_the_lock(injection: Injection) -> None:
+    """End the session with the lock, and let another sync take the lock first."""
+    gate = injection.scene.machines.target_gate
+    other = injection.stack.enter_context(injection.scene.target())
+    gate.hold()  # otherwise the run might take it first
+    injection.stack.callback(gate.let_through)
+    if (pid := injection.scene.lock_session()) is not None:
         other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
-    strike.scene.take_lock(other)
+    injection.scene.take_lock(other)
     gate.let_through()
-    strike.go_on(Way.ON)
+    injection.go_on(Way.ON)
 
 
-def fill_the_disk(strike: Strike) -> None:
-    scene = strike.scene
+def fill_the_disk(injection: Injection) -> None:
+    scene = injection.scene
     if scene.on_small_disk and scene.machines.disk is not None:
         filler = scene.machines.disk / "filler"
-        strike.stack.callback(filler.unlink)
+        injection.stack.callback(filler.unlink)
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))
     else:
         for key in scene.drift.planned:
             scene.halt(key, "full disk")
-        strike.stack.callback(scene.halt_nowhere)
-    strike.go_on(Way.ON)
+        injection.stack.callback(scene.halt_nowhere)
+    injection.go_on(Way.ON)
 
 
-# All of them.
+# All faults.
 
 
 @dataclass(frozen=True)
 class Fault:
     name: str
     place: Callable[[], Place]
-    strike: Callable[[Strike], None]
+    inject: Callable[[Injection], None]
     expected: Expected
     fills_disk: bool = False
 
@@ -240,7 +240,7 @@ def _may(*endings: Ending, naming: str = ".") -> Expected:
 _KILLED = _may(Ending.KILLED)
 _POSTGRES_LOST = "connection was lost|cannot be reached|PostgreSQL"
 _MONGODB_LOST = "MongoDB at .* (stopped answering|cannot be reached)"
-_WHATEVER = (Ending.RECOVERED, Ending.FAILED, Ending.TURNED_AWAY)
+_ANY_ENDING = (Ending.RECOVERED, Ending.FAILED, Ending.TURNED_AWAY)
 
 
 def _kill_at(name: str, *steps: Step, side: Side, of_source: bool = False) -> Fault:
@@ -262,8 +262,8 @@ FAULTS: Final[tuple[Fault, ...]] = (
     _kill_at("before COMMIT", Step.COMMIT, side=Side.BEFORE),
     Fault("SIGKILL in COMMIT", lambda: InServer("commit"), kill_the_run, _KILLED),
     _kill_at("before COMMIT is answered", Step.COMMIT, side=Side.AFTER),
-    _kill_at("before the look after COMMIT", Step.LOOK, side=Side.BEFORE, of_source=True),
-    _kill_at("after that look", Step.LOOK, side=Side.AFTER, of_source=True),
+    _kill_at("before the post-commit check", Step.POST_COMMIT_CHECK, side=Side.BEFORE, of_source=True),
+    _kill_at("after the post-commit check", Step.POST_COMMIT_CHECK, side=Side.AFTER, of_source=True),
     Fault("SIGTERM at a random moment", AtTime, terminate_the_run, _may(Ending.CANCELLED, Ending.KILLED_EARLY)),
     Fault("SIGTERM in the load", lambda: AtRequest(_LOAD), terminate_the_run, _may(Ending.CANCELLED)),
     Fault("SIGTERM in COMMIT", lambda: InServer("commit"), terminate_the_run, _may(Ending.CANCELLED)),
@@ -283,14 +283,14 @@ FAULTS: Final[tuple[Fault, ...]] = (
         "PostgreSQL killed at any request",
         lambda: AtRequest(_ANY),
         kill_postgres,
-        _may(*_WHATEVER, naming=_POSTGRES_LOST),
+        _may(*_ANY_ENDING, naming=_POSTGRES_LOST),
     ),
     Fault("MongoDB killed in the load", lambda: AtRequest(_LOAD), kill_mongod, _may(Ending.RECOVERED)),
     Fault(
         "MongoDB killed at any request",
         lambda: AtRequest(_ANY, of_source=True),
         kill_mongod,
-        _may(*_WHATEVER, naming=_MONGODB_LOST),
+        _may(*_ANY_ENDING, naming=_MONGODB_LOST),
     ),
     Fault(
         "connections to PostgreSQL reset in the load", lambda: AtRequest(_LOAD), reset_target, _may(Ending.RECOVERED)
@@ -299,20 +299,20 @@ FAULTS: Final[tuple[Fault, ...]] = (
         "connections to PostgreSQL reset at any request",
         lambda: AtRequest(_ANY),
         reset_target,
-        _may(*_WHATEVER, naming=_POSTGRES_LOST),
+        _may(*_ANY_ENDING, naming=_POSTGRES_LOST),
     ),
     Fault(
         "connections to MongoDB reset at any request",
         lambda: AtRequest(_ANY, of_source=True),
         reset_source,
-        _may(*_WHATEVER, naming=_MONGODB_LOST),
+        _may(*_ANY_ENDING, naming=_MONGODB_LOST),
     ),
     Fault("PostgreSQL stalls for 1 to 5 s", lambda: AtRequest(_ANY), stall_target, _may(Ending.RECOVERED)),
     Fault(
         "MongoDB stalls for 1 to 5 s",
         lambda: AtRequest(_ANY, of_source=True),
         stall_source,
-        _may(*_WHATEVER, naming=_MONGODB_LOST),
+        _may(*_ANY_ENDING, naming=_MONGODB_LOST),
     ),
     Fault(
         "the answer to COMMIT is lost",
@@ -329,7 +329,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault("the lock's session is ended", lambda: AtRequest(_LOAD), end_the_session, _may(Ending.RECOVERED)),
     Fault(
         "the lock is lost to another sync",
-        # Not after COMMIT: the last batch of a load needs the lock no more.
+        # Not after COMMIT: the last batch of a load does not need the lock any more.
         lambda: AtRequest((Step.BEGIN, Step.WRITE)),
         take_the_lock,
         _may(Ending.FAILED, naming="is being synced by"),

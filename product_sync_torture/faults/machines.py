@@ -1,16 +1,14 @@
-"""Both servers of one worker, which can be killed and come back at their addresses, behind gates.
+"""Both servers of one worker, behind gates. They can be killed and started again on the same ports.
 
-PostgreSQL flushes to disk here: what it has committed must be there after SIGKILL.
+PostgreSQL flushes to disk here, because commits must survive a SIGKILL.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +19,9 @@ from product_sync.embedded import mongod, postgres
 from product_sync.embedded.errors import EmbeddedServerError
 from product_sync.embedded.placement import server_account
 from product_sync.embedded.process import free_port
-from product_sync.embedded.servers import remove
 from product_sync_torture.faults.gates import Gate
 from product_sync_torture.faults.wire import MongoRequests, PostgresRequests
+from product_sync_torture.surroundings import temporary_folder
 
 _RESTART_S: Final = 60.0
 _PAUSE_S: Final = 0.1
@@ -31,8 +29,8 @@ _DISK_BYTES: Final = 8 * 1024 * 1024
 
 
 class Machines:
-    """``source_gate`` and ``target_gate`` stand before the servers for as long as this does, also while one is down.
-    ``disk`` is a small file system that the target may fill, where one can be mounted."""
+    """``source_gate`` and ``target_gate`` forward to the servers and stay open while a server is down. ``disk`` is a
+    small file system for the target, if one can be mounted."""
 
     def __init__(self, folder: Path, disk: Path | None) -> None:
         self._folder = folder
@@ -48,7 +46,7 @@ class Machines:
             raise
 
     def source_url(self, database: str, *, gated: bool) -> str:
-        """With ``gated``, as the sync is to use it: it must not learn the server's own address from the replica set."""
+        """With ``gated`` the URL for the sync, which must not learn the server's own address from the replica set."""
         port = self.source_gate.port if gated else self._mongod_port
         return f"mongodb://127.0.0.1:{port}/{database}?directConnection=true&socketTimeoutMS=3000"
 
@@ -61,12 +59,12 @@ class Machines:
         self._mongod.process.stop()
 
     def kill_postgres(self) -> None:
-        """The postmaster; its children end when they notice."""
+        """Kill the postmaster. Its children end when they notice."""
         os.kill(self._postgres.process.pid, signal.SIGKILL)
         self._postgres.process.stop()
 
     def start_again(self) -> None:
-        """Whichever has been killed."""
+        """Start the servers that were killed."""
         if self._mongod.process.exit_status() is not None:
             self._start_mongod()
         if self._postgres.process.exit_status() is not None:
@@ -78,7 +76,7 @@ class Machines:
             try:
                 self._start_postgres()
             except EmbeddedServerError:
-                # The memory of the killed server is in use until its last child is gone.
+                # The shared memory of the killed server is in use until its last child has ended.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_PAUSE_S)
@@ -102,7 +100,7 @@ class Machines:
 
     def _start_postgres(self) -> None:
         self._postgres = postgres.launch(
-            self._folder, port=self._postgres_port, log=self._folder / "postgres.log", durable=True, tell=_nobody
+            self._folder, port=self._postgres_port, log=self._folder / "postgres.log", durable=True, tell=_ignore
         )
         try:
             self._postgres.wait_until_ready()
@@ -113,26 +111,19 @@ class Machines:
 
 @contextmanager
 def machines() -> Iterator[Machines]:
-    """Own servers in a folder that is gone afterwards."""
-    base = Path(tempfile.mkdtemp(prefix="product_sync_torture_"))
-    # The folder is ours, made a line above: as root, the servers' user has to get through it.
-    base.chmod(0o711)
-    try:
-        with _small_disk(base / "disk") as disk:
-            (base / "data").mkdir(mode=0o711)
-            started = Machines(base / "data", disk)
-            try:
-                yield started
-            finally:
-                started.close()
-    finally:
-        remove(base / "data")
-        shutil.rmtree(base, ignore_errors=True)
+    """Servers in a temporary folder."""
+    with temporary_folder() as base, _small_disk(base / "disk") as disk:
+        (base / "data").mkdir(mode=0o711)
+        started = Machines(base / "data", disk)
+        try:
+            yield started
+        finally:
+            started.close()
 
 
 @contextmanager
 def _small_disk(folder: Path) -> Iterator[Path | None]:
-    """A file system of a few megabytes that the database server may write to; ``None`` without the right to mount."""
+    """A small file system that the database server can write to; ``None`` without the right to mount."""
     folder.mkdir()
     account = server_account()
     owner = f",uid={account.uid},gid={account.gid},mode=0700" if account else ""
@@ -147,5 +138,5 @@ def _small_disk(folder: Path) -> Iterator[Path | None]:
             subprocess.run(["umount", str(folder)], check=False, capture_output=True)  # noqa: S603, S607 - ours
 
 
-def _nobody(_sentence: str) -> None:
-    """Where the data is, nobody needs to know."""
+def _ignore(_sentence: str) -> None:
+    """The place of the data does not matter."""

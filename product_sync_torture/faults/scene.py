@@ -1,7 +1,6 @@
-"""What is on the two sides in one round, and what the target records of all that is done to it.
+"""The databases of one round, and the target's record of every write.
 
-The drift is planned here, so that it is known without product_sync which rows have to be written, and which of them
-share a batch.
+The drift is planned here, so the rows to write, and their batches, are known without product_sync.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from product_sync_torture.faults.machines import Machines
 BATCH_SIZE: Final = 10
 _PRODUCTS: Final = 300
 _REFUSED_TITLE: Final = "not for sale"
-#: Long enough for a batch to need pages of its own, so that it meets a disk that is full.
+#: Long enough for a batch to need new pages, so that it meets the full disk.
 _PADDING: Final = "x" * 1_200
-#: The key of the advisory lock that a halted statement waits for.
+#: The key of the advisory lock for which a halted statement waits.
 HALT_KEY: Final = 4711
 
-# product: the cart's table, with a rule that some products break. audit: what was done to each row, by which
-# transaction of which session; written by a trigger of the table, so that it commits or vanishes with the row. halt: at
-# which rows a statement, or its COMMIT, is to wait, or to meet a full disk.
+# product: the cart's table, with a constraint that some products violate. audit: every write to a row with its
+# transaction and session, recorded by a trigger, so it is committed or rolled back with the row. halt: the rows at
+# which a statement or its COMMIT waits or meets a full disk.
 _TABLES: Final = """
 CREATE TABLE product (
     id text PRIMARY KEY USING INDEX TABLESPACE {tablespace},
@@ -81,8 +80,8 @@ _SYNC_LOCK = "SELECT pg_advisory_lock(hashtextextended('product_sync:public.prod
 
 
 def plan_drift(random_: random.Random) -> Drift:
-    """Some products missing, some changed; in every second round some that the table refuses. In every fourth round
-    some extra rows, which have a run read twice, seconds apart."""
+    """Some products are missing, some changed, and in every second round some are refused by the table. In every fourth
+    round there are extra rows, which a run reads twice, seconds apart."""
     ids = [f"p{number:04}" for number in range(_PRODUCTS)]
     missing = set(random_.sample(ids, random_.randint(40, 90)))
     changed = set(random_.sample(sorted(set(ids) - missing), random_.randint(20, 50)))
@@ -100,7 +99,7 @@ def _row(key: str, version: int, *, refused: bool = False) -> Row:
 
 @dataclass
 class Scene:
-    """The databases of one round. ``source_url`` and ``target_url`` are for the sync: they lead through the gates."""
+    """The databases of one round. ``source_url`` and ``target_url`` are for the sync and go through the gates."""
 
     machines: Machines
     name: str
@@ -111,7 +110,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.source_url = self.machines.source_url(self.name, gated=True)
-        # Requests are read off the wire, so it is not encrypted.
+        # The gate reads the requests, so they are not encrypted.
         self.target_url = self.machines.target_url(self.name, gated=True) + "?sslmode=disable&gssencmode=disable"
 
     def make(self) -> None:
@@ -138,10 +137,10 @@ class Scene:
             if self.on_small_disk:
                 server.execute("DROP TABLESPACE small_disk")
 
-    # What the judge gets to see.
+    # For the judge.
 
     def rows(self) -> list[Row]:
-        """The whole target, read in the order in which it lies there."""
+        """The whole target, read without an index."""
         with self.target() as target:
             target.execute("SET enable_indexscan = off")
             return target.execute("SELECT * FROM product").fetchall()
@@ -156,16 +155,16 @@ class Scene:
         return [Write(*row) for row in rows]
 
     def sessions(self) -> list[str]:
-        """The sessions of syncs that the server still has, and the advisory locks of anybody."""
+        """The sessions of syncs, and all advisory locks."""
         with self.target() as target:
             sessions = [f"session {pid} of {name}, {state}" for pid, state, name in target.execute(_SESSIONS)]
             return sessions + [f"advisory lock of {name}, session {pid}" for pid, name in target.execute(_LOCKS)]
 
-    # What faults need.
+    # For the faults.
 
     @contextmanager
     def target(self) -> Iterator[psycopg.Connection[Any]]:
-        """A connection to the server itself, not through the gate."""
+        """A connection that does not go through the gate."""
         with psycopg.connect(self.machines.target_url(self.name, gated=False), autocommit=True) as connection:
             yield connection
 
@@ -178,7 +177,7 @@ class Scene:
             target.execute("DELETE FROM halt")
 
     def lock_session(self) -> int | None:
-        """The server process of the sync that holds a lock."""
+        """The pid of the sync's session that holds a lock."""
         with self.target() as target:
             row = target.execute(f"{_LOCKS} AND application_name LIKE 'product_sync%'".encode()).fetchone()
         return None if row is None else row[0]
@@ -187,7 +186,7 @@ class Scene:
         connection.execute(_SYNC_LOCK)
 
     def is_halted(self, connection: psycopg.Connection[Any]) -> bool:
-        """Whether a statement waits where it was to halt."""
+        """Whether a statement waits at its halt."""
         return connection.execute(_HALTED).fetchone() is not None
 
     @contextmanager

@@ -1,7 +1,7 @@
-"""Cuts what a client sends into requests, and names the step of the sync that each belongs to.
+"""Splits a client's bytes into requests, and recognises the step of the sync in each.
 
-A fault is to strike between two given steps, and the sync must not help with that: it has no hook for it. So the steps
-are read off the wire. PostgreSQL: "Message Flow" and "Message Formats" of the manual; MongoDB: "Wire Protocol".
+A fault is injected between two steps, and the sync has no hook for that. So the steps are read from the wire protocols:
+"Message Flow" and "Message Formats" in PostgreSQL's manual, "Wire Protocol" in MongoDB's.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Protocol
 
 
 class Step(StrEnum):
-    """What a request is for. ``OTHER`` is whatever else a run asks; ``NOISE`` comes of itself, at no known moment."""
+    """The purpose of a request. ``NOISE`` comes from the driver at unknown moments."""
 
     BEGIN = "begin"
     WRITE = "write"
     COMMIT = "commit"
     PAGE = "page"
     READ_AGAIN = "read again"
-    LOOK = "look"
+    POST_COMMIT_CHECK = "post-commit check"
     OTHER = "other"
     NOISE = "noise"
 
@@ -29,20 +29,20 @@ class Requests(Protocol):
     """The requests of one connection."""
 
     def feed(self, data: bytes) -> Iterator[tuple[Step, bytes]]:
-        """Every request that is complete now, with its bytes."""
+        """Every complete request with its bytes."""
         ...
 
 
 # PostgreSQL
 
-#: Codes that stand where a start-up message has its version: requests for encryption, after which it is still to come.
+#: Codes in place of the version of a start-up message: requests for encryption, before the start-up message.
 _ENCRYPTION = frozenset({80877103, 80877104})
 _QUERY, _PARSE, _BIND = b"QPB"
-#: Messages of the extended protocol (Parse, Bind, Describe, Execute, Close) which a Sync has to follow.
+#: Messages of the extended protocol (Parse, Bind, Describe, Execute, Close), which a Sync ends.
 _UNFINISHED = b"PBDEC"
-#: Password, Terminate, and what comes after a COPY: data, its end, its failure. A start-up message begins with 0.
+#: Password, Terminate, and the data, end and failure of a COPY. A start-up message begins with 0.
 _NOISE = b"pXdcf\0"
-#: In this order: what begins a batch asks for the id of its transaction in the same request.
+#: The first match counts: the request that begins a batch also asks for the id of its transaction.
 _STATEMENTS = (
     (b"pg_current_xact_id", Step.BEGIN),
     (b"INSERT INTO", Step.WRITE),
@@ -53,8 +53,8 @@ _STATEMENTS = (
 
 
 class PostgresRequests:
-    """A simple query is a request; of the extended protocol, all up to a Sync. A prepared statement is named only when
-    it is executed, so what was prepared under the name is remembered."""
+    """A request is a simple query, or all messages of the extended protocol up to a Sync. A prepared statement is
+    executed by its name, so the text of each name is kept."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -116,7 +116,7 @@ _ONLY_IDS = b"\x03projection\0\x0e\0\0\0\x10_id\0\x01\0\0\0\0"
 
 
 class MongoRequests:
-    """Every message is a request. What the driver asks to see whether the server is there is noise."""
+    """Every message is a request. The driver's own checks of the server are noise."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -134,7 +134,7 @@ class MongoRequests:
 def _mongo_step(message: bytes) -> Step:
     if b"\x02find\0" in message:
         if _ONLY_IDS in message:
-            return Step.LOOK
+            return Step.POST_COMMIT_CHECK
         return Step.READ_AGAIN if b"$in\0" in message else Step.PAGE
     if any(word in message for word in (b"hello\0", b"ismaster\0", b"isMaster\0", b"endSessions\0")):
         return Step.NOISE

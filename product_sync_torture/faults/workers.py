@@ -1,4 +1,4 @@
-"""Plays rounds in several processes, each with servers of its own, so that one that is killed disturbs nobody else."""
+"""Plays rounds in several processes, each with its own servers, so that a killed server disturbs no other round."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from product_sync_torture.faults.machines import machines
 
 # Names only: the class takes no parameters at run time.
 if TYPE_CHECKING:
-    #: A fault's place among `FAULTS` and the seed of a round that is to be played; ``None`` for no more.
+    #: The index of a fault in `FAULTS` and the seed of a round; ``None`` ends a worker.
     _Tasks = Queue[tuple[int, int] | None]
-    #: A round and whether its worker has a disk to fill; or what the worker died of.
+    #: A round and whether its worker has a disk to fill; or the traceback of a failed worker.
     _Played = Queue[tuple[Round, bool] | str]
 
-_LOOK_S: Final = 1.0
+_POLL_S: Final = 1.0
 
 
 class WorkerDied(Exception):
-    """A worker could not go on: a fault of the campaign, or of the machine."""
+    """A worker failed, because of the campaign or the machine."""
 
 
 def play_all(tasks: Sequence[tuple[int, int]], workers: int) -> Iterator[tuple[Round, bool]]:
-    """Each round when it has been played, and whether its worker has a disk to fill. Raises `WorkerDied`."""
-    # Not forked: the workers start servers and threads.
+    """Yield each played round, and whether its worker has a disk to fill. Raises `WorkerDied`."""
+    # Do not fork: the workers start servers and threads.
     context = multiprocessing.get_context("spawn")
     to_play: _Tasks = context.Queue()
     played: _Played = context.Queue()
@@ -56,10 +56,10 @@ def play_all(tasks: Sequence[tuple[int, int]], workers: int) -> Iterator[tuple[R
 
 def _next(played: _Played, processes: Sequence[multiprocessing.process.BaseProcess]) -> tuple[Round, bool]:
     while True:
-        # Asked before the queue is: what a process has put there before it ended is found.
+        # Checked before the queue, so that the last result of an ended process is found.
         ended = not any(process.is_alive() for process in processes)
         try:
-            found = played.get(timeout=_LOOK_S)
+            found = played.get(timeout=_POLL_S)
         except queue.Empty:
             if ended:
                 raise WorkerDied("All workers have ended before the last round.") from None
@@ -71,8 +71,7 @@ def _next(played: _Played, processes: Sequence[multiprocessing.process.BaseProce
 
 def _work(tasks: _Tasks, played: _Played) -> None:
     logging.disable(logging.CRITICAL)
-    # So that the servers are stopped. Both: Dagster gives SIGTERM the handler of SIGINT, which a background job
-    # ignores.
+    # These stop the servers. Dagster gives SIGTERM the handler of SIGINT, which a background job ignores.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -83,5 +82,5 @@ def _work(tasks: _Tasks, played: _Played) -> None:
                 played.put((play(own, home, FAULTS[fault], seed), own.disk is not None))
     except KeyboardInterrupt:
         pass
-    except Exception:  # noqa: BLE001 - it is told where somebody listens
+    except Exception:  # noqa: BLE001 - the parent raises it
         played.put(traceback.format_exc())

@@ -1,4 +1,4 @@
-"""One round of the campaign: a shop opens, syncs run back to back until it closes, one more sync, and the judgement."""
+"""One round of the campaign: syncs run one after the other while the shop writes, then a last sync and the verdict."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from product_sync.embedded.servers import Servers
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_torture.live import judge
 from product_sync_torture.live.histories import AUDIT, LINGER, read_audit, version_of
-from product_sync_torture.live.judge import Run, RunChecks
+from product_sync_torture.live.judge import Run, Verdict
 from product_sync_torture.live.shop import TOMBSTONES, Consumer, LiveShop, Traffic
 from product_sync_torture.surroundings import environment
 
 _PRODUCT_ID = re.compile(r"p\d{6}")
 _SETTLE_S = 0.5
-#: Small batches with pauses: many moments for an event to fall between two of our steps.
+#: Small batches with pauses, so that many events happen between two steps of a sync.
 _BATCH_SIZE, _BATCH_DELAY_MS = 5, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """``judged`` has what `product_sync` itself said it did among its counts (``said: …``)."""
+    """The counts of ``judged`` include those that `product_sync` reported (``said: …``)."""
 
     consumer: str
     seed: int
@@ -40,11 +40,11 @@ class Round:
     lost: int
     delivered: int
     seconds: float
-    judged: RunChecks
+    judged: Verdict
 
 
 def play(servers: Servers, consumer: Consumer, traffic: Traffic, seed: int) -> Round:
-    """A round on databases of its own. Raises what goes wrong in the shop or the consumer; never what we do wrong."""
+    """A round with its own databases. Raises errors of the shop and the consumer; faults of the sync are violations."""
     with (
         mongodb_database(servers) as mongodb_url,
         cart_database(servers) as cart_url,
@@ -65,26 +65,29 @@ def play(servers: Servers, consumer: Consumer, traffic: Traffic, seed: int) -> R
         for number in itertools.count():
             if not shop.is_writing:
                 break
-            # In turn: extra rows reported or deleted, inserts of a snapshot's values or read again.
+            # Alternate: extra rows are reported or deleted, and inserted values come from the snapshot or are read
+            # again.
             extra, recheck = ("delete", "report")[number % 2], (60.0, 0.0)[number // 2 % 2]
             runs.append(_sync(instance, said, extra=extra, source_recheck_after_s=recheck))
         shop.finish()
-        risen = judge.judge_risen(shop.history, read_audit(cart_url), shop.deletions)
+        reinserted = judge.judge_reinserted(shop.history, read_audit(cart_url), shop.deletions)
         runs.append(_sync(instance, said, extra="delete"))
-        last = [f"the last sync was red: {runs[-1].complaint}"] if runs[-1].complaint else []
+        last = [f"the last sync failed: {runs[-1].complaint}"] if runs[-1].complaint else []
         audit = read_audit(cart_url)
         judged = judge.together(
             [
                 judge.judge_writes(shop.history, audit, runs),
-                risen,
+                reinserted,
                 judge.judge_runs(shop.history, audit, runs),
                 judge.judge_end(shop.history, _source(mongodb_url), _target(cart_url)),
-                RunChecks(last, said),
+                Verdict(last, said),
             ]
         )
         if consumer.keeps_order:
-            backwards = judged.counts["consumer's: turned back"]
-            judged.violations += [f"{backwards} rows turned back under a consumer that keeps order"] * bool(backwards)
+            backwards = judged.counts["consumer's: went back"]
+            judged.violations += [
+                f"{backwards} rows went back to an older version under a consumer that keeps order"
+            ] * bool(backwards)
         seconds = time.monotonic() - started
         return Round(consumer.name, seed, traffic.events, shop.lost, shop.delivered, seconds, judged)
 

@@ -1,8 +1,8 @@
-"""What happened on each side, recorded where it happened and not by the program that is judged.
+"""The history of both sides, recorded by the sides themselves and not by the program under test.
 
-Every write of the shop gets a version of its own, and every field of the product is made of it: so a row of the target
-names the write that it came from, and one that mixes two writes shows. The target is recorded by a trigger, with the
-name of the connection that wrote. Both clocks are those of one machine.
+Every write of the shop has its own version, and all fields of the product are made from it. So a row of the target
+shows the write that it came from, and a mix of two writes is visible. A trigger records the writes in the target, with
+the name of the connection. Both sides use the clock of the same machine.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import psycopg
 OURS = "product_sync"
 CONSUMER = "consumer"
 
-# audit: every version of every row of the target, in the order in which they came to be: a row is written by one
-# transaction at a time, so the order of its entries is the order of its values.
+# audit: every version of every row of the target. One transaction at a time writes a row, so the order of its entries
+# is the order of its values.
 AUDIT = """
 CREATE TABLE audit (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -35,7 +35,7 @@ CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON product FOR EACH ROW EXECUTE FUNCTION audit();
 """
-# linger: the writes of the sync take their time, so that events fall between its reading and its commit.
+# linger: slows down the writes of the sync, so that events happen between its reading and its commit.
 LINGER = """
 CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     IF current_setting('application_name') LIKE 'product_sync%' THEN PERFORM pg_sleep(random() * 0.02); END IF;
@@ -48,7 +48,7 @@ _READ_AUDIT = "SELECT at, writer, id, old, new FROM audit ORDER BY seq"
 
 
 def product(product_id: str, version: int) -> dict[str, Any]:
-    """The product as the shop holds it in this version: a document, and a row with the same fields."""
+    """The fields of this version, for the document and the row."""
     return {
         "title": f"{product_id} in version {version}",
         "price": version * 7,
@@ -60,7 +60,7 @@ def product(product_id: str, version: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One entry of the audit. Versions are ``None`` where there was no row; -1 for a row that is of no version."""
+    """One entry of the audit. A version is ``None`` if there was no row, and -1 if the row mixes versions."""
 
     at: float
     writer: str
@@ -75,7 +75,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One write of the shop, ``version`` ``None`` if it deleted: not yet true at ``begun``, true at ``done``."""
+    """One write of the shop between ``begun`` and ``done``. ``version`` is ``None`` for a delete."""
 
     version: int | None
     begun: float
@@ -84,7 +84,7 @@ class Fact:
 
 @dataclass
 class ShopHistory:
-    """All writes of the shop, by product, in their order: one thread writes them."""
+    """All writes of the shop, by product, in their order. One thread makes them."""
 
     facts: dict[str, list[Fact]] = field(default_factory=lambda: defaultdict(list))
 
@@ -92,14 +92,14 @@ class ShopHistory:
         self.facts[product_id].append(fact)
 
     def versions_between(self, product_id: str, start: float, end: float) -> set[int | None]:
-        """What the shop may have held at some moment from ``start`` to ``end``; ``None`` is no product."""
+        """The versions that the shop may have had between ``start`` and ``end``; ``None`` means no product."""
         facts = self.facts[product_id]
         first = bisect_right(facts, start, key=lambda fact: fact.done) - 1
         before: set[int | None] = {facts[first].version if first >= 0 else None}
         return before | {fact.version for fact in facts[max(first, 0) :] if fact.begun <= end and fact.done > start}
 
     def now(self) -> dict[str, int]:
-        """The last version of each product that is there."""
+        """The last version of each existing product."""
         last = {product_id: facts[-1].version for product_id, facts in self.facts.items()}
         return {product_id: version for product_id, version in last.items() if version is not None}
 
@@ -111,7 +111,7 @@ def read_audit(cart_url: str) -> list[Written]:
 
 
 def version_of(row: dict[str, Any] | None) -> int | None:
-    """The version that a row (or a document, its ``_id`` called ``id``) is of; -1 if it mixes several."""
+    """The version of a row, or of a document whose ``_id`` is called ``id``; -1 if it mixes several."""
     if row is None:
         return None
     version = int(row["quantity"])

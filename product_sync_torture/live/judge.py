@@ -1,7 +1,6 @@
-"""Reads the histories and says what was done wrong, and by whom: by us, or by the consumer of the events.
+"""Finds violations in the histories, by the sync or by the consumer of the events.
 
-Nothing of `product_sync` is used here: the judge knows the shop's versions, the audit of the target and when each run
-began and ended.
+It uses no code of `product_sync`, only the shop's versions, the audit of the target and the times of each run.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from product_sync_torture.live.histories import ShopHistory, Written
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One sync. ``complaint`` is the error that it ended with, empty for none; ``named`` are the products that it
-    called missing or changed."""
+    """One sync. ``complaint`` is its error, if any; ``named`` are the products that the error calls missing or
+    changed."""
 
     started: float
     ended: float
@@ -27,23 +26,23 @@ class Run:
 
 
 @dataclass
-class RunChecks:
-    """``violations`` are ours, each with what happened. ``counts`` tell how much there was to go wrong."""
+class Verdict:
+    """``violations`` are those of the sync, as sentences. ``counts`` say how much was checked."""
 
     violations: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def judge_writes(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> RunChecks:
-    """Every write of ours, by what the shop held while the run that wrote it was reading."""
-    judged = RunChecks()
+def judge_writes(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> Verdict:
+    """Checks every write of the sync against the shop's versions during that run."""
+    judged = Verdict()
     newest: dict[str, int] = {}
     appeared: dict[str, float] = {}
     for entry in audit:
         who = "ours" if entry.by_us else "consumer's"
         judged.counts[f"{who}: {_kind(entry)}"] += 1
         if entry.new is not None and entry.old is not None and entry.new < entry.old:
-            judged.counts[f"{who}: turned back"] += 1
+            judged.counts[f"{who}: went back"] += 1
         if entry.by_us:
             judged.violations += _faults(
                 shop, entry, _run_of(entry, runs), appeared.get(entry.id, 0.0), newest.get(entry.id, 0)
@@ -63,28 +62,30 @@ def _run_of(entry: Written, runs: Sequence[Run]) -> Run:
 
 
 def _faults(shop: ShopHistory, entry: Written, run: Run, appeared: float, newest: int) -> list[str]:
-    """``appeared`` is when the row came into the target, ``newest`` the newest version that it has had."""
+    """``appeared`` is when the row was inserted, ``newest`` its newest version so far."""
     at_the_time = shop.versions_between(entry.id, run.started, entry.at)
     faults = []
     if entry.new is None:
         if None not in shop.versions_between(entry.id, max(run.started, appeared), entry.at):
-            faults.append(f"{entry.id}: deleted although the shop had it all the time")
+            faults.append(f"{entry.id}: deleted although the shop always had it")
     elif entry.new not in at_the_time:
         faults.append(f"{entry.id}: got version {entry.new}, which the shop did not hold during the run")
     if entry.old is not None and entry.new is not None and entry.new <= entry.old:
-        faults.append(f"{entry.id}: turned from version {entry.old} to {entry.new}")
+        faults.append(f"{entry.id}: went back from version {entry.old} to {entry.new}")
     if entry.old is None and entry.new is not None and entry.new < newest and None not in at_the_time:
-        faults.append(f"{entry.id}: came back as version {entry.new} after it had been {newest}, and is not deleted")
+        faults.append(
+            f"{entry.id}: inserted again as version {entry.new} after version {newest}, without a delete in the shop"
+        )
     return faults
 
 
-def judge_risen(shop: ShopHistory, audit: Sequence[Written], deletions: Mapping[str, float]) -> RunChecks:
-    """Whether a row that we inserted stood there although its product was deleted and the event of it had been applied.
+def judge_reinserted(shop: ShopHistory, audit: Sequence[Written], deletions: Mapping[str, float]) -> Verdict:
+    """Finds rows that the sync inserted after the consumer had applied the delete event of the product.
 
-    ``audit`` is of the moment when all events had arrived, ``deletions`` tells when the delete event of a product had
-    been applied. We must have removed such a row in the run that inserted it, before anything else happened to it.
+    ``audit`` was read after all events had arrived; ``deletions`` has the time of each applied delete event. The sync
+    must remove such a row in the same run, before any other write to it.
     """
-    judged = RunChecks()
+    judged = Verdict()
     entries: dict[str, list[Written]] = defaultdict(list)
     for entry in audit:
         entries[entry.id].append(entry)
@@ -95,45 +96,44 @@ def judge_risen(shop: ShopHistory, audit: Sequence[Written], deletions: Mapping[
                 if entry.new is not None and row_id not in alive:
                     _judge_left(judged, entry, row_id in deletions)
             elif _is_late_removal(entry, following, deletions.get(row_id, math.inf)):
-                judged.violations.append(_risen(entry))
+                judged.violations.append(_reinserted(entry))
     return judged
 
 
 def _is_late_removal(entry: Written, following: Written, deletion: float) -> bool:
-    """Whether only a later run of ours removed what we had inserted; its delete event had come too early to do it."""
+    """Whether a later run of the sync removed the row that a run had inserted, after its delete event was applied."""
     by_another_run = following.by_us and following.writer != entry.writer
     return entry.by_us and entry.old is None and following.new is None and by_another_run and deletion < following.at
 
 
-def _judge_left(judged: RunChecks, entry: Written, was_applied: bool) -> None:
-    """The row of a deleted product at the end. If the event was applied, somebody has written the row afterwards."""
+def _judge_left(judged: Verdict, entry: Written, was_applied: bool) -> None:
+    """The row of a deleted product at the end. If its delete event was applied, the row was written afterwards."""
     if not was_applied:
         judged.counts["left: its delete event was lost"] += 1
     elif entry.by_us:
-        judged.violations.append(_risen(entry))
+        judged.violations.append(_reinserted(entry))
     else:
-        judged.counts["left: risen by a late event"] += 1
+        judged.counts["left: inserted by a late event"] += 1
 
 
-def _risen(entry: Written) -> str:
-    return f"{entry.id}: deleted, and risen by our insert of version {entry.new}"
+def _reinserted(entry: Written) -> str:
+    return f"{entry.id}: deleted, and inserted again by the sync as version {entry.new}"
 
 
-def judge_runs(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> RunChecks:
-    """Every complaint is about a product that really was not in the target as the shop had it, for as long as the run
-    looked."""
-    judged = RunChecks(counts=Counter({"runs": len(runs)}))
+def judge_runs(shop: ShopHistory, audit: Sequence[Written], runs: Sequence[Run]) -> Verdict:
+    """Every error must name products that really differed while the run verified them."""
+    judged = Verdict(counts=Counter({"runs": len(runs)}))
     for run in runs:
         if not run.complaint:
             continue
         judged.counts["runs: red"] += 1
         if not run.named:
-            judged.violations.append(f"red without a product: {run.complaint}")
+            judged.violations.append(f"failed without a product: {run.complaint}")
         for product_id in run.named:
             in_shop = shop.versions_between(product_id, run.ended - run.settle_s, run.ended)
             in_cart = _row_versions(audit, product_id, run.ended - run.settle_s, run.ended)
             if in_shop & in_cart and len(in_shop) == 1 == len(in_cart):
-                judged.violations.append(f"red because of {product_id}, which agreed: {run.complaint}")
+                judged.violations.append(f"failed because of {product_id}, which was equal: {run.complaint}")
             else:
                 judged.counts["runs: products that were stale"] += 1
     return judged
@@ -145,9 +145,9 @@ def _row_versions(audit: Sequence[Written], row_id: str, start: float, end: floa
     return {before[-1] if before else None} | {entry.new for entry in entries if entry.at > start}
 
 
-def judge_end(shop: ShopHistory, source: Mapping[str, int | None], target: Mapping[str, int | None]) -> RunChecks:
-    """Both sides hold the last version of every product, and nothing else."""
-    judged = RunChecks()
+def judge_end(shop: ShopHistory, source: Mapping[str, int | None], target: Mapping[str, int | None]) -> Verdict:
+    """Both sides must have the last version of every product, and nothing else."""
+    judged = Verdict()
     expected = shop.now()
     for side, found in (("shop", source), ("target", target)):
         wrong = {row_id for row_id in expected.keys() | found.keys() if expected.get(row_id) != found.get(row_id)}
@@ -159,8 +159,8 @@ def judge_end(shop: ShopHistory, source: Mapping[str, int | None], target: Mappi
     return judged
 
 
-def together(parts: Sequence[RunChecks]) -> RunChecks:
-    """All of them as one."""
-    return RunChecks(
+def together(parts: Sequence[Verdict]) -> Verdict:
+    """Merge the verdicts."""
+    return Verdict(
         [violation for part in parts for violation in part.violations], sum((part.counts for part in parts), Counter())
     )

@@ -1,7 +1,7 @@
-"""The shop and its event consumer: one writes products to MongoDB, the other brings most of the changes to the cart.
+"""The shop, which writes products to MongoDB, and its event consumer, which copies most changes to the cart.
 
-Events are delayed, so that they overtake one another, and some are lost. What the consumer makes of them is not ours
-to choose, so there are three kinds of it, as they are found in the field (`CONSUMERS`).
+Events are delayed, so they overtake each other, and some are lost. There are three kinds of consumers, as in real
+systems (`CONSUMERS`).
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ _NEW = (
 _UPSERT = f"INSERT INTO product {_COLUMNS} VALUES {_VALUES} ON CONFLICT (id) DO UPDATE SET {_NEW}"  # noqa: S608
 _SET = 'title = %(title)s, price = %(price)s, image = %(image)s, "sellerId" = %(sellerId)s, quantity = %(quantity)s'
 
-#: A tombstone outlives its row, so that a late event does not bring the row back.
+#: A tombstone remains after its row, so that a late event does not insert the row again.
 TOMBSTONES = "CREATE TABLE tombstone (id text PRIMARY KEY)"
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """The statements for an event, one after the other in one transaction.
+    """The statements for each kind of event, executed in one transaction.
 
-    ``keeps_order``: by itself it never turns a row back, nor brings one back, in whatever order events come.
+    With ``keeps_order`` the consumer never writes an older version and never inserts a deleted row again, in any order
+    of the events.
     """
 
     name: str
@@ -51,8 +52,7 @@ _GUARDED: Final = (
     f" ON CONFLICT (id) DO UPDATE SET {_NEW} WHERE product.quantity < EXCLUDED.quantity"
 )
 _DELETE: Final = "DELETE FROM product WHERE id = %(id)s"
-#: Each kind once: guarded by the version, which is a mapped column; writing whatever comes; and one whose update
-#: touches only a row that is there.
+#: Guarded by the version, which is a mapped column; writing every event; and updating only existing rows.
 CONSUMERS: Final = (
     Consumer(
         "guarded",
@@ -73,7 +73,7 @@ CONSUMERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How the shop behaves. Shares are of 1, ``events_per_second`` is the most that the shop does."""
+    """The behaviour of the shop. Shares are between 0 and 1; ``events_per_second`` is an upper bound."""
 
     events: int
     events_per_second: float = 120.0
@@ -96,11 +96,11 @@ class _Due:
 
 
 class LiveShop:
-    """Writes until ``traffic.events`` events have happened; the consumer works until all that are not lost arrived."""
+    """Writes ``traffic.events`` events. The consumer runs until all events that are not lost have arrived."""
 
     def __init__(self, mongodb_url: str, cart_url: str, consumer: Consumer, traffic: Traffic, seed: int) -> None:
         self.history = ShopHistory()
-        #: When the delete event of a product had been applied, by its id.
+        #: The time at which the delete event of a product was applied, by id.
         self.deletions: dict[str, float] = {}
         self.lost = 0
         self.delivered = 0
@@ -135,7 +135,7 @@ class LiveShop:
         return self._writer.is_alive()
 
     def finish(self) -> None:
-        """Wait for the last write and the last event. Raises what went wrong in either."""
+        """Wait for the last write and the last event. Raises the first error of either."""
         self._writer.join()
         with self._has_due:
             self._closed = True
@@ -171,7 +171,7 @@ class LiveShop:
             self._record(product_id, None, lambda: products.delete_one({"_id": product_id}))
             self._send(number, self._consumer.deleted, {"id": product_id})
         else:
-            # The newest are the busiest: their creation, changes and deletion are often under way together.
+            # The newest products change most, so that their creation, changes and deletion often overlap.
             newest = min(20, len(self._alive)) if self._random.random() < self._traffic.hot else len(self._alive)
             product_id = self._alive[-self._random.randint(1, newest)]
             self._version += 1
@@ -215,7 +215,7 @@ class LiveShop:
                     self.deletions[event.row["id"]] = time.time()
 
     def _next(self) -> _Due | None:
-        """The next event when it is due; ``None`` when the shop has closed and all have been delivered."""
+        """Wait for the next event. ``None`` after the shop has closed and all events were delivered."""
         with self._has_due:
             while True:
                 if not self._due:
