@@ -10,7 +10,7 @@ Without it a million equal rows take 0.6 s more (docs/decisions/0125).
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from product_sync.compare.rule import same_values
+from product_sync.compare.rule import chosen, partners, same_values, taken
 from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import MemoryRelease, ParquetSink, opened, pages, parquet_writer
 
@@ -80,25 +80,28 @@ def unmatched(
 ) -> bool:
     """Read both sides to their ends and write to ``left`` the rows of each that have no identical partner. Returns
     false as soon as this does not pay; the files are then meaningless."""
+    source_schema, target_schema = row_schema.source_schema, row_schema.target_schema
     with (
-        _side(source_batches, row_schema.source_schema, left[0], window, metadata) as source,
-        _side(target_batches, row_schema.target_schema, left[1], window, metadata) as target,
+        parquet_writer(left[0], source_schema, metadata=metadata, group_bytes=window.page_bytes) as source_sink,
+        parquet_writer(left[1], target_schema, metadata=metadata, group_bytes=window.page_bytes) as target_sink,
     ):
+        source = _Side(_pages(source_batches, window), source_schema, source_sink)
+        target = _Side(_pages(target_batches, window), target_schema, target_sink)
         if any(side.is_at_end for side in (source, target)):
             return False
-        met, is_tried, release = 0, False, MemoryRelease(_RELEASE_AFTER_BYTES)
+        matched, is_tried, release = 0, False, MemoryRelease(_RELEASE_AFTER_BYTES)
         while not (source.is_at_end and target.is_at_end):
             for side, other in _to_read(source, target, row_schema, window):
                 release.passed(side.read(other))
-            met += _match(source, target, row_schema)
+            matched += _match(source, target, row_schema)
             if not is_tried and source.pages_read + target.pages_read >= 2 * window.trial_pages:
                 is_tried = True
-                if 4 * met < min(source.rows_read, target.rows_read):
+                if 4 * matched < min(source.rows_read, target.rows_read):
                     return False
             source.pass_on_old(window, target)
             target.pass_on_old(window, source)
-        source.end()
-        target.end()
+        source.pass_on(source.waiting)
+        target.pass_on(target.waiting)
     return True
 
 
@@ -138,12 +141,6 @@ class _Side:
         for batch in rows.to_batches():
             self._left.write(batch)
 
-    def drop_first(self, rows: int) -> None:
-        """Drop the oldest ``rows``, which have met their partner. The others stay slices of their page."""
-        self.waiting = self.waiting.slice(rows)
-        self._since = self._since[rows:]
-        self.tail = self.waiting.num_rows
-
     def drop(self, marks: NDArray[np.bool_]) -> None:
         """Drop the marked rows, which have met their partner."""
         self.tail = int(np.argmax(marks[::-1]))
@@ -171,21 +168,6 @@ class _Side:
         self.waiting = self.waiting.filter(pa.array(marks)).combine_chunks()
         self._since = self._since[marks]
         self.tail = min(self.tail, self.waiting.num_rows)
-
-    def end(self) -> None:
-        self.pass_on(self.waiting)
-
-
-@contextmanager
-def _side(
-    batches: Iterator[pa.RecordBatch],
-    schema: pa.Schema,
-    left: Path,
-    window: Window,
-    metadata: Mapping[str, str] = _NONE,
-) -> Iterator[_Side]:
-    with parquet_writer(left, schema, metadata=metadata, group_bytes=window.page_bytes) as sink:
-        yield _Side(_pages(batches, window), schema, sink)
 
 
 def _batches(path: Path, window: Window) -> Generator[pa.RecordBatch, None, None]:
@@ -227,45 +209,20 @@ def _to_read(source: _Side, target: _Side, row_schema: RowSchema, window: Window
 def _match(source: _Side, target: _Side, row_schema: RowSchema) -> int:
     """Match the waiting rows of both sides by id. Identical rows are dropped, rows that differ are passed on. Returns
     the number of matches."""
-    new, old = source.waiting, target.waiting
-    both = min(new.num_rows, old.num_rows)
-    same = _same_places(new[row_schema.key.name], old[row_schema.key.name])
-    if same == both:
-        if both:
-            _pass_on_differing(source, target, new[:both], old[:both], row_schema)
-            source.drop_first(both)
-            target.drop_first(both)
-        return int(both)
-    places = _partners(new[row_schema.key.name], old[row_schema.key.name], same)
+    key = row_schema.key.name
+    places = partners(source.waiting[key], target.waiting[key])
     is_matched = places >= 0
-    met_places = places[is_matched]
-    if not len(met_places):
+    if not is_matched.any():
         return 0
-    met_new, met_old = new.filter(pa.array(is_matched)), old.take(pa.array(met_places))
-    _pass_on_differing(source, target, met_new, met_old, row_schema)
-    is_met = np.zeros(old.num_rows, dtype=bool)
-    is_met[met_places] = True
-    source.drop(is_matched)
-    target.drop(is_met)
-    return len(met_places)
-
-
-def _pass_on_differing(source: _Side, target: _Side, new: pa.Table, old: pa.Table, row_schema: RowSchema) -> None:
+    places = places[is_matched]
+    new, old = chosen(source.waiting, is_matched), taken(target.waiting, places)
     same = same_values(new, old, row_schema.compared)
     if not pc.all(same).as_py():
         differ = pc.invert(same)
         source.pass_on(new.filter(differ))
         target.pass_on(old.filter(differ))
-
-
-def _same_places(new: pa.ChunkedArray, old: pa.ChunkedArray) -> int:
-    """How many ids are the same from the start: in files of one order, all up to the first that one side lacks."""
-    both = min(len(new), len(old))
-    is_same = pc.equal(new[:both], old[:both])
-    return int(both if pc.all(is_same, min_count=0).as_py() else np.argmin(is_same.to_numpy()))
-
-
-def _partners(new: pa.ChunkedArray, old: pa.ChunkedArray, same: int) -> NDArray[np.int64]:
-    """For each id of ``new`` its place in ``old``, or -1. The first ``same`` ids are at the same places."""
-    found = pc.index_in(new[same:], value_set=old[same:].combine_chunks())
-    return np.concatenate([np.arange(same), same + pc.fill_null(found, -1 - same).to_numpy()])
+    is_met = np.zeros(target.waiting.num_rows, dtype=bool)
+    is_met[places] = True
+    source.drop(is_matched)
+    target.drop(is_met)
+    return len(places)

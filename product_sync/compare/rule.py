@@ -33,21 +33,21 @@ def compare_rows(
     refused (`quarantine.refused_input`).
     """
     source, target = _in_order(source, SOURCE_ID, rejected), _in_order(target, TARGET_ID, rejected)
-    places = _places(source.column(SOURCE_ID), target.column(TARGET_ID))
+    places = partners(source.column(SOURCE_ID), target.column(TARGET_ID))
     is_in_both = places >= 0
 
-    yield from _by_refusal(row_schema, Op.INSERT, _chosen(source, ~is_in_both), None, refused)
+    yield from _by_refusal(row_schema, Op.INSERT, chosen(source, ~is_in_both), None, refused)
 
     if is_in_both.any():
-        new, old = _chosen(source, is_in_both), _taken(target, places[is_in_both])
+        new, old = chosen(source, is_in_both), taken(target, places[is_in_both])
         differs = ~same_values(_values(new, row_schema), old, row_schema.compared).to_numpy()
         if differs.any():
-            yield from _by_refusal(row_schema, Op.UPDATE, _chosen(new, differs), _chosen(old, differs), refused)
+            yield from _by_refusal(row_schema, Op.UPDATE, chosen(new, differs), chosen(old, differs), refused)
 
     is_extra = np.ones(target.num_rows, dtype=bool)
     is_extra[places[is_in_both]] = False
     if is_extra.any():
-        yield False, Op.EXTRA, diff_table(row_schema, Op.EXTRA, None, _chosen(target, is_extra), refused=False)
+        yield False, Op.EXTRA, diff_table(row_schema, Op.EXTRA, None, chosen(target, is_extra), refused=False)
 
 
 def same_values(left: pa.Table, right: pa.Table, columns: Iterable[RowColumn]) -> pa.ChunkedArray:
@@ -73,20 +73,20 @@ def _by_refusal(
 ) -> Iterator[tuple[bool, Op, pa.Table]]:
     is_refused = _is_refused(row_schema, new, refused)
     for mark in (False, True):
-        chosen = is_refused == mark
-        if chosen.any():
-            of_old = None if old is None else _chosen(old, chosen)
-            yield mark, op, diff_table(row_schema, op, _chosen(new, chosen), of_old, refused=mark)
+        marks = is_refused == mark
+        if marks.any():
+            of_old = None if old is None else chosen(old, marks)
+            yield mark, op, diff_table(row_schema, op, chosen(new, marks), of_old, refused=mark)
 
 
 def _is_refused(row_schema: RowSchema, new: pa.Table, refused: pa.Table) -> Marks:
     """Which rows have the values that the database refused before."""
     if not refused.num_rows or not new.num_rows:
         return np.zeros(new.num_rows, dtype=bool)
-    places = _places(_typed_ids(new), _typed_ids(refused))
+    places = partners(_typed_ids(new), _typed_ids(refused))
     marks: Marks = places >= 0
     if marks.any():
-        before, now = _taken(refused, places[marks]), _chosen(new, marks)
+        before, now = taken(refused, places[marks]), chosen(new, marks)
         same = same_values(_values(now, row_schema), _values(before, row_schema), row_schema.values)
         marks[marks] = same.to_numpy()
     return marks
@@ -111,8 +111,8 @@ def _in_order(rows: pa.Table, id_place: int, rejected: pa.Array) -> pa.Table:
     return rows.take(pc.sort_indices(rows.column(id_place)))
 
 
-def _places(wanted: pa.ChunkedArray, given: pa.ChunkedArray) -> NDArray[np.int64]:
-    """For each of ``wanted`` its place in ``given``, -1 where it has none."""
+def partners(wanted: pa.ChunkedArray, given: pa.ChunkedArray) -> NDArray[np.int64]:
+    """For each of ``wanted`` its place in ``given``, or -1."""
     if len(wanted) == len(given) and pc.all(pc.equal(wanted, given), min_count=0).as_py():
         return np.arange(len(wanted))
     found = pc.index_in(wanted, value_set=given.combine_chunks())
@@ -120,10 +120,10 @@ def _places(wanted: pa.ChunkedArray, given: pa.ChunkedArray) -> NDArray[np.int64
     return places
 
 
-def _chosen(rows: pa.Table, marks: Marks) -> pa.Table:
+def chosen(rows: pa.Table, marks: Marks) -> pa.Table:
     return rows if marks.all() else rows.filter(pa.array(marks))
 
 
-def _taken(rows: pa.Table, places: NDArray[np.int64]) -> pa.Table:
+def taken(rows: pa.Table, places: NDArray[np.int64]) -> pa.Table:
     is_all = len(places) == rows.num_rows and bool((places == np.arange(len(places))).all())
     return rows if is_all else rows.take(pa.array(places))

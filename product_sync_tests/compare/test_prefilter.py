@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from product_sync.compare import diff as diffs
 from product_sync.compare import prefilter, quarantine
 from product_sync.compare.prefilter import Window, drop_identical_rows
+from product_sync.compare.rule import partners
 from product_sync.schema.records import Defect, IdType, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync.state.files import row_count, write_parquet
+from product_sync.state.files import parquet_writer, row_count, write_parquet
 from product_sync_tests.row_schemas import layout_of
 
 LAYOUT = layout_of(
@@ -139,11 +140,12 @@ def test_where_one_side_has_ended_the_rest_of_the_other_does_not_wait(tmp_path: 
 def test_a_few_rows_that_leave_hold_no_more_memory_than_their_own(tmp_path: Path) -> None:
     rows = [(f"{number:05d}", 0.0) for number in range(10_000)]
     written(LAYOUT, tmp_path, rows, rows)
-    batches = prefilter._batches(tmp_path / "target", Window())
-    with prefilter._side(batches, LAYOUT.target_schema, tmp_path / "left", Window()) as side:
+    pages = prefilter._pages(prefilter._batches(tmp_path / "target", Window()), Window())
+    with parquet_writer(tmp_path / "left", LAYOUT.target_schema, metadata={}) as sink:
+        side = prefilter._Side(pages, LAYOUT.target_schema, sink)
         side.read(side)
         side._pass_on_oldest(10)
-        (left,) = side._left._pending
+        (left,) = sink._pending
         assert left.num_rows == 10
         assert sum(buffer.size for column in left.columns for buffer in column.buffers() if buffer) < 1_000
 
@@ -153,7 +155,7 @@ def test_each_id_is_found_where_it_lies(new: list[int], old: list[int], alike: i
     head = [100 + number for number in range(alike)]
     new, old = head + new, head + old
     new_ids, old_ids = (pa.chunked_array([pa.array(map(str, ids), pa.string())]) for ids in (new, old))
-    places = prefilter._partners(new_ids, old_ids, prefilter._same_places(new_ids, old_ids)).tolist()
+    places = partners(new_ids, old_ids).tolist()
     assert places == [old.index(row_id) if row_id in old else -1 for row_id in new]
 
 
