@@ -7,7 +7,7 @@ come to different conclusions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from product_sync.compare.diff import DiffCounts
@@ -126,19 +126,7 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
         "target_matches_source",
         verification.valid,
         Severity.ERROR,
-        {
-            "source_count": verification.source_count,
-            "target_count": verification.target_count,
-            "missing": verification.missing,
-            "changed": verification.changed,
-            "extra": verification.extra,
-            "quarantined": verification.quarantined,
-            "in_flight": verification.in_flight,
-            "excluded": excluded,
-            "missing_ids": list(verification.missing_ids),
-            "changed_ids": list(verification.changed_ids),
-            "extra_ids": list(verification.extra_ids),
-        },
+        {**_numbers(verification), "excluded": excluded},
         description,
     )
 
@@ -216,6 +204,11 @@ def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kep
         {"extra": extra, "kept_referenced": kept_referenced},
         description,
     )
+
+
+def _numbers(verification: Verification) -> dict[str, int | list[str]]:
+    """Every count and every list of ids of a verification."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(verification).items()}
 
 
 def _percent(share: float) -> str:

@@ -6,12 +6,11 @@ read only from row groups with one of these ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,12 +18,16 @@ from product_sync.compare import diff_rows
 from product_sync.compare.diff_lines import Difference, lines_of
 from product_sync.compare.rule import same_values
 from product_sync.schema.records import Op
-from product_sync.schema.row_schema import ID_TYPE, RowColumn, RowSchema
+from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.state.files import opened, pages
 from product_sync.verify.drift_cause import Explanation, Observation, Side, explain
 
 #: A run that has begun since may have removed the file, or the file is damaged.
 _UNREADABLE = (pa.ArrowInvalid, OSError)
+
+
+#: Gives the observation of a product by id and column; the column is empty for an insert or an extra row.
+_Observe = Callable[[str, str], Observation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +58,49 @@ def explain_differences(
     """The rows of a diff (``RowSchema.diff_schema``) as lines, each explained by the ``earlier`` snapshots. Unreadable
     files are left out."""
     kinds = [(op, rows) for op, rows in rows_by_op if rows.num_rows]
-    if not kinds:
-        return []
-    lookups: dict[Op, list[_Lookup]] = {op: [] for op, _ in kinds}
-    for file in earlier:
+    observers: dict[Op, list[_Observe]] = {op: [] for op, _ in kinds}
+    for file in earlier if kinds else ():
         try:
-            of_file = [(op, _Lookup(file, op, rows, row_schema)) for op, rows in kinds]
+            of_file = [(op, _observer(file, op, rows, row_schema)) for op, rows in kinds]
         except _UNREADABLE:
             continue
-        for op, of_kind in of_file:
-            lookups[op].append(of_kind)
-    return [line for op, rows in kinds for line in _explained(op, rows, row_schema, lookups[op], source_read_at)]
+        for op, observe in of_file:
+            observers[op].append(observe)
+    explained = []
+    for op, rows in kinds:
+        for place, id_type in enumerate(rows[ID_TYPE].to_pylist()):
+            for line in lines_of(rows.slice(place, 1), op, row_schema):
+                observations = [observe(line.id, line.column) for observe in observers[op]]
+                explained.append(Explained(line, id_type or "", explain(op, observations, source_read_at)))
+    return explained
+
+
+def _observer(file: EarlierFile, op: Op, rows: pa.Table, row_schema: RowSchema) -> _Observe:
+    """Look up the rows of a diff in one snapshot. Values are compared while the snapshot is read, and not kept."""
+    ids = diff_rows.ids(rows)
+    rejected = _rejected(file, ids)
+    columns = row_schema.compared if op is Op.UPDATE else ()
+    #: By id and column: whether the value is that of the source now, and that of the target now.
+    values: dict[tuple[str, str], tuple[bool, bool]] = {}
+    for found in _rows_of(file, row_schema, ids):
+        found_ids = found[row_schema.key.name].to_pylist()
+        of_diff = diff_rows.aligned(rows, "id", found_ids)
+        new, old = diff_rows.new_rows(of_diff, row_schema), diff_rows.old_rows(of_diff, row_schema)
+        values |= {(row_id, ""): (False, False) for row_id in found_ids}
+        for column in columns:
+            is_new, is_old = (same_values(found, side, [column]).to_pylist() for side in (new, old))
+            values |= {
+                (row_id, column.name): (new_too, old_too)
+                for row_id, new_too, old_too in zip(found_ids, is_new, is_old, strict=True)
+            }
+
+    def observe(row_id: str, column: str) -> Observation:
+        reasons = rejected.get(row_id, ())
+        is_new, is_old = (False, False) if reasons else values.get((row_id, column), (False, False))
+        present = bool(reasons) or (row_id, "") in values
+        return Observation(file.side, file.at, present=present, is_new=is_new, is_old=is_old, rejected=reasons)
+
+    return observe
 
 
 def seen_before(
@@ -118,49 +153,3 @@ def _rejected(file: EarlierFile, ids: Sequence[str]) -> dict[str, tuple[str, ...
             for entry in page.filter(pc.is_in(page["id"], value_set=wanted)).to_pylist()
         ]
     return {entry["id"]: tuple(sorted(set(entry["reasons"]))) for entry in found}
-
-
-def _explained(
-    op: Op, rows: pa.Table, row_schema: RowSchema, lookups: list[_Lookup], source_read_at: datetime
-) -> Iterable[Explained]:
-    columns = row_schema.compared if op is Op.UPDATE else ()
-    by_name = {column.name: column for column in columns}
-    id_types = rows[ID_TYPE].to_pylist()
-    for place in range(rows.num_rows):
-        for line in lines_of(rows.slice(place, 1), op, row_schema):
-            observations = [lookup.observation(place, by_name.get(line.column)) for lookup in lookups]
-            yield Explained(line, id_types[place] or "", explain(op, observations, source_read_at))
-
-
-class _Lookup:
-    """What one snapshot has of each row of a diff. Values are compared while the snapshot is read, and not kept."""
-
-    def __init__(self, file: EarlierFile, op: Op, rows: pa.Table, row_schema: RowSchema) -> None:
-        self._file = file
-        self._ids = diff_rows.ids(rows)
-        self._rejected = _rejected(file, self._ids)
-        columns = row_schema.compared if op is Op.UPDATE else ()
-        self._present = np.zeros(rows.num_rows, dtype=bool)
-        self._is_new = {column.name: np.zeros(rows.num_rows, dtype=bool) for column in columns}
-        self._is_old = {column.name: np.zeros(rows.num_rows, dtype=bool) for column in columns}
-        for found in _rows_of(file, row_schema, self._ids):
-            ids = found[row_schema.key.name]
-            places = pc.index_in(ids, value_set=pa.array(self._ids, pa.string())).to_numpy()
-            self._present[places] = True
-            of_diff = rows.take(pa.array(places))
-            new, old = diff_rows.new_rows(of_diff, row_schema), diff_rows.old_rows(of_diff, row_schema)
-            for column in columns:
-                self._is_new[column.name][places] = same_values(found, new, [column]).to_numpy()
-                self._is_old[column.name][places] = same_values(found, old, [column]).to_numpy()
-
-    def observation(self, place: int, column: RowColumn | None) -> Observation:
-        rejected = self._rejected.get(self._ids[place], ())
-        has_values = bool(self._present[place]) and not rejected and column is not None
-        return Observation(
-            self._file.side,
-            self._file.at,
-            present=bool(self._present[place]) or bool(rejected),
-            is_new=has_values and bool(self._is_new[column.name][place]) if column else False,
-            is_old=has_values and bool(self._is_old[column.name][place]) if column else False,
-            rejected=rejected,
-        )

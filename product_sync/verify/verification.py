@@ -7,8 +7,9 @@ broken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,16 +54,6 @@ class Verification:
         return self.missing == 0 and self.changed == 0
 
 
-@dataclass
-class _Confirmed:
-    count: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def add(self, ids: list[str]) -> None:
-        self.count += len(ids)
-        self.first += ids[: _SHOWN_IDS - len(self.first)]
-
-
 def compare_afresh(
     row_schema: RowSchema,
     source_rows: Path,
@@ -103,7 +94,7 @@ def confirm(
     """Read the differences of a diff file again from both sides, ``settle_s`` seconds later. ``counts`` are those of
     the same file. Without differences this returns at once."""
     candidates = counts.missing + counts.changed + counts.extra
-    confirmed = {op: _Confirmed() for op in Op}
+    confirmed, first = Counter[Op](), {op: list[str]() for op in Op}
     if candidates:
         meter = Meter("confirm differences", candidates, on_progress, timing)
         meter.advance(0)
@@ -111,30 +102,33 @@ def confirm(
         for chunk in read_batches(differences, tuple(Op), lambda: _CHUNK_ROWS):
             if chunk["refused_before"][0].as_py():
                 break
-            _confirm_chunk(chunk, row_schema, source, reader, confirmed)
+            for op, ids in _confirmed(chunk, row_schema, source, reader):
+                confirmed[op] += len(ids)
+                first[op] += ids[: _SHOWN_IDS - len(first[op])]
             meter.advance(chunk.num_rows)
     return Verification(
         source_count=counts.source_count,
         target_count=counts.target_count,
-        missing=confirmed[Op.INSERT].count,
-        changed=confirmed[Op.UPDATE].count,
-        extra=confirmed[Op.EXTRA].count,
+        missing=confirmed[Op.INSERT],
+        changed=confirmed[Op.UPDATE],
+        extra=confirmed[Op.EXTRA],
         quarantined=counts.quarantined,
-        in_flight=candidates - sum(found.count for found in confirmed.values()),
-        missing_ids=tuple(confirmed[Op.INSERT].first),
-        changed_ids=tuple(confirmed[Op.UPDATE].first),
-        extra_ids=tuple(confirmed[Op.EXTRA].first),
+        in_flight=candidates - confirmed.total(),
+        missing_ids=tuple(first[Op.INSERT]),
+        changed_ids=tuple(first[Op.UPDATE]),
+        extra_ids=tuple(first[Op.EXTRA]),
     )
 
 
-def _confirm_chunk(
-    chunk: pa.Table, row_schema: RowSchema, source: Source, reader: TargetReader, confirmed: dict[Op, _Confirmed]
-) -> None:
+def _confirmed(
+    chunk: pa.Table, row_schema: RowSchema, source: Source, reader: TargetReader
+) -> Iterator[tuple[Op, list[str]]]:
+    """Read the rows of a chunk again from both sides; gives the ids that still differ, by op."""
     key = row_schema.key.name
     target = reader.fetch(diff_rows.ids(chunk))
     extra = diff_rows.ids(diff_rows.with_ids(diff_rows.of_op(chunk, Op.EXTRA), "id", target[key].to_pylist()))
     back = present_in_source(extra, source) if extra else set()
-    confirmed[Op.EXTRA].add([row_id for row_id in extra if row_id not in back])
+    yield Op.EXTRA, [row_id for row_id in extra if row_id not in back]
 
     for op in (Op.INSERT, Op.UPDATE):
         rows = diff_rows.of_op(chunk, op)
@@ -151,4 +145,4 @@ def _confirm_chunk(
             unchanged = same_values(now, diff_rows.new_rows(rows, row_schema), row_schema.compared)
             differs = pc.or_(absent, pc.invert(same_values(now, there, row_schema.compared)))
             stands = pc.and_(pc.and_(pc.is_valid(now[key]), unchanged), differs)
-        confirmed[op].add(diff_rows.ids(rows.filter(stands)))
+        yield op, diff_rows.ids(rows.filter(stands))
