@@ -1,7 +1,7 @@
-"""The `product-sync` command: thin, over the functions of `product_sync.api`.
+"""The command `product-sync`: a thin layer over the functions of `product_sync.api`.
 
-People get a progress bar on standard error and a summary on standard output; programs get, with ``--json``, one JSON
-object as the last line of standard output, whatever happened. Exit statuses are those of `core.errors`.
+People get a progress bar on standard error and a summary on standard output. With ``--json`` programs get one JSON
+object as the last line of standard output, also after an error. Exit statuses are those of `product_sync.errors`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,7 @@ from product_sync.results import (
     ValidationReport,
 )
 from product_sync.runtime import hints, output_streams, signals
-from product_sync.runtime.process import end_at_once
-from product_sync.runtime.typed_settings import Setting
-from product_sync.schema.definition import MAPPING
-from product_sync.settings import RunOptions
+from product_sync.runtime.process import end_at_once, stay_small
 
 _REPORTS: dict[str, type[Report]] = {
     "sync": SyncReport,
@@ -45,7 +42,7 @@ _REPORTS: dict[str, type[Report]] = {
     "quarantine": QuarantineListing,
     "doctor": DoctorReport,
 }
-#: The jobs of the commands about which people are alerted.
+#: The commands whose errors send an alert, and their jobs.
 _JOBS = {"sync": "product_sync", "validate": "validate_sync"}
 _folder_option = click.option(
     "--folder",
@@ -54,35 +51,29 @@ _folder_option = click.option(
     show_default=True,
     help="Data folder.",
 )
-_Command = Callable[..., None]
-
-
-def _run_options(*names: str) -> Callable[[_Command], _Command]:
-    """Options of a run, as `RunOptions` declares them; all if none is named."""
-
-    def add(command: _Command) -> _Command:
-        for name in reversed(names or tuple(RunOptions.model_fields)):
-            command = _run_option(RunOptions.each()[name])(command)
-        return command
-
-    return add
-
-
-def _run_option(option: Setting) -> Callable[[_Command], _Command]:
-    if option.type is bool:
-        value, text = not option.default, option.explained
-        help_ = text if value else f"Do not {text[0].lower()}{text[1:]}"
-        return click.option(option.flag, option.name, is_flag=True, flag_value=value, default=None, help=help_)
-    kind = click.Choice(option.choices) if option.choices else option.type
-    metavar = None if option.choices else option.unit.partition(" ")[0].upper()
-    return click.option(option.flag, option.name, type=kind, metavar=metavar, help=option.help)
-
-
-_mapping_option = click.option("--mapping", metavar="FILE", help=f"Mapping file  [{MAPPING}]")
+_mapping_option = click.option("--mapping", metavar="FILE", help="Mapping file. Default: PRODUCT_SYNC_MAPPING.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 
 
+class _RunCommand(click.Command):
+    """A command with options of a run. It makes them when it needs them: the help of all commands shall not wait for
+    pydantic."""
+
+    def __init__(self, *args: Any, run_options: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._names: Sequence[str] | None = run_options
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if self._names is not None:
+            from product_sync.terminal.options import run_options
+
+            self.params[:0] = run_options(*self._names)
+            self._names = None
+        return super().get_params(ctx)
+
+
 def _duration(_context: click.Context, _option: click.Parameter, text: str | None) -> timedelta | None:
+    """The value of an option such as ``30m``."""
     if text is None:
         return None
     if match := re.fullmatch(r"([0-9]{1,6})([smhd])", text.strip()):
@@ -101,39 +92,35 @@ def cli() -> None:
     """
 
 
-@cli.command()
-@_run_options()
+@cli.command(cls=_RunCommand)
 @_mapping_option
 @click.option("--check", is_flag=True, help="With --dry-run: exit 1 if a sync would fail its checks.")
 @_json_option
 def sync(as_json: bool, **options: Any) -> None:
     """Find what is missing or changed, load it in batches, prove the result."""
-    from product_sync.runtime.process import stay_small
-
     stay_small()
     from product_sync import api
-    from product_sync.terminal.summaries import progress_bar, show_sync
+    from product_sync.terminal.progress import progress_bar
+    from product_sync.terminal.summaries import show_sync
 
     with progress_bar() as on_progress:
         report = api.sync(on_progress=on_progress, **options)
-    _finish(report, as_json=as_json, show=partial(show_sync, again=_given_options(), mapping=_given_mapping()))
+    _finish(report, as_json, partial(show_sync, again=_given_options(), mapping=_given_mapping()))
 
 
-@cli.command()
-@_run_options("settle_seconds", "accept_source_count", "quarantine_budget")
+@cli.command(cls=_RunCommand, run_options=("settle_seconds", "accept_source_count", "quarantine_budget"))
 @_mapping_option
 @_json_option
 def validate(as_json: bool, **options: Any) -> None:
-    """Read both sides afresh and compare them. Writes nothing."""
-    from product_sync.runtime.process import stay_small
-
+    """Read both sides again and compare them. Writes nothing."""
     stay_small()
     from product_sync import api
-    from product_sync.terminal.summaries import progress_bar, show_validation
+    from product_sync.terminal.progress import progress_bar
+    from product_sync.terminal.summaries import show_validation
 
     with progress_bar() as on_progress:
         report = api.validate(on_progress=on_progress, **options)
-    _finish(report, as_json=as_json, show=partial(show_validation, mapping=_given_mapping()))
+    _finish(report, as_json, partial(show_validation, mapping=_given_mapping()))
 
 
 @cli.command()
@@ -147,7 +134,7 @@ def stats(as_json: bool, max_age: timedelta | None, mapping: str | None) -> None
     from product_sync import api
     from product_sync.terminal.summaries import show_stats
 
-    _finish(api.stats(max_age=max_age, mapping=mapping), as_json=as_json, show=show_stats)
+    _finish(api.stats(max_age=max_age, mapping=mapping), as_json, show_stats)
 
 
 @cli.command()
@@ -155,15 +142,15 @@ def stats(as_json: bool, max_age: timedelta | None, mapping: str | None) -> None
 @_mapping_option
 @_json_option
 def show(product_id: str, as_json: bool, mapping: str | None) -> None:
-    """Everything about one product: both sides, its conversion, its difference, its quarantine.
+    """Show one product: both sides, its conversion, its difference, its quarantine.
 
-    ID is the id as the target has it, or the extended JSON of an _id, as the quarantine names it. One that begins with
-    a dash comes after `--`. Exit status: 0 if both sides have it and agree, 1 if not.
+    ID is the id in the target, or the extended JSON of an _id, as the quarantine shows it. Put `--` before an id that
+    begins with a dash. Exit status: 0 if both sides have the product and agree, else 1.
     """
     from product_sync import api
-    from product_sync.terminal.summaries import show_product
+    from product_sync.terminal.product import show_product
 
-    _finish(api.show(product_id, mapping=mapping), as_json=as_json, show=show_product)
+    _finish(api.show(product_id, mapping=mapping), as_json, show_product)
 
 
 @cli.command()
@@ -172,9 +159,9 @@ def show(product_id: str, as_json: bool, mapping: str | None) -> None:
 @_mapping_option
 @_json_option
 def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, mapping: str | None) -> None:
-    """List the documents that cannot be copied, why, and what to do.
+    """List the documents that the last sync could not copy, why, and what to do.
 
-    As the last sync left it. The databases are not read where the state folder says enough.
+    The databases are not read if the state folder has all that is needed.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
@@ -183,7 +170,7 @@ def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, mapping: s
 
     report = api.quarantine(reasons=reasons, mapping=mapping)
     if report.failure or not (as_csv or as_json):
-        _finish(report, as_json=as_json, show=partial(show_quarantine, mapping=_given_mapping()))
+        _finish(report, as_json, partial(show_quarantine, mapping=_given_mapping()))
     from product_sync.support.quarantine_export import write_csv, write_json
 
     (write_csv if as_csv else write_json)(report, sys.stdout)
@@ -194,11 +181,11 @@ def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, mapping: s
 @_mapping_option
 @_json_option
 def doctor(as_json: bool, mapping: str | None) -> None:
-    """Look at both connections: version, latency, privileges, the table."""
+    """Check the settings and both connections: version, latency, privileges, the table."""
     from product_sync import api
     from product_sync.terminal.summaries import show_doctor
 
-    _finish(api.doctor(mapping=mapping), as_json=as_json, show=show_doctor)
+    _finish(api.doctor(mapping=mapping), as_json, show_doctor)
 
 
 @cli.command()
@@ -214,24 +201,24 @@ def demo(folder: Path) -> None:
 @_folder_option
 @click.option("--port", type=click.IntRange(1, 65_535), default=3000, show_default=True, help="Port of the Dagster UI.")
 def dev(folder: Path, port: int) -> None:
-    """The servers of the demo and the Dagster UI, until Ctrl-C."""
+    """Run the servers of the demo and the Dagster UI until Ctrl-C."""
     from product_sync.embedded.dev import run_dev
 
     run_dev(folder, port, click.echo)
 
 
-#: Options that the sync of a dry run's plan does not take again.
+#: Options that the command for a dry run's plan does not repeat.
 _OF_A_DRY_RUN = frozenset({"dry_run", "check", "probe", "plan", "as_json"})
 
 
 def _given_mapping() -> list[str]:
-    """``--mapping`` as it was typed, if it was."""
+    """``--mapping`` as it was typed."""
     mapping = click.get_current_context().params["mapping"]
     return ["--mapping", mapping] if mapping is not None else []
 
 
 def _given_options() -> list[str]:
-    """The options of this command as they were typed, but for those that only a dry run takes."""
+    """The options of this command as they were typed, without those of a dry run."""
     context, given = click.get_current_context(), list[str]()
     for option in context.command.params:
         name = option.name or ""
@@ -242,19 +229,16 @@ def _given_options() -> list[str]:
 
 
 class _LogLines(logging.Handler):
-    """Log records as lines on standard error as it is at that moment: while a bar is drawn, it is the bar's."""
+    """Writes log records to the current standard error, which belongs to the progress bar while it is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.secho(self.format(record), fg="red" if record.levelno >= logging.ERROR else "yellow", err=True)
 
 
-def _finish(report: Report, *, as_json: bool, show: Callable[[Any], None]) -> NoReturn:
-    if not as_json:
+def _finish(report: Report, as_json: bool, show: Callable[[Any], None] | None = None) -> NoReturn:
+    """Print the report and its error, and end with its exit status."""
+    if show and not as_json:
         show(report)
-    _end(report, as_json=as_json)
-
-
-def _end(report: Report, *, as_json: bool) -> NoReturn:
     if failure := report.failure:
         click.secho(f"error ({failure.code}): {failure.message}", fg="red", err=True)
         if failure.hint:
@@ -265,8 +249,8 @@ def _end(report: Report, *, as_json: bool) -> NoReturn:
 
 
 def _fail(failure: ProductSyncError, arguments: list[str]) -> NoReturn:
-    """End before a command could make its report: all keys all the same."""
-    _end(_unfinished(failure, arguments), as_json=_wants_json(arguments))
+    """End without the report of a command: the JSON object has all keys of the command."""
+    _finish(_unfinished(failure, arguments), _wants_json(arguments))
 
 
 def _unfinished(failure: ProductSyncError, arguments: list[str]) -> Report:
@@ -277,7 +261,7 @@ def _unfinished(failure: ProductSyncError, arguments: list[str]) -> Report:
 
 
 def _notify(error: Exception, arguments: list[str], started_at: datetime) -> None:
-    """Send alerts about an error that ended a command before or after its work (`api` sends those of its work)."""
+    """Send alerts about an error before or after the work of a command. `api` sends those about the work itself."""
     if job := _JOBS.get(_command(arguments)):
         from product_sync import api
 
@@ -296,26 +280,25 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _interrupt_but_for_ctrl_c(number: int, frame: FrameType | None) -> None:
+def _interrupt_unless_ctrl_c(number: int, frame: FrameType | None) -> None:
     if number != signal.SIGINT:
         _interrupt(number, frame)
 
 
 def handle_signals() -> None:
-    """SIGTERM and SIGHUP end a command in order, as Ctrl-C does; what the caller has ignored stays ignored."""
+    """SIGTERM and SIGHUP end a command as Ctrl-C does. A signal that the caller ignores, as nohup does, stays so."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # Under nohup a hangup is to be ignored.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
-    # A script's background jobs ignore Ctrl-C. Dagster gives SIGTERM, again and again, whatever handler SIGINT has, and
-    # would have it ignored too.
+    # The background jobs of a script ignore Ctrl-C. Dagster gives SIGTERM the handler of SIGINT, several times, so that
+    # SIGTERM would be ignored too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _interrupt_but_for_ctrl_c)
+        signal.signal(signal.SIGINT, _interrupt_unless_ctrl_c)
     signals.resend_lost_interrupts()
 
 
 def run() -> NoReturn:
-    """Entry point of the console script: `main` with streams that cannot end it, and then `lean.end_at_once`."""
+    """Entry point of the console script. A closed output stream does not end the command."""
     output_streams.make_lenient()
     status: object = 0
     try:
@@ -329,7 +312,7 @@ def run() -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command. Ends with the exit status; a bug in this package ends with its traceback."""
+    """Run one command and end with its exit status. A bug in this package ends with its traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     started_at = datetime.now(UTC)
     handle_signals()
@@ -346,7 +329,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = context.command_path if context else "product-sync"
         usage = ConfigurationError(error.format_message(), hint=f"See `{hints.shell(*command.split(), '--help')}`.")
         if not sys.stderr.isatty():
-            # A person at a terminal has seen it. Nobody looks at what a timer starts.
+            # A person at a terminal has seen the error. A command that a timer starts has no reader.
             _notify(usage, arguments, started_at)
         _fail(usage, arguments)
     except ProductSyncError as error:

@@ -17,7 +17,8 @@ from product_sync.embedded.catalogue import Planted, fill
 from product_sync.embedded.servers import running
 from product_sync.errors import ProductSyncError
 from product_sync.settings import state_root
-from product_sync.terminal import summaries
+from product_sync.terminal.progress import progress_bar
+from product_sync.terminal.summaries import show_sync
 
 
 class DemoFailed(ProductSyncError):
@@ -56,9 +57,9 @@ def _what_was_planted(planted: Planted) -> str:
 
 def _dry_run(planted: Planted, say: Callable[[str], None]) -> None:
     say("\n1. product-sync sync --dry-run")
-    with summaries.progress_bar() as on_progress:
+    with progress_bar() as on_progress:
         report = api.sync(dry_run=True, on_progress=on_progress)
-    summaries.show_sync(report.raise_for_error())
+    show_sync(report.raise_for_error())
     _expect("missing", report.missing, planted.missing)
     _expect("changed", report.changed, planted.changed)
     _expect("extra", report.extra, planted.extra)
@@ -66,9 +67,9 @@ def _dry_run(planted: Planted, say: Callable[[str], None]) -> None:
 
 def _sync(planted: Planted, say: Callable[[str], None]) -> None:
     say("\n2. product-sync sync")
-    with summaries.progress_bar() as on_progress:
+    with progress_bar() as on_progress:
         report = api.sync(on_progress=on_progress)
-    summaries.show_sync(report.raise_for_error())
+    show_sync(report.raise_for_error())
     _expect("inserted", report.inserted, planted.loadable)
     _expect("updated", report.updated, planted.changed)
     _expect("quarantined", report.quarantined, sum(planted.quarantined.values()))
@@ -86,7 +87,7 @@ def _validate(planted: Planted, say: Callable[[str], None]) -> None:
 def _sync_again(say: Callable[[str], None]) -> None:
     say("\n4. product-sync sync, once more: nothing is left to write")
     report = api.sync()
-    summaries.show_sync(report.raise_for_error())
+    show_sync(report.raise_for_error())
     _expect("inserted", report.inserted, 0)
     _expect("updated", report.updated, 0)
 

@@ -145,8 +145,8 @@ def test_every_flag_has_a_row_and_its_default() -> None:
 
 def options() -> Iterator[tuple[str, click.Option]]:
     for name, command in cli.cli.commands.items():
-        for parameter in command.params:
-            if isinstance(parameter, click.Option):
+        for parameter in command.get_params(click.Context(command)):
+            if isinstance(parameter, click.Option) and "--help" not in parameter.opts:
                 yield name, parameter
 
 

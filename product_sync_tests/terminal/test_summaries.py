@@ -13,6 +13,7 @@ import pytest
 from product_sync.results import ConnectionReport, DoctorReport, ErrorInfo, StatsReport, SyncReport, ValidationReport
 from product_sync.runtime.progress import Progress
 from product_sync.terminal import summaries
+from product_sync.terminal.progress import progress_bar
 
 HALF = Progress("load", 5, 10, 2.0, 2.5)
 WHOLE = Progress("load", 10, 10, 2.0, 0.0)
@@ -20,7 +21,7 @@ WHOLE = Progress("load", 10, 10, 2.0, 0.0)
 _DRAW = """
 import sys
 from product_sync.runtime.progress import Progress
-from product_sync.terminal.summaries import progress_bar
+from product_sync.terminal.progress import progress_bar
 with progress_bar() as on_progress:
     on_progress(Progress("load", 5, 10, 2.0, 2.5))
     on_progress(Progress("load", 10, 10, 1234.0, 0.0))
@@ -47,7 +48,7 @@ class TestProgress:
         assert "1,234 rows/s" in shown.decode()
 
     def test_elsewhere_it_is_lines_first_and_last_of_a_stage_at_least(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with summaries.progress_bar() as on_progress:
+        with progress_bar() as on_progress:
             for progress in (HALF, HALF, HALF, WHOLE):
                 on_progress(progress)
         printed = capsys.readouterr()
@@ -56,7 +57,7 @@ class TestProgress:
 
     def test_a_line_is_not_folded(self, capsys: pytest.CaptureFixture[str]) -> None:
         long = Progress("a stage with a very long name " * 5, 10, 10, 2.0, 0.0)
-        with summaries.progress_bar() as on_progress:
+        with progress_bar() as on_progress:
             on_progress(long)
         assert capsys.readouterr().err == f"{long}\n"
 
