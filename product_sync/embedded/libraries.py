@@ -42,7 +42,7 @@ def missing_libraries(executable: Path) -> EmbeddedServerError:
         hint += f" Find the packages of {', '.join(unknown)} for your system."
     return EmbeddedServerError(
         f"{executable.name} cannot be loaded: shared libraries are missing ({', '.join(missing) or 'ldd names none'}).",
-        hint=hint.strip() or f"See what `ldd {executable}` prints.",
+        hint=hint.strip() or f"Run ldd on {executable}: it names the missing libraries.",
     )
 
 
