@@ -27,23 +27,50 @@ class _Loss:
     stranded: bool
 
 
-class Proxy:
-    """Forwards connections to ``host:port`` and breaks them as told. Made by `proxy`."""
+class LocalServer:
+    """Accepts connections on a free port of this machine. Each is served in a thread until `close`."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+    def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._port = self._listener.getsockname()[1]
-        self._loss: _Loss | None = None
-        self._stall: bytes | None = None
-        self._flows = threading.Event()
+        self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
+    def close(self) -> None:
+        shut(*self._sockets)
+        for thread in self._threads:
+            thread.join(5)
+
+    def _serve(self, client: socket.socket) -> None:
+        raise NotImplementedError
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the listener is shut by `close`
+            while True:
+                client, _ = self._listener.accept()
+                self._sockets.append(client)
+                self._start(self._serve, client)
+
+
+class Proxy(LocalServer):
+    """Forwards connections to ``host:port`` and breaks them as told. Made by `proxy`."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._loss: _Loss | None = None
+        self._stall: bytes | None = None
+        self._flows = threading.Event()
+        super().__init__()
+
     def url(self, url: str) -> str:
         """The same address through this proxy."""
-        return address_through(url, self._port)
+        return address_through(url, self.port)
 
     def lose_answer_to(self, marker: bytes) -> None:
         """The next such request is delivered and carried out; its answer never arrives."""
@@ -64,24 +91,15 @@ class Proxy:
 
     def close(self) -> None:
         self.flow_on()
-        _shut(*self._sockets)
-        for thread in self._threads:
-            thread.join(5)
+        super().close()
 
-    def _start(self, target: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the listener is shut when the proxy closes
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                self._sockets += [client, server]
-                link = _Link(client, server)
-                self._start(self._requests, link)
-                self._start(_answers, link)
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the server does not answer, or the proxy is closed
+            server = socket.create_connection(self._target)
+            self._sockets.append(server)
+            link = _Link(client, server)
+            self._start(_answers, link)
+            self._requests(link)
 
     def _requests(self, link: _Link) -> None:
         with contextlib.suppress(OSError):  # either side, or the proxy, closed it
@@ -94,7 +112,7 @@ class Proxy:
                 if self._stall is not None and self._stall in data:
                     self._flows.wait()
                 link.server.sendall(data)
-        _shut(link.server)
+        shut(link.server)
 
 
 @dataclass
@@ -111,9 +129,9 @@ class _Link:
         if loss.delivered:
             self.server.sendall(data)
             self.answered.wait(5)
-        _shut(self.client)
+        shut(self.client)
         if not loss.stranded:
-            _shut(self.server)
+            shut(self.server)
 
 
 def _answers(link: _Link) -> None:
@@ -123,7 +141,7 @@ def _answers(link: _Link) -> None:
                 link.answered.set()
             else:
                 link.client.sendall(data)
-    _shut(link.client)
+    shut(link.client)
 
 
 def address_through(url: str, port: int) -> str:
@@ -144,7 +162,7 @@ def proxy(url: str) -> Iterator[Proxy]:
         opened.close()
 
 
-def _shut(*sockets: socket.socket) -> None:
+def shut(*sockets: socket.socket) -> None:
     for each in sockets:
         with contextlib.suppress(OSError):  # already closed
             each.shutdown(socket.SHUT_RDWR)

@@ -12,21 +12,20 @@ import os
 import queue
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import psycopg
 
-from product_sync_tests.network import address_through
+from product_sync_tests.network import LocalServer, address_through, shut
 
 _SSL_REQUEST: Final = 80877103
 _GSS_REQUEST: Final = 80877104
 _IDLE: Final = b"I"
 
 
-class Pooler:
+class Pooler(LocalServer):
     """Lends ``sessions`` server sessions to its clients, as ``mode`` says, the last one returned first."""
 
     def __init__(self, url: str, sessions: int, mode: str) -> None:
@@ -38,29 +37,18 @@ class Pooler:
             session.setblocking(True)
             self._free.put(session)
         self._sessions = list(self._free.queue)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._clients: list[socket.socket] = []
         self._real_url = url
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
     @property
     def url(self) -> str:
-        return address_through(self._real_url, self._listener.getsockname()[1])
+        return address_through(self._real_url, self.port)
 
     def close(self) -> None:
-        for each in (self._listener, *self._clients, *self._sessions):
-            with contextlib.suppress(OSError):  # already closed
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        shut(*self._sessions)
+        super().close()
         for connection in self._connections:
             connection.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the listener is shut when the pooler closes
-            while True:
-                client, _ = self._listener.accept()
-                self._clients.append(client)
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, EOFError):  # the client is gone, or sent away

@@ -10,7 +10,6 @@ import contextlib
 import socket
 import ssl
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import trustme
+
+from product_sync_tests.network import LocalServer, shut
 
 #: SSLRequest (PostgreSQL manual, "Message Formats"), the 8 bytes that a client begins with when it wants TLS.
 _SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)
@@ -56,7 +57,7 @@ def issue(folder: Path) -> Certificates:
     return Certificates(*(folder / f"{name}.pem" for name in files))
 
 
-class TlsProxy:
+class TlsProxy(LocalServer):
     """Ends TLS before ``host:port``. ``greets``: clients ask for it first, as PostgreSQL's do; who does not is sent
     away. ``sessions`` counts the connections that were encrypted."""
 
@@ -65,49 +66,28 @@ class TlsProxy:
         self._greets = greets
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
         self.sessions = 0
-        self._sockets: list[socket.socket] = [self._listener]
-        self._threads: list[threading.Thread] = []
-        self._start(self._accept)
+        super().__init__()
 
-    def close(self) -> None:
-        _shut(*self._sockets)
-        for thread in self._threads:
-            thread.join(5)
-
-    def _start(self, target: object, *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the listener is shut when the proxy closes
-            while True:
-                client, _ = self._listener.accept()
-                self._sockets.append(client)
-                self._start(self._serve, client)
-
-    def _serve(self, plain: socket.socket) -> None:
+    def _serve(self, client: socket.socket) -> None:
         try:
-            plain.settimeout(_HANDSHAKE_S)
-            if self._greets and not _greeted(plain):
+            client.settimeout(_HANDSHAKE_S)
+            if self._greets and not _greeted(client):
                 return
-            # The client may find our certificate wanting: that is what the tests are about.
-            client = self._context.wrap_socket(plain, server_side=True)
+            # The client may refuse our certificate: that is what the tests are about.
+            encrypted = self._context.wrap_socket(client, server_side=True)
         except OSError:
             return
         finally:
-            if plain.fileno() >= 0:
-                _shut(plain)
+            if client.fileno() >= 0:
+                shut(client)
         self.sessions += 1
-        client.settimeout(None)
+        encrypted.settimeout(None)
         with contextlib.suppress(OSError):
             server = socket.create_connection(self._server)
-            self._sockets += [client, server]
-            self._start(_relay, server, client)
-            _relay(client, server)
+            self._sockets += [encrypted, server]
+            self._start(_relay, server, encrypted)
+            _relay(encrypted, server)
 
 
 @contextmanager
@@ -141,11 +121,4 @@ def _relay(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):  # either side, or the proxy, closed it
         while data := source.recv(_CHUNK):
             sink.sendall(data)
-    _shut(source, sink)
-
-
-def _shut(*sockets: socket.socket) -> None:
-    for each in sockets:
-        with contextlib.suppress(OSError):  # already closed
-            each.shutdown(socket.SHUT_RDWR)
-        each.close()
+    shut(source, sink)
