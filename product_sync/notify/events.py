@@ -80,12 +80,13 @@ def _level(check: CheckOutcome) -> Level:
 
 
 def _check_text(check: CheckOutcome, link: str) -> str:
-    lists = {name: value for name, value in check.numbers.items() if isinstance(value, list)}
+    """Long lists of ids come last, because a long text is cut. Ids that the description has are left out."""
+    lists = {name: ", ".join(map(str, value)) for name, value in check.numbers.items() if isinstance(value, list)}
     numbers = [
         f"{name}: {'none' if value is None else value}" for name, value in check.numbers.items() if name not in lists
     ]
-    ids = [f"First {name.removesuffix('_ids')}: {', '.join(map(str, value))}" for name, value in lists.items() if value]
-    return "\n".join(filter(None, [check.description, ", ".join(numbers), *ids, link]))
+    ids = [f"First {name.removesuffix('_ids')}: {ids}" for name, ids in lists.items() if ids not in check.description]
+    return "\n".join(filter(None, [check.description, link, ", ".join(numbers), *ids]))
 
 
 def _link(run_id: str | None, ui_url: str) -> str:

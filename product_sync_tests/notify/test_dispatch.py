@@ -29,8 +29,8 @@ MISSING = CheckOutcome(
     "target_matches_source",
     False,
     Severity.ERROR,
-    "2 missing (first: p1, p2), 0 changed. Run product-sync sync.",
-    {"missing": 2, "changed": 0, "missing_ids": ["p1", "p2"], "changed_ids": [], "baseline": None},
+    "2 missing (first: p1, p2), 1 changed. Run product-sync sync.",
+    {"missing": 2, "changed": 1, "missing_ids": ["p1", "p2"], "changed_ids": ["p3"], "baseline": None},
 )
 SECRETS = ("sesame", "opensesame", "robot")
 
@@ -75,11 +75,21 @@ def test_an_alert_names_the_check_the_numbers_the_first_ids_the_run_and_the_next
     assert alert["title"] == "product_sync: target_matches_source failed"
     assert alert["type"] == "failure"
     assert alert["message"].splitlines() == [
-        "2 missing (first: p1, p2), 0 changed. Run product-sync sync.",
-        "missing: 2, changed: 0, baseline: none",
-        "First missing: p1, p2",
+        "2 missing (first: p1, p2), 1 changed. Run product-sync sync.",
         "https://dagster.example/runs/r1",
+        "missing: 2, changed: 1, baseline: none",
+        "First changed: p3",
     ]
+
+
+def test_a_long_alert_still_has_the_link_to_the_run_and_names_each_id_once(web: WebReceiver) -> None:
+    ids = [f"65bb0df8ab6802a7c26c3{number:03}" for number in range(10)]
+    numbers: dict[str, object] = {"missing_ids": ids, "extra_ids": ["x" * 300] * 10}
+    check = replace(MISSING, description=f"10 missing (first: {', '.join(ids)}).", numbers=numbers)
+    Notifier(**{ALERT_URLS: web.apprise, UI_URL: "https://dagster.example"}).notify(replace(failed(), checks=(check,)))
+    [alert] = web.alerts
+    assert "https://dagster.example/runs/r1" in alert["message"]
+    assert alert["message"].count(ids[0] + ",") == 1
 
 
 def test_every_address_gets_it_by_web_and_by_mail(web: WebReceiver, mail: MailReceiver) -> None:
@@ -89,7 +99,7 @@ def test_every_address_gets_it_by_web_and_by_mail(web: WebReceiver, mail: MailRe
     assert sorted(mail.recipients) == ["day@shop.example", "night@shop.example"]
     for subject, _, text in mail.mails:
         assert subject == "product_sync: target_matches_source failed"
-        assert "First missing: p1, p2" in text
+        assert "First changed: p3" in text
 
 
 def test_an_address_that_is_down_gets_it_when_it_is_back_and_the_others_get_it_once(
