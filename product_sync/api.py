@@ -150,11 +150,14 @@ def stats(
     with _ending(report):
         databases = _find_databases(mapping)
         from product_sync.orchestration import past_syncs
+        from product_sync.orchestration.names import SyncNames
         from product_sync.pipeline.pending_diff import CLOCKS_DIFFER
 
         report.source_count, report.target_count = databases.count()
         with _recording(instance) as recorded:
-            if last := past_syncs.last_successful_sync(recorded, databases.state_key):
+            if last := past_syncs.last_successful_sync(
+                recorded, SyncNames.of(databases.definition.name), databases.state_key
+            ):
                 report.last_sync_at, report.last_sync_run_id = last.ended_at.isoformat(), last.run_id
         # A success that is still to come is of a clock that was ahead, and says nothing.
         if max_age is not None and (last is None or not -CLOCKS_DIFFER <= datetime.now(UTC) - last.ended_at <= max_age):

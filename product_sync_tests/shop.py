@@ -22,8 +22,8 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from psycopg.rows import tuple_row
 from pymongo import MongoClient
 
-from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
+from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.resources import Listener
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.schema.definition import load_definitions
@@ -52,7 +52,7 @@ def record_run(
     instance: dg.DagsterInstance,
     status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
     *,
-    job: str = names.SYNC_JOB,
+    job: str = PRODUCT.sync_job,
     tags: Mapping[str, str] | None = None,
     assets: frozenset[dg.AssetKey] | None = None,
 ) -> str:
@@ -173,13 +173,13 @@ class Shop:
     @property
     def quarantine(self) -> dict[str, dict[str, Any]]:
         """The entries by their source key."""
-        return {entry["source_key"]: dict(entry) for _, entry in self.frame(names.QUARANTINE).iterrows()}
+        return {entry["source_key"]: dict(entry) for _, entry in self.frame(PRODUCT.quarantine).iterrows()}
 
     # Runs.
 
     def run(
         self,
-        job: str = names.SYNC_JOB,
+        job: str = PRODUCT.sync_job,
         *,
         config: Mapping[str, Any] | None = None,
         on_progress: OnProgress = no_progress,

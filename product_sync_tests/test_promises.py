@@ -7,7 +7,7 @@ from uuid import UUID
 from bson import Binary, Int64, ObjectId
 from pymongo import monitoring
 
-from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Shop, ids, product, shop
 
@@ -22,7 +22,7 @@ def transactions(shop: Shop) -> list[int]:
 def test_products_are_written_in_batches_of_a_hundred_each_in_a_transaction_of_its_own(shop: Shop) -> None:
     shop.put(*(product(name) for name in ids(250)))
     outcome = shop.run()
-    assert outcome.materialized[names.LOAD]["batches"] == 3
+    assert outcome.materialized[PRODUCT.load]["batches"] == 3
     assert transactions(shop) == [100, 100, 50]
 
 
@@ -40,7 +40,7 @@ def test_both_sides_are_compared_as_sets_and_no_product_is_looked_up_alone(shop:
 
 def test_there_is_a_pause_between_two_batches(shop: Shop) -> None:
     shop.put(*(product(name) for name in ids(3)))
-    done = shop.run(batch_size=1, batch_delay_ms=300).materialized[names.LOAD]
+    done = shop.run(batch_size=1, batch_delay_ms=300).materialized[PRODUCT.load]
     assert done["duration_s"] >= 0.6
 
 
@@ -63,7 +63,7 @@ def test_a_newer_value_is_never_overwritten(shop: Shop) -> None:
             shop.put(product("a", price=700))
             shop.sql("UPDATE product SET price = 700 WHERE id = 'a'")
 
-    done = shop.run(on_progress=event).materialized[names.LOAD]
+    done = shop.run(on_progress=event).materialized[PRODUCT.load]
     assert (done["updated"], done["conflicts"]) == (0, 1)
     assert shop.rows["a"][0] == 700
 

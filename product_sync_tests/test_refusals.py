@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Outcome, Shop, ids, product, shop
 
@@ -35,7 +36,7 @@ def stock(shop: Shop, **bad: Any) -> None:
 
 
 def loaded(outcome: Outcome) -> dict[str, Any]:
-    return outcome.materialized[names.LOAD]
+    return outcome.materialized[PRODUCT.load]
 
 
 # Rows.
@@ -276,9 +277,9 @@ def test_a_column_that_changed_between_the_diff_and_the_load_is_not_loaded(
     shop: Shop, statement: str, said: str
 ) -> None:
     shop.put(product("a"))
-    assert shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF).success
+    assert shop.materialize(PRODUCT.source_snapshot, PRODUCT.target_snapshot, PRODUCT.diff).success
     shop.sql(statement)
-    outcome = shop.materialize(names.LOAD, names.QUARANTINE)
+    outcome = shop.materialize(PRODUCT.load, PRODUCT.quarantine)
     assert not outcome.success
     assert said in outcome.failures, outcome.failures
     assert shop.sql("SELECT id FROM product") == []

@@ -1,36 +1,37 @@
 """What the page of an asset says before it is asked: whose it is, where its documentation is, how old it may be.
 
 This depends on settings and on nothing that a run does, so it is added where definitions are loaded to be shown. The
-policy stands on `names.PROOF` and on no other asset: a load is recorded also when its checks are red afterwards, and a
+policy is on the proven copy and on no other asset: a load is recorded also when its checks are red afterwards, and a
 snapshot by a dry run too, so their age says nothing about the last sync that succeeded.
 """
 
 from collections.abc import Iterable
+from dataclasses import astuple
 
 import dagster as dg
 
-from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT, SyncNames
 from product_sync.settings import PageSettings
 
 Asset = dg.AssetsDefinition | dg.AssetSpec
 _PAGE = "ui.md"
 
 
-def with_pages(assets: Iterable[Asset], settings: PageSettings) -> list[Asset]:
-    """The assets with owners, links to the documentation and the freshness policy."""
+def with_pages(names: SyncNames, assets: Iterable[Asset], settings: PageSettings) -> list[Asset]:
+    """The assets of one sync with owners, links to the documentation and the freshness policy."""
+    sections = dict(zip(astuple(names), astuple(PRODUCT), strict=True))
 
     def describe(spec: dg.AssetSpec) -> dg.AssetSpec:
         name = spec.key.to_user_string()
-        page = f"{_PAGE}#{name}"
+        page = f"{_PAGE}#{sections[name]}"
         return spec.replace_attributes(
             owners=spec.owners or list(settings.owners),
             description=f"{spec.description} {_sentence(page, settings.docs_url)}",
             metadata={**spec.metadata, "docs": _link(page, settings.docs_url)},
-            freshness_policy=_policy(settings) if name == names.PROOF else None,
+            freshness_policy=_policy(settings) if name == names.proof else None,
         )
 
-    return [asset.map_asset_specs(describe) if isinstance(asset, dg.AssetsDefinition) else describe(asset)
-            for asset in assets]  # fmt: skip
+    return list(dg.map_asset_specs(describe, assets))
 
 
 def _link(page: str, docs_url: str) -> dg.MetadataValue[str]:

@@ -9,91 +9,113 @@ from collections.abc import Collection, Iterator, Sequence
 import dagster as dg
 
 from product_sync.errors import ChecksFailed, ProductSyncError
-from product_sync.orchestration import names, run_log
+from product_sync.orchestration import run_log
 from product_sync.orchestration.drift_reports import REFUSED, conclude_drift_report, record_drift_report
 from product_sync.orchestration.metadata import proof_metadata
+from product_sync.orchestration.names import (
+    CHANGE_IS_PLAUSIBLE,
+    EVERY_BATCH_LOADED,
+    NO_EXTRA_PRODUCTS,
+    QUARANTINE_WITHIN_BUDGET,
+    SOURCE_LOOKS_COMPLETE,
+    TARGET_MATCHES_SOURCE,
+    SyncNames,
+)
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.step_errors import CheckFailed
 from product_sync.pipeline import run_checks
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.schema.definition import SyncDefinition
 from product_sync.verify.checks import CheckResult, Severity
 
 
-@dg.multi_asset_check(
-    name=f"{names.SOURCE_SNAPSHOT}_{names.SOURCE_LOOKS_COMPLETE}",
-    specs=[
-        dg.AssetCheckSpec(
-            names.SOURCE_LOOKS_COMPLETE,
-            asset=names.SOURCE_SNAPSHOT,
-            blocking=True,
-            description="Not empty, and not shrunk by more than 20 % since the last run that passed.",
-        )
-    ],
-)
-def source_looks_complete(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> Iterator[dg.AssetCheckResult]:
-    with sync.step(context) as sync_run:
-        yield from _answer(context, [run_checks.check_source(sync_run)])
+def sync_checks(definition: SyncDefinition) -> list[dg.AssetChecksDefinition]:
+    """The checks that are steps of their own."""
+    names = SyncNames.of(definition.name)
 
+    @dg.multi_asset_check(
+        name=f"{names.source_snapshot}_{SOURCE_LOOKS_COMPLETE}",
+        specs=[
+            dg.AssetCheckSpec(
+                SOURCE_LOOKS_COMPLETE,
+                asset=names.source_snapshot,
+                blocking=True,
+                description="Not empty, and not shrunk by more than 20 % since the last run that passed.",
+            )
+        ],
+    )
+    def source_looks_complete(
+        context: dg.AssetCheckExecutionContext, sync: SyncResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        with sync.step(context, definition) as sync_run:
+            yield from _answer(context, [run_checks.check_source(sync_run)])
 
-@dg.multi_asset_check(
-    name=f"{names.DIFF}_{names.CHANGE_IS_PLAUSIBLE}",
-    specs=[
-        dg.AssetCheckSpec(
-            names.CHANGE_IS_PLAUSIBLE,
-            asset=names.DIFF,
-            blocking=True,
-            description="No more than 100 rows, or no more than half of the target, would be overwritten.",
-        )
-    ],
-)
-def change_is_plausible(context: dg.AssetCheckExecutionContext, sync: SyncResource) -> Iterator[dg.AssetCheckResult]:
-    with sync.step(context) as sync_run:
-        check_result = run_checks.check_change(sync_run)
-        if not check_result.passed:
-            record_drift_report(context.op_execution_context, sync_run, REFUSED)
-        yield from _answer(context, [check_result])
+    @dg.multi_asset_check(
+        name=f"{names.diff}_{CHANGE_IS_PLAUSIBLE}",
+        specs=[
+            dg.AssetCheckSpec(
+                CHANGE_IS_PLAUSIBLE,
+                asset=names.diff,
+                blocking=True,
+                description="No more than 100 rows, or no more than half of the target, would be overwritten.",
+            )
+        ],
+    )
+    def change_is_plausible(
+        context: dg.AssetCheckExecutionContext, sync: SyncResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        with sync.step(context, definition) as sync_run:
+            check_result = run_checks.check_change(sync_run)
+            if not check_result.passed:
+                record_drift_report(context.op_execution_context, sync_run, REFUSED)
+            yield from _answer(context, [check_result])
+
+    return [source_looks_complete, change_is_plausible]
 
 
 _NOT_YIELDED = "did not yield or return expected outputs"
-#: They are evaluated by the op that loads: where one is red, "Re-execute from failure" has to load again, and Dagster
-#: repeats failed ops (docs/decisions/0090).
-LOAD_CHECKS = [
-    dg.AssetCheckSpec(
-        names.EVERY_BATCH_LOADED,
-        asset=names.LOAD,
-        blocking=True,
-        description="No batch failed, and none was left out.",
-    ),
-    dg.AssetCheckSpec(
-        names.TARGET_MATCHES_SOURCE,
-        asset=names.LOAD,
-        blocking=True,
-        description="The target, read afresh, misses nothing and holds nothing stale, apart from the quarantined.",
-    ),
-    dg.AssetCheckSpec(
-        names.NO_EXTRA_PRODUCTS,
-        asset=names.LOAD,
-        description="The target holds no product that the source has not.",
-    ),
-    dg.AssetCheckSpec(
-        names.QUARANTINE_WITHIN_BUDGET,
-        asset=names.QUARANTINE,
-        blocking=True,
-        description="At most quarantine_budget of the source (1 % by default) is quarantined.",
-    ),
-]
+
+
+def load_check_specs(names: SyncNames) -> list[dg.AssetCheckSpec]:
+    """They are evaluated by the op that loads: where one is red, "Re-execute from failure" has to load again, and
+    Dagster repeats failed ops (docs/decisions/0090)."""
+    return [
+        dg.AssetCheckSpec(
+            EVERY_BATCH_LOADED,
+            asset=names.load,
+            blocking=True,
+            description="No batch failed, and none was left out.",
+        ),
+        dg.AssetCheckSpec(
+            TARGET_MATCHES_SOURCE,
+            asset=names.load,
+            blocking=True,
+            description="The target, read afresh, misses nothing and holds nothing stale, apart from the quarantined.",
+        ),
+        dg.AssetCheckSpec(
+            NO_EXTRA_PRODUCTS,
+            asset=names.load,
+            description="The target holds no row that the source has not.",
+        ),
+        dg.AssetCheckSpec(
+            QUARANTINE_WITHIN_BUDGET,
+            asset=names.quarantine,
+            blocking=True,
+            description="At most quarantine_budget of the source (1 % by default) is quarantined.",
+        ),
+    ]
 
 
 def load_checks(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterator[dg.AssetCheckResult]:
-    """The selected ones of `LOAD_CHECKS`, on one reading of the target. Where none is red, the copy is proven.
+    """The selected ones of `load_check_specs`, on one reading of the target. Where none is red, the copy is proven.
 
     What the load counted is recorded first: a target that has stopped the load may not be readable either.
     """
     selected = {key.name for key in context.selected_asset_check_keys}
-    loaded = [run_checks.check_load(sync_run)] if names.EVERY_BATCH_LOADED in selected else []
+    loaded = [run_checks.check_load(sync_run)] if EVERY_BATCH_LOADED in selected else []
     yield from _record(context, loaded)
     compared: list[CheckResult] = []
-    if selected - {names.EVERY_BATCH_LOADED}:
+    if selected - {EVERY_BATCH_LOADED}:
         try:
             compared = _compared(context, sync_run, selected)
         except ProductSyncError as error:
@@ -109,13 +131,11 @@ def load_checks(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterato
 def _compared(context: dg.AssetExecutionContext, sync_run: SyncRun, selected: Collection[str]) -> list[CheckResult]:
     """The selected verdicts on a new reading of the target."""
     compared = run_checks.check_result(sync_run)
-    [matches] = [
-        check_result for check_result in compared.check_results if check_result.check == names.TARGET_MATCHES_SOURCE
-    ]
+    [matches] = [check_result for check_result in compared.check_results if check_result.check == TARGET_MATCHES_SOURCE]
     context.log.info(run_log.compared(matches))
     if compared.proven:
         metadata = proof_metadata(sync_run, compared.proven)
-        context.log_event(dg.AssetMaterialization(names.PROOF, metadata=metadata))
+        context.log_event(dg.AssetMaterialization(SyncNames.of(sync_run.name).proof, metadata=metadata))
     conclude_drift_report(
         context.op_execution_context, sync_run, [*compared.check_results, *run_checks.check_own_load(sync_run)]
     )
@@ -123,8 +143,8 @@ def _compared(context: dg.AssetExecutionContext, sync_run: SyncRun, selected: Co
 
 
 def without_checks(context: dg.AssetExecutionContext) -> None:
-    """Keep Dagster from logging, after this step, that it did not yield the outputs of `LOAD_CHECKS`: they are left out
-    on purpose, and shown as skipped."""
+    """Keep Dagster from logging, after this step, that it did not yield the outputs of the checks: they are left out on
+    purpose, and shown as skipped."""
     context.log.addFilter(lambda record: _NOT_YIELDED not in record.getMessage())
 
 
@@ -167,6 +187,3 @@ def _result(check_result: CheckResult, key: dg.AssetCheckKey) -> dg.AssetCheckRe
         check_name=key.name,
         asset_key=key.asset_key,
     )
-
-
-CHECKS = [source_looks_complete, change_is_plausible]

@@ -11,39 +11,46 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from product_sync.notify.alerts import Level
-from product_sync.orchestration import names
+from product_sync.orchestration.names import BOTH_CONNECTIONS, MONGODB_CONNECTION, POSTGRES_CONNECTION, SyncNames
 from product_sync.schema.definition import SyncDefinition
 
 if TYPE_CHECKING:
     from product_sync.support.health import ConnectionHealth
 
 _EVERY = "A sensor evaluates this check every five minutes."
-_SPECS = {
-    "mongodb": dg.AssetCheckSpec(
-        names.MONGODB_CONNECTION,
-        asset=names.MONGODB,
-        description=f"MongoDB answers and meets the requirements of a sync. {_EVERY}",
-    ),
-    "postgres": dg.AssetCheckSpec(
-        names.POSTGRES_CONNECTION,
-        asset=names.POSTGRES,
-        description=f"PostgreSQL answers and meets the requirements of a sync. {_EVERY}",
-    ),
-    "both": dg.AssetCheckSpec(
-        names.BOTH_CONNECTIONS,
-        asset=names.HEALTH,
-        description=f"Both servers answer and meet the requirements of a sync. {_EVERY}",
-    ),
-}
+
+
+def _specs(definition: SyncDefinition) -> dict[str, dg.AssetCheckSpec]:
+    """The check of each side, by the name of the side, and that of both."""
+    names = SyncNames.of(definition.name)
+    return {
+        "mongodb": dg.AssetCheckSpec(
+            MONGODB_CONNECTION,
+            asset=names.source,
+            description=f"MongoDB answers and meets the requirements of a sync. {_EVERY}",
+        ),
+        "postgres": dg.AssetCheckSpec(
+            POSTGRES_CONNECTION,
+            asset=names.target,
+            description=f"PostgreSQL answers and meets the requirements of a sync. {_EVERY}",
+        ),
+        "both": dg.AssetCheckSpec(
+            BOTH_CONNECTIONS,
+            asset=names.health,
+            description=f"Both servers answer and meet the requirements of a sync. {_EVERY}",
+        ),
+    }
 
 
 def connections(definition: SyncDefinition) -> dg.AssetChecksDefinition:
-    @dg.multi_asset_check(name="connections", specs=list(_SPECS.values()), can_subset=True)
+    @dg.multi_asset_check(
+        name=SyncNames.of(definition.name).connections, specs=list(_specs(definition).values()), can_subset=True
+    )
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         """Checks both connections now."""
         from product_sync.support.health import check_both_sides
 
-        for evaluation in evaluations(check_both_sides(definition, os.environ)):
+        for evaluation in evaluations(definition, check_both_sides(definition, os.environ)):
             if evaluation.asset_check_key in context.selected_asset_check_keys:
                 yield dg.AssetCheckResult(
                     passed=evaluation.passed,
@@ -57,9 +64,10 @@ def connections(definition: SyncDefinition) -> dg.AssetChecksDefinition:
     return check
 
 
-def evaluations(sides: "Sequence[ConnectionHealth]") -> list[dg.AssetCheckEvaluation]:
+def evaluations(definition: SyncDefinition, sides: "Sequence[ConnectionHealth]") -> list[dg.AssetCheckEvaluation]:
     """An evaluation of each check, from the health of both sides."""
-    return [*(_evaluation(_SPECS[side.side], [side]) for side in sides), _evaluation(_SPECS["both"], sides)]
+    specs = _specs(definition)
+    return [*(_evaluation(specs[side.side], [side]) for side in sides), _evaluation(specs["both"], sides)]
 
 
 def _evaluation(check: dg.AssetCheckSpec, sides: "Sequence[ConnectionHealth]") -> dg.AssetCheckEvaluation:

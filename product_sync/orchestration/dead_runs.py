@@ -15,7 +15,7 @@ import dagster as dg
 import psutil
 
 from product_sync.orchestration.event_log import last_event_at
-from product_sync.orchestration.names import HOST_TAG, PROCESS_TAG
+from product_sync.orchestration.names import HOST_TAG, PROCESS_TAG, SyncNames
 from product_sync.orchestration.schedules import unfinished_runs
 
 #: Every run records an event at least once a minute (`progress_events`).
@@ -34,14 +34,18 @@ def process_tag(pid: int) -> str:
 
 
 def reap_dead_runs(
-    instance: dg.DagsterInstance, *, lock_is_free: Callable[[], bool], clock: Callable[[], float] = time.time
+    instance: dg.DagsterInstance,
+    names: SyncNames,
+    *,
+    lock_is_free: Callable[[], bool],
+    clock: Callable[[], float] = time.time,
 ) -> list[str]:
-    """Mark dead runs as failed and return their ids. ``clock`` gives seconds since 1970.
+    """Mark dead runs of one sync as failed and return their ids. ``clock`` gives seconds since 1970.
 
     This includes dry runs and validations, because they use the same queue. Queued runs have no process yet.
     """
     reaped = []
-    for record in unfinished_runs(instance):
+    for record in unfinished_runs(instance, [names]):
         run = record.dagster_run
         if run.status is dg.DagsterRunStatus.QUEUED:
             continue

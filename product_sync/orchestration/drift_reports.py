@@ -1,4 +1,4 @@
-"""Writes the drift report of a run and links it from the run, as the newest state of the asset `names.DRIFT_REPORT`.
+"""Writes the drift report of a run and links it from the run, as the newest state of the asset `drift_report`.
 
 The step that first knows the outcome writes the report: the load, a dry run, or the check that refused the load
 (docs/decisions/0042). The checks after a load put their conclusion into its report. A report that cannot be
@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from product_sync.errors import ConfigurationError, LocalStorageError
 from product_sync.load.result import LoadResult
-from product_sync.orchestration import names, run_log
+from product_sync.orchestration import run_log
 from product_sync.orchestration.metadata import Metadata, drift_metadata
+from product_sync.orchestration.names import SyncNames
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.report import drift_report
 from product_sync.settings import ReportSettings
@@ -37,7 +38,7 @@ def record_drift_report(
         context.log.warning("The drift report could not be written: %s", error)
         return
     context.log.info(run_log.report(str(metadata["report"].value)))
-    context.log_event(dg.AssetMaterialization(names.DRIFT_REPORT, metadata=metadata))
+    context.log_event(dg.AssetMaterialization(SyncNames.of(sync_run.name).drift_report, metadata=metadata))
 
 
 def conclude_drift_report(

@@ -35,14 +35,17 @@ class RunEvents:
         return merged
 
 
-def read_events(instance: dg.DagsterInstance, run_id: str) -> RunEvents:
+def read_events(instance: dg.DagsterInstance, run_id: str, assets: Collection[dg.AssetKey]) -> RunEvents:
+    """What the run recorded about ``assets`` and their checks, and its failures."""
     events = RunEvents()
     for entry in instance.all_logs(run_id, of_type=_READ):
         event = entry.dagster_event
-        if event is None:
+        if event is None or (event.asset_key is not None and event.asset_key not in assets):
             continue
         if event.event_type is Kind.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
+            if evaluation.asset_key not in assets:
+                continue
             events.checks[evaluation.check_name] = evaluation
         elif event.event_type in (Kind.STEP_FAILURE, Kind.RUN_FAILURE):
             events.failures.append(event)

@@ -15,7 +15,7 @@ from product_sync.notify.alerts import AlertState
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import send_updates
 from product_sync.orchestration.connection_checks import evaluations
-from product_sync.orchestration.names import HEALTH
+from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.schema.definition import SyncDefinition
 
@@ -55,17 +55,19 @@ class HealthState:
 
 
 def health_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
+    names = SyncNames.of(definition.name)
+
     @dg.sensor(
-        name="product_sync_health",
+        name=names.health_sensor,
         minimum_interval_seconds=300,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Checks both connections, the estimated counts and the replication, also during a load, and sends alerts"
-            " about failures and recovery. The page of the asset `health` has the results. A server that is down turns"
-            " its asset red. See docs/health.md"
+            f" about failures and recovery. The page of the asset `{names.health}` has the results."
+            " A server that is down turns its asset red. See docs/health.md"
         ),
     )
-    @notifies_of_its_errors("product_sync_health")
+    @notifies_of_its_errors(names.health_sensor)
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         from product_sync.support.health import check_both_sides
 
@@ -79,18 +81,18 @@ def health_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
         return dg.SensorResult(
             skip_reason=" ".join([*(side.text for side in sides), str(result), *map(str, channels.mistakes.values())]),
             cursor=state.write(),
-            asset_events=[_observation(sides), *evaluations(sides)] if records else [],
+            asset_events=[_observation(names, sides), *evaluations(definition, sides)] if records else [],
         )
 
     return sensor
 
 
-def _observation(sides: "list[ConnectionHealth]") -> dg.AssetObservation:
+def _observation(names: SyncNames, sides: "list[ConnectionHealth]") -> dg.AssetObservation:
     metadata: dict[str, Any] = {}
     for side in sides:
         metadata[side.side] = f"{_WORDS[str(side.level)]}: {side.text}"
         metadata |= side.facts
-    return dg.AssetObservation(asset_key=HEALTH, metadata=metadata)
+    return dg.AssetObservation(asset_key=names.health, metadata=metadata)
 
 
 _WORDS = {"OK": "healthy", "WARN": "warning", "ERROR": "failed"}

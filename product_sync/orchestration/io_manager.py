@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from product_sync.orchestration.names import DIFF, LOAD, QUARANTINE, SOURCE_SNAPSHOT, TARGET_SNAPSHOT
+from product_sync.orchestration.names import SyncNames
 from product_sync.pipeline.databases import Databases
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import state_root
@@ -20,17 +20,19 @@ from product_sync.state.store import StateFolder, keys_with
 if TYPE_CHECKING:
     import pandas as pd
 
-_FILES = {
-    SOURCE_SNAPSHOT: store.SOURCE_ROWS,
-    TARGET_SNAPSHOT: store.TARGET_ROWS,
-    DIFF: store.DIFF,
-    QUARANTINE: store.QUARANTINE,
-    LOAD: store.LOAD_RESULT,
-}
+
+def _files(names: SyncNames) -> dict[str, str]:
+    return {
+        names.source_snapshot: store.SOURCE_ROWS,
+        names.target_snapshot: store.TARGET_ROWS,
+        names.diff: store.DIFF,
+        names.quarantine: store.QUARANTINE,
+        names.load: store.LOAD_RESULT,
+    }
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
-    """Loads the newest file of an asset: one run writes at a time, so in a run that is the run's own."""
+    """Loads the newest file of an asset of one sync: one run writes at a time, so in a run that is the run's own."""
 
     definition: dg.ResourceDependency[SyncDefinition]
 
@@ -44,13 +46,13 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
         import pandas as pd
 
-        name = context.asset_key.to_user_string()
+        name, files = context.asset_key.to_user_string(), _files(SyncNames.of(self.definition.name))
         root = state_root(os.environ)
-        if name not in _FILES:
+        if name not in files:
             raise dg.DagsterInvariantViolationError(
-                f"{name} is only recorded and holds no rows to load; these do: {', '.join(_FILES)}."
+                f"{name} is only recorded and holds no rows to load; these do: {', '.join(files)}."
             )
-        path = _newest_file(self.definition, root, _FILES[name])
+        path = _newest_file(self.definition, root, files[name])
         if path is None:
             raise dg.DagsterInvariantViolationError(
                 f"{name} has no file under {root}. Materialise it first, with the same PRODUCT_SYNC_STATE."

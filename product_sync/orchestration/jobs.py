@@ -1,15 +1,30 @@
 """The jobs: what `dagster job execute -j` takes, and what the schedule runs."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from product_sync.errors import ConfigurationError
-from product_sync.orchestration import names
+from product_sync.orchestration.executor import in_process_by_default
+from product_sync.orchestration.names import (
+    DRY_RUN_TAG,
+    NO_EXTRA_PRODUCTS,
+    QUARANTINE_WITHIN_BUDGET,
+    SOURCE_LOOKS_COMPLETE,
+    SYNC_TAG,
+    TARGET_MATCHES_SOURCE,
+    SyncNames,
+)
 from product_sync.orchestration.resources import RUN_CONFIG
+from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import RunOptions
 
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+#: Metadata of a job: the definition of its sync.
+DEFINITION = "sync"
 _SECTIONS = ("ops", "resources", "execution", "loggers")
 #: How callers of GraphQL write it, where every other name is in camel case: docs/decisions/0097.
 _DRY_RUN_IN_GRAPHQL = "dryRun"
@@ -47,32 +62,54 @@ _SCHEMA = {
     **{name: dg.Field(dict, is_required=False) for name in _SECTIONS},
     "resources": dg.Field(dg.Permissive(_OF_SYNC), is_required=False),  # type: ignore[no-untyped-call]
 }
-_pipeline = dg.AssetSelection.assets(
-    names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD, names.QUARANTINE
-)
 
-product_sync = dg.define_asset_job(
-    names.SYNC_JOB,
-    selection=_pipeline,
-    config=dg.ConfigMapping(config_fn=_to_run_config, config_schema=_SCHEMA),
-    description="Read both sides, find what differs, load it in batches, prove the result.",
-)
-product_sync_dry_run = dg.define_asset_job(
-    names.DRY_RUN_JOB,
-    selection=_pipeline,
-    config=dg.ConfigMapping(config_fn=_to_dry_run_config, config_schema=_SCHEMA),
-    tags={names.DRY_RUN_TAG: "true"},
-    description="Everything that product_sync does, except that nothing is written.",
-)
-validate_sync = dg.define_asset_job(
-    names.VALIDATE_JOB,
-    selection=dg.AssetSelection.checks(
-        dg.AssetCheckKey(dg.AssetKey(names.SOURCE_SNAPSHOT), names.SOURCE_LOOKS_COMPLETE),
-        dg.AssetCheckKey(dg.AssetKey(names.LOAD), names.TARGET_MATCHES_SOURCE),
-        dg.AssetCheckKey(dg.AssetKey(names.LOAD), names.NO_EXTRA_PRODUCTS),
-        dg.AssetCheckKey(dg.AssetKey(names.QUARANTINE), names.QUARANTINE_WITHIN_BUDGET),
-    ),
-    config=dg.ConfigMapping(config_fn=_to_run_config, config_schema=_SCHEMA),
-    description="Read both sides afresh and compare them. Writes nothing.",
-)
-JOBS = [product_sync, product_sync_dry_run, validate_sync]
+
+def sync_jobs(definition: SyncDefinition) -> "list[UnresolvedAssetJobDefinition]":
+    """The sync, its dry run and the validation. Each carries the definition, which the shared sensors read."""
+    names = SyncNames.of(definition.name)
+    steps = dg.AssetSelection.assets(*names.assets)
+    tags = {SYNC_TAG: definition.name}
+    metadata = {DEFINITION: dg.MetadataValue.json(definition.model_dump(mode="json", by_alias=True))}
+    return [
+        dg.define_asset_job(
+            names.sync_job,
+            selection=steps,
+            config=dg.ConfigMapping(config_fn=_to_run_config, config_schema=_SCHEMA),
+            tags=tags,
+            metadata=metadata,
+            executor_def=in_process_by_default,
+            description="Read both sides, find what differs, load it in batches, prove the result.",
+        ),
+        dg.define_asset_job(
+            names.dry_run_job,
+            selection=steps,
+            config=dg.ConfigMapping(config_fn=_to_dry_run_config, config_schema=_SCHEMA),
+            tags={**tags, DRY_RUN_TAG: "true"},
+            metadata=metadata,
+            executor_def=in_process_by_default,
+            description=f"Everything that {names.sync_job} does, except that nothing is written.",
+        ),
+        dg.define_asset_job(
+            names.validate_job,
+            selection=dg.AssetSelection.checks(
+                dg.AssetCheckKey(dg.AssetKey(names.source_snapshot), SOURCE_LOOKS_COMPLETE),
+                dg.AssetCheckKey(dg.AssetKey(names.load), TARGET_MATCHES_SOURCE),
+                dg.AssetCheckKey(dg.AssetKey(names.load), NO_EXTRA_PRODUCTS),
+                dg.AssetCheckKey(dg.AssetKey(names.quarantine), QUARANTINE_WITHIN_BUDGET),
+            ),
+            config=dg.ConfigMapping(config_fn=_to_run_config, config_schema=_SCHEMA),
+            tags=tags,
+            metadata=metadata,
+            executor_def=in_process_by_default,
+            description="Read both sides afresh and compare them. Writes nothing.",
+        ),
+    ]
+
+
+def definitions_of(repository: dg.RepositoryDefinition | None) -> list[SyncDefinition]:
+    """The syncs of a code location."""
+    jobs = repository.get_all_jobs() if repository else []
+    found = [
+        SyncDefinition.model_validate(job.metadata[DEFINITION].value) for job in jobs if DEFINITION in job.metadata
+    ]
+    return list({definition.name: definition for definition in found}.values())

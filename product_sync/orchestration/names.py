@@ -1,28 +1,103 @@
-"""The names by which Dagster knows our assets, jobs and checks: users type them and histories refer to them."""
+"""The names that Dagster has for the assets, jobs and checks of a sync: users type them, histories refer to them."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import dagster as dg
 
-MONGODB = "mongodb_products"
-POSTGRES = "postgres_product"
-SOURCE_SNAPSHOT = "mongo_product_snapshot"
-TARGET_SNAPSHOT = "postgres_cart_snapshot"
-#: The step that reads both sides.
-SNAPSHOTS = "product_snapshots"
-DIFF = "product_diff"
-LOAD = "product_load"
-QUARANTINE = "quarantined_products"
-PROOF = "proven_copy"
-DRIFT_REPORT = "drift_report"
-HEALTH = "health"
+from product_sync.schema.definition import DEFAULT_NAME
 
-SYNC_JOB = "product_sync"
-DRY_RUN_JOB = "product_sync_dry_run"
-VALIDATE_JOB = "validate_sync"
 
-JOB_NAMES: Final = frozenset({SYNC_JOB, DRY_RUN_JOB, VALIDATE_JOB})
-OUR_ASSETS: Final = frozenset(map(dg.AssetKey, (SOURCE_SNAPSHOT, TARGET_SNAPSHOT, DIFF, LOAD, QUARANTINE)))
+@dataclass(frozen=True, slots=True)
+class SyncNames:
+    """The names of one sync; made by `of`. Each field is the name of what it is called after."""
+
+    sync: str
+    group: str
+    source: str
+    target: str
+    source_snapshot: str
+    target_snapshot: str
+    snapshots: str
+    diff: str
+    load: str
+    quarantine: str
+    proof: str
+    drift_report: str
+    health: str
+    connections: str
+    io_manager: str
+    sync_job: str
+    dry_run_job: str
+    validate_job: str
+    schedule: str
+    health_sensor: str
+
+    @classmethod
+    def of(cls, sync: str) -> "SyncNames":
+        """The names of the sync `product` are older than the others' and follow no rule (docs/decisions/0100)."""
+        made = {
+            "group": f"{sync}_sync",
+            "source": f"mongodb_{sync}_source",
+            "target": f"postgres_{sync}_target",
+            "source_snapshot": f"mongo_{sync}_snapshot",
+            "target_snapshot": f"postgres_{sync}_snapshot",
+            # The step that reads both sides.
+            "snapshots": f"{sync}_snapshots",
+            "diff": f"{sync}_diff",
+            "load": f"{sync}_load",
+            "quarantine": f"{sync}_quarantine",
+            "proof": f"{sync}_proven_copy",
+            "drift_report": f"{sync}_drift_report",
+            "health": f"{sync}_health",
+            "connections": f"{sync}_connections",
+            "io_manager": f"{sync}_sync_io_manager",
+            "sync_job": f"{sync}_sync",
+            "dry_run_job": f"{sync}_sync_dry_run",
+            "validate_job": f"validate_{sync}_sync",
+            "schedule": f"{sync}_sync_schedule",
+            "health_sensor": f"{sync}_sync_health",
+        }
+        return cls(sync, **(made | _OF_PRODUCT if sync == DEFAULT_NAME else made))
+
+    @property
+    def recorded(self) -> frozenset[dg.AssetKey]:
+        """All assets of the sync, with those that a run only records."""
+        return self.assets | {dg.AssetKey(name) for name in (self.proof, self.drift_report, self.health)}
+
+    @property
+    def jobs(self) -> tuple[str, str, str]:
+        return self.sync_job, self.dry_run_job, self.validate_job
+
+    @property
+    def assets(self) -> frozenset[dg.AssetKey]:
+        """The assets that the steps of a run make."""
+        made = (self.source_snapshot, self.target_snapshot, self.diff, self.load, self.quarantine)
+        return frozenset(map(dg.AssetKey, made))
+
+
+_OF_PRODUCT = {
+    "source": "mongodb_products",
+    "target": "postgres_product",
+    "target_snapshot": "postgres_cart_snapshot",
+    "quarantine": "quarantined_products",
+    "proof": "proven_copy",
+    "drift_report": "drift_report",
+    "health": "health",
+    "connections": "connections",
+    "validate_job": "validate_sync",
+}
+PRODUCT: Final = SyncNames.of(DEFAULT_NAME)
+
+
+def syncs_of(run: dg.DagsterRun, known: Iterable[SyncNames] = (PRODUCT,)) -> list[SyncNames]:
+    """The syncs that a run is of: by its job, or by the assets and checks that it was launched for; else by its tag,
+    which a run of the Materialize button gets when it starts."""
+    selected = {key.asset_key for key in run.asset_check_selection or ()} | set(run.asset_selection or ())
+    found = [names for names in known if run.job_name in names.jobs or not names.assets.isdisjoint(selected)]
+    return found or [SyncNames.of(run.tags[SYNC_TAG])] if SYNC_TAG in run.tags or found else []
+
 
 SOURCE_LOOKS_COMPLETE = "source_looks_complete"
 CHANGE_IS_PLAUSIBLE = "change_is_plausible"

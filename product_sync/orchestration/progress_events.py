@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT, SyncNames
 from product_sync.runtime.progress import OnProgress, Progress
 
 #: Seconds between two lines in the event log. A run counts as dead after fifteen times as long.
@@ -19,22 +19,22 @@ NOTE_EVERY_S = 25.0
 #: Seconds between two observations of one stage, and before its first.
 OBSERVATION_EVERY_S = 20.0
 
-#: The asset on whose page a stage is shown.
-_SHOWN_ON = {
-    "read source": names.SOURCE_SNAPSHOT,
-    "read target": names.TARGET_SNAPSHOT,
-    "load": names.LOAD,
-    "confirm differences": names.LOAD,
-}
-
 
 def record_progress(
     listener: OnProgress,
     log: Callable[[str], None],
     observe: Callable[[dg.AssetObservation], None],
     clock: Callable[[], float],
+    names: SyncNames = PRODUCT,
 ) -> OnProgress:
     """``clock`` gives monotonic seconds."""
+    # The asset on whose page a stage is shown.
+    shown_on = {
+        "read source": names.source_snapshot,
+        "read target": names.target_snapshot,
+        "load": names.load,
+        "confirm differences": names.load,
+    }
     last_line = clock()
     last_observation: dict[str, float] = {}
 
@@ -47,7 +47,7 @@ def record_progress(
             log(str(progress))
         if not progress.note and now - last_observation.setdefault(progress.stage, now) >= OBSERVATION_EVERY_S:
             last_observation[progress.stage] = now
-            if asset := _SHOWN_ON.get(progress.stage):
+            if asset := shown_on.get(progress.stage):
                 observe(_observation(asset, progress))
 
     return report

@@ -57,15 +57,12 @@ class Listener:
 class RunResource:
     """The options of a run, and what its steps in this process share."""
 
-    def __init__(
-        self, definition: SyncDefinition, listener: Listener, given: Mapping[str, Any], run: dg.DagsterRun | None
-    ) -> None:
-        self._definition = definition
+    def __init__(self, listener: Listener, given: Mapping[str, Any], run: dg.DagsterRun | None) -> None:
         self._listener = listener
         self._given = {**given, "dry_run": _is_dry(given, run)}
-        self._databases: Databases | None = None
+        self._databases: dict[str, Databases] = {}
         self._heartbeat = Heartbeat()
-        self._is_admitted = False
+        self._admitted: set[str] = set()
 
     @contextmanager
     def at_work(self, context: dg.InitResourceContext) -> Iterator["RunResource"]:
@@ -91,32 +88,43 @@ class RunResource:
 
     @contextmanager
     def step(
-        self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, *, begins: bool = False
+        self,
+        context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+        definition: SyncDefinition,
+        *,
+        begins: bool = False,
     ) -> Iterator[SyncRun]:
-        """What a step of this run works with. Reads the environment. An error of ours ends the step with its own
+        """What a step of this sync works with. Reads the environment. An error of ours ends the step with its own
         sentence; an interrupt says what was done before.
 
         A step that ``begins`` a run checks first that the run may write, so that nothing is read in vain.
         """
         sync_run: SyncRun | None = None
         with own_errors(context.log, lambda: run_log.interrupted(sync_run.loaded_so_far() if sync_run else None)):
-            sync_run = self._open(context)
-            if begins and not self._is_admitted and _will_load(context) and not sync_run.settings.dry_run:
+            sync_run = self._open(context, definition)
+            will_load = _will_load(context, definition) and not sync_run.settings.dry_run
+            if begins and will_load and definition.name not in self._admitted:
                 require_writable(sync_run.databases)
-                self._is_admitted = True
+                self._admitted.add(definition.name)
             yield sync_run
 
-    def _open(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> SyncRun:
+    def _open(
+        self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, definition: SyncDefinition
+    ) -> SyncRun:
         """The target table is reflected once: all steps of a process see the same columns, and reflecting costs a tenth
         of a second."""
         require_channels(os.environ)
         options = RunOptions.resolve(os.environ, self._given)
-        if self._databases is None:
-            self._databases = Databases.of(self._definition, os.environ)
-            context.log.info(run_log.opening(context.run, options, str(self._databases)))
-        report = self._reporting(context.log.info, context.op_execution_context.log_event)
+        databases = self._databases.get(definition.name)
+        if databases is None:
+            databases = self._databases[definition.name] = Databases.of(definition, os.environ)
+            if names.SYNC_TAG not in context.run.tags:
+                context.instance.add_run_tags(context.run.run_id, {names.SYNC_TAG: definition.name})
+            context.log.info(run_log.opening(context.run, options, str(databases)))
+        of_sync = names.SyncNames.of(definition.name)
+        report = self._reporting(context.log.info, context.op_execution_context.log_event, of_sync)
         return open_sync_run(
-            self._databases,
+            databases,
             options,
             state_root=state_root(os.environ),
             run_id=context.run.run_id,
@@ -125,20 +133,25 @@ class RunResource:
             is_reexecution=context.run.parent_run_id is not None,
         )
 
-    def _reporting(self, log: Callable[[str], None], observe: Callable[[dg.AssetObservation], None]) -> OnProgress:
-        return record_progress(self._listener.on_progress, log, observe, time.monotonic)
+    def _reporting(
+        self,
+        log: Callable[[str], None],
+        observe: Callable[[dg.AssetObservation], None],
+        of_sync: names.SyncNames = names.PRODUCT,
+    ) -> OnProgress:
+        return record_progress(self._listener.on_progress, log, observe, time.monotonic, of_sync)
 
 
 #: What an asset asks for.
 SyncResource = dg.ResourceParam[RunResource]
 
 
-def sync_resource(definition: SyncDefinition, listener: Listener) -> dg.ResourceDefinition:
+def sync_resource(listener: Listener) -> dg.ResourceDefinition:
     """The resource ``sync``, as Dagster shows and configures it."""
 
     @dg.resource(config_schema=RUN_CONFIG, description="The options of a run. The environment holds the others.")
     def sync(context: dg.InitResourceContext) -> Iterator[RunResource]:
-        with RunResource(definition, listener, context.resource_config, context.run).at_work(context) as resource:
+        with RunResource(listener, context.resource_config, context.run).at_work(context) as resource:
             yield resource
 
     return sync
@@ -148,10 +161,10 @@ def _is_dry(given: Mapping[str, Any], run: dg.DagsterRun | None) -> bool:
     """A run is dry as soon as its options or the config of the load say so. Jobs have moved their other spellings into
     the options (`orchestration.jobs`)."""
     ops = cast("Mapping[str, Any]", run.run_config.get("ops") or {} if run else {})
-    of_load = (ops.get(names.LOAD) or {}).get("config") or {}
-    return bool(given.get("dry_run") or of_load.get("dry_run"))
+    of_ops = [(op or {}).get("config") or {} for op in ops.values()]
+    return bool(given.get("dry_run") or any(config.get("dry_run") for config in of_ops))
 
 
-def _will_load(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> bool:
+def _will_load(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, definition: SyncDefinition) -> bool:
     """Whether the load is a step of this run."""
-    return context.op_execution_context.job_def.graph.has_node_named(names.LOAD)
+    return context.op_execution_context.job_def.graph.has_node_named(names.SyncNames.of(definition.name).load)

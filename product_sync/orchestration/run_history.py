@@ -9,12 +9,10 @@ from collections.abc import Collection
 
 import dagster as dg
 
-from product_sync.notify.alerts import DEFAULT_SYNC
 from product_sync.notify.events import CheckOutcome, FinishedRun
 from product_sync.orchestration.event_log import Metadata, is_number, read_events
 from product_sync.orchestration.failures import failure_of
-from product_sync.orchestration.names import LOAD, SYNC_TAG, TARGET_MATCHES_SOURCE
-from product_sync.orchestration.schedules import is_ours
+from product_sync.orchestration.names import PRODUCT, TARGET_MATCHES_SOURCE, SyncNames, syncs_of
 from product_sync.orchestration.skipped import is_skipped
 from product_sync.verify.checks import Severity
 
@@ -25,15 +23,22 @@ OVERLAP_S = 3_600.0
 _READ_FIRST, _AT_MOST = 100, 5_000
 
 
-def finished_runs(instance: dg.DagsterInstance, since: float, seen: Collection[str]) -> list[FinishedRun]:
-    """Our runs that ended after ``since`` (seconds since 1970) minus `OVERLAP_S` and are not ``seen``, the oldest
-    first. Skipped runs are left out: they did nothing because another sync was running."""
+def finished_runs(
+    instance: dg.DagsterInstance, since: float, seen: Collection[str], syncs: Collection[SyncNames] = (PRODUCT,)
+) -> list[FinishedRun]:
+    """Runs of ours that ended after ``since`` (seconds since 1970) minus `OVERLAP_S` and are not ``seen``, the oldest
+    first. A run of the Materialize button is known by the assets of ``syncs``; one of several syncs counts for each.
+    Skipped runs are left out: they did nothing because another sync was running."""
     new = [
         record
         for record in _newest(instance, since - OVERLAP_S)
-        if record.dagster_run.run_id not in seen and is_ours(record.dagster_run) and not is_skipped(record.dagster_run)
+        if record.dagster_run.run_id not in seen and not is_skipped(record.dagster_run)
     ]
-    return [_finished_run(instance, record) for record in sorted(new, key=_ended_at)]
+    return [
+        _finished_run(instance, record, names)
+        for record in sorted(new, key=_ended_at)
+        for names in syncs_of(record.dagster_run, syncs)
+    ]
 
 
 def _newest(instance: dg.DagsterInstance, since: float) -> list[dg.RunRecord]:
@@ -50,12 +55,12 @@ def _ended_at(record: dg.RunRecord) -> float:
     return record.end_time or record.update_timestamp.timestamp()
 
 
-def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> FinishedRun:
+def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord, names: SyncNames) -> FinishedRun:
     """The run, with what its event log says. If the log cannot be read, that is the run's failure, so that one such run
     does not stop the alerts about all others."""
-    run, sync = record.dagster_run, record.dagster_run.tags.get(SYNC_TAG, DEFAULT_SYNC)
+    run, sync = record.dagster_run, names.sync
     try:
-        events = read_events(instance, run.run_id)
+        events = read_events(instance, run.run_id, names.recorded)
         counts = _numbers(events.metadata())
         checks = [_check(evaluation) for evaluation in events.checks.values()]
         if matches := events.checks.get(TARGET_MATCHES_SOURCE):
@@ -71,7 +76,7 @@ def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord) -> Finishe
             failure=failures[0] if failures else "",
             checks=checks,
             counts=counts,
-            loaded=dg.AssetKey(LOAD) in events.materialized,
+            loaded=dg.AssetKey(names.load) in events.materialized,
             sync=sync,
         )
     except (LookupError, TypeError, ValueError, AttributeError, dg.DagsterError) as error:

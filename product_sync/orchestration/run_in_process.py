@@ -18,10 +18,17 @@ from product_sync.errors import (
     SyncCancelled,
 )
 from product_sync.load.result import LoadResult
-from product_sync.orchestration import names
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.dead_runs import process_tags, reap_dead_runs
 from product_sync.orchestration.event_log import is_number, read_events
+from product_sync.orchestration.names import (
+    CHANGE_IS_PLAUSIBLE,
+    EVERY_BATCH_LOADED,
+    QUARANTINE_WITHIN_BUDGET,
+    SOURCE_LOOKS_COMPLETE,
+    TARGET_MATCHES_SOURCE,
+    SyncNames,
+)
 from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.resources import Listener
 from product_sync.orchestration.schedules import check_schedule
@@ -40,7 +47,7 @@ _DONE = (
     "failed_batches",
 )  # fmt: skip
 #: Checks that fail because of single products, which the drift report shows.
-_ABOUT_DIFFERENCES = {names.CHANGE_IS_PLAUSIBLE, names.EVERY_BATCH_LOADED, names.TARGET_MATCHES_SOURCE}
+_ABOUT_DIFFERENCES = {CHANGE_IS_PLAUSIBLE, EVERY_BATCH_LOADED, TARGET_MATCHES_SOURCE}
 #: What the check of the quarantine counts beside the reasons.
 _NOT_REASONS = frozenset({"quarantined", "source_count"})
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
@@ -60,18 +67,18 @@ def run_sync(
     # A table that does not fit is refused before a run is recorded.
     _ = databases.row_schema
     holder = databases.lock_holder()
-    reap_dead_runs(instance, lock_is_free=lambda: holder is None)
+    reap_dead_runs(instance, SyncNames.of(definition.name), lock_is_free=lambda: holder is None)
     if holder is not None and not report.dry_run:
         wait_s = RunOptions.resolve(os.environ, switches).lock_wait_s
         databases.wait_until_lock_is_free(wait_s, lambda note: listener.on_progress(waiting(WAIT_STAGE, note)))
     config = {**switches, "loggers": _QUIET}
     report.run_id = run_id
     try:
-        _execute(definition, instance, names.SYNC_JOB, config, run_id, listener)
+        _execute(definition, instance, SyncNames.of(definition.name).sync_job, config, run_id, listener)
     finally:
         # First, because the run's record may not be readable: its disk may be full, its server gone.
         _tell_load(report, listener.loads)
-        recorded = _Recorded(instance, run_id)
+        recorded = _Recorded(instance, run_id, definition.name)
         for item in fields(report):
             if (value := recorded.number(item.name)) is not None:
                 setattr(report, item.name, value)
@@ -83,7 +90,7 @@ def run_sync(
         report.first_quarantined = recorded.lines("quarantine_entries", ENTRY)
         if report.dry_run:
             recorded.tell_prediction(report)
-        if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
+        if matches := recorded.check(TARGET_MATCHES_SOURCE):
             report.valid = matches.passed
             report.in_flight = _plain(matches)["in_flight"]
         if report.excluded is not None:
@@ -104,10 +111,10 @@ def run_validation(
     """Run the job of checks only and fill ``report``. Raises what ended the run early."""
     config = {**switches, "loggers": _QUIET}
     try:
-        _execute(definition, instance, names.VALIDATE_JOB, config, run_id, listener)
+        _execute(definition, instance, SyncNames.of(definition.name).validate_job, config, run_id, listener)
     finally:
-        recorded = _Recorded(instance, run_id)
-        if matches := recorded.check(names.TARGET_MATCHES_SOURCE):
+        recorded = _Recorded(instance, run_id, definition.name)
+        if matches := recorded.check(TARGET_MATCHES_SOURCE):
             found = _plain(matches)
             report.valid = matches.passed
             report.source_count, report.target_count = found["source_count"], found["target_count"]
@@ -115,7 +122,7 @@ def run_validation(
             report.extra_in_target, report.quarantined = found["extra"], found["quarantined"]
             report.missing_ids, report.changed_ids = found["missing_ids"], found["changed_ids"]
             report.extra_ids = found["extra_ids"]
-        if budget := recorded.check(names.QUARANTINE_WITHIN_BUDGET):
+        if budget := recorded.check(QUARANTINE_WITHIN_BUDGET):
             by_reason = {name: count for name, count in _plain(budget).items() if name not in _NOT_REASONS}
             report.quarantined_by_reason = {name: count for name, count in by_reason.items() if count}
     recorded.raise_for_checks()
@@ -158,14 +165,15 @@ def _plain(check: dg.AssetCheckEvaluation) -> dict[str, Any]:
 class _Recorded:
     """What a run left in the event log: the metadata of its steps, the evaluations of its checks."""
 
-    def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
+    def __init__(self, instance: dg.DagsterInstance, run_id: str, sync: str) -> None:
         self._run_id = run_id
         self._record = instance.get_run_record_by_id(run_id)
-        events = read_events(instance, run_id)
+        names = SyncNames.of(sync)
+        events = read_events(instance, run_id, names.recorded)
         # The drift report and the verified copy have other counts under the same names.
-        self._metadata = events.metadata(names.OUR_ASSETS)
+        self._metadata = events.metadata(names.assets)
         self._checks = events.checks
-        link = events.metadata([dg.AssetKey(names.DRIFT_REPORT)]).get("report")
+        link = events.metadata([dg.AssetKey(names.drift_report)]).get("report")
         self.drift_report = str(link.value) if link else None
 
     @property
@@ -236,8 +244,8 @@ class _Recorded:
         """What shows more than the sentence of the check: the run's page, if somebody serves the UI and the run came to
         compare anything; else the drift report, or the quarantine."""
         ui_url = ReportSettings.from_environment(os.environ).ui_url
-        if ui_url and names.SOURCE_LOOKS_COMPLETE not in failed:
+        if ui_url and SOURCE_LOOKS_COMPLETE not in failed:
             return f"The first differences are on the run's page: {ui_url}/runs/{self._run_id}"
         if self.drift_report and failed & _ABOUT_DIFFERENCES:
             return f"The drift report shows what differs: {self.drift_report}"
-        return hints.shell("product-sync", "quarantine") if names.QUARANTINE_WITHIN_BUDGET in failed else ""
+        return hints.shell("product-sync", "quarantine") if QUARANTINE_WITHIN_BUDGET in failed else ""

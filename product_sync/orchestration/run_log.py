@@ -10,7 +10,6 @@ import dagster as dg
 
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.load.result import LoadResult
-from product_sync.orchestration import names
 from product_sync.pipeline.sync_run import DiffSummary, DryRunResult
 from product_sync.schema.records import Reason
 from product_sync.settings import RunOptions
@@ -23,7 +22,7 @@ def opening(run: dg.DagsterRun, settings: RunOptions, sides: str) -> str:
     """The first line: the kind of the run, and its two sides."""
     if settings.dry_run:
         kind = DRY_RUN
-    elif run.job_name == names.VALIDATE_JOB:
+    elif run.job_name.startswith("validate_"):
         kind = "Validation: nothing is written."
     else:
         kind = f"Sync in {_pace(settings)}; extra rows: {settings.extra}."

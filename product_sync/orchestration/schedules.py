@@ -1,11 +1,12 @@
 """When the sync runs by itself, and when it does not: never on top of another one (docs/decisions/0089)."""
 
 import os
+from collections.abc import Collection
 
 import dagster as dg
 
 from product_sync.errors import ConfigurationError, ProductSyncError
-from product_sync.orchestration.names import JOB_NAMES, OUR_ASSETS, SYNC_JOB
+from product_sync.orchestration.names import SyncNames, syncs_of
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
 from product_sync.runtime.typed_settings import Environment
@@ -26,16 +27,10 @@ UNFINISHED = (
 )
 
 
-def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
-    """Runs of ours that are queued or in progress: of our jobs, or started by the UI's Materialize button."""
+def unfinished_runs(instance: dg.DagsterInstance, syncs: Collection[SyncNames]) -> list[dg.RunRecord]:
+    """Runs of these syncs that are queued or in progress: of their jobs, or started by the UI's Materialize button."""
     records = instance.get_run_records(dg.RunsFilter(statuses=list(UNFINISHED)))
-    return [record for record in records if is_ours(record.dagster_run)]
-
-
-def is_ours(run: dg.DagsterRun) -> bool:
-    """Whether it is of our jobs, or of our assets or their checks under whatever job."""
-    checked = {key.asset_key for key in run.asset_check_selection or ()}
-    return run.job_name in JOB_NAMES or not OUR_ASSETS.isdisjoint(checked | set(run.asset_selection or ()))
+    return [record for record in records if any(names in syncs for names in syncs_of(record.dagster_run, syncs))]
 
 
 def is_automatic(run: dg.DagsterRun) -> bool:
@@ -68,10 +63,11 @@ def _require_cron(cron: str) -> None:
 def sync_schedule(definition: SyncDefinition, settings: ScheduleSettings) -> dg.ScheduleDefinition:
     """The schedule of the sync job. Raises `ConfigurationError` for a cron expression that Dagster does not take."""
     _require_cron(settings.cron)
+    names = SyncNames.of(definition.name)
 
-    @notifies_of_its_errors("product_sync_schedule")
+    @notifies_of_its_errors(names.schedule)
     def run_unless_one_is_in_flight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if unfinished := unfinished_runs(context.instance):
+        if unfinished := unfinished_runs(context.instance, [names]):
             run = unfinished[0].dagster_run
             return dg.SkipReason(f"Run {run.run_id} is {run.status.value.lower()}; the next tick looks again.")
         if holder := lock_holder_now(definition):
@@ -79,8 +75,8 @@ def sync_schedule(definition: SyncDefinition, settings: ScheduleSettings) -> dg.
         return dg.RunRequest()
 
     return dg.ScheduleDefinition(
-        name="product_sync_schedule",
-        job_name=SYNC_JOB,
+        name=names.schedule,
+        job_name=names.sync_job,
         cron_schedule=settings.cron,
         execution_timezone=settings.time_zone,
         execution_fn=run_unless_one_is_in_flight,

@@ -1,35 +1,39 @@
-"""The sensors that the daemon evaluates between runs."""
+"""The sensors that the daemon evaluates between runs, for all syncs of the code location."""
 
 import os
 import time
+from functools import partial
 
 import dagster as dg
 
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.orchestration.dead_runs import reap_dead_runs
+from product_sync.orchestration.jobs import definitions_of
+from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
 from product_sync.schema.definition import SyncDefinition
 
 
-def reap_dead_runs_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
-    @dg.sensor(
-        name="reap_dead_runs",
-        minimum_interval_seconds=30,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Marks syncs whose process was killed as failed, so that the queue and the schedule go on.",
-    )
-    @notifies_of_its_errors("reap_dead_runs")
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        reaped = reap_dead_runs(
-            context.instance,
-            lock_is_free=lambda: Databases.of(definition, os.environ).lock_holder() is None,
-        )
-        return dg.SkipReason(f"Marked as failed: {', '.join(reaped)}." if reaped else "No dead run.")
+@dg.sensor(
+    name="reap_dead_runs",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Marks syncs whose process was killed as failed, so that the queue and the schedule go on.",
+)
+@notifies_of_its_errors("reap_dead_runs")
+def reap_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    reaped: list[str] = []
+    for definition in definitions_of(context.repository_def):
+        lock_is_free = partial(_lock_is_free, definition)
+        reaped += reap_dead_runs(context.instance, SyncNames.of(definition.name), lock_is_free=lock_is_free)
+    return dg.SkipReason(f"Marked as failed: {', '.join(reaped)}." if reaped else "No dead run.")
 
-    return sensor
+
+def _lock_is_free(definition: SyncDefinition) -> bool:
+    return Databases.of(definition, os.environ).lock_holder() is None
 
 
 @dg.sensor(
@@ -46,7 +50,8 @@ def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     now = time.time()
     channels = resolve_channels(os.environ, writes_metrics=True)
     state = NotificationState.read(context.cursor, now)
-    runs = finished_runs(context.instance, state.notified_until, state.seen)
+    syncs = [SyncNames.of(definition.name) for definition in definitions_of(context.repository_def)]
+    runs = finished_runs(context.instance, state.notified_until, state.seen, syncs)
     updates = list(channels.updates(state.alerts, now))
     result = notify_of_runs(state, runs, channels.settings, context.log, updates=updates)
     context.update_cursor(state.write())

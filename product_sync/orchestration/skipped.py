@@ -7,14 +7,14 @@ of the load are skipped, and a tag excludes the run from alerts, heartbeat and m
 import dagster as dg
 
 from product_sync.errors import SyncAlreadyRunning
-from product_sync.orchestration.names import LOAD, SKIPPED_TAG
+from product_sync.orchestration.names import SKIPPED_TAG, SyncNames
 
 
-def record_skipped(context: dg.AssetExecutionContext, taken: SyncAlreadyRunning) -> None:
+def record_skipped(context: dg.AssetExecutionContext, names: SyncNames, taken: SyncAlreadyRunning) -> None:
     """Say so in the log, on the asset's page and in a tag of the run."""
     reason = f"Skipped: {taken.message} Nothing was written; the next scheduled run tries again."
     context.log.warning(reason)
-    context.log_event(dg.AssetObservation(asset_key=LOAD, metadata={"skipped": reason, "holder": taken.holder}))
+    context.log_event(dg.AssetObservation(asset_key=names.load, metadata={"skipped": reason, "holder": taken.holder}))
     context.instance.add_run_tags(context.run.run_id, {SKIPPED_TAG: taken.holder})
 
 

@@ -26,11 +26,11 @@ CLOCKS_DIFFER = timedelta(minutes=5)
 #: Metadata of a diff: the run whose source snapshot it was made from.
 SOURCE_RUN = "source_run"
 
-_MADE_BY = {
-    store.SOURCE_COUNT: "mongo_product_snapshot",
-    store.TARGET_ROWS: "postgres_cart_snapshot",
-    store.DIFF_COUNTS: "product_diff",
-    store.LOAD_RESULT: "product_load",
+_MADE = {
+    store.SOURCE_COUNT: "source snapshot",
+    store.TARGET_ROWS: "target snapshot",
+    store.DIFF_COUNTS: "diff",
+    store.LOAD_RESULT: "result of a load",
 }
 
 
@@ -56,8 +56,8 @@ def newest(folder: StateFolder, own: RunFiles, name: str) -> RunFiles:
     if found := folder.newest(name):
         return found
     raise StalePlan(
-        f"{_MADE_BY[name]} has not been materialised for this source, target and mapping yet.",
-        hint=f"Materialise {_MADE_BY[name]} first.",
+        f"There is no {_MADE[name]} of this source, target and mapping yet.",
+        hint="Start the whole job, or materialise the assets before this one first.",
     )
 
 
@@ -70,13 +70,13 @@ def newest_diff(folder: StateFolder, own: RunFiles, now: datetime) -> PendingDif
         raise StalePlan(
             f"The diff of run {run.run_id} is {age.total_seconds() / 60:.0f} minutes old; loads trust"
             f" {OLDEST_PLAN.total_seconds() / 60:.0f}.",
-            hint="Materialise both snapshots and product_diff again.",
+            hint="Materialise both snapshots and the diff again.",
         )
     source = folder.run(read_metadata(path)[SOURCE_RUN])
     if not source.has(store.SOURCE_COUNT):
         raise StalePlan(
             f"The source snapshot of run {source.run_id}, which the diff was made from, is no longer there.",
-            hint="Materialise both snapshots and product_diff again.",
+            hint="Materialise both snapshots and the diff again.",
         )
     return PendingDiff(path, counts_of(run), source, taken_at(source.path(store.SOURCE_ROWS)))
 

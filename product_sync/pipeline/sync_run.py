@@ -316,6 +316,11 @@ class SyncRun:
     # What the steps share.
 
     @property
+    def name(self) -> str:
+        """The name of the sync."""
+        return self.databases.definition.name
+
+    @property
     def row_schema(self) -> RowSchema:
         return self.databases.row_schema
 

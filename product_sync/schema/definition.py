@@ -111,14 +111,11 @@ class Labels(_Strict):
 
 
 def _default_labels(known: dict[str, Any]) -> Labels:
-    """Made of the name, the collection and the table."""
-    name, item = known["name"], known["name"].replace("_", " ")
-    return Labels(
-        item=item,
-        items=item if item.endswith("s") else f"{item}s",
-        source="product service" if name == DEFAULT_NAME else f"collection {known['source'].collection}"[:63],
-        target="cart service" if name == DEFAULT_NAME else f"table {known['target'].table}"[:63],
-    )
+    """Made of the name."""
+    if known["name"] == DEFAULT_NAME:
+        return Labels(item="product", items="products", source="the product service", target="the cart service")
+    item = known["name"].replace("_", " ")
+    return Labels(item=item, items=item if item.endswith("s") else f"{item}s")
 
 
 def _sync_name(name: str) -> str:

@@ -19,8 +19,9 @@ from product_sync import cli, errors, settings
 from product_sync.compare.quarantine import quarantine_schema
 from product_sync.compare.quarantine_reasons import ADVICE
 from product_sync.definitions import defs
-from product_sync.orchestration.checks import CHECKS, LOAD_CHECKS
+from product_sync.orchestration.checks import load_check_specs, sync_checks
 from product_sync.orchestration.connection_checks import connections
+from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.resources import RUN_CONFIG
 from product_sync.results import (
     ConnectionReport,
@@ -185,7 +186,8 @@ def test_every_exit_status_has_a_row() -> None:
 
 def test_every_check_has_a_row() -> None:
     explained = [codes(row["check"])[0] for row in ERRORS.rows("check", "what to do")]
-    specs = [*LOAD_CHECKS, *(spec for check in [*CHECKS, connections(load_definition())] for spec in check.check_specs)]
+    checks = [*sync_checks(load_definition()), connections(load_definition())]
+    specs = [*load_check_specs(PRODUCT), *(spec for check in checks for spec in check.check_specs)]
     assert sorted(explained) == sorted(spec.name for spec in specs)
 
 

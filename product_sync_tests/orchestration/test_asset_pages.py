@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from product_sync.errors import ConfigurationError
-from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync.settings import PageSettings
 from product_sync_tests.shop import Shop, ids, product, project
 
@@ -31,7 +31,7 @@ def test_every_asset_has_a_group_a_kind_an_owner_a_description_and_a_link_to_the
 
 def test_only_the_proven_copy_has_an_age_that_it_may_not_exceed() -> None:
     policies = {name: spec.freshness_policy for name, spec in specs(PageSettings()).items()}
-    proof = policies.pop(names.PROOF)
+    proof = policies.pop(PRODUCT.proof)
     assert proof == dg.FreshnessPolicy.time_window(timedelta(minutes=60), timedelta(minutes=40))
     assert set(policies.values()) == {None}
 
@@ -42,14 +42,14 @@ def test_the_age_is_a_setting_in_minutes(minutes: str, age: timedelta | None) ->
 
 
 def test_the_shortest_age_of_a_minute_has_no_warning_before_it() -> None:
-    policy = specs(PageSettings(fresh_minutes=1))[names.PROOF].freshness_policy
+    policy = specs(PageSettings(fresh_minutes=1))[PRODUCT.proof].freshness_policy
     assert policy == dg.FreshnessPolicy.time_window(timedelta(minutes=1))
 
 
 def test_owners_are_a_setting_and_those_of_the_two_databases_stay() -> None:
     found = specs(PageSettings.from_environment({"PRODUCT_SYNC_OWNERS": "team:catalogue, shop@example.org"}))
-    assert found[names.LOAD].owners == ["team:catalogue", "shop@example.org"]
-    assert found[names.MONGODB].owners == ["team:product_service"]
+    assert found[PRODUCT.load].owners == ["team:catalogue", "shop@example.org"]
+    assert found[PRODUCT.source].owners == ["team:product_service"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_dagster_is_told_to_look_at_the_age(tmp_path: Path) -> None:
 
 
 def last_proof(shop: Shop) -> datetime | None:
-    found = shop.instance.fetch_materializations(dg.AssetKey(names.PROOF), limit=1).records
+    found = shop.instance.fetch_materializations(dg.AssetKey(PRODUCT.proof), limit=1).records
     return datetime.fromtimestamp(found[0].timestamp, UTC) if found else None
 
 
@@ -86,13 +86,13 @@ def test_a_sync_that_succeeds_proves_the_copy_and_nothing_else_does(shop: Shop) 
     assert last_proof(shop) is None, "a dry run does not count"
 
     first = shop.run()
-    proven = first.materialized[names.PROOF]
+    proven = first.materialized[PRODUCT.proof]
     assert (proven["proven_source_count"], proven["proven_target_count"], proven["dagster/row_count"]) == (10, 10, 10)
-    assert first.materialized[names.DIFF]["missing"] == 10
+    assert first.materialized[PRODUCT.diff]["missing"] == 10
     at = last_proof(shop)
     assert at is not None
 
-    assert shop.run(names.VALIDATE_JOB).success
+    assert shop.run(PRODUCT.validate_job).success
     assert shop.run(dry_run=True).success
     shop.remove(*ids(5))
     assert not shop.run().success
@@ -103,16 +103,16 @@ def test_a_sync_whose_load_went_through_but_whose_checks_are_red_proves_nothing(
     shop.put(*(product(name) for name in ids(3)), product("bad", price="12"))
     outcome = shop.run()
     assert not outcome.success, "a quarter is quarantined"
-    assert outcome.materialized[names.LOAD]["inserted"] == 3
-    assert names.PROOF not in outcome.materialized
+    assert outcome.materialized[PRODUCT.load]["inserted"] == 3
+    assert PRODUCT.proof not in outcome.materialized
 
 
 def test_a_snapshot_tells_its_columns_with_where_they_come_from(shop: Shop) -> None:
     shop.put(product("a"))
     told = shop.run().materialized
-    assert told[names.SOURCE_SNAPSHOT]["dagster/row_count"] == 1
-    assert told[names.TARGET_SNAPSHOT]["dagster/row_count"] == 0
-    for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT):
+    assert told[PRODUCT.source_snapshot]["dagster/row_count"] == 1
+    assert told[PRODUCT.target_snapshot]["dagster/row_count"] == 0
+    for name in (PRODUCT.source_snapshot, PRODUCT.target_snapshot):
         columns = {column.name: column for column in told[name]["dagster/column_schema"].columns}
         assert columns["id"].description == "from `_id`"
         assert columns["price"].type == "integer"

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.past_syncs import last_successful_sync
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.runtime.progress import Progress
@@ -36,11 +37,11 @@ def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_d
     shop.sql("INSERT INTO product VALUES ('p0001', 'The p0001', 7, 'i.jpg', 's1', 1), ('x', 't', 1, 'i', 's', 1)")
     told = shop.run().materialized
 
-    source, target = told[names.SOURCE_SNAPSHOT], told[names.TARGET_SNAPSHOT]
+    source, target = told[PRODUCT.source_snapshot], told[PRODUCT.target_snapshot]
     assert (source["documents"], source["rejected"], target["rows"]) == (4, 1, 2)
     assert source["rejected_by_reason"] == [{"name": "wrong_type", "rows": 1}]
 
-    found = told[names.DIFF]
+    found = told[PRODUCT.diff]
     expected = {
         "source_count": 4,
         "target_count": 2,
@@ -58,7 +59,7 @@ def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_d
     assert {"name": "price", "rows": 1} in found["changed_by_column"]
     assert {"name": "title", "rows": 0} in found["changed_by_column"], "zeros are told"
 
-    done = told[names.LOAD]
+    done = told[PRODUCT.load]
     expected_load: dict[str, Any] = {
         "planned": 3, "inserted": 2, "updated": 1, "deleted": 0, "conflicts": 0, "taken_back": 0, "kept_referenced": 0,
         "quarantined": 0, "batches": 1, "failed_batches": 0, "not_attempted_batches": 0, "retries": 0,
@@ -67,14 +68,20 @@ def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_d
     assert not {"stopped", "failed", "plan_id", "no_deletion_because"} & set(done), "nothing to say of what went well"
     assert done["first_changed"] == found["first_changed"]
 
-    kept = told[names.QUARANTINE]
+    kept = told[PRODUCT.quarantine]
     assert kept["quarantined"] == 1
     [entry] = kept["first_quarantined"]
     assert (entry["document"], entry["why"]) == ('"bad"', 'price: wrong_type ("12")')
     [whole] = kept["quarantine_entries"]
     assert whole["values"] == ['"12"']
     assert whole["first_seen"]
-    for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD, names.QUARANTINE):
+    for name in (
+        PRODUCT.source_snapshot,
+        PRODUCT.target_snapshot,
+        PRODUCT.diff,
+        PRODUCT.load,
+        PRODUCT.quarantine,
+    ):
         assert told[name]["duration_s"] > 0
         assert told[name]["rows_per_second"] > 0
 
@@ -84,19 +91,19 @@ def test_a_row_that_the_database_refuses_is_isolated_logged_and_tried_again_unti
     shop.put(*(product(name) for name in ids(120)), product("bad", price=-1))
     first = shop.run(batch_size=50)
     assert first.success
-    assert first.materialized[names.LOAD]["inserted"] == 120
+    assert first.materialized[PRODUCT.load]["inserted"] == 120
     [entry] = shop.quarantine.values()
     assert (entry["id"], list(entry["reasons"]), entry["attempts"]) == ("bad", ["refused_by_database"], 1)
 
     shop.put(product("new"))
     second = shop.run()
-    assert second.materialized[names.LOAD]["batches"] == 2, "what was refused comes last, in a batch of its own"
-    assert second.materialized[names.LOAD]["inserted"] == 1
+    assert second.materialized[PRODUCT.load]["batches"] == 2, "what was refused comes last, in a batch of its own"
+    assert second.materialized[PRODUCT.load]["inserted"] == 1
     assert [entry["attempts"] for entry in shop.quarantine.values()] == [2]
     assert second.checks[names.QUARANTINE_WITHIN_BUDGET].metadata["kept_out_by_database"].value == 1
 
     shop.put(product("bad", price=1))
-    assert shop.run().materialized[names.LOAD]["inserted"] == 1
+    assert shop.run().materialized[PRODUCT.load]["inserted"] == 1
     assert shop.quarantine == {}
 
 
@@ -118,13 +125,13 @@ def test_a_load_that_stops_still_tells_its_counts_and_keeps_what_it_did_not_get_
     stopped = shop.run(batch_size=1)
 
     assert not stopped.success
-    done = stopped.materialized[names.LOAD]
+    done = stopped.materialized[PRODUCT.load]
     assert (done["inserted"], done["batches"], done["failed_batches"], done["not_attempted_batches"]) == (1, 2, 1, 2)
     assert "refused by the trigger" in done["stopped"]
     assert done["failed"][0]["keys"] == "x2"
     assert not stopped.checks[names.EVERY_BATCH_LOADED].passed
     assert stopped.checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["x2", "x3"]
-    assert stopped.materialized[names.QUARANTINE]["quarantined"] == 1
+    assert stopped.materialized[PRODUCT.quarantine]["quarantined"] == 1
     assert [(entry["id"], entry["attempts"]) for entry in shop.quarantine.values()] == [("bad", 1)]
 
 
@@ -137,7 +144,7 @@ def test_a_batch_that_waits_too_long_for_a_lock_fails_and_the_next_one_is_loaded
         other.commit()
         other.execute("SELECT FROM product WHERE id = 'p0000' FOR UPDATE")
         outcome = shop.run(batch_size=1, retry_s=0.3)
-    done = outcome.materialized[names.LOAD]
+    done = outcome.materialized[PRODUCT.load]
     assert (outcome.success, done["failed_batches"], done["updated"]) == (False, 1, 1)
     assert "lock timeout" in done["failed"][0]["cause"]
     assert shop.run().success, "the next run converges"
@@ -150,7 +157,7 @@ def test_nothing_is_written_while_another_sync_holds_the_lock(shop: Shop) -> Non
         outcome = shop.run()
     assert not outcome.success
     assert "is being synced by another sync" in outcome.failures
-    assert names.LOAD not in outcome.materialized
+    assert PRODUCT.load not in outcome.materialized
     assert shop.rows == {}
 
 
@@ -178,16 +185,16 @@ def test_a_scheduled_run_that_meets_another_sync_is_skipped_with_the_reason(shop
         outcome = shop.run(tags={launched_by: "product_sync_schedule"})
     assert outcome.success
     assert shop.rows == {}
-    assert names.LOAD not in outcome.materialized, "no green load that was none"
-    assert names.PROOF not in outcome.materialized
+    assert PRODUCT.load not in outcome.materialized, "no green load that was none"
+    assert PRODUCT.proof not in outcome.materialized
     assert names.TARGET_MATCHES_SOURCE not in outcome.checks, "nothing was proven"
     assert "Skipped: public.product is being synced by another sync" in outcome.log
-    assert "another sync" in outcome.observed[names.LOAD]["skipped"]
+    assert "another sync" in outcome.observed[PRODUCT.load]["skipped"]
     run = shop.instance.get_run_by_id(outcome.run_id)
     assert run is not None
     assert "another sync" in run.tags[names.SKIPPED_TAG]
     assert finished_runs(shop.instance, 0.0, ()) == [], "no alert, no heartbeat, no metrics"
-    assert last_successful_sync(shop.instance, "") is None
+    assert last_successful_sync(shop.instance, PRODUCT, "") is None
 
 
 def test_what_the_steps_make_loads_as_a_data_frame_and_the_rest_says_that_it_is_only_recorded(shop: Shop) -> None:
@@ -195,48 +202,54 @@ def test_what_the_steps_make_loads_as_a_data_frame_and_the_rest_says_that_it_is_
     shop.sql("INSERT INTO product VALUES ('x', 't', 1, 'i', 's', 1)")
     shop.run()
     frames = {
-        name: shop.frame(name) for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.QUARANTINE)
+        name: shop.frame(name)
+        for name in (
+            PRODUCT.source_snapshot,
+            PRODUCT.target_snapshot,
+            PRODUCT.diff,
+            PRODUCT.quarantine,
+        )
     }
-    assert sorted(frames[names.SOURCE_SNAPSHOT]["id"]) == ids(3)
-    assert list(frames[names.TARGET_SNAPSHOT]["id"]) == ["x"]
-    assert list(frames[names.DIFF]["op"]) == ["insert"] * 3 + ["extra"]
-    assert [list(reasons) for reasons in frames[names.QUARANTINE]["reasons"]] == [["wrong_type"]]
-    [load] = shop.frame(names.LOAD).to_dict("records")
+    assert sorted(frames[PRODUCT.source_snapshot]["id"]) == ids(3)
+    assert list(frames[PRODUCT.target_snapshot]["id"]) == ["x"]
+    assert list(frames[PRODUCT.diff]["op"]) == ["insert"] * 3 + ["extra"]
+    assert [list(reasons) for reasons in frames[PRODUCT.quarantine]["reasons"]] == [["wrong_type"]]
+    [load] = shop.frame(PRODUCT.load).to_dict("records")
     assert (load["inserted"], load["updated"], load["failures"]) == (3, 0, [])
     with pytest.raises(Exception, match="is only recorded and holds no rows to load"):
-        shop.frame(names.HEALTH)
+        shop.frame(PRODUCT.health)
 
 
 def test_one_step_reads_both_sides_or_only_the_one_that_is_selected(shop: Shop) -> None:
     shop.put(product("a"))
-    alone = shop.materialize(names.TARGET_SNAPSHOT)
-    assert set(alone.materialized) == {names.TARGET_SNAPSHOT}
+    alone = shop.materialize(PRODUCT.target_snapshot)
+    assert set(alone.materialized) == {PRODUCT.target_snapshot}
     assert [Path(file).name for file in shop.state.glob("*/runs/*/*.parquet")] == ["target.parquet"]
-    assert set(shop.materialize(names.SOURCE_SNAPSHOT).materialized) == {names.SOURCE_SNAPSHOT}
+    assert set(shop.materialize(PRODUCT.source_snapshot).materialized) == {PRODUCT.source_snapshot}
 
     both = shop.run()
     assert both.success
     steps = {event.step_key for event in both.events if event.is_step_materialization}
-    assert steps == {names.SNAPSHOTS, names.DIFF, names.LOAD}
+    assert steps == {PRODUCT.snapshots, PRODUCT.diff, PRODUCT.load}
 
 
 def test_a_load_alone_uses_the_newest_diff_of_the_same_two_sides(shop: Shop) -> None:
     shop.put(product("a"))
-    shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF)
+    shop.materialize(PRODUCT.source_snapshot, PRODUCT.target_snapshot, PRODUCT.diff)
     assert shop.rows == {}
-    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
+    loaded = shop.materialize(PRODUCT.load, PRODUCT.quarantine)
     assert loaded.success
-    assert loaded.materialized[names.LOAD]["inserted"] == 1
+    assert loaded.materialized[PRODUCT.load]["inserted"] == 1
     assert list(shop.rows) == ["a"]
 
 
 def test_the_result_of_a_load_alone_is_proven_by_a_fresh_reading_of_both_sides(shop: Shop) -> None:
     shop.put(product("a"))
     assert shop.run().success
-    shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF)
+    shop.materialize(PRODUCT.source_snapshot, PRODUCT.target_snapshot, PRODUCT.diff)
     shop.put(product("later"))
-    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
-    assert loaded.materialized[names.LOAD]["planned"] == 0
+    loaded = shop.materialize(PRODUCT.load, PRODUCT.quarantine)
+    assert loaded.materialized[PRODUCT.load]["planned"] == 0
     assert loaded.checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["later"]
 
 
@@ -246,7 +259,7 @@ def test_a_load_alone_writes_nothing_of_a_diff_that_a_check_has_stopped(shop: Sh
     before = shop.fingerprint
     shop.put(*(product(name, price=1) for name in ids(150)))
     assert not shop.run().success
-    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
+    loaded = shop.materialize(PRODUCT.load, PRODUCT.quarantine)
     assert not loaded.success
     assert "change_is_plausible" in loaded.failures
     assert shop.fingerprint == before
@@ -257,17 +270,17 @@ def test_a_diff_alone_is_not_made_of_a_source_that_a_check_has_stopped(shop: Sho
     assert shop.run().success
     shop.remove(*ids(5))
     assert not shop.run().success
-    outcome = shop.materialize(names.DIFF)
+    outcome = shop.materialize(PRODUCT.diff)
     assert not outcome.success
     assert "source_looks_complete" in outcome.failures
 
 
 def test_a_diff_older_than_an_hour_is_refused(shop: Shop) -> None:
     shop.put(product("a"))
-    shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF)
+    shop.materialize(PRODUCT.source_snapshot, PRODUCT.target_snapshot, PRODUCT.diff)
     [diff] = shop.state.glob("*/runs/*/diff.parquet")
     rewrite_metadata(diff, {"taken_at": "2020-01-01T00:00:00+00:00"})
-    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
+    loaded = shop.materialize(PRODUCT.load, PRODUCT.quarantine)
     assert not loaded.success
     assert "minutes old; loads trust 60" in loaded.failures
     assert shop.rows == {}
@@ -275,17 +288,17 @@ def test_a_diff_older_than_an_hour_is_refused(shop: Shop) -> None:
 
 def test_another_target_never_meets_the_state_of_the_first(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.put(product("a"))
-    shop.materialize(names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF)
+    shop.materialize(PRODUCT.source_snapshot, PRODUCT.target_snapshot, PRODUCT.diff)
     shop.sql("CREATE SCHEMA other")
     shop.sql("CREATE TABLE other.product (LIKE product INCLUDING ALL)")
     mapping = shop.state.parent / "mapping.yaml"
     mapping.write_text(other_schema())
     monkeypatch.setenv("PRODUCT_SYNC_MAPPING", str(mapping))
-    loaded = shop.materialize(names.LOAD, names.QUARANTINE)
+    loaded = shop.materialize(PRODUCT.load, PRODUCT.quarantine)
     assert not loaded.success
-    assert "product_diff has not been materialised for this source, target and mapping yet" in loaded.failures
+    assert "There is no diff of this source, target and mapping yet" in loaded.failures
     shop.run()
-    assert len(shop.frame(names.TARGET_SNAPSHOT)) == 0, "of the two states, the one that the environment names"
+    assert len(shop.frame(PRODUCT.target_snapshot)) == 0, "of the two states, the one that the environment names"
     assert shop.rows == {}
     assert shop.sql("SELECT id FROM other.product") == [("a",)]
 
@@ -301,7 +314,7 @@ def test_the_files_of_a_long_run_survive_the_dry_runs_beside_it(shop: Shop) -> N
 
     outcome = shop.run(batch_size=1, on_progress=other_runs)
     assert outcome.success
-    assert outcome.materialized[names.LOAD]["inserted"] == 3
+    assert outcome.materialized[PRODUCT.load]["inserted"] == 3
 
 
 def other_schema() -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from product_sync.orchestration import names
 from product_sync.orchestration.connection_checks import connections
+from product_sync.orchestration.names import PRODUCT
 from product_sync.schema.definition import load_definition
 from product_sync_tests.shop import Shop, ids, product, project
 
@@ -45,7 +46,7 @@ def test_an_empty_source_stops_the_run_before_the_diff(shop: Shop) -> None:
     assert not outcome.success
     assert not outcome.checks[names.SOURCE_LOOKS_COMPLETE].passed
     assert outcome.checks[names.SOURCE_LOOKS_COMPLETE].severity is ERROR
-    assert names.DIFF not in outcome.materialized
+    assert PRODUCT.diff not in outcome.materialized
     assert list(shop.rows) == ["a"]
 
 
@@ -55,7 +56,7 @@ def test_a_source_that_shrank_by_more_than_a_fifth_stops_the_run_until_it_is_acc
     shop.remove(*ids(3))
     stopped = shop.run()
     assert not stopped.success
-    assert names.DIFF not in stopped.materialized
+    assert PRODUCT.diff not in stopped.materialized
     assert "--accept-source-count 7" in (stopped.checks[names.SOURCE_LOOKS_COMPLETE].description or "")
     assert shop.run(accept_source_count=7).success
     assert shop.run().success, "the accepted size is the baseline from then on"
@@ -76,11 +77,11 @@ def test_overwriting_more_than_half_of_the_target_stops_the_run_before_the_load(
     stopped = shop.run()
     assert not stopped.success
     assert not stopped.checks[names.CHANGE_IS_PLAUSIBLE].passed
-    assert names.LOAD not in stopped.materialized
+    assert PRODUCT.load not in stopped.materialized
     assert shop.fingerprint == before
     accepted = shop.run(accept_changes=True)
     assert accepted.success
-    assert accepted.materialized[names.LOAD]["updated"] == 101
+    assert accepted.materialized[PRODUCT.load]["updated"] == 101
 
 
 def test_extra_products_are_a_warning_that_leaves_the_run_green(shop: Shop) -> None:
@@ -127,7 +128,7 @@ def test_validation_reads_both_sides_and_writes_nothing_even_when_nothing_was_ev
     fill(shop)
     shop.sql("INSERT INTO product VALUES ('p0000', 'The p0000', 499, 'i.jpg', 's1', 1), ('x', 't', 1, 'i', 's', 1)")
     before = shop.fingerprint
-    outcome = shop.run(names.VALIDATE_JOB)
+    outcome = shop.run(PRODUCT.validate_job)
     found = {name: value.value for name, value in outcome.checks[names.TARGET_MATCHES_SOURCE].metadata.items()}
     assert not outcome.success
     assert (found["missing"], found["changed"], found["extra"]) == (9, 1, 1)
@@ -142,9 +143,9 @@ def test_validation_does_not_trust_what_a_sync_has_read(shop: Shop) -> None:
     fill(shop)
     assert shop.run().success
     shop.sql("UPDATE product SET price = 1 WHERE id = 'p0001'")
-    assert shop.run(names.VALIDATE_JOB).checks[names.TARGET_MATCHES_SOURCE].metadata["changed_ids"].value == ["p0001"]
+    assert shop.run(PRODUCT.validate_job).checks[names.TARGET_MATCHES_SOURCE].metadata["changed_ids"].value == ["p0001"]
     shop.put(product("new"))
-    assert shop.run(names.VALIDATE_JOB).checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["new"]
+    assert shop.run(PRODUCT.validate_job).checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["new"]
 
 
 def test_a_validation_never_moves_the_baseline(shop: Shop) -> None:
@@ -152,7 +153,7 @@ def test_a_validation_never_moves_the_baseline(shop: Shop) -> None:
     assert shop.run().success
     before = shop.files()
     shop.remove("p0000")
-    shop.run(names.VALIDATE_JOB)
+    shop.run(PRODUCT.validate_job)
     assert shop.files() == before
 
 

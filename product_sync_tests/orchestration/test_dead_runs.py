@@ -14,9 +14,9 @@ import pytest
 
 from product_sync.orchestration import names
 from product_sync.orchestration.dead_runs import SILENCE_S, process_tag, process_tags, reap_dead_runs
+from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.sensors import reap_dead_runs_sensor
-from product_sync.schema.definition import load_definition
-from product_sync_tests.shop import Shop, record_run
+from product_sync_tests.shop import Shop, project, record_run
 
 STARTED = dg.DagsterRunStatus.STARTED
 
@@ -51,24 +51,24 @@ def taken() -> bool:
     return False
 
 
-@pytest.mark.parametrize("job", [names.SYNC_JOB, names.DRY_RUN_JOB, names.VALIDATE_JOB])
+@pytest.mark.parametrize("job", [PRODUCT.sync_job, PRODUCT.dry_run_job, PRODUCT.validate_job])
 def test_a_run_whose_process_is_gone_is_marked_as_failed(
     instance: dg.DagsterInstance, gone: dict[str, str], job: str
 ) -> None:
     run_id = record_run(instance, tags=gone, job=job)
-    assert reap_dead_runs(instance, lock_is_free=taken) == [run_id]
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=taken) == [run_id]
     assert status_of(instance, run_id) is dg.DagsterRunStatus.FAILURE
     assert "is gone" in "".join(entry.message for entry in instance.all_logs(run_id))
 
 
 def test_a_process_that_got_the_number_of_a_killed_one_does_not_pass_for_it(instance: dg.DagsterInstance) -> None:
     run_id = record_run(instance, tags=process_tags() | {names.PROCESS_TAG: f"{os.getpid()}@1"})
-    assert reap_dead_runs(instance, lock_is_free=taken) == [run_id]
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=taken) == [run_id]
 
 
 def test_a_run_that_lives_is_left_alone(instance: dg.DagsterInstance) -> None:
     run_id = record_run(instance, tags=process_tags())
-    assert reap_dead_runs(instance, lock_is_free=free) == []
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=free) == []
     assert status_of(instance, run_id) is STARTED
 
 
@@ -80,7 +80,7 @@ def test_a_clock_that_is_set_during_a_run_does_not_make_its_process_another_one(
     booted = psutil.boot_time()
     monkeypatch.setattr("psutil._psplatform.boot_time", lambda: booted + 3_600)
     assert psutil.boot_time() == booted + 3_600
-    assert reap_dead_runs(instance, lock_is_free=free) == []
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=free) == []
     assert status_of(instance, run_id) is STARTED
 
 
@@ -88,20 +88,20 @@ def test_a_run_whose_process_lives_on_this_host_is_never_taken_for_dead_however_
     instance: dg.DagsterInstance,
 ) -> None:
     run_id = record_run(instance, tags=process_tags())
-    assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: time.time() + 100 * SILENCE_S) == []
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=free, clock=lambda: time.time() + 100 * SILENCE_S) == []
     assert status_of(instance, run_id) is STARTED
 
 
 def test_a_silent_run_of_another_host_is_dead_whatever_runs_here(instance: dg.DagsterInstance) -> None:
     run_id = record_run(instance, tags=process_tags() | {names.HOST_TAG: "elsewhere"})
-    assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: time.time() + SILENCE_S + 1) == [run_id]
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=free, clock=lambda: time.time() + SILENCE_S + 1) == [run_id]
 
 
 def test_a_process_on_another_host_is_not_looked_for_on_this_one(
     instance: dg.DagsterInstance, gone: dict[str, str]
 ) -> None:
     record_run(instance, tags=gone | {names.HOST_TAG: "elsewhere"})
-    assert reap_dead_runs(instance, lock_is_free=free) == []
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=free) == []
 
 
 @pytest.mark.parametrize("status", [STARTED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.CANCELING])
@@ -110,14 +110,14 @@ def test_a_silent_run_is_dead_if_nobody_holds_the_lock(
 ) -> None:
     run_id = record_run(instance, status)
     later = time.time() + SILENCE_S + 1
-    assert reap_dead_runs(instance, lock_is_free=taken, clock=lambda: later) == []
-    assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: later - 60) == []
-    assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: later) == [run_id]
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=taken, clock=lambda: later) == []
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=free, clock=lambda: later - 60) == []
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=free, clock=lambda: later) == [run_id]
 
 
 def test_a_run_that_waits_in_the_queue_is_not_silent(instance: dg.DagsterInstance) -> None:
     record_run(instance, dg.DagsterRunStatus.QUEUED)
-    assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: time.time() + 10 * SILENCE_S) == []
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=free, clock=lambda: time.time() + 10 * SILENCE_S) == []
 
 
 def test_a_run_that_said_something_a_minute_ago_is_alive(instance: dg.DagsterInstance) -> None:
@@ -125,20 +125,21 @@ def test_a_run_that_said_something_a_minute_ago_is_alive(instance: dg.DagsterIns
     run = instance.get_run_by_id(run_id)
     assert run is not None
     instance.report_engine_event("load: 100/200", run)
-    assert reap_dead_runs(instance, lock_is_free=free, clock=lambda: time.time() + 60) == []
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=free, clock=lambda: time.time() + 60) == []
 
 
 def test_the_sensor_reaps_and_says_what_it_did(shop: Shop, instance: dg.DagsterInstance, gone: dict[str, str]) -> None:
     run_id = record_run(instance, tags=gone)
-    said = reap_dead_runs_sensor(load_definition())(dg.build_sensor_context(instance=instance))
+    context = dg.build_sensor_context(instance=instance, repository_def=project().get_repository_def())
+    said = reap_dead_runs_sensor(context)
     assert isinstance(said, dg.SkipReason)
     assert run_id in (said.skip_message or "")
-    again = reap_dead_runs_sensor(load_definition())(dg.build_sensor_context(instance=instance))
+    again = reap_dead_runs_sensor(context)
     assert isinstance(again, dg.SkipReason)
     assert again.skip_message == "No dead run."
 
 
 def test_a_run_says_where_it_runs(shop: Shop) -> None:
-    run = shop.instance.get_run_by_id(shop.run(names.VALIDATE_JOB).run_id)
+    run = shop.instance.get_run_by_id(shop.run(PRODUCT.validate_job).run_id)
     assert run is not None
     assert process_tags().items() <= run.tags.items()

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from product_sync.errors import Unreachable
-from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
 
 def page(outcome: Outcome) -> str:
-    return Path(outcome.materialized[names.DRIFT_REPORT]["report"]).read_text(encoding="utf-8")
+    return Path(outcome.materialized[PRODUCT.drift_report]["report"]).read_text(encoding="utf-8")
 
 
 def accounts(outcome: Outcome) -> tuple[dict[str, int], dict[str, int]]:
@@ -34,7 +34,7 @@ def check_results(outcome: Outcome) -> set[str]:
 
 
 def explained(outcome: Outcome) -> dict[str, str]:
-    return {line["id"]: line["cause"] for line in outcome.materialized[names.DRIFT_REPORT]["first_explained"]}
+    return {line["id"]: line["cause"] for line in outcome.materialized[PRODUCT.drift_report]["first_explained"]}
 
 
 def test_each_difference_has_the_cause_that_the_earlier_snapshots_prove(shop: Shop) -> None:
@@ -57,11 +57,11 @@ def test_each_difference_has_the_cause_that_the_earlier_snapshots_prove(shop: Sh
         "old": "unknown",
     }
     assert "This was a dry run: nothing was written." in page(dry)
-    assert "conflicts" not in dry.materialized[names.DRIFT_REPORT], "nobody knows them yet"
+    assert "conflicts" not in dry.materialized[PRODUCT.drift_report], "nobody knows them yet"
 
     done = shop.run()
     assert explained(done) == explained(dry), "the files of the dry run are evidence too, and say the same"
-    told = done.materialized[names.DRIFT_REPORT]
+    told = done.materialized[PRODUCT.drift_report]
     assert {line["id"]: line["difference"] for line in told["first_explained"]}["p0001"] == "price: 500 → 700"
     assert (told["missing"], told["changed"], told["extra"], told["conflicts"]) == (3, 2, 2, 0)
     assert accounts(done) == (
@@ -168,7 +168,9 @@ def test_a_report_links_the_run_and_the_run_the_report_where_people_can_reach_th
     monkeypatch.setenv("PRODUCT_SYNC_REPORTS_URL", "https://reports.example/drift")
     shop.put(product("a"))
     outcome = shop.run(dry_run=True)
-    assert outcome.materialized[names.DRIFT_REPORT]["report"] == f"https://reports.example/drift/{outcome.run_id}.html"
+    assert (
+        outcome.materialized[PRODUCT.drift_report]["report"] == f"https://reports.example/drift/{outcome.run_id}.html"
+    )
     [written] = shop.state.glob("*/reports/*.html")
     assert f'href="https://dagster.example/runs/{outcome.run_id}"' in written.read_text(encoding="utf-8")
     assert written.stat().st_mode & 0o077 == 0, "it holds products"
@@ -184,5 +186,5 @@ def test_a_report_that_cannot_be_written_is_told_in_the_log_and_the_sync_goes_on
     folder.write_text("in the way")
     outcome = shop.run()
     assert outcome.success
-    assert names.DRIFT_REPORT not in outcome.materialized
+    assert PRODUCT.drift_report not in outcome.materialized
     assert "The drift report could not be written" in outcome.log

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.past_syncs import last_successful_sync
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
@@ -25,11 +26,11 @@ def with_drift(shop: Shop) -> None:
 def test_a_dry_run_shows_what_a_sync_would_do_and_leaves_everything_as_it_was(shop: Shop) -> None:
     with_drift(shop)
     rows, files = shop.fingerprint, shop.files()
-    last = last_successful_sync(shop.instance, state_key(shop))
+    last = last_successful_sync(shop.instance, PRODUCT, state_key(shop))
     dry = shop.run(dry_run=True)
     assert dry.success
 
-    shown = dry.observed[names.LOAD]
+    shown = dry.observed[PRODUCT.load]
     assert (shown["missing"], shown["changed"], shown["extra"], shown["quarantined"]) == (1, 1, 1, 2)
     assert shown["batches"] == 1
     assert shown["estimated_s"] > 0
@@ -46,13 +47,18 @@ def test_a_dry_run_shows_what_a_sync_would_do_and_leaves_everything_as_it_was(sh
 
     assert shop.fingerprint == rows
     assert shop.files() == files
-    assert last_successful_sync(shop.instance, state_key(shop)) == last
+    assert last_successful_sync(shop.instance, PRODUCT, state_key(shop)) == last
 
 
 def test_in_a_dry_run_the_load_is_observed_not_materialised_and_its_checks_are_skipped(shop: Shop) -> None:
     shop.put(product("a"))
     dry = shop.run(dry_run=True)
-    assert set(dry.materialized) == {names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.DRIFT_REPORT}
+    assert set(dry.materialized) == {
+        PRODUCT.source_snapshot,
+        PRODUCT.target_snapshot,
+        PRODUCT.diff,
+        PRODUCT.drift_report,
+    }
     assert set(dry.checks) == {names.SOURCE_LOOKS_COMPLETE, names.CHANGE_IS_PLAUSIBLE}
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
     planned = {event.asset_check_planned_data.asset_check_key.name for event in dry.events if event.event_type is kind}
@@ -63,12 +69,12 @@ def test_in_a_dry_run_the_load_is_observed_not_materialised_and_its_checks_are_s
 @pytest.mark.parametrize(
     ("job", "switch"),
     [
-        (names.SYNC_JOB, {"dry_run": True}),
-        (names.SYNC_JOB, {"ops": {"product_load": {"config": {"dry_run": True}}}}),
-        (names.SYNC_JOB, {"dry_run": False, "resources": {"sync": {"config": {"dry_run": True}}}}),
-        (names.DRY_RUN_JOB, {"dry_run": False, "batch_size": 10}),
-        (names.SYNC_JOB, {"dryRun": True}),
-        (names.SYNC_JOB, {"dryRun": True, "dry_run": False}),
+        (PRODUCT.sync_job, {"dry_run": True}),
+        (PRODUCT.sync_job, {"ops": {"product_load": {"config": {"dry_run": True}}}}),
+        (PRODUCT.sync_job, {"dry_run": False, "resources": {"sync": {"config": {"dry_run": True}}}}),
+        (PRODUCT.dry_run_job, {"dry_run": False, "batch_size": 10}),
+        (PRODUCT.sync_job, {"dryRun": True}),
+        (PRODUCT.sync_job, {"dryRun": True, "dry_run": False}),
     ],
     ids=[
         "at the top",
@@ -83,7 +89,7 @@ def test_each_of_the_switches_makes_a_run_dry(shop: Shop, job: str, switch: dict
     shop.put(product("a"))
     dry = shop.run(job, config=switch)
     assert dry.success
-    assert names.LOAD in dry.observed
+    assert PRODUCT.load in dry.observed
     assert shop.rows == {}
     assert_told_from_a_sync_at_first_sight(dry)
 
@@ -109,8 +115,8 @@ def test_a_dry_run_tries_no_batch_beside_a_sync_and_says_so(shop: Shop) -> None:
     with shop.locked():
         dry = shop.run(dry_run=True)
     assert dry.success
-    assert dry.observed[names.LOAD]["estimated_s"] is None
-    assert "another sync" in dry.observed[names.LOAD]["estimate"]
+    assert dry.observed[PRODUCT.load]["estimated_s"] is None
+    assert "another sync" in dry.observed[PRODUCT.load]["estimate"]
 
 
 def test_a_dry_run_of_a_reader_names_the_privileges_that_a_sync_would_lack(
@@ -120,8 +126,8 @@ def test_a_dry_run_of_a_reader_names_the_privileges_that_a_sync_would_lack(
     monkeypatch.setenv("CART_DB_URL", reader_url(shop))
     dry = shop.run(dry_run=True)
     assert dry.success
-    assert dry.observed[names.LOAD]["privileges"] == "INSERT"
-    assert dry.observed[names.LOAD]["estimated_s"] is None
+    assert dry.observed[PRODUCT.load]["privileges"] == "INSERT"
+    assert dry.observed[PRODUCT.load]["estimated_s"] is None
     real = shop.run()
     assert not real.success
     assert 'GRANT INSERT ON "public"."product"' in real.failures

@@ -12,6 +12,7 @@ from product_sync.notify.alerts import Level
 from product_sync.orchestration import names
 from product_sync.orchestration.connection_checks import evaluations
 from product_sync.orchestration.health_sensor import RECORD_EVERY_S, HealthState, health_sensor
+from product_sync.orchestration.names import PRODUCT
 from product_sync.schema.definition import load_definition
 from product_sync.support.health import ConnectionHealth
 from product_sync_tests.receivers import WebReceiver, web_receiver
@@ -43,7 +44,7 @@ class Daemon:
         if data.asset_events:
             observation, *evaluations = data.asset_events
             assert isinstance(observation, dg.AssetObservation)
-            assert observation.asset_key == dg.AssetKey(names.HEALTH)
+            assert observation.asset_key == dg.AssetKey(PRODUCT.health)
             self.recorded.append(observation)
             self.checks.append(
                 {each.check_name: each for each in evaluations if isinstance(each, dg.AssetCheckEvaluation)}
@@ -127,7 +128,7 @@ def test_a_server_that_is_down_turns_its_asset_red_and_health_and_no_other(
         names.BOTH_CONNECTIONS: False,
     }
     red = down[names.POSTGRES_CONNECTION]
-    assert (red.asset_key, red.severity) == (dg.AssetKey(names.POSTGRES), dg.AssetCheckSeverity.ERROR)
+    assert (red.asset_key, red.severity) == (dg.AssetKey(PRODUCT.target), dg.AssetCheckSeverity.ERROR)
     assert "cannot be reached" in (red.description or "")
     assert "sesame" not in str(red)
     assert fine[names.MONGODB_CONNECTION].metadata["mongodb_documents_about"].value == 1
@@ -137,7 +138,9 @@ def test_a_server_that_is_down_turns_its_asset_red_and_health_and_no_other(
 def test_a_member_that_is_unsound_is_a_warning() -> None:
     unsound = ConnectionHealth("mongodb", "MongoDB", Level.WARN, "A member is away.")
     sound = ConnectionHealth("postgres", "PostgreSQL", Level.OK, "PostgreSQL 18.")
-    made = {check.check_name: (check.passed, check.severity) for check in evaluations([unsound, sound])}
+    made = {
+        check.check_name: (check.passed, check.severity) for check in evaluations(load_definition(), [unsound, sound])
+    }
     assert made[names.MONGODB_CONNECTION] == (False, dg.AssetCheckSeverity.WARN)
     assert made[names.BOTH_CONNECTIONS] == (False, dg.AssetCheckSeverity.WARN)
     assert made[names.POSTGRES_CONNECTION][0]

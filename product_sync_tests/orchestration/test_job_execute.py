@@ -15,6 +15,7 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync_tests.shop import Outcome, Shop, ids, product, project
 
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
@@ -69,7 +70,7 @@ def test_definitions_load_with_no_variable_set_and_no_server_reachable(tmp_path:
         [sys.executable, "-c", program], check=False, env={}, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in names.JOB_NAMES)
+    assert all(name in done.stdout for name in PRODUCT.jobs)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -87,13 +88,13 @@ def test_a_dry_run_then_a_sync_then_a_validation_that_fails(
     shop.sql("ALTER TABLE product ADD CONSTRAINT not_negative CHECK (price >= 0)")
     shop.put(*(product(name) for name in ids(100)), product("bad", price=-1))
 
-    dry = execute(names.SYNC_JOB, config="dry_run: true\nbatch_size: 50\n", folder=tmp_path)
+    dry = execute(PRODUCT.sync_job, config="dry_run: true\nbatch_size: 50\n", folder=tmp_path)
     assert dry.returncode == 0, dry.stderr
     assert shop.rows == {}
     assert "Dry run: nothing is written. From the collection products of " in printed(dry.stderr)[0]
     assert " Plan " in printed(dry.stderr)[-2], "the last line is about the drift report"
 
-    real = execute(names.SYNC_JOB, folder=tmp_path)
+    real = execute(PRODUCT.sync_job, folder=tmp_path)
     assert real.returncode == 0, real.stderr
     assert len(shop.rows) == 100
     assert any("Load: 100 inserted, 0 updated, " in line for line in printed(real.stderr))
@@ -103,7 +104,7 @@ def test_a_dry_run_then_a_sync_then_a_validation_that_fails(
     # Two checks in processes of their own, which need the same reading at the same time.
     shop.sql("DELETE FROM product WHERE id = 'p0000'")
     config = "resources: {sync: {config: {settle_seconds: 0}}}\nexecution: {config: {multiprocess: {}}}\n"
-    red = execute(names.VALIDATE_JOB, config=config, folder=tmp_path)
+    red = execute(PRODUCT.validate_job, config=config, folder=tmp_path)
     assert red.returncode == 1
     assert "Check target_matches_source: failed. 1 missing (first: p0000), 0 changed. " in printed(red.stderr)[-2]
     assert printed(red.stderr)[-1] == f"Error: Run {newest(instance).run_id} resulted in failure."
@@ -122,7 +123,7 @@ def test_a_dry_run_then_a_sync_then_a_validation_that_fails(
     ],
 )
 def test_a_typo_in_the_configuration_is_refused_before_anything_is_done(shop: Shop, config: dict[str, object]) -> None:
-    job = project().resolve_job_def(names.SYNC_JOB)
+    job = project().resolve_job_def(PRODUCT.sync_job)
     with pytest.raises(dg.DagsterInvalidConfigError):
         job.execute_in_process(instance=shop.instance, run_config=config)
     assert not shop.state.exists()
@@ -136,7 +137,7 @@ def test_sigterm_rolls_back_the_batch_and_frees_the_lock_and_the_next_run_conver
     with psycopg.connect(shop.cart_url) as other:
         # The second batch waits for this row, in the middle of its transaction.
         other.execute("INSERT INTO product VALUES ('p0015', 't', 1, 'i', 's', 1)")
-        process = subprocess.Popen([*EXECUTE, names.SYNC_JOB], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*EXECUTE, PRODUCT.sync_job], stderr=subprocess.PIPE, text=True)
         wait_until(lambda: waiting(other) == 1)
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
@@ -151,7 +152,7 @@ def test_sigterm_rolls_back_the_batch_and_frees_the_lock_and_the_next_run_conver
     assert "The run was interrupted. The current batch was rolled back." in printed(stderr)[-2]
     assert "Written before that, and kept: 10 inserted, 0 updated, " in printed(stderr)[-2]
     assert "Stack Trace" not in stderr
-    assert newest(instance).observed[names.LOAD]["inserted"] == 10
+    assert newest(instance).observed[PRODUCT.load]["inserted"] == 10
     [run] = instance.get_runs(limit=1)
     # Dagster says "cancelled" only where it was asked to terminate the run; a bare signal it counts as a failure.
     assert run.status is dg.DagsterRunStatus.FAILURE

@@ -14,7 +14,7 @@ import pytest
 from product_sync.errors import ConfigurationError, LocalStorageError, Unreachable
 from product_sync.orchestration import local_history
 from product_sync.orchestration.instance import open_instance
-from product_sync.orchestration.names import LOAD, STATE_KEY
+from product_sync.orchestration.names import PRODUCT, STATE_KEY
 from product_sync_tests.state.test_access import as_another_user, reachable  # noqa: F401 - a fixture
 
 DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
@@ -24,7 +24,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 @dg.op
 def load(context: dg.OpExecutionContext) -> None:
     key = context.run.tags["key"]
-    context.log_event(dg.AssetMaterialization(LOAD, metadata={STATE_KEY: key}))
+    context.log_event(dg.AssetMaterialization(PRODUCT.load, metadata={STATE_KEY: key}))
     if context.run.tags.get("fails"):
         raise dg.Failure("it had to")
 

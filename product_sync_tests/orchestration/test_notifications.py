@@ -13,9 +13,10 @@ from dagster._utils import get_run_crash_explanation
 
 from product_sync.orchestration import names, sensors
 from product_sync.orchestration.dead_runs import reap_dead_runs
+from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.run_history import OVERLAP_S, finished_runs
 from product_sync_tests.receivers import WebReceiver, web_receiver
-from product_sync_tests.shop import Shop, ids, product, record_run
+from product_sync_tests.shop import Shop, ids, product, project, record_run
 
 
 @pytest.fixture
@@ -34,7 +35,8 @@ class Daemon:
         self.cursor: str | None = None
 
     def tick(self) -> str:
-        with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
+        repository = project().get_repository_def()
+        with dg.build_sensor_context(self.instance, self.cursor, repository_def=repository) as context:
             data = sensors.tell_of_runs_sensor.evaluate_tick(context)
         self.cursor = data.cursor or self.cursor
         return data.skip_message or ""
@@ -43,7 +45,7 @@ class Daemon:
 def test_a_failing_check_reaches_a_person_once_and_so_does_its_recovery(shop: Shop, web: WebReceiver) -> None:
     daemon = Daemon(shop.instance)
     shop.put(*(product(name) for name in ids(4)))
-    failed = shop.run(names.VALIDATE_JOB)
+    failed = shop.run(PRODUCT.validate_job)
     daemon.tick()
     daemon.tick()
     assert web.titles() == ["target_matches_source failed"]
@@ -58,7 +60,7 @@ def test_a_failing_check_reaches_a_person_once_and_so_does_its_recovery(shop: Sh
 
 def test_a_failure_that_was_over_before_the_tick_is_an_alert_with_its_cause(shop: Shop, web: WebReceiver) -> None:
     shop.put(*(product(name) for name in ids(4)))
-    failed = shop.run(names.VALIDATE_JOB)
+    failed = shop.run(PRODUCT.validate_job)
     assert shop.run().success
     Daemon(shop.instance).tick()
     [alert] = web.alerts
@@ -82,7 +84,7 @@ def test_a_run_whose_check_raised_is_an_alert_with_the_next_step_and_no_password
     shop.run()
     daemon = Daemon(shop.instance)
     monkeypatch.setenv("CART_DB_URL", "postgresql://syncer:sesame@127.0.0.1:1/cart")
-    failed = shop.run(names.VALIDATE_JOB)
+    failed = shop.run(PRODUCT.validate_job)
     assert failed.checks == {}
     daemon.tick()
     daemon.tick()
@@ -92,7 +94,7 @@ def test_a_run_whose_check_raised_is_an_alert_with_the_next_step_and_no_password
     assert "Check that the server runs" in alert["message"]
     assert "sesame" not in str(alert)
     monkeypatch.setenv("CART_DB_URL", shop.cart_url)
-    assert shop.run(names.VALIDATE_JOB).success
+    assert shop.run(PRODUCT.validate_job).success
     daemon.tick()
     assert web.titles()[1:] == ["the job validate_sync recovered"]
 
@@ -115,7 +117,7 @@ def test_a_bug_is_shown_by_the_name_of_its_error_and_not_by_its_text(
 def test_a_run_whose_process_was_killed_is_an_alert(shop: Shop, web: WebReceiver) -> None:
     tags = {names.HOST_TAG: socket.gethostname(), names.PROCESS_TAG: "999999@1"}
     run_id = record_run(shop.instance, tags=tags)
-    assert reap_dead_runs(shop.instance, lock_is_free=lambda: False) == [run_id]
+    assert reap_dead_runs(shop.instance, PRODUCT, lock_is_free=lambda: False) == [run_id]
     Daemon(shop.instance).tick()
     [alert] = web.alerts
     assert "its process 999999 is gone" in alert["message"]
@@ -142,7 +144,7 @@ def test_a_run_that_failed_before_its_first_step_is_an_alert_with_the_cause_and_
     shop.run()
     daemon.tick()
     assert "SYNC_BATCH_SIZE" in web.alerts[0]["message"]
-    run = shop.instance.get_run_by_id(record_run(shop.instance, job=names.VALIDATE_JOB))
+    run = shop.instance.get_run_by_id(record_run(shop.instance, job=PRODUCT.validate_job))
     assert run
     shop.instance.report_engine_event("Could not launch it: sesame", run)
     shop.instance.report_run_failed(run, "It is marked as failed: sesame")
@@ -164,7 +166,7 @@ def test_runs_of_others_and_runs_from_before_the_first_tick_are_not_sent(shop: S
 def test_what_was_not_delivered_is_tried_again_at_the_next_tick(shop: Shop, web: WebReceiver) -> None:
     daemon = Daemon(shop.instance)
     shop.put(product("p1"))
-    shop.run(names.VALIDATE_JOB)
+    shop.run(PRODUCT.validate_job)
     web.status = 503
     assert "did not accept an alert: it answered 503" in daemon.tick()
     web.status = 200
@@ -175,7 +177,7 @@ def test_what_was_not_delivered_is_tried_again_at_the_next_tick(shop: Shop, web:
 def test_without_addresses_the_ui_says_how_to_set_them(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PRODUCT_SYNC_ALERT_URLS", raising=False)
     shop.put(product("p1"))
-    shop.run(names.VALIDATE_JOB)
+    shop.run(PRODUCT.validate_job)
     assert Daemon(shop.instance).tick() == (
         "1 alert in the log. Set PRODUCT_SYNC_ALERT_URLS to have alerts sent: docs/alerts.md."
     )
@@ -186,7 +188,7 @@ def test_a_setting_that_cannot_be_is_an_alert_of_its_own_and_silences_nothing(
 ) -> None:
     daemon = Daemon(shop.instance)
     shop.put(product("p1"))
-    shop.run(names.VALIDATE_JOB)
+    shop.run(PRODUCT.validate_job)
     monkeypatch.setenv("PRODUCT_SYNC_HEARTBEAT_URL", "sesame.example/ping")
     monkeypatch.setenv("PRODUCT_SYNC_METRICS_FILE", "/dev/null/product_sync.prom")
     said = daemon.tick()
@@ -243,7 +245,7 @@ def test_a_run_whose_record_cannot_be_read_is_an_alert_and_silences_no_other(
 ) -> None:
     shop.put(product("p1"))
     broken = record_run(shop.instance, dg.DagsterRunStatus.FAILURE)
-    failed = shop.run(names.VALIDATE_JOB)
+    failed = shop.run(PRODUCT.validate_job)
     read = shop.instance.all_logs
 
     def log(run_id: str, **options: object) -> object:

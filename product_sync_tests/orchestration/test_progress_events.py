@@ -7,8 +7,9 @@ import time
 import dagster as dg
 import pytest
 
-from product_sync.orchestration import names, progress_events
+from product_sync.orchestration import progress_events
 from product_sync.orchestration.dead_runs import SILENCE_S
+from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.progress_events import LINE_EVERY_S
 from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Shop, ids, product
@@ -47,7 +48,7 @@ def test_a_long_stage_is_observed_three_times_a_minute_on_the_page_of_its_asset(
     recorder = Recorder()
     recorder.advance("load", 3_600)
     assert 170 <= len(recorder.observed) <= 180
-    assert {item.asset_key.to_user_string() for item in recorder.observed} == {names.LOAD}
+    assert {item.asset_key.to_user_string() for item in recorder.observed} == {PRODUCT.load}
     last = recorder.observed[-1].metadata
     assert (last["progress_rows"].value, last["progress_percent"].value) == (3_581, 99.5)
 
@@ -71,6 +72,6 @@ def test_the_ui_follows_a_load_that_takes_long_and_its_result_is_unchanged(
     shop.put(*(product(name) for name in ids(4)))
     outcome = shop.run(batch_size=1, on_progress=lambda _: time.sleep(0.06))
     assert outcome.success
-    seen = outcome.observed[names.LOAD]
+    seen = outcome.observed[PRODUCT.load]
     assert 0 < seen["progress_rows"] <= 4
-    assert outcome.materialized[names.LOAD]["inserted"] == 4
+    assert outcome.materialized[PRODUCT.load]["inserted"] == 4

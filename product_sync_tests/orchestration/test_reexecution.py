@@ -11,6 +11,7 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync_tests.shop import QUICK, Outcome, Shop, ids, product
 
@@ -25,7 +26,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterIns
         yield opened
 
 
-def execute(instance: dg.DagsterInstance, failed: str | None = None, job: str = names.SYNC_JOB) -> Outcome:
+def execute(instance: dg.DagsterInstance, failed: str | None = None, job: str = PRODUCT.sync_job) -> Outcome:
     """Run the job, or as the button does what of the run ``failed`` did not succeed."""
     result = dg.execute_job(
         REPOSITORY.get_reconstructable_job(job),
@@ -120,14 +121,14 @@ def test_re_executed_from_failure_a_sync_reads_afresh_and_repairs(
     assert set(shop.rows) == {*ids(5), "late"}
     assert {price for price, _ in shop.rows.values()} == {500}
     assert all(check.passed for check in again.checks.values())
-    assert names.PROOF in again.materialized
+    assert PRODUCT.proof in again.materialized
 
 
 def test_re_executing_a_validation_writes_nothing(shop: Shop, instance: dg.DagsterInstance) -> None:
     shop.put(*map(product, ids(5)))
-    failed = execute(instance, job=names.VALIDATE_JOB)
+    failed = execute(instance, job=PRODUCT.validate_job)
     assert not failed.success
-    again = execute(instance, failed.run_id, job=names.VALIDATE_JOB)
+    again = execute(instance, failed.run_id, job=PRODUCT.validate_job)
     assert not again.success
     assert again.checks[names.TARGET_MATCHES_SOURCE].metadata["missing"].value == 5
     assert shop.rows == {}

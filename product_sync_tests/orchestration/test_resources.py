@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync_tests.shop import Shop, product
 
 
@@ -36,7 +36,7 @@ def test_a_job_refuses_a_value_that_cannot_be_before_there_is_a_run(shop: Shop, 
 @pytest.mark.parametrize("options", OUT_OF_BOUNDS)
 def test_a_run_without_a_job_fails_with_our_own_sentence(shop: Shop, options: dict[str, Any]) -> None:
     [(name, value)] = options.items()
-    outcome = shop.materialize(names.SOURCE_SNAPSHOT, **options)
+    outcome = shop.materialize(PRODUCT.source_snapshot, **options)
     assert not outcome.success
     assert f"{name} is {value}. Expected: " in outcome.failures
     assert outcome.materialized == {}

@@ -12,6 +12,7 @@ from dagster import DagsterEventType as Kind
 from product_sync.errors import Unreachable
 from product_sync.orchestration import names
 from product_sync.orchestration.failures import own_sentence
+from product_sync.orchestration.names import PRODUCT
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.runtime.progress import Progress
 from product_sync_tests.shop import Outcome, Shop, ids, product
@@ -112,7 +113,7 @@ def test_the_sentence_is_the_last_line_also_where_another_step_went_on(
         raise Unreachable("The source is down.", hint="Start it.")
 
     monkeypatch.setattr(SyncRun, "check_source", fail)
-    assert not shop.run(names.VALIDATE_JOB).success
+    assert not shop.run(PRODUCT.validate_job).success
     printed = capsys.readouterr().err.splitlines()
     assert any("Check target_matches_source: passed" in line for line in printed)
     assert printed[-1].endswith("validate_sync - The source is down. Start it.")
@@ -142,10 +143,10 @@ def test_an_interrupted_load_records_what_it_had_done(shop: Shop, capsys: pytest
     outcome = shop.run(batch_size=1, on_progress=interrupt)
     assert not outcome.success
     assert len(shop.rows) == 3
-    recorded = outcome.observed[names.LOAD]
+    recorded = outcome.observed[PRODUCT.load]
     assert (recorded["inserted"], recorded["updated"], recorded["batches"]) == (3, 0, 3)
     assert "not_attempted_batches" not in recorded, "it is not known, so it is not shown as zero"
-    assert names.LOAD not in outcome.materialized
+    assert PRODUCT.load not in outcome.materialized
     said = "The run was interrupted. The current batch was rolled back. Written before that, and kept: 3 inserted, "
     assert said in lines(outcome)[-1]
     assert said in own_sentence(ends(outcome)[-1])

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync.pipeline.pending_diff import OLDEST_PLAN
 from product_sync.settings import RunOptions
 from product_sync.state import store
@@ -27,7 +28,7 @@ def plan_of(shop: Shop, **switches: Any) -> str:
     """The id of the plan that a dry run makes."""
     dry = shop.run(dry_run=True, probe=False, **switches)
     assert dry.success, dry.failures
-    plan_id = dry.observed[names.LOAD]["plan_id"]
+    plan_id = dry.observed[PRODUCT.load]["plan_id"]
     assert isinstance(plan_id, str)
     return plan_id
 
@@ -48,7 +49,7 @@ def test_a_plan_is_executed_and_the_result_is_verified(shop: Shop) -> None:
     assert shop.rows == {}
     run = shop.run(plan=plan_id)
     assert run.success, run.failures
-    loaded = run.materialized[names.LOAD]
+    loaded = run.materialized[PRODUCT.load]
     assert (loaded["plan_id"], loaded["inserted"], loaded["skipped_since_plan"]) == (plan_id, 10, 0)
     assert run.checks[names.TARGET_MATCHES_SOURCE].passed
     assert len(shop.rows) == 10
@@ -62,7 +63,7 @@ def test_rows_that_changed_since_on_either_side_are_skipped_and_counted(shop: Sh
     shop.sql("UPDATE product SET price = 2 WHERE id = 'p0001'")
     shop.remove("p0003")
     run = shop.run(plan=plan_id)
-    loaded = run.materialized[names.LOAD]
+    loaded = run.materialized[PRODUCT.load]
     assert (loaded["planned"], loaded["inserted"], loaded["updated"]) == (10, 6, 0)
     assert loaded["skipped_since_plan"] == 4
     assert {name: shop.rows[name][0] for name in ("p0000", "p0001")} == {"p0000": 1, "p0001": 2}
@@ -77,7 +78,7 @@ def test_what_has_come_up_since_is_not_touched(shop: Shop) -> None:
     shop.put(product("later"))
     run = shop.run(plan=plan_id)
     assert set(shop.rows) == set(ids(10))
-    assert run.materialized[names.LOAD]["planned"] == 10
+    assert run.materialized[PRODUCT.load]["planned"] == 10
     assert run.checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["later"]
 
 
@@ -90,7 +91,7 @@ def test_only_the_extra_rows_of_the_plan_are_deleted_and_only_by_a_plan_to_delet
     assert "made with extra=report" in refused.failures
     shop.sql("INSERT INTO product VALUES ('gone too', 't', 1, 'i', 's', 1)")
     run = shop.run(plan=delete, extra="delete", max_drift_growth=1.0)
-    assert run.materialized[names.LOAD]["deleted"] == 1
+    assert run.materialized[PRODUCT.load]["deleted"] == 1
     assert "gone" not in shop.rows
     assert "gone too" in shop.rows
 
@@ -112,7 +113,7 @@ def test_a_plan_that_is_too_old_is_refused_before_anything_is_read(shop: Shop) -
     age(plan_files(shop, plan_id), timedelta(minutes=61))
     refused = shop.run(plan=plan_id)
     assert f"Plan {plan_id} is 61 minutes old" in refused.failures
-    assert names.SOURCE_SNAPSHOT not in refused.materialized
+    assert PRODUCT.source_snapshot not in refused.materialized
     assert shop.rows == {}
     assert shop.run(plan=plan_id, max_plan_age_s=7_200).success
 
@@ -146,7 +147,7 @@ def test_a_run_cannot_execute_a_plan_and_be_dry(shop: Shop) -> None:
 def test_the_load_alone_does_not_execute_a_plan_without_a_fresh_reading(shop: Shop) -> None:
     with_ten_missing(shop)
     plan_id = plan_of(shop)
-    refused = shop.materialize(names.LOAD, names.QUARANTINE, plan=plan_id)
+    refused = shop.materialize(PRODUCT.load, PRODUCT.quarantine, plan=plan_id)
     assert "has read both sides itself" in refused.failures
     assert shop.rows == {}
 

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from product_sync.errors import ConfigurationError
-from product_sync.orchestration import names
+from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.schedules import UNFINISHED, sync_schedule
 from product_sync.schema.definition import load_definition
 from product_sync.settings import ScheduleSettings
@@ -98,7 +98,7 @@ def test_a_tick_starts_a_run_where_the_lock_cannot_be_looked_at_so_that_the_run_
 
 
 def test_a_tick_is_skipped_while_a_run_of_the_materialize_button_is_in_progress(instance: dg.DagsterInstance) -> None:
-    record_run(instance, job="__ASSET_JOB", assets=frozenset({dg.AssetKey(names.LOAD)}))
+    record_run(instance, job="__ASSET_JOB", assets=frozenset({dg.AssetKey(PRODUCT.load)}))
     assert tick(instance)[0] == 0
 
 

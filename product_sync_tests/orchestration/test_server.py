@@ -29,6 +29,7 @@ from product_sync.embedded.process import free_port
 from product_sync.embedded.servers import Servers
 from product_sync.orchestration import names
 from product_sync.orchestration.dead_runs import reap_dead_runs
+from product_sync.orchestration.names import PRODUCT
 from product_sync.settings import RunOptions
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_tests.docs.pages import Page
@@ -175,28 +176,34 @@ def test_what_the_ui_launches_runs_one_after_the_other(server: Server) -> None:
     shop.put(*(product(name) for name in ids(5)))
     pipeline = [
         {"path": [name]}
-        for name in (names.SOURCE_SNAPSHOT, names.TARGET_SNAPSHOT, names.DIFF, names.LOAD, names.QUARANTINE)
+        for name in (
+            PRODUCT.source_snapshot,
+            PRODUCT.target_snapshot,
+            PRODUCT.diff,
+            PRODUCT.load,
+            PRODUCT.quarantine,
+        )
     ]
-    checks = [{"assetKey": {"path": [names.LOAD]}, "name": names.TARGET_MATCHES_SOURCE}]
+    checks = [{"assetKey": {"path": [PRODUCT.load]}, "name": names.TARGET_MATCHES_SOURCE}]
     dry = server.launch("__ASSET_JOB", {**QUICK, "dry_run": True}, assetSelection=pipeline)
     check = server.launch("__ASSET_JOB", assetSelection=[], assetCheckSelection=checks)
     materialize = server.launch("__ASSET_JOB", assetSelection=pipeline)
-    job = server.launch(names.SYNC_JOB)
+    job = server.launch(PRODUCT.sync_job)
     wait_until(lambda: server.status(dry) is not dg.DagsterRunStatus.QUEUED)
     assert server.status(job) is dg.DagsterRunStatus.QUEUED, "it waits for the others"
 
     assert server.finished(dry).success
-    assert server.finished(dry).observed[names.LOAD]["missing"] == 5
+    assert server.finished(dry).observed[PRODUCT.load]["missing"] == 5
     assert server.record(dry).dagster_run.tags[names.DRY_RUN_TAG] == "true"
-    assert names.LOAD not in server.finished(dry).materialized
+    assert PRODUCT.load not in server.finished(dry).materialized
 
     checked = server.finished(check)
     assert not checked.success
     assert set(checked.checks) == {names.TARGET_MATCHES_SOURCE}
     assert checked.checks[names.TARGET_MATCHES_SOURCE].metadata["missing"].value == 5, "the dry run wrote nothing"
 
-    assert server.finished(materialize).materialized[names.LOAD]["inserted"] == 5
-    assert server.finished(job).materialized[names.LOAD]["inserted"] == 0
+    assert server.finished(materialize).materialized[PRODUCT.load]["inserted"] == 5
+    assert server.finished(job).materialized[PRODUCT.load]["inserted"] == 0
     assert sorted(shop.rows) == ids(5)
     times = [(server.record(run).start_time, server.record(run).end_time) for run in (dry, check, materialize, job)]
     for (_, ended), (started, _) in pairwise(times):
@@ -217,7 +224,7 @@ query ($selector: PipelineSelector!) {
 
 
 def test_the_launchpad_shows_the_options_and_refuses_a_value_that_cannot_be(server: Server) -> None:
-    asked = server.ask(SCHEMA, selector={**LOCATION, "pipelineName": names.SYNC_JOB})
+    asked = server.ask(SCHEMA, selector={**LOCATION, "pipelineName": PRODUCT.sync_job})
     shown = {field["name"]: field for field in asked["runConfigSchemaOrError"]["rootConfigType"]["fields"]}
     for name, option in RunOptions.each().items():
         assert shown[name]["description"] == option.help
@@ -231,7 +238,7 @@ def test_the_launchpad_shows_the_options_and_refuses_a_value_that_cannot_be(serv
         ("batch_size", 0, "PythonError", "batch_size is 0. Expected: a whole number, 1 to 100000 (rows)."),
     ):
         for config in ({name: value}, {"resources": {"sync": {"config": {name: value}}}}):
-            parameters = {"selector": {**LOCATION, "jobName": names.SYNC_JOB}, "runConfigData": config}
+            parameters = {"selector": {**LOCATION, "jobName": PRODUCT.sync_job}, "runConfigData": config}
             refused = server.ask(LAUNCH, parameters=parameters)["launchRun"]
             assert refused["__typename"] == answer, refused
             assert said in json.dumps(refused)
@@ -255,7 +262,9 @@ def test_a_program_starts_a_dry_run_and_a_sync_over_http_as_the_guide_says(serve
         run_id = launched["launchRun"]["run"]["runId"]
         wait_until(lambda: type_it(ended, RUN_ID=run_id)["runOrError"]["status"] in ("SUCCESS", "FAILURE"))
         run = type_it(ended, RUN_ID=run_id)["runOrError"]
-        of_load = [each for each in run["eventConnection"]["events"] if each.get("assetKey") == {"path": [names.LOAD]}]
+        of_load = [
+            each for each in run["eventConnection"]["events"] if each.get("assetKey") == {"path": [PRODUCT.load]}
+        ]
         counts = [entry for event in of_load for entry in event["metadataEntries"] if "intValue" in entry]
         return run, {entry["label"]: entry["intValue"] for entry in counts}
 
@@ -279,31 +288,31 @@ def test_a_program_starts_a_dry_run_and_a_sync_over_http_as_the_guide_says(serve
 def test_terminate_rolls_back_frees_the_lock_and_the_next_run_converges(server: Server) -> None:
     shop = server.shop
     shop.put(*(product(f"t{number}") for number in range(MANY)))
-    run_id = server.launch(names.SYNC_JOB, SLOW)
+    run_id = server.launch(PRODUCT.sync_job, SLOW)
     wait_until(lambda: "t1" in shop.rows)
     assert server.ask(TERMINATE, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
     wait_until(lambda: server.record(run_id).dagster_run.is_finished)
     assert server.status(run_id) is dg.DagsterRunStatus.CANCELED
     assert f"t{MANY - 1}" not in shop.rows
     terminated = server.finished(run_id)
-    assert terminated.observed[names.LOAD]["inserted"] == sum(f"t{number}" in shop.rows for number in range(MANY))
+    assert terminated.observed[PRODUCT.load]["inserted"] == sum(f"t{number}" in shop.rows for number in range(MANY))
     assert "The run was interrupted. The current batch was rolled back. Written before that" in terminated.log
-    assert server.finished(server.launch(names.SYNC_JOB)).success
+    assert server.finished(server.launch(PRODUCT.sync_job)).success
     assert {f"t{number}" for number in range(MANY)} <= set(shop.rows)
 
 
 def test_a_killed_run_is_marked_as_failed_and_the_queue_goes_on(server: Server) -> None:
     shop = server.shop
     shop.put(*(product(f"k{number}") for number in range(MANY)))
-    run_id = server.launch(names.SYNC_JOB, SLOW)
+    run_id = server.launch(PRODUCT.sync_job, SLOW)
     wait_until(lambda: "k1" in shop.rows)
     process, _, _ = server.record(run_id).dagster_run.tags[names.PROCESS_TAG].partition("@")
     os.kill(int(process), signal.SIGKILL)
-    after = server.launch(names.SYNC_JOB)
+    after = server.launch(PRODUCT.sync_job)
     # The sensor looks every 30 seconds; this is what it does.
     wait_until(
         lambda: (
-            run_id in reap_dead_runs(shop.instance, lock_is_free=lambda: False)
+            run_id in reap_dead_runs(shop.instance, PRODUCT, lock_is_free=lambda: False)
             or server.status(run_id).value == "FAILURE"
         )
     )
@@ -321,12 +330,12 @@ def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server
     wait_until(lambda: any(killed in alert["message"] for alert in web.alerts))
     web.status = 503
     shop.put(product("alerted"))
-    failed = shop.run(names.VALIDATE_JOB)
+    failed = shop.run(PRODUCT.validate_job)
     assert not failed.success
     wait_until(lambda: any(failed.run_id in text for _, _, text in server.mail.mails))
     assert web.refused
     web.status = 200
-    assert server.finished(server.launch(names.SYNC_JOB)).success
+    assert server.finished(server.launch(PRODUCT.sync_job)).success
     wait_until(lambda: "target_matches_source recovered" in titles_since(web, failed.run_id))
 
     [alert] = [each for each in web.alerts if failed.run_id in each["message"]]
@@ -347,7 +356,7 @@ def test_the_daemon_looks_at_both_connections(server: Server) -> None:
     """No run is made for it."""
 
     def seen() -> list[str]:
-        found = server.shop.instance.fetch_observations(dg.AssetKey(names.HEALTH), limit=1).records
+        found = server.shop.instance.fetch_observations(dg.AssetKey(PRODUCT.health), limit=1).records
         [*looks] = [record.asset_observation.metadata for record in found if record.asset_observation]
         return [str(look[side].value) for look in looks for side in ("mongodb", "postgres")]
 

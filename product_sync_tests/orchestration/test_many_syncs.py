@@ -1,0 +1,165 @@
+"""Two syncs in one project, products and sellers: each has its own names, runs, state and lock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from pymongo import MongoClient
+
+from product_sync.orchestration.names import PRODUCT, SYNC_TAG, SyncNames, syncs_of
+from product_sync.orchestration.past_syncs import last_successful_sync
+from product_sync.orchestration.run_history import finished_runs
+from product_sync.schema.definition import DEFAULT_MAPPING, load_definitions
+from product_sync.settings import PageSettings, ScheduleSettings
+from product_sync_tests.shop import Shop, ids, product, project, record_run
+
+SELLER = SyncNames.of("seller")
+SELLERS = """
+source: {collection: sellers}
+target: {table: seller}
+columns:
+  id: {source: _id}
+  name: {source: name}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of two mapping files."""
+    folder = tmp_path / "mappings"
+    folder.mkdir()
+    (folder / "product.yaml").write_text(DEFAULT_MAPPING.read_text())
+    (folder / "seller.yaml").write_text(SELLERS)
+    return folder
+
+
+@pytest.fixture
+def mall(shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """Three products and two sellers, of which the target has none."""
+    monkeypatch.setenv("PRODUCT_SYNC_MAPPING", str(folder))
+    shop.put(*(product(name) for name in ids(3)))
+    shop.sql("CREATE TABLE seller (id text PRIMARY KEY, name text NOT NULL)")
+    with MongoClient[dict[str, Any]](shop.mongodb_url) as client:
+        client.get_default_database()["sellers"].insert_many([{"_id": "s1", "name": "Sara"}, {"_id": "s2"}])
+    return shop
+
+
+def test_everything_of_a_sync_is_named_by_it_and_is_in_its_group(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRODUCT_SYNC_MAPPING", str(folder))
+    defs = project(schedule=ScheduleSettings.from_environment({}), pages=PageSettings.from_environment({}))
+    repository = defs.get_repository_def()
+    groups: dict[str, set[str]] = {}
+    for spec in defs.resolve_all_asset_specs():
+        groups.setdefault(spec.group_name or "", set()).add(spec.key.to_user_string())
+    assert groups == {
+        "product_sync": {
+            "mongodb_products", "postgres_product", "mongo_product_snapshot", "postgres_cart_snapshot", "product_diff",
+            "product_load", "quarantined_products", "proven_copy", "drift_report", "health",
+        },
+        "seller_sync": {
+            "mongodb_seller_source", "postgres_seller_target", "mongo_seller_snapshot", "postgres_seller_snapshot",
+            "seller_diff", "seller_load", "seller_quarantine", "seller_proven_copy", "seller_drift_report",
+            "seller_health",
+        },
+    }  # fmt: skip
+    assert {job.name for job in repository.get_all_jobs()} - {"__ASSET_JOB"} == {
+        "product_sync", "product_sync_dry_run", "validate_sync",
+        "seller_sync", "seller_sync_dry_run", "validate_seller_sync",
+    }  # fmt: skip
+    assert {each.name for each in repository.schedule_defs} == {"product_sync_schedule", "seller_sync_schedule"}
+    sensors = {"reap_dead_runs", "tell_of_runs", "product_sync_health", "seller_sync_health"}
+    assert {each.name for each in repository.sensor_defs} == sensors
+    checks = {key.name for key in defs.resolve_asset_graph().asset_check_keys if "seller" in str(key.asset_key)}
+    assert checks == {key.name for key in defs.resolve_asset_graph().asset_check_keys}
+
+
+def test_each_job_syncs_its_own_table_and_keeps_its_own_state(mall: Shop) -> None:
+    products, sellers = mall.run(), mall.run(SELLER.sync_job, quarantine_budget=1.0)
+    assert (products.success, sellers.success) == (True, True), products.failures + sellers.failures
+    assert set(mall.rows) == set(ids(3))
+    assert mall.sql("SELECT * FROM seller") == [("s1", "Sara")]
+    assert sellers.materialized.keys() >= {"mongo_seller_snapshot", "seller_load", "seller_proven_copy"}
+    assert not sellers.materialized.keys() & {"product_load", "quarantined_products", "drift_report"}
+    assert mall.frame(SELLER.quarantine)["source_key"].tolist() == ['"s2"']
+    assert mall.frame(PRODUCT.quarantine).empty
+    assert mall.frame(SELLER.diff)["new_name"].tolist() == ["Sara"]
+    keys = [
+        outcome.materialized[names.load]["state_key"] for outcome, names in [(products, PRODUCT), (sellers, SELLER)]
+    ]
+    assert {path.name for path in mall.state.iterdir() if path.is_dir()} >= set(keys)
+    for outcome, names, key in zip((products, sellers), (PRODUCT, SELLER), keys, strict=True):
+        run = mall.instance.get_run_by_id(outcome.run_id)
+        assert run is not None
+        assert run.tags[SYNC_TAG] == names.sync
+        assert (found := last_successful_sync(mall.instance, names, key))
+        assert found.run_id == outcome.run_id
+    told = {run.sync: (run.job, run.counts["inserted"]) for run in finished_runs(mall.instance, 0.0, ())}
+    assert told == {"product": ("product_sync", 3), "seller": ("seller_sync", 1)}
+
+
+def test_a_sync_that_cannot_run_does_not_stop_the_other(mall: Shop) -> None:
+    mall.sql("DROP TABLE seller")
+    assert not mall.run(SELLER.sync_job).success
+    assert "There is no table public.seller" in mall.run(SELLER.validate_job).failures
+    assert mall.run().success
+
+
+def test_a_run_of_both_counts_for_each(mall: Shop) -> None:
+    everything = [name for names in (PRODUCT, SELLER) for name in (
+        names.source_snapshot, names.target_snapshot, names.diff, names.load, names.quarantine
+    )]  # fmt: skip
+    both = mall.materialize(*everything, quarantine_budget=1.0)
+    assert both.success, both.failures
+    told = {run.sync: run.counts["inserted"] for run in finished_runs(mall.instance, 0.0, (), [PRODUCT, SELLER])}
+    assert told == {"product": 3, "seller": 1}
+
+
+def test_the_lock_is_of_one_table(mall: Shop) -> None:
+    with mall.locked():
+        assert "is being synced by another sync" in mall.run().failures
+        assert mall.run(SELLER.sync_job, quarantine_budget=1.0).success
+
+
+def test_a_schedule_waits_for_runs_of_its_own_sync_only(mall: Shop, tmp_path: Path) -> None:
+    mall.instance = dg.DagsterInstance.local_temp(str(tmp_path))
+    repository = project(schedule=ScheduleSettings.from_environment({})).get_repository_def()
+
+    def tick(names: SyncNames) -> int:
+        context = dg.build_schedule_context(instance=mall.instance, repository_def=repository)
+        return len(repository.get_schedule_def(names.schedule).evaluate_tick(context).run_requests or ())
+
+    record_run(mall.instance, job=SELLER.sync_job)
+    assert (tick(PRODUCT), tick(SELLER)) == (1, 0)
+    by_hand = record_run(mall.instance, job="__ASSET_JOB", assets=frozenset({dg.AssetKey(PRODUCT.load)}))
+    assert (tick(PRODUCT), tick(SELLER)) == (0, 0)
+    run = mall.instance.get_run_by_id(by_hand)
+    assert run is not None
+    assert syncs_of(run, [PRODUCT, SELLER]) == [PRODUCT]
+
+
+def test_two_syncs_of_one_name_or_one_table_are_refused_by_name(folder: Path) -> None:
+    from product_sync.errors import MappingError
+
+    (folder / "third.yaml").write_text(SELLERS)
+    with pytest.raises(MappingError, match=r"seller\.yaml and .*third\.yaml both have the target table public\.seller"):
+        load_definitions({"PRODUCT_SYNC_MAPPING": str(folder)})
+    (folder / "third.yaml").write_text("name: seller" + SELLERS.replace("table: seller", "table: other"))
+    with pytest.raises(MappingError, match="both have the name seller"):
+        load_definitions({}, folder)
+    (folder / "third.yaml").write_text("name: Third Sync")
+    (folder / "fourth.yaml").write_text("name: [")
+    with pytest.raises(
+        MappingError, match=r"(?s)fourth\.yaml is not valid YAML.*third\.yaml is not valid: name: "
+    ) as all_faults:
+        load_definitions({}, folder)
+    assert "labels" not in str(all_faults.value)
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    from product_sync.errors import MappingError
+
+    with pytest.raises(MappingError, match="holds no mapping file"):
+        load_definitions({}, tmp_path)
