@@ -64,7 +64,7 @@ def main(
         known = contestants.names()
         if unknown := set(only) - known:
             raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(sorted(known))}", param_hint="--only")
-        with running(folder / "servers", durable=True, tell=click.echo) as servers:
+        with running(folder / "servers", durable=True, say=click.echo) as servers:
             # The start is a comparison of two: half of it would replace the whole.
             for size in products if only else (_START_PRODUCTS, *products):
                 race = Race(servers, Catalogue(size), folder.resolve(), click.echo)

@@ -33,9 +33,9 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
     Raises `DemoFailed` if a report does not match the planted drift, and the errors of the sync.
     """
     say("Starting a real MongoDB (a replica set of one) and a real PostgreSQL …")
-    with running(folder, tell=say) as servers:
+    with running(folder, say=say) as servers:
         environment.enter(servers)
-        # The catalogue is planted anew, so the state of an earlier demo would be wrong.
+        # The catalogue is planted again, so the state of an earlier demo would be wrong.
         shutil.rmtree(state_root(os.environ), ignore_errors=True)
         planted = fill(servers.mongodb_url, servers.cart_url)
         say(_what_was_planted(planted))

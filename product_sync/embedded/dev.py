@@ -22,7 +22,7 @@ from product_sync.runtime import hints
 _STOP_S = 30.0
 
 
-def run_dev(folder: Path, port: int, tell: Callable[[str], None]) -> None:
+def run_dev(folder: Path, port: int, say: Callable[[str], None]) -> None:
     """Run until an interrupt, then stop everything. ``port`` is the UI's.
 
     Raises `EmbeddedServerError` if the port is in use, or if a server or the UI does not start.
@@ -31,15 +31,15 @@ def run_dev(folder: Path, port: int, tell: Callable[[str], None]) -> None:
         taken = port_in_use("The Dagster UI", port)
         raise PortInUseError(taken.message, hint="Stop that process, or choose another port.")
     new = not (folder / "dagster").exists()
-    with running(folder, tell=tell) as servers:
+    with running(folder, say=say) as servers:
         if new:
             fill(servers.mongodb_url, servers.cart_url)
-            tell("Filled the sample catalogue, with drift planted in the cart's copy.")
+            say("Filled the sample catalogue, with drift planted in the cart's copy.")
         with serving_reports(servers.folder / environment.STATE_FOLDER, port + 1) as reports:
             script = environment.enter(servers, ui_url=f"http://{LOOPBACK}:{port}", reports_url=reports)
-            tell(_addresses(servers, port, script))
+            say(_addresses(servers, port, script))
             _serve(port)
-    tell("Everything is stopped.")
+    say("Everything is stopped.")
 
 
 def _addresses(servers: Servers, port: int, script: Path) -> str:

@@ -41,7 +41,7 @@ def server_account() -> Account | None:
     return Account(entries[0].pw_name, entries[0].pw_uid, entries[0].pw_gid)
 
 
-def places(folder: Path, account: Account | None, tell: Callable[[str], None]) -> tuple[Path, Path]:
+def places(folder: Path, account: Account | None, say: Callable[[str], None]) -> tuple[Path, Path]:
     """The folder of the binaries and the folder of the data. The server's user can enter both."""
     binaries = _wheel()
     home = folder / "postgres"
@@ -53,10 +53,10 @@ def places(folder: Path, account: Account | None, tell: Callable[[str], None]) -
     if not (_enters(account, folder) and _give(home, account)):
         base = _make_outside(folder, account)
         home = base / "postgres"
-        tell(f"PostgreSQL runs as {account.name}, which cannot enter {folder}: its data is in {base}.")
+        say(f"PostgreSQL runs as {account.name}, which cannot enter {folder}: its data is in {base}.")
     if not _runs(account, binaries):
         binaries = _copy(binaries, base / "postgres-binaries")
-        tell(f"PostgreSQL runs as {account.name}, which cannot run the installed binaries: a copy is in {binaries}.")
+        say(f"PostgreSQL runs as {account.name}, which cannot run the installed binaries: a copy is in {binaries}.")
         if not _runs(account, binaries):
             if find_missing(binaries / "bin" / "postgres"):
                 raise missing_libraries(binaries / "bin" / "postgres")

@@ -8,15 +8,15 @@ from random import Random
 BRANDS = (
     "Alder & Finch", "Borealis", "Castor", "Dunmore", "Elmhurst", "Fjordline", "Granby", "Harrow", "Islay", "Juniper",
     "Kestrel", "Larkfield", "Marlow", "Northcote", "Oakham", "Penrose", "Quillon", "Ravensworth", "Selkirk",
-    "Thornbury", "Ulverston", "Veldt", "Wexford", "Yarrow",
+    "Thornbury", "Ulverston", "Veldt", "Wexford", "Yarrow"
 )  # fmt: skip
 MATERIALS = (
     "Oak", "Ash", "Walnut", "Bamboo", "Stainless Steel", "Cast Iron", "Enamel", "Stoneware", "Linen", "Cotton",
-    "Merino", "Leather", "Cork", "Brass", "Glass",
+    "Merino", "Leather", "Cork", "Brass", "Glass"
 )  # fmt: skip
 ADJECTIVES = (
     "Compact", "Classic", "Everyday", "Folding", "Heavy-Duty", "Insulated", "Large", "Lightweight", "Mini", "Organic",
-    "Portable", "Rechargeable", "Reusable", "Round", "Slim", "Stackable", "Travel", "Waterproof",
+    "Portable", "Rechargeable", "Reusable", "Round", "Slim", "Stackable", "Travel", "Waterproof"
 )  # fmt: skip
 COLOURS = ("Black", "White", "Forest Green", "Navy", "Terracotta", "Sand", "Charcoal", "Rosé", "Mustard", "Sky Blue")
 

@@ -11,32 +11,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from product_sync.embedded.process import LOOPBACK, is_free
 
 _REPORT = re.compile(r"/([0-9a-f-]{36}\.html)")
+_NOTHING = Path("/nonexistent")
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def __init__(self, root: Path, *arguments: object) -> None:
-        self._root = root
-        super().__init__(*arguments)  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        name = _REPORT.fullmatch(self.path)
-        page = next(self._root.glob(f"*/reports/{name[1]}"), None) if name else None
-        if page is None:
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        content = page.read_bytes()
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+class _Handler(SimpleHTTPRequestHandler):
+    def translate_path(self, path: str) -> str:
+        """The file of a report; a path that does not exist for everything else."""
+        name = _REPORT.fullmatch(path)
+        return str(next(Path(self.directory).glob(f"*/reports/{name[1]}"), _NOTHING) if name else _NOTHING)
 
     def log_message(self, *_: object) -> None:
         """Log nothing: the terminal shows Dagster's log."""
@@ -46,7 +34,7 @@ class _Handler(BaseHTTPRequestHandler):
 def serving_reports(root: Path, port: int) -> Iterator[str]:
     """Serve the reports below the state folder ``root`` while the block runs, and return their address. If ``port`` is
     in use, another one is taken."""
-    server = ThreadingHTTPServer((LOOPBACK, port if is_free(port) else 0), partial(_Handler, root))
+    server = ThreadingHTTPServer((LOOPBACK, port if is_free(port) else 0), partial(_Handler, directory=str(root)))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="reports", daemon=True)
     thread.start()

@@ -52,19 +52,19 @@ def running(
     mongodb_port: int | None = None,
     postgres_port: int | None = None,
     durable: bool = True,
-    tell: Callable[[str], None] = _log.info,
+    say: Callable[[str], None] = _log.info,
 ) -> Iterator[Servers]:
     """Start both servers on ``folder``, which is created if needed, and stop them at the end. The start takes 1 to 2 s.
 
     Without ports, those of the last run are used again if they are free, so that URLs stay valid. ``durable=False``
-    turns PostgreSQL's flushing to disk off, for tests. ``tell`` gets a sentence if the data is not in ``folder``.
+    turns PostgreSQL's flushing to disk off, for tests. ``say`` gets a sentence if the data is not in ``folder``.
 
     Raises `EmbeddedServerError` (`FolderInUseError`, `PortInUseError`) with nothing left running. If this process is
     killed, the watchers or the next start on this folder stop the servers.
     """
     folder = folder.resolve()
     with _locked(folder), ExitStack() as stack:
-        servers = _start(folder, stack, (mongodb_port, postgres_port), durable=durable, tell=tell)
+        servers = _start(folder, stack, (mongodb_port, postgres_port), durable=durable, say=say)
         yield servers
 
 
@@ -85,12 +85,7 @@ def remove(folder: Path) -> None:
 
 
 def _start(
-    folder: Path,
-    stack: ExitStack,
-    ports: tuple[int | None, int | None],
-    *,
-    durable: bool,
-    tell: Callable[[str], None],
+    folder: Path, stack: ExitStack, ports: tuple[int | None, int | None], *, durable: bool, say: Callable[[str], None]
 ) -> Servers:
     executable = mongod.find_mongod()
     for attempt in range(1, _ATTEMPTS + 1):
@@ -99,7 +94,7 @@ def _start(
             # Both start at the same time, because each mostly waits for its disk.
             mongo = mongod.launch(folder / "mongodb", port=mongodb_port, executable=executable)
             attempted.callback(mongo.process.stop)
-            pg = postgres.launch(folder, port=postgres_port, log=folder / "postgres.log", durable=durable, tell=tell)
+            pg = postgres.launch(folder, port=postgres_port, log=folder / "postgres.log", durable=durable, say=say)
             attempted.callback(pg.process.stop)
             attempted.callback(mongo.process.ask_to_stop)
             try:

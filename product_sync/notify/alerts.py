@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, Self
 
-#: The sync whose alerts and metrics carry no name of a sync in their titles.
-DEFAULT_SYNC: Final = "product"
+from product_sync.schema.definition import DEFAULT_NAME
+
+#: The titles of this sync's alerts do not name it.
+DEFAULT_SYNC: Final = DEFAULT_NAME
 #: Characters of one message. Some services refuse longer ones.
 TEXT_LENGTH = 1_500
 #: Messages kept for an alert URL that does not answer.

@@ -52,7 +52,7 @@ _OF_A_JOB: tuple[tuple[str, str, str, Callable[[JobMetrics], _Values]], ...] = (
     ("last_run_rows", "Rows of the last run, by what it did with them.", "op",
      _counts(**{name: name for name in (*WRITTEN, "kept_referenced", "excluded")})),
     ("last_run_batches", "Batches of the last run; all includes the failed.", "outcome",
-     _counts(all="batches", failed="failed_batches", not_attempted="not_attempted_batches")),
+     _counts(all="batches", failed="failed_batches", not_attempted="not_attempted_batches"))
 )  # fmt: skip
 _OF_A_SYNC: tuple[tuple[str, str, str, Callable[[SyncMetrics], _Values]], ...] = (
     ("rows", "Rows of all runs, by what was done with them.", "op", lambda sync: sync.rows),

@@ -14,7 +14,7 @@ from product_sync.notify.events import FinishedRun, Number
 COUNTS: Final = (
     "source_count", "target_count", "missing", "changed", "extra", "in_flight", "quarantined", "inserted", "updated",
     "deleted", "conflicts", "taken_back", "kept_referenced", "excluded", "batches", "failed_batches",
-    "not_attempted_batches", "retries",
+    "not_attempted_batches", "retries"
 )  # fmt: skip
 #: Counts of rows that are summed over all runs.
 WRITTEN: Final = ("inserted", "updated", "deleted", "conflicts", "taken_back")

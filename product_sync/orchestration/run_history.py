@@ -1,6 +1,6 @@
 """Reads the results of finished runs from the run history, however they were launched.
 
-A run is new if it ended since the last look, with an overlap, and its id was not seen. Two other ways would lose
+A run is new if it ended since the last reading, with an overlap, and its id was not seen. Two other ways would lose
 alerts. Dagster creates the rows of check evaluations when a check is planned, so a later row may hold an earlier
 result. And the times by which Dagster selects runs are local times if its PostgreSQL is not set to UTC.
 """

@@ -46,7 +46,7 @@ def main(rows: int, rounds: int, folder: Path, report_file: Path | None, write_o
 
 
 def _measure(rows: int, rounds: int, folder: Path) -> results.Results:
-    with running(folder / "servers", durable=True, tell=click.echo) as servers:
+    with running(folder / "servers", durable=True, say=click.echo) as servers:
         found = results.Results(
             rows=rows,
             rate=measuring.RATE,

@@ -20,7 +20,7 @@ def _tell(text: str) -> None:
 def main() -> int:
     folder = Path(sys.argv[1])
     try:
-        with running(folder, durable=False, tell=_tell) as servers:
+        with running(folder, durable=False, say=_tell) as servers:
             sys.stdout.write(json.dumps({"mongodb_url": servers.mongodb_url, "cart_url": servers.cart_url}) + "\n")
             sys.stdout.flush()
             sys.stdin.read()

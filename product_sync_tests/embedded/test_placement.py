@@ -57,7 +57,7 @@ def private_wheel(private: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_data_and_binaries_go_outside_a_private_folder_which_stays_private(private: Path, private_wheel: Path) -> None:
     before = _modes(private)
     sentences: list[str] = []
-    with running(private / "data", durable=False, tell=sentences.append) as servers:
+    with running(private / "data", durable=False, say=sentences.append) as servers:
         assert not servers.postgres_folder.is_relative_to(private)
         outside = servers.postgres_folder.parent
         assert str(outside) in sentences[0]

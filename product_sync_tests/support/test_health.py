@@ -201,7 +201,7 @@ def _as(role: str, url: str) -> str:
 @contextmanager
 def postgres_on(folder: Path) -> Iterator[postgres.Postgres]:
     """A server of the test's own."""
-    server = postgres.launch(folder, port=free_port(), log=folder / "log", durable=False, tell=lambda _: None)
+    server = postgres.launch(folder, port=free_port(), log=folder / "log", durable=False, say=lambda _: None)
     try:
         server.wait_until_ready()
         yield server

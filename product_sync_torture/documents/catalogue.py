@@ -101,7 +101,7 @@ def _fitting(column: Column, draw: random.Random) -> Value:
         "small": values.int32(number), "big": values.int64(number * 10**9), "weight": values.double(number / 8),
         "ratio": values.double(number / 4), "active": values.boolean(number % 2 == 0),
         "updated": values.date(number * 10**6), "code": values.binary(draw.randbytes(16), 4),
-        "sellerId": values.object_id(draw.randbytes(12)), "stock": values.int32(number),
+        "sellerId": values.object_id(draw.randbytes(12)), "stock": values.int32(number)
     }  # fmt: skip
     if draw.random() < 0.9:
         return ordinary[column.name]

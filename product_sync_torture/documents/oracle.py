@@ -15,17 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from product_sync_torture.documents.values import (
-    BOOLEAN,
-    DATE,
-    DOCUMENT,
-    NOTHING,
-    NUMBER,
-    OBJECT_ID,
-    TEXT,
-    UUID,
-    Value,
-)
+from product_sync_torture.documents.values import BOOLEAN, DATE, DOCUMENT, NOTHING, NUMBER, OBJECT_ID, TEXT, UUID, Value
 
 _CANONICAL_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _ENOUGH_DIGITS: Final = 20_000

@@ -17,7 +17,7 @@ from bson.decimal128 import Decimal128
 
 #: Kinds of meanings. `OTHER` fits no column.
 NUMBER, TEXT, BOOLEAN, DATE, UUID, OBJECT_ID, NOTHING, DOCUMENT, OTHER = (
-    "number", "text", "boolean", "date", "uuid", "object id", "nothing", "document", "other",
+    "number", "text", "boolean", "date", "uuid", "object id", "nothing", "document", "other"
 )  # fmt: skip
 #: Levels of nested documents. The server refuses more than 180.
 _DEEPEST: Final = 150

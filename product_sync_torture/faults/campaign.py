@@ -82,12 +82,7 @@ def play(machines: Machines, home: Path, fault: Fault, seed: int) -> Round:
 
 
 def _attempt(
-    machines: Machines,
-    home: Path,
-    instance: dg.DagsterInstance,
-    fault: Fault,
-    random_: random.Random,
-    played: Round,
+    machines: Machines, home: Path, instance: dg.DagsterInstance, fault: Fault, random_: random.Random, played: Round
 ) -> bool:
     """Whether the fault was injected before the run ended."""
     small_disk = fault.fills_disk and machines.disk is not None

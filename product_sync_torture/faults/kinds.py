@@ -248,12 +248,7 @@ def _kill_at(name: str, *steps: Step, side: Side, of_source: bool = False) -> Fa
 
 
 FAULTS: Final[tuple[Fault, ...]] = (
-    Fault(
-        "SIGKILL at a random moment",
-        AtTime,
-        kill_the_run,
-        _may(Ending.KILLED, Ending.KILLED_EARLY),
-    ),
+    Fault("SIGKILL at a random moment", AtTime, kill_the_run, _may(Ending.KILLED, Ending.KILLED_EARLY)),
     _kill_at("before a batch is read again", Step.READ_AGAIN, side=Side.BEFORE, of_source=True),
     _kill_at("before BEGIN", Step.BEGIN, side=Side.BEFORE),
     _kill_at("after BEGIN", Step.BEGIN, side=Side.AFTER),
@@ -267,12 +262,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault("SIGTERM at a random moment", AtTime, terminate_the_run, _may(Ending.CANCELLED, Ending.KILLED_EARLY)),
     Fault("SIGTERM in the load", lambda: AtRequest(_LOAD), terminate_the_run, _may(Ending.CANCELLED)),
     Fault("SIGTERM in COMMIT", lambda: InServer("commit"), terminate_the_run, _may(Ending.CANCELLED)),
-    Fault(
-        "PostgreSQL killed in the load",
-        lambda: AtRequest(_LOAD),
-        kill_postgres,
-        _may(Ending.RECOVERED),
-    ),
+    Fault("PostgreSQL killed in the load", lambda: AtRequest(_LOAD), kill_postgres, _may(Ending.RECOVERED)),
     Fault(
         "a server process of PostgreSQL killed in the load",
         lambda: AtRequest(_LOAD),

@@ -100,7 +100,7 @@ class Machines:
 
     def _start_postgres(self) -> None:
         self._postgres = postgres.launch(
-            self._folder, port=self._postgres_port, log=self._folder / "postgres.log", durable=True, tell=_ignore
+            self._folder, port=self._postgres_port, log=self._folder / "postgres.log", durable=True, say=_ignore
         )
         try:
             self._postgres.wait_until_ready()
