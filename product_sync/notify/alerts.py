@@ -14,12 +14,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from product_sync.schema.definition import DEFAULT_NAME
 
-#: The titles of this sync's alerts do not name it.
-DEFAULT_SYNC: Final = DEFAULT_NAME
 #: Characters of one message. Some services refuse longer ones.
 TEXT_LENGTH = 1_500
 #: Messages kept for an alert URL that does not answer.
@@ -47,11 +45,11 @@ class StatusUpdate:
     level: Level
     at: float
     text: str
-    sync: str = DEFAULT_SYNC
+    sync: str = DEFAULT_NAME
 
     @property
     def key(self) -> str:
-        return self.subject if self.sync == DEFAULT_SYNC else f"{self.sync}/{self.subject}"
+        return self.subject if self.sync == DEFAULT_NAME else f"{self.sync}/{self.subject}"
 
 
 @dataclass(slots=True)
@@ -65,7 +63,7 @@ class Subject:
     """
 
     name: str
-    sync: str = DEFAULT_SYNC
+    sync: str = DEFAULT_NAME
     level: Level = Level.OK
     notified: Level = Level.OK
     pending: int = 0
@@ -183,5 +181,5 @@ def _message(subject: Subject, now: float) -> Message:
     if not recovered or subject.notified is Level.OK:
         subject.alerted, subject.alerted_at = subject.worst, now
     subject.notified, subject.pending, subject.worst, subject.failure = subject.level, 0, Level.OK, ""
-    sync = "" if subject.sync == DEFAULT_SYNC else f" ({subject.sync})"
+    sync = "" if subject.sync == DEFAULT_NAME else f" ({subject.sync})"
     return Message(f"product_sync{sync}: {subject.name} {title}", "\n".join(filter(None, lines)), subject.level, now)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from product_sync.notify.alerts import DEFAULT_SYNC, Level, StatusUpdate
+from product_sync.notify.alerts import Level, StatusUpdate
+from product_sync.schema.definition import DEFAULT_NAME
 from product_sync.verify.checks import Severity
 
 Number = int | float
@@ -46,7 +47,7 @@ class FinishedRun:
     checks: Sequence[CheckOutcome] = ()
     counts: Mapping[str, Number] = field(default_factory=dict)
     loaded: bool = False
-    sync: str = DEFAULT_SYNC
+    sync: str = DEFAULT_NAME
 
     @property
     def verified(self) -> bool:

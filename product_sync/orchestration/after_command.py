@@ -20,13 +20,14 @@ from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
 
 from product_sync.errors import ProductSyncError, SyncAlreadyRunning, SyncCancelled
-from product_sync.notify.alerts import DEFAULT_SYNC, Level
+from product_sync.notify.alerts import Level
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.notify.events import FinishedRun
 from product_sync.orchestration.dead_runs import process_tags
 from product_sync.orchestration.instance import open_instance
 from product_sync.orchestration.run_history import finished_runs
+from product_sync.schema.definition import DEFAULT_NAME
 from product_sync.state.damaged_files import set_aside
 from product_sync.state.store import write_text
 
@@ -46,7 +47,7 @@ def notify_of_error(
     job: str,
     error: BaseException,
     started_at: datetime,
-    sync: str = DEFAULT_SYNC,
+    sync: str = DEFAULT_NAME,
 ) -> None:
     """Send alerts about an error that ends the command, once, however often it is called.
 
@@ -70,7 +71,7 @@ def notify_of_command(
     job: str,
     failure: ProductSyncError | None,
     started_at: datetime,
-    sync: str = DEFAULT_SYNC,
+    sync: str = DEFAULT_NAME,
 ) -> None:
     """Send alerts, heartbeat and metrics at the end of a command that ran ``job`` of ``sync``.
 

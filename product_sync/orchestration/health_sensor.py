@@ -75,7 +75,7 @@ def health_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
         sides = check_both_sides(definition, os.environ)
         now = time.time()
         channels = resolve_channels(os.environ)
-        updates = [side.status_update(now) for side in sides]
+        updates = [side.status_update(now, definition.name) for side in sides]
         result = send_updates(state.alerts, updates, channels.settings, context.log)
         records = state.must_record({side.side: str(side.level) for side in sides}, now)
         return dg.SensorResult(

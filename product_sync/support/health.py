@@ -38,8 +38,9 @@ class ConnectionHealth:
     text: str
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
-    def status_update(self, at: float) -> StatusUpdate:
-        return StatusUpdate(f"connection/{self.side}", f"the connection to {self.title}", self.level, at, self.text)
+    def status_update(self, at: float, sync: str) -> StatusUpdate:
+        name = f"the connection to {self.title}"
+        return StatusUpdate(f"connection/{self.side}", name, self.level, at, self.text, sync)
 
 
 @dataclass(frozen=True, slots=True)

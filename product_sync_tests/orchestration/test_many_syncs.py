@@ -14,6 +14,8 @@ from product_sync.orchestration.past_syncs import last_successful_sync
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.schema.definition import DEFAULT_MAPPING, load_definitions
 from product_sync.settings import PageSettings, ScheduleSettings
+from product_sync_tests.orchestration.test_notifications import Daemon
+from product_sync_tests.receivers import web_receiver
 from product_sync_tests.shop import Shop, ids, product, project, record_run
 
 SELLER = SyncNames.of("seller")
@@ -115,6 +117,26 @@ def test_a_run_of_both_counts_for_each(mall: Shop) -> None:
     assert both.success, both.failures
     told = {run.sync: run.counts["inserted"] for run in finished_runs(mall.instance, 0.0, (), [PRODUCT, SELLER])}
     assert told == {"product": 3, "seller": 1}
+
+
+def test_the_alerts_and_the_health_of_a_sync_name_it(mall: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    mall.sql("INSERT INTO seller VALUES ('s1', 'Simon'), ('s2', 'Sue')")
+    with web_receiver() as web:
+        monkeypatch.setenv("PRODUCT_SYNC_ALERT_URLS", web.apprise)
+        assert not mall.run(SELLER.validate_job, quarantine_budget=1.0).success
+        assert not mall.run(PRODUCT.validate_job).success
+        Daemon(mall.instance).tick()
+        titles = {alert["title"]: alert["message"] for alert in web.alerts}
+        assert {
+            "product_sync: target_matches_source failed",
+            "product_sync (seller): target_matches_source failed",
+        } <= titles.keys()
+        assert "1 changed (first: s1)" in titles["product_sync (seller): target_matches_source failed"]
+        monkeypatch.setenv("CART_DB_URL", "postgresql://127.0.0.1:1/cart")
+        repository = project().get_repository_def()
+        with dg.build_sensor_context(mall.instance, repository_def=repository) as context:
+            repository.get_sensor_def(SELLER.health_sensor).evaluate_tick(context)
+        assert web.alerts[-1]["title"] == "product_sync (seller): the connection to PostgreSQL failed"
 
 
 def test_the_lock_is_of_one_table(mall: Shop) -> None:
