@@ -32,7 +32,8 @@ READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class SourceSnapshot:
     """``documents`` were read, ``rejected`` of them cannot be copied; ``rejects`` counts these by reason (a document
-    with several faults under each). ``taken_at`` is when reading began."""
+    with several faults under each). ``filtered_out`` is about how many the filter of the source left out, ``None``
+    without a filter. ``taken_at`` is when reading began."""
 
     documents: int
     rejected: int
@@ -40,6 +41,7 @@ class SourceSnapshot:
     taken_at: datetime
     duration_s: float
     rows_per_second: float
+    filtered_out: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class SourceRecording:
         self._layout = row_schema
         self._rows_path, self._rejects_path = rows_path, rejects_path
         self.stamped = _stamped(metadata, self.taken_at)
-        self._meter = Meter("read source", source.estimated_count(), on_progress, timing)
+        self._in_collection = source.estimated_count()
+        self._meter = Meter("read source", None if row_schema.filter else self._in_collection, on_progress, timing)
         self._reasons: Mapping[Reason, int] = {}
 
     def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
@@ -133,6 +136,7 @@ class SourceRecording:
             taken_at=self.taken_at,
             duration_s=self._meter.elapsed_s,
             rows_per_second=self._meter.rate,
+            filtered_out=max(self._in_collection - self._meter.done, 0) if self._layout.filter else None,
         )
 
 

@@ -38,9 +38,11 @@ def _pace(settings: RunOptions) -> str:
 
 
 def source_read(snapshot: SourceSnapshot) -> str:
+    left_out = snapshot.filtered_out
     return (
         f"Source: {_count(snapshot.documents, 'document')} read in {_seconds(snapshot.duration_s)},"
         f" {snapshot.rejected:,} of them cannot be copied{_by(snapshot.rejects)}."
+        + ("" if left_out is None else f" The filter leaves out about {_count(left_out, 'document')}.")
     )
 
 

@@ -74,8 +74,9 @@ class Databases:
              repr(column.default) if column.has_default else None, column.update]
             for name, column in sorted(self.definition.columns.items())
         ]  # fmt: skip
-        collection = self.definition.source.collection
-        return [self._source_name, collection, self._target_name, self.table.qualified_name, columns]
+        source = self.definition.source
+        sides = [self._source_name, source.collection, self._target_name, self.table.qualified_name, columns]
+        return [*sides, source.filter] if source.filter else sides
 
     def __str__(self) -> str:
         """Which collection and which table, on which hosts, for people; without credentials."""

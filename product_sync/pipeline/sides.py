@@ -21,7 +21,7 @@ SIDES = "sides.json"
 
 def sides_key(databases: Databases) -> str:
     """As `RowSchema.state_key`, without the types of the columns."""
-    return hashlib.sha256(json.dumps(databases.identity).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(databases.identity, default=str).encode()).hexdigest()[:16]
 
 
 def note_sides(folder: StateFolder, sides: str) -> None:

@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from product_sync.errors import MappingError
+from product_sync.schema import source_filter
 
 #: Names the mapping file, or a folder in which each YAML file is a sync.
 MAPPING = "PRODUCT_SYNC_MAPPING"
@@ -84,9 +85,11 @@ class ColumnSpec(_Strict):
 
 class SourceSpec(_Strict):
     """A collection, and the environment variables that hold the URL of its MongoDB and, if the URL has none, a user
-    and a password."""
+    and a password. ``filter`` is a query in extended JSON (`source_filter`): only documents that match it are synced.
+    """
 
     collection: Annotated[str, Field(min_length=1)]
+    filter: Annotated[dict[str, Any], AfterValidator(source_filter.checked)] = Field(default_factory=dict)
     url_variable: Variable = SOURCE_URL
     user_variable: Variable = SOURCE_USER
     password_variable: Variable = SOURCE_PASSWORD
@@ -165,9 +168,12 @@ class _MappingLoader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        is_query = getattr(node, "is_query", False)
         for key, value in node.value:
             _as_written(key)
-            if isinstance(key, yaml.ScalarNode) and key.value in _NAMES:
+            if is_query or key.value == "filter":  # its values are those of documents
+                _mark_as_query(value)
+            elif key.value in _NAMES:
                 _as_written(value)
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for position, key in enumerate(keys):
@@ -176,6 +182,14 @@ class _MappingLoader(yaml.SafeLoader):
                     None, None, f"the key {key!r} is given twice", node.value[position][0].start_mark
                 )
         return super().construct_mapping(node, deep)
+
+
+def _mark_as_query(node: yaml.Node) -> None:
+    if isinstance(node, yaml.MappingNode):
+        node.is_query = True  # type: ignore[attr-defined] # PyYAML builds nested mappings later
+    elif isinstance(node, yaml.SequenceNode):
+        for member in node.value:
+            _mark_as_query(member)
 
 
 def _as_written(node: yaml.Node) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import abc
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pyarrow as pa
@@ -50,6 +51,8 @@ class RowSchema:
     table: TargetTable
     key: RowColumn
     values: tuple[RowColumn, ...]
+    #: A query as the mapping gives it (`source_filter.query_of`); empty for the whole collection.
+    filter: abc.Mapping[str, object] = field(default_factory=dict, hash=False)
 
     @property
     def columns(self) -> tuple[RowColumn, ...]:
@@ -93,7 +96,7 @@ class RowSchema:
 
         ``source`` and ``target`` are the addresses without credentials.
         """
-        identity = [
+        identity: list[object] = [
             source,
             self.collection,
             target,
@@ -104,7 +107,9 @@ class RowSchema:
                 for column in self.columns
             ],
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+        if self.filter:
+            identity.append(self.filter)
+        return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
 
 
 def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
@@ -163,7 +168,8 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
             f"Table {where} has NOT NULL columns without a default that are not mapped: {_names(unfilled)}.",
             hint="Map them, or set a default in the table.",
         )
-    return RowSchema(mapping.source.collection, table, key, tuple(c for c in resolved if c is not key))
+    values = tuple(column for column in resolved if column is not key)
+    return RowSchema(mapping.source.collection, table, key, values, mapping.source.filter)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -242,7 +242,7 @@ def test_every_key_of_the_mapping_has_a_row_with_its_default() -> None:
     assert not rows
 
 
-@pytest.mark.parametrize("number", [0, 1, 2], ids=["default", "a column more", "another collection"])
+@pytest.mark.parametrize("number", range(4), ids=["default", "a column more", "a filter", "another collection"])
 def test_the_mappings_of_the_page_are_valid(number: int, tmp_path: Path) -> None:
     shown = [fence.text for fence in page("mapping.md").fences if fence.text.startswith("source:")]
     file = tmp_path / "mapping.yaml"

@@ -17,6 +17,7 @@ from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.past_syncs import last_successful_sync
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.runtime.progress import Progress
+from product_sync.schema.definition import DEFAULT_MAPPING
 from product_sync_tests.shop import Shop, ids, product
 
 #: A rule of the cart's table that a product can break, which the conversion cannot know.
@@ -30,6 +31,19 @@ def refuse_with(shop: Shop, sqlstate: str, when: str) -> None:
         f" $$ BEGIN RAISE EXCEPTION 'refused by the trigger' USING ERRCODE = '{sqlstate}'; END $$"
     )
     shop.sql(f"CREATE TRIGGER refuse BEFORE INSERT ON product FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse()")
+
+
+def test_the_source_snapshot_says_how_many_documents_the_filter_leaves_out(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.put(product("p1", status="active"), product("p2", status="sold"), product("p3"))
+    mapping = tmp_path / "active.yaml"
+    mapping.write_text(DEFAULT_MAPPING.read_text().replace("source:\n", "source:\n  filter: {status: active}\n", 1))
+    monkeypatch.setenv("PRODUCT_SYNC_MAPPING", str(mapping))
+    run = shop.materialize(PRODUCT.source_snapshot)
+    found = run.materialized[PRODUCT.source_snapshot]
+    assert (found["documents"], found["filtered_out"]) == (1, 2)
+    assert "The filter leaves out about 2 documents." in run.log
 
 
 def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_differed(shop: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from product_sync.errors import ConfigurationError, MappingError
 from product_sync.schema.definition import DEFAULT_MAPPING, Kind, SyncDefinition, load_definition
+from product_sync.schema.source_filter import query_of
 
 HEAD = "source: {collection: products}\ntarget: {table: product}\n"
 
@@ -88,6 +90,28 @@ def test_a_default_of_null_is_none(tmp_path: Path) -> None:
     assert not load(tmp_path, text).columns["a"].has_default
 
 
+IDS = "columns: {id: {source: _id}, a: {source: a}}"
+FILTER = "source: {{collection: a, filter: {}}}\ntarget: {{table: a}}\n" + IDS.replace("{", "{{").replace("}", "}}")
+
+
+def test_a_filter_holds_values_as_documents_do(tmp_path: Path) -> None:
+    text = FILTER.format("{name: 5, source: yes, at: {$gte: 2024-01-31}, $or: [{schema: 1}, {a: {$in: [no, null]}}]}")
+    loaded = load(tmp_path, text).source.filter
+    assert query_of(loaded) == {
+        "name": 5,
+        "source": True,
+        "at": {"$gte": dt.datetime(2024, 1, 31, tzinfo=dt.UTC)},
+        "$or": [{"schema": 1}, {"a": {"$in": [False, None]}}],
+    }
+
+
+def test_a_filter_keeps_the_operators_beside_a_pattern(tmp_path: Path) -> None:
+    text = FILTER.format("{a: {$regex: ^x, $ne: xx}, b: {$regularExpression: {pattern: ^x, options: i}}}")
+    query = query_of(load(tmp_path, text).source.filter)
+    assert query["a"] == {"$regex": "^x", "$ne": "xx"}
+    assert (query["b"].pattern, query["b"].flags) == ("^x", re.IGNORECASE)
+
+
 MISTAKES: list[tuple[str, str, str]] = [
     ("empty", "", "file: Input should be"),
     ("a list", "- a", "file: Input should be"),
@@ -110,6 +134,10 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("an unknown kind", columns("a: {source: a, kind: x}"), "columns.a.kind: "),
     ("a reserved name", columns("source_id_type: {source: a}"), "used by product_sync itself"),
     ("an empty table", "source: {collection: a}\ntarget: {table: ''}\ncolumns: {id: {source: _id}}", "target.table: "),
+    ("a filter that is no query", FILTER.format("[a]"), "source.filter: "),
+    ("a bad ObjectId", FILTER.format("{a: {$oid: xyz}}"), "source.filter: .*'xyz' is not a valid ObjectId"),
+    ("a bad date", FILTER.format("{a: {$gte: {$date: now}}}"), "source.filter: .*in place of {'\\$date': 'now'}"),
+    ("a number of 65 bits", FILTER.format("{a: 18446744073709551616}"), "source.filter: .*8-byte ints"),
     ("an empty collection", "source: {collection: ''}\ntarget: {table: a}\ncolumns: {id: {source: _id}}", "source.c"),
 ]  # fmt: skip
 

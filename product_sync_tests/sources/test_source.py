@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -22,6 +23,7 @@ from product_sync.sources.mongodb import MongoSource, connect
 from product_sync_tests.fakes import FakeTime
 from product_sync_tests.source_contract import (
     OBJECT_ID,
+    SELLER,
     Documents,
     SourceContract,
     SourceOf,
@@ -382,6 +384,68 @@ class TestWhatIsThere:
 
         with pytest.raises(SourceMissing):
             reading.existing(asked)
+
+
+class TestFilter:
+    """Every read returns the documents that match the filter, and no others."""
+
+    @staticmethod
+    def source(shop: Shop, **source_filter: Any) -> MongoSource:
+        return MongoSource(shop, replace(product_row_schema(), filter=source_filter), page_rows=2)
+
+    def test_it_limits_every_read(self, shop: Shop) -> None:
+        active, sold = [ObjectId() for _ in range(5)], ObjectId()
+        shop["products"].insert_many([product(bson_id, status="active") for bson_id in active])
+        shop["products"].insert_one(product("a", status="active"))
+        shop["products"].insert_many([product(sold, status="sold"), product("b")])
+        found = self.source(shop, status="active")
+        object_ids = [SourceId(IdType.OBJECT_ID, str(bson_id)) for bson_id in active]
+        out = SourceId(IdType.OBJECT_ID, str(sold))
+        text, text_out = SourceId(IdType.STRING, "a"), SourceId(IdType.STRING, "b")
+
+        assert set(ids_of(list(found.snapshot()))) == {*object_ids, text}
+        assert found.count() == 6
+        assert set(ids_of([found.fetch([*object_ids, out])])) == set(object_ids)
+        assert ids_of([found.fetch([text, text_out, out])]) == [text]
+        assert found.existing([*object_ids, out, text, text_out]) == {*object_ids, text}
+        assert found.all_exist(id_rows(object_ids))
+        assert not found.all_exist(id_rows([*object_ids, out]))
+        assert found.document("a") is not None
+        assert found.document("b") is None
+
+    def test_its_dates_and_object_ids_are_extended_json(self, shop: Shop) -> None:
+        shop["products"].insert_many(
+            [product(year, since=datetime(year, 1, 1, tzinfo=UTC)) for year in range(2020, 2024)]
+        )
+        since = {"$gte": {"$date": "2021-01-01T00:00:00Z"}, "$lt": date(2023, 1, 1)}
+        seller = {"$in": [{"$oid": str(SELLER)}]}
+        found = self.source(shop, since=since, sellerId=seller)
+        assert [source_id.text for source_id in ids_of(list(found.snapshot()))] == ["2021", "2022"]
+
+    @pytest.mark.parametrize("refused", [{"$nope": 1}, {"price": {"$gt": 1, "$nope": 2}}, {"$text": {"$search": "x"}}])
+    def test_one_that_the_server_refuses_is_an_error_before_the_first_page(
+        self, shop: Shop, refused: dict[str, Any]
+    ) -> None:
+        shop["products"].insert_one(product("a"))
+        with pytest.raises(ConfigurationError, match="MongoDB refuses the filter of the collection 'products'"):
+            next(self.source(shop, **refused).snapshot())
+
+    def test_a_page_reads_only_matching_documents_where_an_index_has_the_fields_and_then_the_id(
+        self, shop: Shop
+    ) -> None:
+        shop["products"].insert_many(
+            [product(number, status="sold" if number % 10 else "active") for number in range(90)]
+        )
+        shop["products"].create_index([("status", 1), ("price", 1), ("_id", 1)])
+        shop["products"].create_index([("status", 1), ("_id", 1)])
+        found = self.source(shop, status="active", price={"$gt": 0})
+        shop.command("profile", 2)
+        assert [source_id.text for source_id in ids_of(list(found.snapshot()))] == [str(n) for n in range(0, 90, 10)]
+        shop.command("profile", 0)
+        reads = list(shop["system.profile"].find({"command.find": "products"}))
+        assert len(reads) >= 5
+        assert max(read["docsExamined"] for read in reads) <= 3
+        assert not any(read.get("hasSortStage") for read in reads)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar, cast
 
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
+from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
 from pymongo.database import Database
@@ -26,7 +27,8 @@ from product_sync.conversion.elements import Documents, elements
 from product_sync.errors import ConfigurationError, SourceMissing, SourceReadError
 from product_sync.runtime.backoff import Backoff, RetryPolicy
 from product_sync.runtime.clock import Timing
-from product_sync.sources.mongodb.errors import failed_in_mid_read, is_transient, translated
+from product_sync.schema.source_filter import query_of
+from product_sync.sources.mongodb.errors import failed_in_mid_read, is_transient, reason, translated
 
 #: The hint of every read. By its key, because the index of a clustered collection has another name.
 BY_ID: Final = {"_id": 1}
@@ -41,22 +43,29 @@ _Result = TypeVar("_Result")
 
 
 class SourceCollection:
-    """The commands that read one collection. A read that fails for a transient reason is tried again as ``retry``
-    says."""
+    """The commands that read one collection: only the documents that match ``source_filter``, if it is not empty.
 
-    def __init__(self, database: _Database, name: str, *, retry: RetryPolicy, timing: Timing) -> None:
+    A read that fails for a transient reason is tried again as ``retry`` says.
+    """
+
+    def __init__(
+        self, database: _Database, name: str, source_filter: Query, *, retry: RetryPolicy, timing: Timing
+    ) -> None:
         self._database = database
         self._name = name
+        self._filter = query_of(source_filter)
         self._retry = retry
         self._timing = timing
         self._primary = database.get_collection(
             name, read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("local")
         )
         self._uuid: object = None
+        self._page_index: Query | str = BY_ID
 
     def require_readable(self) -> None:
         """As the function `require_readable`. Later checks compare with the collection that was found here."""
-        self._uuid = require_readable(self._database, self._name)
+        self._uuid = require_readable(self._database, self._name, self._filter)
+        self._page_index = self._with_retries(self._index_of_filter) if self._filter else BY_ID
 
     def confirm_found(self) -> None:
         """Check once that the collection exists: reads of a missing collection return no documents and no error."""
@@ -79,19 +88,22 @@ class SourceCollection:
 
         A single batch leaves no cursor open on the server. Without its own batch size it would end after 101 documents.
         """
-        command = {"sort": BY_ID, "limit": rows, "batchSize": rows, "readConcern": {"level": "majority"}}
+        command = {
+            "hint": self._page_index, "sort": BY_ID, "limit": rows, "batchSize": rows,
+            "readConcern": {"level": "majority"},
+        }  # fmt: skip
         return self._find(query, projection, command, self._database.read_preference)
 
     def current(self, query: Query, projection: Query, rows: int) -> Documents:
         """About ``rows`` documents that the primary holds now, or fewer if their size exceeds 16 MiB."""
-        command = {"batchSize": rows, "readConcern": {"level": "local"}}
+        command = {"hint": BY_ID, "batchSize": rows, "readConcern": {"level": "local"}}
         return self._find(query, projection, command, ReadPreference.PRIMARY)
 
     def all_current(self, query: Query, projection: Query) -> list[bytes]:
         """All documents that the primary holds now."""
 
         def read() -> list[bytes]:
-            with self._primary.find_raw_batches(query, projection, hint=_ID_INDEX) as batches:
+            with self._primary.find_raw_batches(self._matching(query), projection, hint=_ID_INDEX) as batches:
                 # The driver's annotation says documents; it returns the bytes of a reply.
                 return [raw for batch in cast("Iterator[bytes]", batches) for raw in Documents.of_batch(batch)]
 
@@ -99,21 +111,41 @@ class SourceCollection:
 
     def count(self) -> int:
         """How many documents the primary holds now. Counts them; the metadata may be wrong after a crash."""
-        return self._with_retries(partial(self._primary.count_documents, {}, hint=_ID_INDEX))
+        return self._with_retries(partial(self._primary.count_documents, self._filter, hint=_ID_INDEX))
 
     def count_ids(self, query: Query) -> int:
         """How many documents a query by ``_id`` finds now, counted in the index."""
-        command = {"count": self._name, "query": query, "hint": BY_ID, "readConcern": {"level": "local"}}
+        local = {"level": "local"}
+        command = {"count": self._name, "query": self._matching(query), "hint": BY_ID, "readConcern": local}
         run = partial(self._database.command, command, read_preference=ReadPreference.PRIMARY)
         return int(self._with_retries(run)["n"])
 
     def estimated_count(self) -> int:
+        """The approximate number of documents of the whole collection."""
         return self._with_retries(self._primary.estimated_document_count)
 
     def _find(self, query: Query, projection: Query, options: dict[str, Any], preference: Any) -> Documents:
-        command = {"find": self._name, "filter": query, "projection": projection, "hint": BY_ID, "singleBatch": True}
+        command = {"find": self._name, "filter": self._matching(query), "projection": projection, "singleBatch": True}
         run = partial(self._database.command, command | options, read_preference=preference, codec_options=_RAW)
         return _first_batch(bytes(self._with_retries(run)["cursor"].raw))
+
+    def _index_of_filter(self) -> Query | str:
+        """An index that returns the matching documents in the order of ``_id``, or the index on ``_id``.
+
+        It begins with fields that the filter compares by equality, and ends with ``_id``. With it a page reads only
+        documents that match the equality, without a sort.
+        """
+        equal = {name for name, value in self._filter.items() if isinstance(value, str | bool | int | float | ObjectId)}
+        for index in self._primary.list_indexes():
+            *fields, last = index["key"].items()
+            is_plain = not {"partialFilterExpression", "sparse", "collation", "hidden"} & index.keys()
+            is_equal = all(name in equal and direction in (1, -1) for name, direction in fields)
+            if is_plain and is_equal and fields and last == ("_id", 1):
+                return str(index["name"])
+        return BY_ID
+
+    def _matching(self, query: Query) -> Query:
+        return {"$and": [query, self._filter]} if self._filter else query
 
     def _with_retries(self, read: Callable[[], _Result]) -> _Result:
         """Run ``read`` until it succeeds, fails for good, or the time for retries is used up."""
@@ -156,23 +188,20 @@ def collection_uuid(database: _Database, name: str) -> object:
     return found["info"]["uuid"]
 
 
-def require_readable(database: _Database, name: str) -> object:
-    """`collection_uuid`, and a check that the collection can be read through the index on ``_id``. Raises translated
-    errors, as this is the first access to the collection."""
+def require_readable(database: _Database, name: str, source_filter: Query | None = None) -> object:
+    """`collection_uuid`, and a check that the server accepts the filter and can read through the index on ``_id``.
+    Raises translated errors, as this is the first access to the collection."""
     try:
         uuid = collection_uuid(database, name)
-        _require_id_index(database, name)
+        _require_queries(database, name, query_of(source_filter or {}))
     except PyMongoError as error:
         raise translated(error, database) from error
     return uuid
 
 
-def _require_id_index(database: _Database, name: str) -> None:
+def _require_queries(database: _Database, name: str, query: Query) -> None:
     try:
-        database.command(
-            {"explain": {"find": name, "hint": BY_ID}, "verbosity": "queryPlanner"},
-            read_preference=database.read_preference,
-        )
+        _explain(database, name, {})
     except OperationFailure as error:
         if error.code != _BAD_VALUE or "hint" not in str(error):
             raise
@@ -180,6 +209,20 @@ def _require_id_index(database: _Database, name: str) -> None:
             f"The collection {name!r} in the database {database.name!r} has no index on _id to be read by.",
             hint="Create an index on _id alone, or name another collection in the mapping file (source.collection).",
         ) from error
+    try:
+        _explain(database, name, query)
+    except OperationFailure as error:
+        if is_transient(error):
+            raise
+        raise ConfigurationError(
+            f"MongoDB refuses the filter of the collection {name!r}: {reason(error)}.",
+            hint="Correct source.filter in the mapping file: a query as for find(), with the operators of MongoDB.",
+        ) from error
+
+
+def _explain(database: _Database, name: str, query: Query) -> None:
+    command = {"find": name, "filter": query, "sort": BY_ID, "hint": BY_ID}
+    database.command({"explain": command, "verbosity": "queryPlanner"}, read_preference=database.read_preference)
 
 
 def _missing(database: _Database, name: str) -> SourceMissing:

@@ -56,7 +56,9 @@ class MongoSource:
         retry: RetryPolicy = _RETRY,
         timing: Timing = SYSTEM_TIMING,
     ) -> None:
-        self._collection = SourceCollection(database, row_schema.collection, retry=retry, timing=timing)
+        self._collection = SourceCollection(
+            database, row_schema.collection, row_schema.filter, retry=retry, timing=timing
+        )
         self._page_rows = page_rows
         self._page_bytes = page_bytes
         self._projection = projection(row_schema)
@@ -75,11 +77,11 @@ class MongoSource:
         self._collection.confirm_unchanged()
 
     def estimated_count(self) -> int:
-        """See `Source.estimated_count`. 0 for a collection that does not exist."""
+        """See `Source.estimated_count`; with documents that the filter leaves out. 0 for a missing collection."""
         return self._collection.estimated_count()
 
     def count(self) -> int:
-        """How many documents there are now. Raises the same errors as `snapshot`."""
+        """How many documents match the filter now. Raises the same errors as `snapshot`."""
         self._collection.confirm_unchanged()
         return self._collection.count()
 
