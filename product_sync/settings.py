@@ -19,7 +19,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator
 
 from product_sync.errors import ConfigurationError
-from product_sync.load.pacing import MAX_BATCH_SIZE, MAX_PAUSE_MS
+from product_sync.load.pacing import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_DUTY,
+    DEFAULT_PAUSE_MS,
+    DEFAULT_TARGET_S,
+    MAX_BATCH_SIZE,
+)
 from product_sync.runtime.typed_settings import Environment, Settings, WebAddress, WebFolder, absolute_path, setting
 from product_sync.schema.definition import SourceSpec, TargetSpec
 
@@ -100,10 +106,12 @@ class RunOptions(Settings):
         0.2, "Refuse a plan if the drift has grown by more than this share since then", "share of the plan", ge=0
     )
     extra: Literal["report", "delete"] = setting("report", "Report or delete the rows that only the target has")
-    batch_size: int = setting(100, "Most rows per transaction", "rows", variable=BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE)
+    batch_size: int = setting(
+        DEFAULT_BATCH_SIZE, "Most rows per transaction", "rows", variable=BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE
+    )
     batch_delay_ms: int = setting(
-        100, "Milliseconds between two batches", "milliseconds",
-        variable=BATCH_DELAY_MS, flag="--delay-ms", ge=0, le=MAX_PAUSE_MS,
+        DEFAULT_PAUSE_MS, "Milliseconds between two batches", "milliseconds",
+        variable=BATCH_DELAY_MS, flag="--delay-ms", ge=0, le=3_600_000,
     )  # fmt: skip
     pacing: Literal["fixed", "adaptive"] = setting(
         "fixed",
@@ -111,11 +119,12 @@ class RunOptions(Settings):
         variable=PACING,
     )
     target_batch_s: float = setting(
-        0.006, "Adaptive pacing: seconds that the target works on one batch", "seconds", gt=0, le=60
+        DEFAULT_TARGET_S, "Adaptive pacing: seconds that the target works on one batch", "seconds", gt=0, le=60
     )
     max_duty: float = setting(
-        0.03, "Adaptive pacing: largest share of the time that the target works for the load", "share", gt=0, le=1
-    )
+        DEFAULT_MAX_DUTY, "Adaptive pacing: largest share of the time that the target works for the load", "share",
+        gt=0, le=1,
+    )  # fmt: skip
     retry_s: float = setting(60.0, "Seconds for which a failing batch is retried", "seconds", ge=0, le=86_400)
     lock_wait_s: float = setting(
         10.0, "Seconds to wait for another sync of the same table to end", "seconds", ge=0, le=3_600

@@ -11,18 +11,11 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-from product_sync.errors import ConfigurationError
-from product_sync.load.pacing import DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE, checked_batch_size
+from product_sync.load.pacing import DEFAULT_BATCH_SIZE, DEFAULT_MAX_DUTY, DEFAULT_TARGET_S, MAX_BATCH_SIZE
 from product_sync.runtime.clock import Timing
 from product_sync.schema.ports import PressureProbe, Signals
 
 _LOGGER = logging.getLogger(__name__)
-
-#: Measured (docs/decisions/0030): with batches of 0.25 s and a share of half the time, the slowest per cent of point
-#: reads took eight times as long. The length of a batch decides how long a reader waits, so batches are short; the
-#: share decides how many readers wait, so it is small.
-DEFAULT_TARGET_S: Final = 0.006
-DEFAULT_MAX_DUTY: Final = 0.03
 
 #: The weight of the last batch against all earlier ones: one unusual batch does not decide, three do.
 _WEIGHT: Final = 0.5
@@ -54,13 +47,6 @@ class AdaptiveSettings:
     target_s: float = DEFAULT_TARGET_S
     max_duty: float = DEFAULT_MAX_DUTY
     first_rows: int = DEFAULT_BATCH_SIZE
-
-    def __post_init__(self) -> None:
-        checked_batch_size(self.first_rows)
-        if not 0 < self.target_s <= 60:
-            raise ConfigurationError(f"target_batch_s is {self.target_s}, but a batch takes more than 0 to 60 seconds.")
-        if not 0 < self.max_duty <= 1:
-            raise ConfigurationError(f"max_duty is {self.max_duty}, but it is a share: more than 0, at most 1.")
 
     @property
     def rest_s(self) -> float:

@@ -46,11 +46,10 @@ RUN_CONFIG: Mapping[str, dg.Field] = {name: _config_field(option) for name, opti
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears of the progress of runs in this process, and what has been read for them already: nobody and nothing,
-    in Dagster's own."""
+    """Receives the progress and the loads of runs in this process. The default does nothing."""
 
     on_progress: OnProgress = no_progress
-    #: What loads in this process have done so far. It is there also where no disk could take it.
+    #: What loads in this process have done so far. It is kept even if the disk is full.
     loads: list[LoadResult] = field(default_factory=list)
 
 
@@ -66,10 +65,9 @@ class RunResource:
 
     @contextmanager
     def at_work(self, context: dg.InitResourceContext) -> Iterator["RunResource"]:
-        """Tag the run with host and pid, so that a dead run is told from a slow one, and dry runs as such; and report
-        progress at intervals.
+        """Tag the run with host and pid, so that a dead run is told from a slow one; tag a dry run; send heartbeats.
 
-        Steps that run in processes of their own are not tagged: none of them lives as long as the run.
+        Steps in processes of their own tag nothing: none of them lives as long as the run.
         """
         signals.resend_lost_interrupts(dg.DagsterExecutionInterruptedError.__name__)
         if context.instance is not None and context.run is not None:
@@ -94,10 +92,10 @@ class RunResource:
         *,
         begins: bool = False,
     ) -> Iterator[SyncRun]:
-        """What a step of this sync works with. Reads the environment. An error of ours ends the step with its own
-        sentence; an interrupt says what was done before.
+        """The work of one step of this sync. An error of ours ends the step with its own sentence, an interrupt with
+        what was done before.
 
-        A step that ``begins`` a run checks first that the run may write, so that nothing is read in vain.
+        A step that ``begins`` a run first checks that the run may write, so that nothing is read in vain.
         """
         sync_run: SyncRun | None = None
         with own_errors(context.log, lambda: run_log.interrupted(sync_run.loaded_so_far() if sync_run else None)):
@@ -111,8 +109,7 @@ class RunResource:
     def _open(
         self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, definition: SyncDefinition
     ) -> SyncRun:
-        """The target table is reflected once: all steps of a process see the same columns, and reflecting costs a tenth
-        of a second."""
+        """Reads the environment. The table is reflected once for all steps of a process, which costs 0.1 s."""
         require_channels(os.environ)
         options = RunOptions.resolve(os.environ, self._given)
         databases = self._databases.get(definition.name)
@@ -142,12 +139,12 @@ class RunResource:
         return record_progress(self._listener.on_progress, log, observe, time.monotonic, of_sync)
 
 
-#: What an asset asks for.
+#: The type of the parameter ``sync`` of assets and checks.
 SyncResource = dg.ResourceParam[RunResource]
 
 
 def sync_resource(listener: Listener) -> dg.ResourceDefinition:
-    """The resource ``sync``, as Dagster shows and configures it."""
+    """The resource ``sync``, in Dagster's terms."""
 
     @dg.resource(config_schema=RUN_CONFIG, description="The options of a run. The environment holds the others.")
     def sync(context: dg.InitResourceContext) -> Iterator[RunResource]:
@@ -158,8 +155,8 @@ def sync_resource(listener: Listener) -> dg.ResourceDefinition:
 
 
 def _is_dry(given: Mapping[str, Any], run: dg.DagsterRun | None) -> bool:
-    """A run is dry as soon as its options or the config of the load say so. Jobs have moved their other spellings into
-    the options (`orchestration.jobs`)."""
+    """The one place that decides: a run is dry if its options or the config of the load say so. The jobs add their own
+    switches to the options (`orchestration.jobs`)."""
     ops = cast("Mapping[str, Any]", run.run_config.get("ops") or {} if run else {})
     of_ops = [(op or {}).get("config") or {} for op in ops.values()]
     return bool(given.get("dry_run") or any(config.get("dry_run") for config in of_ops))

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from product_sync.errors import ConfigurationError
 from product_sync.load.adaptive_pacing import AdaptivePacing, AdaptiveSettings
 from product_sync.load.pacing import MAX_BATCH_SIZE
 from product_sync.schema.ports import Signals
@@ -204,18 +202,3 @@ def test_whatever_batches_cost_sizes_and_rests_stay_within_their_bounds(batches:
         pacing.batch_done(min(rows, pacing.batch_size()), seconds)
         assert 10 <= pacing.batch_size() <= MAX_BATCH_SIZE
         assert 0 <= pacing.pause_s() <= 10
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        (lambda: AdaptiveSettings(target_s=0), "target_batch_s is 0"),
-        (lambda: AdaptiveSettings(target_s=61), "target_batch_s is 61"),
-        (lambda: AdaptiveSettings(max_duty=0), "max_duty is 0"),
-        (lambda: AdaptiveSettings(max_duty=1.1), "max_duty is 1.1"),
-        (lambda: AdaptiveSettings(first_rows=0), "SYNC_BATCH_SIZE is 0"),
-    ],
-)
-def test_settings_out_of_their_bounds_are_refused_by_name(settings: Callable[[], AdaptiveSettings], name: str) -> None:
-    with pytest.raises(ConfigurationError, match=name):
-        settings()

@@ -8,7 +8,7 @@ import pytest
 from product_sync.orchestration import names
 from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.past_syncs import last_successful_sync
-from product_sync_tests.shop import Outcome, Shop, ids, product
+from product_sync_tests.shop import Outcome, Shop, ids, product, project
 
 LOAD_CHECKS = {
     names.EVERY_BATCH_LOADED, names.TARGET_MATCHES_SOURCE, names.NO_EXTRA_PRODUCTS, names.QUARANTINE_WITHIN_BUDGET
@@ -92,6 +92,20 @@ def test_each_of_the_switches_makes_a_run_dry(shop: Shop, job: str, switch: dict
     assert PRODUCT.load in dry.observed
     assert shop.rows == {}
     assert_told_from_a_sync_at_first_sight(dry)
+
+
+def test_the_switch_of_the_load_makes_a_run_of_the_materialize_button_dry(shop: Shop) -> None:
+    shop.put(product("a"))
+    definition = project().resolve_implicit_global_asset_job_def()
+    ours = names.PRODUCT
+    pipeline = [ours.source_snapshot, ours.target_snapshot, ours.diff, ours.load, ours.quarantine]
+    result = definition.execute_in_process(
+        instance=shop.instance,
+        asset_selection=[dg.AssetKey(name) for name in pipeline],
+        run_config={"ops": {ours.load: {"config": {"dry_run": True}}}},
+    )
+    assert shop.rows == {}
+    assert_told_from_a_sync_at_first_sight(Outcome(shop.instance, result.run_id, result.success))
 
 
 def assert_told_from_a_sync_at_first_sight(dry: Outcome) -> None:
