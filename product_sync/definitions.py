@@ -8,9 +8,15 @@ import os
 
 import dagster as dg
 
-from product_sync.orchestration.build import build_definitions
-from product_sync.schema.definition import load_definitions
-from product_sync.settings import PageSettings, ScheduleSettings
+from product_sync.runtime.process import end_without_collecting, stay_small
+
+# Before Arrow is imported (docs/decisions/0112).
+stay_small()
+end_without_collecting()
+
+from product_sync.orchestration.build import build_definitions  # noqa: E402
+from product_sync.schema.definition import load_definitions  # noqa: E402
+from product_sync.settings import PageSettings, ScheduleSettings  # noqa: E402
 
 defs: dg.Definitions = build_definitions(
     load_definitions(os.environ),

@@ -8,7 +8,7 @@ the UI takes them too: ``resources: {sync: {config: {dry_run: true}}}``.
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from product_sync.orchestration.dead_runs import process_tags
 from product_sync.orchestration.executor import shares_one_process
 from product_sync.orchestration.progress_events import record_progress
 from product_sync.orchestration.run_heartbeat import Heartbeat
+from product_sync.orchestration.sqlite_connections import kept_open
 from product_sync.orchestration.step_errors import own_errors
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run, require_writable
@@ -80,7 +81,8 @@ class RunResource:
             self._heartbeat.of_step("begin", self._reporting(context.log.info, lambda _: None))
         self._heartbeat.start()
         try:
-            yield self
+            with kept_open(context.instance, context.run.run_id) if context.instance and context.run else nullcontext():
+                yield self
         finally:
             self._heartbeat.stop()
 

@@ -32,6 +32,7 @@ from product_sync.orchestration.names import (
 from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.resources import Listener
 from product_sync.orchestration.schedules import check_schedule
+from product_sync.orchestration.sqlite_connections import kept_open
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sync_run import WAIT_STAGE
@@ -138,7 +139,8 @@ def _execute(
 ) -> None:
     job = build_definitions([definition], listener=listener).resolve_job_def(job_name)
     try:
-        job.execute_in_process(instance=instance, run_id=run_id, run_config=dict(config), tags=process_tags())
+        with kept_open(instance, run_id):
+            job.execute_in_process(instance=instance, run_id=run_id, run_config=dict(config), tags=process_tags())
     except dg.DagsterInvalidConfigError as error:
         raise ConfigurationError(str(error)) from error
     except INTERRUPTS as error:

@@ -76,6 +76,12 @@ def _return_large_blocks() -> None:
         mallopt(_M_TRIM_THRESHOLD, 32 * 1024 * 1024)
 
 
+def end_without_collecting() -> None:
+    """Let Python not search for unused objects when it ends. Dagster leaves half a million objects, and the search
+    takes half a second."""
+    atexit.register(gc.freeze)
+
+
 def end_at_once(status: int) -> NoReturn:
     """Exit cleanly, but skip the interpreter's teardown (docs/decisions/0072).
 

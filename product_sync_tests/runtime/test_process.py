@@ -121,3 +121,26 @@ def test_a_reader_that_has_gone_is_told_as_ever() -> None:
         assert process.stderr is not None
         assert "BrokenPipeError" in process.stderr.read()
     assert process.returncode == 120, "what Python ends with when it cannot write the rest"
+
+
+def test_unused_objects_are_not_searched_for_at_the_end() -> None:
+    program = (
+        "from product_sync.runtime.process import end_without_collecting\n"
+        "{prepare}\n"
+        "class Ring:\n"
+        "    def __init__(self): self.me = self\n"
+        "    def __del__(self): print('found')\n"
+        "Ring()\n"
+    )
+    assert run(program.format(prepare="")).stdout == "found\n"
+    assert run(program.format(prepare="end_without_collecting()")).stdout == ""
+
+
+def test_dagster_s_processes_are_as_small_as_the_command() -> None:
+    program = (
+        "import product_sync.definitions, sys, pyarrow as pa\n"
+        "pa.array([1]).to_pylist()\n"
+        "print(pa.default_memory_pool().backend_name, 'pandas' in sys.modules)\n"
+        "print(pa.table({'a': [1]}).to_pandas()['a'][0])\n"
+    )
+    assert run(program).stdout.split() == ["system", "False", "1"]
