@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ from product_sync.results import (
 )
 from product_sync.runtime.process import no_garbage
 from product_sync.runtime.progress import OnProgress, no_progress
-from product_sync.schema.definition import SyncDefinition, load_definitions
+from product_sync.schema.definition import DEFAULT_NAME, SyncDefinition, load_definitions
 from product_sync.settings import CHANNELS, state_root
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ _LOG = logging.getLogger("product_sync.notify.dispatch")
 
 
 def sync(
+    sync: SyncDefinition | str | None = None,
     *,
     mapping: str | Path | None = None,
     check: bool = False,
@@ -80,8 +81,9 @@ def sync(
 ) -> SyncReport:
     """Find what is missing or changed, load it in batches, prove the result.
 
-    ``options`` are those of `settings.RunOptions`, which has the units and bounds; what is left out comes from the
-    environment, then the defaults. ``mapping`` is a mapping file. ``on_progress`` hears of every stage. ``instance`` is
+    ``sync`` is a definition, or the name of one in ``mapping``, a mapping file or a folder of them; it may be left out
+    where there is only one. ``options`` are those of `settings.RunOptions`, which has the units and bounds; what is
+    left out comes from the environment, then the defaults. ``on_progress`` hears of every stage. ``instance`` is
     where the run is recorded: that of DAGSTER_HOME, or a local one in the state folder. ``check`` makes a dry run fail
     with `ChecksFailed` where the sync would be red.
 
@@ -92,8 +94,8 @@ def sync(
     """
     switches, dry_run = _switches(**options), bool(options.get("dry_run"))
     report = SyncReport(dry_run=dry_run, plan_id=options.get("plan"))
-    with _notifying(report, "product_sync", instance), _ending(report):
-        definition = _find(mapping)
+    with _notifying(report, instance), _ending(report):
+        definition = _find(report, sync, mapping)
         _require_settings(definition, switches)
         if check and not dry_run:
             raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
@@ -109,6 +111,7 @@ def sync(
 
 
 def validate(
+    sync: SyncDefinition | str | None = None,
     *,
     mapping: str | Path | None = None,
     settle_seconds: float | None = None,
@@ -125,8 +128,8 @@ def validate(
         settle_seconds=settle_seconds, quarantine_budget=quarantine_budget, accept_source_count=accept_source_count
     )
     report = ValidationReport()
-    with _notifying(report, "validate_sync", instance), _ending(report):
-        definition = _find(mapping)
+    with _notifying(report, instance), _ending(report):
+        definition = _find(report, sync, mapping)
         _require_settings(definition, switches)
         with _running(on_progress, instance) as (run_id, listener, recorded):
             from product_sync.orchestration import run_in_process
@@ -138,6 +141,7 @@ def validate(
 def stats(
     *,
     max_age: timedelta | None = None,
+    sync: SyncDefinition | str | None = None,
     mapping: str | Path | None = None,
     instance: dg.DagsterInstance | None = None,
 ) -> StatsReport:
@@ -148,7 +152,7 @@ def stats(
     """
     report = StatsReport()
     with _ending(report):
-        databases = _find_databases(mapping)
+        databases = _find_databases(report, sync, mapping)
         from product_sync.orchestration import past_syncs
         from product_sync.orchestration.names import SyncNames
         from product_sync.pipeline.pending_diff import CLOCKS_DIFFER
@@ -168,7 +172,9 @@ def stats(
     return report
 
 
-def show(product_id: str, *, mapping: str | Path | None = None) -> ProductReport:
+def show(
+    product_id: str, *, sync: SyncDefinition | str | None = None, mapping: str | Path | None = None
+) -> ProductReport:
     """Look up one product on both sides, as they are now, and in what the last runs left of it. Writes nothing.
 
     ``product_id`` is the id as the target has it; several documents may have it as their text. The extended JSON of an
@@ -177,7 +183,7 @@ def show(product_id: str, *, mapping: str | Path | None = None) -> ProductReport
     """
     report = ProductReport(id=product_id)
     with _ending(report):
-        databases, root = _find_databases(mapping), state_root(os.environ)
+        databases, root = _find_databases(report, sync, mapping), state_root(os.environ)
         from product_sync.state.storage_errors import local_storage
         from product_sync.support.show import show_product
 
@@ -186,7 +192,12 @@ def show(product_id: str, *, mapping: str | Path | None = None) -> ProductReport
     return report
 
 
-def quarantine(*, reasons: Iterable[str] = (), mapping: str | Path | None = None) -> QuarantineListing:
+def quarantine(
+    *,
+    reasons: Iterable[str] = (),
+    sync: SyncDefinition | str | None = None,
+    mapping: str | Path | None = None,
+) -> QuarantineListing:
     """List the documents that cannot be copied, as the last sync left them, and what to do about each reason.
 
     ``reasons`` are codes; a document that has one of them is listed with all that keeps it out. Iterate over
@@ -194,14 +205,14 @@ def quarantine(*, reasons: Iterable[str] = (), mapping: str | Path | None = None
     """
     report = QuarantineListing()
     with _ending(report):
-        databases = _find_databases(mapping)
+        databases = _find_databases(report, sync, mapping)
         from product_sync.support.quarantine_listing import list_quarantine
 
         list_quarantine(report, databases, state_root(os.environ), list(reasons))
     return report
 
 
-def doctor(*, mapping: str | Path | None = None) -> DoctorReport:
+def doctor(*, sync: SyncDefinition | str | None = None, mapping: str | Path | None = None) -> DoctorReport:
     """Look at both connections, each for itself, so that one that is down does not hide the other.
 
     The report's ``failure`` is the first thing that would keep a sync from working.
@@ -211,12 +222,13 @@ def doctor(*, mapping: str | Path | None = None) -> DoctorReport:
     from product_sync.support.doctor import examine
 
     report = DoctorReport()
-    definition: SyncDefinition | MappingError
-    try:
-        definition = _find(mapping)
-    except MappingError as error:
-        definition = error
-    examine(report, definition, os.environ, check_schedule, check_instance)
+    with _ending(report):
+        definition: SyncDefinition | MappingError
+        try:
+            definition = _find(report, sync, mapping)
+        except MappingError as error:
+            definition = error
+        examine(report, definition, os.environ, check_schedule, check_instance)
     return report
 
 
@@ -225,10 +237,26 @@ def _switches(**options: Unpack[RunArguments]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _find(mapping: str | Path | None) -> SyncDefinition:
-    """The sync of this mapping file, else of the environment's."""
-    [definition] = load_definitions(os.environ, mapping)
+def names(mapping: str | Path | None = None) -> list[str]:
+    """The names of all syncs of the project. Raises `MappingError`."""
+    return [definition.name for definition in load_definitions(os.environ, mapping)]
+
+
+def _find(report: Report, sync: SyncDefinition | str | None, mapping: str | Path | None) -> SyncDefinition:
+    """The sync that is meant, which the report names from then on."""
+    definition = sync if isinstance(sync, SyncDefinition) else _named(sync, load_definitions(os.environ, mapping))
+    report.sync = definition.name
     return definition
+
+
+def _named(name: str | None, known: Sequence[SyncDefinition]) -> SyncDefinition:
+    found = [definition for definition in known if name in (None, definition.name)]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(definition.name for definition in known)
+    if name is None:
+        raise ConfigurationError(f"There are several syncs: {listed}.", hint="Name the one that you mean.")
+    raise ConfigurationError(f"There is no sync {name!r}.", hint=f"The syncs are: {listed}.")
 
 
 def _require_settings(definition: SyncDefinition, switches: Mapping[str, Any]) -> None:
@@ -239,9 +267,9 @@ def _require_settings(definition: SyncDefinition, switches: Mapping[str, Any]) -
     require_settings(definition, os.environ, switches)
 
 
-def _find_databases(mapping: str | Path | None) -> Databases:
+def _find_databases(report: Report, sync: SyncDefinition | str | None, mapping: str | Path | None) -> Databases:
     """Those of `_find`. A variable that is not set, or cannot be an address, is refused here."""
-    definition = _find(mapping)
+    definition = _find(report, sync, mapping)
     from product_sync.pipeline.databases import Databases
     from product_sync.pipeline.preconditions import address_checks
 
@@ -261,7 +289,7 @@ def _ending(report: Report) -> Iterator[None]:
 
 
 @contextmanager
-def _notifying(report: SyncReport | ValidationReport, job: str, instance: dg.DagsterInstance | None) -> Iterator[None]:
+def _notifying(report: SyncReport | ValidationReport, instance: dg.DagsterInstance | None) -> Iterator[None]:
     """Notify people and monitors of how it ended, also of an error that is no `ProductSyncError`, where nobody else
     does. Of a run in an ``instance`` of the caller's, the caller notifies."""
     started_at = datetime.now(UTC)
@@ -269,24 +297,35 @@ def _notifying(report: SyncReport | ValidationReport, job: str, instance: dg.Dag
         yield
     except BaseException as error:
         if instance is None:
-            notify_of_error(job, error, started_at)
+            notify_of_error(report, error, started_at)
         raise
     if instance is None and _has_channels():
         from product_sync.orchestration.after_command import notify_of_command
 
-        notify_of_command(os.environ, lambda: state_root(os.environ), job, report.failure, started_at)
+        job, sync = _job_of(report)
+        notify_of_command(os.environ, lambda: state_root(os.environ), job, report.failure, started_at, sync)
 
 
-def notify_of_error(job: str, error: BaseException, started_at: datetime) -> None:
-    """Send alerts about an error that ended a command that ran ``job``, once for each error. Raises nothing."""
+def notify_of_error(report: SyncReport | ValidationReport, error: BaseException, started_at: datetime) -> None:
+    """Send alerts about an error that ended the command of ``report``, once for each error. Raises nothing."""
     if not _has_channels():
         return
     try:
         from product_sync.orchestration import after_command
+
+        job, sync = _job_of(report)
     except Exception as broken:  # noqa: BLE001 - the first error is the one that counts
         _LOG.error("Nobody could be notified: %s.", type(broken).__name__)
     else:
-        after_command.notify_of_error(os.environ, lambda: state_root(os.environ), job, error, started_at)
+        after_command.notify_of_error(os.environ, lambda: state_root(os.environ), job, error, started_at, sync)
+
+
+def _job_of(report: SyncReport | ValidationReport) -> tuple[str, str]:
+    """The job that the command runs, and the name of its sync; those of `product` before the sync is known."""
+    from product_sync.orchestration.names import SyncNames
+
+    names = SyncNames.of(report.sync or DEFAULT_NAME)
+    return (names.sync_job if isinstance(report, SyncReport) else names.validate_job), names.sync
 
 
 def _has_channels() -> bool:

@@ -6,6 +6,7 @@ object as the last line of standard output, also after an error. Exit statuses a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -34,6 +35,9 @@ from product_sync.results import (
 from product_sync.runtime import hints, output_streams, signals
 from product_sync.runtime.process import end_at_once, stay_small
 
+#: The name of a sync that a project need not name (`schema.definition`, whose import would slow the help down).
+DEFAULT_NAME = "product"
+
 _REPORTS: dict[str, type[Report]] = {
     "sync": SyncReport,
     "validate": ValidationReport,
@@ -42,8 +46,6 @@ _REPORTS: dict[str, type[Report]] = {
     "quarantine": QuarantineListing,
     "doctor": DoctorReport,
 }
-#: The commands whose errors send an alert, and their jobs.
-_JOBS = {"sync": "product_sync", "validate": "validate_sync"}
 _folder_option = click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -51,7 +53,12 @@ _folder_option = click.option(
     show_default=True,
     help="Data folder.",
 )
-_mapping_option = click.option("--mapping", metavar="FILE", help="Mapping file. Default: PRODUCT_SYNC_MAPPING.")
+_mapping_option = click.option(
+    "--mapping", metavar="FILE", help="Mapping file, or a folder of them. Default: PRODUCT_SYNC_MAPPING."
+)
+_names_argument = click.argument("names", nargs=-1, metavar="[NAME]...")
+_all_option = click.option("--all", "every", is_flag=True, help="Take all syncs, one after the other.")
+_sync_option = click.option("--sync", metavar="NAME", help="The sync. Default: the only one.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 
 
@@ -93,55 +100,80 @@ def cli() -> None:
 
 
 @cli.command(cls=_RunCommand)
+@_names_argument
+@_all_option
 @_mapping_option
 @click.option("--check", is_flag=True, help="With --dry-run: exit 1 if a sync would fail its checks.")
 @_json_option
-def sync(as_json: bool, **options: Any) -> None:
-    """Find what is missing or changed, load it in batches, prove the result."""
+def sync(names: tuple[str, ...], every: bool, as_json: bool, mapping: str | None, **options: Any) -> None:
+    """Find what is missing or changed, load it in batches, prove the result.
+
+    NAME is a sync of the project; it may be left out if there is only one.
+    """
     stay_small()
     from product_sync import api
     from product_sync.terminal.progress import progress_bar
     from product_sync.terminal.summaries import show_sync
 
-    with progress_bar() as on_progress:
-        report = api.sync(on_progress=on_progress, **options)
-    _finish(report, as_json, partial(show_sync, again=_given_options(), mapping=_given_mapping()))
+    statuses = []
+    for name in _chosen(names, every, mapping):
+        with progress_bar() as on_progress:
+            report = api.sync(name, mapping=mapping, on_progress=on_progress, **options)
+        again = [*([name] if name else []), *_given_options()]
+        _print(report, as_json, partial(show_sync, again=again, mapping=_repeated(name)))
+        statuses.append(report.exit_status)
+        if report.exit_status == SyncCancelled.exit_status:
+            break
+    sys.exit(_common(statuses))
 
 
 @cli.command(cls=_RunCommand, run_options=("settle_seconds", "accept_source_count", "quarantine_budget"))
+@_names_argument
+@_all_option
 @_mapping_option
 @_json_option
-def validate(as_json: bool, **options: Any) -> None:
-    """Read both sides again and compare them. Writes nothing."""
+def validate(names: tuple[str, ...], every: bool, as_json: bool, mapping: str | None, **options: Any) -> None:
+    """Read both sides again and compare them. Writes nothing.
+
+    NAME is a sync of the project; it may be left out if there is only one.
+    """
     stay_small()
     from product_sync import api
     from product_sync.terminal.progress import progress_bar
     from product_sync.terminal.summaries import show_validation
 
-    with progress_bar() as on_progress:
-        report = api.validate(on_progress=on_progress, **options)
-    _finish(report, as_json, partial(show_validation, mapping=_given_mapping()))
+    statuses = []
+    for name in _chosen(names, every, mapping):
+        with progress_bar() as on_progress:
+            report = api.validate(name, mapping=mapping, on_progress=on_progress, **options)
+        _print(report, as_json, partial(show_validation, mapping=_repeated(name)))
+        statuses.append(report.exit_status)
+        if report.exit_status == SyncCancelled.exit_status:
+            break
+    sys.exit(_common(statuses))
 
 
 @cli.command()
 @click.option(
     "--max-age", metavar="TIME", callback=_duration, help="Exit 1 if no sync has succeeded within 90s, 30m, 2h, 1d …"
 )
+@_sync_option
 @_mapping_option
 @_json_option
-def stats(as_json: bool, max_age: timedelta | None, mapping: str | None) -> None:
+def stats(as_json: bool, max_age: timedelta | None, sync: str | None, mapping: str | None) -> None:
     """Count both sides and say when a sync last succeeded."""
     from product_sync import api
     from product_sync.terminal.summaries import show_stats
 
-    _finish(api.stats(max_age=max_age, mapping=mapping), as_json, show_stats)
+    _finish(api.stats(max_age=max_age, sync=sync, mapping=mapping), as_json, show_stats)
 
 
 @cli.command()
 @click.argument("product_id", metavar="ID")
+@_sync_option
 @_mapping_option
 @_json_option
-def show(product_id: str, as_json: bool, mapping: str | None) -> None:
+def show(product_id: str, as_json: bool, **which: str | None) -> None:
     """Show one product: both sides, its conversion, its difference, its quarantine.
 
     ID is the id in the target, or the extended JSON of an _id, as the quarantine shows it. Put `--` before an id that
@@ -150,15 +182,16 @@ def show(product_id: str, as_json: bool, mapping: str | None) -> None:
     from product_sync import api
     from product_sync.terminal.product import show_product
 
-    _finish(api.show(product_id, mapping=mapping), as_json, show_product)
+    _finish(api.show(product_id, **which), as_json, show_product)
 
 
 @cli.command()
 @click.option("--reason", "reasons", multiple=True, metavar="CODE", help="Only documents with this reason. Repeatable.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: a line for each column that fails.")
+@_sync_option
 @_mapping_option
 @_json_option
-def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, mapping: str | None) -> None:
+def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, **which: str | None) -> None:
     """List the documents that the last sync could not copy, why, and what to do.
 
     The databases are not read if the state folder has all that is needed.
@@ -168,9 +201,9 @@ def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, mapping: s
     from product_sync import api
     from product_sync.terminal.quarantine import show_quarantine
 
-    report = api.quarantine(reasons=reasons, mapping=mapping)
+    report = api.quarantine(reasons=reasons, **which)
     if report.failure or not (as_csv or as_json):
-        _finish(report, as_json, partial(show_quarantine, mapping=_given_mapping()))
+        _finish(report, as_json, partial(show_quarantine, mapping=_repeated(which["sync"])))
     from product_sync.support.quarantine_export import write_csv, write_json
 
     (write_csv if as_csv else write_json)(report, sys.stdout)
@@ -178,14 +211,15 @@ def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, mapping: s
 
 
 @cli.command()
+@_sync_option
 @_mapping_option
 @_json_option
-def doctor(as_json: bool, mapping: str | None) -> None:
+def doctor(as_json: bool, **which: str | None) -> None:
     """Check the settings and both connections: version, latency, privileges, the table."""
     from product_sync import api
     from product_sync.terminal.summaries import show_doctor
 
-    _finish(api.doctor(mapping=mapping), as_json, show_doctor)
+    _finish(api.doctor(**which), as_json, show_doctor)
 
 
 @cli.command()
@@ -208,13 +242,40 @@ def dev(folder: Path, port: int) -> None:
 
 
 #: Options that the command for a dry run's plan does not repeat.
-_OF_A_DRY_RUN = frozenset({"dry_run", "check", "probe", "plan", "as_json"})
+_OF_A_DRY_RUN = frozenset({"dry_run", "check", "probe", "plan", "as_json", "names", "every"})
 
 
-def _given_mapping() -> list[str]:
-    """``--mapping`` as it was typed."""
+def _chosen(names: tuple[str, ...], every: bool, mapping: str | None) -> Sequence[str | None]:
+    """The syncs of a command. The only one of a project needs no name."""
+    from product_sync import api
+
+    if every and names:
+        raise click.UsageError("--all takes all syncs: give no NAME with it.")
+    if every:
+        # The first command says, and tells people, what is wrong with a mapping file.
+        with contextlib.suppress(ProductSyncError):
+            return api.names(mapping)
+    return names or [None]
+
+
+def _common(statuses: Sequence[int]) -> int:
+    """The exit status of all syncs: 2 and 3 promise that nothing was written, which holds only if it holds of each."""
+    if SyncCancelled.exit_status in statuses:
+        return SyncCancelled.exit_status
+    return statuses[0] if len(set(statuses)) == 1 else ProductSyncError.exit_status
+
+
+def _is_named() -> bool:
+    """Whether this command was told which syncs are meant."""
+    given = click.get_current_context().params
+    return any(given.get(name) for name in ("names", "every", "sync"))
+
+
+def _repeated(name: str | None) -> list[str]:
+    """The options that further commands repeat: those that say which sync is meant."""
     mapping = click.get_current_context().params["mapping"]
-    return ["--mapping", mapping] if mapping is not None else []
+    given = {"--mapping": mapping, "--sync": name}
+    return [text for option, value in given.items() if value is not None for text in (option, value)]
 
 
 def _given_options() -> list[str]:
@@ -237,7 +298,14 @@ class _LogLines(logging.Handler):
 
 def _finish(report: Report, as_json: bool, show: Callable[[Any], None] | None = None) -> NoReturn:
     """Print the report and its error, and end with its exit status."""
+    _print(report, as_json, show)
+    sys.exit(report.exit_status)
+
+
+def _print(report: Report, as_json: bool, show: Callable[[Any], None] | None = None) -> None:
     if show and not as_json:
+        if report.sync and (report.sync != DEFAULT_NAME or _is_named()):
+            click.echo(f"Sync: {report.sync}")
         show(report)
     if failure := report.failure:
         click.secho(f"error ({failure.code}): {failure.message}", fg="red", err=True)
@@ -245,7 +313,6 @@ def _finish(report: Report, as_json: bool, show: Callable[[Any], None] | None = 
             click.echo(f"  {failure.hint}", err=True)
     if as_json:
         click.echo(json.dumps(report.as_json()))
-    sys.exit(report.exit_status)
 
 
 def _fail(failure: ProductSyncError, arguments: list[str]) -> NoReturn:
@@ -262,10 +329,11 @@ def _unfinished(failure: ProductSyncError, arguments: list[str]) -> Report:
 
 def _notify(error: Exception, arguments: list[str], started_at: datetime) -> None:
     """Send alerts about an error before or after the work of a command. `api` sends those about the work itself."""
-    if job := _JOBS.get(_command(arguments)):
+    report = _REPORTS.get(_command(arguments), Report)()
+    if isinstance(report, SyncReport | ValidationReport):
         from product_sync import api
 
-        api.notify_of_error(job, error, started_at)
+        api.notify_of_error(report, error, started_at)
 
 
 def _command(arguments: list[str]) -> str:

@@ -24,6 +24,7 @@ class ErrorInfo:
 class Report:
     """``failure`` is the error that ended the command. An ``exit_status`` of 2 or 3 says that nothing was written."""
 
+    sync: str | None = None
     failure: ProductSyncError | None = field(default=None, repr=False)
 
     #: Fields that the JSON answer leaves out.

@@ -1,15 +1,18 @@
-"""`--mapping` names another mapping file for one command, on every command that reads a mapping.
+"""`--mapping` names another mapping file for one command; a folder of them makes several syncs, which have names.
 
 The mapping of these tests is about sellers and not about products, in a database that holds both.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from product_sync import api
+from product_sync.schema.definition import DEFAULT_MAPPING, load_definition
 from product_sync_tests.market import Market, products
 
 SELLERS = """
@@ -61,3 +64,44 @@ def test_a_mapping_that_is_not_there_is_named_with_both_ways_to_give_one(
         assert (report.exit_status, report.error and report.error.code) == (2, "mapping")
         assert str(absent) in str(report.failure)
         assert "the option mapping, or PRODUCT_SYNC_MAPPING" in str(report.failure)
+
+
+def test_several_syncs_are_run_by_name_or_all_and_each_says_which_it_is(
+    market: Market, mapping: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mapping.parent / "syncs"
+    folder.mkdir()
+    (folder / "seller.yaml").write_text(SELLERS)
+    (folder / "product.yaml").write_text(DEFAULT_MAPPING.read_text())
+    market.env["PRODUCT_SYNC_MAPPING"] = str(folder)
+    market.enter(monkeypatch)
+    for refused in (api.sync(), api.validate(), api.stats(), api.show("s1"), api.quarantine(), api.doctor()):
+        assert (refused.exit_status, refused.sync) == (2, None)
+        assert "There are several syncs: product, seller." in str(refused.failure)
+    assert "There is no sync 'shop'. The syncs are: product, seller." in str(api.stats(sync="shop").failure)
+
+    market.sql("ALTER TABLE seller RENAME TO away")
+    both = market.run("sync", "--all", "--delay-ms", "0", "--json")
+    answers = [json.loads(line) for line in both.stdout.splitlines()]
+    assert [(answer["sync"], answer["inserted"]) for answer in answers] == [("product", 3), ("seller", None)]
+    assert (both.status, answers[1]["error"]["code"]) == (1, "table"), "2 would say that nothing was written"
+    market.sql("ALTER TABLE away RENAME TO seller")
+    told = market.run("sync", "seller", "product", "--dry-run")
+    assert told.status == 0, told.everything
+    assert [line for line in told.stdout.splitlines() if line.startswith("Sync: ")] == ["Sync: seller", "Sync: product"]
+    assert "product-sync sync seller --plan" in told.stdout
+    assert api.sync("seller", batch_delay_ms=0).raise_for_error().inserted == 2
+    assert api.show("s1", sync="seller").state == "equal"
+    seller = load_definition(folder / "seller.yaml", "seller")
+    assert api.stats(sync=seller).last_sync_run_id != api.stats(sync="product").last_sync_run_id
+    assert market.run("validate", "--all", "product").status == 2
+
+
+def test_two_syncs_of_different_tables_run_beside_each_other(market: Market, mapping: Path) -> None:
+    with psycopg.connect(market.cart_url) as other, market.start("sync", "--mapping", str(mapping)) as sellers:
+        other.execute("LOCK TABLE seller IN ACCESS EXCLUSIVE MODE")
+        products = market.run("sync", "--delay-ms", "0", "--json")
+        assert (products.status, products.answer["inserted"]) == (0, 3), products.everything
+        assert sellers.process.poll() is None
+        other.rollback()
+        assert sellers.outcome().status == 0

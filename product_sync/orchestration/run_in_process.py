@@ -39,7 +39,7 @@ from product_sync.pipeline.sync_run import WAIT_STAGE
 from product_sync.results import ExclusionReport, PredictedCheck, SyncReport, ValidationReport
 from product_sync.runtime import hints
 from product_sync.runtime.progress import waiting
-from product_sync.schema.definition import SyncDefinition
+from product_sync.schema.definition import DEFAULT_NAME, SyncDefinition
 from product_sync.settings import ReportSettings, RunOptions
 
 #: What a load counts as it goes.
@@ -168,7 +168,7 @@ class _Recorded:
     """What a run left in the event log: the metadata of its steps, the evaluations of its checks."""
 
     def __init__(self, instance: dg.DagsterInstance, run_id: str, sync: str) -> None:
-        self._run_id = run_id
+        self._run_id, self._sync = run_id, sync
         self._record = instance.get_run_record_by_id(run_id)
         names = SyncNames.of(sync)
         events = read_events(instance, run_id, names.recorded)
@@ -250,4 +250,5 @@ class _Recorded:
             return f"The first differences are on the run's page: {ui_url}/runs/{self._run_id}"
         if self.drift_report and failed & _ABOUT_DIFFERENCES:
             return f"The drift report shows what differs: {self.drift_report}"
-        return hints.shell("product-sync", "quarantine") if QUARANTINE_WITHIN_BUDGET in failed else ""
+        which = [] if self._sync == DEFAULT_NAME else ["--sync", self._sync]
+        return hints.shell("product-sync", "quarantine", *which) if QUARANTINE_WITHIN_BUDGET in failed else ""
