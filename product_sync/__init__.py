@@ -1,19 +1,39 @@
-"""Finds, shows and repairs what a cart service's PostgreSQL copy of a MongoDB product catalogue has missed.
+"""Compares a MongoDB collection with its copy in PostgreSQL, repairs the differences and verifies the result.
 
-The functions of `product_sync.api` are here for scripts. They are looked up when they are asked for: Dagster imports
-this package for each of its processes, and ``product-sync --help`` should not wait for a database driver.
+The names of this package are imported when they are first used: Dagster imports the package for each of its processes,
+and ``product-sync --help`` should not wait for a database driver.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from product_sync.api import doctor, quarantine, show, stats, sync, validate
+    from product_sync.orchestration.build import build_sync_definitions
+    from product_sync.orchestration.component import SyncComponent
+    from product_sync.schema.definition import SyncDefinition
 
     __version__: str
 
-__all__ = ["__version__", "doctor", "quarantine", "show", "stats", "sync", "validate"]
+__all__ = [
+    "SyncComponent",
+    "SyncDefinition",
+    "__version__",
+    "build_sync_definitions",
+    "doctor",
+    "quarantine",
+    "show",
+    "stats",
+    "sync",
+    "validate",
+]
+_ELSEWHERE = {
+    "SyncComponent": "orchestration.component",
+    "SyncDefinition": "schema.definition",
+    "build_sync_definitions": "orchestration.build",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -22,7 +42,10 @@ def __getattr__(name: str) -> object:
 
         return version(__name__)
     if name in __all__:
-        from product_sync import api
-
-        return getattr(api, name)
+        return getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'api')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """`dg list components` looks for components here."""
+    return [*globals(), *__all__]

@@ -2,7 +2,9 @@
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import dagster as dg
 
@@ -17,13 +19,37 @@ from product_sync.pipeline.databases import Databases
 from product_sync.schema.definition import SyncDefinition
 
 
-@dg.sensor(
-    name="reap_dead_runs",
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Marks syncs whose process was killed as failed, so that the queue and the schedule go on.",
+class ProjectSensor(dg.SensorDefinition):
+    """A sensor of the code location, which each sync brings along.
+
+    Dagster keeps one of several equal objects and refuses two sensors of one name. It copies the definitions of each
+    component to note where they come from, but not this one.
+    """
+
+    def with_attributes(self, **_: Any) -> dg.SensorDefinition:
+        return self
+
+
+def project_sensor(
+    name: str, seconds: int, description: str
+) -> Callable[[Callable[[dg.SensorEvaluationContext], dg.SkipReason]], ProjectSensor]:
+    """Makes a sensor of a function. It is on from the start."""
+
+    def decorate(function: Callable[[dg.SensorEvaluationContext], dg.SkipReason]) -> ProjectSensor:
+        return ProjectSensor(
+            name=name,
+            evaluation_fn=notifies_of_its_errors(name)(function),
+            minimum_interval_seconds=seconds,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description=description,
+        )
+
+    return decorate
+
+
+@project_sensor(
+    "reap_dead_runs", 30, "Marks syncs whose process was killed as failed, so that the queue and the schedule go on."
 )
-@notifies_of_its_errors("reap_dead_runs")
 def reap_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     reaped: list[str] = []
     for definition in definitions_of(context.repository_def):
@@ -36,16 +62,12 @@ def _lock_is_free(definition: SyncDefinition) -> bool:
     return Databases.of(definition, os.environ).lock_holder() is None
 
 
-@dg.sensor(
-    name="tell_of_runs",
-    minimum_interval_seconds=15,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description=(
-        "Sends alerts, heartbeat and metrics for every finished run, once, however it was launched. Undelivered alerts"
-        " are sent again. Set PRODUCT_SYNC_ALERT_URLS; see docs/alerts.md"
-    ),
+@project_sensor(
+    "tell_of_runs",
+    15,
+    "Sends alerts, heartbeat and metrics for every finished run, once, however it was launched. Undelivered alerts are"
+    " sent again. Set PRODUCT_SYNC_ALERT_URLS; see docs/alerts.md",
 )
-@notifies_of_its_errors("tell_of_runs")
 def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     now = time.time()
     channels = resolve_channels(os.environ, writes_metrics=True)

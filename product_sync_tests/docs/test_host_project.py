@@ -1,0 +1,140 @@
+"""docs/host-projects.md, done from the first line to the last in a fresh Dagster project that has things of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from product_sync import SyncComponent
+from product_sync_tests.docs.pages import page
+from product_sync_tests.docs.session import Session
+from product_sync_tests.market import Market, product, products
+
+#: What the project has before: `dg`'s layout, resources with the names that a project is likely to have, an executor.
+PROJECT = {
+    "pyproject.toml": """
+[project]
+name = "shop"
+version = "0"
+
+[tool.dg]
+directory_type = "project"
+
+[tool.dg.project]
+root_module = "shop"
+code_location_target_module = "shop.definitions"
+""",
+    "shop/__init__.py": "",
+    "shop/definitions.py": """
+from pathlib import Path
+
+import dagster as dg
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+""",
+    "shop/defs/__init__.py": "",
+    "shop/resources.py": """
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+
+class CsvIOManager(dg.ConfigurableIOManager):
+    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame) -> None:
+        obj.to_csv(Path(context.asset_key.to_user_string()).with_suffix(".csv"), index=False)
+
+    def load_input(self, context: dg.InputContext) -> pd.DataFrame:
+        return pd.read_csv(Path(context.asset_key.to_user_string()).with_suffix(".csv"))
+
+
+class Mongo(dg.ConfigurableResource):
+    answer: int
+""",
+    "shop/defs/assets.py": """
+import dagster as dg
+import pandas as pd
+
+from shop.resources import Mongo
+
+
+@dg.asset
+def own_asset(mongodb: Mongo) -> pd.DataFrame:
+    return pd.DataFrame({"answer": [mongodb.answer]})
+""",
+    "shop/defs/resources.py": """
+import dagster as dg
+
+from shop.resources import CsvIOManager, Mongo
+
+
+@dg.definitions
+def own() -> dg.Definitions:
+    return dg.Definitions(
+        resources={"mongodb": Mongo(answer=42), "io_manager": CsvIOManager()}, executor=dg.in_process_executor
+    )
+""",
+}
+
+
+@pytest.fixture
+def session(market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """Two sellers and three products are missing in the target."""
+    market.sql("CREATE TABLE seller (id text PRIMARY KEY, name text NOT NULL)")
+    market.stock([{"_id": "s1", "name": "Sara"}, {"_id": "s2", "name": "Sam"}], "sellers")
+    market.stock(products(3))
+    market.copy([product(0, title="An old title")])
+    folder = tmp_path / "project"
+    for name, text in PROJECT.items():
+        write(folder / name, text)
+    opened = Session(market, folder, monkeypatch)
+    (tmp_path / "home").mkdir()
+    opened.export("DAGSTER_HOME", str(tmp_path / "home"))
+    return opened
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_a_project_with_its_own_resources_takes_two_syncs_and_uses_their_results(session: Session) -> None:
+    for fence in page("host-projects.md").fences:
+        if file := re.fullmatch(r"`(shop/[\w/.]+)`:", fence.before):
+            write(session.folder / file[1], fence.text)
+        else:
+            session.follow(fence)
+            if "dg scaffold" in fence.text:
+                scaffolded = yaml.safe_load((session.folder / "shop/defs/seller/defs.yaml").read_text())
+                assert SyncComponent.resolve_from_dict(scaffolded["attributes"]).sync.name == "seller"
+    assert session.market.sql("SELECT id, name FROM seller ORDER BY id") == [("s1", "Sara"), ("s2", "Sam")]
+    assert len(session.market.rows()) == 3
+    assert (session.folder / "own_asset.csv").read_text() == "answer\n42\n"
+    assert (session.folder / "drifted_sellers.csv").read_text() == "op,id\ninsert,s1\ninsert,s2\n"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "named"),
+    [
+        ("source: {collection: a, url: b}", "source.url"),
+        ("columns: {id: {source: _id}, a: {sauce: a}}", "columns.a.sauce"),
+        ("schedule: {cron: 5}", "schedule.cron"),
+        ("name: No", "name"),
+    ],
+)
+def test_a_mistake_in_the_attributes_is_named(attribute: str, named: str) -> None:
+    attributes = {
+        "source": {"collection": "a"},
+        "target": {"table": "a"},
+        "columns": {"id": {"source": "_id"}, "a": {"source": "a"}},
+    }
+    with pytest.raises(ValidationError) as refused:
+        SyncComponent.resolve_from_dict(attributes | yaml.safe_load(attribute))
+    assert f"{named} at " in str(refused.value)
