@@ -236,8 +236,8 @@ class NotificationSettings(Settings):
 
 
 def state_root(env: Environment) -> Path:
-    """`PRODUCT_SYNC_STATE`; else beside the Dagster instance; else in the user's state folder. Raises
-    `ConfigurationError` for a user who has none."""
+    """`PRODUCT_SYNC_STATE`, else a folder beside the Dagster instance, else one in the user's state folder. Raises
+    `ConfigurationError` for a user without a home directory."""
     if folder := _path(env, STATE):
         return folder
     if home := dagster_home(env):

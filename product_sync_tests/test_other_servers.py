@@ -261,8 +261,10 @@ def test_doctor_shows_every_setting_that_a_sync_refuses(market: Market, monkeypa
     market.stock(products(1))
     wrong = {
         "SYNC_BATCH_SIZE": "many",
+        "SYNC_PACING": "slow",
         "SYNC_CRON_SCHEDULE": "often",
         "PRODUCT_SYNC_OWNERS": "nobody",
+        "PRODUCT_SYNC_DOCS_URL": "here",
         "PRODUCT_SYNC_REPORTS_URL": "ftp://x",
         "PRODUCT_SYNC_STATE": "/dev/null",
     }

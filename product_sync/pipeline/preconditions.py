@@ -13,7 +13,7 @@ from product_sync.errors import AccessDenied, ProductSyncError
 from product_sync.notify.channels import require_channels
 from product_sync.pipeline.local_storage import require_local_storage
 from product_sync.runtime import hints
-from product_sync.runtime.typed_settings import Environment
+from product_sync.runtime.typed_settings import Environment, Settings
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
 from product_sync.settings import (
@@ -31,13 +31,8 @@ from product_sync.targets.postgres.health import TargetHealth
 #: Raises `ProductSyncError` for a setting that cannot be used.
 Check = Callable[[Environment], object]
 
-#: Checks that ask no server and concern every sync.
-_CHECKS: tuple[Check, ...] = (
-    ScheduleSettings.from_environment,
-    require_local_storage,
-    PageSettings.from_environment,
-    ReportSettings.from_environment,
-)
+#: The settings that the environment holds and every run uses.
+_SETTINGS: tuple[type[Settings], ...] = (RunOptions, ScheduleSettings, PageSettings, ReportSettings)
 
 
 def require_settings(definition: SyncDefinition, env: Environment, overrides: Mapping[str, Any]) -> None:
@@ -50,18 +45,26 @@ def require_settings(definition: SyncDefinition, env: Environment, overrides: Ma
 def problems(
     definition: SyncDefinition | None, env: Environment, overrides: Mapping[str, Any], *more: Check
 ) -> Iterator[ProductSyncError]:
-    """What is wrong with the settings of a run that is started with ``overrides``; ``more`` are checks that this layer
-    cannot make. Each check stands for itself, so that one mistake does not hide another; what two checks find is said
-    once."""
+    """Every mistake in the settings of a run that is started with ``overrides``, each once. ``more`` are checks that
+    this layer cannot make."""
     said = set[str]()
+    for problem in _found(definition, env, overrides, *more):
+        if str(problem) not in said:
+            said.add(str(problem))
+            yield problem
+
+
+def _found(
+    definition: SyncDefinition | None, env: Environment, overrides: Mapping[str, Any], *more: Check
+) -> Iterator[ProductSyncError]:
+    for settings in _SETTINGS:
+        yield from settings.with_mistakes(env)[1].values()
     addresses = address_checks(definition) if definition else ()
-    for check in (lambda env: RunOptions.resolve(env, overrides), *addresses, *_CHECKS, *more):
+    for check in (lambda env: RunOptions.resolve(env, overrides), *addresses, require_local_storage, *more):
         try:
             check(env)
         except ProductSyncError as error:
-            if str(error) not in said:
-                said.add(str(error))
-                yield error
+            yield error
 
 
 def address_checks(definition: SyncDefinition) -> tuple[Check, Check]:

@@ -110,7 +110,7 @@ class Settings(BaseModel):
 
     @classmethod
     def with_mistakes(cls, env: Environment) -> tuple[Self, dict[str, ConfigurationError]]:
-        """Every value that can be used, the default for the others, and the mistakes by variable."""
+        """All settings, with the default for each value that is not valid, and the mistakes by variable."""
         known = cls.each()
         texts = {name: text for name, each in known.items() if (text := env.get(each.variable, "").strip())}
         mistakes = {}
@@ -121,7 +121,7 @@ class Settings(BaseModel):
 
     @classmethod
     def errors(cls, values: Mapping[str, Any], *, strict: bool = False) -> dict[str, ErrorDetails]:
-        """What pydantic has found, by field. Only if it is ``strict``, it refuses numbers that are given as text."""
+        """The errors of pydantic by field. With ``strict`` a number that is given as text is an error."""
         try:
             cls.model_validate(values, strict=strict)
         except ValidationError as error:
@@ -130,7 +130,7 @@ class Settings(BaseModel):
 
 
 class _NotShown(ValueError):
-    """The value may hold a token, so that no error repeats it."""
+    """The value may contain a token, so no error repeats it."""
 
 
 def _web_address(text: str) -> str:
@@ -155,5 +155,5 @@ def absolute_path(text: str) -> Path:
 
 
 WebAddress = Annotated[str, AfterValidator(_web_address)]
-#: Others append a path to it.
+#: The address of a folder, without a slash at its end.
 WebFolder = Annotated[str, AfterValidator(lambda text: _web_address(text).rstrip("/"))]

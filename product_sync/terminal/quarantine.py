@@ -1,6 +1,6 @@
-"""The quarantine on a terminal: each document with what is wrong with it, and at the end what to do.
+"""The quarantine on a terminal: each document with its defects, and at the end what to do.
 
-Written line by line: a quarantine may have as many entries as there are products.
+It is written line by line, because a quarantine may have as many entries as there are products.
 """
 
 from __future__ import annotations
@@ -47,5 +47,5 @@ def _write(entry: QuarantineReport) -> None:
 
 
 def _shown_id(entry: QuarantineReport) -> str:
-    """The id as the target would have it; where there is none, the ``_id``."""
+    """The id in the target; if there is none, the ``_id``."""
     return entry.source_key if entry.id is None else entry.id

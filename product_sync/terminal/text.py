@@ -1,7 +1,7 @@
-"""How text is written to a terminal: lines that are never broken, ids that can be pasted, tables that fit.
+"""Writes text to a terminal: lines that are never broken, ids that can be pasted, tables that fit.
 
-Rich breaks whatever is wider than the terminal, and cuts a table that it cannot shrink. An id or a command that was
-broken cannot be copied any more, so those are lines of their own, which the terminal itself continues.
+Rich breaks a line that is wider than the terminal, and cuts a table that it cannot shrink. Nobody can copy a broken id
+or command, so each has a line of its own, which the terminal wraps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from product_sync.runtime import hints
 
-#: Columns where nobody says how wide the output is, as in a log.
+#: The width of an output that has none, such as a log.
 WIDTH_WITHOUT_TERMINAL = 120
 
 
@@ -28,7 +28,7 @@ def output() -> Console:
 
 
 def line(text: str = "", style: str = "") -> None:
-    """One line, however long, without characters that a terminal would obey."""
+    """One line of any length, without control characters."""
     output().print(Text(printable(text), style), soft_wrap=True, highlight=False)
 
 
@@ -42,8 +42,8 @@ def command(text: str) -> None:
 
 
 def table(rows: Iterable[tuple[str, ...]], numbers: Iterable[int] = ()) -> None:
-    """A table without a head. The columns whose places are in ``numbers`` are aligned to the right and never broken;
-    the others are folded where the terminal is narrow."""
+    """A table without a head. The columns ``numbers`` are aligned to the right and never broken; a narrow terminal
+    folds the others."""
     shown, right, listed = Table(show_header=False), set(numbers), list(rows)
     for place in range(max(map(len, listed), default=0)):
         number = place in right
@@ -54,7 +54,7 @@ def table(rows: Iterable[tuple[str, ...]], numbers: Iterable[int] = ()) -> None:
 
 
 def printable(text: str) -> str:
-    """Products may hold what moves a terminal's cursor, or worse: that is shown, not sent to it."""
+    """Shows control characters instead of sending them: a product may contain some that move the cursor, or worse."""
     return "".join(each if each.isprintable() else _escaped(each) for each in text)
 
 
@@ -63,7 +63,7 @@ def _escaped(character: str) -> str:
 
 
 def pasted(product_id: str) -> str:
-    """An id as a shell takes it: whole, in quotes where it needs them."""
+    """A whole id as a shell takes it, quoted if necessary."""
     if product_id.isprintable():
         return shlex.quote(product_id)
     quoted = product_id.replace("\\", "\\\\").replace("'", "\\'")
@@ -83,7 +83,7 @@ def number(value: float | None) -> str:
 
 
 def moment(iso: str) -> str:
-    """A moment in ISO 8601 as people read it, with its zone."""
+    """A moment in ISO 8601 as people read it, in UTC."""
     return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
