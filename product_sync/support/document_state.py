@@ -8,12 +8,11 @@ from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from bson.dbref import DBRef
 from bson.errors import InvalidBSON
 
-from product_sync.compare.diff_lines import Difference, shown
-from product_sync.compare.rule import same_values
+from product_sync.compare.diff_lines import Difference, lines_of, shown
+from product_sync.compare.rule import compare_rows
 from product_sync.conversion.document import RowConverter, decode
 from product_sync.conversion.extended_json import cut, excerpt
 from product_sync.conversion.ids import source_key, to_bson
@@ -35,7 +34,7 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Document:
     """``fields`` are the mapped fields by their dotted path, as extended JSON cut to a limit; ``None`` for an absent
-    one. ``row`` is the converted document (``RowSchema.target_schema``). It is ``None`` if there are ``defects``."""
+    one. ``row`` is the converted document (``RowSchema.source_schema``). It is ``None`` if there are ``defects``."""
 
     key: str
     identity: SourceId | None
@@ -62,7 +61,7 @@ def _read(raw: bytes, converter: RowConverter, row_schema: RowSchema) -> Documen
     row = pa.Table.from_batches([batch.rows])
     identity = SourceId(row[ID_TYPE][0].as_py(), row[row_schema.key.name][0].as_py())
     key = source_key(to_bson(identity))
-    return Document(key, identity, fields, row.select(row_schema.target_schema.names), ())
+    return Document(key, identity, fields, row, ())
 
 
 def _fields(raw: bytes, row_schema: RowSchema) -> dict[str, str | None]:
@@ -99,35 +98,22 @@ def shown_row(row: pa.Table, row_schema: RowSchema) -> dict[str, str | None]:
     return {column.name: shown(row, column) for column in row_schema.columns}
 
 
+_STATES = {Op.INSERT: State.MISSING, Op.UPDATE: State.CHANGED}
+
+
 def compare(
-    row_id: str, documents: Sequence[Document], target: pa.Table, refused: pa.Table, row_schema: RowSchema
+    documents: Sequence[Document], target: pa.Table, refused: pa.Table, row_schema: RowSchema
 ) -> tuple[State, list[Difference]]:
     """The state of the product, and the columns that differ. ``target`` has its row or none
     (``RowSchema.target_schema``), ``refused`` the values that the database refused (`quarantine.refused_rows`)."""
-    there = target.num_rows > 0
     if not documents:
-        return (State.EXTRA if there else State.NOWHERE), []
+        return (State.EXTRA if target.num_rows else State.NOWHERE), []
     if len(documents) > 1 or documents[0].row is None:
         return State.QUARANTINED, []
-    new = documents[0].row
-    columns = row_schema.compared if there else ()
-    differing = [column for column in columns if not same_values(new, target, [column])[0].as_py()]
-    differences = [
-        Difference(Op.UPDATE, row_id, column.name, shown(target, column), shown(new, column)) for column in differing
-    ]
-    if there and not differing:
+    nothing_rejected = pa.array([], pa.string())
+    found = list(compare_rows(row_schema, documents[0].row, target, nothing_rejected, refused))
+    if not found:
         return State.EQUAL, []
-    if _was_refused(documents[0], refused, row_schema):
-        return State.QUARANTINED, differences
-    return (State.CHANGED if there else State.MISSING), differences
-
-
-def _was_refused(document: Document, refused: pa.Table, row_schema: RowSchema) -> bool:
-    """Whether the database refused the document before, with the same values."""
-    if document.row is None or document.identity is None:
-        return False
-    same_id = pc.and_(
-        pc.equal(refused["id"], document.identity.text), pc.equal(refused[ID_TYPE], document.identity.type)
-    )
-    earlier = refused.filter(same_id).slice(0, 1)
-    return earlier.num_rows == 1 and bool(same_values(document.row, earlier, row_schema.values)[0].as_py())
+    [(was_refused, op, rows)] = found
+    state = State.QUARANTINED if was_refused else _STATES[op]
+    return state, list(lines_of(rows, op, row_schema)) if op is Op.UPDATE else []

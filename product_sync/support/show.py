@@ -77,9 +77,10 @@ def show_product(report: ProductReport, databases: Databases, state_root: Path) 
             break
     report.documents = [_document(document, row_schema) for document in documents]
     report.target_row = shown_row(row, row_schema) if row.num_rows else None
-    report.quarantine = _quarantined(folder, wanted, documents)
+    quarantine_path = folder.sound_quarantine()
+    report.quarantine = _quarantined(quarantine_path, wanted, documents)
     report.earlier = _earlier(folder, row_schema, wanted.text)
-    state, differences = compare(wanted.text, documents, row, _refused(folder, row_schema, wanted.text), row_schema)
+    state, differences = compare(documents, row, _refused(quarantine_path, row_schema, wanted.text), row_schema)
     report.state = str(state)
     report.differences = [
         DifferenceReport(column=line.column, target=line.old, source=line.new) for line in differences
@@ -92,7 +93,8 @@ def _exclusions(databases: Databases, new: pa.Table | None, old: pa.Table, state
     if new is None or state not in (State.MISSING, State.CHANGED):
         return []
     row_schema = databases.row_schema
-    nothing, changed = row_schema.target_schema.empty_table(), old.num_rows > 0
+    new, nothing = new.select(row_schema.target_schema.names), row_schema.target_schema.empty_table()
+    changed = old.num_rows > 0
     batch = WriteBatch(nothing if changed else new, new if changed else nothing, old, nothing)
     found = map(in_the_way_now, databases.reader().obstacles(batch))
     return [ExclusionReport(**asdict(each)) for each in found]
@@ -116,14 +118,13 @@ def _row(databases: Databases, text: str) -> pa.Table:
     return databases.reader().fetch([text])
 
 
-def _refused(folder: StateFolder, row_schema: RowSchema, text: str) -> pa.Table:
-    if path := folder.sound_quarantine():
-        return quarantine.refused_rows(path, row_schema, text)
-    return quarantine.refused_schema(row_schema).empty_table()
+def _refused(path: Path | None, row_schema: RowSchema, text: str) -> pa.Table:
+    if path is None:
+        return quarantine.refused_schema(row_schema).empty_table()
+    return quarantine.refused_rows(path, row_schema, text)
 
 
-def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document]) -> list[QuarantineReport]:
-    path = folder.sound_quarantine()
+def _quarantined(path: Path | None, wanted: Wanted, documents: list[Document]) -> list[QuarantineReport]:
     if path is None:
         return []
     keys = {document.key for document in documents} | {wanted.text} | ({wanted.key} if wanted.key else set())
@@ -132,8 +133,6 @@ def _quarantined(folder: StateFolder, wanted: Wanted, documents: list[Document])
 
 def _earlier(folder: StateFolder, row_schema: RowSchema, text: str) -> list[EarlierReport]:
     files = sorted(earlier_files(folder, set(), datetime.now(UTC)), key=lambda file: file.at, reverse=True)
-    if not files:
-        return []
     return [
         EarlierReport(
             side=str(file.side),

@@ -56,13 +56,13 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
     shrunk = baseline is not None and documents < (1 - MAX_SHRINK) * baseline
     looks_complete = documents > 0 and not shrunk
     if looks_complete:
-        description = f"{_count(documents, 'document')} read."
+        description = f"{count(documents, 'document')} read."
         if baseline is None:
             description += " No count of an earlier run that passed is known to compare it with."
     elif documents == 0:
         description = "The source is empty."
     else:
-        description = f"{_count(documents, 'document')} read, {baseline} at the last run that passed."
+        description = f"{count(documents, 'document')} read, {baseline} at the last run that passed."
     if not looks_complete and not is_accepted:
         description += (
             " Nothing was compared or written. Check that the collection is complete. If it is, run"
@@ -82,7 +82,7 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
 def change_is_plausible(changed: int, target_count: int, accepted: bool) -> CheckResult:
     """No more than 100 rows, or no more than half of the target, would be overwritten."""
     massive = changed > MASS_CHANGE_ROWS and changed > MASS_CHANGE_SHARE * target_count
-    description = f"{changed} of {_count(target_count, 'row')} of the target would be overwritten."
+    description = f"{changed} of {count(target_count, 'row')} of the target would be overwritten."
     if massive and accepted:
         description += " Accepted by accept_changes."
     elif massive:
@@ -105,9 +105,7 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
     excluded = load.excluded if load else 0
     if verification.valid:
         apart = f" apart from {verification.quarantined} in quarantine" if verification.quarantined else ""
-        description = (
-            f"The target agrees with all {_count(verification.source_count, 'document')} of the source{apart}."
-        )
+        description = f"The target agrees with all {count(verification.source_count, 'document')} of the source{apart}."
     else:
         description = (
             f"{verification.missing} missing{_first(verification.missing_ids)},"
@@ -115,7 +113,7 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
         )
         if load and excluded:
             messages = " ".join(exclusion.message for exclusion in load.exclusions[:_SHOWN_EXCLUSIONS])
-            rows = f"{_count(excluded, 'row')} could not be written, because another row is in the way"
+            rows = f"{count(excluded, 'row')} could not be written, because another row is in the way"
             description += f" {rows}{':' if excluded <= _SHOWN_EXCLUSIONS else ', the first:'} {messages}"
         if verification.missing + verification.changed > excluded:
             again = hints.shell("product-sync", "sync")
@@ -135,10 +133,10 @@ def every_batch_loaded(result: LoadResult) -> CheckResult:
     """Every batch was attempted, and none failed."""
     passed = result.failed_batches == 0 and result.not_attempted_batches == 0 and result.stop is None
     if passed:
-        description = f"{_count(result.batches, 'batch', 'batches')} loaded."
+        description = f"{count(result.batches, 'batch', 'batches')} loaded."
     else:
         description = (
-            f"{result.failed_batches} of {_count(result.batches, 'batch', 'batches')} failed,"
+            f"{result.failed_batches} of {count(result.batches, 'batch', 'batches')} failed,"
             f" {result.not_attempted_batches} were not attempted."
         )
         if result.stop is not None:
@@ -170,7 +168,7 @@ def quarantine_within_budget(
     else:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(by_reason.items()) if count)
         description = (
-            f"{quarantined} of {_count(source_count, 'document')} cannot be copied ({reasons})."
+            f"{quarantined} of {count(source_count, 'document')} cannot be copied ({reasons})."
             " They are listed in quarantined_products. Correct them in the source."
         )
         if over:
@@ -191,7 +189,7 @@ def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kep
         description = "The target holds no product that the source does not have."
     else:
         description = (
-            f"{_count(extra, 'row')} of the target {'has' if extra == 1 else 'have'} no document in the source"
+            f"{count(extra, 'row')} of the target {'has' if extra == 1 else 'have'} no document in the source"
             f"{_first(ids)}. They are left alone;"
             f" `{hints.shell('product-sync', 'sync', '--extra', 'delete')}` deletes them."
         )
@@ -215,7 +213,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def _count(number: int, singular: str, plural: str = "") -> str:
+def count(number: int, singular: str, plural: str = "") -> str:
     return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 

@@ -70,7 +70,7 @@ def _extra(counts: DiffCounts, deletes: bool, obstacle: str | None, first: tuple
     found = checks.no_extra_products(counts, first)
     if not counts.extra or not deletes:
         return found
-    rows = f"{counts.extra} row{'' if counts.extra == 1 else 's'}"
+    rows = checks.count(counts.extra, "row")
     description = f"{rows} would not be deleted: {obstacle}" if obstacle else f"{rows} would be deleted."
     return CheckResult(found.check, obstacle is None, Severity.WARN, found.numbers, description)
 
