@@ -124,6 +124,9 @@ class FakeSource:
     def estimated_count(self) -> int:
         return len(self._documents)
 
+    def sample(self) -> list[bytes]:
+        return [bson.encode(document) for document in itertools.islice(self._documents.values(), 100)]
+
     def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
         self.script.play("source.fetch")
         keys = [_identity(to_bson(source_id)) for source_id in ids]

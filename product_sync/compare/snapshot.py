@@ -6,7 +6,7 @@ of a plan, whether to read a row again) counts from the oldest value that the fi
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.compare import quarantine
+from product_sync.compare.unfilled_columns import UnfilledColumns
 from product_sync.runtime import prefetch
 from product_sync.runtime.clock import Timing
 from product_sync.runtime.progress import Meter, OnProgress
@@ -33,7 +34,7 @@ READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
 class SourceSnapshot:
     """``documents`` were read, ``rejected`` of them cannot be copied; ``rejects`` counts these by reason (a document
     with several faults under each). ``filtered_out`` is about how many the filter of the source left out, ``None``
-    without a filter. ``taken_at`` is when reading began."""
+    without a filter. ``taken_at`` is when reading began. No document fills the columns ``unfilled``."""
 
     documents: int
     rejected: int
@@ -42,6 +43,7 @@ class SourceSnapshot:
     duration_s: float
     rows_per_second: float
     filtered_out: int | None = None
+    unfilled: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class SourceRecording:
         self._in_collection = source.estimated_count()
         self._meter = Meter("read source", None if row_schema.filter else self._in_collection, on_progress, timing)
         self._reasons: Mapping[Reason, int] = {}
+        self._unfilled = UnfilledColumns(row_schema)
 
     def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The rows of each page. The files are there when these have ended, no part of them if they are left before."""
@@ -112,6 +115,7 @@ class SourceRecording:
             for page in pages:
                 rows.write(page.rows)
                 id_types |= _id_types(page)
+                self._unfilled.add(page)
                 if page.rejects:
                     rejects.write(quarantine.rejects_batch(row_schema, page.rejects, Stage.CONVERT))
                 self._meter.advance(page.documents)
@@ -137,6 +141,7 @@ class SourceRecording:
             duration_s=self._meter.elapsed_s,
             rows_per_second=self._meter.rate,
             filtered_out=max(self._in_collection - self._meter.done, 0) if self._layout.filter else None,
+            unfilled=[column.name for column in self._unfilled.columns],
         )
 
 

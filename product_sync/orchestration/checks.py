@@ -15,6 +15,7 @@ from product_sync.orchestration.metadata import proof_metadata
 from product_sync.orchestration.names import (
     CHANGE_IS_PLAUSIBLE,
     EVERY_BATCH_LOADED,
+    MAPPING_FITS_SOURCE,
     NO_EXTRA_PRODUCTS,
     QUARANTINE_WITHIN_BUDGET,
     SOURCE_LOOKS_COMPLETE,
@@ -41,14 +42,19 @@ def sync_checks(definition: SyncDefinition) -> list[dg.AssetChecksDefinition]:
                 asset=names.source_snapshot,
                 blocking=True,
                 description="Not empty, and not shrunk by more than 20 % since the last run that passed.",
-            )
+            ),
+            dg.AssetCheckSpec(
+                MAPPING_FITS_SOURCE,
+                asset=names.source_snapshot,
+                description="Documents have values for all mapped columns.",
+            ),
         ],
     )
     def source_looks_complete(
         context: dg.AssetCheckExecutionContext, sync: SyncResource
     ) -> Iterator[dg.AssetCheckResult]:
         with sync.step(context, definition) as sync_run:
-            yield from _answer(context, [run_checks.check_source(sync_run)])
+            yield from _answer(context, [run_checks.check_source(sync_run), run_checks.check_mapping(sync_run)])
 
     @dg.multi_asset_check(
         name=f"{names.diff}_{CHANGE_IS_PLAUSIBLE}",

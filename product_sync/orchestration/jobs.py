@@ -9,6 +9,7 @@ from product_sync.errors import ConfigurationError
 from product_sync.orchestration.executor import in_process_by_default
 from product_sync.orchestration.names import (
     DRY_RUN_TAG,
+    MAPPING_FITS_SOURCE,
     NO_EXTRA_PRODUCTS,
     QUARANTINE_WITHIN_BUDGET,
     SOURCE_LOOKS_COMPLETE,
@@ -93,6 +94,7 @@ def sync_jobs(definition: SyncDefinition) -> "list[UnresolvedAssetJobDefinition]
             names.validate_job,
             selection=dg.AssetSelection.checks(
                 dg.AssetCheckKey(dg.AssetKey(names.source_snapshot), SOURCE_LOOKS_COMPLETE),
+                dg.AssetCheckKey(dg.AssetKey(names.source_snapshot), MAPPING_FITS_SOURCE),
                 dg.AssetCheckKey(dg.AssetKey(names.load), TARGET_MATCHES_SOURCE),
                 dg.AssetCheckKey(dg.AssetKey(names.load), NO_EXTRA_PRODUCTS),
                 dg.AssetCheckKey(dg.AssetKey(names.quarantine), QUARANTINE_WITHIN_BUDGET),

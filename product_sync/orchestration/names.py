@@ -100,6 +100,7 @@ def syncs_of(run: dg.DagsterRun, known: Iterable[SyncNames] = (PRODUCT,)) -> lis
 
 
 SOURCE_LOOKS_COMPLETE = "source_looks_complete"
+MAPPING_FITS_SOURCE = "mapping_fits_source"
 CHANGE_IS_PLAUSIBLE = "change_is_plausible"
 TARGET_MATCHES_SOURCE = "target_matches_source"
 EVERY_BATCH_LOADED = "every_batch_loaded"

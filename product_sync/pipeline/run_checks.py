@@ -38,6 +38,13 @@ def check_source(sync_run: SyncRun) -> CheckResult:
 
 
 @names_storage
+def check_mapping(sync_run: SyncRun) -> CheckResult:
+    """The mapping, by the run's own source snapshot; both sides are read now if it has none."""
+    _read_once(sync_run)
+    return sync_run.check_mapping(sync_run.files)
+
+
+@names_storage
 def check_change(sync_run: SyncRun) -> CheckResult:
     """The newest diff, this run's first."""
     return sync_run.check_change()

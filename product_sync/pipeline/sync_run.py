@@ -18,6 +18,7 @@ from product_sync.compare.both_sides import BothFiles, snapshot_both
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
+from product_sync.compare.unfilled_columns import field_paths
 from product_sync.errors import AccessDenied, ConfigurationError, NotAttempted
 from product_sync.load.deletion import DeletionFacts, reason_to_keep
 from product_sync.load.estimate import Estimate, estimate, not_probed
@@ -157,7 +158,9 @@ class SyncRun:
 
     def _note_source(self, snapshot: SourceSnapshot) -> None:
         """This file is written last: where it is, the snapshot is complete."""
-        self.files.write_json(store.SOURCE_COUNT, {"documents": snapshot.documents})
+        self.files.write_json(
+            store.SOURCE_COUNT, {"documents": snapshot.documents, "unfilled": list(snapshot.unfilled)}
+        )
 
     def unmatched(self, source: RunFiles, target_rows: Path) -> tuple[Path, Path] | None:
         """The rows without an equal partner, if `snapshot_both` of this run has read these two snapshots."""
@@ -234,6 +237,7 @@ class SyncRun:
         return predict(
             todo.counts,
             source=self.check_source(todo.source),
+            mapping=self.check_mapping(todo.source),
             change=self.check_change(),
             lacking=f"{denied.message}\n{denied.hint}" if denied else "",
             quarantined_by_reason={**_by_code(by_reason), "kept_out_by_database": todo.counts.refused},
@@ -288,6 +292,17 @@ class SyncRun:
         """Whether the source snapshot of ``run`` looks complete."""
         documents = (run.read_json(store.SOURCE_COUNT) or {})["documents"]
         return checks.source_looks_complete(documents, self.folder.read_baseline(), self.settings.accept_source_count)
+
+    @names_storage
+    def check_mapping(self, run: RunFiles) -> CheckResult:
+        """Whether the documents of the source snapshot of ``run`` fill every mapped column."""
+        content = run.read_json(store.SOURCE_COUNT) or {}
+        unfilled = [column for column in self.row_schema.values if column.name in content.get("unfilled", ())]
+        fields: set[str] = set()
+        if unfilled:
+            with self.source() as source:
+                fields = field_paths(source.sample())
+        return checks.mapping_fits_source(content["documents"], unfilled, fields)
 
     @names_storage
     def loaded(self) -> LoadResult:

@@ -30,6 +30,9 @@ class Source(Protocol):
     def estimated_count(self) -> int:
         """The approximate number of documents, from the collection's metadata; for progress only."""
 
+    def sample(self) -> list[bytes]:
+        """Some whole documents as BSON, to show which fields there are."""
+
     def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
         """The current documents of these ids, read from the primary. Deleted ones are absent."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
+from product_sync.compare.unfilled_columns import UnfilledColumns, field_paths
+from product_sync.conversion.document import RowConverter
 from product_sync.errors import (
     MappingError,
     NotAttempted,
@@ -28,6 +30,7 @@ from product_sync.state.access import require_usable
 from product_sync.targets.postgres.connection import without_credentials
 from product_sync.targets.postgres.health import TargetHealth, health, server_health
 from product_sync.targets.postgres.reflection import reflect
+from product_sync.verify.checks import mapping_fits_source
 
 _NEEDED = ("SELECT", "INSERT", "UPDATE")
 _WITHOUT_DELETE = (
@@ -52,7 +55,9 @@ def examine(
     report.settings_problems = [str(problem) for problem in found]
     report.failure = next(iter(found), report.failure)
     if report.failure is None and not isinstance(definition, MappingError):
-        _examine_state(report, Databases.of(definition, env), env)
+        databases = Databases.of(definition, env)
+        _examine_state(report, databases, env)
+        _examine_mapping(report, databases)
     _examine_alerts(report, env)
 
 
@@ -63,6 +68,21 @@ def _examine_state(report: DoctorReport, databases: Databases, env: Mapping[str,
     except ProductSyncError as error:
         report.settings_problems.append(str(error))
         report.failure = error
+
+
+def _examine_mapping(report: DoctorReport, databases: Databases) -> None:
+    """Note the mapped paths that no document of a sample has."""
+    try:
+        with databases.open_source() as source:
+            documents = source.sample()
+    except ProductSyncError as error:
+        report.failure = report.failure or error
+        return
+    unfilled = UnfilledColumns(databases.row_schema)
+    unfilled.add(RowConverter(databases.row_schema).batch(documents))
+    result = mapping_fits_source(len(documents), unfilled.columns, field_paths(documents))
+    if not result.passed:
+        report.mongodb = replace(report.mongodb, notes=[f"in a sample: {result.description}"])
 
 
 def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The six checks: pure functions that take numbers and return a result with the next step.
+"""The checks: pure functions that take numbers and return a result with the next step.
 
 They decide whether a run is green. The command line, the checks in the UI and the dry run all call them, so they cannot
 come to different conclusions.
@@ -6,18 +6,22 @@ come to different conclusions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 
 from product_sync.compare.diff import DiffCounts
 from product_sync.load.result import LoadResult
 from product_sync.runtime import hints
+from product_sync.schema.row_schema import RowColumn
 from product_sync.verify.verification import Verification
 
 MAX_SHRINK = 0.20
 MASS_CHANGE_ROWS = 100
 MASS_CHANGE_SHARE = 0.5
+#: With fewer documents, a column without values proves no mistake in the mapping.
+FEW_DOCUMENTS = 10
 #: How many excluded rows a result explains.
 _SHOWN_EXCLUSIONS = 3
 
@@ -76,6 +80,20 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
         Severity.ERROR,
         {"source_count": documents, "baseline": baseline, "accepted": accepted},
         description,
+    )
+
+
+def mapping_fits_source(documents: int, unfilled: Sequence[RowColumn], fields: Collection[str]) -> CheckResult:
+    """Every mapped path has a value in some document. No document fills the columns ``unfilled``; ``fields`` are the
+    paths of a sample. In very few documents an optional field may be absent everywhere."""
+    wrong = [column for column in unfilled if documents >= FEW_DOCUMENTS and ".".join(column.path) not in fields]
+    description = " ".join(_unfilled(documents, column, fields) for column in wrong)
+    return CheckResult(
+        "mapping_fits_source",
+        not wrong,
+        Severity.WARN,
+        {"source_count": documents, "columns": [column.name for column in wrong]},
+        f"{description} Check the mapping." if wrong else "Documents have values for all mapped columns.",
     )
 
 
@@ -202,6 +220,17 @@ def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kep
         {"extra": extra, "kept_referenced": kept_referenced},
         description,
     )
+
+
+def _unfilled(documents: int, column: RowColumn, fields: Collection[str]) -> str:
+    if column.has_default:
+        effect = f"every row gets the default {column.default!r}"
+    else:
+        effect = "every document is quarantined" if column.required else "it is NULL in every row"
+    path = ".".join(column.path)
+    near = get_close_matches(path, sorted(fields), n=1)
+    hint = f" The nearest field is {near[0]}." if near else ""
+    return f"None of {documents} documents has a value at {path} for column {column.name}: {effect}.{hint}"
 
 
 def _numbers(verification: Verification) -> dict[str, int | list[str]]:

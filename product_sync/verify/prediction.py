@@ -48,6 +48,7 @@ def predict(
     counts: DiffCounts,
     *,
     source: CheckResult,
+    mapping: CheckResult,
     change: CheckResult,
     lacking: str,
     quarantined_by_reason: Mapping[str, int],
@@ -56,14 +57,16 @@ def predict(
     deletion_obstacle: str | None,
     first_extra: tuple[str, ...] = (),
 ) -> Prediction:
-    """``source`` and ``change`` are the results of the checks that the dry run has made. ``lacking`` names the
-    privileges that the role lacks for the load, or is empty. ``deletes`` says that extra rows are to be deleted,
+    """``source``, ``mapping`` and ``change`` are the results of the checks that the dry run has made. ``lacking`` names
+    the privileges that the role lacks for the load, or is empty. ``deletes`` says that extra rows are to be deleted,
     ``deletion_obstacle`` why they would not be deleted."""
     quarantine = checks.quarantine_within_budget(
         counts.quarantined, counts.source_count, quarantined_by_reason, quarantine_budget
     )
     privileges = CheckResult(PRIVILEGES, not lacking, Severity.ERROR, {}, lacking or "The privileges suffice.")
-    return Prediction((source, change, privileges, quarantine, _extra(counts, deletes, deletion_obstacle, first_extra)))
+    return Prediction(
+        (source, mapping, change, privileges, quarantine, _extra(counts, deletes, deletion_obstacle, first_extra))
+    )
 
 
 def _extra(counts: DiffCounts, deletes: bool, obstacle: str | None, first: tuple[str, ...]) -> CheckResult:

@@ -1,6 +1,8 @@
-"""The six verdicts as Dagster shows them: which are red, which stop what comes after them, and what each is about."""
+"""The checks as Dagster shows them: which are red, which stop what comes after them, and what each is about."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -8,7 +10,8 @@ import pytest
 from product_sync.orchestration import names
 from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.names import PRODUCT
-from product_sync.schema.definition import load_definition
+from product_sync.schema.definition import DEFAULT_MAPPING, load_definition
+from product_sync.verify.checks import FEW_DOCUMENTS
 from product_sync_tests.shop import Shop, ids, product, project
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
@@ -24,6 +27,7 @@ def test_every_check_that_can_be_an_error_is_blocking() -> None:
     specs = {key.name: graph.get(key).blocking for key in graph.asset_check_keys if key.name not in of_health}
     assert specs == {
         names.SOURCE_LOOKS_COMPLETE: True,
+        names.MAPPING_FITS_SOURCE: False,
         names.CHANGE_IS_PLAUSIBLE: True,
         names.TARGET_MATCHES_SOURCE: True,
         names.EVERY_BATCH_LOADED: True,
@@ -37,7 +41,7 @@ def test_a_sync_that_repairs_everything_passes_every_check(shop: Shop) -> None:
     outcome = shop.run()
     assert outcome.success
     assert {name: check.passed for name, check in outcome.checks.items()} == dict.fromkeys(outcome.checks, True)
-    assert len(outcome.checks) == 6
+    assert len(outcome.checks) == 7
 
 
 def test_an_empty_source_stops_the_run_before_the_diff(shop: Shop) -> None:
@@ -48,6 +52,23 @@ def test_an_empty_source_stops_the_run_before_the_diff(shop: Shop) -> None:
     assert outcome.checks[names.SOURCE_LOOKS_COMPLETE].severity is ERROR
     assert PRODUCT.diff not in outcome.materialized
     assert list(shop.rows) == ["a"]
+
+
+def test_a_path_that_no_document_has_is_a_warning_with_the_nearest_field(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.put(*(product(name, quantity=3) for name in ids(FEW_DOCUMENTS)))
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(DEFAULT_MAPPING.read_text().replace("source: quantity", "source: quantty"))
+    monkeypatch.setenv("PRODUCT_SYNC_MAPPING", str(mapping))
+    outcome = shop.run()
+    assert outcome.success
+    check = outcome.checks[names.MAPPING_FITS_SOURCE]
+    assert (check.passed, check.severity) == (False, WARN)
+    assert check.description == (
+        "None of 10 documents has a value at quantty for column quantity: every row gets the default 0."
+        " The nearest field is quantity. Check the mapping."
+    )
 
 
 def test_a_source_that_shrank_by_more_than_a_fifth_stops_the_run_until_it_is_accepted(shop: Shop) -> None:

@@ -59,7 +59,7 @@ def test_in_a_dry_run_the_load_is_observed_not_materialised_and_its_checks_are_s
         PRODUCT.diff,
         PRODUCT.drift_report,
     }
-    assert set(dry.checks) == {names.SOURCE_LOOKS_COMPLETE, names.CHANGE_IS_PLAUSIBLE}
+    assert set(dry.checks) == {names.SOURCE_LOOKS_COMPLETE, names.MAPPING_FITS_SOURCE, names.CHANGE_IS_PLAUSIBLE}
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
     planned = {event.asset_check_planned_data.asset_check_key.name for event in dry.events if event.event_type is kind}
     assert planned - set(dry.checks) == LOAD_CHECKS, "which the UI shows as skipped where the run succeeded"

@@ -47,6 +47,7 @@ def test_the_log_tells_the_story_of_a_sync_in_a_dozen_lines(shop: Shop) -> None:
         "Source: 6 documents read in ",
         "Target: 2 rows read in ",
         "Check source_looks_complete: passed. ",
+        "Check mapping_fits_source: passed. ",
         "Differences: 4 missing, 1 changed (price 1), 1 extra, 1 quarantined (0 of them were refused by the data",
         "Check change_is_plausible: passed. ",
         "Load: 4 inserted, 1 updated, 0 deleted, 0 conflicts, 0 taken back, 0 kept because other rows"

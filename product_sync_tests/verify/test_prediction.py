@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from product_sync.compare.diff import DiffCounts
-from product_sync.verify.checks import change_is_plausible, source_looks_complete
+from product_sync.verify.checks import change_is_plausible, mapping_fits_source, source_looks_complete
 from product_sync.verify.prediction import Prediction, predict
 
 
@@ -21,6 +21,7 @@ def predicted(
     return predict(
         counts,
         source=source_looks_complete(1_000, baseline, None),
+        mapping=mapping_fits_source(1_000, [], ()),
         change=change_is_plausible(changed, 1_000, False),
         lacking=lacking,
         quarantined_by_reason={"wrong_type": quarantined},

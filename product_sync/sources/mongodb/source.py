@@ -35,6 +35,8 @@ _IDS_AT_ONCE = 1_000
 #: ObjectIds in one ``$in``. They are built without an object per id and take about 230 kB.
 _OBJECT_IDS_AT_ONCE = 10_000
 _ID_ONLY = {"_id": 1}
+#: Documents of a sample.
+_SAMPLED = 100
 _RETRY = RetryPolicy()
 
 
@@ -79,6 +81,10 @@ class MongoSource:
     def estimated_count(self) -> int:
         """See `Source.estimated_count`; with documents that the filter leaves out. 0 for a missing collection."""
         return self._collection.estimated_count()
+
+    def sample(self) -> list[bytes]:
+        """See `Source.sample`."""
+        return list(self._collection.page({}, {}, _SAMPLED))
 
     def count(self) -> int:
         """How many documents match the filter now. Raises the same errors as `snapshot`."""
