@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import bson
 import pyarrow as pa
 import pytest
 from bson.int64 import Int64
@@ -84,6 +85,10 @@ class SourceContract:
     @pytest.fixture
     def source_of(self) -> SourceOf:
         raise NotImplementedError
+
+    def test_a_sample_has_whole_documents(self, source_of: SourceOf) -> None:
+        source = source_of([product("a", unmapped={"deep": 1})])
+        assert [bson.decode(document)["unmapped"] for document in source.sample()] == [{"deep": 1}]
 
     def test_every_document_is_read_once_as_a_row_or_a_reject(self, source_of: SourceOf) -> None:
         batches = list(source_of([product("a"), product("b", price=2.5), product("c")]).snapshot())

@@ -154,7 +154,7 @@ def test_validation_reads_both_sides_and_writes_nothing_even_when_nothing_was_ev
     assert not outcome.success
     assert (found["missing"], found["changed"], found["extra"]) == (9, 1, 1)
     assert (found["changed_ids"], found["extra_ids"]) == (["p0000"], ["x"])
-    assert len(outcome.checks) == 4
+    assert len(outcome.checks) == 5
     assert outcome.materialized == {}
     assert shop.fingerprint == before
     assert list(shop.files()) == ["sides.json"], "which only says whose state this is"
