@@ -48,10 +48,11 @@ def layout_of(
 ) -> RowSchema:
     """A layout with the key ``id`` and a nullable column for each of ``types``, filled from the field of its
     name unless ``specs`` says otherwise."""
-    given = specs or {}
-    return resolve_mapping(
-        mapping_of({name: {"source": name} | given.get(name, {}) for name in types}), table_of({"id": key, **types})
-    )
+    columns = dict[str, dict[str, Any]]()
+    for name in types:
+        spec = (specs or {}).get(name, {})
+        columns[name] = spec if "value" in spec else {"source": name} | spec
+    return resolve_mapping(mapping_of(columns), table_of({"id": key, **types}))
 
 
 def element(kind: int, name: bytes, value: bytes) -> bytes:

@@ -1,4 +1,7 @@
-"""A filter limits a sync to a part of the collection. A product that no longer matches is an extra row."""
+"""A filter limits a sync to a part of the collection. A product that no longer matches is an extra row.
+
+The mapping of these tests also has a column with the same value in every row.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ def mapping(market: Market, tmp_path: Path) -> str:
     market.stock([product(99) | {"status": "sold"}])
     path = tmp_path / "active.yaml"
     with_filter = "collection: products\n  filter: {status: active}"
-    path.write_text(DEFAULT_MAPPING.read_text().replace("collection: products", with_filter))
+    text = DEFAULT_MAPPING.read_text().replace("collection: products", with_filter)
+    path.write_text(text.replace("{source: sellerId, kind: reference}", "{value: house}"))
     return str(path)
 
 
@@ -28,11 +32,15 @@ def test_only_matching_products_are_copied_and_one_that_no_longer_matches_is_ext
 ) -> None:
     first = market.run("sync", "--mapping", mapping, "--delay-ms", "0", "--json")
     assert (first.status, first.answer["inserted"]) == (0, 30), first.everything
+    assert market.sql('SELECT DISTINCT "sellerId" FROM product') == [("house",)]
+    market.sql("""UPDATE product SET "sellerId" = 'other' WHERE id = 'p0001'""")
     with MongoClient[dict[str, Any]](market.mongodb_url) as client:
         client.get_default_database()["products"].update_one({"_id": "p0000"}, {"$set": {"status": "sold"}})
 
     reported = market.run("sync", "--mapping", mapping, "--delay-ms", "0", "--json")
-    assert (reported.answer["extra"], len(market.rows())) == (1, 30), reported.everything
+    counts = [reported.answer[name] for name in ("extra", "updated")]
+    assert (counts, len(market.rows())) == ([1, 1], 30), reported.everything
+    assert market.sql('SELECT DISTINCT "sellerId" FROM product') == [("house",)]
     assert market.run("show", "p0000", "--mapping", mapping, "--json").answer["state"] == "extra"
 
     deleted = market.run("sync", "--mapping", mapping, "--extra", "delete", "--json")

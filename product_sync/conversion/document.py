@@ -63,7 +63,7 @@ def projection(row_schema: RowSchema) -> dict[str, int]:
     The server stops after as many elements as there are fields in the projection, so a repeated field would hide
     a later one. One field more makes sure that the repetition or the later field is returned (docs/decisions/0025).
     """
-    return {"_id": 1} | {column.path[0]: 1 for column in row_schema.columns} | {_IN_NO_DOCUMENT: 1}
+    return {"_id": 1} | {column.path[0]: 1 for column in row_schema.columns if column.path} | {_IN_NO_DOCUMENT: 1}
 
 
 class DBPointer(DBRef):
@@ -106,10 +106,11 @@ class _Field:
         try:
             return self._convert(_default_as_bson(column.default))
         except ConversionError as error:
+            key = "default" if column.path else "value"
             raise MappingError(
-                f"The default of column {column.name!r}, {cut(repr(column.default))}, does not fit {column.type}: "
+                f"The {key} of column {column.name!r}, {cut(repr(column.default))}, does not fit {column.type}: "
                 f"{error.reason}.",
-                hint="Change the default in the mapping file; it is converted by the rules for documents.",
+                hint=f"Change the {key} in the mapping file; it is converted by the rules for documents.",
             ) from error
 
     def _convert(self, value: Any) -> Any:
@@ -121,6 +122,8 @@ class _Field:
     def read(self, document: dict[str, Any]) -> Any:
         """The canonical value. Raises `ConversionError`."""
         path = self.path
+        if not path:
+            return self.default
         value = document.get(path[0])
         if len(path) > 1:
             value, is_inside = _descend(value, path[1:])
@@ -178,7 +181,7 @@ class RowConverter:
         self._readers = tuple(field.read for field in self._fields)
         self._by_name = {field.name: field for field in self._fields}
         self._dotted = [field.path for field in self._fields if len(field.path) > 1]
-        self._repeated = RepeatedFields([column.path for column in row_schema.columns])
+        self._repeated = RepeatedFields([column.path for column in row_schema.columns if column.path])
 
     def convert(self, document: dict[str, Any]) -> Row | Reject:
         """The canonical values of a decoded document in the order of ``RowSchema.source_schema``, or its reject with

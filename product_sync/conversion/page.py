@@ -52,8 +52,9 @@ class PageConverter:
         self._readers = {column.name: page_column(column, is_key=column is self._key) for column in self._columns}
         self._by_field: dict[str, list[RowColumn]] = {}
         for column in self._columns:
-            self._by_field.setdefault(column.path[0], []).append(column)
-        self._is_flat = all(len(column.path) == 1 for column in self._columns)
+            if column.path:
+                self._by_field.setdefault(column.path[0], []).append(column)
+        self._is_flat = all(len(column.path) <= 1 for column in self._columns)
 
     def batch(self, documents: Documents) -> SourceBatch:
         """The result of `RowConverter.batch` for these documents, in the same order."""
@@ -144,7 +145,8 @@ class PageConverter:
         return is_read, batch if certain.all() else batch.filter(pa.array(certain))
 
     def _column(self, block: ByteBlock, column: RowColumn, found: dict[str, Values], rows: int) -> Converted:
-        values, reader = found.get(column.path[0]), self._readers[column.name]
+        values = found.get(column.path[0]) if column.path else None
+        reader = self._readers[column.name]
         if not rows:
             return Converted(pa.array([], column.type.arrow), np.ones(0, dtype=bool))
         if values is None or reader is None or values.kinds[0] == BsonType.NULL:

@@ -191,8 +191,8 @@ def _columns(row_schema: RowSchema) -> dg.TableSchema:
 
 
 def _column(column: RowColumn, *, is_key: bool) -> dg.TableColumn:
-    said = [f"from `{'.'.join(column.path)}`"]
-    said += [f"{column.default!r} where it is missing"] if column.has_default else []
+    said = [f"from `{'.'.join(column.path)}`"] if column.path else [f"always {column.default!r}"]
+    said += [f"{column.default!r} where it is missing"] if column.path and column.has_default else []
     said += [] if column.update or is_key else ["written on insert only"]
     constraints = dg.TableColumnConstraints(nullable=not column.required and not is_key, unique=is_key)
     return dg.TableColumn(column.name, str(column.type), description=", ".join(said), constraints=constraints)

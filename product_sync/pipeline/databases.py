@@ -71,7 +71,8 @@ class Databases:
         """What the addresses and the mapping say, without credentials and without asking the target."""
         columns = [
             [name, list(column.path), str(column.kind), column.required,
-             repr(column.default) if column.has_default else None, column.update]
+             repr(column.default) if column.has_default else None, column.update,
+             *([] if column.path else [repr(column.value)])]
             for name, column in sorted(self.definition.columns.items())
         ]  # fmt: skip
         source = self.definition.source

@@ -47,11 +47,13 @@ class ColumnSpec(_Strict):
     """How one target column is filled.
 
     ``source`` is a dotted path into the document (``_id`` for the id). A missing or null value takes the
-    ``default`` if one is given; else it is an error when ``required``, and NULL otherwise. With
-    ``update: false`` the column is written on insert and never compared or overwritten afterwards.
+    ``default`` if one is given; else it is an error when ``required``, and NULL otherwise. ``value`` is the same for
+    every row, and takes the place of ``source``. With ``update: false`` the column is written on insert and never
+    compared or overwritten afterwards.
     """
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1)] | None = None
+    value: Any = None
     kind: Kind = Kind.VALUE
     required: bool = True
     default: Any = None
@@ -59,10 +61,18 @@ class ColumnSpec(_Strict):
 
     @field_validator("source")
     @classmethod
-    def _path(cls, source: str) -> str:
-        if any(not part or part.startswith("$") or "\0" in part for part in source.split(".")):
+    def _path(cls, source: str | None) -> str | None:
+        if source is not None and any(not part or part.startswith("$") or "\0" in part for part in source.split(".")):
             raise ValueError("a dotted path of field names, such as price or price.amount")
         return source
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ColumnSpec:
+        if (self.source is None) == (self.value is None):
+            raise ValueError("a column has either a `source` or a `value`, which is not null")
+        if self.source is None and (self.has_default or not self.required or self.kind is not Kind.VALUE):
+            raise ValueError("`value` takes no `default`, no `required: false` and no `kind`: every row has it")
+        return self
 
     @model_validator(mode="after")
     def _plain_id(self) -> ColumnSpec:
@@ -72,7 +82,8 @@ class ColumnSpec(_Strict):
 
     @property
     def path(self) -> tuple[str, ...]:
-        return tuple(self.source.split("."))
+        """Empty for a ``value``."""
+        return () if self.source is None else tuple(self.source.split("."))
 
     @property
     def is_id(self) -> bool:
@@ -148,7 +159,7 @@ class SyncDefinition(_Strict):
             raise ValueError("at least one column beside the id must be mapped")
         if reserved := _RESERVED & self.columns.keys():
             raise ValueError(f"column names used by product_sync itself: {sorted(reserved)}")
-        paths = [spec.path for spec in self.columns.values()]
+        paths = [spec.path for spec in self.columns.values() if spec.path]
         for path in paths:
             if any(path != other and other[: len(path)] == path for other in paths):
                 raise ValueError(f"`{'.'.join(path)}` is both a value and the parent of another value")

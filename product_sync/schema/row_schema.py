@@ -31,7 +31,10 @@ _KEY_TYPES = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.UUID})
 
 @dataclass(frozen=True, slots=True)
 class RowColumn:
-    """A mapped column: its path in the document, its type in the target, and the options of the mapping."""
+    """A mapped column: its path in the document, its type in the target, and the options of the mapping.
+
+    A column with the same value in every row has no path; the value is its default.
+    """
 
     name: str
     path: tuple[str, ...]
@@ -146,7 +149,8 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
         resolved.append(
             RowColumn(
                 name=name, path=spec.path, kind=spec.kind, type=column.type, required=spec.required,
-                default=spec.default, has_default=spec.has_default, update=spec.update,
+                default=spec.default if spec.path else spec.value, has_default=spec.has_default or not spec.path,
+                update=spec.update,
             )
         )  # fmt: skip
     key = next(column for column in resolved if column.path == ("_id",))

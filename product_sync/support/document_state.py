@@ -69,7 +69,7 @@ def _fields(raw: bytes, row_schema: RowSchema) -> dict[str, str | None]:
         document = decode(raw)
     except InvalidBSON:
         return {}
-    return {".".join(column.path): _at(document, column.path) for column in row_schema.columns}
+    return {".".join(column.path): _at(document, column.path) for column in row_schema.columns if column.path}
 
 
 def _at(document: Any, path: Sequence[str]) -> str | None:

@@ -67,6 +67,15 @@ class TestAMissingOrNullValue:
         assert converter.convert({"_id": ID, **nothing}) == (IdType.OBJECT_ID, ID_TEXT, None)
 
 
+def test_a_constant_is_the_same_in_every_row_and_reads_no_field() -> None:
+    row_schema = layout_of({"price": INTEGER, "shop": TEXT}, {"shop": {"value": "eu"}})
+    raws = [bson.encode({"_id": number, "price": 5, "shop": 7, "": [number]}) for number in range(2)]
+    assert RowConverter(row_schema).batch(raws).rows["shop"].to_pylist() == ["eu", "eu"]
+    assert "shop" not in projection(row_schema)
+    with pytest.raises(MappingError, match=r"The value of column 'price', 1\.5, does not fit integer: not_exact"):
+        RowConverter(layout_of({"price": INTEGER}, {"price": {"value": 1.5}}))
+
+
 def test_undefined_is_read_as_null() -> None:
     raw = document(element(16, b"_id", b"\1\0\0\0"), element(6, b"price", b""))
     batch = RowConverter(layout_of({"price": INTEGER}, {"price": {"default": 0}})).batch([raw])

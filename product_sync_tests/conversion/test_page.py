@@ -47,8 +47,12 @@ ALL_TYPES = {
     "seller": TEXT,
     "maker": ColumnType(TypeName.VARCHAR, length=24),
     "owner": ColumnType(TypeName.UUID),
+    "shop": ColumnType(TypeName.VARCHAR, length=2),
+    "rank": PRICE,
 }
 ALL_SPECS: dict[str, dict[str, Any]] = {
+    "shop": {"value": "eu"},
+    "rank": {"value": 1.5},
     "integer": {"default": 0},
     "text": {"required": False},
     "seller": {"kind": "reference"},
