@@ -17,6 +17,10 @@ from typing import Final
 
 _PROGRAMS: Final = Path(__file__).parent
 PRODUCT_SYNC: Final = "product_sync"
+DAGSTER_JOB: Final = "dagster job execute"
+#: What is ours, the command and Dagster's own way to start the same job.
+OURS: Final = frozenset({PRODUCT_SYNC, DAGSTER_JOB})
+PLAIN_SCRIPT: Final = "pymongo + psycopg"
 EMPTY_JOB: Final = "dagster job execute, four empty assets"
 
 
@@ -92,6 +96,15 @@ def product_sync(batch_size: int | None = 10_000, delay_ms: int | None = 0) -> C
     return Contestant(PRODUCT_SYNC, " ".join(["`product-sync sync", *options, "--json`"]), arguments)
 
 
+def dagster_job() -> Contestant:
+    """The same sync as `product_sync`, started by Dagster's own command."""
+    arguments = (
+        *(_script("dagster"), "job", "execute", "-m", "product_sync.definitions", "-j", "product_sync"),
+        *("-c", str(_PROGRAMS / "job.yaml")),
+    )
+    return Contestant(DAGSTER_JOB, "`dagster job execute -m product_sync.definitions`, the same options", arguments)
+
+
 def peers() -> list[Contestant]:
     """What a user would take instead. Raises `MissingContestantError`."""
     return [
@@ -121,7 +134,7 @@ def peers() -> list[Contestant]:
             (sys.executable, str(_PROGRAMS / "peers" / "dlt_upsert.py"), "{folder}", "parquet"),
         ),
         Contestant(
-            "pymongo + psycopg",
+            PLAIN_SCRIPT,
             "plain script: COPY into a temporary table, ON CONFLICT … WHERE … IS DISTINCT FROM",
             (sys.executable, str(_PROGRAMS / "peers" / "plain_copy.py")),
         ),
@@ -149,7 +162,7 @@ def empty_job() -> Contestant:
 
 def names() -> frozenset[str]:
     """All names. Raises `MissingContestantError`."""
-    everyone = (product_sync(), *peers(), drain(), copy_out(), copy_in(), empty_job())
+    everyone = (product_sync(), dagster_job(), *peers(), drain(), copy_out(), copy_in(), empty_job())
     return frozenset(one.name for one in everyone)
 
 

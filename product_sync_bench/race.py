@@ -124,7 +124,7 @@ class Race:
                 yield heat
 
     def _race_heats(self, round_number: int) -> list[_Heat]:
-        taking_part = [contestants.product_sync(), *contestants.peers()]
+        taking_part = [contestants.product_sync(), contestants.dagster_job(), *contestants.peers()]
         first = round_number % len(taking_part)
         taking_part = taking_part[first:] + taking_part[:first]
         heats = [_Heat(RACE, scenario, one.name, one) for scenario in _STATES for one in taking_part]

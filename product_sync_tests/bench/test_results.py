@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from product_sync_bench import report, results
-from product_sync_bench.contestants import EMPTY_JOB, PRODUCT_SYNC
+from product_sync_bench.contestants import DAGSTER_JOB, EMPTY_JOB, PLAIN_SCRIPT, PRODUCT_SYNC
 from product_sync_bench.databases import Felt
 from product_sync_bench.measuring import Cost
 from product_sync_bench.results import DRIFT, INITIAL, RACE, START, UNCHANGED, Entry, Run, Section
@@ -58,6 +58,21 @@ def test_a_goal_is_our_time_over_that_of_the_fastest_peer() -> None:
     assert (wall.measured, wall.limit, wall.reached) == (0.25, 0.5, True)
     assert memory.measured == 100
     assert not results.goals([race(ours=15.0)])[0].reached
+
+
+def test_dagster_s_own_command_is_compared_with_ours_and_with_the_script_and_is_no_peer() -> None:
+    ran = section(
+        MB,
+        entry(PRODUCT_SYNC, UNCHANGED, run(4.0)),
+        entry(DAGSTER_JOB, UNCHANGED, run(4.4)),
+        entry(PLAIN_SCRIPT, UNCHANGED, run(4.4)),
+    )
+    peer = results.fastest_peer(ran, UNCHANGED)
+    assert peer is not None
+    assert peer.name == PLAIN_SCRIPT
+    found = {goal.against: (round(goal.measured, 2), goal.reached) for goal in results.goals([ran])}
+    assert found[f"× {PRODUCT_SYNC}"] == (1.1, True)
+    assert found[f"× {PLAIN_SCRIPT}"] == (1.0, False)
 
 
 def test_wall_time_is_no_goal_at_other_sizes() -> None:
