@@ -1,5 +1,6 @@
 """`SyncComponent`: a sync in another Dagster project, written as ``defs.yaml`` (docs/host-projects.md)."""
 
+import os
 from typing import Self
 
 import dagster as dg
@@ -7,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from product_sync.orchestration.build import build_sync_definitions
 from product_sync.schema.definition import SyncDefinition
-from product_sync.settings import ScheduleSettings
+from product_sync.settings import PageSettings, ScheduleSettings
 
 
 class SyncAttributes(SyncDefinition):
@@ -53,4 +54,5 @@ class SyncComponent(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster passes it
-        return build_sync_definitions(self.sync, schedule=self.schedule)
+        pages = PageSettings.from_environment(os.environ)
+        return build_sync_definitions(self.sync, schedule=self.schedule, pages=pages)
