@@ -53,10 +53,10 @@ ROWS = {
     "a check constraint": Refusal(
         ("ALTER TABLE product ADD CONSTRAINT cheap CHECK (price < 1000)",),
         {"price": 1000},
-        "23514: new row for relation \"product\" violates check constraint \"cheap\"",
+        "new row for relation \"product\" violates check constraint \"cheap\"",
     ),
     "a trigger that raises": Refusal(
-        (RAISE.format(body="RAISE 'we do not sell %', NEW.id;"), BEFORE), {"title": "bad"}, "P0001: we do not sell"
+        (RAISE.format(body="RAISE 'we do not sell %', NEW.id;"), BEFORE), {"title": "bad"}, "we do not sell"
     ),
     "a trigger that swallows the row": Refusal(
         (RAISE.format(body="RETURN NULL;"), BEFORE), {"title": "bad"}, "swallowed it", "suppressed_by_database"

@@ -213,7 +213,7 @@ class BatchWork:
         if part.deletes.num_rows:
             self._result.kept_undeletable += 1
             return
-        self._isolate(rows, pa.concat_tables([part.inserts, part.new]), Reason.REFUSED_BY_DATABASE, _answer(refusal))
+        self._isolate(rows, pa.concat_tables([part.inserts, part.new]), Reason.REFUSED_BY_DATABASE, refusal.message)
 
     def postpone(self, rows: pa.Table, answer: str = "") -> None:
         """Leaves rows of the diff for later. ``answer`` says why, if the obstacles of a row do not."""
@@ -225,7 +225,7 @@ class BatchWork:
                 self._answers[row_id] = answer
 
     def _postpone_part(self, rows: pa.Table, part: WriteBatch, refusal: RowsExcluded) -> None:
-        answer = "" if refusal.obstacles else _answer(refusal)
+        answer = "" if refusal.obstacles else refusal.message
         self.postpone(diff_rows.with_ids(rows, "id", part.ids(self._key)), answer)
         if answer:
             self._count_isolated(answer)
@@ -338,7 +338,3 @@ class BatchWork:
                 hint="So many refusals are not the fault of the rows. Compare the mapping with the table's constraints"
                 " and triggers, then start the sync again.",
             )
-
-
-def _answer(refusal: RowsRefused) -> str:
-    return f"{refusal.sqlstate}: {refusal.message}" if refusal.sqlstate else refusal.message

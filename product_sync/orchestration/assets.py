@@ -53,15 +53,15 @@ def _recorded_assets(definition: SyncDefinition, names: SyncNames) -> list[dg.As
             names.source,
             kinds={"mongodb"},
             owners=["team:product_service"] if is_product else [],
-            description=f"The collection {definition.source.collection} of {labels.source}: the truth.",
+            description=f"The collection {definition.source.collection} of {labels.source}. It is the truth.",
         ),
         dg.AssetSpec(
             names.target,
             kinds={"postgres"},
             owners=["team:cart_service"] if is_product else [],
             description=(
-                f"The table {definition.target.table} of {labels.target}: the copy. Events keep it fresh; the sync"
-                " repairs what they lost."
+                f"The table {definition.target.table} of {labels.target}. It is the copy: events keep it up to date,"
+                " and the sync repairs what they lost."
             ),
         ),
         # Recorded by a step of the load or of its checks, and not a step of its own: docs/decisions/0040.
@@ -70,8 +70,8 @@ def _recorded_assets(definition: SyncDefinition, names: SyncNames) -> list[dg.As
             deps=[names.load, names.quarantine],
             kinds={"postgres"},
             description=(
-                "The copy, proven: recorded when a sync has loaded, read the target afresh, and no check was red. Red"
-                " itself when that is too long ago. Dry runs do not count."
+                "Recorded when a sync has written, has read the target again, and no check has failed. Its freshness"
+                " turns red if the last record is too old. Dry runs do not count."
             ),
         ),
         dg.AssetSpec(
@@ -79,8 +79,8 @@ def _recorded_assets(definition: SyncDefinition, names: SyncNames) -> list[dg.As
             deps=[names.diff, names.load],
             kinds={"html"},
             description=(
-                "A page about the drift of each run that can be sent to a person: what differs, what earlier snapshots"
-                " prove about where it comes from, what was done. Dry runs and refused changes have one too."
+                "A web page about the drift of each run, to send to other people: the differences, their causes as far"
+                " as earlier snapshots show them, and what was done. Dry runs and refused runs have one too."
             ),
         ),
         # Recorded by a sensor: docs/decisions/0060.
@@ -89,8 +89,8 @@ def _recorded_assets(definition: SyncDefinition, names: SyncNames) -> list[dg.As
             deps=[names.source, names.target],
             kinds={"mongodb", "postgres"},
             description=(
-                "Both connections as the health sensor sees them: latency, estimated counts, replication. Recorded when"
-                " it changes, and once an hour."
+                "The state of both connections: latency, estimated counts, replication. The health sensor records it"
+                " when it changes, and once an hour."
             ),
         ),
     ]
@@ -163,7 +163,7 @@ def _steps(definition: SyncDefinition, names: SyncNames) -> list[dg.AssetsDefini
                 deps=[names.diff],
                 skippable=True,
                 kinds={"postgres"},
-                description="The differences, written in batches, each in a transaction of its own.",
+                description="Writes the differences in batches, each in its own transaction.",
             ).with_io_manager_key(names.io_manager),
             dg.AssetSpec(
                 names.quarantine,

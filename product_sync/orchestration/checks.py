@@ -41,7 +41,7 @@ def sync_checks(definition: SyncDefinition) -> list[dg.AssetChecksDefinition]:
                 SOURCE_LOOKS_COMPLETE,
                 asset=names.source_snapshot,
                 blocking=True,
-                description="Not empty, and not shrunk by more than 20 % since the last run that passed.",
+                description="The source is not empty, and at most 20 % smaller than in the last successful run.",
             ),
             dg.AssetCheckSpec(
                 MAPPING_FITS_SOURCE,
@@ -63,7 +63,7 @@ def sync_checks(definition: SyncDefinition) -> list[dg.AssetChecksDefinition]:
                 CHANGE_IS_PLAUSIBLE,
                 asset=names.diff,
                 blocking=True,
-                description="No more than 100 rows, or no more than half of the target, would be overwritten.",
+                description="A sync would overwrite at most 100 rows, or at most half of the target.",
             )
         ],
     )
@@ -90,24 +90,24 @@ def load_check_specs(names: SyncNames) -> list[dg.AssetCheckSpec]:
             EVERY_BATCH_LOADED,
             asset=names.load,
             blocking=True,
-            description="No batch failed, and none was left out.",
+            description="Every batch was attempted, and none failed.",
         ),
         dg.AssetCheckSpec(
             TARGET_MATCHES_SOURCE,
             asset=names.load,
             blocking=True,
-            description="The target, read afresh, misses nothing and holds nothing stale, apart from the quarantined.",
+            description="A new reading of the target has no missing or outdated row, except for quarantined documents.",
         ),
         dg.AssetCheckSpec(
             NO_EXTRA_PRODUCTS,
             asset=names.load,
-            description="The target holds no row that the source has not.",
+            description="Every row of the target has a document in the source.",
         ),
         dg.AssetCheckSpec(
             QUARANTINE_WITHIN_BUDGET,
             asset=names.quarantine,
             blocking=True,
-            description="At most quarantine_budget of the source (1 % by default) is quarantined.",
+            description="At most the share quarantine_budget of the source (1 % by default) is quarantined.",
         ),
     ]
 

@@ -79,7 +79,7 @@ def sync_jobs(definition: SyncDefinition) -> "list[UnresolvedAssetJobDefinition]
             tags=tags,
             metadata=metadata,
             executor_def=in_process_by_default,
-            description="Read both sides, find what differs, load it in batches, prove the result.",
+            description="Read both sides, find the differences, write them in batches, verify the result.",
         ),
         dg.define_asset_job(
             names.dry_run_job,
@@ -88,7 +88,7 @@ def sync_jobs(definition: SyncDefinition) -> "list[UnresolvedAssetJobDefinition]
             tags={**tags, DRY_RUN_TAG: "true"},
             metadata=metadata,
             executor_def=in_process_by_default,
-            description=f"Everything that {names.sync_job} does, except that nothing is written.",
+            description=f"The same as {names.sync_job}, but nothing is written.",
         ),
         dg.define_asset_job(
             names.validate_job,
@@ -103,7 +103,7 @@ def sync_jobs(definition: SyncDefinition) -> "list[UnresolvedAssetJobDefinition]
             tags=tags,
             metadata=metadata,
             executor_def=in_process_by_default,
-            description="Read both sides afresh and compare them. Writes nothing.",
+            description="Read both sides again and compare them. Nothing is written.",
         ),
     ]
 

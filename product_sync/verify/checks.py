@@ -62,7 +62,7 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
     if looks_complete:
         description = f"{count(documents, 'document')} read."
         if baseline is None:
-            description += " No count of an earlier run that passed is known to compare it with."
+            description += " There is no count of an earlier successful run to compare it with."
     elif documents == 0:
         description = "The source is empty."
     else:
