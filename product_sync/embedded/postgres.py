@@ -57,7 +57,7 @@ class Postgres:
         if "could not bind" in log:
             return port_in_use(_NAME, self.port)
         return EmbeddedServerError(
-            f"PostgreSQL ended with status {self.process.exit_status()} while it started: {_last_line(log)}",
+            f"PostgreSQL ended with status {self.process.exit_status()} while it started: {_last_error(log)}",
             hint=f"Its log is {self.process.log}. If the sample data is damaged, delete its folder.",
         )
 
@@ -131,7 +131,7 @@ def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
         raise missing_libraries(binaries / "bin" / "initdb")
     if done.returncode != 0:
         raise EmbeddedServerError(
-            f"PostgreSQL cannot make its data folder in {home}: {_last_line(done.stderr)}",
+            f"PostgreSQL cannot make its data folder in {home}: {_last_error(done.stderr)}",
             hint="Check that the disk is not full and that the folder belongs to this user.",
         )
     unfinished.rename(home / "data")
@@ -189,5 +189,9 @@ def _pid_file(data: Path) -> list[str]:
         return []
 
 
-def _last_line(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given.")
+def _last_error(text: str) -> str:
+    """The last error of a log, or its last line."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["no reason given."]
+    return next(
+        (line for line in reversed(lines) if "error:" in line or "FATAL:" in line or "PANIC:" in line), lines[-1]
+    )

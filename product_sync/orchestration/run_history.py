@@ -61,7 +61,8 @@ def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord, names: Syn
     run, sync = record.dagster_run, names.sync
     try:
         events = read_events(instance, run.run_id, names.recorded)
-        counts = _numbers(events.metadata())
+        # The drift report has counts of other moments under the same names.
+        counts = _numbers(events.metadata(names.assets))
         checks = [_check(evaluation) for evaluation in events.checks.values()]
         if matches := events.checks.get(TARGET_MATCHES_SOURCE):
             # A validation has no other counts. A sync's own counts win: its check counts what is left at the end.

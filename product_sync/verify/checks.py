@@ -187,10 +187,9 @@ def quarantine_within_budget(
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(by_reason.items()) if count)
         description = (
             f"{quarantined} of {count(source_count, 'document')} cannot be copied ({reasons})."
-            " They are listed in quarantined_products. Correct them in the source."
+            f"{f' That is more than {_percent(budget)} of the source (quarantine_budget).' if over else ''}"
+            " Correct them in the source. The quarantine lists them."
         )
-        if over:
-            description += f" That is more than {_percent(budget)} of the source, which quarantine_budget allows."
     return CheckResult(
         "quarantine_within_budget",
         quarantined == 0,
@@ -204,7 +203,7 @@ def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kep
     """Every row of the target has a document in the source. ``ids`` are the first ids that have none."""
     extra = counts.extra
     if extra == 0:
-        description = "The target holds no product that the source does not have."
+        description = "Every row of the target has a document in the source."
     else:
         description = (
             f"{count(extra, 'row')} of the target {'has' if extra == 1 else 'have'} no document in the source"

@@ -260,6 +260,15 @@ def test_a_run_whose_record_cannot_be_read_is_an_alert_and_silences_no_other(
     assert failed.run_id in messages
 
 
+def test_the_quarantine_of_a_run_counts_the_rows_that_the_database_refused(shop: Shop) -> None:
+    """The diff and the drift report of the same run count them as missing."""
+    shop.sql("ALTER TABLE product ADD CHECK (price < 1000)")
+    shop.put(product("cheap"), product("dear", price=1000), product("odd", price="a lot"))
+    shop.run(quarantine_budget=1.0)
+    [run] = finished_runs(shop.instance, 0.0, [])
+    assert (run.counts["quarantined"], run.counts["missing"], run.counts["inserted"]) == (2, 2, 1)
+
+
 def test_both_storages_find_a_run_by_when_it_ended(shop: Shop, cart_url: str) -> None:
     """In PostgreSQL, Dagster's own record of when a run was updated is in the time zone of the server."""
     before = time.time()
