@@ -53,7 +53,7 @@ def check_change(sync_run: SyncRun) -> CheckResult:
 @names_storage
 def check_load(sync_run: SyncRun) -> CheckResult:
     """The newest load, this run's first."""
-    return checks.every_batch_loaded(sync_run.loaded())
+    return checks.every_batch_loaded(sync_run.loaded(), sync_run.name)
 
 
 @names_storage
@@ -72,8 +72,8 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     loaded = sync_run.loaded() if sync_run.files.has(store.LOAD_RESULT) else None
     kept = loaded.kept_referenced if loaded else 0
     judged = [
-        checks.target_matches_source(verification, loaded),
-        checks.no_extra_products(verification, verification.extra_ids, kept),
+        checks.target_matches_source(verification, loaded, sync_run.name),
+        checks.no_extra_products(verification, verification.extra_ids, kept, sync_run.name),
         checks.quarantine_within_budget(
             verification.quarantined,
             verification.source_count,

@@ -244,6 +244,7 @@ class SyncRun:
             quarantine_budget=self.settings.quarantine_budget,
             deletes=facts is not None,
             deletion_obstacle=reason_to_keep(facts) if facts else None,
+            sync=self.name,
         )
 
     @names_storage
@@ -291,7 +292,8 @@ class SyncRun:
     def check_source(self, run: RunFiles) -> CheckResult:
         """Whether the source snapshot of ``run`` looks complete."""
         documents = (run.read_json(store.SOURCE_COUNT) or {})["documents"]
-        return checks.source_looks_complete(documents, self.folder.read_baseline(), self.settings.accept_source_count)
+        accepted = self.settings.accept_source_count
+        return checks.source_looks_complete(documents, self.folder.read_baseline(), accepted, self.name)
 
     @names_storage
     def check_mapping(self, run: RunFiles) -> CheckResult:
@@ -326,7 +328,8 @@ class SyncRun:
     def check_change(self) -> CheckResult:
         """Whether the newest diff, this run's first, is a change that may be written."""
         counts = pending_diff.counts_of(self._newest(store.DIFF_COUNTS))
-        return checks.change_is_plausible(counts.changed, counts.target_count, self.settings.accept_changes)
+        accepted = self.settings.accept_changes
+        return checks.change_is_plausible(counts.changed, counts.target_count, accepted, self.name)
 
     # What the steps share.
 

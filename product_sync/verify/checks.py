@@ -1,7 +1,7 @@
 """The checks: pure functions that take numbers and return a result with the next step.
 
 They decide whether a run is green. The command line, the checks in the UI and the dry run all call them, so they cannot
-come to different conclusions.
+come to different conclusions. ``sync`` is the name of the sync, for the commands of the next step.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from enum import StrEnum
 from product_sync.compare.diff import DiffCounts
 from product_sync.load.result import LoadResult
 from product_sync.runtime import hints
+from product_sync.schema.definition import DEFAULT_NAME
 from product_sync.schema.row_schema import RowColumn
 from product_sync.verify.verification import Verification
 
@@ -53,7 +54,9 @@ class CheckResult:
         return not self.passed and self.severity is Severity.WARN
 
 
-def source_looks_complete(documents: int, baseline: int | None, accepted: int | None) -> CheckResult:
+def source_looks_complete(
+    documents: int, baseline: int | None, accepted: int | None, sync: str = DEFAULT_NAME
+) -> CheckResult:
     """The source is not empty, and not more than 20 % smaller than at the last run that passed (``baseline``, ``None``
     before the first). A person accepts every source of at least ``accepted`` documents; 0 accepts an empty one."""
     is_accepted = accepted is not None and documents >= accepted
@@ -70,7 +73,7 @@ def source_looks_complete(documents: int, baseline: int | None, accepted: int | 
     if not looks_complete and not is_accepted:
         description += (
             " Nothing was compared or written. Check that the collection is complete. If it is, run"
-            f" `{hints.shell('product-sync', 'sync', '--accept-source-count', str(documents))}`."
+            f" `{_command(sync, '--accept-source-count', str(documents))}`."
         )
     elif not looks_complete:
         description += f" Accepted by accept_source_count = {accepted}."
@@ -97,7 +100,7 @@ def mapping_fits_source(documents: int, unfilled: Sequence[RowColumn], fields: C
     )
 
 
-def change_is_plausible(changed: int, target_count: int, accepted: bool) -> CheckResult:
+def change_is_plausible(changed: int, target_count: int, accepted: bool, sync: str = DEFAULT_NAME) -> CheckResult:
     """No more than 100 rows, or no more than half of the target, would be overwritten."""
     massive = changed > MASS_CHANGE_ROWS and changed > MASS_CHANGE_SHARE * target_count
     description = f"{changed} of {count(target_count, 'row')} of the target would be overwritten."
@@ -106,7 +109,7 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool) -> Chec
     elif massive:
         description += (
             " Nothing was written. Check the first differences: they may come from a mistake in the mapping or in the"
-            f" source. If they are right, run `{hints.shell('product-sync', 'sync', '--accept-changes')}`."
+            f" source. If they are right, run `{_command(sync, '--accept-changes')}`."
         )
     return CheckResult(
         "change_is_plausible",
@@ -117,7 +120,9 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool) -> Chec
     )
 
 
-def target_matches_source(verification: Verification, load: LoadResult | None = None) -> CheckResult:
+def target_matches_source(
+    verification: Verification, load: LoadResult | None = None, sync: str = DEFAULT_NAME
+) -> CheckResult:
     """Nothing is missing or changed, apart from the quarantined. ``load`` is the load of this run: it knows the rows
     that could not be written because other rows are in the way."""
     excluded = load.excluded if load else 0
@@ -134,7 +139,7 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
             rows = f"{count(excluded, 'row')} could not be written, because another row is in the way"
             description += f" {rows}{':' if excluded <= _SHOWN_EXCLUSIONS else ', the first:'} {messages}"
         if verification.missing + verification.changed > excluded:
-            again = hints.shell("product-sync", "sync")
+            again = _command(sync)
             description += f" Run `{again}`; if they come back, something else writes to the target."
     if verification.in_flight:
         description += f" {verification.in_flight} were on their way."
@@ -147,7 +152,7 @@ def target_matches_source(verification: Verification, load: LoadResult | None = 
     )
 
 
-def every_batch_loaded(result: LoadResult) -> CheckResult:
+def every_batch_loaded(result: LoadResult, sync: str = DEFAULT_NAME) -> CheckResult:
     """Every batch was attempted, and none failed."""
     passed = result.failed_batches == 0 and result.not_attempted_batches == 0 and result.stop is None
     if passed:
@@ -161,7 +166,7 @@ def every_batch_loaded(result: LoadResult) -> CheckResult:
             description += f" The load stopped: {result.stop.message} {result.stop.hint}".rstrip()
         elif result.failures:
             description += f" The first: {result.failures[0].cause}"
-        description += f" What was written stays; run `{hints.shell('product-sync', 'sync')}` again for the rest."
+        description += f" What was written stays; run `{_command(sync)}` again for the rest."
     return CheckResult(
         "every_batch_loaded",
         passed,
@@ -199,7 +204,9 @@ def quarantine_within_budget(
     )
 
 
-def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kept_referenced: int = 0) -> CheckResult:
+def no_extra_products(
+    counts: DiffCounts | Verification, ids: Sequence[str], kept_referenced: int = 0, sync: str = DEFAULT_NAME
+) -> CheckResult:
     """Every row of the target has a document in the source. ``ids`` are the first ids that have none."""
     extra = counts.extra
     if extra == 0:
@@ -208,7 +215,7 @@ def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kep
         description = (
             f"{count(extra, 'row')} of the target {'has' if extra == 1 else 'have'} no document in the source"
             f"{_first(ids)}. They are left alone;"
-            f" `{hints.shell('product-sync', 'sync', '--extra', 'delete')}` deletes them."
+            f" `{_command(sync, '--extra', 'delete')}` deletes them."
         )
     if kept_referenced:
         description += f" {kept_referenced} could not be deleted, because another table references them."
@@ -219,6 +226,11 @@ def no_extra_products(counts: DiffCounts | Verification, ids: Sequence[str], kep
         {"extra": extra, "kept_referenced": kept_referenced},
         description,
     )
+
+
+def _command(sync: str, *options: str) -> str:
+    name = () if sync == DEFAULT_NAME else (sync,)
+    return hints.shell("product-sync", "sync", *name, *options)
 
 
 def _unfilled(documents: int, column: RowColumn, fields: Collection[str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from product_sync.compare.diff import DiffCounts
+from product_sync.schema.definition import DEFAULT_NAME
 from product_sync.verify import checks
 from product_sync.verify.checks import CheckResult, Severity
 
@@ -55,7 +56,7 @@ def predict(
     quarantine_budget: float,
     deletes: bool,
     deletion_obstacle: str | None,
-    first_extra: tuple[str, ...] = (),
+    sync: str = DEFAULT_NAME,
 ) -> Prediction:
     """``source``, ``mapping`` and ``change`` are the results of the checks that the dry run has made. ``lacking`` names
     the privileges that the role lacks for the load, or is empty. ``deletes`` says that extra rows are to be deleted,
@@ -64,13 +65,11 @@ def predict(
         counts.quarantined, counts.source_count, quarantined_by_reason, quarantine_budget
     )
     privileges = CheckResult(PRIVILEGES, not lacking, Severity.ERROR, {}, lacking or "The privileges suffice.")
-    return Prediction(
-        (source, mapping, change, privileges, quarantine, _extra(counts, deletes, deletion_obstacle, first_extra))
-    )
+    extra = _extra(checks.no_extra_products(counts, (), sync=sync), counts, deletes, deletion_obstacle)
+    return Prediction((source, mapping, change, privileges, quarantine, extra))
 
 
-def _extra(counts: DiffCounts, deletes: bool, obstacle: str | None, first: tuple[str, ...]) -> CheckResult:
-    found = checks.no_extra_products(counts, first)
+def _extra(found: CheckResult, counts: DiffCounts, deletes: bool, obstacle: str | None) -> CheckResult:
     if not counts.extra or not deletes:
         return found
     rows = checks.count(counts.extra, "row")

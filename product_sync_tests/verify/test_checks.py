@@ -143,3 +143,15 @@ def test_extra_rows_are_a_warning_only() -> None:
     assert check_result.numbers == {"extra": 2, "kept_referenced": 1}
     assert "(first: x, y)" in check_result.description
     assert "1 could not be deleted" in check_result.description
+
+
+def test_the_next_step_names_the_sync_unless_it_is_the_default_one() -> None:
+    for sync, command in (("product", "`product-sync sync "), ("seller", "`product-sync sync seller ")):
+        assert f"{command}--accept-source-count 0`" in source_looks_complete(0, 5, None, sync).description
+        assert f"{command}--accept-changes`" in change_is_plausible(500, 500, False, sync).description
+        assert f"{command}--extra delete`" in no_extra_products(verification(extra=1), (), sync=sync).description
+        for result in (
+            every_batch_loaded(LoadResult(batches=1, failed_batches=1), sync),
+            target_matches_source(verification(missing=1), sync=sync),
+        ):
+            assert f"{command.rstrip()}`" in result.description
