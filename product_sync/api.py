@@ -30,7 +30,6 @@ from product_sync.results import (
     SyncReport,
     ValidationReport,
 )
-from product_sync.runtime.process import no_garbage
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.schema.definition import DEFAULT_NAME, SyncDefinition, load_definitions
 from product_sync.settings import CHANNELS, state_root
@@ -261,8 +260,7 @@ def _named(name: str | None, known: Sequence[SyncDefinition]) -> SyncDefinition:
 
 def _require_settings(definition: SyncDefinition, switches: Mapping[str, Any]) -> None:
     """Refuse settings that cannot be used before anything is opened or recorded."""
-    with no_garbage():
-        from product_sync.pipeline.preconditions import require_settings
+    from product_sync.pipeline.preconditions import require_settings
 
     require_settings(definition, os.environ, switches)
 
@@ -337,9 +335,8 @@ def _running(
     on_progress: OnProgress, instance: dg.DagsterInstance | None
 ) -> Iterator[tuple[str, Listener, dg.DagsterInstance]]:
     """The id of a new run, who listens to it, and where it is recorded."""
-    with no_garbage():
-        from product_sync.orchestration import run_in_process  # noqa: F401 - all that the run will need
-        from product_sync.orchestration.resources import Listener
+    from product_sync.orchestration import run_in_process  # noqa: F401 - all that the run will need
+    from product_sync.orchestration.resources import Listener
 
     with _recording(instance) as recorded:
         yield str(uuid.uuid4()), Listener(on_progress), recorded

@@ -7,26 +7,11 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, NoReturn
 
 #: Parameters of mallopt (malloc.h of the GNU C library).
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-
-
-@contextmanager
-def no_garbage() -> Iterator[None]:
-    """Switch the garbage collector off for imports. They make half a million objects that stay, and the collector
-    would scan them several times."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def leave_pandas_out() -> None:
