@@ -35,6 +35,7 @@ def test_it_shows_a_repair_from_beginning_to_end(tmp_path: Path) -> None:
         "3. product-sync validate --json",
         '"valid": true',
         "4. product-sync sync, once more",
+        "5. product-sync sync sellers",
         "Everything is stopped.",
     ]
     # That the counts are those that were planted is checked by the demo itself.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from product_sync import api
-from product_sync.embedded import environment
+from product_sync.embedded import environment, sellers
 from product_sync.embedded.catalogue import Planted, fill
 from product_sync.embedded.servers import running
 from product_sync.errors import ProductSyncError
@@ -28,7 +28,8 @@ class DemoFailed(ProductSyncError):
 
 
 def run_demo(folder: Path, say: Callable[[str], None]) -> None:
-    """Start the servers on ``folder``, plant drift, dry-run, sync, validate, sync again, and stop everything.
+    """Start the servers on ``folder``, plant drift, dry-run, sync, validate, sync again, sync the sellers, and stop
+    everything.
 
     Raises `DemoFailed` if a report does not match the planted drift, and the errors of the sync.
     """
@@ -38,11 +39,13 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
         # The catalogue is planted again, so the state of an earlier demo would be wrong.
         shutil.rmtree(state_root(os.environ), ignore_errors=True)
         planted = fill(servers.mongodb_url, servers.cart_url)
+        sellers.fill_sellers(servers.mongodb_url, servers.cart_url)
         say(_what_was_planted(planted))
         _dry_run(planted, say)
         _sync(planted, say)
         _validate(planted, say)
         _sync_again(say)
+        _sync_sellers(say)
     say("\nEverything is stopped. `make dev` shows these runs in the Dagster UI.")
 
 
@@ -52,6 +55,8 @@ def _what_was_planted(planted: Planted) -> str:
         f"The catalogue has {planted.source_count:,} products, the cart's copy {planted.target_count:,} rows."
         f" Planted: {planted.missing} missing, {planted.changed} changed, {planted.extra} extra"
         f" ({planted.extra_referenced} of them in a cart).\nDocuments that cannot be copied: {reasons}."
+        f"\nThere are {sellers.SOURCE_COUNT} sellers. Planted: {sellers.MISSING} missing, {sellers.CHANGED} changed,"
+        f" {sellers.EXTRA} extra."
     )
 
 
@@ -90,6 +95,15 @@ def _sync_again(say: Callable[[str], None]) -> None:
     show_sync(report.raise_for_error())
     _expect("inserted", report.inserted, 0)
     _expect("updated", report.updated, 0)
+
+
+def _sync_sellers(say: Callable[[str], None]) -> None:
+    say("\n5. product-sync sync sellers: a second sync, with drift of its own")
+    report = api.sync(sellers.definition())
+    show_sync(report.raise_for_error())
+    _expect("inserted", report.inserted, sellers.MISSING)
+    _expect("updated", report.updated, sellers.CHANGED)
+    _expect("extra", report.extra, sellers.EXTRA)
 
 
 def _expect(name: str, reported: object, planted: object) -> None:

@@ -16,8 +16,10 @@ from product_sync.embedded.catalogue import fill
 from product_sync.embedded.errors import EmbeddedServerError, PortInUseError
 from product_sync.embedded.process import LOOPBACK, is_free, port_in_use
 from product_sync.embedded.report_server import serving_reports
+from product_sync.embedded.sellers import fill_sellers, mapping_folder
 from product_sync.embedded.servers import Servers, running
 from product_sync.runtime import hints
+from product_sync.schema.definition import MAPPING
 
 _STOP_S = 30.0
 
@@ -34,27 +36,30 @@ def run_dev(folder: Path, port: int, say: Callable[[str], None]) -> None:
     with running(folder, say=say) as servers:
         if new:
             fill(servers.mongodb_url, servers.cart_url)
+            fill_sellers(servers.mongodb_url, servers.cart_url)
             say("Filled the sample catalogue, with drift planted in the cart's copy.")
         with serving_reports(servers.folder / environment.STATE_FOLDER, port + 1) as reports:
             script = environment.enter(servers, ui_url=f"http://{LOOPBACK}:{port}", reports_url=reports)
-            say(_addresses(servers, port, script))
-            _serve(port)
+            syncs = mapping_folder(servers.folder)
+            say(_addresses(servers, port, script, syncs))
+            _serve(port, syncs)
     say("Everything is stopped.")
 
 
-def _addresses(servers: Servers, port: int, script: Path) -> str:
+def _addresses(servers: Servers, port: int, script: Path, syncs: Path) -> str:
     return (
         f"Dagster UI   http://{LOOPBACK}:{port}\n"
         f"Data         {servers.folder}\n"
         "In another shell:\n"
         f"  {hints.shell('source', str(script))}\n"
         f"  {hints.shell('product-sync', 'sync')}\n"
+        f"  {hints.shell('product-sync', 'sync', 'sellers', '--mapping', str(syncs))}\n"
         "Ctrl-C stops all of it."
     )
 
 
-def _serve(port: int) -> None:
-    """Run ``dagster dev`` until it ends or an interrupt arrives.
+def _serve(port: int, syncs: Path) -> None:
+    """Run ``dagster dev`` with both syncs until it ends or an interrupt arrives.
 
     It has a session of its own. So a Ctrl-C on the terminal reaches only us, and we stop it before its databases.
     """
@@ -62,7 +67,8 @@ def _serve(port: int) -> None:
     command = [dagster, "dev", "-m", "product_sync.definitions", "-h", LOOPBACK, "-p", str(port)]
     # A background job of a shell ignores SIGINT, its children inherit that, and only SIGINT stops Dagster.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own command line
+    env = {**os.environ, MAPPING: str(syncs)}
+    process = subprocess.Popen(command, env=env, start_new_session=True)  # noqa: S603 - our own command line
     try:
         status = process.wait()
     except KeyboardInterrupt:

@@ -41,7 +41,8 @@ _LOAD_CONFIG = {
 def sync_assets(definition: SyncDefinition) -> list[Asset]:
     """All assets of one sync."""
     names = SyncNames.of(definition.name)
-    assets: list[Asset] = [*_recorded_assets(definition, names), *_steps(definition, names)]
+    recorded = [spec.with_io_manager_key(names.io_manager) for spec in _recorded_assets(definition, names)]
+    assets: list[Asset] = [*recorded, *_steps(definition, names)]
     return list(dg.map_asset_specs(lambda spec: spec.replace_attributes(group_name=names.group), assets))
 
 

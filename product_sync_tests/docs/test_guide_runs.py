@@ -68,8 +68,8 @@ def test_what_the_page_says_can_be_done(shown: Page, session: Session, request: 
 
 def write_the_mappings(session: Session, shown: Page) -> None:
     """What the reader of the page has saved, and the second pair of collection and table."""
-    mappings = [fence.text for fence in shown.fences if fence.text.startswith("source:")]
-    for name, text in zip(("mapping", "sellers"), mappings[1:], strict=True):
+    for name, holds in (("mapping", "weight_grams: {"), ("sellers", "collection: sellers")):
+        [text] = [fence.text for fence in shown.fences if fence.text.startswith("source:") and holds in fence.text]
         (session.folder / f"{name}.yaml").write_text(text)
     session.market.sql("CREATE TABLE seller (id text PRIMARY KEY, name text NOT NULL)")
     session.market.stock([{"_id": "s1", "name": "Sara"}], "sellers")

@@ -1,14 +1,15 @@
 """Two syncs in one project, products and sellers: each has its own names, runs, state and lock."""
 
-from __future__ import annotations
-
+import os
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import pytest
 from pymongo import MongoClient
 
+from product_sync.orchestration.build import build_sync_definitions
 from product_sync.orchestration.names import PRODUCT, SYNC_TAG, SyncNames, syncs_of
 from product_sync.orchestration.past_syncs import last_successful_sync
 from product_sync.orchestration.run_history import finished_runs
@@ -16,7 +17,7 @@ from product_sync.schema.definition import DEFAULT_MAPPING, load_definitions
 from product_sync.settings import PageSettings, ScheduleSettings
 from product_sync_tests.orchestration.test_notifications import Daemon
 from product_sync_tests.receivers import web_receiver
-from product_sync_tests.shop import Shop, ids, product, project, record_run
+from product_sync_tests.shop import QUICK, Shop, ids, product, project, record_run
 
 SELLER = SyncNames.of("seller")
 SELLERS = """
@@ -185,3 +186,33 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(MappingError, match="holds no mapping file"):
         load_definitions({}, tmp_path)
+
+
+def test_two_syncs_fit_into_a_project_with_resources_and_assets_of_its_own(mall: Shop) -> None:
+    """The project has a resource ``mongodb`` and an IO manager of its own, which its own assets use."""
+    kept: dict[str, Any] = {}
+
+    class InMemory(dg.IOManager):
+        def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+            kept[context.asset_key.to_user_string()] = obj
+
+        def load_input(self, context: dg.InputContext) -> object:
+            return kept[context.asset_key.to_user_string()]
+
+    @dg.asset
+    def new_sellers(seller_diff: pd.DataFrame) -> pd.DataFrame:
+        return seller_diff[["new_name"]]
+
+    @dg.asset(required_resource_keys={"mongodb"})
+    def greeting(context: dg.AssetExecutionContext, new_sellers: pd.DataFrame) -> str:
+        return f"{context.resources.mongodb} welcomes {', '.join(new_sellers['new_name'])}"
+
+    host = dg.Definitions(assets=[new_sellers, greeting], resources={"mongodb": "the host's", "io_manager": InMemory()})
+    product_sync, seller_sync = (build_sync_definitions(each) for each in load_definitions(os.environ))
+    merged = dg.Definitions.merge(host, product_sync, seller_sync)
+    job = merged.resolve_implicit_global_asset_job_def()
+    config = {"resources": {"sync": {"config": {**QUICK, "quarantine_budget": 1.0}}}}
+    assert job.execute_in_process(instance=mall.instance, run_config=config).success
+    assert kept["greeting"] == "the host's welcomes Sara"
+    assert set(mall.rows) == set(ids(3))
+    assert len([each for each in merged.get_repository_def().sensor_defs if each.name == "tell_of_runs"]) == 1
