@@ -129,16 +129,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_parquet(
-    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, metadata: Mapping[str, str]
-) -> int:
-    """Stream ``batches`` of ``schema`` into ``path``; returns the number of rows. See `parquet_writer`."""
-    with parquet_writer(path, schema, metadata=metadata) as sink:
-        for batch in batches:
-            sink.write(batch)
-    return sink.rows
-
-
 def opened(path: Path) -> pq.ParquetFile:
     """Open a file for reading, as a context manager. Arrow's read-ahead is off: it would keep every byte until the file
     is closed, 55 MB for each million products of a load."""

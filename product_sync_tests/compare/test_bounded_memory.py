@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from product_sync.compare import quarantine
 from product_sync.compare.diff import diff
-from product_sync.state.files import write_parquet
+from product_sync_tests.parquet import write_parquet
 from product_sync_tests.source_contract import product_row_schema
 
 folder, rows, width, is_shuffled = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"

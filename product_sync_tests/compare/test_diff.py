@@ -17,8 +17,9 @@ from product_sync.compare.diff_lines import Difference, changed_columns, first_d
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync.state.files import read_metadata, write_parquet
+from product_sync.state.files import read_metadata
 from product_sync_tests.load.bench import document, make_bench, row
+from product_sync_tests.parquet import write_parquet
 from product_sync_tests.row_schemas import layout_of
 
 INFINITY, MINUS_INFINITY = 2**63 - 1, -(2**63)

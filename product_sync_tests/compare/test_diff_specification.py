@@ -21,7 +21,7 @@ from product_sync.conversion.ids import source_key
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync.state.files import write_parquet
+from product_sync_tests.parquet import write_parquet
 from product_sync_tests.row_schemas import layout_of
 
 #: Names that differ in letter case only, one that the files use for themselves, and one that is written once.

@@ -24,7 +24,8 @@ from product_sync.compare.rule import partners
 from product_sync.schema.records import Defect, IdType, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync.state.files import parquet_writer, row_count, write_parquet
+from product_sync.state.files import parquet_writer, row_count
+from product_sync_tests.parquet import write_parquet
 from product_sync_tests.row_schemas import layout_of
 
 LAYOUT = layout_of(

@@ -30,7 +30,8 @@ from product_sync.conversion.ids import source_id, source_key, to_bson
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync.state.files import RUN_ID, STATE_KEY, read_metadata, write_parquet
+from product_sync.state.files import RUN_ID, STATE_KEY, read_metadata
+from product_sync_tests.parquet import write_parquet
 from product_sync_tests.row_schemas import INTEGER, layout_of
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)

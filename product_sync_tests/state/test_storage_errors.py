@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from product_sync.errors import LocalStorageError
-from product_sync.state.files import write_parquet
 from product_sync.state.storage_errors import local_storage, names_storage
+from product_sync_tests.parquet import write_parquet
 
 ROWS = pa.table({"id": [str(number) * 50 for number in range(20_000)]})
 

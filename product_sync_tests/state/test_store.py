@@ -15,7 +15,7 @@ import pytest
 from product_sync.errors import ConfigurationError, LocalStorageError
 from product_sync.pipeline.local_storage import require_local_storage
 from product_sync.state.damaged_files import KEPT_DAMAGED
-from product_sync.state.files import ROW_GROUP_ROWS, write_parquet
+from product_sync.state.files import ROW_GROUP_ROWS
 from product_sync.state.retention import KEPT_RUNS, KEPT_UNUSED
 from product_sync.state.store import (
     KEPT_HISTORY,
@@ -26,6 +26,7 @@ from product_sync.state.store import (
     read_json,
     write_json,
 )
+from product_sync_tests.parquet import write_parquet
 from product_sync_tests.state.test_access import as_another_user, reachable  # noqa: F401 - a fixture
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -24,8 +24,8 @@ from product_sync.embedded.servers import Servers
 from product_sync.pipeline.sides import SIDES
 from product_sync.results import QuarantineListing
 from product_sync.schema.records import Defect, IdType, Reason, Reject, SourceId, Stage
-from product_sync.state.files import write_parquet
 from product_sync_tests.market import Market, open_market, product, products
+from product_sync_tests.parquet import write_parquet
 from product_sync_tests.pseudo_terminal import on_terminal
 from product_sync_tests.row_schemas import TEXT, layout_of
 
