@@ -1,10 +1,8 @@
-"""The catalogue that everything is measured on: the same documents every time, about 615 bytes of BSON each.
+"""The catalogue that everything is measured on: always the same documents, about 615 bytes of BSON each.
 
-A product has the six mapped fields and what a real one has beside them, so that a tool which reads whole documents
-pays for it. In the race all are regular: what the tools do to messy documents is another question, and a faster answer
-to a smaller one would decide it. In an irregular catalogue every hundredth product has a field of another type, as
-years of importers leave behind; its row is the same. A product is a pure function of its number, so the expected row
-of any product is known here without asking anyone's conversion.
+A product has the six mapped fields and others, so that a tool that reads whole documents pays for it. In an irregular
+catalogue every hundredth product has a field of another type, as importers leave it; its row is the same. A product is
+a pure function of its number, so its expected row is known without any conversion.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who takes part: product_sync, what a user would take instead, and the floors. How each is started is all in here.
+"""The programs that are measured: product_sync, the tools that do the same job, and the floors.
 
-Each peer is given the options under which it is fastest and does least harm; where it needs something of the
-target beforehand, that is ``setup``. Their telemetry is off.
+Each tool has the options with which it is fastest and does the least harm. ``setup`` prepares the target for it.
+Telemetry is off.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MissingContestantError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a contestant runs: ``folder`` is its own and empty, ``home`` is that of Dagster, kept from run to run."""
+    """Where a contestant runs. ``folder`` is empty and its own; ``home`` is Dagster's and stays from run to run."""
 
     source_url: str
     target_url: str
@@ -39,7 +39,7 @@ class Place:
     rows_file: Path
 
     def environment(self) -> dict[str, str]:
-        """Ours, without what would change how somebody runs, and with the names by which each finds the databases."""
+        """Our variables without those that change a run, and with those that name the databases for each contestant."""
         unwanted = ("SYNC_", "MONGO_", "PYTHONDONTWRITEBYTECODE")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
         return inherited | {
@@ -67,7 +67,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """``keeps_table``: the rows stay where they are and are merged; ``setup`` is SQL run on the target beforehand."""
+    """``keeps_table``: it merges rows and does not replace the table. ``setup`` is SQL that runs on the target."""
 
     name: str
     how: str
@@ -85,8 +85,8 @@ class Contestant:
 
 
 def product_sync(batch_size: int | None = 10_000, delay_ms: int | None = 0) -> Contestant:
-    """Our own command; without arguments of its own where None: then its defaults hold."""
-    # A sync of more than half of the target asks whether that is meant.
+    """Our command. ``None`` keeps the default of an option."""
+    # A sync that changes more than half of the target needs this option.
     options: tuple[str, ...] = ("--accept-changes",)
     if batch_size is not None:
         options += ("--batch-size", str(batch_size))
@@ -106,7 +106,7 @@ def dagster_job() -> Contestant:
 
 
 def peers() -> list[Contestant]:
-    """What a user would take instead. Raises `MissingContestantError`."""
+    """The other tools. Raises `MissingContestantError`."""
     return [
         _ingestr("merge", keeps_table=True),
         _ingestr("replace", keeps_table=False),

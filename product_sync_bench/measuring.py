@@ -1,6 +1,6 @@
-"""One process and its children, seen from outside: wall time, processor time, peak memory. Linux only.
+"""Measures a process and its children from outside: wall time, processor time, peak memory. Linux only.
 
-Every contestant is measured this way, ours too: what a program says about itself leaves out its own start.
+What a program says about itself does not include its start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-#: Seconds between two looks at memory. Growth between the last look and the end of a process is not seen.
+#: Seconds between two readings of the memory. Growth after the last reading is missed.
 _LOOK_S: Final = 0.05
 _KIB = 1024
 

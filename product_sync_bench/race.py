@@ -1,7 +1,6 @@
-"""The order of events: who runs when on which state of the target, and what is looked at after each run.
+"""Runs the contestants in turn, each on a fresh target, and verifies the target after each run.
 
-Contestants are interleaved, and each round begins with another one: a machine that becomes slower for a while then
-slows all of them and not the one that was on.
+Each round begins with another contestant, so that a machine that is slow for a while slows all of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The report: Markdown made of what was measured, with nothing written in by hand.
+"""Makes the report, in Markdown, from the measured figures alone.
 
-A contestant that lost, altered or left a row is shown to have done so, in the table itself.
+The table itself shows which contestant lost, altered or kept rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What was measured, as it is kept beside the report, and the arithmetic on it: medians, ratios, targets.
+"""The measured figures, and what is computed from them: medians, ratios, goals.
 
-The figures of every single run are kept in a file, so that the report can be written again without measuring again
-and a reader can see the spread.
+A file keeps the figures of every run. So the report can be written again without a measurement, and the spread is
+visible.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RACE, FLOORS, PACING, START, IRREGULAR = "race", "floors", "pacing", "start", "i
 
 @dataclass(slots=True)
 class Run:
-    """One process: what it cost, what the databases felt of it, what it left in the target."""
+    """One process: its cost, the load on the databases, and the verdict on the target."""
 
     cost: Cost
     felt: Felt
@@ -36,7 +36,7 @@ class Run:
 
     @property
     def succeeded(self) -> bool:
-        """It said so, and the rows are those of the source."""
+        """It ended with 0, and the rows are those of the source."""
         return self.cost.status == 0 and (self.verdict is None or self.verdict.rows_are_right)
 
 

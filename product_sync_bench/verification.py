@@ -1,7 +1,7 @@
-"""What a contestant left in the target: are the rows those of the source, and is the table still the table?
+"""Compares the target with the source after a run, and the table's shape with what it was before.
 
-None of product_sync's code is used: a fault of ours must not hide itself. Both sides become lines in the text format
-of COPY, sorted by id; equal digests are equal tables, and where they differ the two are merged line by line.
+It uses no code of product_sync, so that a fault of ours cannot hide itself. Both sides become lines in the text format
+of COPY, sorted by id. If their digests differ, the lines are compared one by one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reads both sides at once, and leaves out what is equal in both while they are being read.
+"""Reads both sides at the same time and drops rows that are identical on both (docs/decisions/0077).
 
-Comparing takes as long again as reading the files, on one processor, while another one has nothing to do. What the two
-snapshots have not in common is kept beside them, for the diff of these very snapshots (docs/decisions/0077).
+Two threads read, one side each; the calling thread writes both files and compares. The rows without an identical
+partner are kept in two files of their own, so that the diff need not read the snapshots again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from product_sync.state.files import RUN_ID, TAKEN_AT, read_metadata, release_me
 
 @dataclass(frozen=True, slots=True)
 class BothFiles:
-    """Where the snapshots are, and the rows of each that may have no equal partner in the other one."""
+    """The files of the two snapshots, and those of the rows without an identical partner."""
 
     source_rows: Path
     rejects: Path
@@ -40,7 +40,7 @@ class BothFiles:
     unmatched: tuple[Path, Path]
 
     def found_unmatched(self) -> tuple[Path, Path] | None:
-        """The unpaired rows of these very snapshots, if they were written down."""
+        """The rows without an identical partner, if these files belong to these two snapshots."""
         if not all(path.exists() for path in self.unmatched):
             return None
         read = _read(read_metadata(self.source_rows), read_metadata(self.target_rows))
@@ -58,8 +58,8 @@ def snapshot_both(
     on_progress: OnProgress,
     window: prefilter.Window = prefilter.WINDOW,
 ) -> tuple[SourceSnapshot, TargetSnapshot]:
-    """As `snapshot_source` and `snapshot_target`, each side read by a thread of its own. Unpaired rows are written down
-    where the orders of the two have something in common (`pairs`)."""
+    """As `snapshot_source` and `snapshot_target` together. ``files.unmatched`` are written only if the rows of both
+    sides lie in a similar order."""
     new = SourceRecording(
         source, row_schema, files.source_rows, files.rejects, metadata=metadata, timing=timing, on_progress=on_progress
     )
@@ -75,9 +75,9 @@ def snapshot_both(
     ):
         left = Path(folder, "source"), Path(folder, "target")
         read = _read(new.stamped, old.stamped)
-        is_worth_it = prefilter.unmatched(row_schema, source_rows, target_rows, left, window, metadata=read)
-        _pass_on(source_rows, target_rows)
-        if is_worth_it:
+        pays = prefilter.unmatched(row_schema, source_rows, target_rows, left, window, metadata=read)
+        _read_rest(source_rows, target_rows)
+        if pays:
             for path, place in zip(left, files.unmatched, strict=True):
                 path.replace(place)
     release_memory()
@@ -85,20 +85,19 @@ def snapshot_both(
 
 
 def _read(source: Mapping[str, str], target: Mapping[str, str]) -> dict[str, str]:
-    """Which two readings these are, from the metadata of their files."""
+    """Identify two snapshots by the metadata of their files: which run, and when it began to read."""
     return {
         name: f"{metadata.get(RUN_ID)} {metadata[TAKEN_AT]}"
         for name, metadata in (("source", source), ("target", target))
     }
 
 
-def _pass_on(*sides: Iterator[pa.RecordBatch]) -> None:
-    """Let all rows pass, those of the side that is behind first: neither reading waits for the other one."""
-    passed = dict.fromkeys(sides, 0)
-    while passed:
-        behind = min(passed, key=passed.__getitem__)
-        batch = next(behind, None)
-        if batch is None:
-            del passed[behind]
+def _read_rest(*sides: Iterator[pa.RecordBatch]) -> None:
+    """Read both sides to their ends. The side with fewer rows is read next, so that neither waits for the other."""
+    rows = dict.fromkeys(sides, 0)
+    while rows:
+        behind = min(rows, key=rows.__getitem__)
+        if (batch := next(behind, None)) is not None:
+            rows[behind] += batch.num_rows
         else:
-            passed[behind] += batch.num_rows
+            del rows[behind]

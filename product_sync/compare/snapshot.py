@@ -1,7 +1,7 @@
-"""Reads each side once, as a stream, into a file.
+"""Reads each side once, as a stream, into a file. Memory does not grow with the catalogue.
 
-Memory does not grow with the catalogue, and the time noted is when reading *began*: every later guard (the age
-of a plan, whether to read a row again) counts from the oldest value that the file can hold.
+The file notes when the read *began*. Later checks, such as the age of a plan, count from that moment, because no value
+in the file is older.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from product_sync.schema.records import Reason, SourceBatch, Stage
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.state.files import TAKEN_AT, parquet_writer, release_memory, row_count
 
-#: Of rows that were read while others are still being compared. Each has some, so they are bounded too.
+#: Bytes of rows that a thread may read ahead of the comparison, on each side.
 READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
 
 
@@ -66,8 +66,7 @@ def snapshot_source(
 ) -> SourceSnapshot:
     """Write every document to ``rows_path`` (``RowSchema.source_schema``) or ``rejects_path`` (`rejects_schema`).
 
-    Documents that share a text id are in both: their rows stay where they are, and whoever reads the rows leaves
-    out the ids of the rejects.
+    Documents that share a text id are in both files. A reader of the rows skips the ids of the rejects.
     """
     recording = SourceRecording(
         source, row_schema, rows_path, rejects_path, metadata=metadata, timing=timing, on_progress=on_progress
@@ -79,7 +78,7 @@ def snapshot_source(
 
 
 class SourceRecording:
-    """Writes down the pages of a source as they pass. Made when reading begins, as `snapshot_source`."""
+    """Writes the pages of a source to the files while they are read. Made when the read begins."""
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class SourceRecording:
         self._unfilled = UnfilledColumns(row_schema)
 
     def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
-        """The rows of each page. The files are there when these have ended, no part of them if they are left before."""
+        """The rows of each page. The files exist when all are read, and no part of them if the read stops early."""
         row_schema, stamped = self._layout, self.stamped
         converted = self._rejects_path.with_name(f"{self._rejects_path.name}.without_duplicates")
         id_types: set[str] = set()
@@ -132,7 +131,7 @@ class SourceRecording:
             converted.unlink(missing_ok=True)
 
     def snapshot(self) -> SourceSnapshot:
-        """What was written down, when all rows have passed."""
+        """The counts, after all rows are read."""
         return SourceSnapshot(
             documents=self._meter.done,
             rejected=row_count(self._rejects_path),
@@ -164,7 +163,7 @@ def snapshot_target(
 
 
 class TargetRecording:
-    """Writes down the rows of a target as they pass. Made when reading begins, as `snapshot_target`."""
+    """Writes the rows of a target to the file while they are read. Made when the read begins."""
 
     def __init__(
         self,
@@ -183,7 +182,7 @@ class TargetRecording:
         self._meter = Meter("read target", reader.estimated_count(), on_progress, timing)
 
     def rows(self, batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
-        """The same batches. The file is there when they have ended, and nothing of it if they are left before."""
+        """The same batches. The file exists when all are read, and no part of it if the read stops early."""
         schema, key = self._layout.target_schema, self._layout.key.name
         with parquet_writer(self._path, schema, metadata=self.stamped, sought_by=key) as sink:
             for batch in batches:
@@ -193,7 +192,7 @@ class TargetRecording:
         self._meter.end()
 
     def snapshot(self) -> TargetSnapshot:
-        """What was written down, when all rows have passed."""
+        """The counts, after all rows are read."""
         return TargetSnapshot(self._meter.done, self.taken_at, self._meter.elapsed_s, self._meter.rate)
 
 
@@ -207,8 +206,8 @@ def target_while_read(
     timing: Timing,
     on_progress: OnProgress,
 ) -> Iterator[Iterator[pa.RecordBatch]]:
-    """As `snapshot_target`, but yields the rows, once, while another thread reads them. They are written on the way:
-    ``path`` is there when they end, and no part of it where they are left before."""
+    """As `snapshot_target`, but yields the rows while another thread reads them. ``path`` exists when all are read, and
+    no part of it if the read stops early."""
     recording = TargetRecording(reader, row_schema, path, metadata=metadata, timing=timing, on_progress=on_progress)
     with (
         prefetch.stream(reader.snapshot(), size=lambda batch: int(batch.nbytes), most=READ_AHEAD_BYTES) as read,

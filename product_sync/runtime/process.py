@@ -15,9 +15,9 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 def leave_pandas_out() -> None:
-    """Keep Arrow from importing pandas in this process. Afterwards Arrow cannot make a DataFrame in it.
+    """Keep Arrow from importing pandas for its own checks, which takes a quarter of a second and 30 MB.
 
-    Arrow imports pandas with the first value that it converts, which takes a quarter of a second and 30 MB.
+    `to_pandas` and `from_pandas` still import pandas. Until one of them is called, `pa.array` reads a Series as a list.
     """
     if "pandas" in sys.modules:
         return
@@ -26,7 +26,7 @@ def leave_pandas_out() -> None:
     absent = _Absent()
     sys.meta_path.insert(0, absent)
     try:
-        pa.scalar(0)  # Arrow looks for pandas once
+        pa.scalar(0)  # Arrow looks for pandas when it converts its first value
     finally:
         sys.meta_path.remove(absent)
 
