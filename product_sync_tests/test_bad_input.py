@@ -163,7 +163,7 @@ class TestTarget:
         market.sql("ALTER TABLE product DROP COLUMN quantity")
         refused("table", CONFIGURATION, "quantity", "public.product")
 
-    def test_an_id_that_is_not_the_primary_key_is_refused(self, refused: Refused, market: Market) -> None:
+    def test_an_id_that_does_not_identify_a_row_is_refused(self, refused: Refused, market: Market) -> None:
         market.sql("ALTER TABLE product DROP CONSTRAINT product_pkey")
         refused("table", CONFIGURATION, "primary key", "id")
 

@@ -21,7 +21,7 @@ from product_sync_tests.market import Market, products, wait_until
 from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
 
 BATCH, ALL = 10, 60
-PRODUCT = TargetTable("public", "product", (), ("id",))
+PRODUCT = TargetTable("public", "product", ())
 
 
 def status_of_run(market: Market, run_id: str) -> str:

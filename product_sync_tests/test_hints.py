@@ -33,7 +33,6 @@ PACKAGE = Path(product_sync.__file__).parent
 MAKERS = ("sql", "shell", "mongosh")
 #: Where the statements and command lines of the package itself are, which no person is told to type.
 NOT_FOR_PEOPLE = {
-    "targets/postgres/statements.py",
     "embedded/catalogue.py",
     "embedded/demo.py",
     "embedded/placement.py",

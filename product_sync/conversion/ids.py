@@ -20,6 +20,7 @@ from bson.objectid import ObjectId
 from product_sync.conversion.elements import BsonType, has_repeated_names, id_element
 from product_sync.conversion.extended_json import canonical_json
 from product_sync.schema.records import IdType, SourceId
+from product_sync.schema.types import ColumnType, TypeName
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
@@ -81,6 +82,16 @@ def possible_ids(text: str) -> list[SourceId]:
 def is_canonical_uuid(text: str) -> bool:
     """Whether PostgreSQL would write a uuid so: 8-4-4-4-12 lower-case hexadecimal digits."""
     return _UUID.fullmatch(text) is not None
+
+
+def can_be_in(column_type: ColumnType, text: str) -> bool:
+    """Whether the id column of a table can hold this text."""
+    if column_type.name is TypeName.UUID:
+        return is_canonical_uuid(text)
+    if column_type.as_text:
+        values = _INT32 if column_type.name is TypeName.INTEGER else _INT64
+        return _INTEGER.fullmatch(text) is not None and int(text) in values
+    return "\0" not in text
 
 
 def source_key(bson_id: Any) -> str:

@@ -76,8 +76,17 @@ def _all_certain(values: pa.Array) -> Converted:
 
 def ids(column_type: ColumnType) -> PageColumn:
     """An ``_id`` or a reference, as text."""
+    if column_type.as_text:
+        bits = 32 if column_type.name is TypeName.INTEGER else 64
+        return PageColumn(frozenset({BsonType.INT32, BsonType.INT64}), partial(_integer_ids, bits=bits))
     kinds = frozenset({BsonType.BINARY}) if column_type.name is TypeName.UUID else frozenset(ID_TYPES)
     return PageColumn(kinds, partial(_ids, length=column_type.length))
+
+
+def _integer_ids(block: ByteBlock, found: Values, bits: int) -> Converted:
+    numbers = block.integers(found.at, "<i4" if found.kinds[0] == BsonType.INT32 else "<i8")
+    texts = pa.array(numbers).cast(pa.string())
+    return Converted(texts, (numbers >= -(2 ** (bits - 1))) & (numbers <= 2 ** (bits - 1) - 1))
 
 
 def _ids(block: ByteBlock, found: Values, length: int | None) -> Converted:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
@@ -24,7 +25,7 @@ from product_sync.conversion.ids import is_canonical_uuid, source_id
 from product_sync.conversion.numbers import Rules
 from product_sync.conversion.page_columns import EARLIEST_MS, LATEST_MS, PageColumn
 from product_sync.schema.definition import Kind
-from product_sync.schema.records import Reason, SourceId
+from product_sync.schema.records import IdType, Reason, SourceId
 from product_sync.schema.row_schema import RowColumn
 from product_sync.schema.types import ColumnType, TypeName
 
@@ -110,7 +111,10 @@ def _reference(of_text: Callable[[str], Any]) -> Rules:
 
 def key_rule(column_type: ColumnType) -> Callable[[Any], SourceId]:
     """The document's own ``_id``. The target holds exactly its text, from which the ``_id`` can be rebuilt. A uuid
-    column would store upper-case text in lower case, so it takes canonical text only."""
+    column would store upper-case text in lower case, so it takes canonical text only. An integer column takes int32 and
+    int64 only: the text "7" would be taken for the number 7."""
+    if column_type.as_text:
+        return _integer_key(column_type)
     of_text = (
         _canonical_uuid if column_type.name is TypeName.UUID else CONVERSIONS[column_type.name].exact(column_type)[str]
     )
@@ -120,6 +124,19 @@ def key_rule(column_type: ColumnType) -> Callable[[Any], SourceId]:
         if identity is None:
             raise ConversionError(Reason.UNSUPPORTED_ID)
         of_text(identity.text)
+        return identity
+
+    return convert
+
+
+def _integer_key(column_type: ColumnType) -> Callable[[Any], SourceId]:
+    in_range = numbers.integer(replace(column_type, as_text=False))[int]
+
+    def convert(value: Any) -> SourceId:
+        identity = source_id(value)
+        if identity is None or identity.type not in (IdType.INT, IdType.LONG):
+            raise ConversionError(Reason.UNSUPPORTED_ID)
+        in_range(int(value))
         return identity
 
     return convert

@@ -64,7 +64,7 @@ class Databases:
     @property
     def table(self) -> TargetTable:
         """The target table by its name alone."""
-        return TargetTable(self.definition.target.db_schema, self.definition.target.table, (), ())
+        return TargetTable(self.definition.target.db_schema, self.definition.target.table, ())
 
     @property
     def identity(self) -> list[Any]:

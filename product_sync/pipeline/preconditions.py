@@ -87,8 +87,10 @@ def denied(target: TargetHealth, table: TargetTable, needed: Sequence[str]) -> A
     told += [name for name in missing if not any(right.startswith((name, "USAGE")) for right in told)]
     role = target.server.role
     grants = [hints.sql(f"GRANT {', '.join(missing)} ON {{}} TO {{}}", (table.schema, table.name), role)]
-    if any(right.startswith("USAGE") for right in told):
+    if any(right.startswith("USAGE on schema") for right in told):
         grants.insert(0, hints.sql("GRANT USAGE ON SCHEMA {} TO {}", table.schema, role))
+    if "INSERT" in missing:
+        grants += [hints.sql("GRANT USAGE ON SEQUENCE {} TO {}", sequence, role) for sequence in held.sequences]
     return AccessDenied(
         f"The role {role!r} lacks privileges on {table.qualified_name}: {'; '.join(told)}.", hint=" ".join(grants)
     )

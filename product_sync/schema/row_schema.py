@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import abc
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pyarrow as pa
@@ -26,7 +26,8 @@ ID_TYPE = "source_id_type"
 #: Prefixes of the value columns in the diff: the value of the source, and the one that was read from the target.
 NEW, OLD = "new_", "old_"
 
-_KEY_TYPES = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.UUID})
+_TEXT_KEYS = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.UUID})
+_INTEGER_KEYS = frozenset({TypeName.INTEGER, TypeName.BIGINT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     """Join the mapping with the reflected table.
 
     Raises `TableError` for a missing column, an unsupported type, an unmapped NOT NULL column without a default, and a
-    primary key that is not the id alone. Raises `MappingError` if the mapping allows NULL in a NOT NULL column.
+    id column without a unique index of its own. Raises `MappingError` if the mapping allows NULL in a NOT NULL column.
     """
     found = {column.name: column for column in table.columns}
     where = table.qualified_name
@@ -136,10 +137,16 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
                 f"Column {where}.{name} has the type {column.declared}, which is not supported.",
                 hint=f"Supported are: {_names(TypeName)}. Take the column out of the mapping or change its type.",
             )
-        if (spec.is_id or spec.kind is Kind.REFERENCE) and column.type.name not in _KEY_TYPES:
+        is_integer = column.type.name in _INTEGER_KEYS
+        if spec.is_id and not is_integer and column.type.name not in _TEXT_KEYS:
             raise TableError(
-                f"Column {where}.{name} has the type {column.declared}, but an id is copied as text.",
-                hint="Ids and references need a column of type text, varchar or uuid.",
+                f"Column {where}.{name} has the type {column.declared}, which cannot hold an id.",
+                hint="An id needs a column of type text, varchar or uuid, or integer or bigint for whole numbers.",
+            )
+        if spec.kind is Kind.REFERENCE and column.type.name not in _TEXT_KEYS:
+            raise TableError(
+                f"Column {where}.{name} has the type {column.declared}, but a reference is copied as text.",
+                hint="References need a column of type text, varchar or uuid.",
             )
         if not spec.required and not spec.has_default and not column.nullable:
             raise MappingError(
@@ -148,20 +155,15 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
             )
         resolved.append(
             RowColumn(
-                name=name, path=spec.path, kind=spec.kind, type=column.type, required=spec.required,
+                name=name, path=spec.path, kind=spec.kind,
+                type=replace(column.type, as_text=spec.is_id and is_integer), required=spec.required,
                 default=spec.default if spec.path else spec.value, has_default=spec.has_default or not spec.path,
                 update=spec.update,
             )
         )  # fmt: skip
     key = next(column for column in resolved if column.path == ("_id",))
-    if table.primary_key != (key.name,):
-        raise TableError(
-            f"Table {where} must have a primary key on {key.name!r} alone; it has "
-            + (f"({', '.join(table.primary_key)})." if table.primary_key else "none."),
-            hint="Sync into a table whose primary key is the mapped id, or make that its primary key instead."
-            if table.primary_key
-            else hints.sql("ALTER TABLE {} ADD PRIMARY KEY ({})", (table.schema, table.name), key.name),
-        )
+    if key.name not in table.keys:
+        raise _no_key(table, key.name, is_nullable=found[key.name].nullable)
     unfilled = [
         column.name
         for column in table.columns
@@ -174,6 +176,22 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
         )
     values = tuple(column for column in resolved if column is not key)
     return RowSchema(mapping.source.collection, table, key, values, mapping.source.filter)
+
+
+def _no_key(table: TargetTable, name: str, *, is_nullable: bool) -> TableError:
+    target = (table.schema, table.name)
+    if not table.primary_key:
+        hint = hints.sql("ALTER TABLE {} ADD PRIMARY KEY ({})", target, name)
+    elif is_nullable:
+        hint = hints.sql("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL, ADD UNIQUE ({})", target, name, name)
+    else:
+        hint = hints.sql("ALTER TABLE {} ADD UNIQUE ({})", target, name)
+    return TableError(
+        f"Column {table.qualified_name}.{name} holds the id, but does not identify a row: it must be NOT NULL, with a"
+        " primary key or a unique index on it alone that is not partial, not on an expression and not deferrable."
+        f" Columns that identify a row: {_names(table.keys) or 'none'}.",
+        hint=hint,
+    )
 
 
 def _names(names: Iterable[str]) -> str:

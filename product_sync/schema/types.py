@@ -64,16 +64,18 @@ _ARROW: dict[TypeName, pa.DataType] = {
 @dataclass(frozen=True, slots=True)
 class ColumnType:
     """A supported PostgreSQL type. ``length`` is that of varchar, in characters. ``precision`` and ``scale`` are those
-    of numeric, in decimal digits, and ``None`` for a numeric without them."""
+    of numeric, in decimal digits, and ``None`` for a numeric without them. ``as_text`` is set for an integer column
+    that holds the id: ids are text in the whole program."""
 
     name: TypeName
     length: int | None = None
     precision: int | None = None
     scale: int | None = None
+    as_text: bool = False
 
     @property
     def arrow(self) -> pa.DataType:
-        return _ARROW[self.name]
+        return pa.string() if self.as_text else _ARROW[self.name]
 
     def __str__(self) -> str:
         if self.length is not None:

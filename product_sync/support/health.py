@@ -127,7 +127,7 @@ def _check_source(definition: SyncDefinition, env: Mapping[str, str], step_s: fl
 def _check_target(definition: SyncDefinition, env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     target = definition.target
     address = TargetAddress.from_environment(env, target)
-    found = postgres_quick_health(address.url, TargetTable(target.db_schema, target.table, (), ()), within_s=step_s)
+    found = postgres_quick_health(address.url, TargetTable(target.db_schema, target.table, ()), within_s=step_s)
     if found.replication.in_recovery:
         raise NotAttempted(
             f"PostgreSQL at {without_credentials(address.url)} is {found.replication}: a standby cannot be written to.",

@@ -15,7 +15,7 @@ import pyarrow as pa
 from product_sync.compare import quarantine
 from product_sync.compare.quarantine_entries import entries_of
 from product_sync.conversion.extended_json import parse_json
-from product_sync.conversion.ids import is_canonical_uuid, possible_ids, source_id, source_key
+from product_sync.conversion.ids import can_be_in, possible_ids, source_id, source_key
 from product_sync.errors import ConfigurationError
 from product_sync.load.exclusions import in_the_way_now
 from product_sync.pipeline.databases import Databases
@@ -31,7 +31,6 @@ from product_sync.results import (
 )
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.row_schema import RowSchema
-from product_sync.schema.types import TypeName
 from product_sync.state.store import StateFolder
 from product_sync.support.document_state import Document, State, compare, read_documents, shown_row
 from product_sync.support.quarantine_listing import entry_report
@@ -112,8 +111,7 @@ def _documents(databases: Databases, wanted: Wanted) -> list[Document]:
 def _row(databases: Databases, text: str) -> pa.Table:
     """The target's row, or none. Some texts cannot be the id of a row."""
     row_schema = databases.row_schema
-    impossible = "\0" in text or (row_schema.key.type.name is TypeName.UUID and not is_canonical_uuid(text))
-    if impossible:
+    if not can_be_in(row_schema.key.type, text):
         return row_schema.target_schema.empty_table()
     return databases.reader().fetch([text])
 

@@ -75,6 +75,7 @@ RARE = st.sampled_from(
     ]
 )  # fmt: skip
 VALUES = st.one_of(NUMBERS, OTHERS, IDS, RARE)
+KEY_TYPES = (TypeName.UUID, TypeName.INTEGER, TypeName.BIGINT)
 
 
 def page_of(raws: Sequence[bytes]) -> Documents:
@@ -133,7 +134,7 @@ def any_document(draw: st.DrawFn) -> dict[str, Any]:
 @settings(deadline=None, max_examples=100)
 @given(
     documents=st.lists(any_document(), min_size=1, max_size=6),
-    key=st.sampled_from([TEXT, ColumnType(TypeName.VARCHAR, length=5), ColumnType(TypeName.UUID)]),
+    key=st.sampled_from([TEXT, ColumnType(TypeName.VARCHAR, length=5), *map(ColumnType, KEY_TYPES)]),
 )
 def test_documents_of_all_shapes_are_read_as_one_by_one(documents: list[dict[str, Any]], key: ColumnType) -> None:
     assert_same(layout_of(ALL_TYPES, ALL_SPECS, key=key), [encoded(document) for document in documents])

@@ -60,7 +60,7 @@ def test_one_field_may_fill_two_columns() -> None:
     [
         ({"id": TEXT}, {"price": {}}, TableError, r"no column 'price'.*it has: id"),
         ({"id": TEXT, "price": None}, {"price": {}}, TableError, "product.price has the type money, which is not"),
-        ({"id": INTEGER, "price": INTEGER}, {"price": {}}, TableError, "product.id has the type integer, but an id"),
+        ({"id": MONEY, "price": INTEGER}, {"price": {}}, TableError, "product.id has the type numeric"),
         ({"id": TEXT, "price": INTEGER}, {"price": {"kind": "reference"}}, TableError, "price has the type integer, "),
     ],
 )  # fmt: skip
@@ -80,12 +80,26 @@ def test_a_column_that_may_be_absent_must_be_nullable_or_have_a_default() -> Non
 
 
 @pytest.mark.parametrize(
-    ("key", "found"), [((), "none"), (("price",), r"\(price\)"), (("id", "price"), r"\(id, price\)")]
+    ("key", "keys", "hint"),
+    [((), (), "ADD PRIMARY KEY"), (("price",), ("price",), "ADD UNIQUE"), (("id", "price"), (), "ADD UNIQUE")],
 )
-def test_the_primary_key_must_be_the_id_alone(key: tuple[str, ...], found: str) -> None:
-    table = dataclasses.replace(table_of({"id": TEXT, "price": INTEGER}), primary_key=key)
-    with pytest.raises(TableError, match=f"primary key on 'id' alone; it has {found}"):
+def test_the_column_of_the_id_must_identify_a_row(key: tuple[str, ...], keys: tuple[str, ...], hint: str) -> None:
+    table = dataclasses.replace(table_of({"id": TEXT, "price": INTEGER}), primary_key=key, keys=keys)
+    with pytest.raises(TableError, match=f"does not identify a row.*: {', '.join(keys) or 'none'}") as caught:
         resolve_mapping(mapping_of({"price": {"source": "price"}}), table)
+    assert hint in caught.value.hint
+
+
+def test_the_id_may_be_in_another_unique_column_than_the_primary_key() -> None:
+    table = dataclasses.replace(table_of({"id": TEXT, "price": INTEGER}), primary_key=("price",), keys=("id", "price"))
+    assert resolve_mapping(mapping_of({"price": {"source": "price"}}), table).key.name == "id"
+
+
+@pytest.mark.parametrize("name", [TypeName.INTEGER, TypeName.BIGINT])
+def test_an_id_in_an_integer_column_is_text_in_the_program(name: TypeName) -> None:
+    row_schema = layout_of({"price": INTEGER}, key=ColumnType(name))
+    assert (str(row_schema.key.type), row_schema.key.type.arrow) == (str(name), pa.string())
+    assert row_schema.values[0].type.arrow == pa.int32()
 
 
 @pytest.mark.parametrize(

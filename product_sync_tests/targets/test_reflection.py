@@ -101,12 +101,12 @@ def test_hostile_names_are_only_names(cart_url: str) -> None:
     )
     table = reflect(cart_url, 'my "schema%s', "T able; --")
     assert [column.name for column in table.columns] == ["i.d", 'we"ird %s']
-    assert table.primary_key == ("i.d",)
+    assert (table.primary_key, table.keys) == (("i.d",), ("i.d",))
 
 
 def test_a_partitioned_table_is_a_table(cart_url: str) -> None:
     execute(cart_url, "CREATE TABLE p (id text PRIMARY KEY, n int) PARTITION BY HASH (id)")
-    assert reflect(cart_url, "public", "p").primary_key == ("id",)
+    assert reflect(cart_url, "public", "p").keys == ("id",)
 
 
 def test_a_missing_table_is_named_with_those_that_exist(cart_url: str, product_table: str) -> None:
@@ -128,7 +128,16 @@ def test_a_view_is_not_a_table(cart_url: str, product_table: str) -> None:
         reflect(cart_url, "public", "m")
 
 
-def test_a_deferrable_primary_key_is_refused(cart_url: str) -> None:
-    execute(cart_url, "CREATE TABLE t (id text PRIMARY KEY DEFERRABLE)")
-    with pytest.raises(TableError, match="deferrable"):
-        reflect(cart_url, "public", "t")
+def test_the_columns_that_identify_a_row_are_known(cart_url: str) -> None:
+    """INSERT … ON CONFLICT takes only an index that is not partial, not on an expression and not deferrable."""
+    execute(
+        cart_url,
+        """CREATE TABLE t (id text PRIMARY KEY DEFERRABLE, one int NOT NULL, two int NOT NULL, nullable int UNIQUE,
+                           partial int NOT NULL, lower text NOT NULL, later int NOT NULL UNIQUE DEFERRABLE,
+                           covering int NOT NULL, "Plain" uuid NOT NULL UNIQUE, UNIQUE (one, two))""",
+        "CREATE UNIQUE INDEX ON t (partial) WHERE two > 0",
+        "CREATE UNIQUE INDEX ON t (lower(lower))",
+        "CREATE UNIQUE INDEX ON t (covering) INCLUDE (two)",
+    )
+    table = reflect(cart_url, "public", "t")
+    assert (table.primary_key, table.keys) == (("id",), ("Plain", "covering"))

@@ -103,6 +103,8 @@ def canonical(column: pa.Array, column_type: ColumnType) -> pa.Array:
 
 def _sent(values: pa.Array, column_type: ColumnType) -> pa.Array:
     """Canonical values as the numbers or the text that the server is sent."""
+    if column_type.as_text:
+        return values.cast(pa.int64())
     if column_type.name is TypeName.TIMESTAMPTZ:
         return _since_2000(values)
     return values.cast(pa.int8()) if column_type.name is TypeName.BOOLEAN else values
@@ -136,10 +138,10 @@ def _contents(column: pa.Array) -> Iterator[pa.Buffer]:
 
 def _decoded(column: pa.Array, form: WireFormat) -> pa.Array:
     """Values of the bytes that the server sent for each."""
-    if form.dtype is None:
+    if form.read_dtype is None:
         return column.cast(pa.string())
     is_null = column.is_null().to_numpy(zero_copy_only=False)
-    dtype = np.dtype(form.dtype)
+    dtype = np.dtype(form.read_dtype)
     numbers = np.zeros(len(column), dtype.newbyteorder("="))
     numbers[~is_null] = np.frombuffer(b"".join(_contents(column.drop_null())), dtype)
     return pa.array(numbers, mask=is_null)

@@ -9,19 +9,62 @@ from psycopg import sql
 # Makes the server show type names without quotes, whatever the role has set.
 PLAIN_NAMES: Final = sql.SQL("SET quote_all_identifiers = off")
 
-# Finds a table by its exact name: OID, kind, whether its primary key is deferrable, and the key's columns.
+# Finds a table by its exact name: OID and kind.
 RELATION: Final = sql.SQL(
     """
-    SELECT class.oid, class.relkind, COALESCE(pkey.condeferrable, false),
-           ARRAY(SELECT attribute.attname::pg_catalog.text
-                 FROM pg_catalog.unnest(pkey.conkey) WITH ORDINALITY AS key (attnum, place)
-                 JOIN pg_catalog.pg_attribute AS attribute
-                     ON attribute.attrelid = class.oid AND attribute.attnum = key.attnum
-                 ORDER BY place)
+    SELECT class.oid, class.relkind
     FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    LEFT JOIN pg_catalog.pg_constraint AS pkey ON pkey.conrelid = class.oid AND pkey.contype = 'p'
     WHERE namespace.nspname = $1::pg_catalog.text AND class.relname = $2::pg_catalog.text
+    """
+)
+
+# Lists the columns of the primary key.
+PRIMARY_KEY: Final = sql.SQL(
+    """
+    SELECT attribute.attname::pg_catalog.text
+    FROM pg_catalog.pg_constraint AS pkey
+    CROSS JOIN pg_catalog.unnest(pkey.conkey) WITH ORDINALITY AS key (attnum, place)
+    JOIN pg_catalog.pg_attribute AS attribute
+        ON attribute.attrelid = pkey.conrelid AND attribute.attnum = key.attnum
+    WHERE pkey.conrelid = $1::pg_catalog.oid AND pkey.contype = 'p'
+    ORDER BY place
+    """
+)
+
+# Lists the columns that identify a row: NOT NULL, and alone in a unique index that INSERT … ON CONFLICT can use. The
+# index is not partial, not on an expression and not deferrable, and no two texts that differ are equal in it.
+KEYS: Final = sql.SQL(
+    """
+    SELECT DISTINCT attribute.attname::pg_catalog.text
+    FROM pg_catalog.pg_index AS index
+    JOIN pg_catalog.pg_attribute AS attribute
+        ON attribute.attrelid = index.indrelid AND attribute.attnum = index.indkey[0] AND attribute.attnotnull
+    JOIN pg_catalog.pg_opclass AS opclass ON opclass.oid = index.indclass[0]
+    LEFT JOIN pg_catalog.pg_collation AS collation_ ON collation_.oid = index.indcollation[0]
+    WHERE index.indrelid = $1::pg_catalog.oid AND index.indnkeyatts = 1
+      AND index.indisunique AND index.indimmediate AND index.indisvalid AND index.indpred IS NULL
+      AND opclass.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
+      AND COALESCE(collation_.collisdeterministic, true)
+    ORDER BY 1
+    """
+)
+
+# Lists the sequences that fill columns which are not in $2, if the role may not use them.
+FORBIDDEN_SEQUENCES: Final = sql.SQL(
+    """
+    SELECT DISTINCT namespace.nspname::pg_catalog.text, sequence.relname::pg_catalog.text
+    FROM pg_catalog.pg_attrdef AS filled
+    JOIN pg_catalog.pg_attribute AS attribute
+        ON attribute.attrelid = filled.adrelid AND attribute.attnum = filled.adnum
+    JOIN pg_catalog.pg_depend AS depend
+        ON depend.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND depend.objid = filled.oid
+       AND depend.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    JOIN pg_catalog.pg_class AS sequence ON sequence.oid = depend.refobjid
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = sequence.relnamespace
+    WHERE filled.adrelid = $1::pg_catalog.oid AND attribute.attname <> ALL ($2::pg_catalog.text[])
+      AND CASE sequence.relkind WHEN 'S' THEN NOT pg_catalog.has_sequence_privilege(sequence.oid, 'USAGE, UPDATE') END
+    ORDER BY 1, 2
     """
 )
 

@@ -7,7 +7,8 @@ wrongly here would let values through that the server rounds or pads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final, LiteralString
 
 from psycopg import sql
@@ -37,6 +38,11 @@ class WireFormat:
     compare: LiteralString = "{}"
 
     @property
+    def read_dtype(self) -> str | None:
+        """The fixed-size binary form of what is read, or ``None`` for text."""
+        return None if self.read_type == "text" else self.dtype
+
+    @property
     def sent_oid(self) -> int:
         return types[self.sent_as].oid
 
@@ -50,22 +56,23 @@ class WireFormat:
 
     def parsed(self, element: sql.Composable) -> sql.Composed:
         """The SQL that makes the column's type of a value that was sent."""
-        return self._cast(element, "")
+        return _cast(element, self.cast, "")
 
     def parsed_ids(self, parameter: LiteralString) -> sql.Composed:
         """The SQL that makes an array of the column's type of ids that were sent as text."""
-        return self._cast(sql.SQL(parameter + "::pg_catalog.text[]"), "[]")
-
-    def _cast(self, value: sql.Composable, suffix: LiteralString) -> sql.Composed:
-        if self.cast is None:
-            return sql.Composed([value])
-        return sql.SQL("{}::pg_catalog.{}" + suffix).format(value, sql.Identifier(self.cast))
+        return _cast(sql.SQL(parameter + "::pg_catalog.text[]"), self.cast or self.sent_as, "[]")
 
     def shown(self, column: sql.Composable) -> sql.Composed:
         return sql.SQL(self.read).format(column)
 
     def compared(self, column: sql.Composable) -> sql.Composed:
         return sql.SQL(self.compare).format(column)
+
+
+def _cast(value: sql.Composable, to: str | None, suffix: LiteralString) -> sql.Composed:
+    return (
+        sql.Composed([value]) if to is None else sql.SQL("{}::pg_catalog.{}" + suffix).format(value, sql.Identifier(to))
+    )
 
 
 _AS_TEXT: Final = "{}::pg_catalog.text"
@@ -96,8 +103,10 @@ _TYPES: Final[dict[str, tuple[TypeName, WireFormat]]] = {
 _FORMATS: Final = dict(_TYPES.values())
 
 
+@cache
 def wire_format(column_type: ColumnType) -> WireFormat:
-    return _FORMATS[column_type.name]
+    form = _FORMATS[column_type.name]
+    return replace(form, read=_AS_TEXT, read_as="text") if column_type.as_text else form
 
 
 def column_type(name: str | None, modifier: int) -> ColumnType | None:

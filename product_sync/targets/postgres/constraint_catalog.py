@@ -9,10 +9,10 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-# Lists unique indexes except the primary key's, and exclusion constraints: the keys as expressions, the operator under
-# which two keys exclude each other (equality for an index), the predicate, the columns that they use by name, and the
-# generated columns among them with their expressions. The columns come from pg_depend: of the index, of its constraint,
-# and of the expressions of generated columns.
+# Lists unique indexes, except those on the id column $2 alone, and exclusion constraints: the keys as expressions, the
+# operator under which two keys exclude each other (equality for an index), the predicate, the columns that they use by
+# name, and the generated columns among them with their expressions. The columns come from pg_depend: of the index, of
+# its constraint, and of the expressions of generated columns.
 _INDEXES: Final = sql.SQL(
     """
     SELECT COALESCE(con.conname, class.relname)::pg_catalog.text,
@@ -71,8 +71,11 @@ _INDEXES: Final = sql.SQL(
             WHERE depend.refobjid = index.indrelid AND depend.refobjsubid > 0 AND depend.refobjsubid <> made.adnum
         ) AS columns
     ) AS base
-    WHERE index.indrelid = $1::pg_catalog.oid AND index.indislive AND NOT index.indisprimary
-      AND (index.indisunique OR con.contype = 'x')
+    WHERE index.indrelid = $1::pg_catalog.oid AND index.indislive AND (index.indisunique OR con.contype = 'x')
+      AND NOT (index.indnkeyatts = 1 AND index.indpred IS NULL AND index.indkey[0] = (
+          SELECT attnum FROM pg_catalog.pg_attribute
+          WHERE attrelid = index.indrelid AND attname = $2::pg_catalog.text
+      ))
     ORDER BY 1
     """
 )
@@ -141,9 +144,9 @@ class Reference:
     referenced: Sequence[str]
 
 
-def indexes_of(connection: psycopg.Connection, oid: int) -> list[Index]:
-    """The unique indexes and the exclusion constraints of a table, by name."""
-    return [Index(*row) for row in connection.execute(_INDEXES, [oid]).fetchall()]
+def indexes_of(connection: psycopg.Connection, oid: int, key: str) -> list[Index]:
+    """The unique indexes and the exclusion constraints of a table, by name, without those of its ``key``."""
+    return [Index(*row) for row in connection.execute(_INDEXES, [oid, key]).fetchall()]
 
 
 def references_of(connection: psycopg.Connection, oid: int) -> list[Reference]:

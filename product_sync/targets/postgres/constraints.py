@@ -34,7 +34,7 @@ _NUMBER, _IS_NEW = ColumnType(TypeName.INTEGER), ColumnType(TypeName.BOOLEAN)
 def obstacles(connection: psycopg.Connection, row_schema: RowSchema, batch: WriteBatch) -> list[Obstacle]:
     """As in the port. Runs in the transaction that is open, or in one for each statement."""
     oid = table_oid(connection, row_schema.table)
-    indexes, references = indexes_of(connection, oid), references_of(connection, oid)
+    indexes, references = indexes_of(connection, oid, row_schema.key.name), references_of(connection, oid)
     found: list[Obstacle] = []
     for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
         part = batch.slice(start, _ROWS_AT_ONCE)

@@ -42,13 +42,15 @@ class ForeignKey:
 @dataclass(frozen=True, slots=True)
 class Privileges:
     """What the role may do with the mapped columns; grants on the columns are enough. ``lacking`` names the rights that
-    it does not have: ``USAGE on schema shop``, ``INSERT on title``; without DELETE, which few syncs need."""
+    it does not have: ``USAGE on schema shop``, ``INSERT on title``; without DELETE, which few syncs need. ``sequences``
+    (schema and name) fill other columns, and an insert lacks USAGE on them."""
 
     select: bool
     insert: bool
     update: bool
     delete: bool
     lacking: tuple[str, ...]
+    sequences: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +157,19 @@ def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int)
     granted = set(connection.execute(catalog_sql.COLUMN_RIGHTS, [oid]).fetchall())
     mapped = [column.name for column in row_schema.columns]
     needed = {"SELECT": mapped, "INSERT": mapped, "UPDATE": [column.name for column in row_schema.compared]}
+    sequences = connection.execute(catalog_sql.FORBIDDEN_SEQUENCES, [oid, mapped]).fetchall()
     lacking = {right: [name for name in names if (name, right) not in granted] for right, names in needed.items()}
     return Privileges(
         select=usage and not lacking["SELECT"],
-        insert=usage and not lacking["INSERT"],
+        insert=usage and not lacking["INSERT"] and not sequences,
         update=usage and not lacking["UPDATE"],
         delete=usage and delete,
         lacking=(
             *(() if usage else (f"USAGE on schema {row_schema.table.schema}",)),
             *(f"{right} on {', '.join(names)}" for right, names in lacking.items() if names),
+            *(f"USAGE on sequence {schema}.{name}" for schema, name in sequences),
         ),
+        sequences=tuple(sequences),
     )
 
 

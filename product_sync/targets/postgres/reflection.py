@@ -26,10 +26,10 @@ _NAMED_TABLES: Final = 10
 
 
 def reflect(url: str, schema: str, table: str) -> TargetTable:
-    """The columns and the primary key of ``schema.table``. Letter case counts.
+    """The columns and the keys of ``schema.table``. Letter case counts.
 
-    Raises `TableError` if there is no such table (it names those of the schema), if it is not a table, or if its
-    primary key is deferrable, and what `connect` raises.
+    Raises `TableError` if there is no such table (it names those of the schema) or if it is not a table, and what
+    `connect` raises.
     """
     name = f"{schema}.{table}"
     with closing(connect(url)) as connection:
@@ -38,22 +38,19 @@ def reflect(url: str, schema: str, table: str) -> TargetTable:
             relation = connection.execute(catalog_sql.RELATION, [schema, table]).fetchone()
             if relation is None:
                 raise _no_such_table(connection, schema, table)
-            oid, kind, is_deferrable, primary_key = relation
+            oid, kind = relation
             if kind not in _TABLE_KINDS:
                 raise TableError(
                     f"{name} is a {_OTHER_KINDS.get(kind, 'relation of another kind')}, not a table.",
                     hint="Let `target` of the mapping file name the table that holds the rows.",
                 )
-            if is_deferrable:
-                raise TableError(
-                    f"The primary key of {name} is deferrable, so PostgreSQL refuses INSERT … ON CONFLICT on it.",
-                    hint="Make it NOT DEFERRABLE.",
-                )
             refuse_heirs(connection, oid, name)
             columns = connection.execute(catalog_sql.COLUMNS, [oid]).fetchall()
+            primary_key = [str(column) for (column,) in connection.execute(catalog_sql.PRIMARY_KEY, [oid])]
+            keys = [str(column) for (column,) in connection.execute(catalog_sql.KEYS, [oid])]
         except psycopg.Error as error:
             raise read_error(error, table=name, broken=connection.closed) from error
-    return TargetTable(schema, table, tuple(_column(*column) for column in columns), tuple(primary_key))
+    return TargetTable(schema, table, tuple(_column(*column) for column in columns), tuple(primary_key), tuple(keys))
 
 
 def _no_such_table(connection: psycopg.Connection, schema: str, table: str) -> TableError:
