@@ -146,8 +146,26 @@ def a_primary_key(typed: Session) -> None:
     )
     market.sql(hint_of(api.sync(mapping=str(mapping))))
     assert api.sync(mapping=str(mapping)).raise_for_error().inserted == 1
-    market.sql('ALTER TABLE "Odd ""Table" DROP CONSTRAINT "Odd ""Table_pkey", ADD PRIMARY KEY ("Id No", name)')
-    assert "ALTER" not in hint_of(api.sync(mapping=str(mapping))), "there is a primary key already"
+    for other_key in ('ADD PRIMARY KEY ("Id No", name)', 'ADD PRIMARY KEY (name), ALTER "Id No" DROP NOT NULL'):
+        market.sql(f'ALTER TABLE "Odd ""Table" DROP CONSTRAINT "Odd ""Table_pkey", {other_key}')
+        hint = hint_of(api.sync(mapping=str(mapping)))
+        assert "PRIMARY KEY" not in hint, "there is one already"
+        market.sql(hint)
+        assert api.sync(mapping=str(mapping)).raise_for_error().inserted == 0
+        market.sql('ALTER TABLE "Odd ""Table" DROP CONSTRAINT "Odd ""Table_Id No_key"')
+
+
+def a_sequence(typed: Session) -> None:
+    market, mapping = typed.market, typed.folder / "numbered.yaml"
+    market.stock([{"_id": "a", "Name": "A"}], "numbered")
+    market.sql('CREATE TABLE "num""bered" ("my no" serial PRIMARY KEY, ref text NOT NULL UNIQUE, name text)')
+    target = {"source": {"collection": "numbered"}, "target": {"table": 'num"bered'}}
+    mapping.write_text(json.dumps({**target, "columns": {"ref": {"source": "_id"}, "name": {"source": "Name"}}}))
+    with role(market.cart_url, 'GRANT SELECT, INSERT, UPDATE ON "num""bered" TO {}') as clerk:
+        typed.export("CART_DB_URL", clerk.url)
+        market.sql(hint_of(api.sync(mapping=str(mapping))))
+        assert api.sync(mapping=str(mapping)).raise_for_error().inserted == 1
+        typed.export("CART_DB_URL", market.cart_url)
 
 
 def a_dry_run_and_its_plan(typed: Session) -> None:
@@ -242,6 +260,7 @@ def a_mongodb_user_without_rights(typed: Session) -> None:
 
 SCENARIOS: list[Callable[[Session], None]] = [
     a_primary_key,
+    a_sequence,
     a_dry_run_and_its_plan,
     a_product_that_differs,
     a_source_that_shrank,
