@@ -119,7 +119,7 @@ class RowSchema:
 def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     """Join the mapping with the reflected table.
 
-    Raises `TableError` for a missing column, an unsupported type, an unmapped NOT NULL column without a default, and a
+    Raises `TableError` for a missing column, an unsupported type, an unmapped NOT NULL column without a default, and an
     id column without a unique index of its own. Raises `MappingError` if the mapping allows NULL in a NOT NULL column.
     """
     found = {column.name: column for column in table.columns}
