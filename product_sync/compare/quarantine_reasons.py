@@ -24,8 +24,8 @@ ADVICE: Mapping[Reason, Advice] = {
     Reason.UNSUPPORTED_ID: Advice(
         Stage.CONVERT,
         "the _id is a double, a date, a document …: only ObjectIds, strings, whole numbers and UUIDs can be ids."
-        " A uuid column accepts a text only if it is a canonical UUID",
-        "give the product another id, or change a uuid column to text",
+        " A uuid column accepts a text only if it is a canonical UUID, an integer column accepts only whole numbers",
+        "give the product another id, or change a uuid or integer column to text",
     ),
     Reason.DUPLICATE_ID: Advice(
         Stage.CONVERT,
