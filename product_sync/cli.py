@@ -10,42 +10,22 @@ import contextlib
 import json
 import logging
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
 from product_sync.errors import ConfigurationError, ProductSyncError, SyncCancelled
-from product_sync.results import (
-    DoctorReport,
-    ProductReport,
-    QuarantineListing,
-    Report,
-    StatsReport,
-    SyncReport,
-    ValidationReport,
-)
+from product_sync.results import Report, SyncReport, ValidationReport
 from product_sync.runtime import hints, output_streams, signals
 from product_sync.runtime.process import end_at_once, stay_small
+from product_sync.terminal.answers import LogLines, fail, finish, print_report, unfinished, wants_json
 
-#: The name of a sync that a project need not name (`schema.definition`, whose import would slow the help down).
-DEFAULT_NAME = "product"
-
-_REPORTS: dict[str, type[Report]] = {
-    "sync": SyncReport,
-    "validate": ValidationReport,
-    "stats": StatsReport,
-    "show": ProductReport,
-    "quarantine": QuarantineListing,
-    "doctor": DoctorReport,
-}
 _folder_option = click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -112,19 +92,12 @@ def sync(names: tuple[str, ...], every: bool, as_json: bool, mapping: str | None
     """
     stay_small()
     from product_sync import api
-    from product_sync.terminal.progress import progress_bar
     from product_sync.terminal.summaries import show_sync
 
-    statuses = []
-    for name in _chosen(names, every, mapping):
-        with progress_bar() as on_progress:
-            report = api.sync(name, mapping=mapping, on_progress=on_progress, **options)
-        again = [*([name] if name else []), *_given_options()]
-        _print(report, as_json, partial(show_sync, again=again, mapping=_repeated(name)))
-        statuses.append(report.exit_status)
-        if report.exit_status == SyncCancelled.exit_status:
-            break
-    sys.exit(_common(statuses))
+    def show(name: str | None, report: SyncReport) -> None:
+        show_sync(report, [*([name] if name else []), *_given_options()], _repeated(name))
+
+    _run_each(partial(api.sync, mapping=mapping, **options), _chosen(names, every, mapping), as_json, show)
 
 
 @cli.command(cls=_RunCommand, run_options=("settle_seconds", "accept_source_count", "quarantine_budget"))
@@ -139,18 +112,12 @@ def validate(names: tuple[str, ...], every: bool, as_json: bool, mapping: str | 
     """
     stay_small()
     from product_sync import api
-    from product_sync.terminal.progress import progress_bar
     from product_sync.terminal.summaries import show_validation
 
-    statuses = []
-    for name in _chosen(names, every, mapping):
-        with progress_bar() as on_progress:
-            report = api.validate(name, mapping=mapping, on_progress=on_progress, **options)
-        _print(report, as_json, partial(show_validation, mapping=_repeated(name)))
-        statuses.append(report.exit_status)
-        if report.exit_status == SyncCancelled.exit_status:
-            break
-    sys.exit(_common(statuses))
+    def show(name: str | None, report: ValidationReport) -> None:
+        show_validation(report, _repeated(name))
+
+    _run_each(partial(api.validate, mapping=mapping, **options), _chosen(names, every, mapping), as_json, show)
 
 
 @cli.command()
@@ -165,7 +132,7 @@ def stats(as_json: bool, max_age: timedelta | None, sync: str | None, mapping: s
     from product_sync import api
     from product_sync.terminal.summaries import show_stats
 
-    _finish(api.stats(max_age=max_age, sync=sync, mapping=mapping), as_json, show_stats)
+    finish(api.stats(max_age=max_age, sync=sync, mapping=mapping), as_json, show_stats)
 
 
 @cli.command()
@@ -182,7 +149,7 @@ def show(product_id: str, as_json: bool, **which: str | None) -> None:
     from product_sync import api
     from product_sync.terminal.product import show_product
 
-    _finish(api.show(product_id, **which), as_json, show_product)
+    finish(api.show(product_id, **which), as_json, show_product)
 
 
 @cli.command()
@@ -203,7 +170,7 @@ def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, **which: s
 
     report = api.quarantine(reasons=reasons, **which)
     if report.failure or not (as_csv or as_json):
-        _finish(report, as_json, partial(show_quarantine, mapping=_repeated(which["sync"])))
+        finish(report, as_json, partial(show_quarantine, mapping=_repeated(which["sync"])))
     from product_sync.support.quarantine_export import write_csv, write_json
 
     (write_csv if as_csv else write_json)(report, sys.stdout)
@@ -219,7 +186,7 @@ def doctor(as_json: bool, **which: str | None) -> None:
     from product_sync import api
     from product_sync.terminal.summaries import show_doctor
 
-    _finish(api.doctor(**which), as_json, show_doctor)
+    finish(api.doctor(**which), as_json, show_doctor)
 
 
 @cli.command()
@@ -258,17 +225,28 @@ def _chosen(names: tuple[str, ...], every: bool, mapping: str | None) -> Sequenc
     return names or [None]
 
 
+def _run_each(
+    run: Callable[..., Report], names: Sequence[str | None], as_json: bool, show: Callable[[str | None, Any], None]
+) -> NoReturn:
+    """Run the syncs one after the other, print each report, and end with their common exit status."""
+    from product_sync.terminal.progress import progress_bar
+
+    statuses = []
+    for name in names:
+        with progress_bar() as on_progress:
+            report = run(name, on_progress=on_progress)
+        print_report(report, as_json, partial(show, name))
+        statuses.append(report.exit_status)
+        if report.exit_status == SyncCancelled.exit_status:
+            break
+    sys.exit(_common(statuses))
+
+
 def _common(statuses: Sequence[int]) -> int:
     """The exit status of all syncs: 2 and 3 promise that nothing was written, which holds only if it holds of each."""
     if SyncCancelled.exit_status in statuses:
         return SyncCancelled.exit_status
     return statuses[0] if len(set(statuses)) == 1 else ProductSyncError.exit_status
-
-
-def _is_named() -> bool:
-    """Whether this command was told which syncs are meant."""
-    given = click.get_current_context().params
-    return any(given.get(name) for name in ("names", "every", "sync"))
 
 
 def _repeated(name: str | None) -> list[str]:
@@ -289,80 +267,13 @@ def _given_options() -> list[str]:
     return given
 
 
-class _LogLines(logging.Handler):
-    """Writes log records to the current standard error, which belongs to the progress bar while it is drawn."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.secho(self.format(record), fg="red" if record.levelno >= logging.ERROR else "yellow", err=True)
-
-
-def _finish(report: Report, as_json: bool, show: Callable[[Any], None] | None = None) -> NoReturn:
-    """Print the report and its error, and end with its exit status."""
-    _print(report, as_json, show)
-    sys.exit(report.exit_status)
-
-
-def _print(report: Report, as_json: bool, show: Callable[[Any], None] | None = None) -> None:
-    if show and not as_json:
-        if report.sync and (report.sync != DEFAULT_NAME or _is_named()):
-            click.echo(f"Sync: {report.sync}")
-        show(report)
-    if failure := report.failure:
-        click.secho(f"error ({failure.code}): {failure.message}", fg="red", err=True)
-        if failure.hint:
-            click.echo(f"  {failure.hint}", err=True)
-    if as_json:
-        click.echo(json.dumps(report.as_json()))
-
-
-def _fail(failure: ProductSyncError, arguments: list[str]) -> NoReturn:
-    """End without the report of a command: the JSON object has all keys of the command."""
-    _finish(_unfinished(failure, arguments), _wants_json(arguments))
-
-
-def _unfinished(failure: ProductSyncError, arguments: list[str]) -> Report:
-    report = _REPORTS.get(_command(arguments), Report)(failure=failure)
-    if isinstance(report, SyncReport):
-        report.dry_run = "--dry-run" in arguments
-    return report
-
-
 def _notify(error: Exception, arguments: list[str], started_at: datetime) -> None:
     """Send alerts about an error before or after the work of a command. `api` sends those about the work itself."""
-    report = _REPORTS.get(_command(arguments), Report)()
+    report = unfinished(None, arguments)
     if isinstance(report, SyncReport | ValidationReport):
         from product_sync import api
 
         api.notify_of_error(report, error, started_at)
-
-
-def _command(arguments: list[str]) -> str:
-    return next((argument for argument in arguments if argument in _REPORTS), "")
-
-
-def _wants_json(arguments: list[str]) -> bool:
-    return "--json" in arguments and _command(arguments) in _REPORTS
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _interrupt_unless_ctrl_c(number: int, frame: FrameType | None) -> None:
-    if number != signal.SIGINT:
-        _interrupt(number, frame)
-
-
-def handle_signals() -> None:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does. A signal that the caller ignores, as nohup does, stays so."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _interrupt)
-    # The background jobs of a script ignore Ctrl-C. Dagster gives SIGTERM the handler of SIGINT, several times, so that
-    # SIGTERM would be ignored too.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _interrupt_unless_ctrl_c)
-    signals.resend_lost_interrupts()
 
 
 def run() -> NoReturn:
@@ -383,8 +294,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and end with its exit status. A bug in this package ends with its traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     started_at = datetime.now(UTC)
-    handle_signals()
-    handler = _LogLines(logging.WARNING)
+    signals.handle_signals()
+    handler = LogLines(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.getLogger("product_sync").addHandler(handler)
     try:
@@ -399,18 +310,18 @@ def main(arguments: list[str] | None = None) -> None:
         if not sys.stderr.isatty():
             # A person at a terminal has seen the error. A command that a timer starts has no reader.
             _notify(usage, arguments, started_at)
-        _fail(usage, arguments)
+        fail(usage, arguments)
     except ProductSyncError as error:
-        _fail(error, arguments)
+        fail(error, arguments)
     except (KeyboardInterrupt, click.Abort):
-        _fail(SyncCancelled("Cancelled."), arguments)
+        fail(SyncCancelled("Cancelled."), arguments)
     except Exception as error:
         _notify(error, arguments, started_at)
-        if _wants_json(arguments):
+        if wants_json(arguments):
             bug = ProductSyncError(
                 f"{type(error).__name__}: see the traceback.", hint="This is a bug: please report it."
             )
-            click.echo(json.dumps(_unfinished(bug, arguments).as_json()))
+            click.echo(json.dumps(unfinished(bug, arguments).as_json()))
         raise
 
 

@@ -117,8 +117,8 @@ def test_a_background_job_that_ignores_ctrl_c_still_ends_on_sigterm() -> None:
     """A shell has its background jobs ignore SIGINT, and Dagster, where it runs our code, gives SIGTERM its handler."""
     script = (
         "import os, signal\n"
-        "from product_sync import cli\n"
-        "cli.handle_signals()\n"
+        "from product_sync.runtime import signals\n"
+        "signals.handle_signals()\n"
         "from dagster._core.errors import raise_execution_interrupts\n"
         "with raise_execution_interrupts(): pass\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"

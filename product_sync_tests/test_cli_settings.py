@@ -50,7 +50,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
     found = Called()
     reports = {"sync": SyncReport(), "validate": ValidationReport(), "stats": StatsReport()}
     for name, report in reports.items():
-        monkeypatch.setattr(api, name, lambda report=report, **arguments: [found.update(arguments), report][1])
+        monkeypatch.setattr(api, name, lambda *_, report=report, **arguments: [found.update(arguments), report][1])
     return found
 
 

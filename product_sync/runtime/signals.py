@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM at two bad moments: during a COMMIT, and in a callback of the garbage collector.
+"""How signals end a command, and Ctrl-C and SIGTERM at two bad moments: during a COMMIT, and in a callback of the
+garbage collector.
 
 After COMMIT was sent, the transaction cannot be rolled back. An interrupt there would leave rows in the target that the
 run does not report, so it waits until they are counted. An exception that a signal handler raises in a callback of the
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 #: Seconds that an interrupt waits for a COMMIT.
 DEFER_AT_MOST_S: Final = 5.0
@@ -136,3 +137,24 @@ def _send_again() -> None:
     main = threading.main_thread().ident
     if main is not None:
         signal.pthread_kill(main, number)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _interrupt_unless_ctrl_c(number: int, frame: FrameType | None) -> None:
+    if number != signal.SIGINT:
+        _interrupt(number, frame)
+
+
+def handle_signals() -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does. A signal that the caller ignores, as nohup does, stays so."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    # The background jobs of a script ignore Ctrl-C. Dagster gives SIGTERM the handler of SIGINT, several times, so that
+    # SIGTERM would be ignored too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt_unless_ctrl_c)
+    resend_lost_interrupts()
