@@ -82,11 +82,12 @@ def answers(port: int) -> bool:
 
 def assert_the_next_commands_work(said: str) -> None:
     """What `dev` says to type in another shell is typed there, in one where the venv is not active."""
-    lines = [line.strip() for line in said.partition("In another shell:\n")[2].splitlines()[:2]]
+    lines = [line.strip() for line in said.partition("In another shell:\n")[2].splitlines()[:3]]
     assert lines[0].startswith("source ")
     assert lines[1] == "product-sync sync"
+    assert lines[2].startswith("product-sync sync sellers --mapping ")
     typed = subprocess.run(
-        ["bash", "-c", f"{lines[0]} && {lines[1]} --dry-run"],
+        ["bash", "-c", f"{lines[0]} && {lines[1]} --dry-run && {lines[2]} --dry-run"],
         env={**clean_environment(), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -94,7 +95,8 @@ def assert_the_next_commands_work(said: str) -> None:
         check=False,
     )
     assert typed.returncode == 0, typed.stdout + typed.stderr
-    assert "Dry run" in typed.stdout
+    assert typed.stdout.count("Dry run") == 2
+    assert "Sync: sellers" in typed.stdout
 
 
 def assert_only_reports_are_served(folder: Path) -> None:
