@@ -27,7 +27,8 @@ class UnfilledColumns:
         self._defaults = {
             column.name: pa.scalar(converter.default(column.name), column.type.arrow) for column in row_schema.values
         }
-        self._left = list(row_schema.values)
+        #: A column with the same value in every row has no path.
+        self._left = [column for column in row_schema.values if column.path]
         self._rows = 0
 
     def add(self, page: SourceBatch) -> None:

@@ -25,6 +25,8 @@ from product_sync.orchestration.names import PRODUCT, SyncNames
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.schedules import is_automatic
 from product_sync.orchestration.skipped import record_skipped
+from product_sync.pipeline.dry_run import dry_run
+from product_sync.pipeline.load_diff import load, loaded_so_far
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.schema.definition import SyncDefinition
 
@@ -201,9 +203,9 @@ def _load(
         without_checks(context)
         return
     try:
-        result = sync_run.load()
+        result = load(sync_run)
     except BaseException as error:
-        if isinstance(error, SyncAlreadyRunning) and is_automatic(context.run) and not sync_run.loaded_so_far():
+        if isinstance(error, SyncAlreadyRunning) and is_automatic(context.run) and not loaded_so_far(sync_run):
             record_skipped(context, names, error)
             without_checks(context)
             return
@@ -218,7 +220,7 @@ def _load(
 
 
 def _record_dry_run(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun) -> None:
-    preview = sync_run.preview()
+    preview = dry_run(sync_run)
     said, metadata = run_log.dry_run(preview), preview_metadata(sync_run, preview)
     context.log.log(logging.INFO if preview.prediction.would_pass else logging.WARNING, said)
     context.log_event(dg.AssetObservation(names.load, description=said, metadata=metadata))
@@ -229,7 +231,7 @@ def _record_unfinished_load(
     context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun, error: BaseException
 ) -> None:
     """A load that was interrupted, or could not go on, records what it had done: Dagster materialises nothing then."""
-    result = sync_run.loaded_so_far()
+    result = loaded_so_far(sync_run)
     if result is not None:
         said, metadata = run_log.unfinished(result), unfinished_metadata(result)
         context.log_event(dg.AssetObservation(names.load, description=said, metadata=metadata))

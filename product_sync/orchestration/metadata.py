@@ -23,7 +23,8 @@ from product_sync.orchestration.narrow_tables import (
     whole_differences,
     whole_entries,
 )
-from product_sync.pipeline.sync_run import SHOWN, DiffSummary, DryRunResult, SyncRun
+from product_sync.pipeline.dry_run import DryRunResult
+from product_sync.pipeline.sync_run import SHOWN, DiffSummary, SyncRun
 from product_sync.report.drift_report import DriftReport
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowColumn, RowSchema

@@ -24,6 +24,7 @@ from product_sync.orchestration.run_heartbeat import Heartbeat
 from product_sync.orchestration.sqlite_connections import kept_open
 from product_sync.orchestration.step_errors import own_errors
 from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.load_diff import loaded_so_far
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run, require_writable
 from product_sync.runtime import signals
 from product_sync.runtime.progress import OnProgress, no_progress
@@ -57,9 +58,9 @@ class Listener:
 class RunResource:
     """The options of a run, and what its steps in this process share."""
 
-    def __init__(self, listener: Listener, given: Mapping[str, Any], run: dg.DagsterRun | None) -> None:
+    def __init__(self, listener: Listener, given: Mapping[str, Any]) -> None:
         self._listener = listener
-        self._given = {**given, "dry_run": _is_dry(given, run)}
+        self._given = given
         self._databases: dict[str, Databases] = {}
         self._heartbeat = Heartbeat()
         self._admitted: set[str] = set()
@@ -73,7 +74,7 @@ class RunResource:
         signals.resend_lost_interrupts(dg.DagsterExecutionInterruptedError.__name__)
         if context.instance is not None and context.run is not None:
             tags = process_tags() if shares_one_process(context.run) else {}
-            if self._given["dry_run"]:
+            if self._given.get("dry_run"):
                 tags |= {names.DRY_RUN_TAG: "true"}
             if tags:
                 context.instance.add_run_tags(context.run.run_id, tags)
@@ -100,7 +101,7 @@ class RunResource:
         A step that ``begins`` a run first checks that the run may write, so that nothing is read in vain.
         """
         sync_run: SyncRun | None = None
-        with own_errors(context.log, lambda: run_log.interrupted(sync_run.loaded_so_far() if sync_run else None)):
+        with own_errors(context.log, lambda: run_log.interrupted(loaded_so_far(sync_run) if sync_run else None)):
             sync_run = self._open(context, definition)
             will_load = _will_load(context, definition) and not sync_run.settings.dry_run
             if begins and will_load and definition.name not in self._admitted:
@@ -113,14 +114,17 @@ class RunResource:
     ) -> SyncRun:
         """Reads the environment. The table is reflected once for all steps of a process, which costs 0.1 s."""
         require_channels(os.environ)
-        options = RunOptions.resolve(os.environ, self._given)
+        of_sync = names.SyncNames.of(definition.name)
+        dry_run = bool(self._given.get("dry_run")) or _is_dry(context.run, of_sync)
+        if dry_run and names.DRY_RUN_TAG not in context.run.tags:
+            context.instance.add_run_tags(context.run.run_id, {names.DRY_RUN_TAG: "true"})
+        options = RunOptions.resolve(os.environ, {**self._given, "dry_run": dry_run})
         databases = self._databases.get(definition.name)
         if databases is None:
             databases = self._databases[definition.name] = Databases.of(definition, os.environ)
             if names.SYNC_TAG not in context.run.tags:
                 context.instance.add_run_tags(context.run.run_id, {names.SYNC_TAG: definition.name})
             context.log.info(run_log.opening(context.run, options, str(databases)))
-        of_sync = names.SyncNames.of(definition.name)
         report = self._reporting(context.log.info, context.op_execution_context.log_event, of_sync)
         return open_sync_run(
             databases,
@@ -150,18 +154,17 @@ def sync_resource(listener: Listener) -> dg.ResourceDefinition:
 
     @dg.resource(config_schema=RUN_CONFIG, description="The options of a run. The environment holds the others.")
     def sync(context: dg.InitResourceContext) -> Iterator[RunResource]:
-        with RunResource(listener, context.resource_config, context.run).at_work(context) as resource:
+        with RunResource(listener, context.resource_config).at_work(context) as resource:
             yield resource
 
     return sync
 
 
-def _is_dry(given: Mapping[str, Any], run: dg.DagsterRun | None) -> bool:
-    """The one place that decides: a run is dry if its options or the config of the load say so. The jobs add their own
-    switches to the options (`orchestration.jobs`)."""
-    ops = cast("Mapping[str, Any]", run.run_config.get("ops") or {} if run else {})
-    of_ops = [(op or {}).get("config") or {} for op in ops.values()]
-    return bool(given.get("dry_run") or any(config.get("dry_run") for config in of_ops))
+def _is_dry(run: dg.DagsterRun, of_sync: names.SyncNames) -> bool:
+    """Whether the config of this sync's load makes the run dry. The jobs add their own switches to the options
+    (`orchestration.jobs`)."""
+    ops = cast("Mapping[str, Any]", run.run_config.get("ops") or {})
+    return bool(((ops.get(of_sync.load) or {}).get("config") or {}).get("dry_run"))
 
 
 def _will_load(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, definition: SyncDefinition) -> bool:

@@ -10,7 +10,8 @@ import dagster as dg
 
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.load.result import LoadResult
-from product_sync.pipeline.sync_run import DiffSummary, DryRunResult
+from product_sync.pipeline.dry_run import DryRunResult
+from product_sync.pipeline.sync_run import DiffSummary
 from product_sync.schema.records import Reason
 from product_sync.settings import RunOptions
 from product_sync.verify.checks import CheckResult, Severity

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
+from product_sync.pipeline.load_diff import loaded
 from product_sync.pipeline.pending_diff import counts_of
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.state import store
@@ -53,7 +54,7 @@ def check_change(sync_run: SyncRun) -> CheckResult:
 @names_storage
 def check_load(sync_run: SyncRun) -> CheckResult:
     """The newest load, this run's first."""
-    return checks.every_batch_loaded(sync_run.loaded(), sync_run.name)
+    return checks.every_batch_loaded(loaded(sync_run), sync_run.name)
 
 
 @names_storage
@@ -69,10 +70,10 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     Where a load of this run has passed, the size of the source becomes the baseline of the next runs.
     """
     verification = _verification(sync_run)
-    loaded = sync_run.loaded() if sync_run.files.has(store.LOAD_RESULT) else None
-    kept = loaded.kept_referenced if loaded else 0
+    load_result = loaded(sync_run) if sync_run.files.has(store.LOAD_RESULT) else None
+    kept = load_result.kept_referenced if load_result else 0
     judged = [
-        checks.target_matches_source(verification, loaded, sync_run.name),
+        checks.target_matches_source(verification, load_result, sync_run.name),
         checks.no_extra_products(verification, verification.extra_ids, kept, sync_run.name),
         checks.quarantine_within_budget(
             verification.quarantined,
@@ -81,7 +82,7 @@ def check_result(sync_run: SyncRun) -> RunChecks:
             sync_run.settings.quarantine_budget,
         ),
     ]
-    if not loaded or not all(_passes(check_result) for check_result in [*judged, check_load(sync_run)]):
+    if not load_result or not all(_passes(check_result) for check_result in [*judged, check_load(sync_run)]):
         return RunChecks(judged, proven=None)
     sync_run.folder.write_baseline(verification.source_count, sync_run.files.run_id)
     return RunChecks(judged, proven=verification)
@@ -155,4 +156,4 @@ def _compare_afresh(sync_run: SyncRun, out: Path) -> DiffCounts:
 def _diff_is_the_proof(sync_run: SyncRun) -> bool:
     """Whether this run has read both sides, compared them and found nothing to write: there is no fresher reading."""
     made_here = (store.SOURCE_COUNT, store.TARGET_ROWS, store.DIFF_COUNTS, store.LOAD_RESULT)
-    return all(sync_run.files.has(name) for name in made_here) and sync_run.loaded().planned == 0
+    return all(sync_run.files.has(name) for name in made_here) and loaded(sync_run).planned == 0

@@ -1,7 +1,7 @@
-"""One run's view of the world: the settings, the layout, the files, the two databases; and the steps on them.
+"""One run of one sync: its two databases, options and files; reading both sides, comparing them, the first checks.
 
-It joins the core with the adapters and knows no orchestrator. Connections are opened for a step and closed when it
-ends, however it ends.
+The steps that write and that predict are in `load_diff` and `dry_run`. Nothing here knows Dagster. A connection is
+opened for a step and closed when the step ends.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -19,33 +18,27 @@ from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
 from product_sync.compare.unfilled_columns import field_paths
-from product_sync.errors import AccessDenied, ConfigurationError, NotAttempted
-from product_sync.load.deletion import DeletionFacts, reason_to_keep
-from product_sync.load.estimate import Estimate, estimate, not_probed
-from product_sync.load.loader import WRITES, LoadPolicy, load
-from product_sync.load.pacing import Pacing
-from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
+from product_sync.load.loader import LoadPolicy
+from product_sync.load.result import LoadResult
 from product_sync.pipeline import pending_diff, saved_plan
 from product_sync.pipeline.databases import Databases
-from product_sync.pipeline.pacing import flush_within_s, pacing_of_load, pacing_without_pressure
+from product_sync.pipeline.pacing import flush_within_s
 from product_sync.pipeline.pending_diff import PendingDiff
-from product_sync.pipeline.preconditions import denied
 from product_sync.pipeline.sides import note_sides, sides_key
 from product_sync.runtime.backoff import RetryPolicy
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.progress import OnProgress, Progress, waiting
-from product_sync.schema.records import Op, Reason, SourceId
+from product_sync.schema.records import Reason
 from product_sync.schema.row_schema import RowSchema
 from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT, row_count
 from product_sync.state.storage_errors import names_storage
 from product_sync.state.store import RunFiles, StateFolder
-from product_sync.targets.postgres.health import Privileges, TargetHealth, health
+from product_sync.targets.postgres.health import TargetHealth, health
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync.verify import checks
 from product_sync.verify.checks import CheckResult
-from product_sync.verify.prediction import Prediction, predict
 
 if TYPE_CHECKING:
     from product_sync.schema.ports import Source, TargetReader
@@ -76,21 +69,6 @@ class DiffSummary:
     def rows_per_second(self) -> float:
         rows = self.counts.source_count + self.counts.target_count
         return rows / self.duration_s if self.duration_s else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class DryRunResult:
-    """What a load would do. ``estimate.seconds`` is measured, or ``None`` with the reason why not; ``lacking`` names
-    the privileges that the load would need and the role has not; ``plan_id`` is what the diff is kept as;
-    ``prediction`` says which checks a sync would fail."""
-
-    counts: DiffCounts
-    estimate: Estimate
-    first: list[Difference]
-    rejects_by_reason: Mapping[Reason, int]
-    lacking: str
-    plan_id: str
-    prediction: Prediction
 
 
 class _Reading(TypedDict):
@@ -179,7 +157,7 @@ class SyncRun:
         Raises `ChecksFailed` for a source snapshot that does not look complete.
         """
         started = self.timing.monotonic()
-        source, target = self._newest(store.SOURCE_COUNT), self._newest(store.TARGET_ROWS)
+        source, target = self.newest(store.SOURCE_COUNT), self.newest(store.TARGET_ROWS)
         pending_diff.require(self.check_source(source))
         source_rows, target_rows = source.path(store.SOURCE_ROWS), target.path(store.TARGET_ROWS)
         taken_at = min(pending_diff.taken_at(source_rows), pending_diff.taken_at(target_rows))
@@ -205,88 +183,13 @@ class SyncRun:
     @names_storage
     def first_rejects(self) -> list[dict[str, Any]]:
         """The first documents of the newest source snapshot that cannot be copied."""
-        entries = quarantine.first_entries(self._newest(store.SOURCE_COUNT).path(store.REJECTS), SHOWN)
+        entries = quarantine.first_entries(self.newest(store.SOURCE_COUNT).path(store.REJECTS), SHOWN)
         return list(entries.to_pylist())
 
     @names_storage
     def first_differences(self) -> list[Difference]:
         """The first rows of each kind in the newest diff."""
-        return first_differences(self._newest(store.DIFF_COUNTS).path(store.DIFF), self.row_schema, SHOWN)
-
-    # Apply.
-
-    @names_storage
-    def preview(self) -> DryRunResult:
-        """Everything that `load` does, short of writing. The diff is kept as a plan."""
-        todo, target = self._plan(), self._target_health()
-        lacking = self._lacking(todo.counts, target.privileges)
-        by_reason = quarantine.summary(todo.source.path(store.REJECTS))
-        return DryRunResult(
-            todo.counts,
-            self._estimate(todo, target, lacking),
-            first_differences(todo.path, self.row_schema, SHOWN),
-            by_reason,
-            ", ".join(lacking),
-            saved_plan.keep(self.folder, todo, self.settings.extra),
-            self._predict(todo, target, by_reason),
-        )
-
-    def _predict(self, todo: PendingDiff, target: TargetHealth, by_reason: Mapping[Reason, int]) -> Prediction:
-        """What the checks would say of a sync that starts now."""
-        facts, denied = self._deletion_facts(todo, target), self._denied(todo.counts, target)
-        return predict(
-            todo.counts,
-            source=self.check_source(todo.source),
-            mapping=self.check_mapping(todo.source),
-            change=self.check_change(),
-            lacking=f"{denied.message}\n{denied.hint}" if denied else "",
-            quarantined_by_reason={**_by_code(by_reason), "kept_out_by_database": todo.counts.refused},
-            quarantine_budget=self.settings.quarantine_budget,
-            deletes=facts is not None,
-            deletion_obstacle=reason_to_keep(facts) if facts else None,
-            sync=self.name,
-        )
-
-    @names_storage
-    def load(self) -> LoadResult:
-        """Write the differences, and bring the quarantine up to date, also when the load is stopped on its way.
-
-        When it is cancelled the quarantine stays as it was, and the next run meets the refused rows again. Raises
-        `ChecksFailed` for a change that is not plausible and `NotAttempted` where nothing can be written.
-        """
-        todo = self._only_approved(self._plan())
-        began = self.timing.now()
-        result = LoadResult(skipped_since_plan=todo.skipped)
-        target = self._target_health()
-        self._require_privileges(todo.counts, target)
-        with (
-            self.source() as source,
-            self._writer() as writer,
-            pacing_of_load(self.settings, self.databases.target, self.timing) as pacing,
-        ):
-            self.files.write_json(store.LOAD_BEGAN, {})
-            self.on_load(result)
-            try:
-                load(
-                    todo.path,
-                    self.row_schema,
-                    source,
-                    writer,
-                    self.files.path(store.LOAD_REJECTS),
-                    source_taken_at=todo.source_taken_at,
-                    pacing=pacing,
-                    timing=self.timing,
-                    on_progress=self.on_progress,
-                    metadata=self.metadata,
-                    deletion_facts=self._deletion_facts(todo, target),
-                    policy=self._policy,
-                    result=result,
-                )
-            finally:
-                self.files.write_json(store.LOAD_RESULT, asdict(result))
-            self._update_quarantine(todo, result, began)
-        self.files.write_json(store.LOAD_RESULT, asdict(result))
-        return result
+        return first_differences(self.newest(store.DIFF_COUNTS).path(store.DIFF), self.row_schema, SHOWN)
 
     @names_storage
     def check_source(self, run: RunFiles) -> CheckResult:
@@ -307,17 +210,6 @@ class SyncRun:
         return checks.mapping_fits_source(content["documents"], unfilled, fields)
 
     @names_storage
-    def loaded(self) -> LoadResult:
-        """What the newest load did, this run's first."""
-        return _load_result(self._newest(store.LOAD_RESULT).read_json(store.LOAD_RESULT) or {})
-
-    @names_storage
-    def loaded_so_far(self) -> LoadResult | None:
-        """What the load of this run has done, finished or not; ``None`` where it has not begun."""
-        content = self.files.read_json(store.LOAD_RESULT)
-        return _load_result(content) if content else None
-
-    @names_storage
     def quarantine_summary(self) -> tuple[int, Mapping[Reason, int]]:
         """How many documents are in the quarantine, and how many for each reason."""
         path = self.folder.quarantine
@@ -327,7 +219,7 @@ class SyncRun:
     @names_storage
     def check_change(self) -> CheckResult:
         """Whether the newest diff, this run's first, is a change that may be written."""
-        counts = pending_diff.counts_of(self._newest(store.DIFF_COUNTS))
+        counts = pending_diff.counts_of(self.newest(store.DIFF_COUNTS))
         accepted = self.settings.accept_changes
         return checks.change_is_plausible(counts.changed, counts.target_count, accepted, self.name)
 
@@ -361,7 +253,7 @@ class SyncRun:
     def reader(self) -> TargetReader:
         return self.databases.reader(self._hear_wait)
 
-    def _writer(self, *, probing: bool = False) -> PostgresWriter:
+    def writer(self, *, probing: bool = False) -> PostgresWriter:
         return PostgresWriter(
             self.databases.target.url,
             self.row_schema,
@@ -376,11 +268,7 @@ class SyncRun:
         self.on_progress(waiting(WAIT_STAGE, note))
 
     @property
-    def _expected_pacing(self) -> Pacing:
-        return pacing_without_pressure(self.settings, self.timing)
-
-    @property
-    def _policy(self) -> LoadPolicy:
+    def load_policy(self) -> LoadPolicy:
         return LoadPolicy(
             source_recheck_after_s=self.settings.source_recheck_after_s,
             isolated_rows=self.settings.max_isolated_rows,
@@ -388,100 +276,20 @@ class SyncRun:
             only_as_planned=self.settings.plan is not None,
         )
 
-    def _plan(self) -> PendingDiff:
+    def pending(self) -> PendingDiff:
         pending_diff.require(self.check_change())
         return pending_diff.newest_diff(self.folder, self.files, self.timing.now())
 
-    def _only_approved(self, fresh: PendingDiff) -> PendingDiff:
-        """What of the plan that this run is to execute is still as planned; all of it where there is no such plan."""
-        if not self.settings.plan:
-            return fresh
-        found = saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now())
-        ops = tuple(Op) if self.settings.extra == "delete" else WRITES
-        return saved_plan.only_planned(found, fresh, self.files, self.row_schema, ops, self.settings.max_drift_growth)
-
-    def _update_quarantine(self, done: PendingDiff, result: LoadResult, since: datetime) -> None:
-        started = self.timing.monotonic()
-        with self.folder.alone_with_quarantine():
-            quarantine.merge(
-                self.previous_quarantine,
-                [done.source.path(store.REJECTS), self.files.path(store.LOAD_REJECTS)],
-                self.folder.quarantine,
-                now=self.timing.now(),
-                run_id=self.files.run_id,
-                untried=result.untried,
-                since=since,
-            )
-        result.quarantine_s = self.timing.monotonic() - started
-
-    def _target_health(self) -> TargetHealth:
+    def target_health(self) -> TargetHealth:
         return health(self.databases.target.url, self.row_schema)
 
-    def _newest(self, name: str) -> RunFiles:
+    def newest(self, name: str) -> RunFiles:
         """The run whose file ``name`` is used. A re-executed run makes up for what its steps that were left out would
         have read: what an earlier run has read is out of date, and may be why that run failed."""
         missed = _MADE_BY.get(name)
         if self.is_reexecution and missed is not None and not self.files.has(name):
             missed(self)
         return pending_diff.newest(self.folder, self.files, name)
-
-    def _lacking(self, counts: DiffCounts, privileges: Privileges) -> list[str]:
-        """The privileges that this load needs and the role has not."""
-        delete = self.settings.extra == "delete" and counts.extra > 0
-        needed = {
-            "INSERT": bool(counts.missing) and not privileges.insert,
-            "UPDATE": bool(counts.changed) and not privileges.update,
-            "DELETE": delete and not privileges.delete,
-        }
-        return [name for name, is_lacking in needed.items() if is_lacking]
-
-    def _require_privileges(self, counts: DiffCounts, target: TargetHealth) -> None:
-        """Say before the first batch what the last one would find out. Raises `AccessDenied`."""
-        if problem := self._denied(counts, target):
-            raise problem
-
-    def _denied(self, counts: DiffCounts, target: TargetHealth) -> AccessDenied | None:
-        return denied(target, self.row_schema.table, self._lacking(counts, target.privileges))
-
-    def _deletion_facts(self, todo: PendingDiff, target: TargetHealth) -> DeletionFacts | None:
-        if self.settings.extra != "delete":
-            return None
-        return DeletionFacts(
-            extra=todo.counts.extra,
-            target_count=todo.counts.target_count,
-            source_complete=self.check_source(todo.source).passed,
-            cascading_foreign_keys=[key.name for key in target.foreign_keys if key.cascading],
-            max_delete_share=self.settings.max_delete_share,
-        )
-
-    def _estimate(self, todo: PendingDiff, target: TargetHealth, lacking: list[str]) -> Estimate:
-        because = ""
-        if not self.settings.probe:
-            because = "The probe is turned off."
-        elif target.triggers:
-            because = f"The table has triggers, which a probe would fire: {', '.join(target.triggers)}."
-        elif lacking:
-            because = f"The role {target.server.role!r} lacks {', '.join(lacking)}."
-        if because:
-            return not_probed(todo.path, self._expected_pacing, because)
-        try:
-            with self.source() as source, self._writer(probing=True) as writer:
-                return estimate(
-                    todo.path,
-                    self.row_schema,
-                    source,
-                    writer,
-                    source_taken_at=todo.source_taken_at,
-                    pacing=self._expected_pacing,
-                    timing=self.timing,
-                    policy=self._policy,
-                )
-        except (NotAttempted, ConfigurationError) as error:
-            return not_probed(todo.path, self._expected_pacing, error.message)
-
-
-def _by_code(by_reason: Mapping[Reason, int]) -> dict[str, int]:
-    return {str(reason): count for reason, count in by_reason.items()}
 
 
 #: What makes the files that a step builds on.
@@ -490,16 +298,6 @@ _MADE_BY: Mapping[str, Callable[[SyncRun], object]] = {
     store.TARGET_ROWS: SyncRun.snapshot_both,
     store.DIFF_COUNTS: SyncRun.diff,
 }
-
-
-def _load_result(content: dict[str, Any]) -> LoadResult:
-    """`LoadResult` as `dataclasses.asdict` wrote it to JSON."""
-    failures = [BatchFailure(**{**failure, "keys": tuple(failure["keys"])}) for failure in content["failures"]]
-    untried = [SourceId(*source_id) for source_id in content["untried"]]
-    stop = Stop(**content["stop"]) if content["stop"] else None
-    exclusions = [Exclusion(**exclusion) for exclusion in content.get("exclusions", [])]
-    found = {"failures": failures, "untried": untried, "exclusions": exclusions, "stop": stop}
-    return LoadResult(**{**content, **found})
 
 
 def open_sync_run(

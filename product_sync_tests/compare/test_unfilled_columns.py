@@ -45,3 +45,10 @@ def test_the_columns_that_no_document_fills(documents: list[dict[str, Any]], nam
 def test_fields_are_named_by_their_dotted_path_if_a_document_has_a_value() -> None:
     documents = [bson.encode({"_id": 1, "a": {"b": {"c": 1}, "d": None}}), bson.encode({"e": [{"f": 1}]}), b"damaged"]
     assert field_paths(documents) == {"_id", "a", "a.b", "a.b.c", "e"}
+
+
+def test_a_column_with_the_same_value_in_every_row_is_no_mistake() -> None:
+    layout = layout_of({"currency": ColumnType(TypeName.TEXT)}, {"currency": {"value": "EUR"}})
+    found = UnfilledColumns(layout)
+    found.add(RowConverter(layout).batch([bson.encode({"_id": "a"})]))
+    assert found.columns == []

@@ -108,6 +108,23 @@ def test_the_switch_of_the_load_makes_a_run_of_the_materialize_button_dry(shop: 
     assert_told_from_a_sync_at_first_sight(Outcome(shop.instance, result.run_id, result.success))
 
 
+def test_a_dry_run_of_another_asset_in_the_same_run_is_none_of_ours(shop: Shop) -> None:
+    @dg.asset(config_schema={"dry_run": bool})
+    def mail_to_suppliers() -> None: ...
+
+    shop.put(product("a"))
+    both = dg.Definitions.merge(project(), dg.Definitions(assets=[mail_to_suppliers]))
+    ours = names.PRODUCT
+    pipeline = [ours.source_snapshot, ours.target_snapshot, ours.diff, ours.load, ours.quarantine, "mail_to_suppliers"]
+    result = both.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=shop.instance,
+        asset_selection=[dg.AssetKey(name) for name in pipeline],
+        run_config={"ops": {"mail_to_suppliers": {"config": {"dry_run": True}}}},
+    )
+    assert result.success
+    assert list(shop.rows) == ["a"]
+
+
 def assert_told_from_a_sync_at_first_sight(dry: Outcome) -> None:
     run = dry.instance.get_run_by_id(dry.run_id)
     assert run is not None

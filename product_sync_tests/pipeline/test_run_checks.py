@@ -15,6 +15,7 @@ from product_sync.compare.prefilter import Window, drop_identical_rows
 from product_sync.compare.snapshot import READ_AHEAD_BYTES
 from product_sync.errors import LocalStorageError, Unreachable
 from product_sync.pipeline import run_checks
+from product_sync.pipeline.load_diff import load
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.runtime.progress import Progress
 from product_sync.state.files import RUN_ID, TAKEN_AT, read_metadata
@@ -38,7 +39,7 @@ def loaded(shop: Shop, products: int = 1) -> SyncRun:
     """A run that has just loaded so many products."""
     shop.put(*(product(name) for name in ids(products)))
     sync_run = read_and_compare(begin(shop))
-    assert sync_run.load().inserted == products
+    assert load(sync_run).inserted == products
     return sync_run
 
 

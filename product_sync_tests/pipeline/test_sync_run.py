@@ -18,6 +18,8 @@ import pytest
 from product_sync.errors import StalePlan
 from product_sync.pipeline import run_checks
 from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.dry_run import dry_run
+from product_sync.pipeline.load_diff import load, loaded
 from product_sync.pipeline.pending_diff import newest_diff
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run
 from product_sync.runtime.clock import SYSTEM_TIMING
@@ -57,7 +59,7 @@ def read_and_compare(sync_run: SyncRun) -> SyncRun:
 def test_only_an_adaptive_load_leaves_the_disk_to_others_for_as_long_as_the_target_rests(
     shop: Shop, pacing: str, within_s: float | None
 ) -> None:
-    with begin(shop, pacing=pacing)._writer() as writer:
+    with begin(shop, pacing=pacing).writer() as writer:
         assert writer._flush_within_s == (within_s and pytest.approx(within_s))
 
 
@@ -66,7 +68,7 @@ def test_a_step_uses_the_files_of_its_own_run_and_not_newer_ones_of_another(shop
     mine = read_and_compare(begin(shop))
     shop.put(product("b"))
     read_and_compare(begin(shop))
-    assert mine.load().inserted == 1
+    assert load(mine).inserted == 1
     assert list(shop.rows) == ["a"]
 
 
@@ -74,7 +76,7 @@ def test_what_was_found_equal_while_both_sides_were_read_is_not_compared_again(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.put(*(product(name) for name in ids(3)))
-    read_and_compare(begin(shop)).load()
+    load(read_and_compare(begin(shop)))
     shop.put(product("later"))
     sync_run = begin(shop)
     source, target = sync_run.snapshot(source=True, target=True)
@@ -102,7 +104,7 @@ def test_a_diff_whose_source_snapshot_is_gone_is_refused(shop: Shop) -> None:
     second.diff()
     shutil.rmtree(first.files.folder)
     with pytest.raises(StalePlan, match="no longer there"):
-        second.load()
+        load(second)
 
 
 def test_a_diff_is_as_old_as_the_reading_it_was_made_from(shop: Shop) -> None:
@@ -126,11 +128,11 @@ def test_a_cancelled_load_leaves_its_counts_frees_the_lock_and_keeps_the_quarant
 
     sync_run = read_and_compare(begin(shop, on_progress=cancel, batch_size=1))
     with pytest.raises(KeyboardInterrupt):
-        sync_run.load()
-    assert sync_run.loaded().inserted == 2
+        load(sync_run)
+    assert loaded(sync_run).inserted == 2
     assert databases_of(shop).lock_holder() is None
     assert sync_run.previous_quarantine is None
-    assert read_and_compare(begin(shop)).load().inserted == 3
+    assert load(read_and_compare(begin(shop))).inserted == 3
 
 
 def test_a_run_that_lost_its_lock_in_the_load_keeps_what_another_run_has_learnt_meanwhile(shop: Shop) -> None:
@@ -142,23 +144,23 @@ def test_a_run_that_lost_its_lock_in_the_load_keeps_what_another_run_has_learnt_
         if progress.stage == "load" and progress.done == 1 and not was_committed:
             was_committed.append("once")
             shop.sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
-            assert read_and_compare(begin(shop)).load().quarantined == 2
+            assert load(read_and_compare(begin(shop))).quarantined == 2
 
     sync_run = read_and_compare(begin(shop, on_progress=another_run_takes_over, batch_size=1))
     shop.put(product("late", price=-1))
-    sync_run.load()
+    load(sync_run)
     assert was_committed
     assert set(shop.quarantine) == {'"first"', '"late"'}
     assert shop.quarantine['"first"']["attempts"] == 2
     shop.put(product("late"), product("first"))
-    read_and_compare(begin(shop)).load()
+    load(read_and_compare(begin(shop)))
     assert shop.quarantine == {}, "what is mended leaves with the next run"
 
 
 def test_two_runs_do_not_replace_the_quarantine_at_once(shop: Shop) -> None:
     shop.put(product("bad", price="12"))
     sync_run = read_and_compare(begin(shop))
-    loading = threading.Thread(target=sync_run.load)
+    loading = threading.Thread(target=load, args=[sync_run])
     with sync_run.folder.alone_with_quarantine():
         loading.start()
         loading.join(1.0)
@@ -194,7 +196,7 @@ def test_a_difference_counts_only_after_the_time_to_settle_even_where_nothing_wa
     shop.sql("INSERT INTO product VALUES ('a', 'The a', 500, 'i.jpg', 's1', 1), ('x', 't', 1, 'i', 's', 1)")
     slept: list[float] = []
     sync_run = read_and_compare(begin(shop, settle_seconds=5.0))
-    sync_run.load()
+    load(sync_run)
     run_checks.check_result(replace(sync_run, timing=replace(SYSTEM_TIMING, sleep=slept.append)))
     assert slept == [5.0]
 
@@ -210,10 +212,10 @@ def test_the_files_of_a_run_can_be_read_by_their_owner_only(shop: Shop) -> None:
 def test_a_plan_is_kept_to_even_where_a_product_changes_between_the_reading_and_its_batch(shop: Shop) -> None:
     shop.put(product("a", price=2), product("b", price=2))
     shop.sql("INSERT INTO product VALUES ('a', 'The a', 1, 'i.jpg', 's1', 1), ('b', 'The b', 1, 'i.jpg', 's1', 1)")
-    plan_id = read_and_compare(begin(shop, dry_run=True, probe=False)).preview().plan_id
+    plan_id = dry_run(read_and_compare(begin(shop, dry_run=True, probe=False))).plan_id
     sync_run = read_and_compare(begin(shop, plan=plan_id))
     shop.put(product("a", price=3))
-    result = sync_run.load()
+    result = load(sync_run)
     assert (result.planned, result.updated, result.skipped_since_plan) == (2, 1, 1)
     assert {name: row[0] for name, row in shop.rows.items()} == {"a": 1, "b": 2}
 
@@ -238,7 +240,7 @@ def test_an_adaptive_load_gives_way_while_others_wait_for_locks_and_recovers(
                 holder.rollback()
 
         smallest = {"pacing": "adaptive", "target_batch_s": 0.0001, "batch_size": 10}
-        assert read_and_compare(begin(shop, on_progress=release, **smallest)).load().inserted == 80
+        assert load(read_and_compare(begin(shop, on_progress=release, **smallest))).inserted == 80
         waiter.result()
     messages = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(messages) == 2
@@ -252,5 +254,5 @@ def test_a_role_that_sees_little_is_told_so_in_the_log(shop: Shop, caplog: pytes
     with role(shop.cart_url, "GRANT SELECT, INSERT, UPDATE ON product TO {}") as user:
         sync_run = read_and_compare(begin(shop, pacing="adaptive"))
         databases = replace(sync_run.databases, target=TargetAddress(user.url))
-        assert replace(sync_run, databases=databases).load().inserted == 1
+        assert load(replace(sync_run, databases=databases)).inserted == 1
     assert "Adaptive pacing cannot see: active sessions and replica lag" in caplog.text

@@ -1,0 +1,100 @@
+"""The step of a dry run: everything that the load does, but for writing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from product_sync.compare import quarantine
+from product_sync.compare.diff import DiffCounts
+from product_sync.compare.diff_lines import Difference, first_differences
+from product_sync.errors import ConfigurationError, NotAttempted
+from product_sync.load.deletion import reason_to_keep
+from product_sync.load.estimate import Estimate, estimate, not_probed
+from product_sync.pipeline import saved_plan
+from product_sync.pipeline.load_diff import deletion_facts, denied_by, lacking_privileges
+from product_sync.pipeline.pacing import pacing_without_pressure
+from product_sync.pipeline.pending_diff import PendingDiff
+from product_sync.pipeline.sync_run import SHOWN, SyncRun
+from product_sync.schema.records import Reason
+from product_sync.state import store
+from product_sync.state.storage_errors import names_storage
+from product_sync.targets.postgres.health import TargetHealth
+from product_sync.verify.prediction import Prediction, predict
+
+
+@dataclass(frozen=True, slots=True)
+class DryRunResult:
+    """What a load would do. ``estimate.seconds`` is measured, or ``None`` with the reason why not; ``lacking`` names
+    the privileges that the load would need and the role has not; ``plan_id`` is what the diff is kept as;
+    ``prediction`` says which checks a sync would fail."""
+
+    counts: DiffCounts
+    estimate: Estimate
+    first: list[Difference]
+    rejects_by_reason: Mapping[Reason, int]
+    lacking: str
+    plan_id: str
+    prediction: Prediction
+
+
+@names_storage
+def dry_run(run: SyncRun) -> DryRunResult:
+    """Predict the load, and keep the diff as a plan."""
+    todo, target = run.pending(), run.target_health()
+    lacking = lacking_privileges(run, todo.counts, target.privileges)
+    by_reason = quarantine.summary(todo.source.path(store.REJECTS))
+    return DryRunResult(
+        todo.counts,
+        _estimate(run, todo, target, lacking),
+        first_differences(todo.path, run.row_schema, SHOWN),
+        by_reason,
+        ", ".join(lacking),
+        saved_plan.keep(run.folder, todo, run.settings.extra),
+        _predict(run, todo, target, by_reason),
+    )
+
+
+def _predict(run: SyncRun, todo: PendingDiff, target: TargetHealth, by_reason: Mapping[Reason, int]) -> Prediction:
+    """What the checks would say of a sync that starts now."""
+    facts, problem = deletion_facts(run, todo, target), denied_by(run, todo.counts, target)
+    codes = {str(reason): count for reason, count in by_reason.items()}
+    return predict(
+        todo.counts,
+        source=run.check_source(todo.source),
+        mapping=run.check_mapping(todo.source),
+        change=run.check_change(),
+        lacking=f"{problem.message}\n{problem.hint}" if problem else "",
+        quarantined_by_reason={**codes, "kept_out_by_database": todo.counts.refused},
+        quarantine_budget=run.settings.quarantine_budget,
+        deletes=facts is not None,
+        deletion_obstacle=reason_to_keep(facts) if facts else None,
+        sync=run.name,
+    )
+
+
+def _estimate(run: SyncRun, todo: PendingDiff, target: TargetHealth, lacking: list[str]) -> Estimate:
+    because = ""
+    if not run.settings.probe:
+        because = "The probe is turned off."
+    elif target.triggers:
+        because = f"The table has triggers, which a probe would fire: {', '.join(target.triggers)}."
+    elif lacking:
+        because = f"The role {target.server.role!r} lacks {', '.join(lacking)}."
+    pacing = pacing_without_pressure(run.settings, run.timing)
+    if because:
+        return not_probed(todo.path, pacing, because)
+    try:
+        with run.source() as source, run.writer(probing=True) as writer:
+            return estimate(
+                todo.path,
+                run.row_schema,
+                source,
+                writer,
+                source_taken_at=todo.source_taken_at,
+                pacing=pacing,
+                timing=run.timing,
+                policy=run.load_policy,
+            )
+    except (NotAttempted, ConfigurationError) as error:
+        return not_probed(todo.path, pacing, error.message)

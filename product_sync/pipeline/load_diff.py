@@ -1,0 +1,142 @@
+"""The step that writes: loads the pending diff, and brings the quarantine up to date."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from product_sync.compare import quarantine
+from product_sync.compare.diff import DiffCounts
+from product_sync.errors import AccessDenied
+from product_sync.load import loader
+from product_sync.load.deletion import DeletionFacts
+from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
+from product_sync.pipeline import saved_plan
+from product_sync.pipeline.pacing import pacing_of_load
+from product_sync.pipeline.pending_diff import PendingDiff
+from product_sync.pipeline.preconditions import denied
+from product_sync.pipeline.sync_run import SyncRun
+from product_sync.schema.records import Op, SourceId
+from product_sync.state import store
+from product_sync.state.storage_errors import names_storage
+from product_sync.targets.postgres.health import Privileges, TargetHealth
+
+
+@names_storage
+def load(run: SyncRun) -> LoadResult:
+    """Write the differences, and bring the quarantine up to date, also when the load is stopped on its way.
+
+    When it is cancelled the quarantine stays as it was, and the next run meets the refused rows again. Raises
+    `ChecksFailed` for a change that is not plausible and `NotAttempted` where nothing can be written.
+    """
+    todo = _only_planned(run, run.pending())
+    began = run.timing.now()
+    result = LoadResult(skipped_since_plan=todo.skipped)
+    target = run.target_health()
+    if problem := denied_by(run, todo.counts, target):
+        raise problem
+    with (
+        run.source() as source,
+        run.writer() as writer,
+        pacing_of_load(run.settings, run.databases.target, run.timing) as pacing,
+    ):
+        run.files.write_json(store.LOAD_BEGAN, {})
+        run.on_load(result)
+        try:
+            loader.load(
+                todo.path,
+                run.row_schema,
+                source,
+                writer,
+                run.files.path(store.LOAD_REJECTS),
+                source_taken_at=todo.source_taken_at,
+                pacing=pacing,
+                timing=run.timing,
+                on_progress=run.on_progress,
+                metadata=run.metadata,
+                deletion_facts=deletion_facts(run, todo, target),
+                policy=run.load_policy,
+                result=result,
+            )
+        finally:
+            run.files.write_json(store.LOAD_RESULT, asdict(result))
+        _update_quarantine(run, todo, result, began)
+    run.files.write_json(store.LOAD_RESULT, asdict(result))
+    return result
+
+
+@names_storage
+def loaded(run: SyncRun) -> LoadResult:
+    """What the newest load did, this run's first."""
+    return _load_result(run.newest(store.LOAD_RESULT).read_json(store.LOAD_RESULT) or {})
+
+
+@names_storage
+def loaded_so_far(run: SyncRun) -> LoadResult | None:
+    """What the load of this run has done, finished or not; ``None`` where it has not begun."""
+    content = run.files.read_json(store.LOAD_RESULT)
+    return _load_result(content) if content else None
+
+
+def lacking_privileges(run: SyncRun, counts: DiffCounts, privileges: Privileges) -> list[str]:
+    """The privileges that this load needs and the role has not."""
+    delete = run.settings.extra == "delete" and counts.extra > 0
+    needed = {
+        "INSERT": bool(counts.missing) and not privileges.insert,
+        "UPDATE": bool(counts.changed) and not privileges.update,
+        "DELETE": delete and not privileges.delete,
+    }
+    return [name for name, is_lacking in needed.items() if is_lacking]
+
+
+def denied_by(run: SyncRun, counts: DiffCounts, target: TargetHealth) -> AccessDenied | None:
+    """The missing privileges, known before the first batch, as an error."""
+    return denied(target, run.row_schema.table, lacking_privileges(run, counts, target.privileges))
+
+
+def deletion_facts(run: SyncRun, todo: PendingDiff, target: TargetHealth) -> DeletionFacts | None:
+    """What decides whether extra rows may be deleted; ``None`` if nobody asks for it."""
+    if run.settings.extra != "delete":
+        return None
+    return DeletionFacts(
+        extra=todo.counts.extra,
+        target_count=todo.counts.target_count,
+        source_complete=run.check_source(todo.source).passed,
+        cascading_foreign_keys=[key.name for key in target.foreign_keys if key.cascading],
+        max_delete_share=run.settings.max_delete_share,
+    )
+
+
+def _only_planned(run: SyncRun, fresh: PendingDiff) -> PendingDiff:
+    """The rows of ``fresh`` that the plan of this run has too; all of them if it executes no plan."""
+    if not run.settings.plan:
+        return fresh
+    plan = saved_plan.saved_plan_of(run.folder, run.settings, run.timing.now())
+    ops = tuple(Op) if run.settings.extra == "delete" else loader.WRITES
+    return saved_plan.only_planned(plan, fresh, run.files, run.row_schema, ops, run.settings.max_drift_growth)
+
+
+def _update_quarantine(run: SyncRun, done: PendingDiff, result: LoadResult, since: datetime) -> None:
+    started = run.timing.monotonic()
+    with run.folder.alone_with_quarantine():
+        quarantine.merge(
+            run.previous_quarantine,
+            [done.source.path(store.REJECTS), run.files.path(store.LOAD_REJECTS)],
+            run.folder.quarantine,
+            now=run.timing.now(),
+            run_id=run.files.run_id,
+            untried=result.untried,
+            since=since,
+        )
+    result.quarantine_s = run.timing.monotonic() - started
+
+
+def _load_result(content: dict[str, Any]) -> LoadResult:
+    """`LoadResult` as `dataclasses.asdict` wrote it to JSON."""
+    failures = [BatchFailure(**{**failure, "keys": tuple(failure["keys"])}) for failure in content["failures"]]
+    untried = [SourceId(*source_id) for source_id in content["untried"]]
+    stop = Stop(**content["stop"]) if content["stop"] else None
+    exclusions = [Exclusion(**exclusion) for exclusion in content.get("exclusions", [])]
+    found = {"failures": failures, "untried": untried, "exclusions": exclusions, "stop": stop}
+    return LoadResult(**{**content, **found})
