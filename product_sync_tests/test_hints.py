@@ -36,6 +36,7 @@ NOT_FOR_PEOPLE = {
     "embedded/catalogue.py",
     "embedded/demo.py",
     "embedded/placement.py",
+    "embedded/sellers.py",
     "runtime/hints.py",
 }
 #: Makes its commands beside real servers and a real UI; `test_dev.py` types them.
