@@ -42,7 +42,10 @@ def findings(places: Iterable[Path], said: str, secrets: Iterable[str]) -> list[
 def _texts(place: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(path for path in place.rglob("*") if path.is_file()):
         yield str(path), str(path)
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # a process that still ends removes SQLite's files beside a database
+            continue
         yield str(path), content.decode(errors="replace")
         if content.startswith(_PARQUET):
             table = pq.read_table(path)

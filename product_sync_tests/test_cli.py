@@ -18,18 +18,18 @@ from product_sync.embedded.servers import Servers
 from product_sync_tests.market import Market, Outcome, open_market, product, products
 
 SYNC_KEYS = (
-    "run_id", "plan_id", "dry_run", "source_count", "target_count", "missing", "changed", "extra", "inserted",
+    "sync", "run_id", "plan_id", "dry_run", "source_count", "target_count", "missing", "changed", "extra", "inserted",
     "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "excluded",
     "quarantined", "quarantined_by_reason", "in_flight", "batches", "failed_batches", "not_attempted_batches",
     "duration_s", "estimated_s", "no_estimate_because", "lacking", "would_pass", "predicted_checks", "exclusions",
     "drift_report", "valid",
 )  # fmt: skip
 VALIDATE_KEYS = (
-    "valid", "source_count", "target_count", "missing_in_target", "changed", "extra_in_target", "quarantined",
+    "sync", "valid", "source_count", "target_count", "missing_in_target", "changed", "extra_in_target", "quarantined",
     "quarantined_by_reason",
     "missing_ids", "changed_ids", "extra_ids",
 )  # fmt: skip
-STATS_KEYS = ("source_count", "target_count", "last_sync_at", "last_sync_run_id")
+STATS_KEYS = ("sync", "source_count", "target_count", "last_sync_at", "last_sync_run_id")
 CONNECTION_KEYS = (
     "host", "database", "collection", "schema", "table_name",
     "reachable", "error", "version", "latency_ms", "privileges", "lacking", "replica_set", "table", "notes",
@@ -177,7 +177,7 @@ def test_validation_agrees_and_leaves_the_quarantined_out(day: Day) -> None:
 
 def test_before_the_first_sync_there_is_none_in_the_statistics(day: Day) -> None:
     assert day.stats_before.status == 0
-    assert list(day.stats_before.answer.values()) == [126, 100, None, None]
+    assert list(day.stats_before.answer.values()) == ["product", 126, 100, None, None]
 
 
 def test_statistics_say_when_the_last_sync_ended_in_utc(day: Day) -> None:
@@ -197,14 +197,14 @@ def test_an_overdue_sync_ends_with_status_1_and_still_says_what_is_known(day: Da
 
 def test_another_target_has_not_been_synced(day: Day, market: Market, cart_url: str, product_table: str) -> None:
     outcome = market.run("stats", "--json", CART_DB_URL=cart_url)
-    assert list(outcome.answer.values()) == [126, 0, None, None]
+    assert list(outcome.answer.values()) == ["product", 126, 0, None, None]
 
 
 def test_doctor_looks_at_both_connections(day: Day, market: Market) -> None:
     outcome = market.run("doctor", "--json")
     mongodb, postgres = outcome.answer["mongodb"], outcome.answer["postgres"]
     assert outcome.status == 0
-    assert list(outcome.answer) == ["mongodb", "postgres", "settings_problems", "alerts", "alert_problems"]
+    assert list(outcome.answer) == ["sync", "mongodb", "postgres", "settings_problems", "alerts", "alert_problems"]
     assert tuple(mongodb) == tuple(postgres) == CONNECTION_KEYS
     assert mongodb["reachable"] is postgres["reachable"] is True
     assert mongodb["version"] == "6.0.5"

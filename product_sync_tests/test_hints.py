@@ -124,7 +124,7 @@ def quoted(text: str) -> str:
 def test_a_command_that_is_always_the_same_works(typed: Session) -> None:
     typed.market.stock(products(2))
     always = {tuple(words) for words in map(constant, made().values()) if words}
-    assert len(always) >= 4
+    assert len(always) >= 3
     for each in sorted(always):
         typed.type(hints.shell(*each))
 
@@ -200,6 +200,12 @@ def a_source_that_shrank(typed: Session) -> None:
     typed.type(quoted(refused.failure.message))
 
 
+def a_quarantine_over_budget(typed: Session) -> None:
+    typed.market.stock([product(6, price="a lot")])
+    hint = hint_of(api.sync(quarantine_budget=0.0))
+    assert typed.type(hint[hint.index("product-sync quarantine") :])
+
+
 def a_mistyped_option(typed: Session) -> None:
     with pytest.raises(AssertionError, match="See `product-sync sync --help`"):
         typed.type("product-sync sync --no-such-option")
@@ -265,6 +271,7 @@ SCENARIOS: list[Callable[[Session], None]] = [
     a_dry_run_and_its_plan,
     a_product_that_differs,
     a_source_that_shrank,
+    a_quarantine_over_budget,
     a_mistyped_option,
     a_role_without_rights,
     a_mongodb_user_without_rights,

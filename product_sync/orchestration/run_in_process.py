@@ -39,7 +39,7 @@ from product_sync.pipeline.sync_run import WAIT_STAGE
 from product_sync.results import ExclusionReport, PredictedCheck, SyncReport, ValidationReport
 from product_sync.runtime import hints
 from product_sync.runtime.progress import waiting
-from product_sync.schema.definition import DEFAULT_NAME, SyncDefinition
+from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import ReportSettings, RunOptions
 
 #: What a load counts as it goes.
@@ -250,5 +250,5 @@ class _Recorded:
             return f"The first differences are on the run's page: {ui_url}/runs/{self._run_id}"
         if self.drift_report and failed & _ABOUT_DIFFERENCES:
             return f"The drift report shows what differs: {self.drift_report}"
-        which = [] if self._sync == DEFAULT_NAME else ["--sync", self._sync]
-        return hints.shell("product-sync", "quarantine", *which) if QUARANTINE_WITHIN_BUDGET in failed else ""
+        is_over_budget = QUARANTINE_WITHIN_BUDGET in failed
+        return hints.shell("product-sync", "quarantine", "--sync", self._sync) if is_over_budget else ""

@@ -361,7 +361,7 @@ def test_the_daemon_looks_at_both_connections(server: Server) -> None:
         return [str(look[side].value) for look in looks for side in ("mongodb", "postgres")]
 
     wait_until(lambda: bool(seen()))
-    assert [look.partition(" ")[0] for look in seen()] == ["in", "in"], seen()
+    assert [look.partition(" ")[0] for look in seen()] == ["healthy:", "healthy:"], seen()
 
 
 def titles_since(web: WebReceiver, run_id: str) -> list[str]:

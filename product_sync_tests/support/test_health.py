@@ -94,7 +94,6 @@ def test_its_limits_win_over_those_of_the_addresses() -> None:
     [
         ({"CART_DB_URL": ""}, 1, "CART_DB_URL is not set."),
         ({"PRODUCT_SERVICE_MONGODB_URL": "nonsense"}, 0, "PRODUCT_SERVICE_MONGODB_URL"),
-        ({"PRODUCT_SYNC_MAPPING": "/nowhere.yaml"}, 0, "/nowhere.yaml"),
     ],
 )
 def test_what_is_set_wrongly_is_said(market: Market, env: dict[str, str], side: int, text: str) -> None:

@@ -99,9 +99,7 @@ def test_a_reason_chooses_documents_and_keeps_all_that_is_wrong_with_them(
 def test_it_is_there_when_both_databases_are_down(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is found by what the addresses say, whoever logs in; other addresses have another quarantine."""
     market.enter(monkeypatch)
-    monkeypatch.setattr(
-        "product_sync.support.quarantine_listing.reflect", lambda *_: pytest.fail("the target was asked")
-    )
+    monkeypatch.setattr("product_sync.pipeline.databases.reflect", lambda *_: pytest.fail("the target was asked"))
     scheme, _, rest = market.cart_url.partition("://")
     monkeypatch.setenv("CART_DB_URL", f"{scheme}://somebody:sesame@{rest.rpartition('@')[2]}")
     assert api.quarantine().total == 4

@@ -283,7 +283,7 @@ def test_the_command_prints_all_of_it_and_its_status_says_whether_both_agree(her
     outcome = here.run("show", "--json", "p0001")
     assert outcome.status == 0, outcome
     assert set(outcome.answer) == {
-        "id", "state", "documents", "target_row", "differences", "quarantine", "earlier", "exclusions",
+        "sync", "id", "state", "documents", "target_row", "differences", "quarantine", "earlier", "exclusions",
     }  # fmt: skip
     assert outcome.answer["documents"][0]["fields"]["price"] == '{"$numberInt": "101"}'
     hostile = "[red]\x1b[2J"
