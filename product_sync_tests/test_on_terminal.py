@@ -115,7 +115,7 @@ def test_a_sync_tells_the_reasons_of_the_quarantine_the_run_and_the_drift_report
     assert any(re.fullmatch(r"Run: [0-9a-f-]{36}", line) for line in lines)
     report = Path(lines[lines.index("Drift report:") + 1].strip())
     assert report.read_text().startswith("<!")
-    assert "The copy agrees with the source, apart from the quarantined products." in lines
+    assert "The copy agrees with the source, apart from the quarantined documents." in lines
 
 
 def test_a_quarantined_document_is_shown_by_the_key_that_was_printed(day: Day, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from product_sync.embedded.catalogue import Planted, fill
 from product_sync.embedded.servers import running
 from product_sync.errors import ProductSyncError
 from product_sync.settings import state_root
+from product_sync.terminal.answers import print_report
 from product_sync.terminal.progress import progress_bar
 from product_sync.terminal.summaries import show_sync
 
@@ -64,7 +65,7 @@ def _dry_run(planted: Planted, say: Callable[[str], None]) -> None:
     say("\n1. product-sync sync --dry-run")
     with progress_bar() as on_progress:
         report = api.sync(dry_run=True, on_progress=on_progress)
-    show_sync(report.raise_for_error())
+    print_report(report.raise_for_error(), False, show_sync)
     _expect("missing", report.missing, planted.missing)
     _expect("changed", report.changed, planted.changed)
     _expect("extra", report.extra, planted.extra)
@@ -74,7 +75,7 @@ def _sync(planted: Planted, say: Callable[[str], None]) -> None:
     say("\n2. product-sync sync")
     with progress_bar() as on_progress:
         report = api.sync(on_progress=on_progress)
-    show_sync(report.raise_for_error())
+    print_report(report.raise_for_error(), False, show_sync)
     _expect("inserted", report.inserted, planted.loadable)
     _expect("updated", report.updated, planted.changed)
     _expect("quarantined", report.quarantined, sum(planted.quarantined.values()))
@@ -92,7 +93,7 @@ def _validate(planted: Planted, say: Callable[[str], None]) -> None:
 def _sync_again(say: Callable[[str], None]) -> None:
     say("\n4. product-sync sync, once more: nothing is left to write")
     report = api.sync()
-    show_sync(report.raise_for_error())
+    print_report(report.raise_for_error(), False, show_sync)
     _expect("inserted", report.inserted, 0)
     _expect("updated", report.updated, 0)
 
@@ -100,7 +101,7 @@ def _sync_again(say: Callable[[str], None]) -> None:
 def _sync_sellers(say: Callable[[str], None]) -> None:
     say("\n5. product-sync sync sellers: a second sync, with drift of its own")
     report = api.sync(sellers.definition())
-    show_sync(report.raise_for_error())
+    print_report(report.raise_for_error(), False, show_sync)
     _expect("inserted", report.inserted, sellers.MISSING)
     _expect("updated", report.updated, sellers.CHANGED)
     _expect("extra", report.extra, sellers.EXTRA)

@@ -21,8 +21,6 @@ from product_sync.results import (
     ValidationReport,
 )
 
-#: The name of a sync that a project need not name (`schema.definition`, whose import would slow the help down).
-DEFAULT_NAME = "product"
 REPORTS: dict[str, type[Report]] = {
     "sync": SyncReport,
     "validate": ValidationReport,
@@ -49,7 +47,7 @@ def finish(report: Report, as_json: bool, show: Callable[[Any], None] | None = N
 def print_report(report: Report, as_json: bool, show: Callable[[Any], None] | None = None) -> None:
     """Print the report and its error."""
     if show and not as_json:
-        if report.sync and (report.sync != DEFAULT_NAME or _is_named()):
+        if report.sync:
             click.echo(f"Sync: {report.sync}")
         show(report)
     if failure := report.failure:
@@ -79,9 +77,3 @@ def _command(arguments: list[str]) -> str:
 
 def wants_json(arguments: list[str]) -> bool:
     return "--json" in arguments and _command(arguments) in REPORTS
-
-
-def _is_named() -> bool:
-    """Whether this command was told which syncs are meant."""
-    given = click.get_current_context().params
-    return any(given.get(name) for name in ("names", "every", "sync"))

@@ -47,8 +47,8 @@ def show_sync(report: SyncReport, again: Sequence[str] = (), mapping: Sequence[s
 
 
 def _rows_of(report: SyncReport) -> Iterator[tuple[str, str, str, str]]:
-    yield _row("products in MongoDB", report.source_count)
-    yield _row("products in PostgreSQL before", report.target_count)
+    yield _row("documents in MongoDB", report.source_count)
+    yield _row("rows in PostgreSQL before", report.target_count)
     yield _row("missing", report.missing, "inserted", report.inserted)
     yield _row("changed", report.changed, "updated", report.updated)
     yield _row("only in PostgreSQL", report.extra, "deleted", report.deleted)
@@ -134,8 +134,8 @@ def show_validation(report: ValidationReport, mapping: Sequence[str] = ()) -> No
     heading("Validation")
     table(
         [
-            ("products in MongoDB", number(report.source_count)),
-            ("products in PostgreSQL", number(report.target_count)),
+            ("documents in MongoDB", number(report.source_count)),
+            ("rows in PostgreSQL", number(report.target_count)),
             ("missing", number(report.missing_in_target)),
             ("changed", number(report.changed)),
             ("only in PostgreSQL", number(report.extra_in_target)),
@@ -149,7 +149,7 @@ def show_validation(report: ValidationReport, mapping: Sequence[str] = ()) -> No
         ("that only PostgreSQL has", report.extra_ids),
     ):
         if ids:
-            line(f"First products {kind}:")
+            line(f"First rows {kind}:")
             for each in ids:
                 command(show_command(each, mapping))
     _quarantined(report)
@@ -163,7 +163,7 @@ def _quarantined(report: SyncReport | ValidationReport) -> None:
 
 def _result(report: SyncReport | ValidationReport, mapping: Sequence[str]) -> None:
     if report.valid:
-        apart = ", apart from the quarantined products" if report.quarantined else ""
+        apart = ", apart from the quarantined documents" if report.quarantined else ""
         line(f"The copy agrees with the source{apart}.", "green")
         if report.quarantined:
             line("To see each of them, why, and what to do:")
@@ -179,8 +179,8 @@ def show_stats(report: StatsReport) -> None:
     heading("Statistics")
     table(
         [
-            ("products in MongoDB", number(report.source_count)),
-            ("products in PostgreSQL", number(report.target_count)),
+            ("documents in MongoDB", number(report.source_count)),
+            ("rows in PostgreSQL", number(report.target_count)),
         ],
         _NUMBERS,
     )

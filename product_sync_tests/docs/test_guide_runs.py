@@ -110,4 +110,4 @@ def test_a_command_that_fails_and_an_output_that_differs_are_noticed(session: Se
         session.follow(Fence("console", "$ product-sync stats\nStatistics\nand nothing else", ""))
     with pytest.raises(AssertionError, match="false"):
         session.follow(Fence("console", "$ false", ""))
-    session.follow(Fence("console", "$ product-sync stats\nStatistics\n…\n$ echo $HOME >out", ""))
+    session.follow(Fence("console", "$ product-sync stats\nSync: product\nStatistics\n…\n$ echo $HOME >out", ""))
