@@ -82,7 +82,7 @@ def sync(
 
     ``sync`` is a definition, or the name of one in ``mapping``, a mapping file or a folder of them; it may be left out
     where there is only one. ``options`` are those of `settings.RunOptions`, which has the units and bounds; what is
-    left out comes from the environment, then the defaults. ``on_progress`` hears of every stage. ``instance`` is
+    left out comes from the environment, then the defaults. ``on_progress`` is called for every stage. ``instance`` is
     where the run is recorded: that of DAGSTER_HOME, or a local one in the state folder. ``check`` makes a dry run fail
     with `ChecksFailed` where the sync would be red.
 
@@ -166,7 +166,7 @@ def stats(
         if max_age is not None and (last is None or not -CLOCKS_DIFFER <= datetime.now(UTC) - last.ended_at <= max_age):
             raise SyncOverdue(
                 f"No sync has succeeded in the last {max_age}; the last one that did: {report.last_sync_at or 'none'}.",
-                hint="See whether the schedule is on and the daemon runs, and what the last runs failed of.",
+                hint="See whether the schedule is on and the daemon runs, and why the last runs failed.",
             )
     return report
 
@@ -212,7 +212,7 @@ def quarantine(
 
 
 def doctor(*, sync: SyncDefinition | str | None = None, mapping: str | Path | None = None) -> DoctorReport:
-    """Look at both connections, each for itself, so that one that is down does not hide the other.
+    """Check both connections separately, so that one that is down does not hide the other.
 
     The report's ``failure`` is the first thing that would keep a sync from working.
     """

@@ -71,11 +71,11 @@ def _duration(_context: click.Context, _option: click.Parameter, text: str | Non
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="product_sync")
 def cli() -> None:
-    """Keeps the cart service's copy of the product catalogue right.
+    """Compare a MongoDB collection with its copy in PostgreSQL, repair the differences, verify the result.
 
-    Needs PRODUCT_SERVICE_MONGODB_URL and CART_DB_URL. Exit status: 0 in agreement, 1 checks failed or stopped after
-    writing began, 2 bad usage or configuration, 3 nothing was attempted, 130 cancelled. With 2 and 3 nothing was
-    written.
+    Needs PRODUCT_SERVICE_MONGODB_URL and CART_DB_URL. Exit status: 0 both sides agree, 1 a check failed or the run
+    stopped after it began to write, 2 wrong usage or configuration, 3 nothing was attempted, 130 cancelled. With 2 and
+    3 nothing was written.
     """
 
 
@@ -219,7 +219,7 @@ def _chosen(names: tuple[str, ...], every: bool, mapping: str | None) -> Sequenc
     if every and names:
         raise click.UsageError("--all takes all syncs: give no NAME with it.")
     if every:
-        # The first command says, and tells people, what is wrong with a mapping file.
+        # The first command reports a wrong mapping file, and sends the alert.
         with contextlib.suppress(ProductSyncError):
             return api.names(mapping)
     return names or [None]

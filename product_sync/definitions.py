@@ -1,7 +1,7 @@
 """What Dagster loads: ``dagster dev``, ``dagster job execute -m product_sync.definitions``, the daemon.
 
-Loads with no variable set and no server reachable; only what is set wrongly for the schedule or for the pages of the
-assets is refused here, by name.
+Loads with no variable set and no server reachable. Only wrong mapping files and wrong settings of the schedule or of
+the asset pages are refused here, by name.
 """
 
 import os

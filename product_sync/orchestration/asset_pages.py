@@ -1,8 +1,8 @@
-"""What the page of an asset says before it is asked: whose it is, where its documentation is, how old it may be.
+"""Owners, links to the documentation and freshness policies on the pages of the assets.
 
-This depends on settings and on nothing that a run does, so it is added where definitions are loaded to be shown. The
-policy is on the proven copy and on no other asset: a load is recorded also when its checks are red afterwards, and a
-snapshot by a dry run too, so their age says nothing about the last sync that succeeded.
+They depend on settings only, so they are added where definitions are loaded to be shown. Only the proven copy has a
+policy: a load is also recorded when its checks fail afterwards, and a snapshot also by a dry run, so their age does not
+show when a sync last succeeded.
 """
 
 from collections.abc import Iterable
@@ -39,14 +39,14 @@ def _link(page: str, docs_url: str) -> dg.MetadataValue[str]:
 
 
 def _sentence(page: str, docs_url: str) -> str:
-    """The same link where it is seen first: below the description, which may be Markdown."""
+    """The same link below the description, where it is seen first."""
     return f"[What this page shows]({docs_url}/{page})" if docs_url else f"What this page shows: docs/{page}"
 
 
 def _policy(settings: PageSettings) -> dg.FreshnessPolicy | None:
-    """Red after the whole time, a warning after two thirds of it, where Dagster can measure that.
+    """Red after the whole time, a warning after two thirds of it, if Dagster can measure that.
 
-    Not closer: the UI rounds 45 minutes to an hour, and says the same of both.
+    The two are not closer because the UI rounds 45 minutes to an hour.
     """
     if settings.fresh_for is None:
         return None

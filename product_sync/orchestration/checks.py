@@ -1,6 +1,6 @@
-"""The verdicts as asset checks. Each body reads, asks a pure function, and answers.
+"""The checks of `verify.checks` as asset checks of Dagster.
 
-Whatever can fail with ERROR is blocking: a check that is not leaves the run green, and nobody would know.
+A check that can fail with ERROR is blocking. Otherwise the run would stay green.
 """
 
 import logging
@@ -31,7 +31,7 @@ from product_sync.verify.checks import CheckResult, Severity
 
 
 def sync_checks(definition: SyncDefinition) -> list[dg.AssetChecksDefinition]:
-    """The checks that are steps of their own."""
+    """The checks that are separate steps."""
     names = SyncNames.of(definition.name)
 
     @dg.multi_asset_check(
@@ -83,8 +83,8 @@ _NOT_YIELDED = "did not yield or return expected outputs"
 
 
 def load_check_specs(names: SyncNames) -> list[dg.AssetCheckSpec]:
-    """They are evaluated by the op that loads: where one is red, "Re-execute from failure" has to load again, and
-    Dagster repeats failed ops (docs/decisions/0090)."""
+    """The op that loads evaluates them: after a red one, "Re-execute from failure" must load again, and Dagster repeats
+    failed ops (docs/decisions/0090)."""
     return [
         dg.AssetCheckSpec(
             EVERY_BATCH_LOADED,
@@ -113,9 +113,10 @@ def load_check_specs(names: SyncNames) -> list[dg.AssetCheckSpec]:
 
 
 def load_checks(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterator[dg.AssetCheckResult]:
-    """The selected ones of `load_check_specs`, on one reading of the target. Where none is red, the copy is proven.
+    """Evaluate the selected checks of `load_check_specs` on one reading of the target. If none is red, the copy is
+    proven.
 
-    What the load counted is recorded first: a target that has stopped the load may not be readable either.
+    The counts of the load are recorded first: a target that stopped the load may not be readable either.
     """
     selected = {key.name for key in context.selected_asset_check_keys}
     loaded = [run_checks.check_load(sync_run)] if EVERY_BATCH_LOADED in selected else []
@@ -127,7 +128,7 @@ def load_checks(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterato
         except ProductSyncError as error:
             if not any(map(_is_red, loaded)):
                 raise
-            # The step ends with what stopped the load: that comes first.
+            # The error that stopped the load is the cause, so the step ends with it.
             context.log.warning("The target could not be compared with the source: %s", error)
             without_checks(context)
     yield from _record(context, compared)
@@ -135,7 +136,7 @@ def load_checks(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterato
 
 
 def _compared(context: dg.AssetExecutionContext, sync_run: SyncRun, selected: Collection[str]) -> list[CheckResult]:
-    """The selected verdicts on a new reading of the target."""
+    """The selected check results, on a new reading of the target."""
     compared = run_checks.check_result(sync_run)
     [matches] = [check_result for check_result in compared.check_results if check_result.check == TARGET_MATCHES_SOURCE]
     context.log.info(run_log.compared(matches))
@@ -149,8 +150,7 @@ def _compared(context: dg.AssetExecutionContext, sync_run: SyncRun, selected: Co
 
 
 def without_checks(context: dg.AssetExecutionContext) -> None:
-    """Keep Dagster from logging, after this step, that it did not yield the outputs of the checks: they are left out on
-    purpose, and shown as skipped."""
+    """Keep Dagster from logging that this step did not yield its checks: they are skipped on purpose, and shown so."""
     context.log.addFilter(lambda record: _NOT_YIELDED not in record.getMessage())
 
 
@@ -164,7 +164,7 @@ def _answer(
 def _record(
     context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, check_results: Sequence[CheckResult]
 ) -> Iterator[dg.AssetCheckResult]:
-    """Log and record each verdict."""
+    """Log and record each check result."""
     keys = {key.name: key for key in context.selected_asset_check_keys}
     for check_result in check_results:
         if not _is_red(check_result):
@@ -175,7 +175,7 @@ def _record(
 
 
 def _raise_if_red(check_results: Sequence[CheckResult]) -> None:
-    """End the step with the sentences of the red ones. Dagster itself would end it with the names of the checks."""
+    """End the step with the sentences of the red checks. Dagster itself would give only their names."""
     if red := [run_log.check_result(check_result) for check_result in check_results if _is_red(check_result)]:
         raise CheckFailed(ChecksFailed(" ".join(red)))
 

@@ -44,7 +44,7 @@ def record_drift_report(
 def conclude_drift_report(
     context: dg.OpExecutionContext, sync_run: SyncRun, check_results: Sequence[CheckResult]
 ) -> None:
-    """Put what the checks after the load say into the report of this run, if it has one."""
+    """Put the results of the checks after the load into the report of this run, if it has one."""
     from product_sync.report import drift_page
 
     path = sync_run.folder.report(sync_run.files.run_id)

@@ -1,7 +1,7 @@
-"""How the steps of a run are executed: in one process, unless the run config asks for one process each.
+"""The executor of a run: all steps in one process, unless the run config asks for one process each.
 
-A process of its own costs each step two seconds, and the steps follow each other anyway. For a launcher that needs
-it, or a step that must not share memory, ``execution: {config: {multiprocess: {}}}`` still works.
+A separate process costs each step two seconds, and the steps run one after the other anyway. If a launcher needs it,
+or a step must not share memory, ``execution: {config: {multiprocess: {}}}`` still works.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _EITHER = dg.multi_or_in_process_executor
 
 @dg.configured(_EITHER, config_schema=dg.Field(_EITHER.config_schema.config_type, default_value={"in_process": {}}))
 def in_process_by_default(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Dagster's own choice between the two, with the other default."""
+    """Dagster's executor that offers both, with the other default."""
     return config
 
 

@@ -1,6 +1,6 @@
-"""Lets what the steps make be loaded as a pandas DataFrame: in a notebook, or by an asset that a user adds downstream.
+"""Loads the result of a step as a pandas DataFrame, in a notebook or in a downstream asset.
 
-The steps write their Parquet files themselves, as streams; a catalogue never passes through here on its way in.
+The steps write their Parquet files themselves, as streams. Nothing is written here.
 """
 
 import os
@@ -32,12 +32,13 @@ def _files(names: SyncNames) -> dict[str, str]:
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
-    """Loads the newest file of an asset of one sync: one run writes at a time, so in a run that is the run's own."""
+    """Loads the newest file of an asset of one sync. Only one run writes at a time, so in a run it is the file of that
+    run."""
 
     definition: dg.ResourceDependency[SyncDefinition]
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
-        """The steps hand over no values; see the module."""
+        """Does nothing: the steps return no values."""
         raise dg.DagsterInvariantViolationError(
             f"{context.asset_key.to_user_string()} handed a {type(obj).__name__} to the Parquet IO manager,"
             " which only reads. Choose another IO manager for this asset."
@@ -63,7 +64,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
 
 def _newest_file(definition: SyncDefinition, root: Path, name: str) -> Path | None:
-    """Asks the databases which state is meant only where there are several: a notebook may not reach them."""
+    """Asks the databases only if there are several state folders: a notebook may not reach them."""
     keys = keys_with(root, name)
     if len(keys) > 1:
         keys = [Databases.of(definition, os.environ).state_key]

@@ -1,4 +1,4 @@
-"""The jobs: what `dagster job execute -j` takes, and what the schedule runs."""
+"""The three jobs of a sync: sync, dry run, validation."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Metadata of a job: the definition of its sync.
 DEFINITION = "sync"
 _SECTIONS = ("ops", "resources", "execution", "loggers")
-#: How callers of GraphQL write it, where every other name is in camel case: docs/decisions/0097.
+#: The spelling in GraphQL, where all other names are in camel case (docs/decisions/0097).
 _DRY_RUN_IN_GRAPHQL = "dryRun"
 
 
@@ -46,13 +46,13 @@ def _to_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
     except ConfigurationError as error:
         raise dg.DagsterInvalidConfigError(str(error), [], config) from None  # type: ignore[no-untyped-call]
     resources["sync"] = {"config": options}
-    # Without an entry Dagster would take a console logger of its own, and not ours.
+    # Without an entry Dagster would use its own console logger.
     sections.setdefault("loggers", {"console": {}})
     return sections
 
 
 def _to_dry_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, and dry whatever it says: a default in the job's config would be gone with any config of a user."""
+    """The same, and always dry: a default in the job's config would be lost as soon as a user gives any config."""
     return _to_run_config({**config, "dry_run": True})
 
 

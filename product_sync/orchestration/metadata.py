@@ -1,7 +1,7 @@
-"""What the UI shows of a step: it is done here, and told in the same names everywhere, zeros included.
+"""Builds the metadata that the UI shows of each step, under the same names everywhere, zeros included.
 
-Numbers are plotted over time by the UI, so a count that is left out when it is zero would leave a gap that looks
-like "fine".
+Numbers are plotted over time by the UI, so a count that is left out when it is zero would leave a gap in
+the plot.
 """
 
 from dataclasses import asdict, fields
@@ -91,7 +91,7 @@ def preview_metadata(sync_run: SyncRun, preview: DryRunResult) -> Metadata:
 
 
 def as_record(check_result: CheckResult) -> dict[str, str | bool]:
-    """A verdict as it is kept for programs."""
+    """A check result as JSON, for programs."""
     return {
         "check": check_result.check,
         "passed": check_result.passed,
@@ -101,7 +101,7 @@ def as_record(check_result: CheckResult) -> dict[str, str | bool]:
 
 
 def load_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:
-    """What went wrong comes first, where something did; its counts are there in any case."""
+    """What went wrong comes first. All counts are there in any case."""
     failed = [asdict(failure) for failure in result.failures]
     said = {
         "stopped": f"{result.stop.message} {result.stop.hint}".strip() if result.stop else "",
@@ -121,13 +121,13 @@ def load_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:
 
 
 def unfinished_metadata(result: LoadResult) -> Metadata:
-    """What a load that did not come to its end had done. What only its end could tell is left out."""
+    """What an interrupted load had done. Values that are known only at the end are left out."""
     return {name: value for name, value in _load_numbers(result).items() if name not in _TOLD_BY_THE_END}
 
 
 def _load_numbers(result: LoadResult) -> Metadata:
-    """The rows that this load put into quarantine have a name of their own: a dry run shows, under ``quarantined`` and
-    on the same asset, all documents that cannot be copied."""
+    """The rows that this load put into quarantine have their own name: on the same asset, ``quarantined`` of a dry run
+    counts all documents that cannot be copied."""
     numbers = _numbers(result)
     return {**numbers, "quarantined_in_load": numbers.pop("quarantined")}
 
@@ -147,7 +147,7 @@ def quarantine_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:
 
 
 def drift_metadata(report: DriftReport, link: dg.MetadataValue[str | None], duration_s: float) -> Metadata:
-    """The drift of this run in one place, with what was found out about it; the whole of it is behind ``link``."""
+    """The drift of this run with its causes; ``link`` leads to the whole report."""
     counts = report.counts
     shown = [line for op in Op for line in report.of(op)[:_EXPLAINED]]
     lines = (
@@ -173,7 +173,7 @@ def drift_metadata(report: DriftReport, link: dg.MetadataValue[str | None], dura
 
 
 def proof_metadata(sync_run: SyncRun, proven: Verification) -> Metadata:
-    """Under names of its own: what was *found* by this run has the plain ones, and is told by the diff."""
+    """The counts of the verification, under their own names: the plain names are those of the diff."""
     return {
         _ROW_COUNT: proven.target_count,
         _TABLE: sync_run.row_schema.table.qualified_name,
@@ -206,5 +206,5 @@ def _numbers(values: Any) -> Metadata:
 
 
 def _rounded(value: float) -> float:
-    """Milliseconds of seconds, tenths of what is more. Counts stay whole."""
+    """Seconds with three decimals, larger numbers with one. Counts stay whole."""
     return value if isinstance(value, int) else round(value, 3 if abs(value) < 10 else 1)

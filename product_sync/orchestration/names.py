@@ -1,4 +1,4 @@
-"""The names that Dagster has for the assets, jobs and checks of a sync: users type them, histories refer to them."""
+"""The names of the assets, jobs and checks of a sync in Dagster. Users type them, and run histories refer to them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from product_sync.schema.definition import DEFAULT_NAME
 
 @dataclass(frozen=True, slots=True)
 class SyncNames:
-    """The names of one sync; made by `of`. Each field is the name of what it is called after."""
+    """The names of one sync, made by `of`."""
 
     sync: str
     group: str
@@ -36,7 +36,7 @@ class SyncNames:
 
     @classmethod
     def of(cls, sync: str) -> "SyncNames":
-        """The names of the sync `product` are older than the others' and follow no rule (docs/decisions/0100)."""
+        """The sync `product` keeps its older names, which follow no rule (docs/decisions/0100)."""
         made = {
             "group": f"{sync}_sync",
             "source": f"mongodb_{sync}_source",
@@ -63,7 +63,7 @@ class SyncNames:
 
     @property
     def recorded(self) -> frozenset[dg.AssetKey]:
-        """All assets of the sync, with those that a run only records."""
+        """All assets of the sync, also those that a run only records."""
         return self.assets | {dg.AssetKey(name) for name in (self.proof, self.drift_report, self.health)}
 
     @property
@@ -92,8 +92,8 @@ PRODUCT: Final = SyncNames.of(DEFAULT_NAME)
 
 
 def syncs_of(run: dg.DagsterRun, known: Iterable[SyncNames] = (PRODUCT,)) -> list[SyncNames]:
-    """The syncs that a run is of: by its job, or by the assets and checks that it was launched for; else by its tag,
-    which a run of the Materialize button gets when it starts."""
+    """The syncs of a run: by its job, by the assets and checks that it was launched for, or by its tag, which a run of
+    the Materialize button gets at its start."""
     selected = {key.asset_key for key in run.asset_check_selection or ()} | set(run.asset_selection or ())
     found = [names for names in known if run.job_name in names.jobs or not names.assets.isdisjoint(selected)]
     return found or [SyncNames.of(run.tags[SYNC_TAG])] if SYNC_TAG in run.tags or found else []
@@ -112,13 +112,13 @@ BOTH_CONNECTIONS = "both_connections"
 
 HOST_TAG: Final = "product_sync/host"
 PROCESS_TAG: Final = "product_sync/process"
-#: The name of the run's sync; without it the run is of the sync `product`.
+#: The name of the run's sync. A run without the tag belongs to the sync `product`.
 SYNC_TAG: Final = "product_sync/sync"
-#: On dry runs, with the value `true`: how the UI's list of runs tells them from syncs.
+#: On dry runs, with the value `true`: shown in the UI's list of runs.
 DRY_RUN_TAG: Final = "product_sync/dry_run"
 
-#: Of a scheduled run that met another sync's lock: it has done nothing, and says why.
+#: On a scheduled run that did nothing because another sync held the lock, with the reason.
 SKIPPED_TAG: Final = "product_sync/skipped"
 
-#: Metadata of a load: which two sides it was about (`RowSchema.state_key`).
+#: Metadata of a load: its two sides (`RowSchema.state_key`).
 STATE_KEY = "state_key"

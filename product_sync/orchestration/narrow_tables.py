@@ -1,8 +1,8 @@
-"""Tables that the UI shows whole.
+"""Tables that are narrow enough for the UI to show them whole.
 
-On an asset's page a table gets what the navigation and the sidebar leave: on a laptop some fifty characters. A wider
-one is cut off there without a sign of it, and its cells do not wrap. So what differs is told in two columns, the id
-and a phrase that is cut around the place where the two values differ; all of it stands beside, behind *Show JSON*.
+An asset's page on a laptop has room for about fifty characters beside the navigation. The UI cuts wider tables off
+without a sign, and cells do not wrap. So a difference has two columns: the id, and a phrase that is cut around the
+place where the two values differ. The full values are behind *Show JSON*.
 """
 
 import re
@@ -15,7 +15,7 @@ import dagster as dg
 from product_sync.compare.diff_lines import Difference
 from product_sync.schema.records import Op
 
-#: What is told of a difference and of a document that cannot be copied, where all of it is told.
+#: The columns of a difference and of a document that cannot be copied, in full.
 DIFFERENCE = ("op", "id", "column", "old", "new")
 ENTRY = ("source_key", "reasons", "columns", "values", "stage")
 _WRITTEN_OUT = re.compile(r'\{"\$(?:oid|number[A-Za-z0-9]+)": "([^"]*)"\}')
@@ -43,7 +43,7 @@ def in_short(line: Difference) -> str:
 
 
 def named(line: Difference) -> str:
-    """The same, shorter where the kind is all that is to be said."""
+    """The same, shorter if only the kind matters."""
     return {Op.INSERT: "missing", Op.EXTRA: "extra"}.get(line.op) or in_short(line)
 
 
@@ -54,7 +54,7 @@ def entries(found: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
 
 
 def whole_entries(found: Iterable[Mapping[str, Any]]) -> dg.JsonMetadataValue:
-    """What `entries` cuts, as it is, and since when where that is known."""
+    """The same as `entries`, uncut, with the first time seen if it is known."""
     return dg.MetadataValue.json([_whole_entry(entry) for entry in found])
 
 
@@ -64,7 +64,7 @@ def _whole_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def whole_differences(first: Iterable[Difference]) -> dg.JsonMetadataValue:
-    """What `by_kind` cuts, as it is."""
+    """The same as `by_kind`, uncut."""
     return dg.MetadataValue.json([line_of(line) for line in first])
 
 
@@ -87,7 +87,7 @@ def table(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dg.TableMe
 
 
 def text(value: object) -> str:
-    """As a cell shows it."""
+    """The text of a cell."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
@@ -98,7 +98,7 @@ def cut(value: str, length: int) -> str:
 
 
 def _where_they_differ(old: str, new: str) -> tuple[str, str]:
-    """Both without the long beginning that they share, and cut."""
+    """Both values without the long beginning that they share, cut."""
     shared = next(
         (place for place, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(map(len, (old, new)))
     )
@@ -114,8 +114,8 @@ def _why(entry: Mapping[str, Any]) -> str:
 
 
 def _plain(value: str | None) -> str:
-    """A value in extended JSON as a person reads it: an ObjectId, which nearly all ids are, as its digits, a number as
-    it is, a text in quotes. What is long has been cut and is no JSON any more."""
+    """A value in extended JSON as a person reads it: an ObjectId as its digits, a number as it is, a text in quotes. A
+    long value was cut and is not JSON any more."""
     written_out = _WRITTEN_OUT.fullmatch(value or "")
     return written_out[1] if written_out else value or "null"
 

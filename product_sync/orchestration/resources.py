@@ -1,4 +1,4 @@
-"""The resource of a run: its options, and what the steps of one process share.
+"""The resource of a run: its options, and the state that the steps of one process share.
 
 Options that the run config leaves out come from the environment when the run starts (`product_sync.settings`), never
 when definitions load. One resource, ``sync``, holds the options of the whole run, so that the Materialize button of
@@ -56,7 +56,7 @@ class Listener:
 
 
 class RunResource:
-    """The options of a run, and what its steps in this process share."""
+    """The options of a run, and the state that its steps in this process share."""
 
     def __init__(self, listener: Listener, given: Mapping[str, Any]) -> None:
         self._listener = listener
@@ -67,9 +67,9 @@ class RunResource:
 
     @contextmanager
     def at_work(self, context: dg.InitResourceContext) -> Iterator["RunResource"]:
-        """Tag the run with host and pid, so that a dead run is told from a slow one; tag a dry run; send heartbeats.
+        """Tag the run with host and pid, so that a dead run differs from a slow one; tag a dry run; send heartbeats.
 
-        Steps in processes of their own tag nothing: none of them lives as long as the run.
+        Steps in separate processes set no tag: none of them lives as long as the run.
         """
         signals.resend_lost_interrupts(dg.DagsterExecutionInterruptedError.__name__)
         if context.instance is not None and context.run is not None:
@@ -95,8 +95,8 @@ class RunResource:
         *,
         begins: bool = False,
     ) -> Iterator[SyncRun]:
-        """The work of one step of this sync. An error of ours ends the step with its own sentence, an interrupt with
-        what was done before.
+        """Run one step of this sync. An error of ours ends the step with its own sentence; an interrupt ends it with
+        the counts so far.
 
         A step that ``begins`` a run first checks that the run may write, so that nothing is read in vain.
         """

@@ -1,7 +1,7 @@
-"""Runs a job in this process and reads its answer from what it recorded.
+"""Runs a job in this process and fills the report from the recorded events.
 
-The command line and the UI run the same job, and what they report comes from the same events: a number that is in the
-answer is also in the run's history.
+The command line and the UI run the same job and read the same events, so each number of the report is also in the
+run's history.
 """
 
 import os
@@ -42,14 +42,14 @@ from product_sync.runtime.progress import waiting
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import ReportSettings, RunOptions
 
-#: What a load counts as it goes.
+#: The counts that a load updates while it runs.
 _DONE = (
     "inserted", "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "batches",
     "failed_batches",
 )  # fmt: skip
-#: Checks that fail because of single products, which the drift report shows.
+#: Checks that fail because of single rows. The drift report shows these rows.
 _ABOUT_DIFFERENCES = {CHANGE_IS_PLAUSIBLE, EVERY_BATCH_LOADED, TARGET_MATCHES_SOURCE}
-#: What the check of the quarantine counts beside the reasons.
+#: The other counts of the quarantine check, beside those by reason.
 _NOT_REASONS = frozenset({"quarantined", "source_count"})
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
@@ -77,8 +77,8 @@ def run_sync(
     try:
         _execute(definition, instance, SyncNames.of(definition.name).sync_job, config, run_id, listener)
     finally:
-        # First, because the run's record may not be readable: its disk may be full, its server gone.
-        _tell_load(report, listener.loads)
+        # First, because the run's record may not be readable: the disk may be full, the server down.
+        _fill_load(report, listener.loads)
         recorded = _Recorded(instance, run_id, definition.name)
         for item in fields(report):
             if (value := recorded.number(item.name)) is not None:
@@ -90,7 +90,7 @@ def run_sync(
         report.first_differences = recorded.lines("first_differences", DIFFERENCE)
         report.first_quarantined = recorded.lines("quarantine_entries", ENTRY)
         if report.dry_run:
-            recorded.tell_prediction(report)
+            recorded.fill_prediction(report)
         if matches := recorded.check(TARGET_MATCHES_SOURCE):
             report.valid = matches.passed
             report.in_flight = _plain(matches)["in_flight"]
@@ -109,7 +109,7 @@ def run_validation(
     report: ValidationReport,
     listener: Listener,
 ) -> None:
-    """Run the job of checks only and fill ``report``. Raises what ended the run early."""
+    """Run the validation job and fill ``report``. Raises what ended the run early."""
     config = {**switches, "loggers": _QUIET}
     try:
         _execute(definition, instance, SyncNames.of(definition.name).validate_job, config, run_id, listener)
@@ -152,9 +152,9 @@ def _execute(
             raise failure.error from None
 
 
-def _tell_load(report: SyncReport, loads: Sequence[LoadResult]) -> None:
-    """Fill in what a load has done, from the process's own memory. How many batches were not attempted stays unknown:
-    the record of a load that came to its end says it."""
+def _fill_load(report: SyncReport, loads: Sequence[LoadResult]) -> None:
+    """Fill in the counts of a load from this process's memory. The number of batches that were not attempted stays
+    unknown; only a finished load records it."""
     for result in loads:
         for name in _DONE:
             setattr(report, name, getattr(result, name))
@@ -165,7 +165,7 @@ def _plain(check: dg.AssetCheckEvaluation) -> dict[str, Any]:
 
 
 class _Recorded:
-    """What a run left in the event log: the metadata of its steps, the evaluations of its checks."""
+    """The events of a run: the metadata of its steps and the evaluations of its checks."""
 
     def __init__(self, instance: dg.DagsterInstance, run_id: str, sync: str) -> None:
         self._run_id, self._sync = run_id, sync
@@ -204,20 +204,20 @@ class _Recorded:
         return list(value.value) if isinstance(value, dg.JsonMetadataValue) and isinstance(value.value, list) else []
 
     def lines(self, name: str, keys: Sequence[str]) -> list[dict[str, str]]:
-        """Records that are kept as JSON, as text. The keys are given, because a storage may sort them."""
+        """JSON records as text. The keys are given because a storage may sort them."""
         value = self._metadata.get(name)
         found = value.value if isinstance(value, dg.JsonMetadataValue) else None
         return [{key: text(line[key]) for key in keys} for line in found] if isinstance(found, list) else []
 
     def by_name(self, name: str) -> dict[str, int] | None:
-        """Counts that are kept as a table of ``name`` and ``rows``."""
+        """The counts of a table with the columns ``name`` and ``rows``."""
         value = self._metadata.get(name)
         if not isinstance(value, dg.TableMetadataValue):
             return None
         return {str(record.data["name"]): int(record.data["rows"] or 0) for record in value.records}
 
-    def tell_prediction(self, report: SyncReport) -> None:
-        """Fill in what a dry run says of the sync; where a check stopped the dry run, only the checks up to it."""
+    def fill_prediction(self, report: SyncReport) -> None:
+        """Fill in the prediction of a dry run. If a check stopped the dry run, only the checks up to that one."""
         value = self._metadata.get("predicted_checks")
         if isinstance(value, dg.JsonMetadataValue) and isinstance(value.value, list):
             report.predicted_checks = [PredictedCheck(**record) for record in value.value]
@@ -243,8 +243,8 @@ class _Recorded:
             raise ChecksFailed(said, hint=self._where_to_look({check.check_name for check in failed}))
 
     def _where_to_look(self, failed: set[str]) -> str:
-        """What shows more than the sentence of the check: the run's page, if somebody serves the UI and the run came to
-        compare anything; else the drift report, or the quarantine."""
+        """Where the details are: the run's page if the UI has an address and the run compared anything; else the drift
+        report, or the quarantine."""
         ui_url = ReportSettings.from_environment(os.environ).ui_url
         if ui_url and SOURCE_LOOKS_COMPLETE not in failed:
             return f"The first differences are on the run's page: {ui_url}/runs/{self._run_id}"

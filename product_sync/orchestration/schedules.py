@@ -1,4 +1,4 @@
-"""When the sync runs by itself, and when it does not: never on top of another one (docs/decisions/0089)."""
+"""The schedule of a sync. It skips a tick while another run of the sync is queued or running (docs/decisions/0089)."""
 
 import os
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from product_sync.runtime.typed_settings import Environment
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import CRON, ScheduleSettings
 
-#: Seconds that a schedule may spend on connecting.
+#: Limit for the connection that a tick opens, in seconds.
 _CONNECT_WITHIN_S = 5.0
 #: Dagster's own tags of a run that no person has launched.
 _LAUNCHED_BY = ("dagster/schedule_name", "dagster/sensor_name")
@@ -34,12 +34,12 @@ def unfinished_runs(instance: dg.DagsterInstance, syncs: Collection[SyncNames]) 
 
 
 def is_automatic(run: dg.DagsterRun) -> bool:
-    """Whether a schedule or a sensor has launched it."""
+    """Whether a schedule or a sensor launched the run."""
     return any(tag in run.tags for tag in _LAUNCHED_BY)
 
 
 def lock_holder_now(definition: SyncDefinition) -> str | None:
-    """Who holds the sync's lock. ``None`` also where that cannot be told: the run will meet the cause and say it."""
+    """The holder of the sync's lock. ``None`` also if the server cannot be asked: the run then reports the cause."""
     try:
         return Databases.of(definition, os.environ).lock_holder(within_s=_CONNECT_WITHIN_S)
     except ProductSyncError:
@@ -47,7 +47,7 @@ def lock_holder_now(definition: SyncDefinition) -> str | None:
 
 
 def check_schedule(env: Environment) -> None:
-    """Raise `ConfigurationError` for a cron expression that Dagster does not take."""
+    """Raise `ConfigurationError` for a cron expression that Dagster refuses."""
     _require_cron(ScheduleSettings.from_environment(env).cron)
 
 
@@ -61,7 +61,7 @@ def _require_cron(cron: str) -> None:
 
 
 def sync_schedule(definition: SyncDefinition, settings: ScheduleSettings) -> dg.ScheduleDefinition:
-    """The schedule of the sync job. Raises `ConfigurationError` for a cron expression that Dagster does not take."""
+    """The schedule of the sync job. Raises `ConfigurationError` for a cron expression that Dagster refuses."""
     _require_cron(settings.cron)
     names = SyncNames.of(definition.name)
 

@@ -20,7 +20,7 @@ from product_sync.schema.definition import SyncDefinition
 
 
 class ProjectSensor(dg.SensorDefinition):
-    """A sensor of the code location, which each sync brings along.
+    """A sensor of the whole code location, which the definitions of each sync contain.
 
     Dagster keeps one of several equal objects and refuses two sensors of one name. It copies the definitions of each
     component to note where they come from, but not this one.

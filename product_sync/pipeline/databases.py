@@ -24,7 +24,7 @@ from product_sync.targets.postgres.waits import OnWait, log_wait
 
 @dataclass(frozen=True)
 class Databases:
-    """Made by `of`. Nothing is connected until it is asked for."""
+    """Made by `of`. Connects when a connection is first needed."""
 
     definition: SyncDefinition
     source: SourceAddress
@@ -38,20 +38,20 @@ class Databases:
 
     @contextmanager
     def open_source(self, timing: Timing = SYSTEM_TIMING) -> Iterator[mongodb.MongoSource]:
-        """The source, on a connection that has answered once. Raises as `mongodb.connect`."""
+        """The source, on a connection that has replied once. Raises as `mongodb.connect`."""
         source = self.source
         with mongodb.connect(source.url, user=source.user, password=source.password) as database:
             yield mongodb.MongoSource(database, self.row_schema, timing=timing)
 
     def reader(self, on_wait: OnWait = log_wait) -> PostgresReader:
-        """Of the target."""
+        """The reader of the target."""
         return PostgresReader(self.target.url, self.row_schema, on_wait=on_wait)
 
     @cached_property
     def row_schema(self) -> RowSchema:
-        """The mapped columns as the target table has them, which is asked once.
+        """The mapped columns as the target table has them. The target is asked once.
 
-        Raises `ConfigurationError` or `NotAttempted` for whatever does not fit.
+        Raises `ConfigurationError` or `NotAttempted` for a column that does not fit.
         """
         target = self.definition.target
         return resolve_mapping(self.definition, reflect(self.target.url, target.db_schema, target.table))
@@ -68,7 +68,7 @@ class Databases:
 
     @property
     def identity(self) -> list[Any]:
-        """What the addresses and the mapping say, without credentials and without asking the target."""
+        """The two addresses without credentials, and the mapping; known without a connection."""
         columns = [
             [name, list(column.path), str(column.kind), column.required,
              repr(column.default) if column.has_default else None, column.update,
@@ -80,14 +80,14 @@ class Databases:
         return [*sides, source.filter] if source.filter else sides
 
     def __str__(self) -> str:
-        """Which collection and which table, on which hosts, for people; without credentials."""
+        """The collection, the table and their hosts, for people; without credentials."""
         return (
             f"From the collection {self.definition.source.collection} of {self._source_name}"
             f" to the table {self.table.qualified_name} of {self._target_name}"
         )
 
     def lock_holder(self, *, within_s: float | None = None) -> str | None:
-        """Who holds the sync's lock on the target table, in words, or ``None``."""
+        """The holder of the sync's lock on the target table, in words, or ``None``."""
         return lock.lock_holder(self.target.url, self.table, within_s=within_s)
 
     def wait_until_lock_is_free(self, wait_s: float, on_wait: OnWait) -> None:

@@ -1,4 +1,4 @@
-"""Checks what a sync uses of this machine before it reads or writes anything: the state folder and Dagster's folder."""
+"""Checks the state folder and Dagster's folder on this machine, before a sync reads or writes anything."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from product_sync.state.retention import make_room
 
 
 def require_local_storage(env: Mapping[str, str]) -> Path:
-    """The state folder, which this user can use. Creates nothing, and removes only old runs where there is no room.
+    """Return the state folder, if this user can use it. Creates nothing; removes old runs if the disk has no room.
 
-    Raises `ConfigurationError` where a setting names a folder that cannot be used, `LocalStorageError` where there is
-    no room on its disk.
+    Raises `ConfigurationError` if a setting names a folder that cannot be used, `LocalStorageError` if its disk has no
+    room.
     """
     root, home = state_root(env), dagster_home(env)
     if home is not None and not home.is_dir():

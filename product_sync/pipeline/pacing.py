@@ -1,4 +1,4 @@
-"""Which pacing a run's settings ask for, with its eyes on the target where it needs them."""
+"""Builds the pacing policy of a run from its options, with a pressure probe if the policy needs one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from product_sync.targets.postgres.pressure import PostgresPressure
 
 @contextmanager
 def pacing_of_load(settings: RunOptions, target: TargetAddress, timing: Timing) -> Iterator[Pacing]:
-    """The policy of one load."""
+    """The pacing policy of one load."""
     if settings.pacing == "fixed":
         yield _fixed(settings)
         return
@@ -23,15 +23,15 @@ def pacing_of_load(settings: RunOptions, target: TargetAddress, timing: Timing) 
 
 
 def pacing_without_pressure(settings: RunOptions, timing: Timing) -> Pacing:
-    """The policy as it would be on a target that nobody else uses: for an estimate."""
+    """The policy for an estimate: as if nobody else used the target."""
     if settings.pacing == "fixed":
         return _fixed(settings)
     return AdaptivePacing(_adaptive(settings), None, timing)
 
 
 def flush_within_s(settings: RunOptions) -> float | None:
-    """How many seconds a batch may stay off the disk, for the sake of others who commit: as long as the target rests
-    anyway. ``None`` where each COMMIT is to wait for the disk."""
+    """How many seconds a committed batch may stay unflushed, so that other clients can commit faster: the pause after a
+    batch. ``None`` if each COMMIT waits for the disk."""
     return None if settings.pacing == "fixed" else _adaptive(settings).rest_s
 
 

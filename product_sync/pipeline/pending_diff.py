@@ -1,8 +1,7 @@
-"""What a step may build on: the files of its own run, else the newest ones of the same source, target and mapping.
+"""Decides which earlier files a step may use: those of its own run, else the newest of the same sync.
 
-Any asset can be materialised by itself, so a load may meet a diff of another day, and a diff a snapshot that a check
-has refused. Here is decided what is still to be trusted; without it, pressing one button would write what the checks
-of an earlier run had stopped (design section 5, "The load never trusts an old plan").
+Each asset can be materialised by itself. A load may then find a diff of another day, and a diff may find a snapshot
+that a check refused. Without this module, one click could write what the checks of an earlier run had stopped.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from product_sync.state.files import TAKEN_AT, read_metadata
 from product_sync.state.store import RunFiles, StateFolder
 from product_sync.verify.checks import CheckResult
 
-#: A diff older than this is refused (design section 5).
+#: A diff older than this is refused.
 OLDEST_PLAN = timedelta(seconds=OLDEST_PLAN_S)
-#: By how much the clocks of two machines may differ.
+#: The largest difference between the clocks of two machines.
 CLOCKS_DIFFER = timedelta(minutes=5)
-#: Metadata of a diff: the run whose source snapshot it was made from.
+#: Metadata of a diff: the run of its source snapshot.
 SOURCE_RUN = "source_run"
 
 _MADE = {
@@ -36,8 +35,8 @@ _MADE = {
 
 @dataclass(frozen=True, slots=True)
 class PendingDiff:
-    """A diff that may be loaded, with what it was made from. ``skipped`` rows of the plan that a run executes are no
-    longer as planned, and not in it."""
+    """A diff that may be loaded. ``skipped`` is the number of planned rows that have changed since the plan and are
+    left out."""
 
     path: Path
     counts: DiffCounts
@@ -47,9 +46,9 @@ class PendingDiff:
 
 
 def newest(folder: StateFolder, own: RunFiles, name: str) -> RunFiles:
-    """The run whose file ``name`` is to be used: this one, else the newest. Raises `StalePlan` if there is none.
+    """The run whose file ``name`` is used: this one, else the newest. Raises `StalePlan` if there is none.
 
-    ``name`` is the file that its step writes last, so that the others are there too.
+    ``name`` is the last file that its step writes, so the other files exist too.
     """
     if own.has(name):
         return own
@@ -87,13 +86,13 @@ def counts_of(run: RunFiles) -> DiffCounts:
 
 
 def taken_at(path: Path) -> datetime:
-    """When the reading began that the file was made from."""
+    """When the read of the file began."""
     return datetime.fromisoformat(read_metadata(path)[TAKEN_AT])
 
 
 def age_of(path: Path, now: datetime) -> timedelta:
-    """How long ago the reading began that the file was made from. Raises `StalePlan` for one that is still to come: a
-    wrong clock would make it fresh for years."""
+    """How long ago the read of the file began. Raises `StalePlan` for a time in the future: after a wrong clock the
+    file would count as fresh for years."""
     age = now - taken_at(path)
     if age < -CLOCKS_DIFFER:
         raise StalePlan(
@@ -104,6 +103,6 @@ def age_of(path: Path, now: datetime) -> timedelta:
 
 
 def require(check_result: CheckResult) -> None:
-    """Raise `ChecksFailed` if the verdict did not pass. In a run of the whole pipeline the checks have come first."""
+    """Raise `ChecksFailed` if the check failed. In a run of the whole pipeline the checks run first."""
     if not check_result.passed:
         raise ChecksFailed(f"{check_result.check}: {check_result.description}")

@@ -1,7 +1,7 @@
-"""What must hold before a sync may begin. A sync refuses what is found here, and `doctor` reports it, by the same code.
+"""The preconditions of a sync. A sync refuses to start if one fails, and `doctor` reports all, by the same code.
 
-The checks of the two servers are in the adapters, where the reader and the writer call them too
-(`adapters.mongodb.collection`, `adapters.postgres.requirements`).
+The checks of the two servers are in `sources.mongodb.collection` and `targets.postgres.requirements`, because the
+reader and the writer call them too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SETTINGS: tuple[type[Settings], ...] = (RunOptions, ScheduleSettings, PageSetti
 
 
 def require_settings(definition: SyncDefinition, env: Environment, overrides: Mapping[str, Any]) -> None:
-    """Raise the first of `problems`, or what is wrong with a channel that is to hear of the run."""
+    """Raise the first of `problems`, or the first mistake in an alert channel."""
     for problem in problems(definition, env, overrides):
         raise problem
     require_channels(env)
@@ -45,8 +45,8 @@ def require_settings(definition: SyncDefinition, env: Environment, overrides: Ma
 def problems(
     definition: SyncDefinition | None, env: Environment, overrides: Mapping[str, Any], *more: Check
 ) -> Iterator[ProductSyncError]:
-    """Every mistake in the settings of a run that is started with ``overrides``, each once. ``more`` are checks that
-    this layer cannot make."""
+    """Every mistake in the settings of a run with the options ``overrides``, each once. ``more`` are the checks of
+    higher layers."""
     said = set[str]()
     for problem in _found(definition, env, overrides, *more):
         if str(problem) not in said:
@@ -78,7 +78,7 @@ def address_checks(definition: SyncDefinition) -> tuple[Check, Check]:
 
 
 def denied(target: TargetHealth, table: TargetTable, needed: Sequence[str]) -> AccessDenied | None:
-    """The error for privileges that are needed (``INSERT`` …) and that the role does not have, with their GRANT."""
+    """The error for the privileges (``INSERT`` …) that the role lacks, with their GRANT."""
     held = target.privileges
     missing = [name for name in needed if not getattr(held, name.lower())]
     if not missing:

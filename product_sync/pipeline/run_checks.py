@@ -1,7 +1,7 @@
-"""What a run says about itself: reads what has to be read and asks the verdicts.
+"""Runs the checks of `verify.checks` on a run: reads what they need and calls them.
 
-A run that has a source snapshot of its own is judged by it, with the target read afresh; a run that has none, such as
-the job of checks only, reads both sides. Either way the same functions decide.
+A run with its own source snapshot reads only the target again. A run without one, such as a validation, reads both
+sides.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from product_sync.verify.verification import Verification, compare_afresh, confi
 
 @dataclass(frozen=True, slots=True)
 class RunChecks:
-    """The verdicts on what a run came to. ``proven`` is what the copy was proven by: ``None`` where this run has not
-    loaded, or where something is red."""
+    """The check results of a run. ``proven`` is the verification that proves the copy; ``None`` if the run did not
+    load, or if a check is red."""
 
     check_results: list[CheckResult]
     proven: Verification | None
@@ -33,41 +33,41 @@ class RunChecks:
 
 @names_storage
 def check_source(sync_run: SyncRun) -> CheckResult:
-    """The run's own source snapshot; both sides are read now if it has none."""
+    """Check the run's own source snapshot. Reads both sides first if there is none."""
     _read_once(sync_run)
     return sync_run.check_source(sync_run.files)
 
 
 @names_storage
 def check_mapping(sync_run: SyncRun) -> CheckResult:
-    """The mapping, by the run's own source snapshot; both sides are read now if it has none."""
+    """Check the mapping by the run's own source snapshot. Reads both sides first if there is none."""
     _read_once(sync_run)
     return sync_run.check_mapping(sync_run.files)
 
 
 @names_storage
 def check_change(sync_run: SyncRun) -> CheckResult:
-    """The newest diff, this run's first."""
+    """Check the newest diff, this run's first."""
     return sync_run.check_change()
 
 
 @names_storage
 def check_load(sync_run: SyncRun) -> CheckResult:
-    """The newest load, this run's first."""
+    """Check the newest load, this run's first."""
     return checks.every_batch_loaded(loaded(sync_run), sync_run.name)
 
 
 @names_storage
 def check_own_load(sync_run: SyncRun) -> list[CheckResult]:
-    """The load of this run, if it has one."""
+    """Check the load of this run, if it has one."""
     return [check_load(sync_run)] if sync_run.files.has(store.LOAD_RESULT) else []
 
 
 @names_storage
 def check_result(sync_run: SyncRun) -> RunChecks:
-    """Whether the target matches the source, what it has too much, and what is quarantined: one reading for all.
+    """Check on one reading of the target whether it matches the source, has extra rows, and how much is quarantined.
 
-    Where a load of this run has passed, the size of the source becomes the baseline of the next runs.
+    After a load without a red check, the size of the source becomes the baseline of the next runs.
     """
     verification = _verification(sync_run)
     load_result = loaded(sync_run) if sync_run.files.has(store.LOAD_RESULT) else None
@@ -93,8 +93,8 @@ def _passes(check_result: CheckResult) -> bool:
 
 
 def _by_reason(sync_run: SyncRun, verification: Verification) -> dict[str, int]:
-    """Documents by reason, as they are now. Of those that the database would not take, only the number is known
-    that still have the values which it refused."""
+    """The number of documents by reason, as they are now. Of the documents that the database refused, only the
+    number of those is known that still have the refused values."""
     rejects = sync_run.files.path(store.REJECTS)
     rejected = row_count(rejects)
     by_reason = {str(reason): count for reason, count in quarantine.summary(rejects).items()} if rejected else {}
@@ -102,8 +102,8 @@ def _by_reason(sync_run: SyncRun, verification: Verification) -> dict[str, int]:
 
 
 def _read_once(sync_run: SyncRun) -> None:
-    """Read both sides, unless an earlier step of this run has read the source. After a load the target is read by
-    itself (`_compare_afresh`)."""
+    """Read both sides, unless an earlier step of this run has read the source. After a load, `_compare_afresh` reads
+    the target."""
     with sync_run.files.alone():
         if not sync_run.files.has(store.SOURCE_COUNT):
             if sync_run.files.has(store.LOAD_BEGAN):
@@ -132,7 +132,7 @@ def _verification(sync_run: SyncRun) -> Verification:
 
 
 def _compare_afresh(sync_run: SyncRun, out: Path) -> DiffCounts:
-    """Compare the source snapshot with a reading of the target that no load of this run has changed since."""
+    """Compare the source snapshot with the target as it is after the load of this run."""
     path, files = sync_run.files.path, sync_run.files
     source, quarantined = (path(store.SOURCE_ROWS), path(store.REJECTS)), sync_run.previous_quarantine
     if files.has(store.TARGET_ROWS) and not files.has(store.LOAD_BEGAN):
@@ -154,6 +154,6 @@ def _compare_afresh(sync_run: SyncRun, out: Path) -> DiffCounts:
 
 
 def _diff_is_the_proof(sync_run: SyncRun) -> bool:
-    """Whether this run has read both sides, compared them and found nothing to write: there is no fresher reading."""
+    """Whether this run read both sides, compared them and found nothing to write: then the diff is the verification."""
     made_here = (store.SOURCE_COUNT, store.TARGET_ROWS, store.DIFF_COUNTS, store.LOAD_RESULT)
     return all(sync_run.files.has(name) for name in made_here) and loaded(sync_run).planned == 0

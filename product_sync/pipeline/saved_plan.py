@@ -1,8 +1,8 @@
-"""Plan and apply: a dry run keeps its diff as a plan, and a later run executes that plan and nothing else.
+"""Plan and apply: a dry run saves its diff as a plan; a later run executes that plan and nothing else.
 
-The plan is the diff file itself, kept apart from the files of runs under the id of the run that made it. The run that
-executes it reads both sides afresh, which tells three things: whether the drift is still about the one that somebody
-has looked at, which rows still are as planned, and in the end whether the target matches the source.
+The plan is a copy of the diff file, under the id of the dry run. The run that executes it reads both sides again. So it
+knows whether the drift has grown, which rows are still as planned, and at the end whether the target matches the
+source.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SavedPlan:
 
 
 def keep(folder: StateFolder, made: PendingDiff, extra: str) -> str:
-    """Keep the diff of ``made`` as a plan; returns its id, that of the run whose diff it is."""
+    """Save the diff of ``made`` as a plan. Returns the id of the plan, which is that of the run."""
     run = RunFiles(made.path.parent)
     kept = folder.plan(run.run_id)
     kept.folder.mkdir(parents=True, exist_ok=True)
@@ -50,8 +50,8 @@ def keep(folder: StateFolder, made: PendingDiff, extra: str) -> str:
 
 
 def saved_plan_of(folder: StateFolder, settings: RunOptions, now: datetime) -> SavedPlan:
-    """The plan that ``settings`` name. Raises `StalePlan` if it is too old, not there, or of other databases, and
-    `ConfigurationError` if it was made with another ``extra``."""
+    """The plan that ``settings`` name. Raises `StalePlan` if it is too old, does not exist or belongs to other
+    databases, and `ConfigurationError` if it was made with another ``extra``."""
     plan_id = settings.plan or ""
     kept = folder.plan(plan_id)
     content = kept.read_json(store.PLAN)
@@ -92,10 +92,10 @@ def only_planned(
     ops: Collection[Op],
     max_growth: float,
 ) -> PendingDiff:
-    """What of ``approved`` is still as planned, by the reading ``fresh`` that this run has just made.
+    """The rows of ``approved`` that are unchanged in ``fresh``, the diff that this run has just made.
 
-    Raises `StalePlan` if this run has not read both sides itself, or found more than ``max_growth`` (a share of the
-    planned rows) on top of what was planned.
+    Raises `StalePlan` if this run has not read both sides itself, or if the number of differences has grown by more
+    than ``max_growth`` (a share of the planned rows).
     """
     if not all(own.has(name) for name in (store.SOURCE_COUNT, store.TARGET_ROWS, store.DIFF_COUNTS)):
         raise StalePlan(

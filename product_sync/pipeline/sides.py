@@ -1,7 +1,7 @@
-"""Finds the state folder of two sides without asking the target for its columns.
+"""Finds the state folder of a sync without a connection to the target.
 
 The key of a state folder (`RowSchema.state_key`) contains the types of the target's columns, so it needs a connection.
-Each run notes in its state folder what the addresses and the mapping say; where that is known, no connection is needed.
+Each run notes its addresses and mapping in its state folder, so that a later command needs no connection to find it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def find_by_sides(root: Path, sides: str) -> StateFolder | None:
 
 
 def _noted(path: Path) -> object:
-    """What was noted; a damaged note is as good as none."""
+    """The note; a damaged one counts as none."""
     try:
         content = read_json(path)
     except LocalStorageError:

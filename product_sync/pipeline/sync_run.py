@@ -46,19 +46,19 @@ if TYPE_CHECKING:
 OnLoad = Callable[[LoadResult], None]
 
 
-def _unheard(_result: LoadResult) -> None:
-    """Nobody needs the counts before the load ends."""
+def _ignore_load(_result: LoadResult) -> None:
+    """The default: do nothing with the counts."""
 
 
-#: How many rows of each kind people are shown.
+#: How many rows of each kind are shown to people.
 SHOWN = 10
-#: What a run does while a lock is held by others, or the target is silent.
+#: The stage of a run that waits for a lock or for a silent target.
 WAIT_STAGE = "waiting"
 
 
 @dataclass(frozen=True, slots=True)
 class DiffSummary:
-    """What the diff found, for people."""
+    """The result of a diff, for people."""
 
     counts: DiffCounts
     changed_columns: Mapping[str, int]
@@ -72,7 +72,7 @@ class DiffSummary:
 
 
 class _Reading(TypedDict):
-    """What every reading of a run is given."""
+    """The arguments of every read of a run."""
 
     metadata: Mapping[str, str]
     timing: Timing
@@ -81,8 +81,8 @@ class _Reading(TypedDict):
 
 @dataclass(frozen=True)
 class SyncRun:
-    """Made by `open_sync_run`, one for each step of a run. ``is_reexecution`` says that some steps may be left out,
-    because an earlier run has executed them."""
+    """Made by `open_sync_run`, one for each step of a run. In a re-execution (``is_reexecution``) some steps may be
+    left out, because an earlier run has executed them."""
 
     databases: Databases
     settings: RunOptions
@@ -90,13 +90,13 @@ class SyncRun:
     files: RunFiles
     on_progress: OnProgress
     timing: Timing
-    on_load: OnLoad = _unheard
+    on_load: OnLoad = _ignore_load
     is_reexecution: bool = False
 
     # Gather.
 
     def snapshot(self, *, source: bool, target: bool) -> tuple[SourceSnapshot | None, TargetSnapshot | None]:
-        """Read the sides that are asked for, both at once."""
+        """Read the given sides, both at once."""
         if source and target:
             return self.snapshot_both()
         return self.snapshot_source() if source else None, self.snapshot_target() if target else None
@@ -135,7 +135,7 @@ class SyncRun:
             saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now())
 
     def _note_source(self, snapshot: SourceSnapshot) -> None:
-        """This file is written last: where it is, the snapshot is complete."""
+        """This file is written last: if it exists, the snapshot is complete."""
         self.files.write_json(
             store.SOURCE_COUNT, {"documents": snapshot.documents, "unfilled": list(snapshot.unfilled)}
         )
@@ -284,15 +284,15 @@ class SyncRun:
         return health(self.databases.target.url, self.row_schema)
 
     def newest(self, name: str) -> RunFiles:
-        """The run whose file ``name`` is used. A re-executed run makes up for what its steps that were left out would
-        have read: what an earlier run has read is out of date, and may be why that run failed."""
+        """The run whose file ``name`` is used. A re-executed run first makes the files of the steps that were left out:
+        the files of an earlier run are out of date and may be the reason for its failure."""
         missed = _MADE_BY.get(name)
         if self.is_reexecution and missed is not None and not self.files.has(name):
             missed(self)
         return pending_diff.newest(self.folder, self.files, name)
 
 
-#: What makes the files that a step builds on.
+#: The method that makes each file.
 _MADE_BY: Mapping[str, Callable[[SyncRun], object]] = {
     store.SOURCE_COUNT: SyncRun.snapshot_both,
     store.TARGET_ROWS: SyncRun.snapshot_both,
@@ -308,7 +308,7 @@ def open_sync_run(
     run_id: str,
     on_progress: OnProgress,
     timing: Timing = SYSTEM_TIMING,
-    on_load: OnLoad = _unheard,
+    on_load: OnLoad = _ignore_load,
     is_reexecution: bool = False,
 ) -> SyncRun:
     """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used.
@@ -327,6 +327,6 @@ def open_sync_run(
 
 
 def require_writable(databases: Databases) -> None:
-    """Raise what would keep any sync from writing to the target, whatever it finds."""
+    """Raise the problem that would keep every sync from writing to the target."""
     if problem := health(databases.target.url, databases.row_schema).problem:
         raise problem
