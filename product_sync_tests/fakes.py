@@ -159,7 +159,7 @@ class FakeTarget:
     """
 
     def __init__(self, row_schema: RowSchema, rows: Iterable[Row] = ()) -> None:
-        self._layout = row_schema
+        self._row_schema = row_schema
         self._key = row_schema.key.name
         self.rows: dict[str, Row] = {row[self._key]: dict(row) for row in rows}
         self.script = Script()
@@ -310,7 +310,7 @@ class FakeTarget:
                 yield row[self._key]
 
     def _update(self, rows: dict[str, Row], batch: WriteBatch) -> Iterator[str]:
-        compared = [column.name for column in self._layout.compared]
+        compared = [column.name for column in self._row_schema.compared]
         for new, old in zip(self._values(batch.new), self._values(batch.old), strict=True):
             row = rows.get(new[self._key])
             if row is not None and _same(row, old, compared) and new[self._key] not in self.swallows:
@@ -324,7 +324,7 @@ class FakeTarget:
             raise PrivilegeMissing("permission denied for table product", sqlstate="42501")
         for old in self._values(batch.deletes):
             row = rows.get(old[self._key])
-            if row is not None and _same(row, old, self._layout.target_schema.names):
+            if row is not None and _same(row, old, self._row_schema.target_schema.names):
                 if row[self._key] in self.referenced:
                     raise ForeignKeyRefused("the row is still referenced from table cart_item", sqlstate="23503")
                 del rows[row[self._key]]
@@ -339,8 +339,8 @@ class FakeTarget:
 
     def _table(self, rows: Iterable[Row]) -> pa.Table:
         held = list(rows)
-        columns = [pa.array([row[field.name] for row in held], field.type) for field in self._layout.target_schema]
-        return pa.Table.from_arrays(columns, schema=self._layout.target_schema)
+        columns = [pa.array([row[field.name] for row in held], field.type) for field in self._row_schema.target_schema]
+        return pa.Table.from_arrays(columns, schema=self._row_schema.target_schema)
 
     @staticmethod
     def _values(table: pa.Table) -> list[Row]:

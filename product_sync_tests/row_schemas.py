@@ -1,4 +1,4 @@
-"""Layouts and raw documents for the tests of the conversion and the quarantine."""
+"""Row schemas and raw documents for the tests of the conversion and the quarantine."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def mapping_of(columns: dict[str, dict[str, Any]]) -> SyncDefinition:
     )
 
 
-def layout_of(
+def row_schema_of(
     types: dict[str, ColumnType], specs: dict[str, dict[str, Any]] | None = None, *, key: ColumnType = TEXT
 ) -> RowSchema:
-    """A layout with the key ``id`` and a nullable column for each of ``types``, filled from the field of its
+    """A row schema with the key ``id`` and a nullable column for each of ``types``, filled from the field of its
     name unless ``specs`` says otherwise."""
     columns = dict[str, dict[str, Any]]()
     for name in types:

@@ -1,7 +1,7 @@
 """What every `product_sync.schema.ports.Source` promises: run on MongoDB, and on the fake that stands for it.
 
 A subclass provides the fixture ``source_of``: given documents (Python values as BSON has them), or ``None`` for a
-collection that does not exist, it returns a source of them with the layout of `product_row_schema`.
+collection that does not exist, it returns a source of them with the row schema of `product_row_schema`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class SourceContract:
         assert sum(batch.documents for batch in batches) == 3
         assert all(batch.documents == batch.rows.num_rows + len(batch.rejects) for batch in batches)
 
-    def test_rows_hold_canonical_values_in_the_schema_of_the_layout(self, source_of: SourceOf) -> None:
+    def test_rows_hold_canonical_values_in_the_schema_of_the_table(self, source_of: SourceOf) -> None:
         batches = list(source_of([product(OBJECT_ID, price=2.0, quantity=..., junk="x")]).snapshot())
 
         assert all(batch.rows.schema == product_row_schema().source_schema for batch in batches)

@@ -1,6 +1,6 @@
 """What every `product_sync.schema.ports.TargetReader` and `TargetWriter` promises: run on PostgreSQL, and on the fake.
 
-A subclass provides the fixture ``target_of``: given a layout and the rows that are there already (canonical values),
+A subclass provides the fixture ``target_of``: given a row schema and the rows that the table holds (canonical values),
 it returns a `Target` to read, to write, and to meddle with.
 """
 
@@ -129,7 +129,7 @@ TargetOf = Callable[[RowSchema, Sequence[Row]], Target]
 _DECLARED = {"varchar(12)": "character varying(12)", "timestamptz": "timestamp with time zone"}
 
 
-def every_type_layout(*, not_updated: Sequence[str] = ()) -> RowSchema:
+def every_type_row_schema(*, not_updated: Sequence[str] = ()) -> RowSchema:
     """`EVERY_TYPE` as a table ``everything``, each column mapped from the field of its name."""
     columns = tuple(
         TableColumn(name, _DECLARED.get(str(type_), str(type_)), type_, name != "id", False)
@@ -184,7 +184,7 @@ class TargetContract:
 
     @pytest.fixture
     def row_schema(self) -> RowSchema:
-        return every_type_layout(not_updated=("name",))
+        return every_type_row_schema(not_updated=("name",))
 
     def content(self, target: Target, row_schema: RowSchema) -> dict[str, dict[str, str]]:
         return rows_of(pa.Table.from_batches(target.reader.snapshot(), schema=row_schema.target_schema))

@@ -25,23 +25,23 @@ from product_sync_tests.load.bench import Bench, document, row
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.source_contract import product_row_schema
 from product_sync_tests.target_contract import EDGES, EVERY_TYPE, rows_of, table_of, write_batch
-from product_sync_tests.targets.postgres_tables import execute, layout_of
+from product_sync_tests.targets.postgres_tables import execute, row_schema_of
 
-LAYOUT = product_row_schema()
+ROW_SCHEMA = product_row_schema()
 
 
 class _Table(PostgresWriter):
     """The real table behind both ports of the target."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, LAYOUT, run_id="test")
-        reader = PostgresReader(url, LAYOUT)
+        super().__init__(url, ROW_SCHEMA, run_id="test")
+        reader = PostgresReader(url, ROW_SCHEMA)
         self.snapshot = reader.snapshot
         self.estimated_count = reader.estimated_count
 
 
 def bench_on(folder: str | Path, table: _Table, documents: Sequence[dict[str, Any]]) -> Bench:
-    bench = Bench(Path(folder), FakeSource(LAYOUT, documents), cast("FakeTarget", table), LAYOUT)
+    bench = Bench(Path(folder), FakeSource(ROW_SCHEMA, documents), cast("FakeTarget", table), ROW_SCHEMA)
     bench.compare()
     return bench
 
@@ -80,7 +80,7 @@ def test_any_permutation_of_a_unique_column_converges_in_one_sync(
     wanted |= {f"new-{name}": wanted.pop(name) for name in doomed}
     with tempfile.TemporaryDirectory() as folder, _Table(cart_url) as table:
         held = [row(name, title=value) for name, value in zip(names, values, strict=True)]
-        table.write(write_batch(LAYOUT, inserts=held))
+        table.write(write_batch(ROW_SCHEMA, inserts=held))
         bench = bench_on(folder, table, [document(name, title=title) for name, title in wanted.items()])
         result = bench.load(
             batch_size=batch_size, deletion_facts=DeletionFacts(len(doomed), count, True, (), max_delete_share=1.0)
@@ -101,7 +101,7 @@ def test_no_other_session_sees_a_value_that_neither_side_has(cart_url: str, tmp_
         " 'BEGIN INSERT INTO seen VALUES (NEW.title); RETURN NEW; END'",
     )
     with _Table(cart_url) as table:
-        table.write(write_batch(LAYOUT, inserts=[row(f"p{n}", title=f"t{n}") for n in range(3)]))
+        table.write(write_batch(ROW_SCHEMA, inserts=[row(f"p{n}", title=f"t{n}") for n in range(3)]))
         execute(cart_url, "CREATE TRIGGER t BEFORE UPDATE ON product FOR EACH ROW EXECUTE FUNCTION f()")
         bench = bench_on(tmp_path, table, [document(f"p{n}", title=f"t{(n + 1) % 3}") for n in range(3)])
         assert bench.load(batch_size=1).updated == 3
@@ -120,7 +120,7 @@ def test_rows_that_refer_to_one_another_come_and_go_in_any_order(cart_url: str, 
     parents = {"a": "c", "b": "d", "c": "b", "d": "d", "e": "f", "f": "e"}
     with _Table(cart_url) as table:
         gone = {"v": "v", "w": "v", "x": "w", "y": "z", "z": "y"}
-        table.write(write_batch(LAYOUT, inserts=[row(name, image=parent) for name, parent in gone.items()]))
+        table.write(write_batch(ROW_SCHEMA, inserts=[row(name, image=parent) for name, parent in gone.items()]))
         bench = bench_on(tmp_path, table, [document(name, image=parent) for name, parent in parents.items()])
         facts = DeletionFacts(5, 5, True, (), max_delete_share=1.0)
         result = bench.load(batch_size=1, deletion_facts=facts)
@@ -134,7 +134,7 @@ def test_a_parked_value_of_every_type_is_taken_by_the_server(cart_url: str) -> N
         sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), sql.SQL(str(kind))) for name, kind in EVERY_TYPE.items()
     )
     execute(cart_url, sql.SQL("CREATE TABLE everything ({}, PRIMARY KEY (id))").format(columns))
-    row_schema = layout_of(cart_url, "everything")
+    row_schema = row_schema_of(cart_url, "everything")
     unique = [name for name in EVERY_TYPE if name not in ("id", "active")]
     for name in unique:
         execute(cart_url, sql.SQL("CREATE UNIQUE INDEX ON everything ({})").format(sql.Identifier(name)))
@@ -160,7 +160,7 @@ def test_a_constraint_that_refuses_every_parked_value_is_named(cart_url: str, tm
         cart_url, "CREATE UNIQUE INDEX ON product (title)", "ALTER TABLE product ADD CHECK (title IN ('1', '2', '3'))"
     )
     with _Table(cart_url) as table:
-        table.write(write_batch(LAYOUT, inserts=[row("a", title="1"), row("b", title="2"), row("c", title="3")]))
+        table.write(write_batch(ROW_SCHEMA, inserts=[row("a", title="1"), row("b", title="2"), row("c", title="3")]))
         bench = bench_on(tmp_path, table, [document("a", title="2"), document("b", title="1"), document("c", price=1)])
         result = bench.load()
     assert (result.updated, result.excluded, result.quarantined) == (0, 2, 1)
@@ -172,7 +172,7 @@ def test_a_constraint_that_refuses_every_parked_value_is_named(cart_url: str, tm
 def test_a_row_that_changes_while_the_circle_is_written_stays_as_it_is(cart_url: str, tmp_path: Path) -> None:
     execute(cart_url, "CREATE UNIQUE INDEX ON product (title)")
     with _Table(cart_url) as table:
-        table.write(write_batch(LAYOUT, inserts=[row("a", title="1"), row("b", title="2")]))
+        table.write(write_batch(ROW_SCHEMA, inserts=[row("a", title="1"), row("b", title="2")]))
         bench = bench_on(tmp_path, table, [document("a", title="2"), document("b", title="1")])
         ask = table.obstacles
 
@@ -224,8 +224,8 @@ def test_the_server_forbids_what_the_sync_works_around(cart_url: str, product_ta
     execute(cart_url, "CREATE UNIQUE INDEX ON product (title)")
     with _Table(cart_url) as table:
         rows = [row("a", title="1"), row("b", title="2")]
-        table.write(write_batch(LAYOUT, inserts=rows))
-        swap = write_batch(LAYOUT, updates=[(rows[0], row("a", title="2")), (rows[1], row("b", title="1"))])
+        table.write(write_batch(ROW_SCHEMA, inserts=rows))
+        swap = write_batch(ROW_SCHEMA, updates=[(rows[0], row("a", title="2")), (rows[1], row("b", title="1"))])
         with pytest.raises(RowsExcluded) as caught:
             table.write(swap)
     assert isinstance(caught.value.__cause__, psycopg.errors.UniqueViolation)

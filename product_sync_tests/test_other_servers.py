@@ -19,7 +19,7 @@ from product_sync.targets.postgres.reader import PostgresReader
 from product_sync_tests.databases import create_product_table
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.pooler import transaction_pooler
-from product_sync_tests.targets.postgres_tables import layout_of, role
+from product_sync_tests.targets.postgres_tables import role, row_schema_of
 
 
 def sync(**switches: Any) -> Report:
@@ -154,7 +154,7 @@ class TestEncodings:
             market.copy(products(1))
             market.sql(r"UPDATE product SET title = convert_from('\xe4'::bytea, 'SQL_ASCII')")
             with pytest.raises(NotAttempted, match=r"public\.product holds a text that is not .* UTF-8.*0xe4"):
-                list(PostgresReader(market.cart_url, layout_of(market.cart_url)).snapshot())
+                list(PostgresReader(market.cart_url, row_schema_of(market.cart_url)).snapshot())
 
 
 @contextmanager

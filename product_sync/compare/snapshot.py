@@ -92,7 +92,7 @@ class SourceRecording:
         on_progress: OnProgress,
     ) -> None:
         self.taken_at = timing.now()
-        self._layout = row_schema
+        self._row_schema = row_schema
         self._rows_path, self._rejects_path = rows_path, rejects_path
         self.stamped = _stamped(metadata, self.taken_at)
         self._in_collection = source.estimated_count()
@@ -102,7 +102,7 @@ class SourceRecording:
 
     def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The rows of each page. The files exist when all are read, and no part of them if the read stops early."""
-        row_schema, stamped = self._layout, self.stamped
+        row_schema, stamped = self._row_schema, self.stamped
         converted = self._rejects_path.with_name(f"{self._rejects_path.name}.without_duplicates")
         id_types: set[str] = set()
         with (
@@ -139,7 +139,7 @@ class SourceRecording:
             taken_at=self.taken_at,
             duration_s=self._meter.elapsed_s,
             rows_per_second=self._meter.rate,
-            filtered_out=max(self._in_collection - self._meter.done, 0) if self._layout.filter else None,
+            filtered_out=max(self._in_collection - self._meter.done, 0) if self._row_schema.filter else None,
             unfilled=[column.name for column in self._unfilled.columns],
         )
 
@@ -176,14 +176,14 @@ class TargetRecording:
         on_progress: OnProgress,
     ) -> None:
         self.taken_at = timing.now()
-        self._layout = row_schema
+        self._row_schema = row_schema
         self._path = path
         self.stamped = _stamped(metadata, self.taken_at)
         self._meter = Meter("read target", reader.estimated_count(), on_progress, timing)
 
     def rows(self, batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The same batches. The file exists when all are read, and no part of it if the read stops early."""
-        schema, key = self._layout.target_schema, self._layout.key.name
+        schema, key = self._row_schema.target_schema, self._row_schema.key.name
         with parquet_writer(self._path, schema, metadata=self.stamped, sought_by=key) as sink:
             for batch in batches:
                 sink.write(batch)

@@ -29,7 +29,7 @@ from product_sync_tests.parquet import write_parquet
 from product_sync_tests.source_contract import product_row_schema
 
 folder, rows, width, is_shuffled = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
-layout = product_row_schema()
+row_schema = product_row_schema()
 rng = np.random.default_rng(5)
 noise = rng.bytes(width // 2 + rows).hex()
 
@@ -48,11 +48,11 @@ def side(schema, order, price):
         yield pa.RecordBatch.from_arrays(cast, schema=schema)
 
 order = np.arange(rows)
-write_parquet(folder / "source", layout.source_schema, side(layout.source_schema, order, 1), metadata={})
+write_parquet(folder / "source", row_schema.source_schema, side(row_schema.source_schema, order, 1), metadata={})
 if is_shuffled:
     rng.shuffle(order)
-write_parquet(folder / "target", layout.target_schema, side(layout.target_schema, order, 2), metadata={})
-write_parquet(folder / "rejects", quarantine.rejects_schema(layout), [], metadata={})
+write_parquet(folder / "target", row_schema.target_schema, side(row_schema.target_schema, order, 2), metadata={})
+write_parquet(folder / "rejects", quarantine.rejects_schema(row_schema), [], metadata={})
 
 def resident(name):
     [line] = [line for line in open("/proc/self/status") if line.startswith(name)]
@@ -61,7 +61,7 @@ def resident(name):
 before = resident("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 paths = [folder / name for name in ("source", "rejects", "target")]
-counts = diff(layout, *paths, None, folder / "diff", metadata={})
+counts = diff(row_schema, *paths, None, folder / "diff", metadata={})
 assert counts.changed == rows, counts
 print(resident("VmHWM") - before)
 """

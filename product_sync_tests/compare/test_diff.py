@@ -20,13 +20,13 @@ from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import read_metadata
 from product_sync_tests.load.bench import document, make_bench, row
 from product_sync_tests.parquet import write_parquet
-from product_sync_tests.row_schemas import layout_of
+from product_sync_tests.row_schemas import row_schema_of
 
 INFINITY, MINUS_INFINITY = 2**63 - 1, -(2**63)
 
 
-def typed_layout() -> RowSchema:
-    return layout_of(
+def typed_row_schema() -> RowSchema:
+    return row_schema_of(
         {
             "price": ColumnType(TypeName.NUMERIC),
             "weight": ColumnType(TypeName.DOUBLE),
@@ -89,14 +89,14 @@ def compare(row_schema: RowSchema, folder: Path, source: dict[str, Any], target:
 def test_a_product_is_changed_exactly_where_a_compared_value_differs(
     tmp_path: Path, source: dict[str, Any], target: dict[str, Any], changed: int
 ) -> None:
-    row_schema = typed_layout()
+    row_schema = typed_row_schema()
     assert compare(row_schema, tmp_path, source, target).changed == changed
     assert sum(changed_columns(tmp_path / "diff", row_schema).values()) == changed
     assert len(first_differences(tmp_path / "diff", row_schema)) == changed
 
 
 def test_infinite_instants_reach_the_load_as_they_were_read(tmp_path: Path) -> None:
-    row_schema = typed_layout()
+    row_schema = typed_row_schema()
     compare(row_schema, tmp_path, {"listed": 5}, {"listed": MINUS_INFINITY})
     table = pq.read_table(tmp_path / "diff")
     assert table.schema.remove_metadata() == row_schema.diff_schema
@@ -113,20 +113,20 @@ def test_infinite_instants_reach_the_load_as_they_were_read(tmp_path: Path) -> N
     ],
 )
 def test_every_instant_can_be_shown(tmp_path: Path, instant: int, shown: str) -> None:
-    row_schema = typed_layout()
+    row_schema = typed_row_schema()
     compare(row_schema, tmp_path, {"listed": 5}, {"listed": instant})
     [difference] = first_differences(tmp_path / "diff", row_schema)
     assert difference.old == shown
 
 
 def test_columns_whose_names_differ_in_letter_case_only_are_kept_apart(tmp_path: Path) -> None:
-    row_schema = layout_of({"price": ColumnType(TypeName.INTEGER), "Price": ColumnType(TypeName.INTEGER)})
+    row_schema = row_schema_of({"price": ColumnType(TypeName.INTEGER), "Price": ColumnType(TypeName.INTEGER)})
     assert compare(row_schema, tmp_path, {"price": 1, "Price": 2}, {"price": 1, "Price": 3}).changed == 1
     assert changed_columns(tmp_path / "diff", row_schema) == {"price": 0, "Price": 1}
 
 
 def test_the_diff_says_where_it_comes_from(tmp_path: Path) -> None:
-    compare(typed_layout(), tmp_path, {}, {})
+    compare(typed_row_schema(), tmp_path, {}, {})
     assert read_metadata(tmp_path / "diff") == {"run_id": "7"}
 
 

@@ -22,10 +22,10 @@ from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync_tests.parquet import write_parquet
-from product_sync_tests.row_schemas import layout_of
+from product_sync_tests.row_schemas import row_schema_of
 
 #: Names that differ in letter case only, one that the files use for themselves, and one that is written once.
-LAYOUT = layout_of(
+ROW_SCHEMA = row_schema_of(
     {
         "price": ColumnType(TypeName.INTEGER),
         "Price": ColumnType(TypeName.INTEGER),
@@ -36,8 +36,8 @@ LAYOUT = layout_of(
     {name: {"required": False} for name in ("price", "Price", "weight", "op")}
     | {"note": {"required": False, "update": False}},
 )
-NAMES = [column.name for column in LAYOUT.values]
-COMPARED = [column.name for column in LAYOUT.compared]
+NAMES = [column.name for column in ROW_SCHEMA.values]
+COMPARED = [column.name for column in ROW_SCHEMA.compared]
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 Values = tuple[Any, ...]
@@ -130,20 +130,22 @@ def written(folder: Path, products: dict[str, Product], target_order: Sequence[s
     rejects.append(Reject("unknown", None, (Defect("id", Reason.UNSUPPORTED_ID, ""),)))
     write_parquet(
         folder / "source",
-        LAYOUT.source_schema,
-        [pa.RecordBatch.from_pylist(source, LAYOUT.source_schema)],
+        ROW_SCHEMA.source_schema,
+        [pa.RecordBatch.from_pylist(source, ROW_SCHEMA.source_schema)],
         metadata={},
     )
     write_parquet(
         folder / "target",
-        LAYOUT.target_schema,
-        [pa.RecordBatch.from_pylist(target, LAYOUT.target_schema)],
+        ROW_SCHEMA.target_schema,
+        [pa.RecordBatch.from_pylist(target, ROW_SCHEMA.target_schema)],
         metadata={},
     )
-    schema = quarantine.rejects_schema(LAYOUT)
-    write_parquet(folder / "rejects", schema, [quarantine.rejects_batch(LAYOUT, rejects, Stage.CONVERT)], metadata={})
-    values = pa.Table.from_pylist(refused_values, pa.schema(list(LAYOUT.target_schema)[1:]))
-    batch = quarantine.rejects_batch(LAYOUT, refused, Stage.LOAD, values)
+    schema = quarantine.rejects_schema(ROW_SCHEMA)
+    write_parquet(
+        folder / "rejects", schema, [quarantine.rejects_batch(ROW_SCHEMA, rejects, Stage.CONVERT)], metadata={}
+    )
+    values = pa.Table.from_pylist(refused_values, pa.schema(list(ROW_SCHEMA.target_schema)[1:]))
+    batch = quarantine.rejects_batch(ROW_SCHEMA, refused, Stage.LOAD, values)
     write_parquet(folder / "refused", schema, [batch], metadata={})
     quarantine.merge(None, [folder / "refused"], folder / "quarantine", now=NOW, run_id="1")
 
@@ -157,7 +159,7 @@ def test_the_diff_is_what_the_specification_says(
     random.shuffle(order)
     written(tmp_path, products, order)
     paths = [tmp_path / name for name in ("source", "rejects", "target", "quarantine", "diff")]
-    counts = diff(LAYOUT, *paths, metadata={}, limits=limits)
+    counts = diff(ROW_SCHEMA, *paths, metadata={}, limits=limits)
     found = pq.read_table(tmp_path / "diff")
     new = zip(*(found[f"new_{name}"].to_pylist() for name in NAMES), strict=True)
     old = zip(*(found[f"old_{name}"].to_pylist() for name in NAMES), strict=True)

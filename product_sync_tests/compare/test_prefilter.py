@@ -26,9 +26,9 @@ from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import parquet_writer, row_count
 from product_sync_tests.parquet import write_parquet
-from product_sync_tests.row_schemas import layout_of
+from product_sync_tests.row_schemas import row_schema_of
 
-LAYOUT = layout_of(
+ROW_SCHEMA = row_schema_of(
     {"weight": ColumnType(TypeName.DOUBLE), "note": ColumnType(TypeName.TEXT)},
     {"weight": {"required": False}, "note": {"required": False, "update": False}},
 )
@@ -48,7 +48,7 @@ def written(row_schema: RowSchema, folder: Path, source: list[tuple[str, Any]], 
 
 def differences(folder: Path, target_batches: Iterator[pa.RecordBatch] | None = None) -> list[dict[str, Any]]:
     paths = (folder / "source", folder / "rejects", folder / "target", None, folder / "diff")
-    diffs.diff(LAYOUT, *paths, metadata={}, target_batches=target_batches)
+    diffs.diff(ROW_SCHEMA, *paths, metadata={}, target_batches=target_batches)
     return [{name: repr(value) for name, value in row.items()} for row in pq.read_table(folder / "diff").to_pylist()]
 
 
@@ -71,7 +71,7 @@ def test_the_diff_is_the_same_whatever_the_order(source: list[tuple[str, Any]], 
     target = data.draw(st.permutations(list(dict([*others, *kept]).items())))
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
-        written(LAYOUT, folder, data.draw(st.permutations(source)), target)
+        written(ROW_SCHEMA, folder, data.draw(st.permutations(source)), target)
         patch.setattr(diffs, "drop_identical_rows", lambda _, new, old, __, **___: (new, old))
         plainly = differences(folder)
         for window in (SMALL, replace(SMALL, page_bytes=40), replace(SMALL, trial_pages=2)):
@@ -83,16 +83,16 @@ def test_the_diff_is_the_same_whatever_the_order(source: list[tuple[str, Any]], 
 def test_only_rows_that_differ_go_on(tmp_path: Path) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
     target = [(row_id, weight + (row_id == "150")) for row_id, weight in rows if row_id != "100"]
-    written(LAYOUT, tmp_path, rows, target)
-    paths = drop_identical_rows(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
+    written(ROW_SCHEMA, tmp_path, rows, target)
+    paths = drop_identical_rows(ROW_SCHEMA, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
     assert [sorted(ids(path)) for path in paths] == [["100", "150"], ["150"]]
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_rows_that_were_moved_far_meet_in_the_join(tmp_path: Path, order: int) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
-    written(LAYOUT, tmp_path, *[rows, [*rows[10:], *rows[:10]]][::order])
-    source, target = drop_identical_rows(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
+    written(ROW_SCHEMA, tmp_path, *[rows, [*rows[10:], *rows[:10]]][::order])
+    source, target = drop_identical_rows(ROW_SCHEMA, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
     assert 0 < row_count(source) == row_count(target) <= 10
     assert differences(tmp_path) == []
 
@@ -101,8 +101,8 @@ def test_rows_that_were_moved_far_meet_in_the_join(tmp_path: Path, order: int) -
 def test_many_rows_that_one_side_lacks_do_not_keep_the_others_from_meeting(tmp_path: Path, source_lacks: bool) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
     fewer = [*rows[50:100], *rows[100:200:3], *rows[260:]]
-    written(LAYOUT, tmp_path, *([fewer, rows] if source_lacks else [rows, fewer]))
-    paths = drop_identical_rows(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
+    written(ROW_SCHEMA, tmp_path, *([fewer, rows] if source_lacks else [rows, fewer]))
+    paths = drop_identical_rows(ROW_SCHEMA, tmp_path / "source", tmp_path / "target", tmp_path, SMALL)
     lacking = sorted({row_id for row_id, _ in rows} - {row_id for row_id, _ in fewer})
     assert [sorted(ids(path)) for path in paths] == ([[], lacking] if source_lacks else [lacking, []])
 
@@ -118,13 +118,13 @@ def watched(folder: Path, window: Window) -> list[tuple[prefilter._Side, prefilt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefilter, "_match", watching)
-        drop_identical_rows(LAYOUT, folder / "source", folder / "target", folder, window)
+        drop_identical_rows(ROW_SCHEMA, folder / "source", folder / "target", folder, window)
     return seen
 
 
 def test_rows_that_never_meet_a_partner_do_not_fill_the_window(tmp_path: Path) -> None:
     rows = [(f"{number:06d}", 0.0) for number in range(200_000)]
-    written(LAYOUT, tmp_path, rows, [row for row in rows if int(row[0]) % 100])
+    written(ROW_SCHEMA, tmp_path, rows, [row for row in rows if int(row[0]) % 100])
     window = Window(rows=5_000, page_rows=500)
     waiting = max(source.waiting.num_rows for source, _ in watched(tmp_path, window))
     # Those of the last 5,000 rows, the page just read, and one that is ahead; 2,000 never meet one.
@@ -133,17 +133,17 @@ def test_rows_that_never_meet_a_partner_do_not_fill_the_window(tmp_path: Path) -
 
 def test_where_one_side_has_ended_the_rest_of_the_other_does_not_wait(tmp_path: Path) -> None:
     rows = [(f"{number:05d}", 0.0) for number in range(50_000)]
-    written(LAYOUT, tmp_path, rows, rows[:1_000])
+    written(ROW_SCHEMA, tmp_path, rows, rows[:1_000])
     window = Window(rows=5_000, page_rows=500)
     assert max(source.waiting.num_rows for source, _ in watched(tmp_path, window)) <= 2 * window.page_rows
 
 
 def test_a_few_rows_that_leave_hold_no_more_memory_than_their_own(tmp_path: Path) -> None:
     rows = [(f"{number:05d}", 0.0) for number in range(10_000)]
-    written(LAYOUT, tmp_path, rows, rows)
+    written(ROW_SCHEMA, tmp_path, rows, rows)
     pages = prefilter._pages(prefilter._batches(tmp_path / "target", Window()), Window())
-    with parquet_writer(tmp_path / "left", LAYOUT.target_schema, metadata={}) as sink:
-        side = prefilter._Side(pages, LAYOUT.target_schema, sink)
+    with parquet_writer(tmp_path / "left", ROW_SCHEMA.target_schema, metadata={}) as sink:
+        side = prefilter._Side(pages, ROW_SCHEMA.target_schema, sink)
         side.read(side)
         side._pass_on_oldest(10)
         (left,) = sink._pending
@@ -162,10 +162,10 @@ def test_each_id_is_found_where_it_lies(new: list[int], old: list[int], alike: i
 
 def test_orders_that_have_nothing_in_common_are_joined_as_they_are(tmp_path: Path) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
-    written(LAYOUT, tmp_path, rows, rows[::-1])
+    written(ROW_SCHEMA, tmp_path, rows, rows[::-1])
     given_paths = tmp_path / "source", tmp_path / "target"
     window = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=4)
-    assert drop_identical_rows(LAYOUT, *given_paths, tmp_path, window) == given_paths
+    assert drop_identical_rows(ROW_SCHEMA, *given_paths, tmp_path, window) == given_paths
 
 
 @pytest.mark.parametrize(("source", "target"), [(300, 300), (0, 300), (300, 0)])
@@ -173,11 +173,11 @@ def test_where_the_window_is_of_no_use_all_rows_are_awaited_and_joined(
     tmp_path: Path, source: int, target: int
 ) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
-    written(LAYOUT, tmp_path, rows[:source], rows[::-1][:target])
+    written(ROW_SCHEMA, tmp_path, rows[:source], rows[::-1][:target])
     given_paths = tmp_path / "source", tmp_path / "target"
     batches = while_read(tmp_path / "target", 7)
     window = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=4)
-    assert drop_identical_rows(LAYOUT, *given_paths, tmp_path, window, target_batches=batches) == given_paths
+    assert drop_identical_rows(ROW_SCHEMA, *given_paths, tmp_path, window, target_batches=batches) == given_paths
     assert [row_count(path) for path in given_paths] == [source, target]
     assert next(batches, None) is None
 
@@ -205,9 +205,9 @@ def test_pages_of_wide_rows_are_bounded_in_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_an_empty_target_lacks_all_but_the_rejected(tmp_path: Path, order: int) -> None:
     rows = [(f"{number:05d}", float(number)) for number in range(20_000)]
-    written(LAYOUT, tmp_path, rows[::order], [])
+    written(ROW_SCHEMA, tmp_path, rows[::order], [])
     reject = Reject('"00007"', SourceId(IdType.STRING, "00007"), (Defect("weight", Reason.NOT_FINITE, "NaN"),))
-    rejects = quarantine.rejects_batch(LAYOUT, [reject], Stage.CONVERT)
+    rejects = quarantine.rejects_batch(ROW_SCHEMA, [reject], Stage.CONVERT)
     write_parquet(tmp_path / "rejects", rejects.schema, [rejects], metadata={})
     differences(tmp_path)
     diff = pq.read_table(tmp_path / "diff")
@@ -218,7 +218,7 @@ def test_an_empty_target_lacks_all_but_the_rejected(tmp_path: Path, order: int) 
 
 def test_a_window_of_few_bytes_holds_few_rows(tmp_path: Path) -> None:
     rows = [(f"{number:03d}", float(number)) for number in range(300)]
-    written(LAYOUT, tmp_path, rows, [*rows[10:], *rows[:10]])
+    written(ROW_SCHEMA, tmp_path, rows, [*rows[10:], *rows[:10]])
     window = Window(rows=1_000, bytes=100, page_rows=2, trial_pages=1_000)
-    source, target = drop_identical_rows(LAYOUT, tmp_path / "source", tmp_path / "target", tmp_path, window)
+    source, target = drop_identical_rows(ROW_SCHEMA, tmp_path / "source", tmp_path / "target", tmp_path, window)
     assert 0 < row_count(source) == row_count(target) <= 10

@@ -32,12 +32,12 @@ from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import RUN_ID, STATE_KEY, read_metadata
 from product_sync_tests.parquet import write_parquet
-from product_sync_tests.row_schemas import INTEGER, layout_of
+from product_sync_tests.row_schemas import INTEGER, row_schema_of
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
 # Two columns whose names differ only in case, and values that could come back in another form.
-LAYOUT = layout_of(
+ROW_SCHEMA = row_schema_of(
     {
         "price": ColumnType(TypeName.NUMERIC),
         "Price": INTEGER,
@@ -63,18 +63,18 @@ def reject(bson_id: Any, *reasons: Reason, column: str = "price") -> Reject:
 
 
 def refused_values(count: int, values: dict[str, Any] = VALUES) -> pa.Table:
-    fields = [(column.name, column.type.arrow) for column in LAYOUT.values]
+    fields = [(column.name, column.type.arrow) for column in ROW_SCHEMA.values]
     return pa.table({name: pa.array([values[name]] * count, kind) for name, kind in fields})
 
 
 def write_rejects(path: Path, rejects: Sequence[Reject], stage: Stage = Stage.CONVERT) -> Path:
     refused = refused_values(len(rejects)) if stage is Stage.LOAD else None
-    batch = rejects_batch(LAYOUT, rejects, stage, refused)
-    write_parquet(path, rejects_schema(LAYOUT), [batch], metadata={STATE_KEY: "key", RUN_ID: "run"})
+    batch = rejects_batch(ROW_SCHEMA, rejects, stage, refused)
+    write_parquet(path, rejects_schema(ROW_SCHEMA), [batch], metadata={STATE_KEY: "key", RUN_ID: "run"})
     return path
 
 
-def write_rows(path: Path, ids: Sequence[Any], row_schema: RowSchema = LAYOUT) -> Path:
+def write_rows(path: Path, ids: Sequence[Any], row_schema: RowSchema = ROW_SCHEMA) -> Path:
     sources = [source for bson_id in ids if (source := source_id(bson_id))]
     columns = [
         pa.array([str(source.type) for source in sources], pa.string()),
@@ -122,7 +122,7 @@ class TestRejects:
 
     def test_refused_values_belong_to_their_reject(self) -> None:
         with pytest.raises(ValueError, match="1 rows of refused values for 2 rejects"):
-            rejects_batch(LAYOUT, [reject(1), reject(2)], Stage.LOAD, refused_values(1))
+            rejects_batch(ROW_SCHEMA, [reject(1), reject(2)], Stage.LOAD, refused_values(1))
 
 
 class TestDuplicates:
@@ -130,9 +130,9 @@ class TestDuplicates:
         out = tmp_path / "out"
         write_rows(tmp_path / "rows", rows)
         write_rejects(tmp_path / "rejects", rejects)
-        counts = add_duplicates(tmp_path / "rows", tmp_path / "rejects", out, LAYOUT)
+        counts = add_duplicates(tmp_path / "rows", tmp_path / "rejects", out, ROW_SCHEMA)
         assert counts == summary(out)
-        assert pq.read_schema(out).remove_metadata().equals(rejects_schema(LAYOUT))
+        assert pq.read_schema(out).remove_metadata().equals(rejects_schema(ROW_SCHEMA))
         assert read_metadata(out)[STATE_KEY] == "key"
         return entries(out)
 
@@ -176,7 +176,7 @@ class TestDuplicates:
         text = "123\n" * 1000
         rows = write_rows(tmp_path / "rows", [text])
         other = Reject('"other"', SourceId("uuid", text), (Defect("price", Reason.NOT_EXACT, ""),))
-        add_duplicates(rows, write_rejects(tmp_path / "rejects", [other]), tmp_path / "out", LAYOUT)
+        add_duplicates(rows, write_rejects(tmp_path / "rejects", [other]), tmp_path / "out", ROW_SCHEMA)
         entry = entries(tmp_path / "out")[source_key(text)]
         assert entry["values"] == [source_key(text)[:EXCERPT_LENGTH] + "…"]
         assert entry["id"] == text
@@ -224,7 +224,7 @@ class TestMerge:
         ]
         previous = path if path.exists() else None
         merge(previous, files, path, now=NOW + run * HOUR, run_id=f"run-{run}", untried=untried)
-        assert pq.read_schema(path).remove_metadata().equals(quarantine_schema(LAYOUT))
+        assert pq.read_schema(path).remove_metadata().equals(quarantine_schema(ROW_SCHEMA))
         assert read_metadata(path) == {STATE_KEY: "key", RUN_ID: f"run-{run}"}
         return entries(path)
 
@@ -277,7 +277,7 @@ class TestMerge:
     def test_what_was_refused_comes_back_as_it_was(self, tmp_path: Path) -> None:
         self.run(tmp_path, [reject("b")], [reject("a"), reject(Int64(5))])
         self.run(tmp_path, [reject("b")], [reject("a")], run=2, untried=[SourceId("long", "5")])
-        table = refused_rows(tmp_path / "quarantine", LAYOUT)
+        table = refused_rows(tmp_path / "quarantine", ROW_SCHEMA)
         assert table.column_names == [ID_TYPE, "id", "price", "Price", "since", "weight"]
         assert sorted(table["id"].to_pylist()) == ["5", "a"]
         assert table.select(["price", "Price", "since", "weight"]).equals(refused_values(2))
@@ -285,7 +285,7 @@ class TestMerge:
     def test_a_quarantine_without_refusals_excuses_nothing(self, tmp_path: Path) -> None:
         self.run(tmp_path, [reject("b")])
         assert pq.read_table(tmp_path / "quarantine")["refused"].null_count == 1
-        assert refused_rows(tmp_path / "quarantine", LAYOUT).num_rows == 0
+        assert refused_rows(tmp_path / "quarantine", ROW_SCHEMA).num_rows == 0
 
 
 def test_the_summary_counts_a_document_once_for_each_of_its_reasons(tmp_path: Path) -> None:
@@ -301,14 +301,14 @@ def test_the_summary_counts_a_document_once_for_each_of_its_reasons(tmp_path: Pa
 def test_the_first_entries_are_the_same_at_each_call(tmp_path: Path) -> None:
     path = write_rejects(tmp_path / "rejects", [reject(f"{number:03}") for number in reversed(range(100))])
     assert first_entries(path, 3)["source_key"].to_pylist() == ['"000"', '"001"', '"002"']
-    assert first_entries(path, 3).schema.equals(rejects_schema(LAYOUT))
+    assert first_entries(path, 3).schema.equals(rejects_schema(ROW_SCHEMA))
 
 
 def test_every_supported_id_keeps_its_name_on_the_way_from_row_to_reject(tmp_path: Path) -> None:
     """The keys that SQL makes of rows are those that Python makes of documents."""
     ids: list[Any] = ["5", 5, "6", Int64(6), OBJECT_ID, TEXT_ID]
     write_rows(tmp_path / "rows", ids)
-    add_duplicates(tmp_path / "rows", write_rejects(tmp_path / "rejects", []), tmp_path / "out", LAYOUT)
+    add_duplicates(tmp_path / "rows", write_rejects(tmp_path / "rejects", []), tmp_path / "out", ROW_SCHEMA)
     for key, entry in entries(tmp_path / "out").items():
         assert key == source_key(to_bson(SourceId(entry[ID_TYPE], entry["id"])))
     assert len(entries(tmp_path / "out")) == len(ids)

@@ -19,18 +19,18 @@ from product_sync_tests.fakes import FakeSource, FakeTarget, FakeTime
 from product_sync_tests.load.bench import document, make_bench, row
 from product_sync_tests.source_contract import product_row_schema
 
-LAYOUT = product_row_schema()
+ROW_SCHEMA = product_row_schema()
 METADATA = {RUN_ID: "run-1"}
 
 
 def test_every_document_is_a_row_or_a_reject(tmp_path: Path) -> None:
     documents = [document("a"), document("b", price=1.5, title=None), document("c"), document("d", title=7)]
     time, heard = FakeTime(), list[Progress]()
-    source = FakeSource(LAYOUT, documents, page_rows=2)
+    source = FakeSource(ROW_SCHEMA, documents, page_rows=2)
     source.script.on("source.snapshot", lambda: time.pass_(1), lambda: time.pass_(1))
     snapshot = snapshot_source(
         source,
-        LAYOUT,
+        ROW_SCHEMA,
         tmp_path / "rows",
         tmp_path / "rejects",
         metadata=METADATA,
@@ -48,8 +48,10 @@ def test_every_document_is_a_row_or_a_reject(tmp_path: Path) -> None:
 
 def test_a_snapshot_has_bounds_of_the_id_to_seek_by(tmp_path: Path) -> None:
     given: dict[str, Any] = {"metadata": METADATA, "timing": FakeTime().timing, "on_progress": no_progress}
-    snapshot_source(FakeSource(LAYOUT, [document("a")]), LAYOUT, tmp_path / "rows", tmp_path / "rejects", **given)
-    snapshot_target(FakeTarget(LAYOUT, [row("a")]), LAYOUT, tmp_path / "target", **given)
+    snapshot_source(
+        FakeSource(ROW_SCHEMA, [document("a")]), ROW_SCHEMA, tmp_path / "rows", tmp_path / "rejects", **given
+    )
+    snapshot_target(FakeTarget(ROW_SCHEMA, [row("a")]), ROW_SCHEMA, tmp_path / "target", **given)
     for name in ("rows", "target"):
         group = pq.read_metadata(tmp_path / name).row_group(0)
         columns = [group.column(place) for place in range(group.num_columns)]
@@ -58,14 +60,14 @@ def test_a_snapshot_has_bounds_of_the_id_to_seek_by(tmp_path: Path) -> None:
 
 def test_a_snapshot_is_as_old_as_the_moment_when_reading_began(tmp_path: Path) -> None:
     time = FakeTime(dt.datetime(2026, 5, 6, 7, 8, 9, tzinfo=dt.UTC))
-    source = FakeSource(LAYOUT, [document("a")])
+    source = FakeSource(ROW_SCHEMA, [document("a")])
     source.script.on("source.snapshot", lambda: time.pass_(3_600))
-    target = FakeTarget(LAYOUT, [row("a")])
+    target = FakeTarget(ROW_SCHEMA, [row("a")])
     target.script.on("target.snapshot", lambda: time.pass_(3_600))
     began = time.now()
     snapshot = snapshot_source(
         source,
-        LAYOUT,
+        ROW_SCHEMA,
         tmp_path / "rows",
         tmp_path / "rejects",
         metadata=METADATA,
@@ -76,7 +78,7 @@ def test_a_snapshot_is_as_old_as_the_moment_when_reading_began(tmp_path: Path) -
     for name in ("rows", "rejects"):
         assert read_metadata(tmp_path / name) == METADATA | {TAKEN_AT: "2026-05-06T07:08:09+00:00"}
     read = snapshot_target(
-        target, LAYOUT, tmp_path / "target", metadata=METADATA, timing=time.timing, on_progress=no_progress
+        target, ROW_SCHEMA, tmp_path / "target", metadata=METADATA, timing=time.timing, on_progress=no_progress
     )
     assert (read.rows, read.taken_at, read.duration_s) == (1, began + dt.timedelta(hours=1), 3_600)
     assert read_metadata(tmp_path / "target")[TAKEN_AT] == "2026-05-06T08:08:09+00:00"
@@ -84,7 +86,7 @@ def test_a_snapshot_is_as_old_as_the_moment_when_reading_began(tmp_path: Path) -
 
 def test_a_source_that_fails_in_mid_read_leaves_no_half_snapshot(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
-    bench.source = FakeSource(LAYOUT, [document(name) for name in "abc"], page_rows=1)
+    bench.source = FakeSource(ROW_SCHEMA, [document(name) for name in "abc"], page_rows=1)
     bench.source.script.on("source.snapshot", None, SourceReadError("no primary"))
     with pytest.raises(SourceReadError):
         bench.compare()
@@ -93,9 +95,9 @@ def test_a_source_that_fails_in_mid_read_leaves_no_half_snapshot(tmp_path: Path)
 
 def test_rows_are_taken_while_they_are_read_and_the_file_is_there_when_they_end(tmp_path: Path) -> None:
     time, heard = FakeTime(), list[Progress]()
-    target = FakeTarget(LAYOUT, [row(f"{number:04}") for number in range(2_500)])
+    target = FakeTarget(ROW_SCHEMA, [row(f"{number:04}") for number in range(2_500)])
     given: dict[str, Any] = {"metadata": METADATA, "timing": time.timing, "on_progress": heard.append}
-    with target_while_read(target, LAYOUT, tmp_path / "target", **given) as batches:
+    with target_while_read(target, ROW_SCHEMA, tmp_path / "target", **given) as batches:
         first = next(batches)
         assert [(progress.stage, progress.done, progress.total) for progress in heard] == [
             ("read target", 1_000, 2_500)
@@ -113,15 +115,15 @@ def stop_at(_: object) -> None:
 
 
 def test_a_reading_that_is_left_or_fails_half_way_leaves_no_file(tmp_path: Path) -> None:
-    target = FakeTarget(LAYOUT, [row(f"{number:05}", title="x" * 5_000) for number in range(5_000)])
+    target = FakeTarget(ROW_SCHEMA, [row(f"{number:05}", title="x" * 5_000) for number in range(5_000)])
     assert 2 * READ_AHEAD_BYTES < 5_000 * 5_000
     given: dict[str, Any] = {"metadata": METADATA, "timing": FakeTime().timing, "on_progress": no_progress}
     with (
         pytest.raises(KeyboardInterrupt),
-        target_while_read(target, LAYOUT, tmp_path / "target", **given) as batches,
+        target_while_read(target, ROW_SCHEMA, tmp_path / "target", **given) as batches,
     ):
         stop_at(next(batches))
     target.script.on("target.snapshot", Unreachable("gone"))
-    with pytest.raises(Unreachable), target_while_read(target, LAYOUT, tmp_path / "target", **given) as batches:
+    with pytest.raises(Unreachable), target_while_read(target, ROW_SCHEMA, tmp_path / "target", **given) as batches:
         next(batches)
     assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,9 @@ import pytest
 from product_sync.compare.unfilled_columns import UnfilledColumns, field_paths
 from product_sync.conversion.document import RowConverter
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync_tests.row_schemas import layout_of
+from product_sync_tests.row_schemas import row_schema_of
 
-LAYOUT = layout_of(
+ROW_SCHEMA = row_schema_of(
     {"title": ColumnType(TypeName.TEXT), "stock": ColumnType(TypeName.INTEGER), "note": ColumnType(TypeName.TEXT)},
     {"stock": {"default": 0}, "note": {"required": False}},
 )
@@ -20,9 +20,9 @@ FULL = {"title": "t", "stock": 5, "note": "n"}
 
 
 def unfilled(*documents: dict[str, Any]) -> list[str]:
-    found = UnfilledColumns(LAYOUT)
+    found = UnfilledColumns(ROW_SCHEMA)
     for number, document in enumerate(documents):
-        found.add(RowConverter(LAYOUT).batch([bson.encode({"_id": str(number), **document})]))
+        found.add(RowConverter(ROW_SCHEMA).batch([bson.encode({"_id": str(number), **document})]))
     return [column.name for column in found.columns]
 
 
@@ -48,7 +48,7 @@ def test_fields_are_named_by_their_dotted_path_if_a_document_has_a_value() -> No
 
 
 def test_a_column_with_the_same_value_in_every_row_is_no_mistake() -> None:
-    layout = layout_of({"currency": ColumnType(TypeName.TEXT)}, {"currency": {"value": "EUR"}})
-    found = UnfilledColumns(layout)
-    found.add(RowConverter(layout).batch([bson.encode({"_id": "a"})]))
+    row_schema = row_schema_of({"currency": ColumnType(TypeName.TEXT)}, {"currency": {"value": "EUR"}})
+    found = UnfilledColumns(row_schema)
+    found.add(RowConverter(row_schema).batch([bson.encode({"_id": "a"})]))
     assert found.columns == []

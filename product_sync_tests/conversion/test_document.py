@@ -18,14 +18,14 @@ from product_sync.conversion.ids import source_key
 from product_sync.errors import MappingError
 from product_sync.schema.records import Defect, IdType, Reason, Reject, SourceId
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, layout_of, string
+from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, row_schema_of, string
 
 ID = ObjectId("507f1f77bcf86cd799439011")
 ID_TEXT = "507f1f77bcf86cd799439011"
 KEY = '{"$oid": "507f1f77bcf86cd799439011"}'
 UUID_TEXT = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 UUID = ColumnType(TypeName.UUID)
-PRODUCT = layout_of({"title": TEXT, "price": INTEGER, "quantity": INTEGER}, {"quantity": {"default": 0}})
+PRODUCT = row_schema_of({"title": TEXT, "price": INTEGER, "quantity": INTEGER}, {"quantity": {"default": 0}})
 
 
 def defects(outcome: Any) -> list[tuple[str, Reason, str]]:
@@ -55,47 +55,47 @@ def test_every_failing_column_is_named_not_only_the_first() -> None:
 @pytest.mark.parametrize("nothing", [{}, {"price": None}])
 class TestAMissingOrNullValue:
     def test_takes_the_default(self, nothing: dict[str, Any]) -> None:
-        converter = RowConverter(layout_of({"price": INTEGER}, {"price": {"default": 7.0}}))
+        converter = RowConverter(row_schema_of({"price": INTEGER}, {"price": {"default": 7.0}}))
         assert converter.convert({"_id": ID, **nothing}) == (IdType.OBJECT_ID, ID_TEXT, 7)
 
     def test_is_missing_field_when_required(self, nothing: dict[str, Any]) -> None:
-        converter = RowConverter(layout_of({"price": INTEGER}))
+        converter = RowConverter(row_schema_of({"price": INTEGER}))
         assert defects(converter.convert({"_id": ID, **nothing})) == [("price", Reason.MISSING_FIELD, "null")]
 
     def test_is_null_when_not_required(self, nothing: dict[str, Any]) -> None:
-        converter = RowConverter(layout_of({"price": INTEGER}, {"price": {"required": False}}))
+        converter = RowConverter(row_schema_of({"price": INTEGER}, {"price": {"required": False}}))
         assert converter.convert({"_id": ID, **nothing}) == (IdType.OBJECT_ID, ID_TEXT, None)
 
 
 def test_a_constant_is_the_same_in_every_row_and_reads_no_field() -> None:
-    row_schema = layout_of({"price": INTEGER, "shop": TEXT}, {"shop": {"value": "eu"}})
+    row_schema = row_schema_of({"price": INTEGER, "shop": TEXT}, {"shop": {"value": "eu"}})
     raws = [bson.encode({"_id": number, "price": 5, "shop": 7, "": [number]}) for number in range(2)]
     assert RowConverter(row_schema).batch(raws).rows["shop"].to_pylist() == ["eu", "eu"]
     assert "shop" not in projection(row_schema)
     with pytest.raises(MappingError, match=r"The value of column 'price', 1\.5, does not fit integer: not_exact"):
-        RowConverter(layout_of({"price": INTEGER}, {"price": {"value": 1.5}}))
+        RowConverter(row_schema_of({"price": INTEGER}, {"price": {"value": 1.5}}))
 
 
 def test_undefined_is_read_as_null() -> None:
     raw = document(element(16, b"_id", b"\1\0\0\0"), element(6, b"price", b""))
-    batch = RowConverter(layout_of({"price": INTEGER}, {"price": {"default": 0}})).batch([raw])
+    batch = RowConverter(row_schema_of({"price": INTEGER}, {"price": {"default": 0}})).batch([raw])
     assert batch.rows.to_pylist() == [{"source_id_type": "int", "id": "1", "price": 0}]
 
 
 class TestADBPointerWhereADocumentIsExpected:
     """The driver decodes it like the document ``{$ref, $id}``, which has no such field and so would get the default."""
 
-    LAYOUT = layout_of({"price": INTEGER}, {"price": {"source": "price.amount", "default": 7}})
+    ROW_SCHEMA = row_schema_of({"price": INTEGER}, {"price": {"source": "price.amount", "default": 7}})
     POINTER = string(b"c") + ID.binary
 
     def test_is_of_the_wrong_type(self) -> None:
         raw = document(element(16, b"_id", b"\1\0\0\0"), element(0x0C, b"price", self.POINTER))
-        (reject,) = RowConverter(self.LAYOUT).batch([raw]).rejects
+        (reject,) = RowConverter(self.ROW_SCHEMA).batch([raw]).rejects
         assert [(defect.column, defect.reason) for defect in reject.defects] == [("price", Reason.WRONG_TYPE)]
         assert ID_TEXT in reject.defects[0].value
 
     def test_deeper_down_too(self) -> None:
-        row_schema = layout_of({"price": INTEGER}, {"price": {"source": "a.b.c", "default": 7}})
+        row_schema = row_schema_of({"price": INTEGER}, {"price": {"source": "a.b.c", "default": 7}})
         inner = document(element(0x0C, b"b", self.POINTER))
         outer = bson.encode({"b": DBRef("c", ID, b=1)})
         raws = [document(element(16, b"_id", b"\1\0\0\0"), element(3, b"a", value)) for value in (inner, outer)]
@@ -104,7 +104,7 @@ class TestADBPointerWhereADocumentIsExpected:
         assert batch.rows["price"].to_pylist() == [7]
 
     def test_a_document_with_the_names_of_a_reference_is_a_document(self) -> None:
-        batch = RowConverter(self.LAYOUT).batch(
+        batch = RowConverter(self.ROW_SCHEMA).batch(
             [bson.encode({"_id": 1, "price": {"$ref": "c", "$id": 1, "amount": 5}})]
         )
         assert batch.rows["price"].to_pylist() == [5]
@@ -112,7 +112,7 @@ class TestADBPointerWhereADocumentIsExpected:
 
 def test_symbol_is_read_as_the_string_that_mongodb_takes_it_for() -> None:
     raw = document(element(14, b"_id", string(b"tea")), element(14, b"title", string(b"Tea")))
-    batch = RowConverter(layout_of({"title": TEXT})).batch([raw])
+    batch = RowConverter(row_schema_of({"title": TEXT})).batch([raw])
     assert batch.rows.to_pylist() == [{"source_id_type": "string", "id": "tea", "title": "Tea"}]
 
 
@@ -139,7 +139,7 @@ NESTED = {"price": {"source": "price.net.amount", "default": 0}}
     ids=str,
 )
 def test_a_dotted_path_walks_through_documents_only(price: Any, outcome: Any) -> None:
-    converted = RowConverter(layout_of({"price": INTEGER}, NESTED)).convert({"_id": ID, "price": price})
+    converted = RowConverter(row_schema_of({"price": INTEGER}, NESTED)).convert({"_id": ID, "price": price})
     if isinstance(converted, Reject):
         assert defects(converted) == [outcome]
     else:
@@ -147,7 +147,7 @@ def test_a_dotted_path_walks_through_documents_only(price: Any, outcome: Any) ->
 
 
 def test_what_stands_in_a_dotted_path_reaches_us_from_the_server(mongodb_url: str) -> None:
-    row_schema = layout_of({"price": INTEGER}, NESTED)
+    row_schema = row_schema_of({"price": INTEGER}, NESTED)
     assert projection(row_schema).keys() >= {"_id", "price"}
     assert not any("." in name for name in projection(row_schema))
     with MongoClient[dict[str, Any]](mongodb_url) as client:
@@ -187,7 +187,7 @@ KEYS: list[tuple[ColumnType, Any, Any]] = [
 
 @pytest.mark.parametrize(("key", "bson_id", "outcome"), KEYS, ids=str)
 def test_the_id_keeps_its_type_and_text_or_is_refused(key: ColumnType, bson_id: Any, outcome: Any) -> None:
-    converted = RowConverter(layout_of({"title": TEXT}, key=key)).convert({"_id": bson_id, "title": "x"})
+    converted = RowConverter(row_schema_of({"title": TEXT}, key=key)).convert({"_id": bson_id, "title": "x"})
     if isinstance(converted, Reject):
         assert [(defect.column, defect.reason) for defect in converted.defects] == [("id", outcome)]
         assert converted.source_id is None
@@ -227,7 +227,7 @@ def test_a_document_with_a_bad_value_keeps_its_id_so_that_it_still_counts_as_pre
 def test_a_default_that_does_not_fit_is_refused_at_the_start(
     column_type: ColumnType, default: Any, reason: Reason
 ) -> None:
-    row_schema = layout_of({"field": column_type}, {"field": {"default": default}})
+    row_schema = row_schema_of({"field": column_type}, {"field": {"default": default}})
     with pytest.raises(MappingError, match=rf"(?s)'field'.*{reason}") as caught:
         RowConverter(row_schema)
     assert len(str(caught.value)) < 600
@@ -310,13 +310,13 @@ def test_a_field_name_that_is_not_utf8_harms_nobody() -> None:
 
 def test_text_that_is_not_utf8_is_quarantined_as_text_that_is() -> None:
     raw = document(element(16, b"_id", b"\1\0\0\0"), element(2, b"title", string(b"Caf\xe9")))
-    (reject,) = RowConverter(layout_of({"title": TEXT})).batch([raw]).rejects
+    (reject,) = RowConverter(row_schema_of({"title": TEXT})).batch([raw]).rejects
     assert defects(reject) == [("title", Reason.INVALID_UTF8, r'"Caf\udce9"')]
 
 
 def test_an_encoded_surrogate_is_not_utf8() -> None:
     raw = document(element(16, b"_id", b"\1\0\0\0"), element(2, b"title", string(b"\xed\xa0\x80")))
-    (reject,) = RowConverter(layout_of({"title": TEXT})).batch([raw]).rejects
+    (reject,) = RowConverter(row_schema_of({"title": TEXT})).batch([raw]).rejects
     assert reject.defects[0].reason is Reason.INVALID_UTF8
 
 
@@ -328,5 +328,5 @@ def test_a_huge_or_deep_value_is_quarantined_by_its_beginning() -> None:
         document(element(16, b"_id", b"\1\0\0\0"), element(3, b"title", deep)),
         document(element(16, b"_id", b"\2\0\0\0"), element(5, b"title", b"\0\0\1\0\0" + b"x" * 65536)),
     ]
-    rejects = RowConverter(layout_of({"title": TEXT})).batch(raws).rejects
+    rejects = RowConverter(row_schema_of({"title": TEXT})).batch(raws).rejects
     assert [len(reject.defects[0].value) for reject in rejects] == [EXCERPT_LENGTH + 1] * 2

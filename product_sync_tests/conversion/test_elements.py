@@ -7,9 +7,9 @@ import pytest
 
 from product_sync.conversion.document import RowConverter
 from product_sync.schema.records import Reason
-from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, layout_of, string
+from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, row_schema_of, string
 
-LAYOUT = layout_of({"title": TEXT, "price": INTEGER}, {"price": {"source": "price.amount", "required": True}})
+ROW_SCHEMA = row_schema_of({"title": TEXT, "price": INTEGER}, {"price": {"source": "price.amount", "required": True}})
 ID = element(0x10, b"_id", b"\1\0\0\0")
 TITLE = element(0x02, b"title", string(b"Tea"))
 REGEX = element(0x0B, b"pattern", b"title\0i\0")
@@ -38,7 +38,7 @@ def price(*members: bytes) -> bytes:
     ],
 )
 def test_a_mapped_field_that_stands_twice_is_a_reason(members: list[bytes], expected: list[tuple[str, Reason]]) -> None:
-    (reject,) = RowConverter(LAYOUT).batch([document(ID, *members)]).rejects
+    (reject,) = RowConverter(ROW_SCHEMA).batch([document(ID, *members)]).rejects
     assert [(defect.column, defect.reason) for defect in reject.defects] == expected
 
 
@@ -53,7 +53,7 @@ def test_a_mapped_field_that_stands_twice_is_a_reason(members: list[bytes], expe
     ids=["not mapped", "beside the path", "only in a text", "in another document"],
 )
 def test_what_no_column_is_made_of_may_stand_twice(members: list[bytes]) -> None:
-    batch = RowConverter(layout_of({"price": INTEGER}, {"price": {"source": "price.amount"}})).batch(
+    batch = RowConverter(row_schema_of({"price": INTEGER}, {"price": {"source": "price.amount"}})).batch(
         [document(ID, *members)]
     )
     assert batch.rows["price"].to_pylist() == [5]
@@ -62,7 +62,7 @@ def test_what_no_column_is_made_of_may_stand_twice(members: list[bytes]) -> None
 def test_two_ids_that_differ_only_in_what_a_decoder_drops_have_keys_of_their_own() -> None:
     ids = [[integer(b"a", 1), integer(b"a", 2)], [integer(b"a", 2)], [price(TITLE, TITLE)]]
     raws = [document(element(0x03, b"_id", document(*members))) for members in ids]
-    first, second, third = RowConverter(LAYOUT).batch(raws).rejects
+    first, second, third = RowConverter(ROW_SCHEMA).batch(raws).rejects
     assert len({first.source_key, second.source_key, third.source_key}) == 3
     assert second.source_key == '{"a": {"$numberInt": "2"}}'
     assert bson.decode(raws[0]) == bson.decode(raws[1]), "what the decoder makes of them is the same"

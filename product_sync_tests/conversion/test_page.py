@@ -24,7 +24,7 @@ from product_sync.schema.records import SourceBatch
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync_tests.conversion.test_properties import NUMBERS, OTHERS
-from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, layout_of, string
+from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, row_schema_of, string
 
 PRICE = ColumnType(TypeName.NUMERIC, precision=10, scale=2)
 ALL_TYPES = {
@@ -112,7 +112,7 @@ def assert_same(row_schema: RowSchema, raws: Sequence[bytes]) -> None:
 @settings(deadline=None, max_examples=40)
 @given(values=st.lists(st.tuples(IDS, VALUES), min_size=1, max_size=12))
 def test_a_column_of_mixed_values_is_read_as_one_by_one(name: str, values: list[tuple[Any, Any]]) -> None:
-    row_schema = layout_of({name: ALL_TYPES[name]}, {name: ALL_SPECS.get(name, {})})
+    row_schema = row_schema_of({name: ALL_TYPES[name]}, {name: ALL_SPECS.get(name, {})})
     assert_same(row_schema, [encoded({"_id": bson_id, name: value}) for bson_id, value in values])
 
 
@@ -120,7 +120,7 @@ def test_a_column_of_mixed_values_is_read_as_one_by_one(name: str, values: list[
 @settings(deadline=None, max_examples=80)
 @given(numbers=st.lists(NUMBERS, min_size=1, max_size=30))
 def test_numbers_are_read_as_one_by_one(name: str, numbers: list[Any]) -> None:
-    assert_same(layout_of({name: ALL_TYPES[name]}), [encoded({"_id": 1, name: number}) for number in numbers])
+    assert_same(row_schema_of({name: ALL_TYPES[name]}), [encoded({"_id": 1, name: number}) for number in numbers])
 
 
 @st.composite
@@ -137,11 +137,11 @@ def any_document(draw: st.DrawFn) -> dict[str, Any]:
     key=st.sampled_from([TEXT, ColumnType(TypeName.VARCHAR, length=5), *map(ColumnType, KEY_TYPES)]),
 )
 def test_documents_of_all_shapes_are_read_as_one_by_one(documents: list[dict[str, Any]], key: ColumnType) -> None:
-    assert_same(layout_of(ALL_TYPES, ALL_SPECS, key=key), [encoded(document) for document in documents])
+    assert_same(row_schema_of(ALL_TYPES, ALL_SPECS, key=key), [encoded(document) for document in documents])
 
 
 REGULAR = {"_id": ObjectId("507f1f77bcf86cd799439011"), "title": "Ring ü", "price": 9.99, "seller": UUID(int=5), "n": 3}
-REGULAR_LAYOUT = layout_of(
+REGULAR_ROW_SCHEMA = row_schema_of(
     {"title": ColumnType(TypeName.VARCHAR, length=9), "price": PRICE, "seller": TEXT, "n": INTEGER},
     {"seller": {"kind": "reference"}, "n": {"default": 7}},
 )
@@ -154,10 +154,10 @@ REGULAR_LAYOUT = layout_of(
 )
 def test_damaged_documents_are_read_as_one_by_one(changes: list[tuple[int, int]], cut: int) -> None:
     damaged = bytearray(encoded(REGULAR))
-    for place, octet in changes:
-        damaged[place] = octet
+    for place, byte in changes:
+        damaged[place] = byte
     raws = [encoded(REGULAR), bytes(damaged), bytes(damaged[: len(damaged) - cut]), encoded(REGULAR)]
-    assert_same(REGULAR_LAYOUT, raws)
+    assert_same(REGULAR_ROW_SCHEMA, raws)
 
 
 def test_a_field_that_is_there_twice_is_read_as_one_by_one() -> None:
@@ -166,7 +166,7 @@ def test_a_field_that_is_there_twice_is_read_as_one_by_one() -> None:
         element(0x02, b"title", string(b"first")),
         element(0x02, b"title", string(b"last")),
     )
-    assert_same(layout_of({"title": TEXT}), [twice] * 3)
+    assert_same(row_schema_of({"title": TEXT}), [twice] * 3)
 
 
 @settings(deadline=None)
@@ -176,7 +176,7 @@ def test_documents_with_names_that_stand_twice_are_read_as_one_by_one(bodies: li
     for number, body in enumerate(bodies):
         members = [bson.encode({name: value}, codec_options=CODEC_OPTIONS)[4:-1] for name, value in body]
         raws.append(document(element(0x10, b"_id", struct.pack("<i", number)), *members))
-    assert_same(REGULAR_LAYOUT, raws)
+    assert_same(REGULAR_ROW_SCHEMA, raws)
 
 
 def test_a_field_that_is_not_mapped_is_read_as_one_by_one() -> None:
@@ -185,23 +185,24 @@ def test_a_field_that_is_not_mapped_is_read_as_one_by_one() -> None:
         element(0x02, b"title", string(b"a")),
         element(0x02, b"junk", string(b"\xff")),
     )
-    assert_same(layout_of({"title": TEXT}), [broken, encoded({"_id": 2, "title": "b", "junk": 1})])
+    assert_same(row_schema_of({"title": TEXT}), [broken, encoded({"_id": 2, "title": "b", "junk": 1})])
 
 
 def test_one_text_that_is_not_utf8_leaves_the_others_what_they_are() -> None:
     broken = document(element(0x10, b"_id", b"\1\0\0\0"), element(0x02, b"title", string(b"\xff\0")))
     assert_same(
-        layout_of({"title": ColumnType(TypeName.VARCHAR, length=2)}), [broken, encoded({"_id": 2, "title": "ü"})] * 3
+        row_schema_of({"title": ColumnType(TypeName.VARCHAR, length=2)}),
+        [broken, encoded({"_id": 2, "title": "ü"})] * 3,
     )
 
 
 def test_a_field_inside_another_is_read_as_one_by_one() -> None:
-    row_schema = layout_of({"price": PRICE}, {"price": {"source": "price.amount"}})
+    row_schema = row_schema_of({"price": PRICE}, {"price": {"source": "price.amount"}})
     assert_same(row_schema, [encoded({"_id": n, "price": {"amount": n}}) for n in range(3)])
 
 
 def test_a_field_of_two_columns_fills_both() -> None:
-    row_schema = layout_of({"price": PRICE, "text": TEXT}, {"text": {"source": "price", "kind": "reference"}})
+    row_schema = row_schema_of({"price": PRICE, "text": TEXT}, {"text": {"source": "price", "kind": "reference"}})
     assert_same(row_schema, [encoded({"_id": n, "price": value}) for n, value in enumerate([1, 2.5, "3", 4])])
 
 
@@ -212,8 +213,8 @@ def test_regular_documents_need_no_second_look(monkeypatch: pytest.MonkeyPatch) 
         {k: v for k, v in REGULAR.items() if k != "n"},
     ]
     raws = [encoded(value | {"_id": ObjectId()}) for value in values for _ in range(70)]
-    expected = plain(RowConverter(REGULAR_LAYOUT).batch(raws))
-    converter = PageConverter(REGULAR_LAYOUT)
+    expected = plain(RowConverter(REGULAR_ROW_SCHEMA).batch(raws))
+    converter = PageConverter(REGULAR_ROW_SCHEMA)
 
     def refuse(*_: object) -> None:
         raise AssertionError("a regular document was converted by itself")
@@ -223,7 +224,7 @@ def test_regular_documents_need_no_second_look(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_page_without_documents_has_no_rows() -> None:
-    assert_same(REGULAR_LAYOUT, [])
+    assert_same(REGULAR_ROW_SCHEMA, [])
 
 
 def test_pages_end_at_their_size_or_after_one_document_that_is_larger() -> None:
@@ -234,7 +235,7 @@ def test_pages_end_at_their_size_or_after_one_document_that_is_larger() -> None:
 
 
 def test_reading_never_leaves_the_block() -> None:
-    octets = ByteBlock(b"abc")
+    block = ByteBlock(b"abc")
     at = np.array([0, 3], np.int64)
-    assert octets.integers(at, "<i8").tolist() == [int.from_bytes(b"abc", "little"), 0]
-    assert octets.equal(at, b"abc" + b"\0" * 200).tolist() == [True, False]
+    assert block.integers(at, "<i8").tolist() == [int.from_bytes(b"abc", "little"), 0]
+    assert block.equal(at, b"abc" + b"\0" * 200).tolist() == [True, False]

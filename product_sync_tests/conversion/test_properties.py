@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from product_sync.conversion.document import CODEC_OPTIONS, RowConverter
 from product_sync.schema.records import Reason, Reject
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync_tests.row_schemas import TEXT, layout_of
+from product_sync_tests.row_schemas import TEXT, row_schema_of
 
 DIGITS = st.integers(-(10**34) + 1, 10**34 - 1)
 NEAR_LIMITS = st.builds(
@@ -118,7 +118,7 @@ def in_range(column_type: ColumnType, number: Fraction) -> bool:
 def convert(column_type: ColumnType, value: Any) -> Any:
     """The canonical value or the reason, by the whole way: encoded, decoded, converted, in an Arrow column."""
     raw = bson.encode({"_id": 1, "field": value}, codec_options=CODEC_OPTIONS)
-    batch = RowConverter(layout_of({"field": column_type})).batch([raw])
+    batch = RowConverter(row_schema_of({"field": column_type})).batch([raw])
     assert batch.documents == batch.rows.num_rows + len(batch.rejects) == 1
     if batch.rejects:
         (reject,) = batch.rejects
@@ -191,7 +191,7 @@ def test_any_other_value_is_copied_as_it_is_or_refused(column_type: ColumnType, 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.fixed_dictionaries({"_id": OTHERS | NUMBERS, "price": NUMBERS | OTHERS, "title": OTHERS})))
 def test_no_document_is_lost_and_rows_keep_their_order(documents: list[dict[str, Any]]) -> None:
-    converter = RowConverter(layout_of({"price": ColumnType(TypeName.NUMERIC), "title": TEXT}))
+    converter = RowConverter(row_schema_of({"price": ColumnType(TypeName.NUMERIC), "title": TEXT}))
     # An array cannot be an _id; encoding refuses what MongoDB would refuse.
     raws = [bson.encode(document, codec_options=CODEC_OPTIONS) for document in documents]
     batch = converter.batch(raws)

@@ -18,7 +18,7 @@ from product_sync.conversion.error import ConversionError
 from product_sync.conversion.rules import CONVERSIONS
 from product_sync.schema.records import Reason, Reject
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync_tests.row_schemas import TEXT, layout_of
+from product_sync_tests.row_schemas import TEXT, row_schema_of
 
 ID = ObjectId("507f1f77bcf86cd799439011")
 NAMESPACE = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
@@ -43,7 +43,7 @@ TYPES = [*NUMBERS, TEXT, VARCHAR, BOOLEAN, TIMESTAMPTZ, UUID]
 
 def converted(column_type: ColumnType, value: Any, **spec: Any) -> Any:
     """The canonical value, or the reason for which the value is refused."""
-    converter = RowConverter(layout_of({"field": column_type}, {"field": spec}))
+    converter = RowConverter(row_schema_of({"field": column_type}, {"field": spec}))
     outcome = converter.convert({"_id": ID, "field": value})
     if isinstance(outcome, Reject):
         (defect,) = outcome.defects
@@ -127,7 +127,7 @@ def test_a_value_that_fits_is_copied_exactly(column_type: ColumnType, value: Any
         assert math.copysign(1, outcome) == 1
 
 
-MISFITS: list[tuple[ColumnType, Any, Reason]] = [
+REFUSED_VALUES: list[tuple[ColumnType, Any, Reason]] = [
     (SMALLINT, 32768, Reason.OUT_OF_RANGE),
     (INTEGER, 2.5, Reason.NOT_EXACT),
     (INTEGER, -0.5, Reason.NOT_EXACT),
@@ -187,7 +187,7 @@ MISFITS: list[tuple[ColumnType, Any, Reason]] = [
 ]
 
 
-@pytest.mark.parametrize(("column_type", "value", "reason"), MISFITS, ids=str)
+@pytest.mark.parametrize(("column_type", "value", "reason"), REFUSED_VALUES, ids=str)
 def test_a_value_that_does_not_fit_says_why(column_type: ColumnType, value: Any, reason: Reason) -> None:
     assert converted(column_type, value) is reason
 

@@ -38,7 +38,7 @@ from product_sync.schema.definition import MAPPING, ColumnSpec, load_definition
 from product_sync.schema.records import Reason
 from product_sync.settings import NotificationSettings, PageSettings, RunOptions, ScheduleSettings
 from product_sync_tests.docs.pages import ROOT, Page, Row, all_pages, codes, page
-from product_sync_tests.row_schemas import TEXT, layout_of
+from product_sync_tests.row_schemas import TEXT, row_schema_of
 
 SETTINGS, ERRORS = page("settings.md"), page("errors.md")
 PACKAGE = Path(product_sync.__file__).parent
@@ -210,7 +210,7 @@ def plain(cell: str) -> str:
 
 
 def test_every_field_of_an_entry_is_explained() -> None:
-    row_schema = layout_of({"title": TEXT})
+    row_schema = row_schema_of({"title": TEXT})
     explained = [name for row in page("quarantine.md").rows("field") for name in codes(row["field"])]
     assert sorted(explained) == sorted(quarantine_schema(row_schema).names)
 

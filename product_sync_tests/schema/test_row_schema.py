@@ -13,7 +13,7 @@ from product_sync.schema.definition import Kind, load_definition
 from product_sync.schema.records import TableColumn
 from product_sync.schema.row_schema import resolve_mapping
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync_tests.row_schemas import INTEGER, TEXT, layout_of, mapping_of, table_of
+from product_sync_tests.row_schemas import INTEGER, TEXT, mapping_of, row_schema_of, table_of
 
 MONEY = ColumnType(TypeName.NUMERIC, precision=10, scale=2)
 SIX = {"id": TEXT, "title": TEXT, "price": MONEY, "image": TEXT, "sellerId": TEXT, "quantity": INTEGER}
@@ -36,7 +36,7 @@ def test_the_key_comes_first_wherever_the_mapping_has_it() -> None:
 
 
 def test_the_schemas_say_what_travels() -> None:
-    row_schema = layout_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
+    row_schema = row_schema_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
     assert row_schema.target_schema == pa.schema({"id": pa.string(), "price": pa.string(), "stock": pa.int32()})
     assert row_schema.source_schema.names == ["source_id_type", "id", "price", "stock"]
     assert row_schema.diff_schema.names == [
@@ -46,12 +46,12 @@ def test_the_schemas_say_what_travels() -> None:
 
 
 def test_a_column_that_is_not_updated_is_not_compared() -> None:
-    row_schema = layout_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
+    row_schema = row_schema_of({"price": MONEY, "stock": INTEGER}, {"stock": {"update": False}})
     assert [column.name for column in row_schema.compared] == ["price"]
 
 
 def test_one_field_may_fill_two_columns() -> None:
-    row_schema = layout_of({"price": INTEGER, "list_price": INTEGER}, {"list_price": {"source": "price"}})
+    row_schema = row_schema_of({"price": INTEGER, "list_price": INTEGER}, {"list_price": {"source": "price"}})
     assert [column.path for column in row_schema.values] == [("price",), ("price",)]
 
 
@@ -97,7 +97,7 @@ def test_the_id_may_be_in_another_unique_column_than_the_primary_key() -> None:
 
 @pytest.mark.parametrize("name", [TypeName.INTEGER, TypeName.BIGINT])
 def test_an_id_in_an_integer_column_is_text_in_the_program(name: TypeName) -> None:
-    row_schema = layout_of({"price": INTEGER}, key=ColumnType(name))
+    row_schema = row_schema_of({"price": INTEGER}, key=ColumnType(name))
     assert (str(row_schema.key.type), row_schema.key.type.arrow) == (str(name), pa.string())
     assert row_schema.values[0].type.arrow == pa.int32()
 
@@ -120,17 +120,17 @@ def test_an_unmapped_column_must_be_able_to_fill_itself(nullable: bool, has_defa
 def test_state_is_kept_apart_by_all_that_changes_the_meaning_of_a_row() -> None:
     base = {"price": INTEGER}
     keys = [
-        layout_of(base).state_key("mongo", "postgres"),
-        layout_of(base).state_key("mongo2", "postgres"),
-        layout_of(base).state_key("mongo", "postgres2"),
-        layout_of({"price": MONEY}).state_key("mongo", "postgres"),
-        layout_of({"price": ColumnType(TypeName.NUMERIC)}).state_key("mongo", "postgres"),
-        layout_of({"cost": INTEGER}).state_key("mongo", "postgres"),
-        layout_of(base, {"price": {"source": "cost"}}).state_key("mongo", "postgres"),
-        layout_of(base, {"price": {"required": False}}).state_key("mongo", "postgres"),
-        layout_of(base, {"price": {"default": 0}}).state_key("mongo", "postgres"),
-        layout_of(base, {"price": {"default": 0.0}}).state_key("mongo", "postgres"),
-        layout_of(base, {"price": {"update": False}}).state_key("mongo", "postgres"),
+        row_schema_of(base).state_key("mongo", "postgres"),
+        row_schema_of(base).state_key("mongo2", "postgres"),
+        row_schema_of(base).state_key("mongo", "postgres2"),
+        row_schema_of({"price": MONEY}).state_key("mongo", "postgres"),
+        row_schema_of({"price": ColumnType(TypeName.NUMERIC)}).state_key("mongo", "postgres"),
+        row_schema_of({"cost": INTEGER}).state_key("mongo", "postgres"),
+        row_schema_of(base, {"price": {"source": "cost"}}).state_key("mongo", "postgres"),
+        row_schema_of(base, {"price": {"required": False}}).state_key("mongo", "postgres"),
+        row_schema_of(base, {"price": {"default": 0}}).state_key("mongo", "postgres"),
+        row_schema_of(base, {"price": {"default": 0.0}}).state_key("mongo", "postgres"),
+        row_schema_of(base, {"price": {"update": False}}).state_key("mongo", "postgres"),
     ]
     assert len(set(keys)) == len(keys)
-    assert layout_of(base).state_key("mongo", "postgres") == keys[0]
+    assert row_schema_of(base).state_key("mongo", "postgres") == keys[0]

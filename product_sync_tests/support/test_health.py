@@ -39,7 +39,7 @@ QUIESCE = "shutdownTimeoutMillisForSignaledShutdown"
 PATIENT = {"step_s": 60.0, "check_s": 120.0}
 
 
-def look(market: Market, **env: str) -> tuple[ConnectionHealth, ConnectionHealth]:
+def check_health(market: Market, **env: str) -> tuple[ConnectionHealth, ConnectionHealth]:
     source, target = check_both_sides(load_definition(), {**market.env, **env}, **PATIENT)
     assert (source.side, target.side) == ("mongodb", "postgres")
     return source, target
@@ -49,7 +49,7 @@ def test_both_in_order_with_what_the_servers_know_of_counts_and_replication(mark
     market.stock(products(40))
     market.copy(products(30))
     market.sql("ANALYZE product")
-    source, target = look(market)
+    source, target = check_health(market)
     assert (source.level, target.level) == (Level.OK, Level.OK)
     assert source.facts["mongodb_documents_about"] == 40
     assert target.facts["postgres_rows_about"] == 30
@@ -65,7 +65,7 @@ def test_both_in_order_with_what_the_servers_know_of_counts_and_replication(mark
 
 def test_one_that_is_down_does_not_hide_the_other_and_no_password_is_told(market: Market) -> None:
     market.stock(products(1))
-    source, target = look(market, CART_DB_URL=f"postgresql://syncer:{PASSWORD}@127.0.0.1:1/cart")
+    source, target = check_health(market, CART_DB_URL=f"postgresql://syncer:{PASSWORD}@127.0.0.1:1/cart")
     assert (source.level, target.level) == (Level.OK, Level.ERROR)
     assert "PostgreSQL at 127.0.0.1:1/cart cannot be reached" in target.text
     assert "Check that the server runs" in target.text
@@ -98,14 +98,14 @@ def test_its_limits_win_over_those_of_the_addresses() -> None:
 )
 def test_what_is_set_wrongly_is_said(market: Market, env: dict[str, str], side: int, text: str) -> None:
     market.stock(products(1))
-    found = look(market, **env)[side]
+    found = check_health(market, **env)[side]
     assert found.level is Level.ERROR
     assert text in found.text
 
 
 def test_a_collection_or_a_table_that_is_gone_is_said(market: Market) -> None:
     market.sql("ALTER TABLE product RENAME TO goods")
-    source, target = look(market)
+    source, target = check_health(market)
     assert "There is no database" in source.text, "a database without collections is none"
     assert "Table public.product does not exist" in target.text
     assert (source.level, target.level) == (Level.ERROR, Level.ERROR)
@@ -118,7 +118,7 @@ def test_a_load_that_is_running_holds_nothing_up(market: Market) -> None:
         load.execute("SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))")
         load.execute("UPDATE product SET price = 1")
         load.execute("LOCK TABLE product IN SHARE UPDATE EXCLUSIVE MODE")
-        assert [found.level for found in look(market)] == [Level.OK, Level.OK]
+        assert [found.level for found in check_health(market)] == [Level.OK, Level.OK]
 
 
 def test_a_lock_that_even_readers_wait_for_ends_the_look_and_is_said(market: Market) -> None:
@@ -150,7 +150,7 @@ def test_a_network_that_is_silent_ends_no_look_late_and_is_not_asked_again_until
         ends = time.monotonic() + 120.0
         while check_both_sides(load_definition(), through)[1].level is not Level.OK:
             assert time.monotonic() < ends
-    assert look(market)[1].level is Level.OK
+    assert check_health(market)[1].level is Level.OK
 
 
 def test_a_bug_is_told_by_the_name_of_its_error(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_a_bug_is_told_by_the_name_of_its_error(market: Market, monkeypatch: pyt
         raise ValueError(PASSWORD)
 
     monkeypatch.setattr("product_sync.support.health.mongodb.require_readable", broken)
-    source, target = look(market)
+    source, target = check_health(market)
     assert "ValueError in broken" in source.text
     assert PASSWORD not in source.text
     assert (source.level, target.level) == (Level.ERROR, Level.OK)
@@ -173,7 +173,7 @@ def test_replicas_are_counted_and_how_far_they_are_is_shown_to_who_may_see_it(ma
             cursor = replica.cursor()
             (position,) = market.sql("SELECT pg_current_wal_lsn()::text")[0]
             cursor.start_replication(start_lsn=position)
-            _, target = look(market)
+            _, target = check_health(market)
             assert (target.facts["postgres_replicas"], target.facts["postgres_behind_s"]) == (1, None), (
                 "it said nothing"
             )
@@ -181,11 +181,11 @@ def test_replicas_are_counted_and_how_far_they_are_is_shown_to_who_may_see_it(ma
             def says_that_it_has_everything() -> bool:
                 (now,) = market.sql("SELECT (pg_current_wal_lsn() - '0/0')::int8")[0]
                 cursor.send_feedback(write_lsn=now, flush_lsn=now, apply_lsn=now, force=True)
-                return look(market)[1].facts["postgres_behind_s"] == 0.0
+                return check_health(market)[1].facts["postgres_behind_s"] == 0.0
 
             wait_until(says_that_it_has_everything)
-            assert re.search(r"primary with 1 replica, at most \d\.\d s behind", look(market)[1].text)
-            _, target = look(market, CART_DB_URL=_as("looker", market.cart_url))
+            assert re.search(r"primary with 1 replica, at most \d\.\d s behind", check_health(market)[1].text)
+            _, target = check_health(market, CART_DB_URL=_as("looker", market.cart_url))
             assert (target.facts["postgres_replicas"], target.facts["postgres_behind_s"]) == (1, None)
             assert "without pg_read_all_stats a role may not see it" in target.text
             assert target.level is Level.OK
@@ -217,7 +217,7 @@ def test_a_standby_cannot_be_written_to_and_is_said_to_be_one(market: Market, mo
             create_product_table(server.url("postgres"))
         (server.home / "data" / "standby.signal").touch()
         with postgres_on(folder) as server:
-            _, target = look(market, CART_DB_URL=server.url("postgres"))
+            _, target = check_health(market, CART_DB_URL=server.url("postgres"))
             market.env["CART_DB_URL"] = server.url("postgres")
             market.enter(monkeypatch)
             started = time.monotonic()

@@ -27,7 +27,7 @@ from product_sync.schema.records import Defect, IdType, Reason, Reject, SourceId
 from product_sync_tests.market import Market, open_market, product, products
 from product_sync_tests.parquet import write_parquet
 from product_sync_tests.pseudo_terminal import on_terminal
-from product_sync_tests.row_schemas import TEXT, layout_of
+from product_sync_tests.row_schemas import TEXT, row_schema_of
 
 OBJECT_ID = ObjectId("65a000000000000000000001")
 NOBODY = "postgresql://reader:sesame@127.0.0.1:1/cart"
@@ -184,7 +184,7 @@ class TestTheCommand:
 
 def test_memory_does_not_grow_with_the_quarantine(tmp_path: Path) -> None:
     """40,000 entries are 15 MB of JSON; as objects all at once they would need 60."""
-    row_schema = layout_of({"title": TEXT})
+    row_schema = row_schema_of({"title": TEXT})
     path, count = tmp_path / "quarantine.parquet", 40_000
 
     def pages() -> Iterator[pa.RecordBatch]:

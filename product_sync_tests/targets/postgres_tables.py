@@ -32,7 +32,7 @@ def execute(url: str, *statements: LiteralString | sql.SQL | sql.Composed) -> li
         return cursor.fetchall() if cursor.description else []
 
 
-def layout_of(
+def row_schema_of(
     url: str, table: str = "product", *, schema: str = "public", not_updated: Sequence[str] = ()
 ) -> RowSchema:
     """The table with all its supported columns mapped, each from a field of its own."""
@@ -97,7 +97,7 @@ def locked(url: str, table: str) -> Iterator[None]:
         connection.rollback()
 
 
-def patiently(action: Callable[[], _T]) -> _T:
+def eventually(action: Callable[[], _T]) -> _T:
     """Try until it works: the server notices that a client has gone a moment after the client does."""
     for _ in range(200):
         try:

@@ -12,7 +12,7 @@ from product_sync.schema.ports import WriteBatch
 from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.target_contract import write_batch
-from product_sync_tests.targets.postgres_tables import execute, layout_of, role
+from product_sync_tests.targets.postgres_tables import execute, role, row_schema_of
 
 TABLE = "CREATE TABLE t (id text PRIMARY KEY, a text, b text, n int, m int, note text)"
 
@@ -56,7 +56,7 @@ def test_the_row_that_a_constraint_is_about_is_named(
     cart_url: str, constraint: Any, held: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
     execute(cart_url, TABLE, constraint)
-    row_schema = layout_of(cart_url, "t")
+    row_schema = row_schema_of(cart_url, "t")
     others = {"n": 100, "m": 101}
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         rows = [{"id": "holder", **held}, {"id": "p", "a": "free", "b": "free", **others}]
@@ -75,7 +75,7 @@ def test_columns_that_the_mapping_leaves_out_keep_what_they_have(cart_url: str) 
         "CREATE UNIQUE INDEX u ON t (a, shop, key)",
         "INSERT INTO t VALUES ('p', '1', '[1]', 'k'), ('q', '2', '[1]', 'k'), ('r', '2', '[2]', 'k')",
     )
-    row_schema = layout_of(cart_url, "t", not_updated=["key"])
+    row_schema = row_schema_of(cart_url, "t", not_updated=["key"])
     old, new = {"id": "p", "a": "1"}, {"id": "p", "a": "2", "key": "not written"}
     assert found(cart_url, row_schema, write_batch(row_schema, updates=[(old, new)])) == {("p", "q", "u")}
 
@@ -84,7 +84,7 @@ def test_an_index_on_columns_that_the_role_may_not_read_is_passed_over(cart_url:
     execute(cart_url, TABLE, "CREATE UNIQUE INDEX u ON t (note, a)", "CREATE UNIQUE INDEX v ON t (b)")
     execute(cart_url, "INSERT INTO t (id, a, b) VALUES ('p', '1', '1'), ('q', '2', '2')")
     execute(cart_url, "ALTER TABLE t ALTER note TYPE int4range USING NULL")
-    row_schema = layout_of(cart_url, "t")
+    row_schema = row_schema_of(cart_url, "t")
     columns = "id, a, b, n, m"
     with (
         role(
@@ -106,7 +106,7 @@ def test_references_are_followed_where_the_role_may_read_them(cart_url: str) -> 
         " CONSTRAINT b FOREIGN KEY (brand, shop) REFERENCES brand)",
         "INSERT INTO t VALUES ('p', NULL, 1, 1), ('child', 'p', NULL, 2)",
     )
-    row_schema = layout_of(cart_url, "t")
+    row_schema = row_schema_of(cart_url, "t")
     rows: list[dict[str, Any]] = [
         {"id": "x", "parent": "p", "brand": 1, "shop": 1},
         {"id": "y", "parent": "y", "brand": 7, "shop": 1},
@@ -130,7 +130,7 @@ def test_keys_of_another_type_and_hostile_names_are_asked_about_too(cart_url: st
         'CREATE TABLE "T {} %s" ("i d" uuid PRIMARY KEY, "we""ird {} %s" numeric UNIQUE, "k" text, "number" int)',
         'CREATE UNIQUE INDEX ON "T {} %s" (k, "number")',
     )
-    row_schema = layout_of(cart_url, "T {} %s")
+    row_schema = row_schema_of(cart_url, "T {} %s")
     one, two = "00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000b"
     weird = 'we"ird {} %s'
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
@@ -143,7 +143,7 @@ def test_keys_of_another_type_and_hostile_names_are_asked_about_too(cart_url: st
 def test_a_batch_of_any_size_is_asked_about(cart_url: str) -> None:
     execute(cart_url, TABLE, "CREATE UNIQUE INDEX u ON t (a)")
     execute(cart_url, "INSERT INTO t (id, a) SELECT 'p' || i, i FROM generate_series(1, 20000) AS i", "ANALYZE t")
-    row_schema = layout_of(cart_url, "t")
+    row_schema = row_schema_of(cart_url, "t")
     updates = [
         ({"id": f"p{number}", "a": str(number)}, {"id": f"p{number}", "a": str(number + 1)})
         for number in range(1, 6_000)
@@ -157,7 +157,7 @@ def test_a_batch_of_any_size_is_asked_about(cart_url: str) -> None:
 def test_an_expression_that_fails_for_a_value_of_the_batch_is_no_obstacle_and_no_error(cart_url: str) -> None:
     execute(cart_url, TABLE, "CREATE UNIQUE INDEX u ON t ((10 / n))", "CREATE UNIQUE INDEX v ON t (a)")
     execute(cart_url, "INSERT INTO t (id, a, n) VALUES ('p', '1', 1)")
-    row_schema = layout_of(cart_url, "t")
+    row_schema = row_schema_of(cart_url, "t")
     batch = write_batch(row_schema, inserts=[{"id": "q", "a": "1", "n": 2}, {"id": "r", "n": 0}])
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         assert [each[:2] for each in writer.obstacles(batch)] == [("q", "p")]

@@ -17,7 +17,7 @@ from product_sync_tests.target_contract import (
     Row,
     TargetContract,
     TargetOf,
-    every_type_layout,
+    every_type_row_schema,
     write_batch,
 )
 from product_sync_tests.targets.postgres_tables import execute
@@ -100,8 +100,8 @@ class TestPostgresTarget(TargetContract):
 
             yield make
 
-    def test_the_table_is_reflected_as_the_layout_has_it(self, target_of: TargetOf, cart_url: str) -> None:
-        row_schema = every_type_layout()
+    def test_the_table_is_reflected_as_it_was_made(self, target_of: TargetOf, cart_url: str) -> None:
+        row_schema = every_type_row_schema()
         target_of(row_schema, [])
         reflected = reflect(cart_url, "public", "everything")
         assert reflected.columns == row_schema.table.columns

@@ -12,7 +12,7 @@ from product_sync.targets.postgres import binary
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.target_contract import write_batch
-from product_sync_tests.targets.postgres_tables import execute, layout_of, product, role
+from product_sync_tests.targets.postgres_tables import execute, product, role, row_schema_of
 
 MANY = 600
 
@@ -27,7 +27,7 @@ def test_every_type_that_copy_takes_arrives_as_it_is(cart_url: str) -> None:
         "CREATE TABLE t (id varchar(20) PRIMARY KEY, a smallint, b integer, c bigint, d real, e double precision, "
         "f boolean, g timestamptz, h text)",
     )
-    row_schema = layout_of(cart_url, "t")
+    row_schema = row_schema_of(cart_url, "t")
     assert binary.can_be_copied(row_schema)
     values: dict[str, list[object]] = {
         "a": [-(2**15), 2**15 - 1, None],
@@ -55,13 +55,13 @@ def test_every_type_that_copy_takes_arrives_as_it_is(cart_url: str) -> None:
 
 def test_numbers_that_travel_as_text_do_not_go_by_copy(cart_url: str) -> None:
     execute(cart_url, "CREATE TABLE t (id text PRIMARY KEY, price numeric(10,2))")
-    assert not binary.can_be_copied(layout_of(cart_url, "t"))
+    assert not binary.can_be_copied(row_schema_of(cart_url, "t"))
 
 
 def test_a_row_that_appeared_meanwhile_is_left_alone_and_all_others_are_inserted(
     cart_url: str, product_table: str
 ) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(cart_url, "INSERT INTO product VALUES ('7', 'of an event', 1, 'i', 's', 1)")
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         written = writer.write(write_batch(row_schema, inserts=_products()))
@@ -71,7 +71,7 @@ def test_a_row_that_appeared_meanwhile_is_left_alone_and_all_others_are_inserted
 
 
 def test_a_row_that_a_trigger_swallows_is_not_counted(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(
         cart_url,
         "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
@@ -83,7 +83,7 @@ def test_a_row_that_a_trigger_swallows_is_not_counted(cart_url: str, product_tab
 
 
 def test_a_refused_row_refuses_the_batch_and_nothing_of_it_remains(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(cart_url, "ALTER TABLE product ADD CONSTRAINT few CHECK (id <> '7')")
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer, pytest.raises(RowsRefused, match="few"):
         writer.write(write_batch(row_schema, inserts=_products()))
@@ -91,14 +91,14 @@ def test_a_refused_row_refuses_the_batch_and_nothing_of_it_remains(cart_url: str
 
 
 def test_many_inserts_are_probed_without_a_trace(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         assert len(writer.probe(write_batch(row_schema, inserts=_products())).inserted) == MANY
     assert execute(cart_url, "SELECT count(*) FROM product") == [(0,)]
 
 
 def test_inserts_and_updates_of_a_batch_are_one_transaction(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(cart_url, "INSERT INTO product SELECT 'old', 'old', 1, 'i', 's', 1")
     old = product("old", title="old", price=1, image="i", sellerId="s", quantity=1)
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
@@ -111,7 +111,7 @@ def test_inserts_and_updates_of_a_batch_are_one_transaction(cart_url: str, produ
 
 
 def test_copy_needs_no_right_but_insert(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     names = sql.SQL(", ").join(sql.Identifier(column.name) for column in row_schema.columns).as_string()
     with (
         role(cart_url, f"GRANT SELECT, INSERT ({names}) ON product TO {{}}") as user,

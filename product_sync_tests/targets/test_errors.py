@@ -23,18 +23,26 @@ from product_sync.targets.postgres.errors import Consequence, consequence, write
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.target_contract import Row, write_batch
-from product_sync_tests.targets.postgres_tables import PASSWORD, execute, layout_of, locked, patiently, product, role
+from product_sync_tests.targets.postgres_tables import (
+    PASSWORD,
+    eventually,
+    execute,
+    locked,
+    product,
+    role,
+    row_schema_of,
+)
 
 
 @contextmanager
 def _writer(url: str) -> Iterator[PostgresWriter]:
-    with PostgresWriter(url, layout_of(url), run_id="test") as writer:
+    with PostgresWriter(url, row_schema_of(url), run_id="test") as writer:
         yield writer
 
 
 def _failure(writer: PostgresWriter, url: str, *inserts: Row, updates: tuple[tuple[Row, Row], ...] = ()) -> WriteError:
     with pytest.raises(WriteError) as caught:
-        writer.write(write_batch(layout_of(url), inserts=inserts, updates=updates))
+        writer.write(write_batch(row_schema_of(url), inserts=inserts, updates=updates))
     assert isinstance(caught.value.__cause__, psycopg.Error)
     return caught.value
 
@@ -80,7 +88,7 @@ def _failure(writer: PostgresWriter, url: str, *inserts: Row, updates: tuple[tup
 def test_a_row_that_the_table_refuses_is_to_be_isolated(
     cart_url: str, product_table: str, change: LiteralString, row: Row, sqlstate: str, named: str
 ) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         if sqlstate == "23505":
             writer.write(write_batch(row_schema, inserts=[product("other")]))
@@ -132,7 +140,7 @@ def test_a_long_message_is_cut(cart_url: str, product_table: str) -> None:
 def test_what_every_batch_would_meet_stops_the_run(
     cart_url: str, product_table: str, change: LiteralString, sqlstate: str
 ) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         execute(cart_url, change)
         with pytest.raises(EveryBatchWouldFail, match=sqlstate):
@@ -155,7 +163,7 @@ def test_a_column_that_was_given_another_type_stops_the_run_before_anything_is_c
     cart_url: str, product_table: str, column: LiteralString, type_: LiteralString, said: str, rows: int
 ) -> None:
     """COPY in its binary form would take the bytes of an integer for those of a float."""
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         execute(cart_url, f"ALTER TABLE product ALTER COLUMN {column} TYPE {type_}")
         inserts = [product(f"p{number}", price=16_777_217) for number in range(rows)]
@@ -166,7 +174,7 @@ def test_a_column_that_was_given_another_type_stops_the_run_before_anything_is_c
 
 
 def test_an_update_of_a_column_with_another_type_is_not_committed_either(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     old, new = product("p"), product("p", price=16_777_217)
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         writer.write(write_batch(row_schema, inserts=[old]))
@@ -177,7 +185,7 @@ def test_an_update_of_a_column_with_another_type_is_not_committed_either(cart_ur
 
 
 def test_a_column_that_is_not_mapped_may_change(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         execute(cart_url, "ALTER TABLE product ADD COLUMN note text")
         assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
@@ -187,7 +195,7 @@ def test_a_column_that_is_not_mapped_may_change(cart_url: str, product_table: st
 def test_a_reading_of_values_of_another_type_says_that_the_table_changed(
     cart_url: str, product_table: str, name: str
 ) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(cart_url, "INSERT INTO product VALUES ('p', 'Ring', 1, 'i', 's', 1)")
     execute(cart_url, "ALTER TABLE product ALTER COLUMN price TYPE real USING 0.5")
     reader = PostgresReader(cart_url, row_schema)
@@ -196,7 +204,7 @@ def test_a_reading_of_values_of_another_type_says_that_the_table_changed(
 
 
 def test_a_missing_privilege_stops_the_run_and_says_which(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with (
         role(cart_url, "GRANT SELECT ON product TO {}") as user,
         PostgresWriter(user.url, row_schema, run_id="test") as writer,
@@ -209,7 +217,7 @@ def test_a_missing_privilege_stops_the_run_and_says_which(cart_url: str, product
 
 
 def test_a_role_that_is_read_only_is_refused_before_the_first_batch(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with (
         role(cart_url, "GRANT ALL ON product TO {}", "ALTER ROLE {} SET default_transaction_read_only = on") as user,
         pytest.raises(ReadOnlyTarget, match="default_transaction_read_only"),
@@ -227,7 +235,7 @@ def test_a_standby_is_only_read_only_for_the_moment() -> None:
 
 
 def test_a_row_that_another_client_holds_is_transient(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     for setting, sqlstate in (("lock_timeout", "55P03"), ("statement_timeout", "57014")):
         with (
             role(
@@ -246,7 +254,7 @@ def test_a_row_that_another_client_holds_is_transient(cart_url: str, product_tab
 
 
 def test_a_deadlock_is_transient(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     batch = write_batch(row_schema, updates=[(product("a"), product("a", price=1))])
     execute(
         cart_url,
@@ -271,7 +279,7 @@ def test_a_deadlock_is_transient(cart_url: str, product_table: str) -> None:
 
 
 def test_a_session_that_an_administrator_ends_is_a_lost_connection(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         execute(
             cart_url,
@@ -282,7 +290,7 @@ def test_a_session_that_an_administrator_ends_is_a_lost_connection(cart_url: str
             with pytest.raises(TransientError) as caught:
                 writer.write(write_batch(row_schema, inserts=[product("p")]))
             assert caught.value.connection_lost
-        patiently(writer.reconnect)
+        eventually(writer.reconnect)
         assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
 
 

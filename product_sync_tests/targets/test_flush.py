@@ -12,7 +12,7 @@ from psycopg import sql
 from product_sync.errors import CommitOutcomeUnknown
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.target_contract import write_batch
-from product_sync_tests.targets.postgres_tables import execute, layout_of, patiently, product, role
+from product_sync_tests.targets.postgres_tables import eventually, execute, product, role, row_schema_of
 from product_sync_torture.faults.machines import Machines, machines
 
 #: A role whose COMMITs wait for the disk. Those of the tests' server do not.
@@ -32,7 +32,7 @@ def unhurried(url: str) -> Iterator[None]:
 
 
 def _writer(url: str, *, flush_within_s: float = LATER, sleep: Callable[[float], None] = time.sleep) -> PostgresWriter:
-    return PostgresWriter(url, layout_of(url), run_id="test", flush_within_s=flush_within_s, sleep=sleep)
+    return PostgresWriter(url, row_schema_of(url), run_id="test", flush_within_s=flush_within_s, sleep=sleep)
 
 
 def _leaves_the_disk_to_others(writer: PostgresWriter) -> bool:
@@ -104,10 +104,10 @@ def test_where_a_commit_waits_for_a_replica_it_goes_on_to_wait(cart_url: str, pr
         assert _leaves_the_disk_to_others(writer)
         execute(cart_url, "ALTER SYSTEM SET synchronous_standby_names = 'replica'", "SELECT pg_reload_conf()")
         try:
-            patiently(writer.reconnect)
+            eventually(writer.reconnect)
             assert not _leaves_the_disk_to_others(writer)
             writer.close()
-            with patiently(lambda: _writer(user.url)) as another:
+            with eventually(lambda: _writer(user.url)) as another:
                 assert not _leaves_the_disk_to_others(another)
         finally:
             execute(cart_url, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
@@ -150,7 +150,7 @@ def test_what_a_crash_takes_back_is_known_not_to_have_happened(own_servers: Mach
             writer.settle()
         assert caught.value.written == written
         own_servers.start_again()
-        patiently(writer.reconnect)
+        eventually(writer.reconnect)
         assert writer.was_committed(caught.value.transaction) is was_flushed
         assert writer.fetch(["p"]).num_rows == int(was_flushed)
         if was_flushed:

@@ -12,14 +12,14 @@ from product_sync.targets.postgres.health import ForeignKey, Privileges, health
 from product_sync.targets.postgres.lock import lock_holder, pools_transactions
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.pooler import transaction_pooler
-from product_sync_tests.targets.postgres_tables import execute, layout_of, other_sessions, role
+from product_sync_tests.targets.postgres_tables import execute, other_sessions, role, row_schema_of
 
 ALL = Privileges(select=True, insert=True, update=True, delete=True, lacking=())
 
 
 def test_a_healthy_target_lacks_nothing(cart_url: str, product_table: str) -> None:
     ticks = iter([10.0, 10.25])
-    found = health(cart_url, layout_of(cart_url), clock=lambda: next(ticks))
+    found = health(cart_url, row_schema_of(cart_url), clock=lambda: next(ticks))
     assert found.privileges == ALL
     assert found.server.version.split(".")[0].isdecimal()
     assert found.server.latency_ms == 250
@@ -30,7 +30,7 @@ def test_a_healthy_target_lacks_nothing(cart_url: str, product_table: str) -> No
 
 def test_what_a_role_lacks_is_named(cart_url: str, product_table: str) -> None:
     execute(cart_url, "REVOKE USAGE ON SCHEMA public FROM PUBLIC")
-    row_schema = layout_of(cart_url, not_updated=["quantity"])
+    row_schema = row_schema_of(cart_url, not_updated=["quantity"])
     with role(cart_url, 'GRANT SELECT, INSERT (id, title, price, image, "sellerId") ON product TO {}') as user:
         assert health(user.url, row_schema).privileges == Privileges(
             select=False,
@@ -46,7 +46,7 @@ def test_what_a_role_lacks_is_named(cart_url: str, product_table: str) -> None:
 
 
 def test_grants_on_columns_suffice_and_unmapped_columns_need_none(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url, not_updated=["quantity"])
+    row_schema = row_schema_of(cart_url, not_updated=["quantity"])
     execute(cart_url, "ALTER TABLE product ADD secret text")
     columns = 'id, title, price, image, "sellerId", quantity'
     with role(
@@ -68,14 +68,14 @@ def test_triggers_of_users_are_named_and_those_of_constraints_are_not(cart_url: 
         "ALTER TABLE product DISABLE TRIGGER disabled",
         "CREATE TABLE cart_item (product text REFERENCES product)",
     )
-    assert health(cart_url, layout_of(cart_url)).triggers == ("enabled",)
+    assert health(cart_url, row_schema_of(cart_url)).triggers == ("enabled",)
 
 
 def test_foreign_keys_are_named_with_what_a_deletion_would_do(cart_url: str, product_table: str) -> None:
     actions = ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL", "SET DEFAULT"]
     for number, action in enumerate(actions):
         execute(cart_url, f"CREATE TABLE c{number} (p text CONSTRAINT k{number} REFERENCES product ON DELETE {action})")
-    found = health(cart_url, layout_of(cart_url)).foreign_keys
+    found = health(cart_url, row_schema_of(cart_url)).foreign_keys
     assert found == tuple(ForeignKey(f"k{number}", f"c{number}", action) for number, action in enumerate(actions))
     assert [key.cascading for key in found] == [False, False, True, True, True]
 
@@ -90,13 +90,13 @@ def test_partitions_count_as_the_table(cart_url: str) -> None:
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
         "CREATE TRIGGER t BEFORE INSERT ON p0 FOR EACH ROW EXECUTE FUNCTION f()",
     )
-    found = health(cart_url, layout_of(cart_url, "p"))
+    found = health(cart_url, row_schema_of(cart_url, "p"))
     assert [key.name for key in found.foreign_keys] == ["k", "k0"]
     assert found.triggers == ("t",)
 
 
 def test_row_level_security_is_shown(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(cart_url, "ALTER TABLE product ENABLE ROW LEVEL SECURITY")
     assert health(cart_url, row_schema).problem is None, "a superuser sees all rows"
     with role(cart_url, "GRANT ALL ON product TO {}") as user:
@@ -104,7 +104,7 @@ def test_row_level_security_is_shown(cart_url: str, product_table: str) -> None:
 
 
 def test_a_sync_that_is_running_is_shown_also_to_a_role_that_sees_little(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     assert lock_holder(cart_url, row_schema.table) is None
     with role(cart_url) as user, PostgresWriter(cart_url, row_schema, run_id="0a1b2c3d-running"):
         for url in (cart_url, user.url):
@@ -126,7 +126,7 @@ def test_a_transaction_pooler_is_found_out(cart_url: str, sessions: int) -> None
 
 
 def test_a_table_that_went_away_is_named(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(cart_url, "DROP TABLE product")
     with pytest.raises(TableError, match=r"public\.product does not exist any more"):
         health(cart_url, row_schema)

@@ -6,12 +6,12 @@ from contextlib import closing
 
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.lock import try_lock
-from product_sync_tests.targets.postgres_tables import layout_of
+from product_sync_tests.targets.postgres_tables import row_schema_of
 
 
 def test_a_host_that_vanishes_frees_the_lock_within_about_a_minute(cart_url: str, product_table: str) -> None:
     with closing(connect(cart_url)) as connection:
-        assert try_lock(connection, layout_of(cart_url).table)
+        assert try_lock(connection, row_schema_of(cart_url).table)
         probing = {
             name: connection.execute(f"SHOW {name}").fetchone()
             for name in ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")

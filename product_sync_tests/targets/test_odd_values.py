@@ -8,7 +8,7 @@ from psycopg import sql
 from product_sync.schema.ports import WriteBatch, Written
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.writer import PostgresWriter
-from product_sync_tests.targets.postgres_tables import execute, layout_of
+from product_sync_tests.targets.postgres_tables import execute, row_schema_of
 
 #: Values that one side of the wire, or the canonical form, writes otherwise than the other.
 ODD = {
@@ -42,7 +42,7 @@ def test_a_row_is_recognised_whatever_another_client_has_written_into_it(cart_ur
             sql.SQL("CREATE TABLE {} (id text PRIMARY KEY, v {}, n int)").format(table, sql.SQL(declared)),
             sql.SQL("INSERT INTO {} VALUES {}").format(table, rows),
         )
-        row_schema = layout_of(cart_url, f"odd{number}")
+        row_schema = row_schema_of(cart_url, f"odd{number}")
         nothing = row_schema.target_schema.empty_table()
         ids = frozenset(str(place) for place in range(len(literals)))
         reader = PostgresReader(cart_url, row_schema)
@@ -60,7 +60,7 @@ def test_a_far_moment_is_not_taken_for_another_one(cart_url: str) -> None:
         "CREATE TABLE far (id text PRIMARY KEY, v timestamptz)",
         "INSERT INTO far VALUES ('a', '294276-12-31Z'), ('b', '294276-12-31Z'), ('c', 'infinity')",
     )
-    row_schema = layout_of(cart_url, "far")
+    row_schema = row_schema_of(cart_url, "far")
     nothing = row_schema.target_schema.empty_table()
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         seen = writer.fetch(["a", "b", "c"])

@@ -20,7 +20,7 @@ from product_sync.targets.postgres.waits import Patience, watched
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.network import proxy
 from product_sync_tests.target_contract import write_batch
-from product_sync_tests.targets.postgres_tables import execute, layout_of, other_sessions, product
+from product_sync_tests.targets.postgres_tables import execute, other_sessions, product, row_schema_of
 
 SHORT = Patience(check_every_s=0.05, report_every_s=0.2, wait_s=0.6)
 
@@ -51,7 +51,7 @@ def test_a_reading_that_waits_for_a_lock_says_so_and_ends_with_who_has_it(
     cart_url: str, product_table: str, read: Callable[[PostgresReader], object]
 ) -> None:
     heard: list[str] = []
-    reader = PostgresReader(cart_url, layout_of(cart_url), on_wait=heard.append, patience=SHORT)
+    reader = PostgresReader(cart_url, row_schema_of(cart_url), on_wait=heard.append, patience=SHORT)
     with migration(cart_url) as other:
         pid = other.info.backend_pid
         with pytest.raises(TargetLocked) as caught:
@@ -68,14 +68,14 @@ def test_a_reading_that_waits_for_a_lock_says_so_and_ends_with_who_has_it(
 def test_a_lock_that_is_freed_in_time_costs_nothing_but_the_time(cart_url: str, product_table: str) -> None:
     patient = Patience(check_every_s=0.05, report_every_s=0.1, wait_s=60.0)
     with migration(cart_url) as other:
-        reader = PostgresReader(cart_url, layout_of(cart_url), on_wait=lambda _: other.rollback(), patience=patient)
+        reader = PostgresReader(cart_url, row_schema_of(cart_url), on_wait=lambda _: other.rollback(), patience=patient)
         assert read_all(reader) == []
 
 
 def test_a_batch_that_waits_for_a_row_fails_with_who_has_it_and_the_next_one_is_written(
     cart_url: str, product_table: str
 ) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with PostgresWriter(cart_url, row_schema, run_id="test", on_wait=lambda _: None, patience=SHORT) as writer:
         with (
             migration(cart_url, "INSERT INTO product VALUES ('p', 't', 1, 'i', 's', 1)"),
@@ -94,7 +94,7 @@ def test_a_statement_that_only_works_for_long_is_left_alone(cart_url: str) -> No
 def test_a_server_that_does_not_answer_any_more_is_left(cart_url: str, product_table: str) -> None:
     with proxy(cart_url) as network:
         silent = Patience(check_every_s=0.05, wait_s=2.0, answer_within_s=2.0)
-        reader = PostgresReader(network.url(cart_url), layout_of(cart_url), patience=silent)
+        reader = PostgresReader(network.url(cart_url), row_schema_of(cart_url), patience=silent)
 
         def fall_silent() -> None:
             while not execute(cart_url, "SELECT 1 FROM pg_locks WHERE NOT granted"):
@@ -123,7 +123,7 @@ def test_a_reading_that_waits_for_a_lock_is_interrupted_at_once_and_leaves_no_se
             threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
             began = time.monotonic()
             with pytest.raises(Terminate):
-                read_all(PostgresReader(cart_url, layout_of(cart_url)))
+                read_all(PostgresReader(cart_url, row_schema_of(cart_url)))
             assert time.monotonic() - began < 4.0
             assert other_sessions(cart_url, 1), "the migration's is left"
     finally:

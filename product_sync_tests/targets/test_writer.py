@@ -34,26 +34,26 @@ from product_sync_tests.pooler import transaction_pooler
 from product_sync_tests.target_contract import write_batch
 from product_sync_tests.targets.postgres_tables import (
     PASSWORD,
+    eventually,
     execute,
-    layout_of,
     locked,
     other_sessions,
-    patiently,
     product,
     role,
+    row_schema_of,
 )
 
 COMMIT = b"COMMIT\0"
 
 
 def _writer(url: str, *, run_id: str = "test", sleep: Callable[[float], None] = time.sleep) -> PostgresWriter:
-    return PostgresWriter(url, layout_of(url), run_id=run_id, sleep=sleep)
+    return PostgresWriter(url, row_schema_of(url), run_id=run_id, sleep=sleep)
 
 
 def test_select_insert_and_update_on_the_one_table_are_all_the_rights_it_needs(
     cart_url: str, product_table: str
 ) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     database = sql.Identifier(psycopg.conninfo.conninfo_to_dict(cart_url)["dbname"])  # type: ignore[arg-type] # a text
     execute(
         cart_url,
@@ -78,7 +78,7 @@ def test_select_insert_and_update_on_the_one_table_are_all_the_rights_it_needs(
 
 def test_grants_on_the_mapped_columns_alone_suffice(cart_url: str, product_table: str) -> None:
     execute(cart_url, "ALTER TABLE product ADD note jsonb")
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     columns = 'id, title, price, image, "sellerId", quantity'
     with (
         role(
@@ -98,7 +98,7 @@ def test_hostile_names_and_values_stay_names_and_values(cart_url: str) -> None:
         'CREATE SCHEMA "my shop%s"',
         'CREATE TABLE "my shop%s"."T; --" ("i d" text PRIMARY KEY, "we""ird %s" text, "p" text, "u" text, "n0" text)',
     )
-    row_schema = layout_of(cart_url, "T; --", schema="my shop%s")
+    row_schema = row_schema_of(cart_url, "T; --", schema="my shop%s")
     evil = "'; DROP TABLE product; -- %s $1 \\ {}"
     old = {"i d": evil, 'we"ird %s': evil, "p": "p", "u": "u", "n0": None}
     new = {**old, 'we"ird %s': "new", "n0": "$2"}
@@ -118,7 +118,7 @@ def test_a_partitioned_table_is_written_like_any_other(cart_url: str) -> None:
         "CREATE TABLE p0 PARTITION OF p FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
         "CREATE TABLE p1 PARTITION OF p FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
     )
-    row_schema = layout_of(cart_url, "p")
+    row_schema = row_schema_of(cart_url, "p")
     rows: list[dict[str, Any]] = [{"id": str(number), "n": number} for number in range(10)]
     with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
         ids = frozenset(row["id"] for row in rows)
@@ -136,7 +136,7 @@ def test_triggers_find_their_tables_on_the_roles_search_path(cart_url: str, prod
         "'BEGIN INSERT INTO seen VALUES (NEW.id); RETURN NEW; END'",
         "CREATE TRIGGER t AFTER INSERT ON product FOR EACH ROW EXECUTE FUNCTION f()",
     )
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with (
         role(
             cart_url,
@@ -150,7 +150,7 @@ def test_triggers_find_their_tables_on_the_roles_search_path(cart_url: str, prod
 
 
 def test_a_row_that_changes_while_the_statement_waits_is_not_overwritten(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with _writer(cart_url) as writer, psycopg.connect(cart_url) as other:
         writer.write(write_batch(row_schema, inserts=[product("p"), product("q")]))
         other.execute("UPDATE product SET price = 1 WHERE id = 'p'")
@@ -163,7 +163,7 @@ def test_a_row_that_changes_while_the_statement_waits_is_not_overwritten(cart_ur
 
 
 def test_a_row_that_a_cart_still_references_is_not_deleted(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(cart_url, "CREATE TABLE cart_item (product text REFERENCES product)")
     with _writer(cart_url) as writer:
         writer.write(write_batch(row_schema, inserts=[product("p")]))
@@ -174,7 +174,7 @@ def test_a_row_that_a_cart_still_references_is_not_deleted(cart_url: str, produc
 
 
 def test_a_probe_checks_deferred_constraints_and_leaves_no_row(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(
         cart_url,
         "CREATE TABLE seller (id text PRIMARY KEY)",
@@ -189,7 +189,7 @@ def test_a_probe_checks_deferred_constraints_and_leaves_no_row(cart_url: str, pr
 
 
 def test_a_probe_gives_way_after_a_second(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with _writer(cart_url) as writer, locked(cart_url, product_table), pytest.raises(TransientError, match="55P03"):
         writer.probe(write_batch(row_schema, inserts=[product("p")]))
 
@@ -206,7 +206,7 @@ def _terminate(*_: object) -> None:
 def test_an_interrupted_batch_leaves_no_row_no_transaction_and_no_lock(
     cart_url: str, product_table: str, handler: Callable[..., object]
 ) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     former = signal.signal(signal.SIGINT, handler)
     try:
         with _writer(cart_url) as writer, locked(cart_url, product_table):
@@ -215,7 +215,7 @@ def test_an_interrupted_batch_leaves_no_row_no_transaction_and_no_lock(
                 writer.write(write_batch(row_schema, inserts=[product("p")]))
             writer.close()
             # While the table is still held: nobody waits for it any more.
-            patiently(lambda: _writer(cart_url, run_id="next")).close()
+            eventually(lambda: _writer(cart_url, run_id="next")).close()
     finally:
         signal.signal(signal.SIGINT, former)
     assert execute(cart_url, "SELECT id FROM product") == []
@@ -241,7 +241,7 @@ def test_a_commit_whose_answer_was_lost_is_known_to_have_happened(cart_url: str,
     with proxy(cart_url) as network, _through(network, cart_url) as writer:
         network.lose_answer_to(COMMIT)
         unknown = _lost_commit(writer)
-        patiently(writer.reconnect)
+        eventually(writer.reconnect)
         assert writer.was_committed(unknown.transaction) is True
         assert writer.fetch(["p"]).num_rows == 1
 
@@ -250,25 +250,25 @@ def test_a_commit_that_never_arrived_is_known_not_to_have_happened(cart_url: str
     with proxy(cart_url) as network, _through(network, cart_url) as writer:
         network.lose_request(COMMIT)
         unknown = _lost_commit(writer)
-        patiently(writer.reconnect)
+        eventually(writer.reconnect)
         assert writer.was_committed(unknown.transaction) is False
         assert writer.fetch(["p"]).num_rows == 0
         assert writer.write(write_batch(writer._row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
 def test_an_update_and_a_deletion_leave_the_same_trace(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     old = [product("changed"), product("extra")]
     for part in (
         {"updates": [(old[0], product("changed", price=1))]},
         {"deletes": [old[1]]},
     ):
-        with proxy(cart_url) as network, patiently(partial(_through, network, cart_url)) as writer:
+        with proxy(cart_url) as network, eventually(partial(_through, network, cart_url)) as writer:
             writer.write(write_batch(row_schema, inserts=old))
             network.lose_answer_to(COMMIT)
             with pytest.raises(CommitOutcomeUnknown) as caught:
                 writer.write(write_batch(row_schema, **part))
-            patiently(writer.reconnect)
+            eventually(writer.reconnect)
             assert writer.was_committed(caught.value.transaction) is True
 
 
@@ -281,7 +281,7 @@ def test_a_session_that_the_server_has_not_missed_is_ended_and_its_lock_taken_ov
         with pytest.raises(TransientError, match="lost session still held") as caught:
             writer.reconnect()
         assert caught.value.connection_lost
-        patiently(writer.reconnect)
+        eventually(writer.reconnect)
         assert writer.was_committed(unknown.transaction) is False
 
 
@@ -315,7 +315,7 @@ def test_an_id_that_a_crashed_server_gives_out_again_is_not_taken_for_ours(cart_
     with proxy(cart_url) as network, _through(network, cart_url) as writer:
         network.lose_request(COMMIT)
         unknown = _lost_commit(writer)
-        patiently(writer.reconnect)
+        eventually(writer.reconnect)
         with psycopg.connect(cart_url) as stranger:
             row = stranger.execute("SELECT pg_current_xact_id()::text").fetchone()
             stranger.execute("INSERT INTO product VALUES ('theirs', '', 1, '', '', 1)")
@@ -335,11 +335,11 @@ def test_a_second_sync_is_turned_away_and_told_who_is_at_it(cart_url: str, produ
         ) as caught:
             _writer(cart_url, run_id="second")
         assert re.fullmatch(r"product_sync 0a1b2c3d .+:\d+ \(backend \d+, connected since .+\)", caught.value.holder)
-    patiently(lambda: _writer(cart_url, run_id="second")).close()
+    eventually(lambda: _writer(cart_url, run_id="second")).close()
 
 
 def test_a_probe_takes_no_lock_and_is_in_no_syncs_way(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     probe = PostgresWriter(cart_url, row_schema, run_id="dry", probing=True)
     with probe, _writer(cart_url, run_id="real") as real:
         assert real.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
@@ -351,7 +351,7 @@ def test_a_probe_takes_no_lock_and_is_in_no_syncs_way(cart_url: str, product_tab
 
 
 def test_a_probe_that_meets_a_syncs_row_gives_way_at_once(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     with PostgresWriter(cart_url, row_schema, run_id="dry", probing=True) as probe, psycopg.connect(cart_url) as sync:
         sync.execute("INSERT INTO product VALUES ('p', 't', 1, 'i', 's', 1)")
         began = time.monotonic()
@@ -362,7 +362,7 @@ def test_a_probe_that_meets_a_syncs_row_gives_way_at_once(cart_url: str, product
 
 def test_another_table_is_another_lock(cart_url: str, product_table: str) -> None:
     execute(cart_url, "CREATE TABLE other (id text PRIMARY KEY, n int)")
-    with _writer(cart_url), PostgresWriter(cart_url, layout_of(cart_url, "other"), run_id="test"):
+    with _writer(cart_url), PostgresWriter(cart_url, row_schema_of(cart_url, "other"), run_id="test"):
         pass
 
 
@@ -371,10 +371,10 @@ def test_losing_the_connection_is_losing_the_lock(cart_url: str, product_table: 
         network.lose_request(b"BEGIN")
         with pytest.raises(TransientError):
             first.write(write_batch(first._row_schema, inserts=[product("p")]))
-        second = patiently(lambda: _writer(cart_url, run_id="second"))
+        second = eventually(lambda: _writer(cart_url, run_id="second"))
         with second, pytest.raises(SyncAlreadyRunning, match="product_sync second"):
             first.reconnect()
-        patiently(first.reconnect)
+        eventually(first.reconnect)
         assert first.write(write_batch(first._row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
@@ -391,14 +391,14 @@ def test_a_server_that_is_away_is_transient_for_a_run_that_has_begun(cart_url: s
 
 
 def test_transaction_pooling_is_refused(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     for sessions in (1, 2, 4):
         with transaction_pooler(cart_url, sessions=sessions) as pooler, pytest.raises(TransactionPooling):
             PostgresWriter(pooler.url, row_schema, run_id="test")
 
 
 def test_row_level_security_is_refused(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(cart_url, "ALTER TABLE product ENABLE ROW LEVEL SECURITY")
     with role(cart_url, "GRANT ALL ON product TO {}") as user, pytest.raises(AccessDenied, match="Row-level security"):
         PostgresWriter(user.url, row_schema, run_id="test")
@@ -409,7 +409,7 @@ def test_a_writer_that_was_turned_away_leaves_no_session_behind(cart_url: str, p
         with pytest.raises(SyncAlreadyRunning):
             _writer(cart_url)
         assert other_sessions(cart_url, 1)
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     execute(cart_url, "DROP TABLE product")
     with pytest.raises(TableError):
         PostgresWriter(cart_url, row_schema, run_id="test")
@@ -417,7 +417,7 @@ def test_a_writer_that_was_turned_away_leaves_no_session_behind(cart_url: str, p
 
 
 def test_what_was_written_is_what_the_reader_sees(cart_url: str, product_table: str) -> None:
-    row_schema = layout_of(cart_url)
+    row_schema = row_schema_of(cart_url)
     rows = [product(str(number), price=number) for number in range(2_345)]
     with _writer(cart_url) as writer:
         for start in range(0, len(rows), 1_000):

@@ -16,7 +16,7 @@ from product_sync_tests.load.bench import row
 from product_sync_tests.source_contract import product_row_schema
 from product_sync_tests.target_contract import table_of
 
-LAYOUT = product_row_schema()
+ROW_SCHEMA = product_row_schema()
 #: In no order, and with texts that programs sort differently.
 IDS = ["b", "a", "", "Z", "é", "\uffff", "\U0001f600", "y" * 5_000, "~", "10", "9", "\u00df"]
 
@@ -25,21 +25,21 @@ IDS = ["b", "a", "", "Z", "é", "\uffff", "\U0001f600", "y" * 5_000, "~", "10", 
 def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EarlierFile:
     monkeypatch.setattr(files, "ROW_GROUP_ROWS", 2)
     path = tmp_path / "target.parquet"
-    with files.parquet_writer(path, LAYOUT.target_schema, metadata={}, sought_by="id") as sink:
-        for batch in table_of(LAYOUT, [row(each) for each in IDS]).to_batches(max_chunksize=1):
+    with files.parquet_writer(path, ROW_SCHEMA.target_schema, metadata={}, sought_by="id") as sink:
+        for batch in table_of(ROW_SCHEMA, [row(each) for each in IDS]).to_batches(max_chunksize=1):
             sink.write(batch)
     return EarlierFile(Side.TARGET, datetime.now(UTC), path)
 
 
 @pytest.mark.parametrize("wanted", IDS)
 def test_each_product_is_found(snapshot: EarlierFile, wanted: str, tmp_path: Path) -> None:
-    [(_, found, _)] = seen_before(wanted, LAYOUT, [snapshot])
-    assert found == table_of(LAYOUT, [row(wanted)])
+    [(_, found, _)] = seen_before(wanted, ROW_SCHEMA, [snapshot])
+    assert found == table_of(ROW_SCHEMA, [row(wanted)])
 
 
 def test_what_is_not_there_is_not_found(snapshot: EarlierFile, tmp_path: Path) -> None:
     for wanted in ("c", "zz", "\U0001f601"):
-        [(_, found, _)] = seen_before(wanted, LAYOUT, [snapshot])
+        [(_, found, _)] = seen_before(wanted, ROW_SCHEMA, [snapshot])
         assert found.num_rows == 0
 
 
@@ -48,6 +48,6 @@ def test_only_the_ids_have_bounds_that_row_groups_are_passed_over_by(snapshot: E
     assert groups.num_row_groups == len(IDS) // 2
     has_bounds = {
         field.name: groups.row_group(0).column(place).is_stats_set
-        for place, field in enumerate(pa.schema(LAYOUT.target_schema))
+        for place, field in enumerate(pa.schema(ROW_SCHEMA.target_schema))
     }
     assert {name for name, is_set in has_bounds.items() if is_set} == {"id"}
