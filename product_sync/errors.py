@@ -17,7 +17,9 @@ Driver errors are translated into this tree once, in the adapters (``raise ... f
     │   ├── TransactionPooling              a connection pooler would make the lock useless
     │   ├── TooFewConnections               the role may have fewer connections than a sync needs
     │   ├── ReadOnlyTarget                  a standby, or a role or database that is set read-only
-    │   └── StalePlan                       the diff is too old, or was made for another target
+    │   ├── StalePlan                       the diff is too old, or was made for another target
+    │   ├── ChangesUnavailable              the source cannot be followed: only full runs
+    │   └── ChangesLost                     changes were missed: the next run must be full
     ├── LocalStorageError             3     this machine: the state folder, its disk, open files
     ├── WriteError                          raised by a writer for one transaction
     │   ├── TransientError                  retry this batch
@@ -123,6 +125,25 @@ class ReadOnlyTarget(NotAttempted):
 
 class StalePlan(NotAttempted):
     code = "stale_plan"
+
+
+class ChangesUnavailable(NotAttempted):
+    """The source has no change stream for this collection or this user. Full runs work."""
+
+    code = "changes_unavailable"
+
+
+class ChangesLost(NotAttempted):
+    """Changes between the stored position and now cannot be read. Only a full run sees what they changed.
+
+    ``reason`` is a stable code.
+    """
+
+    code = "changes_lost"
+
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class LocalStorageError(ProductSyncError):

@@ -19,6 +19,7 @@ import pyarrow as pa
 from product_sync.conversion.document import CODEC_OPTIONS, RowConverter
 from product_sync.conversion.ids import source_key, to_bson
 from product_sync.errors import (
+    ChangesUnavailable,
     CommitOutcomeUnknown,
     ForeignKeyRefused,
     PrivilegeMissing,
@@ -28,8 +29,9 @@ from product_sync.errors import (
     TransientError,
 )
 from product_sync.runtime.clock import Timing
+from product_sync.schema.changes import ChangePosition
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
-from product_sync.schema.ports import WriteBatch, Written
+from product_sync.schema.ports import ChangeFeed, WriteBatch, Written
 from product_sync.schema.records import SourceBatch, SourceId
 from product_sync.schema.row_schema import RowSchema
 
@@ -140,6 +142,12 @@ class FakeSource:
         """At a glance this source never knows."""
         self.script.play("source.all_exist")
         return not ids.num_rows
+
+    def change_feed(self) -> ChangeFeed:
+        raise ChangesUnavailable("This collection has no change stream.")
+
+    def read_after(self, position: ChangePosition) -> None:
+        """Whatever is read is the present."""
 
     def _converted(self, documents: Iterable[Mapping[str, Any]]) -> SourceBatch:
         return self._converter.batch(bson.encode(document, codec_options=CODEC_OPTIONS) for document in documents)

@@ -7,12 +7,14 @@ products with the same text would overwrite each other in every run.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import uuid
 from collections.abc import Callable
 from typing import Any
 
+import bson
 from bson.binary import UUID_SUBTYPE, Binary
 from bson.int64 import Int64
 from bson.objectid import ObjectId
@@ -45,6 +47,7 @@ _TO_BSON: dict[str, Callable[[str], Any]] = {
     IdType.INT: int,
     IdType.LONG: Int64,
     IdType.UUID: lambda text: Binary(uuid.UUID(text).bytes, UUID_SUBTYPE),
+    IdType.OTHER: lambda text: bson.decode(base64.b64decode(text))["_id"],
 }
 
 

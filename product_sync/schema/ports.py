@@ -12,6 +12,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from product_sync.schema.changes import ChangePosition, Changes
 from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.records import SourceBatch, SourceId
 
@@ -42,6 +43,31 @@ class Source(Protocol):
     def all_exist(self, ids: pa.Table) -> bool:
         """Whether all of these ids (columns ``id`` and `ID_TYPE`, no id twice) exist now on the primary. False also if
         counting cannot show it; then `existing` can."""
+
+    def change_feed(self) -> ChangeFeed:
+        """What changes in this collection, on the same connection."""
+
+    def read_after(self, position: ChangePosition) -> None:
+        """From now on every read sees at least all changes up to ``position``, also on a member that lags behind."""
+
+
+class ChangeFeed(Protocol):
+    """The changes of a collection: which ids were inserted, replaced, updated or deleted.
+
+    Both methods raise `ChangesUnavailable` if this source cannot be followed, `SourceMissing`, `Unreachable` or
+    `AccessDenied` as `Source.snapshot` does, and `SourceReadError` if the reading fails for longer than the retries
+    last.
+    """
+
+    def position(self) -> ChangePosition:
+        """The place in the stream now. A full read that begins after this call, and after `Source.read_after` of it,
+        has seen every change before the place; `changes` returns all others."""
+
+    def changes(self, since: ChangePosition, *, max_events: int, within_s: float) -> Changes:
+        """The ids that changed after ``since``: at most about ``max_events`` events, for about ``within_s`` seconds.
+
+        Raises `ChangesLost` if events between ``since`` and now cannot be read any more.
+        """
 
 
 class TargetReader(Protocol):

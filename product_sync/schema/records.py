@@ -49,6 +49,8 @@ class IdType(StrEnum):
     INT = "int"
     LONG = "long"
     UUID = "uuid"
+    #: An unsupported type: the document is a reject. The text is the base64 of its BSON (`ids.id_of_element`).
+    OTHER = "other"
 
 
 class SourceId(NamedTuple):

@@ -18,15 +18,17 @@ from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
 from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
 from pymongo import ReadPreference
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from product_sync.conversion.elements import Documents, elements
-from product_sync.errors import ConfigurationError, SourceMissing, SourceReadError
+from product_sync.errors import ChangesUnavailable, ConfigurationError, SourceMissing, SourceReadError
 from product_sync.runtime.backoff import Backoff, RetryPolicy
 from product_sync.runtime.clock import Timing
+from product_sync.schema.changes import ClusterTime
 from product_sync.schema.source_filter import query_of
 from product_sync.sources.mongodb.errors import failed_in_mid_read, is_transient, reason, translated
 
@@ -35,6 +37,9 @@ BY_ID: Final = {"_id": 1}
 _ID_INDEX: Final = list(BY_ID.items())
 _NAMED_AT_MOST: Final = 10
 _BAD_VALUE: Final = 2
+_EXPIRED: Final = 50
+#: Milliseconds to wait until a member of the replica set has reached a time.
+REPLICATION_MS: Final = 10_000
 _RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
 
 Query = Mapping[str, Any]
@@ -61,6 +66,7 @@ class SourceCollection:
         )
         self._uuid: object = None
         self._page_index: Query | str = BY_ID
+        self._page_concern: dict[str, Any] = {"level": "majority"}
 
     def require_readable(self) -> None:
         """As the function `require_readable`. Later checks compare with the collection that was found here."""
@@ -83,6 +89,20 @@ class SourceCollection:
                 hint="Start the sync again when the catalogue is complete.",
             )
 
+    def read_after(self, time: ClusterTime) -> None:
+        """Every later read has seen what was written up to ``time``. The primary is asked once: the driver never goes
+        back to an earlier one. A page may come from any member, so each one waits.
+
+        Raises `ChangesUnavailable` if that takes too long.
+        """
+        for level, member in (("local", ReadPreference.PRIMARY), ("majority", self._database.read_preference)):
+            if not self._with_retries(partial(has_reached, self._database, self._name, time, level, member)):
+                raise ChangesUnavailable(
+                    f"A member of the replica set lags more than {REPLICATION_MS // 1000} s behind the primary.",
+                    hint="Changes are followed again after a full sync that starts when it has caught up.",
+                )
+        self._page_concern = {"level": "majority", "afterClusterTime": Timestamp(*time)}
+
     def page(self, query: Query, projection: Query, rows: int) -> Documents:
         """At most ``rows`` documents in the order of ``_id``. Ends at 16 MiB, so a short page is not always the last.
 
@@ -90,7 +110,7 @@ class SourceCollection:
         """
         command = {
             "hint": self._page_index, "sort": BY_ID, "limit": rows, "batchSize": rows,
-            "readConcern": {"level": "majority"},
+            "readConcern": self._page_concern,
         }  # fmt: skip
         return self._find(query, projection, command, self._database.read_preference)
 
@@ -186,6 +206,21 @@ def collection_uuid(database: _Database, name: str) -> object:
             " _id to be read by.",
         )
     return found["info"]["uuid"]
+
+
+def has_reached(database: _Database, name: str, time: ClusterTime, level: str, member: Any) -> bool:
+    """Wait until ``member`` (a read preference) holds what was written up to ``time``. False if that takes too long."""
+    command = {
+        "find": name, "projection": {"_id": 1}, "limit": 1, "singleBatch": True, "maxTimeMS": REPLICATION_MS,
+        "readConcern": {"level": level, "afterClusterTime": Timestamp(*time)},
+    }  # fmt: skip
+    try:
+        database.command(command, read_preference=member)
+    except OperationFailure as error:
+        if error.code != _EXPIRED:
+            raise
+        return False
+    return True
 
 
 def require_readable(database: _Database, name: str, source_filter: Query | None = None) -> object:

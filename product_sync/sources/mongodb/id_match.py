@@ -7,6 +7,7 @@ case-insensitive collation ``"A"`` finds ``"a"``: this is another product and mu
 
 from __future__ import annotations
 
+import base64
 from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
@@ -24,6 +25,19 @@ _INTEGERS = frozenset({IdType.INT, IdType.LONG})
 _OBJECT_ID = b"\x07_id\0"
 
 
+def id_of_element(element: bytes) -> SourceId:
+    """The id of a document that was reduced to its ``_id`` (`paging.only_id`), whatever its BSON type."""
+    source_id = source_id_of(decode(element)["_id"])
+    if source_id is None or not _is_unicode(source_id.text):
+        return SourceId(IdType.OTHER, base64.b64encode(element).decode())
+    return source_id
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no byte that was not UTF-8, of which decoding makes a lone surrogate."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 class IdMatch:
     """The ids of one query."""
 
@@ -39,12 +53,14 @@ class IdMatch:
         if document.startswith(_OBJECT_ID, VALUE_AT - len(_OBJECT_ID)):
             object_id = SourceId(IdType.OBJECT_ID, document[VALUE_AT : VALUE_AT + OBJECT_ID_SIZE].hex())
             return [object_id] if object_id in self._ids else []
-        value = decode(only_id(document))["_id"]
+        element = only_id(document)
+        value = decode(element)["_id"]
         number = _number(value)
-        if number is not None:
-            return self._by_number.get(number, [])
-        source_id = source_id_of(value)
-        return [source_id] if source_id in self._ids else []
+        found = [] if number is None else list(self._by_number.get(number, []))
+        source_id = id_of_element(element)
+        if source_id in self._ids and source_id not in found:
+            found.append(source_id)
+        return found
 
 
 def _number(value: Any) -> Decimal | None:

@@ -10,6 +10,7 @@ The ``_id`` is copied as the bytes that the server sent: decoding would lose bro
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator
 
 import bson
@@ -63,6 +64,8 @@ def id_document(source_id: SourceId) -> bytes:
     """The document that has this ``_id`` and nothing else, as BSON."""
     if source_id.type == IdType.OBJECT_ID:
         return _OBJECT_ID_HEAD + bytes.fromhex(source_id.text) + b"\0"
+    if source_id.type == IdType.OTHER:
+        return base64.b64decode(source_id.text)
     return bson.encode({"_id": to_bson(source_id)})
 
 

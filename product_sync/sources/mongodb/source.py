@@ -19,14 +19,16 @@ from pymongo.database import Database
 
 from product_sync.conversion.document import decode, projection
 from product_sync.conversion.elements import Documents
-from product_sync.conversion.ids import source_key, to_bson
+from product_sync.conversion.ids import source_key
 from product_sync.conversion.page import PageConverter
 from product_sync.runtime import prefetch
 from product_sync.runtime.backoff import RetryPolicy
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
+from product_sync.schema.changes import ChangePosition
 from product_sync.schema.records import IdType, SourceBatch, SourceId
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.sources.mongodb import paging
+from product_sync.sources.mongodb.changes import MongoChanges
 from product_sync.sources.mongodb.collection import SourceCollection
 from product_sync.sources.mongodb.id_match import IdMatch
 
@@ -61,6 +63,7 @@ class MongoSource:
         self._collection = SourceCollection(
             database, row_schema.collection, row_schema.filter, retry=retry, timing=timing
         )
+        self._changes = MongoChanges(database, row_schema.collection, retry=retry, timing=timing)
         self._page_rows = page_rows
         self._page_bytes = page_bytes
         self._projection = projection(row_schema)
@@ -139,6 +142,14 @@ class MongoSource:
         chunks = _chunks(texts, _OBJECT_IDS_AT_ONCE)
         return all(self._collection.count_ids(paging.any_object_id(chunk)) == len(chunk) for chunk in chunks)
 
+    def change_feed(self) -> MongoChanges:
+        """See `Source.change_feed`."""
+        return self._changes
+
+    def read_after(self, position: ChangePosition) -> None:
+        """See `Source.read_after`. Raises `ChangesUnavailable` if the member that is read lags far behind."""
+        self._collection.read_after(position.time)
+
     def _replies(self) -> Iterator[Documents]:
         last, rows = None, self._page_rows
         while documents := self._page(last, rows):
@@ -162,7 +173,7 @@ class MongoSource:
         found: list[tuple[bytes, list[SourceId]]] = []
         for chunk in _chunks(ids, _IDS_AT_ONCE):
             requested = IdMatch(chunk)
-            query = {"_id": {"$in": [to_bson(source_id) for source_id in chunk]}}
+            query = paging.any_of(map(paging.id_document, chunk))
             documents = self._collection.all_current(query, projection)
             matched = [(document, matches) for document in documents if (matches := requested.matching(document))]
             found += matched

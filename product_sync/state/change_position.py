@@ -1,0 +1,207 @@
+"""Keeps the position up to which a sync has compared the source's changes, and what is not settled yet.
+
+A position that is younger than the work behind it would hide a lost change for ever, so it is written last, replaced
+whole, never goes back, and moves on only upon the full proof that it stands on. It lies in the folder of the state key:
+another source, filter, mapping or target has another position.
+
+    <state key>/changes.json    {"position": {…}, "proof": {…}, "unsettled": […]}  or  {"lost": {…}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock
+
+from product_sync.errors import ChangesLost, LocalStorageError
+from product_sync.schema.changes import ChangePosition, ClusterTime, LostReason
+from product_sync.schema.ports import Source
+from product_sync.schema.records import SourceId
+from product_sync.state.damaged_files import set_aside
+from product_sync.state.store import StateFolder, read_json, write_json
+
+CHANGES: Final = "changes.json"
+#: With more products a full run is cheaper than looking at each of them in every pass.
+MAX_UNSETTLED: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A product that a run could not settle: it is compared again in each pass. ``reason`` is for people."""
+
+    since: ClusterTime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FullProof:
+    """A full run that passed its checks. ``at`` is when its reading began, ``time`` the source's time of its
+    position."""
+
+    run_id: str
+    at: datetime
+    time: ClusterTime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPosition:
+    """Every change up to ``position`` was compared and agrees, or its product is in ``unsettled``; everything else was
+    compared by ``proof``."""
+
+    position: ChangePosition
+    proof: FullProof
+    unsettled: Mapping[SourceId, Unsettled]
+
+
+@dataclass(frozen=True, slots=True)
+class LostPosition:
+    """Why there is no position until the next full run. ``at`` is when that was noticed."""
+
+    reason: str
+    message: str
+    hint: str
+    at: datetime
+
+
+def read_position(folder: StateFolder) -> StoredPosition | None:
+    """``None`` before the first full run, after a loss, and for a damaged file, which is set aside with a warning."""
+    found = _read(folder)
+    return found if isinstance(found, StoredPosition) else None
+
+
+def read_lost(folder: StateFolder) -> LostPosition | None:
+    """Why the last position was lost; ``None`` once a full run has stored a new one."""
+    found = _read(folder)
+    return found if isinstance(found, LostPosition) else None
+
+
+def take_position(folder: StateFolder, source: Source) -> ChangePosition:
+    """The position to store after a full run that begins now. Later reads of ``source`` see everything before it.
+
+    A stored position of another collection, or one that lies in the future because a backup was restored, is dropped:
+    else it would keep the new one away. Raises the errors of `ChangeFeed.position` and `Source.read_after`.
+    """
+    stored = read_position(folder)
+    position = source.change_feed().position()
+    if stored and (stored.position.collection != position.collection or stored.position.time > position.time):
+        with _alone(folder) as path:
+            path.unlink(missing_ok=True)
+    source.read_after(position)
+    return position
+
+
+def record_full_proof(
+    folder: StateFolder,
+    position: ChangePosition,
+    *,
+    run_id: str,
+    at: datetime,
+    unsettled: Mapping[SourceId, Unsettled],
+) -> bool:
+    """Store what a full run has proven. ``position`` was taken before its reading, ``at`` is when that began.
+
+    False if a newer full run has stored its own. If passes have gone further meanwhile, the further position stays,
+    with the unsettled products of both.
+    """
+    new = StoredPosition(position, FullProof(run_id, at, position.time), unsettled)
+    with _alone(folder):
+        stored = read_position(folder)
+        if stored is not None and stored.position.collection == position.collection:
+            if stored.proof.time > new.proof.time:
+                return False
+            if stored.position.time > position.time:
+                new = replace(new, position=stored.position, unsettled={**unsettled, **stored.unsettled})
+        _write(folder, new)
+    return True
+
+
+def advance(
+    folder: StateFolder, since: StoredPosition, position: ChangePosition, unsettled: Mapping[SourceId, Unsettled]
+) -> bool:
+    """Store what a pass has settled. ``since`` is what it began with.
+
+    False if something else has been stored meanwhile that this pass does not stand on: a newer full proof, a later
+    position, a loss. Nothing is lost: the next pass compares the same changes again.
+    """
+    with _alone(folder):
+        stored = read_position(folder)
+        if stored is None or stored.proof != since.proof or stored.position.time > position.time:
+            return False
+        if stored.position != since.position:
+            # Another pass has stored its own meanwhile. What it left unsettled may not be settled here.
+            unsettled = {**stored.unsettled, **unsettled}
+        _write(folder, StoredPosition(position, stored.proof, unsettled))
+    return True
+
+
+def lose_position(folder: StateFolder, since: StoredPosition, error: ChangesLost, at: datetime) -> bool:
+    """Forget the position ``since``, and keep why. True the first time, so that it is reported once; False also if a
+    full run has stored a new one meanwhile."""
+    with _alone(folder) as path:
+        stored = read_position(folder)
+        if stored is None or stored.proof != since.proof:
+            return False
+        _write_lost(path, LostPosition(error.reason, error.message, error.hint, at))
+    return True
+
+
+@contextmanager
+def _alone(folder: StateFolder) -> Iterator[Path]:
+    """Wait until no other run changes the file."""
+    path = folder.folder / CHANGES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        yield path
+
+
+def _iso(at: datetime) -> dict[str, str]:
+    return {"at": at.isoformat()}
+
+
+def _write(folder: StateFolder, stored: StoredPosition) -> None:
+    path = folder.folder / CHANGES
+    if len(stored.unsettled) > MAX_UNSETTLED:
+        lost = LostPosition(
+            LostReason.TOO_MANY_UNSETTLED,
+            f"{len(stored.unsettled)} products could not be settled, more than {MAX_UNSETTLED}.",
+            "Remove the cause that the last runs name; full syncs go on.",
+            stored.proof.at,
+        )
+        _write_lost(path, lost)
+        return
+    unsettled = [[*source_id, *each.since, each.reason] for source_id, each in stored.unsettled.items()]
+    proof = asdict(stored.proof) | _iso(stored.proof.at)
+    write_json(path, {"position": asdict(stored.position), "proof": proof, "unsettled": unsettled})
+
+
+def _write_lost(path: Path, lost: LostPosition) -> None:
+    write_json(path, {"lost": asdict(lost) | _iso(lost.at)})
+
+
+def _read(folder: StateFolder) -> StoredPosition | LostPosition | None:
+    path = folder.folder / CHANGES
+    try:
+        content = read_json(path)
+        return None if content is None else _parsed(content)
+    except (LocalStorageError, TypeError, KeyError, ValueError):
+        set_aside(path, "The position in the source's changes", "A full sync compares everything and stores a new one.")
+        return None
+
+
+def _parsed(content: Mapping[str, Any]) -> StoredPosition | LostPosition:
+    if lost := content.get("lost"):
+        return LostPosition(**{**lost, "at": datetime.fromisoformat(lost["at"])})
+    position, proof = content["position"], content["proof"]
+    return StoredPosition(
+        ChangePosition(position["token"], ClusterTime(*position["time"]), position["collection"]),
+        FullProof(proof["run_id"], datetime.fromisoformat(proof["at"]), ClusterTime(*proof["time"])),
+        {
+            SourceId(kind, text): Unsettled(ClusterTime(seconds, increment), why)
+            for kind, text, seconds, increment, why in content["unsettled"]
+        },
+    )

@@ -1,0 +1,197 @@
+"""The change stream of a real MongoDB: every change is named once, and a stream that cannot go on says why."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+from bson.objectid import ObjectId
+from pymongo import MongoClient, ReplaceOne
+from pymongo.database import Database
+
+from product_sync.conversion.ids import source_id
+from product_sync.errors import ChangesLost
+from product_sync.schema.changes import ChangePosition, Changes
+from product_sync.schema.records import IdType, Reason, SourceId
+from product_sync.sources.mongodb.source import MongoSource
+from product_sync_tests.source_contract import product, product_row_schema
+
+MANY = 100_000
+Shop = Database[dict[str, Any]]
+
+
+@pytest.fixture
+def shop(mongodb_url: str) -> Iterator[Shop]:
+    with MongoClient[dict[str, Any]](mongodb_url, uuidRepresentation="standard") as client:
+        database = client.get_default_database()
+        database.products.insert_many([product("a"), product("b")])
+        yield database
+
+
+def source(shop: Shop) -> MongoSource:
+    return MongoSource(shop, product_row_schema())
+
+
+def changes(shop: Shop, since: ChangePosition, *, max_events: int = MANY, within_s: float = 60.0) -> Changes:
+    return source(shop).change_feed().changes(since, max_events=max_events, within_s=within_s)
+
+
+def position(shop: Shop) -> ChangePosition:
+    return source(shop).change_feed().position()
+
+
+def string_ids(*texts: str) -> set[SourceId]:
+    return {SourceId(IdType.STRING, text) for text in texts}
+
+
+def test_inserts_replacements_updates_and_deletes_are_named_once_each(shop: Shop) -> None:
+    before = position(shop)
+    shop.products.insert_one(product("new"))
+    shop.products.replace_one({"_id": "a"}, product("a", price=1))
+    shop.products.update_one({"_id": "a"}, {"$set": {"price": 2}})
+    shop.products.delete_one({"_id": "b"})
+    found = changes(shop, before)
+    assert set(found.ids) == string_ids("new", "a", "b")
+    assert (found.events, found.at_end) == (4, True)
+    assert found.newest == max(found.ids.values())
+    assert before.time <= found.newest <= found.position.time <= found.now
+    again = changes(shop, found.position)
+    assert (again.ids, again.events, again.newest) == ({}, 0, None)
+
+
+def test_many_changes_of_other_collections_move_the_position_and_hide_nothing(shop: Shop) -> None:
+    before = position(shop)
+    numbers: list[dict[str, Any]] = [
+        {"$set": {"n": {"$range": [0, 100_000]}}},
+        {"$unwind": "$n"},
+        {"$project": {"_id": "$n"}},
+    ]
+    shop.products.aggregate([{"$match": {"_id": "a"}}, *numbers, {"$out": "other"}])
+    found = changes(shop, before)
+    assert (found.events, found.at_end) == (0, True)
+    assert found.position.token > before.token
+    assert found.position.time > before.time
+    shop.products.update_one({"_id": "a"}, {"$set": {"price": 2}})
+    assert set(changes(shop, before).ids) == string_ids("a")
+
+
+def test_more_events_than_one_reply_holds_are_all_read(shop: Shop) -> None:
+    before = position(shop)
+    shop.products.insert_many([product(f"n{n}") for n in range(12_000)])
+    assert len(changes(shop, before).ids) == 12_000
+
+
+def test_a_bounded_reading_goes_on_where_it_ended_also_within_a_transaction(shop: Shop) -> None:
+    before = position(shop)
+    with shop.client.start_session() as session, session.start_transaction():
+        shop.products.insert_many([product(f"n{n}") for n in range(10_000)], session=session)
+    seen: set[SourceId] = set()
+    at, rounds, at_end = before, 0, False
+    while not at_end:
+        found = changes(shop, at, max_events=4_000)
+        assert at.time <= found.position.time
+        seen |= set(found.ids)
+        at, at_end, rounds = found.position, found.at_end, rounds + 1
+    assert rounds == 3
+    assert seen == string_ids(*(f"n{n}" for n in range(10_000)))
+
+
+def test_a_reading_without_time_reads_at_least_one_event(shop: Shop) -> None:
+    at = position(shop)
+    shop.products.insert_many([product("c"), product("d")])
+    found = changes(shop, at, within_s=0.0)
+    assert (found.events, found.at_end) == (1, False)
+    assert set(changes(shop, found.position).ids) == string_ids("d")
+
+
+def test_the_event_of_a_document_of_15_mb_is_read(shop: Shop) -> None:
+    shop.products.insert_one(product("wide", text="x" * 15_000_000))
+    before = position(shop)
+    shop.products.update_one({"_id": "wide"}, {"$set": {"text": "y" * 15_000_000}})
+    assert set(changes(shop, before).ids) == string_ids("wide")
+
+
+@pytest.mark.parametrize(
+    "bson_id",
+    [
+        ObjectId(), "text", "", 5, Int64(2**40), UUID(int=7), 2.5, float("nan"), Decimal128("1.5"), None, True, b"\x01",
+        dt.datetime(2020, 1, 2, tzinfo=dt.UTC), {"shop": 1, "sku": "x"},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_an_id_of_any_type_is_named_and_its_document_can_be_read(shop: Shop, bson_id: Any) -> None:
+    before = position(shop)
+    shop.products.insert_one(product(bson_id))
+    (changed,) = changes(shop, before).ids
+    batch = source(shop).fetch([changed, SourceId(IdType.STRING, "a")])
+    supported = source_id(bson_id)
+    assert changed == supported or (supported is None and changed.type == IdType.OTHER)
+    assert batch.documents == 2
+    assert [each.defects[0].reason for each in batch.rejects] == [Reason.UNSUPPORTED_ID] * (supported is None)
+
+
+def _replace_by_out(shop: Shop) -> None:
+    shop.products.aggregate([{"$match": {"_id": "a"}}, {"$out": "products"}])
+
+
+def _recreate(shop: Shop) -> None:
+    shop.products.drop()
+    shop.products.insert_one(product("b"))
+
+
+def _rename_and_back(shop: Shop) -> None:
+    shop.products.rename("elsewhere")
+    shop.elsewhere.rename("products")
+
+
+def _import_over(shop: Shop) -> None:
+    shop.staged.insert_one(product("b"))
+    shop.staged.rename("products", dropTarget=True)
+
+
+@pytest.mark.parametrize(
+    ("happening", "reasons"),
+    [
+        (_recreate, {"recreated"}),
+        (_replace_by_out, {"recreated"}),
+        (_import_over, {"recreated"}),
+        (_rename_and_back, {"renamed"}),
+    ],
+)
+def test_another_collection_of_the_name_is_never_taken_for_the_first(
+    shop: Shop, happening: Callable[[Shop], None], reasons: set[str]
+) -> None:
+    before = position(shop)
+    happening(shop)
+    with pytest.raises(ChangesLost) as lost:
+        changes(shop, before)
+    assert lost.value.reason in reasons
+    assert "full sync" in lost.value.hint
+    at = position(shop)
+    shop.products.replace_one({"_id": "b"}, product("b", price=7), upsert=True)
+    assert set(changes(shop, at).ids) == string_ids("b")
+
+
+def test_a_full_read_after_the_position_and_the_changes_after_it_miss_nothing(shop: Shop) -> None:
+    reading = source(shop)
+    shop.products.insert_one(product("before"))
+    at = reading.change_feed().position()
+    reading.read_after(at)
+    pages = reading.snapshot()
+    first = {row["id"] for row in next(pages).rows.to_pylist()}
+    shop.products.bulk_write([ReplaceOne({"_id": name}, product(name, price=9), upsert=True) for name in ("a", "late")])
+    pages.close()
+    assert "before" in first
+    assert set(changes(shop, at).ids) == string_ids("a", "late")
+
+
+def test_a_broken_token_is_lost_and_not_taken_for_the_present(shop: Shop) -> None:
+    at = position(shop)
+    with pytest.raises(ChangesLost) as lost:
+        changes(shop, ChangePosition(at.token.replace("3832", "3833", 1), at.time, at.collection))
+    assert lost.value.reason == "token_invalid", lost.value.message
