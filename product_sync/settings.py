@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -27,7 +26,6 @@ from product_sync.load.pacing import (
     MAX_BATCH_SIZE,
 )
 from product_sync.runtime.typed_settings import Environment, Settings, WebAddress, WebFolder, absolute_path, setting
-from product_sync.schema.definition import SourceSpec, TargetSpec
 
 BATCH_SIZE, BATCH_DELAY_MS = "SYNC_BATCH_SIZE", "SYNC_BATCH_DELAY_MS"
 PACING = "SYNC_PACING"
@@ -49,37 +47,6 @@ OLDEST_PLAN_S = 3_600.0
 #: White space, or a comma before the next scheme: a URL may contain commas (``mailto://…?to=a@b,c@d``).
 _BETWEEN_URLS = re.compile(r"\s+|,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _OWNER = re.compile(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+")
-
-
-@dataclass(frozen=True, slots=True)
-class SourceAddress:
-    """Where the product service's MongoDB is. Never shown: the URL may hold a password."""
-
-    url: str
-    user: str | None = None
-    password: str | None = None
-
-    def __repr__(self) -> str:
-        return "SourceAddress(…)"
-
-    @classmethod
-    def from_environment(cls, env: Environment, source: SourceSpec) -> SourceAddress:
-        url = _required(env, source.url_variable, "mongodb://host:27017/shop")
-        return cls(url, env.get(source.user_variable) or None, env.get(source.password_variable) or None)
-
-
-@dataclass(frozen=True, slots=True)
-class TargetAddress:
-    """Where the cart service's PostgreSQL is. Never shown: the URL may hold a password."""
-
-    url: str
-
-    def __repr__(self) -> str:
-        return "TargetAddress(…)"
-
-    @classmethod
-    def from_environment(cls, env: Environment, target: TargetSpec) -> TargetAddress:
-        return cls(_required(env, target.url_variable, "postgresql://user@host:5432/cart"))
 
 
 def _run_id(text: str | None) -> str | None:
@@ -256,12 +223,6 @@ def state_root(env: Environment) -> Path:
 def dagster_home(env: Environment) -> Path | None:
     """The folder of Dagster's instance; ``None`` where commands record their runs in the state folder."""
     return _path(env, DAGSTER_HOME)
-
-
-def _required(env: Environment, name: str, form: str) -> str:
-    if value := env.get(name, "").strip():
-        return value
-    raise ConfigurationError(f"{name} is not set.", hint=f"Expected form: {name}={form}")
 
 
 def _path(env: Environment, name: str) -> Path | None:

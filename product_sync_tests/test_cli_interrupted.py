@@ -15,6 +15,7 @@ from pymongo import MongoClient
 
 from product_sync import api
 from product_sync.orchestration.instance import open_instance
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TargetTable
 from product_sync.targets.postgres.lock import lock_holder
 from product_sync_tests.market import Market, products, wait_until
@@ -60,7 +61,7 @@ def test_ctrl_c_keeps_the_batches_that_are_done(market: Market, monkeypatch: pyt
     assert outcome.answer["batches"] == written / BATCH
     assert outcome.answer["valid"] is outcome.answer["not_attempted_batches"] is None
     assert status_of_run(market, outcome.answer["run_id"]) == "CANCELED"
-    assert lock_holder(market.cart_url, PRODUCT) is None
+    assert lock_holder(TargetAddress(market.cart_url), PRODUCT) is None
     assert_the_next_sync_goes_on(market, monkeypatch, ALL - written)
 
 
@@ -79,7 +80,7 @@ def test_sigterm_rolls_the_batch_under_way_back(market: Market) -> None:
     assert sorted(market.rows()) == [f"p{number:04}" for number in range(BATCH)]
     assert outcome.answer["inserted"] == BATCH
     assert status_of_run(market, outcome.answer["run_id"]) == "CANCELED"
-    assert lock_holder(market.cart_url, PRODUCT) is None
+    assert lock_holder(TargetAddress(market.cart_url), PRODUCT) is None
 
 
 def test_sigterm_in_a_commit_leaves_no_row_uncounted(market: Market) -> None:
@@ -138,7 +139,7 @@ def test_a_killed_sync_is_marked_as_failed_by_the_next(market: Market, monkeypat
         command.send(signal.SIGKILL)
     killed = only_run(market)
     assert status_of_run(market, killed) == "STARTED"
-    wait_until(lambda: lock_holder(market.cart_url, PRODUCT) is None)
+    wait_until(lambda: lock_holder(TargetAddress(market.cart_url), PRODUCT) is None)
 
     assert_the_next_sync_goes_on(market, monkeypatch, ALL - BATCH)
     assert status_of_run(market, killed) == "FAILURE"

@@ -17,6 +17,7 @@ from psycopg import sql
 from product_sync.errors import RowsExcluded
 from product_sync.load.deletion import DeletionFacts
 from product_sync.load.parking_values import parking_places
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.databases import create_product_table
@@ -34,8 +35,8 @@ class _Table(PostgresWriter):
     """The real table behind both ports of the target."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, ROW_SCHEMA, run_id="test")
-        reader = PostgresReader(url, ROW_SCHEMA)
+        super().__init__(TargetAddress(url), ROW_SCHEMA, run_id="test")
+        reader = PostgresReader(TargetAddress(url), ROW_SCHEMA)
         self.snapshot = reader.snapshot
         self.estimated_count = reader.estimated_count
 
@@ -147,7 +148,7 @@ def test_a_parked_value_of_every_type_is_taken_by_the_server(cart_url: str) -> N
         write_batch(row_schema, updates=[(two, {**one, "id": "b"})]),
         write_batch(row_schema, updates=[(parked, {**two, "id": "a"})]),
     ]
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         writer.write(write_batch(row_schema, inserts=[one, two]))
         assert writer.write_in_order(steps).updated == {"a", "b"}
         found = rows_of(writer.fetch(["a", "b"]))

@@ -15,6 +15,7 @@ from pymongo import MongoClient
 from product_sync import api
 from product_sync.errors import NotAttempted
 from product_sync.results import Report
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync_tests.databases import create_product_table
 from product_sync_tests.market import Market, product, products
@@ -154,7 +155,7 @@ class TestEncodings:
             market.copy(products(1))
             market.sql(r"UPDATE product SET title = convert_from('\xe4'::bytea, 'SQL_ASCII')")
             with pytest.raises(NotAttempted, match=r"public\.product holds a text that is not .* UTF-8.*0xe4"):
-                list(PostgresReader(market.cart_url, row_schema_of(market.cart_url)).snapshot())
+                list(PostgresReader(TargetAddress(market.cart_url), row_schema_of(market.cart_url)).snapshot())
 
 
 @contextmanager

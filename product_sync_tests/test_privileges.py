@@ -16,6 +16,7 @@ from pymongo import MongoClient
 from product_sync import api
 from product_sync.results import SyncReport
 from product_sync.runtime.progress import Progress
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres.pressure import PostgresPressure
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.sources.private_mongod import private_mongod
@@ -213,7 +214,7 @@ def test_with_the_right_to_statistics_adaptive_pacing_sees_everything(
 ) -> None:
     execute("sync", "statistics")
     as_role(SYNC)
-    with PostgresPressure(market.env["CART_DB_URL"]) as probe:
+    with PostgresPressure(TargetAddress(market.env["CART_DB_URL"])) as probe:
         assert probe.measure().unseen == ()
 
 

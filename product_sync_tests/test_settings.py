@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from product_sync.errors import ConfigurationError
+from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import SourceSpec, load_definition
 from product_sync.settings import (
     NotificationSettings,
     RunOptions,
     ScheduleSettings,
-    SourceAddress,
-    TargetAddress,
     state_root,
 )
 

@@ -14,6 +14,7 @@ from pymongo import MongoClient
 
 from product_sync import api
 from product_sync.errors import ConfigurationError, NotAttempted, Untrusted
+from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.sources import mongodb
 from product_sync.targets.postgres.connection import connect
 from product_sync_tests.market import Market, product, products
@@ -97,7 +98,7 @@ class TestTarget:
         with tls_proxy(clerk.url, getattr(certificates, certificate), greets=True) as proxy:
             url = target_url(clerk, proxy, getattr(certificates, ca), host=host)
             with pytest.raises(Untrusted) as caught:
-                connect(url)
+                connect(TargetAddress(url))
         assert named in caught.value.message
         assert f"{host}:{proxy.port}" in caught.value.message
         assert "sslrootcert" in caught.value.hint
@@ -107,7 +108,7 @@ class TestTarget:
         self, clerk: Role, certificates: Certificates
     ) -> None:
         with pytest.raises(Untrusted, match="does not offer TLS"):
-            connect(f"{clerk.url}?sslmode=verify-full&sslrootcert={certificates.ca}")
+            connect(TargetAddress(f"{clerk.url}?sslmode=verify-full&sslrootcert={certificates.ca}"))
 
     def test_a_file_of_certificates_that_is_not_there_is_a_mistake_of_ours(
         self, clerk: Role, certificates: Certificates, tmp_path: Path
@@ -116,13 +117,13 @@ class TestTarget:
             tls_proxy(clerk.url, certificates.server, greets=True) as proxy,
             pytest.raises(ConfigurationError, match="sslrootcert") as caught,
         ):
-            connect(target_url(clerk, proxy, tmp_path / "absent.pem"))
+            connect(TargetAddress(target_url(clerk, proxy, tmp_path / "absent.pem")))
         assert "absent.pem" in caught.value.message
 
     def test_a_password_in_the_clear_is_not_given_to_a_server_that_asks_for_it(self, clerk: Role) -> None:
         """``require_auth`` of libpq holds; a server that offers no password check at all is no PostgreSQL of ours."""
         with pytest.raises(NotAttempted) as caught:
-            connect(f"{clerk.url}?require_auth=password")
+            connect(TargetAddress(f"{clerk.url}?require_auth=password"))
         assert PASSWORD not in str(caught.value)
 
 
@@ -139,7 +140,7 @@ class TestSource:
     ) -> None:
         with (
             pytest.raises(Untrusted) as caught,
-            mongodb.connect(source_url(mongod, getattr(certificates, ca), host=host)),
+            mongodb.connect(SourceAddress(source_url(mongod, getattr(certificates, ca), host=host))),
         ):
             pass
         assert named in caught.value.message
@@ -151,13 +152,13 @@ class TestSource:
         with (
             tls_proxy(mongod.url(), certificates.expired, greets=False) as proxy,
             pytest.raises(Untrusted, match="certificate has expired"),
-            mongodb.connect(source_url(mongod, certificates.ca, port=proxy.port)),
+            mongodb.connect(SourceAddress(source_url(mongod, certificates.ca, port=proxy.port))),
         ):
             pass
 
     def test_a_server_that_takes_nothing_but_tls_is_not_spoken_to_without(self, mongod: PrivateMongod) -> None:
         url = f"mongodb://reader:{PASSWORD}@{NAME}:{mongod.port}/shop?serverSelectionTimeoutMS=1000"
-        with pytest.raises(NotAttempted) as caught, mongodb.connect(url):
+        with pytest.raises(NotAttempted) as caught, mongodb.connect(SourceAddress(url)):
             pass
         assert PASSWORD not in str(caught.value)
 
@@ -166,7 +167,7 @@ class TestSource:
     ) -> None:
         with (
             pytest.raises(ConfigurationError, match=r"PRODUCT_SERVICE_MONGODB_URL.*absent\.pem: No such file"),
-            mongodb.connect(source_url(mongod, tmp_path / "absent.pem")),
+            mongodb.connect(SourceAddress(source_url(mongod, tmp_path / "absent.pem"))),
         ):
             pass
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.typed_settings import Environment
+from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
 from product_sync.schema.row_schema import RowSchema, resolve_mapping
-from product_sync.settings import SourceAddress, TargetAddress
 from product_sync.sources import mongodb
 from product_sync.targets.postgres import lock
 from product_sync.targets.postgres.connection import without_credentials
@@ -39,13 +39,12 @@ class Databases:
     @contextmanager
     def open_source(self, timing: Timing = SYSTEM_TIMING) -> Iterator[mongodb.MongoSource]:
         """The source, on a connection that has replied once. Raises as `mongodb.connect`."""
-        source = self.source
-        with mongodb.connect(source.url, user=source.user, password=source.password) as database:
+        with mongodb.connect(self.source) as database:
             yield mongodb.MongoSource(database, self.row_schema, timing=timing)
 
     def reader(self, on_wait: OnWait = log_wait) -> PostgresReader:
         """The reader of the target."""
-        return PostgresReader(self.target.url, self.row_schema, on_wait=on_wait)
+        return PostgresReader(self.target, self.row_schema, on_wait=on_wait)
 
     @cached_property
     def row_schema(self) -> RowSchema:
@@ -54,7 +53,7 @@ class Databases:
         Raises `ConfigurationError` or `NotAttempted` for a column that does not fit.
         """
         target = self.definition.target
-        return resolve_mapping(self.definition, reflect(self.target.url, target.db_schema, target.table))
+        return resolve_mapping(self.definition, reflect(self.target, target.db_schema, target.table))
 
     @cached_property
     def state_key(self) -> str:
@@ -88,11 +87,11 @@ class Databases:
 
     def lock_holder(self, *, within_s: float | None = None) -> str | None:
         """The holder of the sync's lock on the target table, in words, or ``None``."""
-        return lock.lock_holder(self.target.url, self.table, within_s=within_s)
+        return lock.lock_holder(self.target, self.table, within_s=within_s)
 
     def wait_until_lock_is_free(self, wait_s: float, on_wait: OnWait) -> None:
         """Wait until no other sync holds the lock. Raises `SyncAlreadyRunning` after ``wait_s`` seconds."""
-        lock.wait_until_free(self.target.url, self.table, wait_s=wait_s, on_wait=on_wait)
+        lock.wait_until_free(self.target, self.table, wait_s=wait_s, on_wait=on_wait)
 
     def count(self) -> tuple[int, int]:
         """How many documents and rows there are now, counted by reading ids only."""
@@ -102,8 +101,8 @@ class Databases:
 
     @property
     def _source_name(self) -> str:
-        return mongodb.without_credentials(self.source.url)
+        return mongodb.without_credentials(self.source)
 
     @property
     def _target_name(self) -> str:
-        return without_credentials(self.target.url)
+        return without_credentials(self.target)

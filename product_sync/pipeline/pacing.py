@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from product_sync.load.adaptive_pacing import AdaptivePacing, AdaptiveSettings
 from product_sync.load.pacing import FixedPacing, Pacing
 from product_sync.runtime.clock import Timing
-from product_sync.settings import RunOptions, TargetAddress
+from product_sync.schema.addresses import TargetAddress
+from product_sync.settings import RunOptions
 from product_sync.targets.postgres.pressure import PostgresPressure
 
 
@@ -18,7 +19,7 @@ def pacing_of_load(settings: RunOptions, target: TargetAddress, timing: Timing) 
     if settings.pacing == "fixed":
         yield _fixed(settings)
         return
-    with PostgresPressure(target.url) as probe:
+    with PostgresPressure(target) as probe:
         yield AdaptivePacing(_adaptive(settings), probe, timing)
 
 

@@ -14,6 +14,7 @@ from product_sync.notify.channels import require_channels
 from product_sync.pipeline.local_storage import require_local_storage
 from product_sync.runtime import hints
 from product_sync.runtime.typed_settings import Environment, Settings
+from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
 from product_sync.settings import (
@@ -21,8 +22,6 @@ from product_sync.settings import (
     ReportSettings,
     RunOptions,
     ScheduleSettings,
-    SourceAddress,
-    TargetAddress,
 )
 from product_sync.sources.mongodb import check_address
 from product_sync.targets.postgres.connection import without_credentials
@@ -69,12 +68,10 @@ def _found(
 
 def address_checks(definition: SyncDefinition) -> tuple[Check, Check]:
     """The checks of the two addresses."""
-
-    def check_source(env: Environment) -> None:
-        source = SourceAddress.from_environment(env, definition.source)
-        check_address(source.url, user=source.user, password=source.password)
-
-    return check_source, lambda env: without_credentials(TargetAddress.from_environment(env, definition.target).url)
+    return (
+        lambda env: check_address(SourceAddress.from_environment(env, definition.source)),
+        lambda env: without_credentials(TargetAddress.from_environment(env, definition.target)),
+    )
 
 
 def denied(target: TargetHealth, table: TargetTable, needed: Sequence[str]) -> AccessDenied | None:

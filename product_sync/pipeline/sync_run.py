@@ -255,7 +255,7 @@ class SyncRun:
 
     def writer(self, *, probing: bool = False) -> PostgresWriter:
         return PostgresWriter(
-            self.databases.target.url,
+            self.databases.target,
             self.row_schema,
             run_id=self.files.run_id,
             flush_within_s=flush_within_s(self.settings),
@@ -281,7 +281,7 @@ class SyncRun:
         return pending_diff.newest_diff(self.folder, self.files, self.timing.now())
 
     def target_health(self) -> TargetHealth:
-        return health(self.databases.target.url, self.row_schema)
+        return health(self.databases.target, self.row_schema)
 
     def newest(self, name: str) -> RunFiles:
         """The run whose file ``name`` is used. A re-executed run first makes the files of the steps that were left out:
@@ -328,5 +328,5 @@ def open_sync_run(
 
 def require_writable(databases: Databases) -> None:
     """Raise the problem that would keep every sync from writing to the target."""
-    if problem := health(databases.target.url, databases.row_schema).problem:
+    if problem := health(databases.target, databases.row_schema).problem:
         raise problem

@@ -22,9 +22,10 @@ from product_sync.notify.channels import resolve_channels
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.preconditions import Check, denied, problems
 from product_sync.results import ConnectionReport, DoctorReport, ErrorInfo
+from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.row_schema import RowSchema, resolve_mapping
-from product_sync.settings import SourceAddress, TargetAddress, state_root
+from product_sync.settings import state_root
 from product_sync.sources import mongodb
 from product_sync.state.access import require_usable
 from product_sync.targets.postgres.connection import without_credentials
@@ -106,9 +107,9 @@ def _examine_source(
     side = ConnectionReport(collection=collection)
     try:
         address = SourceAddress.from_environment(env, definition.source)
-        place = mongodb.parse(address.url)
+        place = mongodb.parse(address)
         side = replace(side, host=place.hosts, database=place.database)
-        with mongodb.connect(address.url, user=address.user, password=address.password) as database:
+        with mongodb.connect(address) as database:
             found = mongodb.inspect(database, collection)
             side = replace(
                 side,
@@ -132,15 +133,15 @@ def _examine_target(
     side = ConnectionReport(schema=target.db_schema, table_name=target.table)
     try:
         address = TargetAddress.from_environment(env, target)
-        host, _, database = without_credentials(address.url).rpartition("/")
+        host, _, database = without_credentials(address).rpartition("/")
         side = replace(side, host=host, database=database)
         try:
-            row_schema = resolve_mapping(definition, reflect(address.url, target.db_schema, target.table))
+            row_schema = resolve_mapping(definition, reflect(address, target.db_schema, target.table))
         except (TableError, MappingError):
-            server = server_health(address.url)
+            server = server_health(address)
             side = replace(side, reachable=True, version=server.version, latency_ms=round(server.latency_ms, 2))
             raise
-        found = health(address.url, row_schema)
+        found = health(address, row_schema)
     except ProductSyncError as error:
         return replace(side, reachable=side.reachable or _answered(error), error=_info(error)), error
     problem = found.problem or denied(found, row_schema.table, _NEEDED)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from product_sync.errors import NotAttempted, ProductSyncError
 from product_sync.notify.alerts import Level, StatusUpdate
 from product_sync.runtime.bounded_calls import BoundedCalls, Call
+from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
-from product_sync.settings import SourceAddress, TargetAddress
 from product_sync.sources import mongodb
 from product_sync.targets.postgres.connection import without_credentials
 from product_sync.targets.postgres.health import quick_health as postgres_quick_health
@@ -106,7 +106,7 @@ def _place(error: BaseException) -> str:
 
 def _check_source(definition: SyncDefinition, env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     address, collection = SourceAddress.from_environment(env, definition.source), definition.source.collection
-    with mongodb.connect(address.url, user=address.user, password=address.password, within_s=step_s) as database:
+    with mongodb.connect(address, within_s=step_s) as database:
         found = mongodb.inspect(database, collection)
         mongodb.require_readable(database, collection, definition.source.filter)
         replication = mongodb.replication(database)
@@ -127,10 +127,10 @@ def _check_source(definition: SyncDefinition, env: Mapping[str, str], step_s: fl
 def _check_target(definition: SyncDefinition, env: Mapping[str, str], step_s: float) -> ConnectionHealth:
     target = definition.target
     address = TargetAddress.from_environment(env, target)
-    found = postgres_quick_health(address.url, TargetTable(target.db_schema, target.table, ()), within_s=step_s)
+    found = postgres_quick_health(address, TargetTable(target.db_schema, target.table, ()), within_s=step_s)
     if found.replication.in_recovery:
         raise NotAttempted(
-            f"PostgreSQL at {without_credentials(address.url)} is {found.replication}: a standby cannot be written to.",
+            f"PostgreSQL at {without_credentials(address)} is {found.replication}: a standby cannot be written to.",
             hint=f"Promote it, or set {target.url_variable} to the primary: with several hosts and"
             " target_session_attrs=read-write the primary is found.",
         )

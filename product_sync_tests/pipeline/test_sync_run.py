@@ -24,8 +24,9 @@ from product_sync.pipeline.pending_diff import newest_diff
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run
 from product_sync.runtime.clock import SYSTEM_TIMING
 from product_sync.runtime.progress import OnProgress, Progress, no_progress
+from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import load_definition
-from product_sync.settings import RunOptions, SourceAddress, TargetAddress
+from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import row_count
 from product_sync_tests.shop import Shop, ids, product, shop

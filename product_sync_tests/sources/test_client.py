@@ -6,12 +6,14 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
 from product_sync.errors import AccessDenied, ConfigurationError, ProductSyncError, Unreachable
+from product_sync.schema.addresses import SourceAddress
 from product_sync.schema.records import IdType, SourceId
 from product_sync.sources.mongodb import MongoSource, connect, inspect
 from product_sync_tests.source_contract import ids_of, product, product_row_schema
@@ -53,7 +55,7 @@ class TestReachability:
         url = f"mongodb://{LOGIN}127.0.0.1:{port}/shop?serverSelectionTimeoutMS=500"
         started = time.monotonic()
 
-        with pytest.raises(Unreachable) as caught, connect(url):
+        with pytest.raises(Unreachable) as caught, connect(SourceAddress(url)):
             pass
 
         assert time.monotonic() - started < 5
@@ -66,12 +68,12 @@ class TestReachability:
     def test_a_replica_set_of_another_name_is_told_at_once(self, mongodb_url: str) -> None:
         url = mongodb_url.split("?", maxsplit=1)[0] + "?replicaSet=other&serverSelectionTimeoutMS=500"
 
-        with pytest.raises(Unreachable, match="other"), connect(url):
+        with pytest.raises(Unreachable, match="other"), connect(SourceAddress(url)):
             pass
 
     def test_the_connection_is_closed_also_after_an_error(self, mongodb_url: str) -> None:
         def use() -> None:
-            with connect(mongodb_url) as database:
+            with connect(SourceAddress(mongodb_url)) as database:
                 clients.append(database.client)
                 raise RuntimeError
 
@@ -82,7 +84,7 @@ class TestReachability:
             clients[0].admin.command("ping")
 
     def test_the_time_limits_of_the_url_win(self, mongodb_url: str) -> None:
-        with connect(mongodb_url + "&socketTimeoutMS=1234") as database:
+        with connect(SourceAddress(mongodb_url + "&socketTimeoutMS=1234")) as database:
             assert database.client.options.pool_options.socket_timeout == 1.234
             assert database.client.options.pool_options.connect_timeout == 10
             assert database.client.options.retry_reads
@@ -90,19 +92,19 @@ class TestReachability:
 
 class TestLogin:
     def test_the_login_may_stand_in_the_url(self, guarded: PrivateMongod) -> None:
-        with connect(guarded.url(login=LOGIN)) as shop:
+        with connect(SourceAddress(guarded.url(login=LOGIN))) as shop:
             assert ids_of(list(MongoSource(shop, product_row_schema()).snapshot())) == [SourceId(IdType.STRING, "a")]
 
     def test_the_login_may_stand_beside_the_url(self, guarded: PrivateMongod) -> None:
-        with connect(guarded.url(), user="reader", password=PASSWORD) as shop:
+        with connect(SourceAddress(guarded.url(), "reader", PASSWORD)) as shop:
             assert MongoSource(shop, product_row_schema()).estimated_count() == 1
 
     def test_the_login_beside_the_url_wins(self, guarded: PrivateMongod) -> None:
-        with connect(guarded.url(login="nobody:wrong@"), user="reader", password=PASSWORD) as shop:
+        with connect(SourceAddress(guarded.url(login="nobody:wrong@"), "reader", PASSWORD)) as shop:
             assert MongoSource(shop, product_row_schema()).estimated_count() == 1
 
     def test_an_empty_login_beside_the_url_counts_as_none(self, guarded: PrivateMongod) -> None:
-        with connect(guarded.url(login=LOGIN), user="", password="") as shop:
+        with connect(SourceAddress(guarded.url(login=LOGIN), "", "")) as shop:
             assert MongoSource(shop, product_row_schema()).estimated_count() == 1
 
     @pytest.mark.parametrize(
@@ -112,16 +114,32 @@ class TestLogin:
             ({"password": "topsecret"}, "MONGO_PASSWORD is set, but MONGO_USER is not"),
         ],
     )
-    def test_half_a_login_is_a_mistake(self, login: dict[str, Any], named: str) -> None:
-        with pytest.raises(ConfigurationError, match=named) as caught, connect("mongodb://host/shop", **login):
+    def test_half_a_login_is_a_mistake(self, login: dict[str, str], named: str) -> None:
+        with (
+            pytest.raises(ConfigurationError, match=named) as caught,
+            connect(SourceAddress("mongodb://host/shop", **login)),
+        ):
             pass
 
         assert "topsecret" not in str(caught.value)
 
+    def test_a_refused_login_names_the_variables_of_its_sync(self, guarded: PrivateMongod) -> None:
+        address = SourceAddress(guarded.url(), "reader", "wrong", "SHOP_URL", "SHOP_USER", "SHOP_PASSWORD")
+        with pytest.raises(AccessDenied) as refused, connect(address):
+            pass
+        with (
+            pytest.raises(AccessDenied) as anonymous,
+            connect(replace(address, user=None, password=None)) as shop,
+        ):
+            list(MongoSource(shop, product_row_schema()).snapshot())
+        for hint in (refused.value.hint, anonymous.value.hint):
+            assert all(name in hint for name in ("SHOP_URL", "SHOP_USER", "SHOP_PASSWORD"))
+            assert "MONGO_" not in hint
+
     def test_the_error_names_the_database_in_which_the_user_was_looked_up(self, guarded: PrivateMongod) -> None:
         with (
             pytest.raises(AccessDenied, match="'shpo', the one that the URL names") as caught,
-            connect(guarded.url("shpo"), user="reader", password=PASSWORD),
+            connect(SourceAddress(guarded.url("shpo"), "reader", PASSWORD)),
         ):
             pass
         assert caught.value.hint.startswith("Check the database name at the end of PRODUCT_SERVICE_MONGODB_URL")
@@ -129,7 +147,7 @@ class TestLogin:
     def test_a_wrong_password_is_told_as_such_and_not_shown(self, guarded: PrivateMongod) -> None:
         with (
             pytest.raises(AccessDenied, match="user name or the password") as caught,
-            connect(guarded.url(), user="reader", password="topsecret"),
+            connect(SourceAddress(guarded.url(), "reader", "topsecret")),
         ):
             pass
 
@@ -139,7 +157,10 @@ class TestLogin:
     def test_an_option_that_does_not_fit_the_login_is_told_without_the_login(self) -> None:
         url = "mongodb://reader:topsecret@host/shop?authMechanism=MONGODB-X509"
 
-        with pytest.raises(ConfigurationError, match="PRODUCT_SERVICE_MONGODB_URL") as caught, connect(url):
+        with (
+            pytest.raises(ConfigurationError, match="PRODUCT_SERVICE_MONGODB_URL") as caught,
+            connect(SourceAddress(url)),
+        ):
             pass
 
         assert "topsecret" not in everything_shown(caught.value).split("Error: ", 1)[1]
@@ -150,7 +171,7 @@ class TestPrivileges:
     @pytest.mark.parametrize("user", ["nobody", "narrow"])
     def test_a_user_without_the_role_is_told_which_one_to_grant(self, guarded: PrivateMongod, user: str) -> None:
         with (
-            connect(guarded.url(), user=user, password=PASSWORD) as shop,
+            connect(SourceAddress(guarded.url(), user, PASSWORD)) as shop,
             pytest.raises(AccessDenied, match="`read`") as caught,
         ):
             list(MongoSource(shop, product_row_schema()).snapshot())
@@ -160,7 +181,7 @@ class TestPrivileges:
 
     def test_a_server_that_wants_a_login_says_so(self, guarded: PrivateMongod) -> None:
         with (
-            connect(guarded.url()) as shop,
+            connect(SourceAddress(guarded.url())) as shop,
             pytest.raises(AccessDenied, match="requires a user name") as caught,
         ):
             list(MongoSource(shop, product_row_schema()).snapshot())
@@ -169,7 +190,7 @@ class TestPrivileges:
 
     def test_a_privilege_taken_away_in_mid_read_is_told_as_such(self, guarded: PrivateMongod) -> None:
         with (
-            connect(guarded.url(), user="reader", password=PASSWORD) as shop,
+            connect(SourceAddress(guarded.url(), "reader", PASSWORD)) as shop,
             MongoClient[dict[str, Any]](
                 guarded.url(), username="root", password=PASSWORD, authSource="admin"
             ) as administrator,
@@ -186,7 +207,7 @@ class TestPrivileges:
 
 class TestInspect:
     def test_a_replica_set_without_access_control_grants_everything(self, mongodb_url: str) -> None:
-        with connect(mongodb_url) as database:
+        with connect(SourceAddress(mongodb_url)) as database:
             absent = inspect(database, "products")
             database["products"].insert_one(product("a"))
             health = inspect(database, "products")
@@ -200,7 +221,7 @@ class TestInspect:
 
     def test_latency_is_one_round_trip_in_milliseconds(self, mongodb_url: str) -> None:
         times = iter([10.0, 10.25])
-        with connect(mongodb_url) as database:
+        with connect(SourceAddress(mongodb_url)) as database:
             assert inspect(database, "products", clock=lambda: next(times)).latency_ms == 250
 
     @pytest.mark.parametrize(
@@ -214,7 +235,7 @@ class TestInspect:
     def test_missing_privileges_are_an_answer_and_no_error(
         self, guarded: PrivateMongod, user: str, granted: tuple[str, ...], count: int | None
     ) -> None:
-        with connect(guarded.url(), user=user, password=PASSWORD) as shop:
+        with connect(SourceAddress(guarded.url(), user, PASSWORD)) as shop:
             health = inspect(shop, "products")
 
         assert health.granted == granted
@@ -223,5 +244,5 @@ class TestInspect:
         assert health.replica_set is None
 
     def test_without_a_login_on_a_guarded_server_nothing_is_granted(self, guarded: PrivateMongod) -> None:
-        with connect(guarded.url()) as shop:
+        with connect(SourceAddress(guarded.url())) as shop:
             assert inspect(shop, "products").lacking == ("find", "listCollections")

@@ -18,6 +18,7 @@ from pymongo.database import Database
 
 from product_sync.errors import ConfigurationError, SourceMissing, SourceReadError
 from product_sync.runtime.backoff import RetryPolicy
+from product_sync.schema.addresses import SourceAddress
 from product_sync.schema.records import IdType, Reason, SourceId
 from product_sync.sources.mongodb import MongoSource, connect
 from product_sync_tests.fakes import FakeTime
@@ -80,7 +81,7 @@ IDS_OF_EVERY_TYPE: list[object] = [
 
 @pytest.fixture
 def shop(mongodb_url: str) -> Iterator[Shop]:
-    with connect(mongodb_url) as database:
+    with connect(SourceAddress(mongodb_url)) as database:
         yield database
 
 
@@ -301,7 +302,7 @@ class TestById:
 
 
 def test_a_snapshot_reads_what_a_majority_holds_and_a_lookup_what_the_primary_holds_now(mongodb_url: str) -> None:
-    with connect(mongodb_url + "&readPreference=secondaryPreferred") as shop:
+    with connect(SourceAddress(mongodb_url + "&readPreference=secondaryPreferred")) as shop:
         shop["products"].insert_one(product("a"))
         shop.command("profile", 2)
 
@@ -458,7 +459,7 @@ def fragile_server() -> Iterator[PrivateMongod]:
 def fragile(fragile_server: PrivateMongod) -> Iterator[Shop]:
     """A database with ten products on a server that can be told to fail."""
     # The driver looks for a new primary at every heartbeat, which is 10 s if nothing is said.
-    with connect(fragile_server.url(options="?heartbeatFrequencyMS=500")) as database:
+    with connect(SourceAddress(fragile_server.url(options="?heartbeatFrequencyMS=500"))) as database:
         database["products"].drop()
         database["products"].insert_many([product(number) for number in range(10)])
         yield database

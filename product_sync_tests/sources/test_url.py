@@ -7,6 +7,7 @@ import traceback
 import pytest
 
 from product_sync.errors import ConfigurationError
+from product_sync.schema.addresses import SourceAddress
 from product_sync.sources.mongodb import without_credentials
 from product_sync.sources.mongodb.url import parse
 
@@ -28,11 +29,13 @@ from product_sync.sources.mongodb.url import parse
     ],
 )
 def test_a_url_is_shown_as_hosts_and_database_alone(url: str, shown: str) -> None:
-    assert without_credentials(url) == shown
+    assert without_credentials(SourceAddress(url)) == shown
 
 
 def test_two_spellings_of_one_source_are_shown_alike() -> None:
-    assert without_credentials("mongodb://u:p@B:27017,a/shop?tls=true") == without_credentials("mongodb://a,b/shop")
+    assert without_credentials(SourceAddress("mongodb://u:p@B:27017,a/shop?tls=true")) == without_credentials(
+        SourceAddress("mongodb://a,b/shop")
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_two_spellings_of_one_source_are_shown_alike() -> None:
 )
 def test_a_url_that_cannot_be_used_is_refused_by_variable_and_fault_without_being_quoted(url: str, fault: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        parse(url)
+        parse(SourceAddress(url))
 
     assert "PRODUCT_SERVICE_MONGODB_URL" in str(caught.value)
     assert fault in str(caught.value)
@@ -71,7 +74,7 @@ def test_a_url_that_cannot_be_used_is_refused_by_variable_and_fault_without_bein
 
 
 def test_the_options_that_the_url_sets_are_known() -> None:
-    assert parse("mongodb://host/shop?socketTimeoutMS=5&READPREFERENCE=secondary").options == {
+    assert parse(SourceAddress("mongodb://host/shop?socketTimeoutMS=5&READPREFERENCE=secondary")).options == {
         "sockettimeoutms",
         "readpreference",
     }

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 from product_sync.errors import SyncAlreadyRunning, TransientError
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.definition import ColumnSpec, SourceSpec, SyncDefinition, TargetSpec
 from product_sync.schema.records import TargetTable
 from product_sync.schema.row_schema import RowSchema, resolve_mapping
@@ -36,7 +37,7 @@ def row_schema_of(
     url: str, table: str = "product", *, schema: str = "public", not_updated: Sequence[str] = ()
 ) -> RowSchema:
     """The table with all its supported columns mapped, each from a field of its own."""
-    return map_all(reflect(url, schema, table), not_updated=not_updated)
+    return map_all(reflect(TargetAddress(url), schema, table), not_updated=not_updated)
 
 
 def map_all(table: TargetTable, *, not_updated: Sequence[str] = ()) -> RowSchema:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.targets.postgres import binary
 from product_sync.targets.postgres.column_types import wire_format
@@ -44,7 +45,7 @@ VALUES: dict[TypeName, st.SearchStrategy[Any]] = {
 
 @pytest.fixture
 def connection(cart_url: str) -> Iterator[psycopg.Connection]:
-    with connect(cart_url) as opened:
+    with connect(TargetAddress(cart_url)) as opened:
         yield opened
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from product_sync.errors import AccessDenied, ConfigurationError, ProductSyncError, Unreachable
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres.connection import application_name, connect, without_credentials
 from product_sync_tests.targets.postgres_tables import PASSWORD, role
 
@@ -21,7 +22,7 @@ def _changed(url: str, *, scheme: str = "postgresql", netloc: str | None = None,
 
 def _failure(url: str) -> ProductSyncError:
     with pytest.raises(ProductSyncError) as caught:
-        connect(url)
+        connect(TargetAddress(url))
     # What Dagster stores and prints: the error and everything that it stems from.
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
@@ -30,16 +31,16 @@ def _failure(url: str) -> ProductSyncError:
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"])
 def test_every_usual_scheme_is_understood(cart_url: str, scheme: str) -> None:
-    with connect(_changed(cart_url, scheme=scheme)) as connection:
+    with connect(TargetAddress(_changed(cart_url, scheme=scheme))) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_libpqs_own_form_is_understood(cart_url: str) -> None:
     parts = urlsplit(cart_url)
     text = f"host={parts.hostname} port={parts.port} dbname={parts.path[1:]} user={parts.username}"
-    with connect(f"{text} password={parts.password}") as connection:
+    with connect(TargetAddress(f"{text} password={parts.password}")) as connection:
         assert connection.info.dbname == parts.path[1:]
-    assert without_credentials(f"{text} password=x") == without_credentials(cart_url)
+    assert without_credentials(TargetAddress(f"{text} password=x")) == without_credentials(TargetAddress(cart_url))
 
 
 def test_a_wrong_password_is_told_from_everything_else(cart_url: str) -> None:
@@ -60,7 +61,7 @@ def test_an_unknown_role_and_a_missing_password_are_denied_too(cart_url: str) ->
 
 def test_a_role_without_the_right_to_connect_is_denied(cart_url: str) -> None:
     database = urlsplit(cart_url).path[1:]
-    with connect(cart_url) as owner:
+    with connect(TargetAddress(cart_url)) as owner:
         owner.execute(f'REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC')
     with role(cart_url) as stranger:
         error = _failure(stranger.url)
@@ -116,7 +117,7 @@ def test_an_address_that_is_none_is_named_and_not_quoted(url: str) -> None:
     assert "postgresql://USER:PASSWORD@HOST:5432/DATABASE" in error.hint
     assert PASSWORD not in str(error)
     with pytest.raises(ConfigurationError):
-        without_credentials(url)
+        without_credentials(TargetAddress(url))
 
 
 @pytest.mark.parametrize(
@@ -135,11 +136,11 @@ def test_an_address_that_is_none_is_named_and_not_quoted(url: str) -> None:
 def test_an_address_is_shown_without_credentials(url: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE"):
         monkeypatch.delenv(name, raising=False)
-    assert without_credentials(url) == address
+    assert without_credentials(TargetAddress(url)) == address
 
 
 def test_percent_encoded_credentials_are_decoded(cart_url: str) -> None:
-    with role(cart_url, password="p@ss/w#rd?%:") as user, connect(user.url) as connection:
+    with role(cart_url, password="p@ss/w#rd?%:") as user, connect(TargetAddress(user.url)) as connection:
         assert connection.info.user == user.name
 
 
@@ -147,16 +148,16 @@ def test_a_session_names_the_run_the_host_and_the_process(cart_url: str, monkeyp
     monkeypatch.setattr(socket, "gethostname", lambda: "höst-" + "x" * 80)
     name = application_name("0a1b2c3d-4e5f-6789")
     assert len(name) <= 63
-    with connect(cart_url, application_name=name) as connection:
+    with connect(TargetAddress(cart_url), application_name=name) as connection:
         assert connection.execute("SHOW application_name").fetchone() == (name,)
     assert name.startswith("product_sync 0a1b2c3d h?st-xxx")
 
 
 def test_a_vanished_peer_is_noticed(cart_url: str) -> None:
-    with connect(cart_url) as connection:
+    with connect(TargetAddress(cart_url)) as connection:
         given = connection.info.get_parameters()
     assert (given["connect_timeout"], given["keepalives_idle"], given["tcp_user_timeout"]) == ("10", "30", "60000")
-    with connect(f"{cart_url}?keepalives_idle=5") as connection:
+    with connect(TargetAddress(f"{cart_url}?keepalives_idle=5")) as connection:
         assert connection.info.get_parameters()["keepalives_idle"] == "5"
 
 

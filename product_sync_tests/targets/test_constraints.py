@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from product_sync.errors import RowsExcluded
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.row_schema import RowSchema
@@ -19,7 +20,7 @@ TABLE = "CREATE TABLE t (id text PRIMARY KEY, a text, b text, n int, m int, note
 
 def found(url: str, row_schema: RowSchema, batch: WriteBatch) -> set[tuple[str, str, str]]:
     """(row, other, constraint) of what is in the way of a batch that the server refuses."""
-    with PostgresWriter(url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(url), row_schema, run_id="test") as writer:
         with pytest.raises(RowsExcluded):
             writer.write(batch)
         return {(each.row, each.other, each.constraint) for each in writer.obstacles(batch)}
@@ -58,7 +59,7 @@ def test_the_row_that_a_constraint_is_about_is_named(
     execute(cart_url, TABLE, constraint)
     row_schema = row_schema_of(cart_url, "t")
     others = {"n": 100, "m": 101}
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         rows = [{"id": "holder", **held}, {"id": "p", "a": "free", "b": "free", **others}]
         writer.write(write_batch(row_schema, inserts=rows))
         batch = write_batch(row_schema, updates=[(rows[1], {"id": "p", **wanted})])
@@ -115,12 +116,12 @@ def test_references_are_followed_where_the_role_may_read_them(cart_url: str) -> 
     batch = write_batch(row_schema, inserts=rows)
     with role(cart_url, "GRANT SELECT, INSERT, UPDATE, DELETE ON t TO {}") as user:
         assert found(user.url, row_schema, batch) == {("z", "nowhere", "t_parent_fkey")}
-        with PostgresWriter(user.url, row_schema, run_id="test") as writer:
+        with PostgresWriter(TargetAddress(user.url), row_schema, run_id="test") as writer:
             deletion = write_batch(row_schema, deletes=[{"id": "p", "brand": 1, "shop": 1}])
             named = ("t_parent_fkey", ("parent",), True)
             assert writer.obstacles(deletion) == [Obstacle("p", "child", ObstacleKind.REFERRING, *named)]
     assert found(cart_url, row_schema, batch) == {("z", "nowhere", "t_parent_fkey"), ("y", "7, 1", "b")}
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         assert {each.table for each in writer.obstacles(batch) if each.row == "y"} == {"public.brand"}
 
 
@@ -133,7 +134,7 @@ def test_keys_of_another_type_and_hostile_names_are_asked_about_too(cart_url: st
     row_schema = row_schema_of(cart_url, "T {} %s")
     one, two = "00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000b"
     weird = 'we"ird {} %s'
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         writer.write(write_batch(row_schema, inserts=[{"i d": one, weird: "1.50", "k": "k", "number": 1}]))
     batch = write_batch(row_schema, inserts=[{"i d": two, weird: "1.5", "k": "k", "number": 1}])
     assert {(row, other) for row, other, _ in found(cart_url, row_schema, batch)} == {(two, one)}
@@ -148,7 +149,7 @@ def test_a_batch_of_any_size_is_asked_about(cart_url: str) -> None:
         ({"id": f"p{number}", "a": str(number)}, {"id": f"p{number}", "a": str(number + 1)})
         for number in range(1, 6_000)
     ]
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         found = writer.obstacles(write_batch(row_schema, updates=updates))
     assert len(found) == 5_999
     assert {each[:2] for each in found} == {(f"p{number}", f"p{number + 1}") for number in range(1, 6_000)}
@@ -159,5 +160,5 @@ def test_an_expression_that_fails_for_a_value_of_the_batch_is_no_obstacle_and_no
     execute(cart_url, "INSERT INTO t (id, a, n) VALUES ('p', '1', 1)")
     row_schema = row_schema_of(cart_url, "t")
     batch = write_batch(row_schema, inserts=[{"id": "q", "a": "1", "n": 2}, {"id": "r", "n": 0}])
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         assert [each[:2] for each in writer.obstacles(batch)] == [("q", "p")]

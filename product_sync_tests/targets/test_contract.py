@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 from psycopg import sql
 
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.reflection import reflect
@@ -26,7 +27,7 @@ from product_sync_tests.targets.postgres_tables import execute
 class _PostgresTarget:
     def __init__(self, url: str, row_schema: RowSchema, writer: PostgresWriter) -> None:
         self._url = url
-        self.reader = PostgresReader(url, row_schema, batch_rows=2)
+        self.reader = PostgresReader(TargetAddress(url), row_schema, batch_rows=2)
         self.writer = writer
 
     def remove(self, key: str) -> None:
@@ -94,7 +95,7 @@ class TestPostgresTarget(TargetContract):
                     for column in row_schema.columns
                 )
                 execute(cart_url, sql.SQL("CREATE TABLE everything ({}, PRIMARY KEY (id))").format(columns))
-                writer = stack.enter_context(PostgresWriter(cart_url, row_schema, run_id="contract"))
+                writer = stack.enter_context(PostgresWriter(TargetAddress(cart_url), row_schema, run_id="contract"))
                 writer.write(write_batch(row_schema, inserts=rows))
                 return _PostgresTarget(cart_url, row_schema, writer)
 
@@ -103,7 +104,7 @@ class TestPostgresTarget(TargetContract):
     def test_the_table_is_reflected_as_it_was_made(self, target_of: TargetOf, cart_url: str) -> None:
         row_schema = every_type_row_schema()
         target_of(row_schema, [])
-        reflected = reflect(cart_url, "public", "everything")
+        reflected = reflect(TargetAddress(cart_url), "public", "everything")
         assert reflected.columns == row_schema.table.columns
 
 

@@ -19,6 +19,7 @@ from product_sync.errors import (
     TransientError,
     WriteError,
 )
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres.errors import Consequence, consequence, write_error
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.writer import PostgresWriter
@@ -36,7 +37,7 @@ from product_sync_tests.targets.postgres_tables import (
 
 @contextmanager
 def _writer(url: str) -> Iterator[PostgresWriter]:
-    with PostgresWriter(url, row_schema_of(url), run_id="test") as writer:
+    with PostgresWriter(TargetAddress(url), row_schema_of(url), run_id="test") as writer:
         yield writer
 
 
@@ -89,7 +90,7 @@ def test_a_row_that_the_table_refuses_is_to_be_isolated(
     cart_url: str, product_table: str, change: LiteralString, row: Row, sqlstate: str, named: str
 ) -> None:
     row_schema = row_schema_of(cart_url)
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         if sqlstate == "23505":
             writer.write(write_batch(row_schema, inserts=[product("other")]))
         execute(cart_url, change)
@@ -141,7 +142,7 @@ def test_what_every_batch_would_meet_stops_the_run(
     cart_url: str, product_table: str, change: LiteralString, sqlstate: str
 ) -> None:
     row_schema = row_schema_of(cart_url)
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         execute(cart_url, change)
         with pytest.raises(EveryBatchWouldFail, match=sqlstate):
             writer.write(write_batch(row_schema, inserts=[product("p")]))
@@ -164,7 +165,7 @@ def test_a_column_that_was_given_another_type_stops_the_run_before_anything_is_c
 ) -> None:
     """COPY in its binary form would take the bytes of an integer for those of a float."""
     row_schema = row_schema_of(cart_url)
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         execute(cart_url, f"ALTER TABLE product ALTER COLUMN {column} TYPE {type_}")
         inserts = [product(f"p{number}", price=16_777_217) for number in range(rows)]
         with pytest.raises(EveryBatchWouldFail, match=said) as caught:
@@ -176,7 +177,7 @@ def test_a_column_that_was_given_another_type_stops_the_run_before_anything_is_c
 def test_an_update_of_a_column_with_another_type_is_not_committed_either(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
     old, new = product("p"), product("p", price=16_777_217)
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         writer.write(write_batch(row_schema, inserts=[old]))
         execute(cart_url, "ALTER TABLE product ALTER COLUMN price TYPE real")
         with pytest.raises(EveryBatchWouldFail, match="price is real now"):
@@ -186,7 +187,7 @@ def test_an_update_of_a_column_with_another_type_is_not_committed_either(cart_ur
 
 def test_a_column_that_is_not_mapped_may_change(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         execute(cart_url, "ALTER TABLE product ADD COLUMN note text")
         assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
 
@@ -198,7 +199,7 @@ def test_a_reading_of_values_of_another_type_says_that_the_table_changed(
     row_schema = row_schema_of(cart_url)
     execute(cart_url, "INSERT INTO product VALUES ('p', 'Ring', 1, 'i', 's', 1)")
     execute(cart_url, "ALTER TABLE product ALTER COLUMN price TYPE real USING 0.5")
-    reader = PostgresReader(cart_url, row_schema)
+    reader = PostgresReader(TargetAddress(cart_url), row_schema)
     with pytest.raises(TableError, match="product changed while it was used"):
         list(reader.snapshot()) if name == "snapshot" else reader.fetch(["p"])
 
@@ -207,7 +208,7 @@ def test_a_missing_privilege_stops_the_run_and_says_which(cart_url: str, product
     row_schema = row_schema_of(cart_url)
     with (
         role(cart_url, "GRANT SELECT ON product TO {}") as user,
-        PostgresWriter(user.url, row_schema, run_id="test") as writer,
+        PostgresWriter(TargetAddress(user.url), row_schema, run_id="test") as writer,
         pytest.raises(PrivilegeMissing, match="permission denied for table product") as caught,
     ):
         writer.write(write_batch(row_schema, inserts=[product("p")]))
@@ -221,7 +222,7 @@ def test_a_role_that_is_read_only_is_refused_before_the_first_batch(cart_url: st
     with (
         role(cart_url, "GRANT ALL ON product TO {}", "ALTER ROLE {} SET default_transaction_read_only = on") as user,
         pytest.raises(ReadOnlyTarget, match="default_transaction_read_only"),
-        PostgresWriter(user.url, row_schema, run_id="test"),
+        PostgresWriter(TargetAddress(user.url), row_schema, run_id="test"),
     ):
         pytest.fail("a writer that could not write was opened")
 
@@ -245,7 +246,7 @@ def test_a_row_that_another_client_holds_is_transient(cart_url: str, product_tab
                 if setting == "lock_timeout"
                 else "ALTER ROLE {} SET statement_timeout = '100ms'",
             ) as user,
-            PostgresWriter(user.url, row_schema, run_id="test") as writer,
+            PostgresWriter(TargetAddress(user.url), row_schema, run_id="test") as writer,
         ):
             with locked(cart_url, "product"), pytest.raises(TransientError, match=sqlstate) as caught:
                 writer.write(write_batch(row_schema, inserts=[product("p")]))
@@ -263,7 +264,10 @@ def test_a_deadlock_is_transient(cart_url: str, product_table: str) -> None:
         "'BEGIN PERFORM 1 FROM product WHERE id = ''b'' FOR UPDATE; RETURN NEW; END'",
         "CREATE TRIGGER t AFTER UPDATE ON product FOR EACH ROW WHEN (NEW.id = 'a') EXECUTE FUNCTION f()",
     )
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer, psycopg.connect(cart_url) as other:
+    with (
+        PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer,
+        psycopg.connect(cart_url) as other,
+    ):
         writer.write(write_batch(row_schema, inserts=[product("a"), product("b")]))
         # The writer's deadlock_timeout is the shorter one, so it is the one that the server ends.
         other.execute("SET deadlock_timeout = '1min'")
@@ -280,7 +284,7 @@ def test_a_deadlock_is_transient(cart_url: str, product_table: str) -> None:
 
 def test_a_session_that_an_administrator_ends_is_a_lost_connection(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         execute(
             cart_url,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

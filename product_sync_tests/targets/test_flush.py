@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from product_sync.errors import CommitOutcomeUnknown
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.target_contract import write_batch
 from product_sync_tests.targets.postgres_tables import eventually, execute, product, role, row_schema_of
@@ -32,7 +33,9 @@ def unhurried(url: str) -> Iterator[None]:
 
 
 def _writer(url: str, *, flush_within_s: float = LATER, sleep: Callable[[float], None] = time.sleep) -> PostgresWriter:
-    return PostgresWriter(url, row_schema_of(url), run_id="test", flush_within_s=flush_within_s, sleep=sleep)
+    return PostgresWriter(
+        TargetAddress(url), row_schema_of(url), run_id="test", flush_within_s=flush_within_s, sleep=sleep
+    )
 
 
 def _leaves_the_disk_to_others(writer: PostgresWriter) -> bool:

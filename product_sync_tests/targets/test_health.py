@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from product_sync.errors import TableError
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.health import ForeignKey, Privileges, health
 from product_sync.targets.postgres.lock import lock_holder, pools_transactions
@@ -19,7 +20,7 @@ ALL = Privileges(select=True, insert=True, update=True, delete=True, lacking=())
 
 def test_a_healthy_target_lacks_nothing(cart_url: str, product_table: str) -> None:
     ticks = iter([10.0, 10.25])
-    found = health(cart_url, row_schema_of(cart_url), clock=lambda: next(ticks))
+    found = health(TargetAddress(cart_url), row_schema_of(cart_url), clock=lambda: next(ticks))
     assert found.privileges == ALL
     assert found.server.version.split(".")[0].isdecimal()
     assert found.server.latency_ms == 250
@@ -32,7 +33,7 @@ def test_what_a_role_lacks_is_named(cart_url: str, product_table: str) -> None:
     execute(cart_url, "REVOKE USAGE ON SCHEMA public FROM PUBLIC")
     row_schema = row_schema_of(cart_url, not_updated=["quantity"])
     with role(cart_url, 'GRANT SELECT, INSERT (id, title, price, image, "sellerId") ON product TO {}') as user:
-        assert health(user.url, row_schema).privileges == Privileges(
+        assert health(TargetAddress(user.url), row_schema).privileges == Privileges(
             select=False,
             insert=False,
             update=False,
@@ -54,7 +55,7 @@ def test_grants_on_columns_suffice_and_unmapped_columns_need_none(cart_url: str,
         f"GRANT SELECT ({columns}), INSERT ({columns}) ON product TO {{}}",
         'GRANT UPDATE (title, price, image, "sellerId") ON product TO {}',
     ) as user:
-        found = health(user.url, row_schema)
+        found = health(TargetAddress(user.url), row_schema)
     assert found.privileges == Privileges(select=True, insert=True, update=True, delete=False, lacking=())
 
 
@@ -68,14 +69,14 @@ def test_triggers_of_users_are_named_and_those_of_constraints_are_not(cart_url: 
         "ALTER TABLE product DISABLE TRIGGER disabled",
         "CREATE TABLE cart_item (product text REFERENCES product)",
     )
-    assert health(cart_url, row_schema_of(cart_url)).triggers == ("enabled",)
+    assert health(TargetAddress(cart_url), row_schema_of(cart_url)).triggers == ("enabled",)
 
 
 def test_foreign_keys_are_named_with_what_a_deletion_would_do(cart_url: str, product_table: str) -> None:
     actions = ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL", "SET DEFAULT"]
     for number, action in enumerate(actions):
         execute(cart_url, f"CREATE TABLE c{number} (p text CONSTRAINT k{number} REFERENCES product ON DELETE {action})")
-    found = health(cart_url, row_schema_of(cart_url)).foreign_keys
+    found = health(TargetAddress(cart_url), row_schema_of(cart_url)).foreign_keys
     assert found == tuple(ForeignKey(f"k{number}", f"c{number}", action) for number, action in enumerate(actions))
     assert [key.cascading for key in found] == [False, False, True, True, True]
 
@@ -90,7 +91,7 @@ def test_partitions_count_as_the_table(cart_url: str) -> None:
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
         "CREATE TRIGGER t BEFORE INSERT ON p0 FOR EACH ROW EXECUTE FUNCTION f()",
     )
-    found = health(cart_url, row_schema_of(cart_url, "p"))
+    found = health(TargetAddress(cart_url), row_schema_of(cart_url, "p"))
     assert [key.name for key in found.foreign_keys] == ["k", "k0"]
     assert found.triggers == ("t",)
 
@@ -98,35 +99,40 @@ def test_partitions_count_as_the_table(cart_url: str) -> None:
 def test_row_level_security_is_shown(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
     execute(cart_url, "ALTER TABLE product ENABLE ROW LEVEL SECURITY")
-    assert health(cart_url, row_schema).problem is None, "a superuser sees all rows"
+    assert health(TargetAddress(cart_url), row_schema).problem is None, "a superuser sees all rows"
     with role(cart_url, "GRANT ALL ON product TO {}") as user:
-        assert "Row-level security" in str(health(user.url, row_schema).problem)
+        assert "Row-level security" in str(health(TargetAddress(user.url), row_schema).problem)
 
 
 def test_a_sync_that_is_running_is_shown_also_to_a_role_that_sees_little(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
-    assert lock_holder(cart_url, row_schema.table) is None
-    with role(cart_url) as user, PostgresWriter(cart_url, row_schema, run_id="0a1b2c3d-running"):
+    assert lock_holder(TargetAddress(cart_url), row_schema.table) is None
+    with role(cart_url) as user, PostgresWriter(TargetAddress(cart_url), row_schema, run_id="0a1b2c3d-running"):
         for url in (cart_url, user.url):
-            holder = lock_holder(url, row_schema.table)
+            holder = lock_holder(TargetAddress(url), row_schema.table)
             assert holder is not None
             assert holder.startswith("product_sync 0a1b2c3d ")
             assert ("connected since" in holder) == (url == cart_url)
-        assert health(cart_url, row_schema).lock_holder == lock_holder(cart_url, row_schema.table)
+        assert health(TargetAddress(cart_url), row_schema).lock_holder == lock_holder(
+            TargetAddress(cart_url), row_schema.table
+        )
     assert other_sessions(cart_url, 0)
-    assert lock_holder(cart_url, row_schema.table) is None
+    assert lock_holder(TargetAddress(cart_url), row_schema.table) is None
 
 
 @pytest.mark.parametrize("sessions", [1, 2, 5])
 def test_a_transaction_pooler_is_found_out(cart_url: str, sessions: int) -> None:
-    with transaction_pooler(cart_url, sessions=sessions) as pooler, closing(connect(pooler.url)) as connection:
-        assert pools_transactions(connection, pooler.url)
-    with closing(connect(cart_url)) as connection:
-        assert not pools_transactions(connection, cart_url)
+    with (
+        transaction_pooler(cart_url, sessions=sessions) as pooler,
+        closing(connect(TargetAddress(pooler.url))) as connection,
+    ):
+        assert pools_transactions(connection, TargetAddress(pooler.url))
+    with closing(connect(TargetAddress(cart_url))) as connection:
+        assert not pools_transactions(connection, TargetAddress(cart_url))
 
 
 def test_a_table_that_went_away_is_named(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
     execute(cart_url, "DROP TABLE product")
     with pytest.raises(TableError, match=r"public\.product does not exist any more"):
-        health(cart_url, row_schema)
+        health(TargetAddress(cart_url), row_schema)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 from psycopg import sql
 
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.ports import WriteBatch, Written
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.writer import PostgresWriter
@@ -45,8 +46,8 @@ def test_a_row_is_recognised_whatever_another_client_has_written_into_it(cart_ur
         row_schema = row_schema_of(cart_url, f"odd{number}")
         nothing = row_schema.target_schema.empty_table()
         ids = frozenset(str(place) for place in range(len(literals)))
-        reader = PostgresReader(cart_url, row_schema)
-        with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+        reader = PostgresReader(TargetAddress(cart_url), row_schema)
+        with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
             old = pa.Table.from_batches(reader.snapshot(), schema=row_schema.target_schema)
             new = old.set_column(2, row_schema.target_schema.field("n"), pa.array([1] * old.num_rows, pa.int32()))
             assert writer.write(WriteBatch(nothing, new, old, nothing)) == Written(updated=ids), declared
@@ -62,7 +63,7 @@ def test_a_far_moment_is_not_taken_for_another_one(cart_url: str) -> None:
     )
     row_schema = row_schema_of(cart_url, "far")
     nothing = row_schema.target_schema.empty_table()
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         seen = writer.fetch(["a", "b", "c"])
         execute(
             cart_url,

@@ -11,6 +11,7 @@ import psycopg
 import psycopg2.extras
 import pytest
 
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.ports import Signals
 from product_sync.targets.postgres.pressure import PostgresPressure
 from product_sync_tests.network import proxy
@@ -46,7 +47,7 @@ def busy(url: str, statement: str) -> Iterator[None]:
 
 
 def test_a_calm_target_shows_a_latency_and_nothing_else(cart_url: str) -> None:
-    with PostgresPressure(cart_url) as probe:
+    with PostgresPressure(TargetAddress(cart_url)) as probe:
         found = probe.measure()
     assert found.latency_s is not None
     assert 0 < found.latency_s < 1
@@ -56,13 +57,13 @@ def test_a_calm_target_shows_a_latency_and_nothing_else(cart_url: str) -> None:
 def test_the_latency_is_the_middle_one_of_three_round_trips(cart_url: str) -> None:
     # The first two are the time at which the look began.
     ticks = iter([0.0, 0.0, 0.0, 0.001, 2.0, 2.9, 3.0, 3.004])
-    with PostgresPressure(cart_url, clock=lambda: next(ticks)) as probe:
+    with PostgresPressure(TargetAddress(cart_url), clock=lambda: next(ticks)) as probe:
         assert probe.measure().latency_s == pytest.approx(0.004)
 
 
 def test_sessions_that_wait_for_a_lock_are_counted(cart_url: str, product_table: str) -> None:
     with (
-        PostgresPressure(cart_url) as probe,
+        PostgresPressure(TargetAddress(cart_url)) as probe,
         locked(cart_url, product_table),
         busy(cart_url, "SELECT * FROM product"),
         busy(cart_url, "SELECT * FROM product"),
@@ -72,7 +73,7 @@ def test_sessions_that_wait_for_a_lock_are_counted(cart_url: str, product_table:
 
 def test_row_locks_are_waited_for_too(cart_url: str, product_table: str) -> None:
     execute(cart_url, "INSERT INTO product VALUES ('a', 't', 1, 'i', 's', 1)")
-    with PostgresPressure(cart_url) as probe, psycopg.connect(cart_url) as holder:
+    with PostgresPressure(TargetAddress(cart_url)) as probe, psycopg.connect(cart_url) as holder:
         holder.execute("UPDATE product SET price = 2")
         with busy(cart_url, "UPDATE product SET price = 3"):
             assert seen(probe, lambda found: found.lock_waits == 1).lock_waits == 1
@@ -80,7 +81,7 @@ def test_row_locks_are_waited_for_too(cart_url: str, product_table: str) -> None
 
 
 def test_sessions_that_execute_a_statement_are_counted(cart_url: str) -> None:
-    with PostgresPressure(cart_url) as probe, busy(cart_url, "SELECT pg_sleep(60)"):
+    with PostgresPressure(TargetAddress(cart_url)) as probe, busy(cart_url, "SELECT pg_sleep(60)"):
         assert seen(probe, lambda found: found.active_sessions == 1).active_sessions == 1
 
 
@@ -91,7 +92,7 @@ def test_a_replica_that_lags_is_seen(cart_url: str, product_table: str) -> None:
         (position,) = execute(cart_url, "SELECT pg_current_wal_lsn()::text")[0]
         cursor.start_replication(start_lsn=position)
         began = cursor.wal_end or _lsn(position)
-        with PostgresPressure(cart_url) as probe:
+        with PostgresPressure(TargetAddress(cart_url)) as probe:
             assert probe.measure().replica_lag_s == 0
 
             def lags(found: Signals) -> bool:
@@ -118,7 +119,7 @@ def test_a_role_without_the_right_sees_lock_waits_and_says_what_it_does_not_see(
 ) -> None:
     with (
         role(cart_url) as user,
-        PostgresPressure(user.url) as probe,
+        PostgresPressure(TargetAddress(user.url)) as probe,
         locked(cart_url, product_table),
         busy(cart_url, "SELECT * FROM product"),
     ):
@@ -132,7 +133,7 @@ def test_a_role_without_the_right_sees_lock_waits_and_says_what_it_does_not_see(
 def test_a_role_with_the_right_sees_all(cart_url: str) -> None:
     with (
         role(cart_url, "GRANT pg_read_all_stats TO {}") as user,
-        PostgresPressure(user.url) as probe,
+        PostgresPressure(TargetAddress(user.url)) as probe,
         busy(cart_url, "SELECT pg_sleep(60)"),
     ):
         found = seen(probe, lambda found: found.active_sessions == 1)
@@ -143,7 +144,7 @@ def test_where_nobody_answers_it_says_so_and_tries_again_half_a_minute_later(car
     now = 0.0
     with role(cart_url, password=PASSWORD) as user:
         wrong = user.url.replace(PASSWORD, "wrong")
-        with PostgresPressure(wrong, clock=lambda: now) as probe:
+        with PostgresPressure(TargetAddress(wrong), clock=lambda: now) as probe:
             first = probe.measure()
             assert first.latency_s is None
             assert "password authentication failed" in first.unseen[0]
@@ -155,7 +156,7 @@ def test_where_nobody_answers_it_says_so_and_tries_again_half_a_minute_later(car
 
 def test_a_connection_that_breaks_is_opened_again(cart_url: str) -> None:
     now = 0.0
-    with proxy(cart_url) as network, PostgresPressure(network.url(cart_url), clock=lambda: now) as probe:
+    with proxy(cart_url) as network, PostgresPressure(TargetAddress(network.url(cart_url)), clock=lambda: now) as probe:
         assert probe.measure().lock_waits == 0
         network.lose_request(b"pg_locks")
         assert "anything of the target" in probe.measure().unseen[0]
@@ -164,7 +165,7 @@ def test_a_connection_that_breaks_is_opened_again(cart_url: str) -> None:
 
 
 def test_a_look_that_takes_too_long_is_a_latency(cart_url: str) -> None:
-    with PostgresPressure(cart_url) as probe:
+    with PostgresPressure(TargetAddress(cart_url)) as probe:
         probe.measure()
         with psycopg.connect(cart_url) as owner:
             owner.execute("LOCK TABLE pg_catalog.pg_database IN ACCESS EXCLUSIVE MODE")

@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from product_sync.errors import AccessDenied, NotAttempted, TableError, Unreachable
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres.adbc_stream import BATCH_BYTES
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync_tests.network import proxy
@@ -24,7 +25,7 @@ MORE_THAN_IS_BUFFERED = sql.SQL("UPDATE product SET title = repeat('title ', 200
 
 def test_what_is_written_during_the_reading_is_not_in_it(cart_url: str, product_table: str) -> None:
     execute(cart_url, MANY)
-    batches = PostgresReader(cart_url, row_schema_of(cart_url), batch_rows=1_000).snapshot()
+    batches = PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url), batch_rows=1_000).snapshot()
     first = next(batches)
     execute(cart_url, "DELETE FROM product WHERE price > 10000", "UPDATE product SET price = -1")
     read = pa.Table.from_batches([first, *batches])
@@ -34,7 +35,7 @@ def test_what_is_written_during_the_reading_is_not_in_it(cart_url: str, product_
 
 def test_a_batch_ends_at_its_bytes_too(cart_url: str, product_table: str) -> None:
     execute(cart_url, MANY, "UPDATE product SET title = repeat('x', 1000000) WHERE price <= 40")
-    batches = list(PostgresReader(cart_url, row_schema_of(cart_url)).snapshot())
+    batches = list(PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url)).snapshot())
     assert sum(batch.num_rows for batch in batches) == 20_000
     assert max(batch.nbytes for batch in batches) < BATCH_BYTES + 1_100_000
 
@@ -47,14 +48,14 @@ def test_text_that_is_not_utf8_is_an_error_and_not_other_text(cart_url: str) -> 
     try:
         execute(url, "CREATE TABLE t (id text PRIMARY KEY, title text)", r"INSERT INTO t VALUES ('a', E'Ros\xe9')")
         with pytest.raises(NotAttempted, match="invalid byte sequence"):
-            list(PostgresReader(url, row_schema_of(url, "t")).snapshot())
+            list(PostgresReader(TargetAddress(url), row_schema_of(url, "t")).snapshot())
     finally:
         execute(cart_url, f"DROP DATABASE {database} WITH (FORCE)")
 
 
 def test_a_reading_that_is_not_finished_leaves_no_session_behind(cart_url: str, product_table: str) -> None:
     execute(cart_url, MANY)
-    batches = PostgresReader(cart_url, row_schema_of(cart_url)).snapshot()
+    batches = PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url)).snapshot()
     next(batches)
     batches.close()
     assert other_sessions(cart_url, 0)
@@ -79,7 +80,7 @@ def test_the_roles_own_settings_do_not_change_what_is_read(cart_url: str) -> Non
         "ALTER ROLE {} SET search_path = 'nowhere'",
         "ALTER ROLE {} SET default_transaction_isolation = 'serializable'",
     ) as user:
-        reader = PostgresReader(user.url, row_schema)
+        reader = PostgresReader(TargetAddress(user.url), row_schema)
         (batch,) = reader.snapshot()
         assert reader.fetch(["é"]).equals(pa.Table.from_batches([batch]))
     (row,) = batch.set_column(1, "m", batch["m"].cast(pa.int64())).to_pylist()
@@ -94,18 +95,22 @@ def test_the_roles_own_settings_do_not_change_what_is_read(cart_url: str) -> Non
 
 def test_more_ids_than_fit_one_statement_are_all_looked_up(cart_url: str, product_table: str) -> None:
     execute(cart_url, MANY)
-    found = PostgresReader(cart_url, row_schema_of(cart_url)).fetch([str(number) for number in range(30_000)])
+    found = PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url)).fetch(
+        [str(number) for number in range(30_000)]
+    )
     assert found.num_rows == 20_000
 
 
 def test_a_uuid_key_is_looked_up_by_its_text(cart_url: str) -> None:
     key = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
     execute(cart_url, "CREATE TABLE t (id uuid PRIMARY KEY, n int)", sql.SQL("INSERT INTO t VALUES ({})").format(key))
-    assert PostgresReader(cart_url, row_schema_of(cart_url, "t")).fetch([key]).to_pylist() == [{"id": key, "n": None}]
+    assert PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url, "t")).fetch([key]).to_pylist() == [
+        {"id": key, "n": None}
+    ]
 
 
 def test_the_estimate_follows_the_servers_statistics(cart_url: str, product_table: str) -> None:
-    reader = PostgresReader(cart_url, row_schema_of(cart_url))
+    reader = PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url))
     assert reader.estimated_count() == 0
     execute(cart_url, MANY)
     assert 10_000 < reader.estimated_count() < 60_000, "never analysed: from the size"
@@ -115,7 +120,7 @@ def test_the_estimate_follows_the_servers_statistics(cart_url: str, product_tabl
 
 def test_the_count_is_exact(cart_url: str, product_table: str) -> None:
     execute(cart_url, MANY, "DELETE FROM product WHERE price = 7")
-    assert PostgresReader(cart_url, row_schema_of(cart_url)).count() == 19_999
+    assert PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url)).count() == 19_999
 
 
 def test_the_estimate_of_a_partitioned_table_is_the_sum_of_its_partitions(cart_url: str) -> None:
@@ -127,7 +132,7 @@ def test_the_estimate_of_a_partitioned_table_is_the_sum_of_its_partitions(cart_u
         "INSERT INTO p SELECT n::text, n FROM generate_series(1, 1000) AS n",
         "ANALYZE p",
     )
-    reader = PostgresReader(cart_url, row_schema_of(cart_url, "p"))
+    reader = PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url, "p"))
     assert reader.estimated_count() == 1_000
     assert sum(batch.num_rows for batch in reader.snapshot()) == 1_000
 
@@ -136,7 +141,7 @@ def test_rows_hidden_by_row_level_security_are_an_error_and_not_missing(cart_url
     row_schema = row_schema_of(cart_url)
     execute(cart_url, MANY, "ALTER TABLE product ENABLE ROW LEVEL SECURITY")
     with role(cart_url, "GRANT SELECT ON product TO {}") as user:
-        reader = PostgresReader(user.url, row_schema)
+        reader = PostgresReader(TargetAddress(user.url), row_schema)
         for read in (lambda: list(reader.snapshot()), lambda: reader.fetch(["1"]), reader.count):
             with pytest.raises(AccessDenied, match="row-level security"):
                 read()
@@ -145,13 +150,13 @@ def test_rows_hidden_by_row_level_security_are_an_error_and_not_missing(cart_url
 def test_a_role_that_may_not_read_is_told_so(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
     with role(cart_url) as user, pytest.raises(AccessDenied, match="permission denied") as caught:
-        list(PostgresReader(user.url, row_schema).snapshot())
+        list(PostgresReader(TargetAddress(user.url), row_schema).snapshot())
     assert "`product-sync doctor` has the GRANT to execute" in caught.value.hint
     assert PASSWORD not in str(caught.value)
 
 
 def test_a_table_or_a_column_that_went_away_is_named(cart_url: str, product_table: str) -> None:
-    reader = PostgresReader(cart_url, row_schema_of(cart_url))
+    reader = PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url))
     execute(cart_url, "ALTER TABLE product DROP COLUMN image")
     with pytest.raises(TableError, match="image"):
         list(reader.snapshot())
@@ -166,7 +171,7 @@ def test_a_connection_lost_half_way_fails_the_reading(cart_url: str, product_tab
     execute(cart_url, MANY, MORE_THAN_IS_BUFFERED)
     row_schema = row_schema_of(cart_url)
     with proxy(cart_url) as network:
-        batches = PostgresReader(network.url(cart_url), row_schema, batch_rows=100).snapshot()
+        batches = PostgresReader(TargetAddress(network.url(cart_url)), row_schema, batch_rows=100).snapshot()
         next(batches)
         network.close()
         with pytest.raises(Unreachable, match=r"connection was lost while public\.product was read"):
@@ -175,7 +180,7 @@ def test_a_connection_lost_half_way_fails_the_reading(cart_url: str, product_tab
 
 def test_a_reading_that_the_server_ends_is_unreachable(cart_url: str, product_table: str) -> None:
     execute(cart_url, MANY, MORE_THAN_IS_BUFFERED)
-    batches = PostgresReader(cart_url, row_schema_of(cart_url), batch_rows=100).snapshot()
+    batches = PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url), batch_rows=100).snapshot()
     next(batches)
     execute(
         cart_url,
@@ -193,7 +198,7 @@ def test_a_statement_time_out_of_the_role_is_named(cart_url: str, product_table:
         locked(cart_url, "product"),
     ):
         with pytest.raises(NotAttempted, match="57014") as caught:
-            list(PostgresReader(user.url, row_schema).snapshot())
+            list(PostgresReader(TargetAddress(user.url), row_schema).snapshot())
         assert "statement_timeout" in caught.value.hint
 
 
@@ -216,7 +221,7 @@ def test_a_snapshot_and_a_read_by_id_give_the_same_values(cart_url: str, setting
             ('', 1, 1, 1, 1e100, 1.50, 1e-45, 1.7976931348623157e308, 'w', true, NULL, '2024-02-03 04:05:06.789+02')""",
     )
     with role(cart_url, "GRANT SELECT ON t TO {}", *([setting] if setting else [])) as user:
-        reader = PostgresReader(user.url, row_schema_of(cart_url, "t"))
+        reader = PostgresReader(TargetAddress(user.url), row_schema_of(cart_url, "t"))
         streamed = _comparable(pa.Table.from_batches(list(reader.snapshot())))
         by_id = _comparable(reader.fetch(streamed["id"].to_pylist()))
 
@@ -241,7 +246,7 @@ def _comparable(rows: pa.Table) -> pa.Table:
 
 
 def test_a_column_whose_type_was_changed_is_named(cart_url: str, product_table: str) -> None:
-    reader = PostgresReader(cart_url, row_schema_of(cart_url))
+    reader = PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url))
     execute(cart_url, MANY, "ALTER TABLE product ALTER price TYPE real")
     for read in (lambda: list(reader.snapshot()), lambda: reader.fetch(["1"])):
         with pytest.raises(TableError, match="price is not integer any more"):

@@ -6,6 +6,7 @@ import pytest
 from psycopg import sql
 
 from product_sync.errors import TableError
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TableColumn
 from product_sync.targets.postgres.reflection import reflect
 from product_sync_tests.targets.postgres_tables import execute
@@ -51,7 +52,7 @@ UNSUPPORTED = {
 def _reflected(url: str, *declarations: str) -> list[TableColumn]:
     columns = ", ".join(f"c{number} {declaration}" for number, declaration in enumerate(declarations))
     execute(url, sql.SQL(f"CREATE TABLE t (id text PRIMARY KEY, {columns})"))
-    return list(reflect(url, "public", "t").columns[1:])
+    return list(reflect(TargetAddress(url), "public", "t").columns[1:])
 
 
 def test_supported_types_are_known_with_their_limits(cart_url: str) -> None:
@@ -99,33 +100,33 @@ def test_hostile_names_are_only_names(cart_url: str) -> None:
         'CREATE SCHEMA "my ""schema%s"',
         'CREATE TABLE "my ""schema%s"."T able; --" ("i.d" text, "we""ird %s" int, PRIMARY KEY ("i.d"))',
     )
-    table = reflect(cart_url, 'my "schema%s', "T able; --")
+    table = reflect(TargetAddress(cart_url), 'my "schema%s', "T able; --")
     assert [column.name for column in table.columns] == ["i.d", 'we"ird %s']
     assert (table.primary_key, table.keys) == (("i.d",), ("i.d",))
 
 
 def test_a_partitioned_table_is_a_table(cart_url: str) -> None:
     execute(cart_url, "CREATE TABLE p (id text PRIMARY KEY, n int) PARTITION BY HASH (id)")
-    assert reflect(cart_url, "public", "p").keys == ("id",)
+    assert reflect(TargetAddress(cart_url), "public", "p").keys == ("id",)
 
 
 def test_a_missing_table_is_named_with_those_that_exist(cart_url: str, product_table: str) -> None:
     with pytest.raises(TableError, match=r"no table public\.Product; schema public has the tables product\."):
-        reflect(cart_url, "public", "Product")
+        reflect(TargetAddress(cart_url), "public", "Product")
     with pytest.raises(TableError, match=r"no table shop\.product; schema shop has no tables\."):
-        reflect(cart_url, "shop", product_table)
+        reflect(TargetAddress(cart_url), "shop", product_table)
     execute(cart_url, *(sql.SQL(f"CREATE TABLE t{number:02} ()") for number in range(12)))
     with pytest.raises(TableError) as caught:
-        reflect(cart_url, "public", "none")
+        reflect(TargetAddress(cart_url), "public", "none")
     assert "product, t00, t01, t02, t03, t04, t05, t06, t07, t08, …" in caught.value.message
 
 
 def test_a_view_is_not_a_table(cart_url: str, product_table: str) -> None:
     execute(cart_url, "CREATE VIEW v AS SELECT 1", "CREATE MATERIALIZED VIEW m AS SELECT 1")
     with pytest.raises(TableError, match=r"public\.v is a view, not a table"):
-        reflect(cart_url, "public", "v")
+        reflect(TargetAddress(cart_url), "public", "v")
     with pytest.raises(TableError, match=r"public\.m is a materialized view, not a table"):
-        reflect(cart_url, "public", "m")
+        reflect(TargetAddress(cart_url), "public", "m")
 
 
 def test_the_columns_that_identify_a_row_are_known(cart_url: str) -> None:
@@ -139,5 +140,5 @@ def test_the_columns_that_identify_a_row_are_known(cart_url: str) -> None:
         "CREATE UNIQUE INDEX ON t (lower(lower))",
         "CREATE UNIQUE INDEX ON t (covering) INCLUDE (two)",
     )
-    table = reflect(cart_url, "public", "t")
+    table = reflect(TargetAddress(cart_url), "public", "t")
     assert (table.primary_key, table.keys) == (("id",), ("Plain", "covering"))

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from product_sync.errors import TargetLocked, TransientError
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.waits import Patience, watched
@@ -51,7 +52,7 @@ def test_a_reading_that_waits_for_a_lock_says_so_and_ends_with_who_has_it(
     cart_url: str, product_table: str, read: Callable[[PostgresReader], object]
 ) -> None:
     heard: list[str] = []
-    reader = PostgresReader(cart_url, row_schema_of(cart_url), on_wait=heard.append, patience=SHORT)
+    reader = PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url), on_wait=heard.append, patience=SHORT)
     with migration(cart_url) as other:
         pid = other.info.backend_pid
         with pytest.raises(TargetLocked) as caught:
@@ -68,7 +69,9 @@ def test_a_reading_that_waits_for_a_lock_says_so_and_ends_with_who_has_it(
 def test_a_lock_that_is_freed_in_time_costs_nothing_but_the_time(cart_url: str, product_table: str) -> None:
     patient = Patience(check_every_s=0.05, report_every_s=0.1, wait_s=60.0)
     with migration(cart_url) as other:
-        reader = PostgresReader(cart_url, row_schema_of(cart_url), on_wait=lambda _: other.rollback(), patience=patient)
+        reader = PostgresReader(
+            TargetAddress(cart_url), row_schema_of(cart_url), on_wait=lambda _: other.rollback(), patience=patient
+        )
         assert read_all(reader) == []
 
 
@@ -76,7 +79,9 @@ def test_a_batch_that_waits_for_a_row_fails_with_who_has_it_and_the_next_one_is_
     cart_url: str, product_table: str
 ) -> None:
     row_schema = row_schema_of(cart_url)
-    with PostgresWriter(cart_url, row_schema, run_id="test", on_wait=lambda _: None, patience=SHORT) as writer:
+    with PostgresWriter(
+        TargetAddress(cart_url), row_schema, run_id="test", on_wait=lambda _: None, patience=SHORT
+    ) as writer:
         with (
             migration(cart_url, "INSERT INTO product VALUES ('p', 't', 1, 'i', 's', 1)"),
             pytest.raises(TransientError, match=r"It waited \d s for a lock that is held by pid \d+ \(a migration"),
@@ -86,7 +91,10 @@ def test_a_batch_that_waits_for_a_row_fails_with_who_has_it_and_the_next_one_is_
 
 
 def test_a_statement_that_only_works_for_long_is_left_alone(cart_url: str) -> None:
-    with closing(connect(cart_url)) as connection, watched(connection, cart_url, patience=SHORT) as watch:
+    with (
+        closing(connect(TargetAddress(cart_url))) as connection,
+        watched(connection, TargetAddress(cart_url), patience=SHORT) as watch,
+    ):
         assert connection.execute("SELECT 7 FROM pg_sleep(1.5)").fetchone() == (7,)
     assert watch.ended == ""
 
@@ -94,7 +102,7 @@ def test_a_statement_that_only_works_for_long_is_left_alone(cart_url: str) -> No
 def test_a_server_that_does_not_answer_any_more_is_left(cart_url: str, product_table: str) -> None:
     with proxy(cart_url) as network:
         silent = Patience(check_every_s=0.05, wait_s=2.0, answer_within_s=2.0)
-        reader = PostgresReader(network.url(cart_url), row_schema_of(cart_url), patience=silent)
+        reader = PostgresReader(TargetAddress(network.url(cart_url)), row_schema_of(cart_url), patience=silent)
 
         def fall_silent() -> None:
             while not execute(cart_url, "SELECT 1 FROM pg_locks WHERE NOT granted"):
@@ -123,7 +131,7 @@ def test_a_reading_that_waits_for_a_lock_is_interrupted_at_once_and_leaves_no_se
             threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
             began = time.monotonic()
             with pytest.raises(Terminate):
-                read_all(PostgresReader(cart_url, row_schema_of(cart_url)))
+                read_all(PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url)))
             assert time.monotonic() - began < 4.0
             assert other_sessions(cart_url, 1), "the migration's is left"
     finally:

@@ -26,6 +26,7 @@ from product_sync.errors import (
     TransientError,
     Unreachable,
 )
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.ports import Written
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.writer import PostgresWriter
@@ -47,7 +48,7 @@ COMMIT = b"COMMIT\0"
 
 
 def _writer(url: str, *, run_id: str = "test", sleep: Callable[[float], None] = time.sleep) -> PostgresWriter:
-    return PostgresWriter(url, row_schema_of(url), run_id=run_id, sleep=sleep)
+    return PostgresWriter(TargetAddress(url), row_schema_of(url), run_id=run_id, sleep=sleep)
 
 
 def test_select_insert_and_update_on_the_one_table_are_all_the_rights_it_needs(
@@ -68,7 +69,7 @@ def test_select_insert_and_update_on_the_one_table_are_all_the_rights_it_needs(
             "GRANT USAGE ON SCHEMA public TO {}",
             "GRANT SELECT, INSERT, UPDATE ON product TO {}",
         ) as user,
-        PostgresWriter(user.url, row_schema, run_id="test") as writer,
+        PostgresWriter(TargetAddress(user.url), row_schema, run_id="test") as writer,
     ):
         assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
         changed = write_batch(row_schema, updates=[(product("p"), product("p", price=1))])
@@ -86,7 +87,7 @@ def test_grants_on_the_mapped_columns_alone_suffice(cart_url: str, product_table
             f"GRANT SELECT ({columns}), INSERT ({columns}) ON product TO {{}}",
             'GRANT UPDATE (title, price, image, "sellerId", quantity) ON product TO {}',
         ) as user,
-        PostgresWriter(user.url, row_schema, run_id="test") as writer,
+        PostgresWriter(TargetAddress(user.url), row_schema, run_id="test") as writer,
     ):
         assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
         assert writer.write(write_batch(row_schema, updates=[(product("p"), product("p", price=1))])).updated == {"p"}
@@ -102,7 +103,7 @@ def test_hostile_names_and_values_stay_names_and_values(cart_url: str) -> None:
     evil = "'; DROP TABLE product; -- %s $1 \\ {}"
     old = {"i d": evil, 'we"ird %s': evil, "p": "p", "u": "u", "n0": None}
     new = {**old, 'we"ird %s': "new", "n0": "$2"}
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         # More often than it takes psycopg to prepare a statement.
         for _ in range(8):
             assert writer.write(write_batch(row_schema, inserts=[old])).inserted == {evil}
@@ -120,7 +121,7 @@ def test_a_partitioned_table_is_written_like_any_other(cart_url: str) -> None:
     )
     row_schema = row_schema_of(cart_url, "p")
     rows: list[dict[str, Any]] = [{"id": str(number), "n": number} for number in range(10)]
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         ids = frozenset(row["id"] for row in rows)
         assert writer.write(write_batch(row_schema, inserts=rows)).inserted == ids
         updates = [(row, {**row, "n": -1}) for row in rows]
@@ -144,7 +145,7 @@ def test_triggers_find_their_tables_on_the_roles_search_path(cart_url: str, prod
             "GRANT USAGE ON SCHEMA audit TO {}",
             "ALTER ROLE {} SET search_path = audit, public",
         ) as user,
-        PostgresWriter(user.url, row_schema, run_id="test") as writer,
+        PostgresWriter(TargetAddress(user.url), row_schema, run_id="test") as writer,
     ):
         assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
 
@@ -340,19 +341,26 @@ def test_a_second_sync_is_turned_away_and_told_who_is_at_it(cart_url: str, produ
 
 def test_a_probe_takes_no_lock_and_is_in_no_syncs_way(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
-    probe = PostgresWriter(cart_url, row_schema, run_id="dry", probing=True)
+    probe = PostgresWriter(TargetAddress(cart_url), row_schema, run_id="dry", probing=True)
     with probe, _writer(cart_url, run_id="real") as real:
         assert real.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
         assert probe.probe(write_batch(row_schema, inserts=[product("q")])).inserted == {"q"}
         with pytest.raises(SyncAlreadyRunning, match="product_sync real"):
-            PostgresWriter(cart_url, row_schema, run_id="another dry", probing=True)
-        read = [row["id"] for batch in PostgresReader(cart_url, row_schema).snapshot() for row in batch.to_pylist()]
+            PostgresWriter(TargetAddress(cart_url), row_schema, run_id="another dry", probing=True)
+        read = [
+            row["id"]
+            for batch in PostgresReader(TargetAddress(cart_url), row_schema).snapshot()
+            for row in batch.to_pylist()
+        ]
     assert read == ["p"]
 
 
 def test_a_probe_that_meets_a_syncs_row_gives_way_at_once(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
-    with PostgresWriter(cart_url, row_schema, run_id="dry", probing=True) as probe, psycopg.connect(cart_url) as sync:
+    with (
+        PostgresWriter(TargetAddress(cart_url), row_schema, run_id="dry", probing=True) as probe,
+        psycopg.connect(cart_url) as sync,
+    ):
         sync.execute("INSERT INTO product VALUES ('p', 't', 1, 'i', 's', 1)")
         began = time.monotonic()
         with pytest.raises(TransientError, match="lock timeout"):
@@ -362,7 +370,7 @@ def test_a_probe_that_meets_a_syncs_row_gives_way_at_once(cart_url: str, product
 
 def test_another_table_is_another_lock(cart_url: str, product_table: str) -> None:
     execute(cart_url, "CREATE TABLE other (id text PRIMARY KEY, n int)")
-    with _writer(cart_url), PostgresWriter(cart_url, row_schema_of(cart_url, "other"), run_id="test"):
+    with _writer(cart_url), PostgresWriter(TargetAddress(cart_url), row_schema_of(cart_url, "other"), run_id="test"):
         pass
 
 
@@ -394,14 +402,14 @@ def test_transaction_pooling_is_refused(cart_url: str, product_table: str) -> No
     row_schema = row_schema_of(cart_url)
     for sessions in (1, 2, 4):
         with transaction_pooler(cart_url, sessions=sessions) as pooler, pytest.raises(TransactionPooling):
-            PostgresWriter(pooler.url, row_schema, run_id="test")
+            PostgresWriter(TargetAddress(pooler.url), row_schema, run_id="test")
 
 
 def test_row_level_security_is_refused(cart_url: str, product_table: str) -> None:
     row_schema = row_schema_of(cart_url)
     execute(cart_url, "ALTER TABLE product ENABLE ROW LEVEL SECURITY")
     with role(cart_url, "GRANT ALL ON product TO {}") as user, pytest.raises(AccessDenied, match="Row-level security"):
-        PostgresWriter(user.url, row_schema, run_id="test")
+        PostgresWriter(TargetAddress(user.url), row_schema, run_id="test")
 
 
 def test_a_writer_that_was_turned_away_leaves_no_session_behind(cart_url: str, product_table: str) -> None:
@@ -412,7 +420,7 @@ def test_a_writer_that_was_turned_away_leaves_no_session_behind(cart_url: str, p
     row_schema = row_schema_of(cart_url)
     execute(cart_url, "DROP TABLE product")
     with pytest.raises(TableError):
-        PostgresWriter(cart_url, row_schema, run_id="test")
+        PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test")
     assert other_sessions(cart_url, 0)
 
 
@@ -423,6 +431,8 @@ def test_what_was_written_is_what_the_reader_sees(cart_url: str, product_table: 
         for start in range(0, len(rows), 1_000):
             writer.write(write_batch(row_schema, inserts=rows[start : start + 1_000]))
     read = [
-        row for batch in PostgresReader(cart_url, row_schema, batch_rows=999).snapshot() for row in batch.to_pylist()
+        row
+        for batch in PostgresReader(TargetAddress(cart_url), row_schema, batch_rows=999).snapshot()
+        for row in batch.to_pylist()
     ]
     assert sorted(read, key=lambda row: row["price"]) == rows

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError as DriverConfigurationError
 from pymongo.errors import PyMongoError
 
 from product_sync.errors import ConfigurationError
+from product_sync.schema.addresses import SourceAddress
 from product_sync.sources.mongodb.errors import translated
-from product_sync.sources.mongodb.url import VARIABLE, Address, parse
+from product_sync.sources.mongodb.url import Place, SourceClient, parse
 
 #: Defaults for the options that the URL does not set. Names with MS are milliseconds.
 _DEFAULTS: dict[str, Any] = {
@@ -29,32 +29,32 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def check_address(url: str, *, user: str | None = None, password: str | None = None) -> Address:
+def check_address(address: SourceAddress) -> Place:
     """Parse the address without a connection. Raises `ConfigurationError` as `connect` does."""
-    if (not user) != (not password):
-        given, absent = ("MONGO_USER", "MONGO_PASSWORD") if user else ("MONGO_PASSWORD", "MONGO_USER")
+    if (not address.user) != (not address.password):
+        given, absent = address.user_variable, address.password_variable
+        if not address.user:
+            given, absent = absent, given
         raise ConfigurationError(
-            f"{given} is set, but {absent} is not.", hint=f"Set both, or set neither and write them in {VARIABLE}."
+            f"{given} is set, but {absent} is not.",
+            hint=f"Set both, or set neither and write them in {address.variable}.",
         )
-    return parse(url)
+    return parse(address)
 
 
 @contextmanager
-def connect(
-    url: str, *, user: str | None = None, password: str | None = None, within_s: float | None = None
-) -> Iterator[Database[dict[str, Any]]]:
+def connect(address: SourceAddress, *, within_s: float | None = None) -> Iterator[Database[dict[str, Any]]]:
     """The database that the URL names, on a connection that has replied once.
 
-    ``user`` and ``password`` (``MONGO_USER``, ``MONGO_PASSWORD``) replace those of the URL, so that a secret store can
-    set them; an empty one counts as not given. The server looks them up in the URL's ``authSource``, else in its
-    database. ``within_s`` replaces the URL's time limits: seconds to find a server, to connect, and for each reply.
+    The server looks up the user in the URL's ``authSource``, else in its database. ``within_s`` replaces the URL's time
+    limits: seconds to find a server, to connect, and for each reply.
 
     Raises `ConfigurationError` for an unusable URL and for a user without a password or the reverse, `Unreachable`
     after about ten seconds without a server, `AccessDenied` for a wrong user or password.
     """
-    address = check_address(url, user=user, password=password)
-    client = _client(url, address, user or None, password or None, _limits(within_s))
-    database = client[address.database]
+    place = check_address(address)
+    client = _client(address, place, _limits(within_s))
+    database = client[place.database]
     try:
         try:
             # With the read preference of the URL, which may allow reads of a set without a primary.
@@ -71,16 +71,17 @@ def _limits(within_s: float | None) -> dict[str, Any]:
     return {} if within_s is None else dict.fromkeys(names, int(within_s * 1000))
 
 
-def _client(
-    url: str, address: Address, user: str | None, password: str | None, limits: dict[str, Any]
-) -> MongoClient[dict[str, Any]]:
-    settings = {name: value for name, value in _DEFAULTS.items() if name.lower() not in address.options}
+def _client(address: SourceAddress, place: Place, limits: dict[str, Any]) -> SourceClient:
+    settings = {name: value for name, value in _DEFAULTS.items() if name.lower() not in place.options}
     settings |= limits
-    if user is not None:
-        settings |= {"username": user, "password": password}
+    if address.user:
+        settings |= {"username": address.user, "password": address.password}
     try:
-        return MongoClient(url.strip(), connect=False, **settings)
+        return SourceClient(address, **settings)
     except (DriverConfigurationError, OSError, ValueError, TypeError) as error:
-        fault = type(error).__name__ if "@" in url or password else f"{type(error).__name__}: {error}"
+        is_secret = "@" in address.url or address.password
+        fault = type(error).__name__ if is_secret else f"{type(error).__name__}: {error}"
     # Not raised in the handler: the driver's error may quote the URL and would be chained to this one.
-    raise ConfigurationError(f"{VARIABLE} for {address.display} cannot be used ({fault}).", hint="Check its options.")
+    raise ConfigurationError(
+        f"{address.variable} for {place.display} cannot be used ({fault}).", hint="Check its options."
+    )

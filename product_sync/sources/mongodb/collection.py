@@ -31,6 +31,7 @@ from product_sync.runtime.clock import Timing
 from product_sync.schema.changes import ClusterTime
 from product_sync.schema.source_filter import query_of
 from product_sync.sources.mongodb.errors import failed_in_mid_read, is_transient, reason, translated
+from product_sync.sources.mongodb.url import address_of
 
 #: The hint of every read. By its key, because the index of a clustered collection has another name.
 BY_ID: Final = {"_id": 1}
@@ -265,12 +266,12 @@ def _missing(database: _Database, name: str) -> SourceMissing:
     if collections:
         return SourceMissing(
             f"The database {database.name!r} has no collection {name!r}; it has: {_some(collections)}.",
-            hint="Correct source.collection in the mapping file, or the database in PRODUCT_SERVICE_MONGODB_URL.",
+            hint=f"Correct source.collection in the mapping file, or the database in {address_of(database).variable}.",
         )
     databases = sorted(database.client.list_database_names())
     return SourceMissing(
         f"There is no database {database.name!r}, or it is empty; there are: {_some(databases)}.",
-        hint="Correct the database in PRODUCT_SERVICE_MONGODB_URL.",
+        hint=f"Correct the database in {address_of(database).variable}.",
     )
 
 

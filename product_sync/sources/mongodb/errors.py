@@ -23,7 +23,7 @@ from product_sync.errors import (
     Untrusted,
 )
 from product_sync.runtime import hints
-from product_sync.sources.mongodb.url import VARIABLE
+from product_sync.sources.mongodb.url import address_of
 
 _AUTHENTICATION_FAILED = frozenset({18, 8000})
 _UNAUTHORIZED = 13
@@ -67,6 +67,7 @@ def is_transient(error: PyMongoError) -> bool:
 
 def translated(error: PyMongoError, database: Database[Any]) -> ProductSyncError:
     """The error to raise if the first command to the server fails: nothing has been read yet."""
+    variable = address_of(database).variable
     if isinstance(error, OperationFailure) and error.code in _AUTHENTICATION_FAILED:
         return _refused_login(database)
     if isinstance(error, OperationFailure) and error.code == _UNAUTHORIZED:
@@ -74,16 +75,16 @@ def translated(error: PyMongoError, database: Database[Any]) -> ProductSyncError
     if isinstance(error, ConnectionFailure) and (why := _UNTRUSTED.search(str(error))):
         return Untrusted(
             f"The certificate of MongoDB at {hosts(database)} could not be verified: {why[1].rstrip('.')}.",
-            hint=f"The host in {VARIABLE} must be a name in the server's certificate, and tlsCAFile the certificate of"
+            hint=f"The host in {variable} must be a name in the server's certificate, and tlsCAFile the certificate of"
             " the authority that issued it.",
         )
     if isinstance(error, ConnectionFailure) or is_transient(error):
         return Unreachable(
             f"MongoDB at {hosts(database)} cannot be reached: {reason(error)}.",
-            hint=f"Check that it runs and that {VARIABLE} has the right host, port and replica set.",
+            hint=f"Check that it runs and that {variable} has the right host, port and replica set.",
         )
     if isinstance(error, DriverConfigurationError):
-        return ConfigurationError(f"{VARIABLE} cannot be used: {reason(error)}.")
+        return ConfigurationError(f"{variable} cannot be used: {reason(error)}.")
     return SourceReadError(f"MongoDB at {hosts(database)} refused to be read: {reason(error)}.")
 
 
@@ -114,6 +115,7 @@ def reason(error: PyMongoError) -> str:
 def _refused_login(database: Database[Any]) -> AccessDenied:
     """The server does not say whether the user, the password or the authentication database is wrong, so the message
     names all three."""
+    address = address_of(database)
     credentials = database.client.options.pool_options._credentials  # noqa: SLF001 - the driver has no public name
     auth_database = str(credentials.source) if credentials else database.name
     is_of_url = auth_database == database.name
@@ -121,17 +123,18 @@ def _refused_login(database: Database[Any]) -> AccessDenied:
     return AccessDenied(
         f"{hosts(database)} refused the user name or the password: it found no such user with this password in"
         f" {where}.",
-        hint=f"Check the database name at the end of {VARIABLE}, then MONGO_USER and MONGO_PASSWORD, or those in the"
-        " URL. A user that was created in another database needs that one as authSource, such as ?authSource=admin at"
-        " the end of the URL.",
+        hint=f"Check the database name at the end of {address.variable}, then {address.user_variable} and"
+        f" {address.password_variable}, or those in the URL. A user that was created in another database needs that one"
+        " as authSource, such as ?authSource=admin at the end of the URL.",
     )
 
 
 def _unauthorized(error: OperationFailure, database: Database[Any]) -> AccessDenied:
     if "requires authentication" in str(error):
+        address = address_of(database)
         return AccessDenied(
             f"{hosts(database)} requires a user name and a password.",
-            hint=f"Set MONGO_USER and MONGO_PASSWORD, or put both into {VARIABLE}.",
+            hint=f"Set {address.user_variable} and {address.password_variable}, or put both into {address.variable}.",
         )
     lacking = f"lacks the privileges of the role `read` on the database {database.name!r} at {hosts(database)}."
     if login := _login(database):

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres import binary, session_sql
 from product_sync.targets.postgres.column_types import wire_format
@@ -29,7 +30,12 @@ _SQLSTATE: Final = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
 
 
 def record_batches(
-    url: str, row_schema: RowSchema, statement: str, *, on_wait: OnWait = log_wait, patience: Patience = PATIENCE
+    address: TargetAddress,
+    row_schema: RowSchema,
+    statement: str,
+    *,
+    on_wait: OnWait = log_wait,
+    patience: Patience = PATIENCE,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of ``statement``, which selects the columns of ``row_schema``, with ``RowSchema.target_schema``.
 
@@ -39,13 +45,13 @@ def record_batches(
 
     table, ended = row_schema.table.qualified_name, ""
     try:
-        connection = adbc.connect(conninfo(url))
+        connection = adbc.connect(conninfo(address))
         cursor = connection.cursor()
         call = InterruptibleCalls(cursor.adbc_cancel)
         try:
             backend = call(partial(_begin, cursor))
             with watching(
-                url,
+                address,
                 backend,
                 on_wait=on_wait,
                 is_busy=lambda: call.is_busy,

@@ -1,6 +1,6 @@
 """Opens connections to the target's server, and says why one cannot be opened.
 
-This is the one place that parses `CART_DB_URL`, so that its password cannot leak elsewhere. Driver messages about an
+This is the one place that parses the URL, so that its password cannot leak elsewhere. Driver messages about an
 address quote parts of it and are never passed on.
 """
 
@@ -25,11 +25,11 @@ from product_sync.errors import (
     Unreachable,
     Untrusted,
 )
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres import binary
 from product_sync.targets.postgres.certificate import refused_because
 from product_sync.targets.postgres.errors import read_error
 
-VARIABLE: Final = "CART_DB_URL"
 _PORT: Final = "5432"
 #: How many connections to the target a sync may have open at once.
 CONNECTIONS_NEEDED: Final = 3
@@ -70,11 +70,10 @@ _NO_TLS: Final = re.compile(r"server does not support SSL")
 
 
 def connect(
-    url: str, *, application_name: str = "product_sync", connect_within_s: float | None = None
+    address: TargetAddress, *, application_name: str = "product_sync", connect_within_s: float | None = None
 ) -> psycopg.Connection:
     """A new connection in autocommit mode, with the server's own placeholders (``$1``) and canonical conversions.
 
-    ``url`` is ``postgresql://``, ``postgres://``, SQLAlchemy's ``postgresql+psycopg://`` or libpq's ``key=value`` form.
     Time-outs, ``search_path`` and ``TimeZone`` stay as the role has them. They change nothing here, because values
     travel in binary and names are qualified, but triggers of the table's owner may rely on them. ``connect_within_s``
     replaces the time-out of the address: seconds for each of its hosts, two at least.
@@ -83,20 +82,20 @@ def connect(
     wrong password or role, `Untrusted` if TLS is required and the server's certificate is not valid,
     `TooFewConnections` if a limit is reached, `Unreachable` for everything else. No error quotes the address.
     """
-    parameters = _parse(url)
+    parameters = _parse(address)
     try:
         connection = psycopg.connect(
-            conninfo(url, application_name=application_name, connect_within_s=connect_within_s),
+            conninfo(address, application_name=application_name, connect_within_s=connect_within_s),
             autocommit=True,
             cursor_factory=psycopg.RawCursor,
         )
     except psycopg.Error as error:
-        raise _refusal(str(error), parameters) from None
+        raise _refusal(str(error), parameters, address.variable) from None
     if connection.info.server_version < _OLDEST_SERVER:
         version = connection.info.parameter_status("server_version")
         connection.close()
         raise ConfigurationError(
-            f"PostgreSQL at {_address(parameters)} has version {version}; 13 or newer is needed.",
+            f"PostgreSQL at {_shown(parameters)} has version {version}; 13 or newer is needed.",
             hint="Upgrade the server.",
         )
     connection.server_cursor_factory = psycopg.RawServerCursor
@@ -105,17 +104,21 @@ def connect(
 
 
 @contextmanager
-def connected(url: str, name: str, *, connect_within_s: float | None = None) -> Iterator[psycopg.Connection]:
+def connected(
+    address: TargetAddress, name: str, *, connect_within_s: float | None = None
+) -> Iterator[psycopg.Connection]:
     """A connection for questions about ``name``, a table for example. Raises what `connect` raises; driver errors in
     the block become the errors of a failed read."""
-    with closing(connect(url, connect_within_s=connect_within_s)) as connection:
+    with closing(connect(address, connect_within_s=connect_within_s)) as connection:
         try:
             yield connection
         except psycopg.Error as error:
             raise read_error(error, table=name, broken=connection.closed) from error
 
 
-def conninfo(url: str, *, application_name: str = "product_sync", connect_within_s: float | None = None) -> str:
+def conninfo(
+    address: TargetAddress, *, application_name: str = "product_sync", connect_within_s: float | None = None
+) -> str:
     """The address with our defaults, in libpq's own form. It may hold the password, so it must not be shown.
 
     Raises `ConfigurationError` for an invalid address.
@@ -123,7 +126,7 @@ def conninfo(url: str, *, application_name: str = "product_sync", connect_within
     ours = {"application_name": application_name, "client_encoding": "UTF8"}
     if connect_within_s is not None:
         ours["connect_timeout"] = f"{connect_within_s:.0f}"
-    return make_conninfo(**{**_DEFAULTS, **_parse(url), **ours})
+    return make_conninfo(**{**_DEFAULTS, **_parse(address), **ours})
 
 
 def application_name(run_id: str) -> str:
@@ -134,40 +137,43 @@ def application_name(run_id: str) -> str:
     return begin + host[: _APPLICATION_NAME_BYTES - len(begin) - len(end)] + end
 
 
-def without_credentials(url: str) -> str:
+def without_credentials(address: TargetAddress) -> str:
     """Only ``host:port/database`` of an address, with all its hosts. Raises `ConfigurationError`."""
-    return _address(_parse(url))
+    return _shown(_parse(address))
 
 
-def _parse(url: str) -> dict[str, str]:
+def _parse(address: TargetAddress) -> dict[str, str]:
     """The parameters of the address, or `ConfigurationError`, which does not quote it."""
-    text = url.strip()
+    text = address.url.strip()
     if not text:
-        raise ConfigurationError(f"{VARIABLE} is empty.", hint=f"Set it to {EXPECTED}.")
+        raise ConfigurationError(f"{address.variable} is empty.", hint=f"Set it to {EXPECTED}.")
     if scheme := _SCHEME.match(text):
         text = "postgresql://" + text[scheme.end() :]
         # After an unencoded @ or / in the password, libpq takes the rest of it for the host or the database.
         authority, _, path = text[len("postgresql://") :].partition("?")[0].partition("/")
         if authority.count("@") > 1 or "@" in path or "#" in text:
-            raise _invalid("a password with special characters must be percent-encoded (@ is %40, / is %2F, # is %23)")
+            raise _invalid(
+                address, "a password with special characters must be percent-encoded (@ is %40, / is %2F, # is %23)"
+            )
     elif "://" in text:
-        raise _invalid("it does not begin with postgresql://")
+        raise _invalid(address, "it does not begin with postgresql://")
     try:
         parameters = {key: str(value) for key, value in conninfo_to_dict(text).items()}
     except (psycopg.Error, UnicodeError):
         raise _invalid(
-            "libpq does not know a part of it; parameters of other tools (schema, pgbouncer) do not belong here"
+            address,
+            "libpq does not know a part of it; parameters of other tools (schema, pgbouncer) do not belong here",
         ) from None
     if not all(port.isdecimal() for port in parameters.get("port", "0").split(",") if port):
-        raise _invalid("the port is not a number; special characters of a password must be percent-encoded")
+        raise _invalid(address, "the port is not a number; special characters of a password must be percent-encoded")
     return parameters
 
 
-def _invalid(fault: str) -> ConfigurationError:
-    return ConfigurationError(f"{VARIABLE} is not a valid address: {fault}.", hint=f"Expected: {EXPECTED}.")
+def _invalid(address: TargetAddress, fault: str) -> ConfigurationError:
+    return ConfigurationError(f"{address.variable} is not a valid address: {fault}.", hint=f"Expected: {EXPECTED}.")
 
 
-def _address(parameters: dict[str, str]) -> str:
+def _shown(parameters: dict[str, str]) -> str:
     known = _with_defaults(parameters)
     places = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in _places(known))
     return f"{','.join(places)}/{known['dbname'] or known['user']}"
@@ -189,41 +195,41 @@ def _with_defaults(parameters: dict[str, str]) -> dict[str, str]:
     return {**defaults, **parameters}
 
 
-def _refusal(text: str, parameters: dict[str, str]) -> ConfigurationError | NotAttempted:
-    where, user = _address(parameters), _with_defaults(parameters)["user"]
+def _refusal(text: str, parameters: dict[str, str], variable: str) -> ConfigurationError | NotAttempted:
+    where, user = _shown(parameters), _with_defaults(parameters)["user"]
     if _NO_DATABASE.search(text):
         return ConfigurationError(
             f"The server at {where.rpartition('/')[0]} has no database {where.rpartition('/')[2]!r}.",
-            hint=f"Create it, or correct the name at the end of {VARIABLE}.",
+            hint=f"Create it, or correct the name at the end of {variable}.",
         )
     reason = _reason(text)
     if _DENIED.search(text):
         return AccessDenied(
             f"PostgreSQL at {where} refused user {user!r}: {reason}.",
-            hint=f"Check user and password in {VARIABLE}, and the server's pg_hba.conf.",
+            hint=f"Check user and password in {variable}, and the server's pg_hba.conf.",
         )
     if _TOO_MANY.search(text):
         return too_few_connections(user, f"{reason}, says PostgreSQL at {where}")
     if _NO_ROOT.search(text):
         return ConfigurationError(
             f"The certificates to check PostgreSQL at {where} against cannot be read: {reason}.",
-            hint=f"Let sslrootcert in {VARIABLE} name a file that this user may read, or be `system`.",
+            hint=f"Let sslrootcert in {variable} name a file that this user may read, or be `system`.",
         )
     if _CERTIFICATE.search(text) or _WRONG_NAME.search(text):
         why = (_CERTIFICATE.search(text) and _why_refused(parameters)) or reason
         return Untrusted(
             f"PostgreSQL at {where} did not prove that it is the right server: {why}.",
-            hint=f"The host in {VARIABLE} must be a name in the server's certificate, and sslrootcert must be the"
+            hint=f"The host in {variable} must be a name in the server's certificate, and sslrootcert must be the"
             " certificate of the authority that issued it.",
         )
     if _NO_TLS.search(text):
         return Untrusted(
-            f"PostgreSQL at {where} does not offer TLS, which {VARIABLE} requires.",
+            f"PostgreSQL at {where} does not offer TLS, which {variable} requires.",
             hint="Turn ssl on in the server's configuration.",
         )
     return Unreachable(
         f"PostgreSQL at {where} cannot be reached: {reason}.",
-        hint=f"Check that the server runs and that {VARIABLE} names it: {EXPECTED}.",
+        hint=f"Check that the server runs and that {variable} names it: {EXPECTED}.",
     )
 
 

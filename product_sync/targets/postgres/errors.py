@@ -146,7 +146,7 @@ def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyn
     if pools_statements(message):
         return TransactionPooling(
             f"{table} is reached through a pooler that allows no transactions: {message}",
-            hint="Let CART_DB_URL name the server itself, or a pool in session mode.",
+            hint="Let the URL name the server itself, or a pool in session mode.",
         )
     if "invalid byte sequence for encoding" in message or state == "22021":
         # A database with the encoding SQL_ASCII accepts any bytes as text.

@@ -14,6 +14,7 @@ from typing import Final
 import psycopg
 
 from product_sync.errors import ProductSyncError
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TargetTable
 from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres import catalog_sql, session_sql
@@ -109,15 +110,17 @@ class QuickHealth:
     replication: Replication
 
 
-def health(url: str, row_schema: RowSchema, *, clock: Callable[[], float] = time.perf_counter) -> TargetHealth:
+def health(
+    address: TargetAddress, row_schema: RowSchema, *, clock: Callable[[], float] = time.perf_counter
+) -> TargetHealth:
     """Asks the server. Raises what `connected` raises, and `TableError` if the table is gone."""
     table = row_schema.table
-    with connected(url, table.qualified_name) as connection:
+    with connected(address, table.qualified_name) as connection:
         oid = table_oid(connection, table)
         holder = holder_of(connection, table)
         return TargetHealth(
             server=_server(connection, clock),
-            problem=_problem(connection, url, table),
+            problem=_problem(connection, address, table),
             privileges=_privileges(connection, row_schema, oid),
             triggers=tuple(name for (name,) in connection.execute(catalog_sql.USER_TRIGGERS, [oid])),
             foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(catalog_sql.FOREIGN_KEYS, [oid])),
@@ -126,11 +129,11 @@ def health(url: str, row_schema: RowSchema, *, clock: Callable[[], float] = time
 
 
 def quick_health(
-    url: str, table: TargetTable, *, within_s: float, clock: Callable[[], float] = time.perf_counter
+    address: TargetAddress, table: TargetTable, *, within_s: float, clock: Callable[[], float] = time.perf_counter
 ) -> QuickHealth:
     """Asks the server with one connection and a few reads of the catalogue. Each step ends after ``within_s`` seconds.
     Needs no reflected table. Errors as of `health`."""
-    with connected(url, table.qualified_name, connect_within_s=within_s) as connection:
+    with connected(address, table.qualified_name, connect_within_s=within_s) as connection:
         connection.execute(session_sql.limit_statements(within_s))
         server = _server(connection, clock)
         row = connection.execute(catalog_sql.ESTIMATED_COUNT, [table_oid(connection, table)]).fetchone()
@@ -138,9 +141,9 @@ def quick_health(
         return QuickHealth(server, int(row[0]) if row else 0, Replication(server.in_recovery, replicas, behind_s))
 
 
-def server_health(url: str, *, clock: Callable[[], float] = time.perf_counter) -> ServerHealth:
+def server_health(address: TargetAddress, *, clock: Callable[[], float] = time.perf_counter) -> ServerHealth:
     """Asks about the server only. Errors as of `connected`."""
-    with connected(url, "the server") as connection:
+    with connected(address, "the server") as connection:
         return _server(connection, clock)
 
 
@@ -173,9 +176,9 @@ def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int)
     )
 
 
-def _problem(connection: psycopg.Connection, url: str, table: TargetTable) -> ProductSyncError | None:
+def _problem(connection: psycopg.Connection, address: TargetAddress, table: TargetTable) -> ProductSyncError | None:
     try:
-        require_writable(connection, url, table)
+        require_writable(connection, address, table)
     except ProductSyncError as error:
         return error
     return None

@@ -19,6 +19,7 @@ from typing import Final
 import psycopg
 
 from product_sync.errors import SyncAlreadyRunning
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TargetTable
 from product_sync.targets.postgres import session_sql
 from product_sync.targets.postgres.connection import connect, connected, too_few_connections
@@ -67,10 +68,10 @@ def wait_for_lock(
     _wait(lambda: try_lock(connection, table), connection, table, wait_s, on_wait, sleep)
 
 
-def wait_until_free(url: str, table: TargetTable, *, wait_s: float, on_wait: OnWait) -> None:
+def wait_until_free(address: TargetAddress, table: TargetTable, *, wait_s: float, on_wait: OnWait) -> None:
     """Waits for ``wait_s`` seconds until no session holds the table's lock, without taking it. Errors as of
     `lock_holder` and `wait_for_lock`."""
-    with connected(url, table.qualified_name) as connection:
+    with connected(address, table.qualified_name) as connection:
         _wait(lambda: holder_of(connection, table) is None, connection, table, wait_s, on_wait, time.sleep)
 
 
@@ -103,10 +104,10 @@ def already_running(holder: Holder | None, table: TargetTable, *, waited_s: floa
     )
 
 
-def lock_holder(url: str, table: TargetTable, *, within_s: float | None = None) -> str | None:
+def lock_holder(address: TargetAddress, table: TargetTable, *, within_s: float | None = None) -> str | None:
     """The session that holds the table's lock, or ``None``. Only reads. Errors as of `connected`; ``within_s`` are the
     seconds that it may take to connect."""
-    with connected(url, table.qualified_name, connect_within_s=within_s) as connection:
+    with connected(address, table.qualified_name, connect_within_s=within_s) as connection:
         holder = holder_of(connection, table)
     return None if holder is None else str(holder)
 
@@ -117,15 +118,15 @@ def holder_of(connection: psycopg.Connection, table: TargetTable) -> Holder | No
     return None if row is None else Holder(*row)
 
 
-def pools_transactions(connection: psycopg.Connection, url: str) -> bool:
-    """Whether a transaction pooler gives ``connection`` changing sessions; tried with a second connection to ``url``.
+def pools_transactions(connection: psycopg.Connection, address: TargetAddress) -> bool:
+    """Whether a transaction pooler gives ``connection`` changing sessions; tried with a second connection to it.
 
     A transaction keeps its session. If the second connection has the first one's session in a transaction, or the
     first one then has another session, the pool lends sessions by the transaction. A pool that lends them by the
     statement refuses the transaction. Raises `TooFewConnections` if there is no second session.
     """
     mine = _backend_pid(connection)
-    with closing(connect(url)) as other, _served_within(other, _SECOND_SESSION_S):
+    with closing(connect(address)) as other, _served_within(other, _SECOND_SESSION_S):
         try:
             for _ in range(_POOLING_ROUNDS):
                 with other.transaction():

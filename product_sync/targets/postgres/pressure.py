@@ -14,6 +14,7 @@ from typing import Final, Self
 import psycopg
 
 from product_sync.errors import ProductSyncError
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.ports import Signals
 from product_sync.targets.postgres import session_sql
 from product_sync.targets.postgres.connection import connect
@@ -31,8 +32,8 @@ _NEEDS_STATS: Final = "(only a role with the rights of pg_read_all_stats sees th
 class PostgresPressure:
     """`product_sync.schema.ports.PressureProbe` on PostgreSQL. ``clock`` counts seconds."""
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._url = url
+    def __init__(self, address: TargetAddress, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._address = address
         self._clock = clock
         self._connection: psycopg.Connection | None = None
         self._retry_at = 0.0
@@ -70,7 +71,7 @@ class PostgresPressure:
 
     def _open(self) -> psycopg.Connection:
         if self._connection is None:
-            self._connection = connect(self._url, application_name="product_sync pacing")
+            self._connection = connect(self._address, application_name="product_sync pacing")
             self._connection.execute(session_sql.limit_statements(_LIMIT_S), prepare=False)
         return self._connection
 

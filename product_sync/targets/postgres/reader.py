@@ -13,6 +13,7 @@ from typing import Final
 import psycopg
 import pyarrow as pa
 
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.row_schema import RowSchema
@@ -39,14 +40,14 @@ class PostgresReader:
 
     def __init__(
         self,
-        url: str,
+        address: TargetAddress,
         row_schema: RowSchema,
         *,
         batch_rows: int = BATCH_ROWS,
         on_wait: OnWait = log_wait,
         patience: Patience = PATIENCE,
     ) -> None:
-        self._url = url
+        self._address = address
         self._on_wait = on_wait
         self._patience = patience
         self._row_schema = row_schema
@@ -54,10 +55,10 @@ class PostgresReader:
 
     def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
         # Raises a readable error if no connection can be made.
-        connect(self._url).close()
+        connect(self._address).close()
         statement = row_sql.select_all(self._row_schema).as_string()
         for batch in adbc_stream.record_batches(
-            self._url, self._row_schema, statement, on_wait=self._on_wait, patience=self._patience
+            self._address, self._row_schema, statement, on_wait=self._on_wait, patience=self._patience
         ):
             for start in range(0, batch.num_rows, self._batch_rows):
                 yield batch.slice(start, self._batch_rows)
@@ -86,8 +87,8 @@ class PostgresReader:
     @contextmanager
     def _reading(self) -> Iterator[psycopg.Connection]:
         with (
-            closing(connect(self._url)) as connection,
-            watched(connection, self._url, on_wait=self._on_wait, patience=self._patience) as watch,
+            closing(connect(self._address)) as connection,
+            watched(connection, self._address, on_wait=self._on_wait, patience=self._patience) as watch,
         ):
             try:
                 connection.execute(session_sql.BEGIN_READ)

@@ -12,10 +12,11 @@ from typing import Final
 import psycopg
 
 from product_sync.errors import TableError
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TableColumn, TargetTable
 from product_sync.targets.postgres import catalog_sql
 from product_sync.targets.postgres.column_types import column_type
-from product_sync.targets.postgres.connection import VARIABLE, connect
+from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.errors import read_error
 from product_sync.targets.postgres.requirements import refuse_heirs
 
@@ -25,19 +26,19 @@ _OTHER_KINDS: Final = {"v": "view", "m": "materialized view", "f": "foreign tabl
 _NAMED_TABLES: Final = 10
 
 
-def reflect(url: str, schema: str, table: str) -> TargetTable:
+def reflect(address: TargetAddress, schema: str, table: str) -> TargetTable:
     """The columns and the keys of ``schema.table``. Letter case counts.
 
     Raises `TableError` if there is no such table (it names those of the schema) or if it is not a table, and what
     `connect` raises.
     """
     name = f"{schema}.{table}"
-    with closing(connect(url)) as connection:
+    with closing(connect(address)) as connection:
         try:
             connection.execute(catalog_sql.PLAIN_NAMES)
             relation = connection.execute(catalog_sql.RELATION, [schema, table]).fetchone()
             if relation is None:
-                raise _no_such_table(connection, schema, table)
+                raise _no_such_table(connection, address, schema, table)
             oid, kind = relation
             if kind not in _TABLE_KINDS:
                 raise TableError(
@@ -53,12 +54,12 @@ def reflect(url: str, schema: str, table: str) -> TargetTable:
     return TargetTable(schema, table, tuple(_column(*column) for column in columns), tuple(primary_key), tuple(keys))
 
 
-def _no_such_table(connection: psycopg.Connection, schema: str, table: str) -> TableError:
+def _no_such_table(connection: psycopg.Connection, address: TargetAddress, schema: str, table: str) -> TableError:
     others = [str(name) for (name,) in connection.execute(catalog_sql.TABLES, [schema])]
     shown = ", ".join(others[:_NAMED_TABLES]) + (", …" if len(others) > _NAMED_TABLES else "")
     return TableError(
         f"There is no table {schema}.{table}; schema {schema} has {f'the tables {shown}' if others else 'no tables'}.",
-        hint=f"Check `target` in the mapping file and the database in {VARIABLE}. Letter case counts.",
+        hint=f"Check `target` in the mapping file and the database in {address.variable}. Letter case counts.",
     )
 
 

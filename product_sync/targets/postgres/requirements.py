@@ -11,9 +11,9 @@ import psycopg
 
 from product_sync.errors import AccessDenied, ReadOnlyTarget, TableError, TransactionPooling
 from product_sync.runtime import hints
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TargetTable
 from product_sync.targets.postgres import catalog_sql, session_sql
-from product_sync.targets.postgres.connection import VARIABLE
 from product_sync.targets.postgres.lock import pools_transactions
 
 _SETTING: Final = "default_transaction_read_only"
@@ -27,19 +27,19 @@ def table_oid(connection: psycopg.Connection, table: TargetTable) -> int:
     return int(row[0])
 
 
-def require_writable(connection: psycopg.Connection, url: str, table: TargetTable) -> None:
+def require_writable(connection: psycopg.Connection, address: TargetAddress, table: TargetTable) -> None:
     """Raises an error if no sync could write to ``table``.
 
     `ReadOnlyTarget` on a standby, or if the role or the database is set read-only; `TransactionPooling` and
-    `TooFewConnections` for the sessions behind ``url``; `AccessDenied` under row-level security; `TableError` for
+    `TooFewConnections` for the sessions behind ``address``; `AccessDenied` under row-level security; `TableError` for
     rules; and driver errors. Privileges are not checked: which ones are needed depends on the differences.
     """
     oid = table_oid(connection, table)
-    _refuse_read_only(connection, table)
-    if pools_transactions(connection, url):
+    _refuse_read_only(connection, address, table)
+    if pools_transactions(connection, address):
         raise TransactionPooling(
             f"{table.qualified_name} is reached through a transaction pooler, which would break the sync's lock.",
-            hint=f"Let {VARIABLE} name the server itself, or a pool in session mode.",
+            hint=f"Let {address.variable} name the server itself, or a pool in session mode.",
         )
     _refuse_row_security(connection, oid, table)
     _refuse_rules(connection, oid, table)
@@ -65,7 +65,7 @@ def refuse_heirs(connection: psycopg.Connection, oid: int, name: str) -> None:
         )
 
 
-def _refuse_read_only(connection: psycopg.Connection, table: TargetTable) -> None:
+def _refuse_read_only(connection: psycopg.Connection, address: TargetAddress, table: TargetTable) -> None:
     in_recovery, is_on, source, database = connection.execute(session_sql.READ_ONLY).fetchone() or (
         False,
         False,
@@ -75,7 +75,7 @@ def _refuse_read_only(connection: psycopg.Connection, table: TargetTable) -> Non
     if in_recovery:
         raise ReadOnlyTarget(
             f"The server of {table.qualified_name} is in recovery: a standby cannot be written to.",
-            hint=f"Promote it, or let {VARIABLE} name the primary: with several hosts and"
+            hint=f"Promote it, or let {address.variable} name the primary: with several hosts and"
             " target_session_attrs=read-write the driver finds it.",
         )
     if is_on:

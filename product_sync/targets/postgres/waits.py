@@ -20,6 +20,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from product_sync.errors import ProductSyncError
+from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres import session_sql
 from product_sync.targets.postgres.connection import connect
 
@@ -55,7 +56,7 @@ class Watch:
 
     def __init__(
         self,
-        url: str,
+        address: TargetAddress,
         backend: int,
         *,
         on_wait: OnWait,
@@ -63,7 +64,7 @@ class Watch:
         break_off: Callable[[], None],
         patience: Patience,
     ) -> None:
-        self._url = url
+        self._address = address
         self._backend = backend
         self._on_wait = on_wait
         self._is_busy = is_busy
@@ -87,7 +88,7 @@ class Watch:
             self._since = None
             return
         try:
-            connection = connect(self._url, connect_within_s=self._patience.answer_within_s)
+            connection = connect(self._address, connect_within_s=self._patience.answer_within_s)
         except ProductSyncError as error:
             # A server that refuses another connection does answer.
             if "timeout" in error.message and self._waits("", "an answer of the server"):
@@ -121,7 +122,7 @@ class Watch:
 
 @contextmanager
 def watching(
-    url: str,
+    address: TargetAddress,
     backend: int,
     *,
     on_wait: OnWait,
@@ -130,7 +131,7 @@ def watching(
     patience: Patience = PATIENCE,
 ) -> Iterator[Watch]:
     """Watches the session of the server process ``backend`` from a thread while the block runs."""
-    watch = Watch(url, backend, on_wait=on_wait, is_busy=is_busy, break_off=break_off, patience=patience)
+    watch = Watch(address, backend, on_wait=on_wait, is_busy=is_busy, break_off=break_off, patience=patience)
     threading.Thread(target=watch.run, name="product_sync watch", daemon=True).start()
     try:
         yield watch
@@ -140,7 +141,7 @@ def watching(
 
 @contextmanager
 def watched(
-    connection: psycopg.Connection, url: str, *, on_wait: OnWait = log_wait, patience: Patience = PATIENCE
+    connection: psycopg.Connection, address: TargetAddress, *, on_wait: OnWait = log_wait, patience: Patience = PATIENCE
 ) -> Iterator[Watch]:
     """`watching` for a connection of psycopg."""
 
@@ -156,7 +157,7 @@ def watched(
                 ours.detach()
 
     backend = connection.info.backend_pid
-    with watching(url, backend, on_wait=on_wait, is_busy=is_busy, break_off=break_off, patience=patience) as watch:
+    with watching(address, backend, on_wait=on_wait, is_busy=is_busy, break_off=break_off, patience=patience) as watch:
         yield watch
 
 

@@ -27,6 +27,7 @@ from product_sync.errors import (
     TransientError,
 )
 from product_sync.runtime import signals
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch, Written
 from product_sync.schema.row_schema import RowColumn, RowSchema
@@ -58,7 +59,7 @@ class PostgresWriter:
 
     def __init__(
         self,
-        url: str,
+        address: TargetAddress,
         row_schema: RowSchema,
         *,
         run_id: str,
@@ -69,11 +70,11 @@ class PostgresWriter:
         probing: bool = False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._url = url
+        self._address = address
         self._row_schema = row_schema
         self._name = application_name(run_id)
         self._sleep = sleep
-        self._watched = partial(watched, url=url, on_wait=on_wait, patience=patience)
+        self._watched = partial(watched, address=address, on_wait=on_wait, patience=patience)
         self._unknown: dict[str, Written] = {}
         self._unsettled: tuple[str, Written] | None = None
         self._flush_within_s = flush_within_s
@@ -82,11 +83,11 @@ class PostgresWriter:
         self._delete = row_sql.delete(row_schema).as_bytes()
         self._copies = binary.can_be_copied(row_schema)
         with ExitStack() as on_failure:
-            connection = on_failure.enter_context(closing(connect(url, application_name=self._name)))
+            connection = on_failure.enter_context(closing(connect(address, application_name=self._name)))
             self._watch = on_failure.enter_context(self._watched(connection))
             try:
                 self._session = _session(connection)
-                require_writable(connection, url, row_schema.table)
+                require_writable(connection, address, row_schema.table)
                 if not probing:
                     wait_for_lock(connection, row_schema.table, wait_s=lock_wait_s, on_wait=on_wait, sleep=sleep)
                 elif (holder := holder_of(connection, row_schema.table)) is not None:
@@ -175,7 +176,7 @@ class PostgresWriter:
     def reconnect(self) -> None:
         self.close()
         try:
-            connection = connect(self._url, application_name=self._name)
+            connection = connect(self._address, application_name=self._name)
         except (NotAttempted, ConfigurationError) as error:
             # The first connection worked, so the cause may go away (database notes, "Classes of errors").
             raise TransientError(error.message, connection_lost=True) from error
