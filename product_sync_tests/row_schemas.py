@@ -52,7 +52,7 @@ def row_schema_of(
     columns = dict[str, dict[str, Any]]()
     for name in types:
         spec = (specs or {}).get(name, {})
-        columns[name] = spec if "value" in spec else {"source": name} | spec
+        columns[name] = spec if {"value", "expression"} & spec.keys() else {"source": name} | spec
     return resolve_mapping(mapping_of(columns), table_of({"id": key, **types}))
 
 

@@ -38,6 +38,11 @@ ADVICE: Mapping[Reason, Advice] = {
         "a required field is missing or null",
         "fill it, or give it a default or required: false in the mapping",
     ),
+    Reason.EXPRESSION_FAILED: Advice(
+        Stage.CONVERT,
+        "MongoDB could not evaluate the expression of the column for this document; the value is the server's message",
+        "correct the document, or let the expression handle it: $convert has onError and onNull",
+    ),
     Reason.WRONG_TYPE: Advice(
         Stage.CONVERT,
         "a text where a number belongs, a boolean where a text belongs …; a text is never read as a number."

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,13 +24,14 @@ from bson.dbref import DBRef
 from bson.errors import InvalidBSON
 
 from product_sync.conversion import rules
-from product_sync.conversion.elements import BsonType, RepeatedFields, elements, id_element
+from product_sync.conversion.elements import BsonType, RepeatedFields, document_of, elements, id_element
 from product_sync.conversion.error import ConversionError
 from product_sync.conversion.extended_json import cut, excerpt
 from product_sync.conversion.ids import document_key, source_key
 from product_sync.errors import MappingError
 from product_sync.schema.records import Defect, Reason, Reject, SourceBatch, SourceId
 from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.schema.source_filter import expression_of
 
 #: Decoding without loss. Dates keep the whole int64 range. int32 (``int``) and int64 (``Int64``) stay apart, and so do
 #: UUIDs of subtype 4 (``UUID``) and 3 (``Binary``). A byte that is not UTF-8 becomes a lone surrogate.
@@ -45,6 +46,8 @@ CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
 
 #: The name of a field that no document contains.
 _IN_NO_DOCUMENT: Final = "product_sync: in no document"
+#: The name of the field that `with_failures` adds. It is not in the projection, so no document of MongoDB has it.
+_FAILURES: Final = "product_sync: failed expressions"
 
 Row = tuple[Any, ...]
 
@@ -54,8 +57,9 @@ def decode(raw: bytes) -> dict[str, Any]:
     return bson.decode(raw, CODEC_OPTIONS)
 
 
-def projection(row_schema: RowSchema) -> dict[str, int]:
-    """The fields that MongoDB is asked for: whole top-level fields, plus one field that no document contains.
+def projection(row_schema: RowSchema) -> dict[str, Any]:
+    """The fields that MongoDB is asked for: whole top-level fields, the expressions, plus one field that no document
+    contains.
 
     The dotted path ``price.amount`` would make the server leave out a ``price`` that is not a document. Its wrong type
     would look like a missing value and get the default.
@@ -63,7 +67,22 @@ def projection(row_schema: RowSchema) -> dict[str, int]:
     The server stops after as many elements as there are fields in the projection, so a repeated field would hide
     a later one. One field more makes sure that the repetition or the later field is returned (docs/decisions/0025).
     """
-    return {"_id": 1} | {column.path[0]: 1 for column in row_schema.columns if column.path} | {_IN_NO_DOCUMENT: 1}
+    fields = {column.path[0]: 1 for column in row_schema.columns if column.path}
+    return {"_id": 1} | fields | {_IN_NO_DOCUMENT: 1} | expressions(row_schema)
+
+
+def expressions(row_schema: RowSchema) -> dict[str, Any]:
+    """The part of the `projection` that MongoDB evaluates, by the name of the field in which the value arrives."""
+    return {
+        column.path[0]: expression_of(column.expression)
+        for column in row_schema.columns
+        if column.expression is not None
+    }
+
+
+def with_failures(document: bytes, failures: Mapping[str, str]) -> bytes:
+    """A document of the `projection` that lacks the `expressions` in ``failures``, with the server's messages."""
+    return document_of(document[4:-1] + bson.encode({_FAILURES: failures})[4:-1])
 
 
 class DBPointer(DBRef):
@@ -180,12 +199,15 @@ class RowConverter:
         self._fields = tuple(_Field(column) for column in row_schema.values)
         self._readers = tuple(field.read for field in self._fields)
         self._by_name = {field.name: field for field in self._fields}
+        self._has_expressions = bool(row_schema.expressions)
         self._dotted = [field.path for field in self._fields if len(field.path) > 1]
         self._repeated = RepeatedFields([column.path for column in row_schema.columns if column.path])
 
     def convert(self, document: dict[str, Any]) -> Row | Reject:
         """The canonical values of a decoded document in the order of ``RowSchema.source_schema``, or its reject with
         all columns that fail."""
+        if self._has_expressions and _FAILURES in document:
+            return self._reject(document)
         try:
             id_type, text = self._key(document.get("_id"))
             return (id_type, text, *[read(document) for read in self._readers])
@@ -242,7 +264,11 @@ class RowConverter:
         identity, defects = self._identify(bson_id)
         if ("_id",) in repeated:
             identity, defects = None, [Defect(self._key_name, Reason.REPEATED_FIELD, excerpt(bson_id))]
+        failures = document.get(_FAILURES, {}) if self._has_expressions else {}
         for field in self._fields:
+            if field.path and field.path[0] in failures:
+                defects.append(Defect(field.name, Reason.EXPRESSION_FAILED, cut(failures[field.path[0]])))
+                continue
             if field.path in repeated:
                 defects.append(Defect(field.name, Reason.REPEATED_FIELD, excerpt(field.offending(document))))
                 continue

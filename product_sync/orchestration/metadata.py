@@ -192,7 +192,7 @@ def _columns(row_schema: RowSchema) -> dg.TableSchema:
 
 
 def _column(column: RowColumn, *, is_key: bool) -> dg.TableColumn:
-    said = [f"from `{'.'.join(column.path)}`"] if column.path else [f"always {column.default!r}"]
+    said = [f"from `{column.origin}`"] if column.path else [f"always {column.default!r}"]
     said += [f"{column.default!r} where it is missing"] if column.path and column.has_default else []
     said += [] if column.update or is_key else ["written on insert only"]
     constraints = dg.TableColumnConstraints(nullable=not column.required and not is_key, unique=is_key)

@@ -71,7 +71,7 @@ class Databases:
         columns = [
             [name, list(column.path), str(column.kind), column.required,
              repr(column.default) if column.has_default else None, column.update,
-             *([] if column.path else [repr(column.value)])]
+             *([] if column.path else [repr(column.value if column.expression is None else column.expression)])]
             for name, column in sorted(self.definition.columns.items())
         ]  # fmt: skip
         source = self.definition.source

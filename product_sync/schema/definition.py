@@ -47,12 +47,14 @@ class ColumnSpec(_Strict):
     """How one target column is filled.
 
     ``source`` is a dotted path into the document (``_id`` for the id). A missing or null value takes the
-    ``default`` if one is given; else it is an error when ``required``, and NULL otherwise. ``value`` is the same for
-    every row, and takes the place of ``source``. With ``update: false`` the column is written on insert and never
-    compared or overwritten afterwards.
+    ``default`` if one is given; else it is an error when ``required``, and NULL otherwise. ``expression`` takes the
+    place of ``source``: MongoDB evaluates it for each document (`source_filter.expression_of`). ``value`` is the same
+    for every row, and takes the place of ``source`` too. With ``update: false`` the column is written on insert and
+    never compared or overwritten afterwards.
     """
 
     source: Annotated[str, Field(min_length=1)] | None = None
+    expression: Annotated[Any, AfterValidator(source_filter.checked_expression)] = None
     value: Any = None
     kind: Kind = Kind.VALUE
     required: bool = True
@@ -68,9 +70,9 @@ class ColumnSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_origin(self) -> ColumnSpec:
-        if (self.source is None) == (self.value is None):
-            raise ValueError("a column has either a `source` or a `value`, which is not null")
-        if self.source is None and (self.has_default or not self.required or self.kind is not Kind.VALUE):
+        if [self.source, self.expression, self.value].count(None) != 2:
+            raise ValueError("a column has one of `source`, `expression` and `value`, which is not null")
+        if self.value is not None and (self.has_default or not self.required or self.kind is not Kind.VALUE):
             raise ValueError("`value` takes no `default`, no `required: false` and no `kind`: every row has it")
         return self
 
@@ -82,7 +84,7 @@ class ColumnSpec(_Strict):
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Empty for a ``value``."""
+        """Empty for an ``expression`` and a ``value``."""
         return () if self.source is None else tuple(self.source.split("."))
 
     @property
@@ -166,6 +168,11 @@ class SyncDefinition(_Strict):
         return self
 
     @property
+    def expressions(self) -> dict[str, object]:
+        """The expressions by the name of their column."""
+        return {name: spec.expression for name, spec in self.columns.items() if spec.expression is not None}
+
+    @property
     def target_key(self) -> tuple[str, str, str]:
         """What no two syncs of a project may share."""
         return self.target.url_variable, self.target.db_schema, self.target.table
@@ -182,7 +189,7 @@ class _MappingLoader(yaml.SafeLoader):
         is_query = getattr(node, "is_query", False)
         for key, value in node.value:
             _as_written(key)
-            if is_query or key.value == "filter":  # its values are those of documents
+            if is_query or key.value in ("filter", "expression"):  # its values are those of documents
                 _mark_as_query(value)
             elif key.value in _NAMES:
                 _as_written(value)

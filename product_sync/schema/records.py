@@ -79,6 +79,7 @@ class Reason(StrEnum):
     UNSUPPORTED_ID = "unsupported_id"
     DUPLICATE_ID = "duplicate_id"
     MISSING_FIELD = "missing_field"
+    EXPRESSION_FAILED = "expression_failed"
     WRONG_TYPE = "wrong_type"
     NOT_EXACT = "not_exact"
     OUT_OF_RANGE = "out_of_range"
@@ -94,8 +95,8 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """A value that cannot be copied. ``value`` is an excerpt of its canonical extended JSON; in the load stage it is
-    the server's message without the other values of the row."""
+    """A value that cannot be copied. ``value`` is an excerpt of its canonical extended JSON. For `EXPRESSION_FAILED` it
+    is the server's message, and in the load stage the server's message without the other values of the row."""
 
     column: str
     reason: Reason

@@ -7,6 +7,7 @@ schemas of the snapshot and the diff, the compared columns, the key of the state
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import abc
 from collections.abc import Iterable
@@ -34,7 +35,8 @@ _INTEGER_KEYS = frozenset({TypeName.INTEGER, TypeName.BIGINT})
 class RowColumn:
     """A mapped column: its path in the document, its type in the target, and the options of the mapping.
 
-    A column with the same value in every row has no path; the value is its default.
+    A column with the same value in every row has no path; the value is its default. The value of an ``expression``
+    arrives in a field of its own, which the path names.
     """
 
     name: str
@@ -45,6 +47,12 @@ class RowColumn:
     default: object
     has_default: bool
     update: bool
+    expression: object = field(default=None, hash=False)
+
+    @property
+    def origin(self) -> str:
+        """Where the value comes from, for people: the dotted path or the expression. Empty for a fixed value."""
+        return ".".join(self.path) if self.expression is None else json.dumps(self.expression, default=str)
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,11 @@ class RowSchema:
     @property
     def columns(self) -> tuple[RowColumn, ...]:
         return (self.key, *self.values)
+
+    @property
+    def expressions(self) -> dict[str, object]:
+        """The expressions of the mapping, by the name of their column."""
+        return {column.name: column.expression for column in self.columns if column.expression is not None}
 
     @cached_property
     def compared(self) -> tuple[RowColumn, ...]:
@@ -107,7 +120,8 @@ class RowSchema:
             self.table.qualified_name,
             [
                 [column.name, ".".join(column.path), column.kind, str(column.type), column.required,
-                 repr(column.default) if column.has_default else None, column.update]
+                 repr(column.default) if column.has_default else None, column.update,
+                 *([] if column.expression is None else [column.expression])]
                 for column in self.columns
             ],
         ]  # fmt: skip
@@ -125,6 +139,7 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     found = {column.name: column for column in table.columns}
     where = table.qualified_name
     resolved: list[RowColumn] = []
+    paths = _paths(mapping)
     for name, spec in mapping.columns.items():
         column = found.get(name)
         if column is None:
@@ -155,10 +170,11 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
             )
         resolved.append(
             RowColumn(
-                name=name, path=spec.path, kind=spec.kind,
+                name=name, path=paths[name], kind=spec.kind,
                 type=replace(column.type, as_text=spec.is_id and is_integer), required=spec.required,
-                default=spec.default if spec.path else spec.value, has_default=spec.has_default or not spec.path,
-                update=spec.update,
+                default=spec.default if spec.value is None else spec.value,
+                has_default=spec.has_default or spec.value is not None,
+                update=spec.update, expression=spec.expression,
             )
         )  # fmt: skip
     key = next(column for column in resolved if column.path == ("_id",))
@@ -176,6 +192,13 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
         )
     values = tuple(column for column in resolved if column is not key)
     return RowSchema(mapping.source.collection, table, key, values, mapping.source.filter)
+
+
+def _paths(mapping: SyncDefinition) -> dict[str, tuple[str, ...]]:
+    """The path of each column. The field of an expression has a name that no mapped field has."""
+    mapped = {spec.path[0] for spec in mapping.columns.values() if spec.path}
+    free = (name for number in itertools.count() if (name := f"product_sync {number}") not in mapped)
+    return {name: spec.path if spec.expression is None else (next(free),) for name, spec in mapping.columns.items()}
 
 
 def _no_key(table: TargetTable, name: str, *, is_nullable: bool) -> TableError:

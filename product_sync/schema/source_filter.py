@@ -1,8 +1,8 @@
-"""The filter of a source: a MongoDB query that limits a sync to a part of its collection.
+"""The parts of a mapping that MongoDB evaluates: the filter of a source and the expressions of its columns.
 
-YAML has no ObjectIds, so the filter is written in extended JSON: ``{"$oid": …}``, ``{"$date": …}``. The driver's own
-parser is not used for the whole filter: it would take ``$regex`` out of a condition and silently drop the operators
-beside it.
+YAML has no ObjectIds, so both are written in extended JSON: ``{"$oid": …}``, ``{"$date": …}``. The driver's own parser
+is not used for the whole of them: it would take ``$regex`` out of a condition and silently drop the operators beside
+it.
 """
 
 from __future__ import annotations
@@ -33,18 +33,34 @@ _VALUES: Final = frozenset(
 
 def query_of(source_filter: Mapping[str, Any]) -> dict[str, Any]:
     """The query with BSON values. A date or time without a zone is UTC. Raises `ValueError` if it cannot be a query."""
-    query = _bson(source_filter)
-    try:
-        bson.encode(query)
-    except Exception as error:  # the encoder raises InvalidDocument, OverflowError, UnicodeEncodeError and others
-        raise ValueError(f"a query that MongoDB can store: {error}") from error
-    return dict(query)
+    return dict(_encodable(source_filter, "a query"))
 
 
 def checked(source_filter: dict[str, Any]) -> dict[str, Any]:
     """For pydantic: the same filter, if it is a query."""
     query_of(source_filter)
     return source_filter
+
+
+def expression_of(expression: Any) -> Any:
+    """The expression with BSON values. ``$let`` makes an expression of a number or an embedded document too, which a
+    projection would take for something else. The server removes it. Raises `ValueError` as `query_of`."""
+    return {"$let": {"vars": {}, "in": _encodable(expression, "an expression")}}
+
+
+def checked_expression(expression: Any) -> Any:
+    """For pydantic: the same expression, if it can be one."""
+    expression_of(expression)
+    return expression
+
+
+def _encodable(written: Any, what: str) -> Any:
+    values = _bson(written)
+    try:
+        bson.encode({"": values})
+    except Exception as error:  # the encoder raises InvalidDocument, OverflowError, UnicodeEncodeError and others
+        raise ValueError(f"{what} that MongoDB can store: {error}") from error
+    return values
 
 
 def _bson(value: Any) -> Any:

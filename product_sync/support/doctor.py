@@ -120,7 +120,7 @@ def _examine_source(
                 lacking=list(found.lacking),
                 replica_set=found.replica_set,
             )
-            mongodb.require_readable(database, collection, definition.source.filter)
+            mongodb.require_readable(database, collection, definition.source.filter, definition.expressions)
     except ProductSyncError as error:
         return replace(side, reachable=side.reachable or _answered(error), error=_info(error)), error
     return side, None

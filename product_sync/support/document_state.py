@@ -33,8 +33,9 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """``fields`` are the mapped fields by their dotted path, as extended JSON cut to a limit; ``None`` for an absent
-    one. ``row`` is the converted document (``RowSchema.source_schema``). It is ``None`` if there are ``defects``."""
+    """``fields`` are the mapped fields by their dotted path or expression, as extended JSON cut to a limit; ``None``
+    for an absent one. ``row`` is the converted document (``RowSchema.source_schema``). It is ``None`` if there are
+    ``defects``."""
 
     key: str
     identity: SourceId | None
@@ -69,7 +70,7 @@ def _fields(raw: bytes, row_schema: RowSchema) -> dict[str, str | None]:
         document = decode(raw)
     except InvalidBSON:
         return {}
-    return {".".join(column.path): _at(document, column.path) for column in row_schema.columns if column.path}
+    return {column.origin: _at(document, column.path) for column in row_schema.columns if column.path}
 
 
 def _at(document: Any, path: Sequence[str]) -> str | None:

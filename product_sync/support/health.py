@@ -108,7 +108,7 @@ def _check_source(definition: SyncDefinition, env: Mapping[str, str], step_s: fl
     address, collection = SourceAddress.from_environment(env, definition.source), definition.source.collection
     with mongodb.connect(address, within_s=step_s) as database:
         found = mongodb.inspect(database, collection)
-        mongodb.require_readable(database, collection, definition.source.filter)
+        mongodb.require_readable(database, collection, definition.source.filter, definition.expressions)
         replication = mongodb.replication(database)
     text = f"MongoDB {found.version}: about {found.estimated_count} documents; {replication}."
     unsound = [f"{member.name} is {member.state}" for member in replication.unsound]

@@ -89,7 +89,7 @@ def source_looks_complete(
 def mapping_fits_source(documents: int, unfilled: Sequence[RowColumn], fields: Collection[str]) -> CheckResult:
     """Every mapped path has a value in some document. No document fills the columns ``unfilled``; ``fields`` are the
     paths of a sample. In very few documents an optional field may be absent everywhere."""
-    wrong = [column for column in unfilled if documents >= FEW_DOCUMENTS and ".".join(column.path) not in fields]
+    wrong = [column for column in unfilled if documents >= FEW_DOCUMENTS and column.origin not in fields]
     description = " ".join(_unfilled(documents, column, fields) for column in wrong)
     return CheckResult(
         "mapping_fits_source",
@@ -238,7 +238,7 @@ def _unfilled(documents: int, column: RowColumn, fields: Collection[str]) -> str
         effect = f"every row gets the default {column.default!r}"
     else:
         effect = "every document is quarantined" if column.required else "it is NULL in every row"
-    path = ".".join(column.path)
+    path = column.origin
     near = get_close_matches(path, sorted(fields), n=1)
     hint = f" The nearest field is {near[0]}." if near else ""
     return f"None of {documents} documents has a value at {path} for column {column.name}: {effect}.{hint}"

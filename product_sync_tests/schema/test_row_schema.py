@@ -127,6 +127,8 @@ def test_state_is_kept_apart_by_all_that_changes_the_meaning_of_a_row() -> None:
         row_schema_of({"price": ColumnType(TypeName.NUMERIC)}).state_key("mongo", "postgres"),
         row_schema_of({"cost": INTEGER}).state_key("mongo", "postgres"),
         row_schema_of(base, {"price": {"source": "cost"}}).state_key("mongo", "postgres"),
+        row_schema_of(base, {"price": {"expression": "$cost"}}).state_key("mongo", "postgres"),
+        row_schema_of(base, {"price": {"expression": {"$ifNull": ["$cost", 0]}}}).state_key("mongo", "postgres"),
         row_schema_of(base, {"price": {"required": False}}).state_key("mongo", "postgres"),
         row_schema_of(base, {"price": {"default": 0}}).state_key("mongo", "postgres"),
         row_schema_of(base, {"price": {"default": 0.0}}).state_key("mongo", "postgres"),

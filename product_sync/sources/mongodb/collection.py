@@ -10,9 +10,9 @@ behind, its value is older than the one that an event has already carried to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
@@ -29,7 +29,8 @@ from product_sync.errors import ChangesUnavailable, ConfigurationError, SourceMi
 from product_sync.runtime.backoff import Backoff, RetryPolicy
 from product_sync.runtime.clock import Timing
 from product_sync.schema.changes import ClusterTime
-from product_sync.schema.source_filter import query_of
+from product_sync.schema.row_schema import RowSchema
+from product_sync.schema.source_filter import expression_of, query_of
 from product_sync.sources.mongodb.errors import failed_in_mid_read, is_transient, reason, translated
 from product_sync.sources.mongodb.url import address_of
 
@@ -41,7 +42,10 @@ _BAD_VALUE: Final = 2
 _EXPIRED: Final = 50
 #: Milliseconds to wait until a member of the replica set has reached a time.
 REPLICATION_MS: Final = 10_000
-_RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
+#: The message of an error may quote a document with bytes that are not UTF-8.
+_RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
+    document_class=RawBSONDocument, unicode_decode_error_handler="replace"
+)
 
 Query = Mapping[str, Any]
 _Database = Database[dict[str, Any]]
@@ -49,17 +53,16 @@ _Result = TypeVar("_Result")
 
 
 class SourceCollection:
-    """The commands that read one collection: only the documents that match ``source_filter``, if it is not empty.
+    """The commands that read one collection: only the documents that match the filter of the mapping.
 
     A read that fails for a transient reason is tried again as ``retry`` says.
     """
 
-    def __init__(
-        self, database: _Database, name: str, source_filter: Query, *, retry: RetryPolicy, timing: Timing
-    ) -> None:
+    def __init__(self, database: _Database, row_schema: RowSchema, *, retry: RetryPolicy, timing: Timing) -> None:
         self._database = database
-        self._name = name
-        self._filter = query_of(source_filter)
+        self._name = name = row_schema.collection
+        self._filter = query_of(row_schema.filter)
+        self._expressions = row_schema.expressions
         self._retry = retry
         self._timing = timing
         self._primary = database.get_collection(
@@ -71,7 +74,7 @@ class SourceCollection:
 
     def require_readable(self) -> None:
         """As the function `require_readable`. Later checks compare with the collection that was found here."""
-        self._uuid = require_readable(self._database, self._name, self._filter)
+        self._uuid = require_readable(self._database, self._name, self._filter, self._expressions)
         self._page_index = self._with_retries(self._index_of_filter) if self._filter else BY_ID
 
     def confirm_found(self) -> None:
@@ -124,9 +127,10 @@ class SourceCollection:
         """All documents that the primary holds now."""
 
         def read() -> list[bytes]:
-            with self._primary.find_raw_batches(self._matching(query), projection, hint=_ID_INDEX) as batches:
-                # The driver's annotation says documents; it returns the bytes of a reply.
-                return [raw for batch in cast("Iterator[bytes]", batches) for raw in Documents.of_batch(batch)]
+            # Not `find_raw_batches`: it cannot read an error message that is not UTF-8.
+            raw = self._primary.with_options(codec_options=_RAW)
+            with raw.find(self._matching(query), projection, hint=_ID_INDEX) as documents:
+                return [bytes(document.raw) for document in documents]
 
         return self._with_retries(read)
 
@@ -224,12 +228,14 @@ def has_reached(database: _Database, name: str, time: ClusterTime, level: str, m
     return True
 
 
-def require_readable(database: _Database, name: str, source_filter: Query | None = None) -> object:
-    """`collection_uuid`, and a check that the server accepts the filter and can read through the index on ``_id``.
-    Raises translated errors, as this is the first access to the collection."""
+def require_readable(database: _Database, name: str, source_filter: Query, expressions: Mapping[str, object]) -> object:
+    """`collection_uuid`, and a check that the server accepts the filter and the expressions of the columns, and can
+    read through the index on ``_id``. Raises translated errors, as this is the first access to the collection."""
     try:
         uuid = collection_uuid(database, name)
-        _require_queries(database, name, query_of(source_filter or {}))
+        _require_queries(database, name, query_of(source_filter))
+        for column, expression in expressions.items():
+            _require_expression(database, name, column, expression_of(expression))
     except PyMongoError as error:
         raise translated(error, database) from error
     return uuid
@@ -256,8 +262,20 @@ def _require_queries(database: _Database, name: str, query: Query) -> None:
         ) from error
 
 
-def _explain(database: _Database, name: str, query: Query) -> None:
-    command = {"find": name, "filter": query, "sort": BY_ID, "hint": BY_ID}
+def _require_expression(database: _Database, name: str, column: str, expression: Any) -> None:
+    try:
+        _explain(database, name, {}, {"_id": 1, "value": expression})
+    except OperationFailure as error:
+        if is_transient(error):
+            raise
+        raise ConfigurationError(
+            f"MongoDB refuses the expression of the column {column!r}: {reason(error)}.",
+            hint=f"Correct columns.{column}.expression in the mapping file: an aggregation expression of MongoDB.",
+        ) from error
+
+
+def _explain(database: _Database, name: str, query: Query, projection: Query = BY_ID) -> None:
+    command = {"find": name, "filter": query, "projection": projection, "sort": BY_ID, "hint": BY_ID}
     database.command({"explain": command, "verbosity": "queryPlanner"}, read_preference=database.read_preference)
 
 

@@ -112,6 +112,12 @@ def reason(error: PyMongoError) -> str:
     return str(error).split(" (configured timeouts", 1)[0].split(", Timeout:", 1)[0].rstrip(".")
 
 
+def server_message(error: BaseException | None) -> str:
+    """Why the server could not evaluate an expression, without the name of the command and the code."""
+    details = error.details if isinstance(error, OperationFailure) else None
+    return str((details or {}).get("errmsg", error)).rsplit(" :: caused by :: ", 1)[-1]
+
+
 def _refused_login(database: Database[Any]) -> AccessDenied:
     """The server does not say whether the user, the password or the authentication database is wrong, so the message
     names all three."""

@@ -10,14 +10,15 @@ changes. A document that was inserted or deleted during the read may be in it or
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pymongo.database import Database
 
-from product_sync.conversion.document import decode, projection
+from product_sync.conversion.document import decode
 from product_sync.conversion.elements import Documents
 from product_sync.conversion.ids import source_key
 from product_sync.conversion.page import PageConverter
@@ -29,14 +30,14 @@ from product_sync.schema.records import IdType, SourceBatch, SourceId
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.sources.mongodb import paging
 from product_sync.sources.mongodb.changes import MongoChanges
-from product_sync.sources.mongodb.collection import SourceCollection
+from product_sync.sources.mongodb.collection import Query, SourceCollection
+from product_sync.sources.mongodb.expressions import ID_ONLY, MappedDocuments, sample
 from product_sync.sources.mongodb.id_match import IdMatch
 
 #: Ids in one ``$in``: far below the limit of 48 MB for a message, and answered quickly.
 _IDS_AT_ONCE = 1_000
 #: ObjectIds in one ``$in``. They are built without an object per id and take about 230 kB.
 _OBJECT_IDS_AT_ONCE = 10_000
-_ID_ONLY = {"_id": 1}
 #: Documents of a sample.
 _SAMPLED = 100
 _RETRY = RetryPolicy()
@@ -60,13 +61,12 @@ class MongoSource:
         retry: RetryPolicy = _RETRY,
         timing: Timing = SYSTEM_TIMING,
     ) -> None:
-        self._collection = SourceCollection(
-            database, row_schema.collection, row_schema.filter, retry=retry, timing=timing
-        )
+        self._collection = SourceCollection(database, row_schema, retry=retry, timing=timing)
+        self._mapped = MappedDocuments(self._collection, row_schema)
+        self._row_schema = row_schema
         self._changes = MongoChanges(database, row_schema.collection, retry=retry, timing=timing)
         self._page_rows = page_rows
         self._page_bytes = page_bytes
-        self._projection = projection(row_schema)
         self._converter = PageConverter(row_schema)
 
     def snapshot(self) -> Generator[SourceBatch, None, None]:
@@ -87,7 +87,7 @@ class MongoSource:
 
     def sample(self) -> list[bytes]:
         """See `Source.sample`."""
-        return list(self._collection.page({}, {}, _SAMPLED))
+        return sample(self._collection, self._row_schema, _SAMPLED)
 
     def count(self) -> int:
         """How many documents match the filter now. Raises the same errors as `snapshot`."""
@@ -102,7 +102,7 @@ class MongoSource:
         batches: list[SourceBatch] = []
         for chunk in _chunks(ids, _OBJECT_IDS_AT_ONCE):
             query = paging.any_object_id(pa.array([source_id.text for source_id in chunk], pa.string()))
-            documents = self._collection.current(query, self._projection, len(chunk))
+            documents = self._mapped.current(query, len(chunk))
             if len(documents) < len(chunk):
                 # Some were deleted, or all are too large for one reply.
                 documents = Documents.joined(self.documents(chunk))
@@ -111,13 +111,13 @@ class MongoSource:
 
     def documents(self, ids: Sequence[SourceId]) -> list[bytes]:
         """The documents of `fetch` as BSON with their mapped fields."""
-        return [document for document, _ in self._by_id(ids, self._projection)]
+        return [document for document, _ in self._by_id(ids, self._mapped.all_current)]
 
     def document(self, bson_id: Any) -> bytes | None:
         """As `documents`, the one with exactly this ``_id``, of any type."""
         self._collection.confirm_unchanged()
         wanted = source_key(bson_id)
-        for document in self._collection.all_current({"_id": {"$eq": bson_id}}, self._projection):
+        for document in self._mapped.all_current({"_id": {"$eq": bson_id}}):
             if source_key(decode(paging.only_id(document))["_id"]) == wanted:
                 return document
         return None
@@ -128,11 +128,12 @@ class MongoSource:
         found: set[SourceId] = set()
         for chunk in _chunks(ids, _IDS_AT_ONCE):
             requested = {paging.id_document(source_id): source_id for source_id in chunk}
-            documents = self._collection.current(paging.any_of(requested), _ID_ONLY, len(chunk))
+            documents = self._collection.current(paging.any_of(requested), ID_ONLY, len(chunk))
             found |= {requested[document] for document in documents if document in requested}
         # Looks up the remaining ids one by one: an integer may be stored in another width.
         remaining = [source_id for source_id in ids if source_id not in found]
-        return found | {match for _, matches in self._by_id(remaining, _ID_ONLY) for match in matches}
+        ids_only = partial(self._collection.all_current, projection=ID_ONLY)
+        return found | {match for _, matches in self._by_id(remaining, ids_only) for match in matches}
 
     def all_exist(self, ids: pa.Table) -> bool:
         """See `Source.all_exist`. Counts in the ``_id`` index, for ObjectIds only: their text has one ``_id``."""
@@ -161,20 +162,22 @@ class MongoSource:
     def _page(self, last: bytes | None, rows: int) -> Documents:
         """At most ``rows`` documents after ``last``, in the order of ``_id``; empty at the end."""
         if last is None:
-            return self._collection.page({}, self._projection, rows)
+            return self._mapped.page({}, rows)
         for query in paging.following(last):
-            if documents := self._collection.page(query, self._projection, rows):
+            if documents := self._mapped.page(query, rows):
                 break
         return documents
 
-    def _by_id(self, ids: Sequence[SourceId], projection: dict[str, int]) -> list[tuple[bytes, list[SourceId]]]:
+    def _by_id(
+        self, ids: Sequence[SourceId], read: Callable[[Query], list[bytes]]
+    ) -> list[tuple[bytes, list[SourceId]]]:
         """The documents that exist now, each with the requested ids that it has."""
         self._collection.confirm_found()
         found: list[tuple[bytes, list[SourceId]]] = []
         for chunk in _chunks(ids, _IDS_AT_ONCE):
             requested = IdMatch(chunk)
             query = paging.any_of(map(paging.id_document, chunk))
-            documents = self._collection.all_current(query, projection)
+            documents = read(query)
             matched = [(document, matches) for document in documents if (matches := requested.matching(document))]
             found += matched
             if len(matched) < len(chunk):

@@ -1,0 +1,138 @@
+"""Reads documents whose expressions the server evaluates, also if an expression fails on some of them.
+
+MongoDB ends a command at the first document on which an expression fails, and does not say which one it is. One bad
+price would stop the sync. So the ids of a failed command are read in halves until the failing documents are alone. Such
+a document arrives with the server's messages in place of the values (`document.with_failures`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Final
+
+from pymongo.errors import OperationFailure
+
+from product_sync.conversion.document import expressions, projection, with_failures
+from product_sync.conversion.elements import Documents, document_of, elements
+from product_sync.errors import SourceReadError
+from product_sync.schema.row_schema import RowSchema
+from product_sync.sources.mongodb import paging
+from product_sync.sources.mongodb.collection import Query, SourceCollection
+from product_sync.sources.mongodb.errors import server_message
+
+ID_ONLY: Final = {"_id": 1}
+_WHOLE: Final = {"_id": 1, "document": "$$ROOT"}
+#: How often a document is read that changes while its expressions are tried.
+_ATTEMPTS: Final = 5
+
+#: Reads the documents of a query with the fields of a projection.
+_Read = Callable[[Query, Query], Sequence[bytes] | Documents]
+
+
+class MappedDocuments:
+    """Documents with the fields and expressions of a mapping. The methods are those of `SourceCollection`."""
+
+    def __init__(self, collection: SourceCollection, row_schema: RowSchema, fields: Query | None = None) -> None:
+        """``fields`` takes the place of the mapped fields."""
+        self._collection = collection
+        self._expressions = expressions(row_schema)
+        self._projection = projection(row_schema) if fields is None else {**fields, **self._expressions}
+
+    def page(self, query: Query, rows: int) -> Documents:
+        read = partial(self._collection.page, rows=rows)
+        try:
+            return read(query, self._projection)
+        except SourceReadError as error:
+            self._require_evaluation_error(error)
+        while ids := _ids(read(query, ID_ONLY)):
+            documents: list[bytes] = []
+            for wanted, found in self._halves(read, ids):
+                documents += found
+                if documents and len(found) < wanted:
+                    break  # The reply may have been cut at 16 MiB. The next page continues here.
+            if documents:
+                return Documents.joined(documents)
+        return Documents.joined([])
+
+    def current(self, query: Query, rows: int) -> Documents:
+        try:
+            return self._collection.current(query, self._projection, rows)
+        except SourceReadError as error:
+            self._require_evaluation_error(error)
+            return Documents.joined(self._one_by_one(query))
+
+    def all_current(self, query: Query) -> list[bytes]:
+        try:
+            return self._collection.all_current(query, self._projection)
+        except SourceReadError as error:
+            self._require_evaluation_error(error)
+            return self._one_by_one(query)
+
+    def _one_by_one(self, query: Query) -> list[bytes]:
+        read = self._collection.all_current
+        return list(chain.from_iterable(found for _, found in self._halves(read, _ids(read(query, ID_ONLY)))))
+
+    def _require_evaluation_error(self, error: SourceReadError) -> None:
+        """Raise ``error`` if it cannot come from an expression. If in doubt, the next command without expressions fails
+        too and raises its own error."""
+        if not self._expressions or not isinstance(error.__cause__, OperationFailure):
+            raise error
+
+    def _halves(self, read: _Read, ids: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes] | Documents]]:
+        """The documents with these ids in order, in parts. For each part, how many ids it has and what was found."""
+        if len(ids) < 2:
+            yield len(ids), self._single(read, ids[0]) if ids else []
+            return
+        middle = len(ids) // 2
+        for part in ids[:middle], ids[middle:]:
+            try:
+                found = read(paging.any_of(part), self._projection)
+            except SourceReadError as error:
+                self._require_evaluation_error(error)
+                yield from self._halves(read, part)
+            else:
+                yield len(part), found
+
+    def _single(self, read: _Read, bson_id: bytes) -> list[bytes]:
+        """The document with this id, or none. Each expression is evaluated alone, so that each failure is named."""
+        by_id = paging.any_of([bson_id])
+        for _ in range(_ATTEMPTS):
+            failures = self._failures(read, by_id)
+            kept = {name: field for name, field in self._projection.items() if name not in failures}
+            try:
+                documents = list(read(by_id, kept))
+            except SourceReadError as error:
+                self._require_evaluation_error(error)
+                last = error
+            else:
+                return [with_failures(document, failures) if failures else document for document in documents]
+        raise last
+
+    def _failures(self, read: _Read, by_id: Query) -> Mapping[str, str]:
+        failures: dict[str, str] = {}
+        for name, expression in self._expressions.items():
+            try:
+                read(by_id, {"_id": 1, name: expression})
+            except SourceReadError as error:
+                self._require_evaluation_error(error)
+                failures[name] = server_message(error.__cause__)
+        return failures
+
+
+def sample(collection: SourceCollection, row_schema: RowSchema, rows: int) -> list[bytes]:
+    """Some whole documents, each with the values of the expressions as further fields."""
+    if not row_schema.expressions:
+        return list(collection.page({}, {}, rows))
+    return [_whole(document) for document in MappedDocuments(collection, row_schema, _WHOLE).page({}, rows)]
+
+
+def _whole(raw: bytes) -> bytes:
+    """A document that was read as `_WHOLE`."""
+    _, document, *_ = elements(raw)
+    return document_of(raw[document.start + 4 : document.end - 1] + raw[document.end : -1])
+
+
+def _ids(documents: Sequence[bytes] | Documents) -> list[bytes]:
+    return [paging.only_id(document) for document in documents]
