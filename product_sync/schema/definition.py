@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from product_sync.errors import MappingError
 from product_sync.schema import source_filter
+from product_sync.schema.mapping_file import MappingLoader
 
 #: Names the mapping file, or a folder in which each YAML file is a sync.
 MAPPING = "PRODUCT_SYNC_MAPPING"
@@ -25,8 +26,6 @@ DEFAULT_NAME = "product"
 SOURCE_URL, SOURCE_USER, SOURCE_PASSWORD = "PRODUCT_SERVICE_MONGODB_URL", "MONGO_USER", "MONGO_PASSWORD"
 TARGET_URL = "CART_DB_URL"
 
-#: Keys whose values are names.
-_NAMES = frozenset({"name", "source", "collection", "schema", "table"})
 _RESERVED = frozenset({"source_id_type"})
 Name = Annotated[str, Field(min_length=1, max_length=63)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -178,48 +177,10 @@ class SyncDefinition(_Strict):
         return self.target.url_variable, self.target.db_schema, self.target.table
 
 
-class _MappingLoader(yaml.SafeLoader):
-    """YAML whose names are taken as they are written, and that refuses a key given twice.
-
-    To YAML 1.1 `no`, `on` and `yes` are booleans, `null` is nothing and `1` a number; a column or a field may have
-    such a name. Of two lines for one column, PyYAML would drop the first in silence.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        is_query = getattr(node, "is_query", False)
-        for key, value in node.value:
-            _as_written(key)
-            if is_query or key.value in ("filter", "expression"):  # its values are those of documents
-                _mark_as_query(value)
-            elif key.value in _NAMES:
-                _as_written(value)
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", node.value[position][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def _mark_as_query(node: yaml.Node) -> None:
-    if isinstance(node, yaml.MappingNode):
-        node.is_query = True  # type: ignore[attr-defined] # PyYAML builds nested mappings later
-    elif isinstance(node, yaml.SequenceNode):
-        for member in node.value:
-            _mark_as_query(member)
-
-
-def _as_written(node: yaml.Node) -> None:
-    """Make a text of a plain scalar. A merge key stays one."""
-    if isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:merge":
-        node.tag = "tag:yaml.org,2002:str"
-
-
 def load_definition(path: Path = DEFAULT_MAPPING, default_name: str = DEFAULT_NAME) -> SyncDefinition:
     """Read and validate a mapping file (YAML). Raises `MappingError` naming the file, the place and the fault."""
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _MappingLoader)  # noqa: S506 - a SafeLoader
+        document = yaml.load(path.read_text(encoding="utf-8"), MappingLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise _cannot_read(path, error) from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-02-30
