@@ -43,9 +43,12 @@ Messages name the thing, the value and the way out. No message holds a credentia
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from product_sync.schema.mapping_errors import Mistake
+
     # Importing it imports Arrow, which would slow down the command's help.
     from product_sync.schema.obstacle import Obstacle
 
@@ -71,7 +74,13 @@ class ConfigurationError(ProductSyncError):
 
 
 class MappingError(ConfigurationError):
+    """``mistakes`` are those of a definition that is not valid: the place and the sentence of each."""
+
     code = "mapping"
+
+    def __init__(self, message: str, *, hint: str = "", mistakes: Sequence[Mistake] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.mistakes = mistakes
 
 
 class TableError(ConfigurationError):

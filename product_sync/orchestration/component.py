@@ -1,13 +1,16 @@
 """`SyncComponent`: a sync in another Dagster project, written as ``defs.yaml`` (docs/host-projects.md)."""
 
 import os
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import dagster as dg
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from product_sync.errors import MappingError
 from product_sync.orchestration.build import build_sync_definitions
 from product_sync.schema.definition import SyncDefinition
+from product_sync.schema.mapping_errors import Place, all_of
 from product_sync.settings import PageSettings, ScheduleSettings
 
 
@@ -17,6 +20,26 @@ class SyncAttributes(SyncDefinition):
     schedule: ScheduleSettings | None = Field(
         default=None, description="`cron`, `time_zone` and `enabled`; without it the sync has no schedule"
     )
+
+
+class GivenAttributes(BaseModel):
+    """What ``defs.yaml`` holds, with the schema of `SyncAttributes` for editors and ``dg check yaml``.
+
+    It is validated when templates are resolved: `SyncAttributes` then says what is wrong, and Dagster knows the lines.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        return SyncAttributes.model_json_schema(*args, **options)
+
+
+def _where(context: dg.ResolutionContext, place: Place) -> str:
+    if context.source_position_tree is None:
+        return ""
+    position, _ = context.source_position_tree.lookup_closest_and_path([*context.path, *place], None)
+    return f"{position.filename}, line {position.start.line}: "
 
 
 class SyncScaffolder(dg.Scaffolder):
@@ -42,16 +65,17 @@ class SyncComponent(dg.Component, dg.Model, dg.Resolvable):
 
     @classmethod
     def model(cls) -> type[BaseModel]:
-        return SyncAttributes
+        return GivenAttributes
 
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
-        given = dict(context.resolve_value(model.model_dump(by_alias=True, exclude_unset=True)))
-        schedule = given.pop("schedule", None)
-        return cls(
-            sync=SyncDefinition.model_validate(given),
-            schedule=ScheduleSettings.model_validate(schedule) if schedule is not None else None,
-        )
+        """Raises `MappingError` with every mistake and its line."""
+        try:
+            attributes = SyncAttributes.model_validate(context.resolve_value(model.model_dump()))
+        except MappingError as error:
+            raise all_of(error.mistakes, partial(_where, context)) from None
+        given = attributes.model_dump(by_alias=True, exclude={"schedule"}, exclude_unset=True)
+        return cls(sync=SyncDefinition.model_validate(given), schedule=attributes.schedule)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster passes it
         pages = PageSettings.from_environment(os.environ)

@@ -6,17 +6,29 @@ looks up no mapping and no address by itself. The definition that ships is ``pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from product_sync.errors import MappingError
-from product_sync.schema import source_filter
-from product_sync.schema.mapping_file import MappingLoader
+from product_sync.schema import mapping_errors, source_filter
+from product_sync.schema.mapping_errors import Mistake
+from product_sync.schema.mapping_file import read_mapping
 
 #: Names the mapping file, or a folder in which each YAML file is a sync.
 MAPPING = "PRODUCT_SYNC_MAPPING"
@@ -138,8 +150,52 @@ def _sync_name(name: str) -> str:
     if not all(word.isascii() and word.isalnum() and word == word.lower() for word in words) or not name[0].isalpha():
         raise ValueError("lower-case letters, digits and `_`, a letter first, such as seller")
     if words[0] == "validate":
-        raise ValueError("a name that begins with `validate` would be taken for a validation job")
+        raise ValueError("another name: one that begins with `validate` would be taken for a validation job")
     return name
+
+
+def _fitting_columns(given: Any, handler: ValidatorFunctionWrapHandler) -> dict[str, ColumnSpec]:
+    """Columns of which each is valid, and that fit each other. All mistakes are raised together."""
+    try:
+        columns: dict[str, ColumnSpec] = handler(given)
+    except ValidationError as error:
+        valid = _valid_columns(given) if isinstance(given, Mapping) else {}
+        raise mapping_errors.mistaken("columns", _mistakes_among(valid), error) from None
+    mistakes = [*_missing_columns(columns), *_mistakes_among(columns)]
+    if mistakes:
+        raise mapping_errors.mistaken("columns", mistakes)
+    return columns
+
+
+def _valid_columns(given: Mapping[str, Any]) -> dict[str, ColumnSpec]:
+    valid = dict[str, ColumnSpec]()
+    for name, spec in given.items():
+        with suppress(ValidationError):
+            valid[name] = ColumnSpec.model_validate(spec)
+    return valid
+
+
+def _missing_columns(columns: Mapping[str, ColumnSpec]) -> Iterator[Mistake]:
+    if not any(spec.is_id for spec in columns.values()):
+        yield Mistake((), "has no column with `source: _id`; exactly one must have it.")
+    elif len(columns) == 1:
+        yield Mistake((), "has only the id; map at least one more column.")
+
+
+def _mistakes_among(columns: Mapping[str, ColumnSpec]) -> Iterator[Mistake]:
+    paths = {name: spec.path for name, spec in columns.items() if spec.path}
+    first_id = next((name for name, spec in columns.items() if spec.is_id), None)
+    for name, path in paths.items():
+        if name in _RESERVED:
+            yield Mistake(
+                (name,), "has a name that product_sync uses itself; give the column another one in the table."
+            )
+        if columns[name].is_id and name != first_id:
+            yield Mistake((name, "source"), f"is _id, as that of {first_id} is; exactly one column has it.")
+        for other, longer in paths.items():
+            if path != longer and longer[: len(path)] == path:
+                parent = f"`{'.'.join(path)}`, the source of {name}"
+                yield Mistake((other, "source"), f"is inside {parent}; a field is either a value or holds others.")
 
 
 class SyncDefinition(_Strict):
@@ -148,23 +204,17 @@ class SyncDefinition(_Strict):
     name: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(_sync_name)] = DEFAULT_NAME
     source: SourceSpec
     target: TargetSpec
-    columns: dict[Name, ColumnSpec]
+    columns: Annotated[dict[Name, ColumnSpec], WrapValidator(_fitting_columns)]
     labels: Labels = Field(default_factory=_default_labels)
 
-    @model_validator(mode="after")
-    def _one_id(self) -> SyncDefinition:
-        ids = [name for name, spec in self.columns.items() if spec.is_id]
-        if len(ids) != 1:
-            raise ValueError(f"exactly one column must have `source: _id`, found {ids or 'none'}")
-        if len(self.columns) == 1:
-            raise ValueError("at least one column beside the id must be mapped")
-        if reserved := _RESERVED & self.columns.keys():
-            raise ValueError(f"column names used by product_sync itself: {sorted(reserved)}")
-        paths = [spec.path for spec in self.columns.values() if spec.path]
-        for path in paths:
-            if any(path != other and other[: len(path)] == path for other in paths):
-                raise ValueError(f"`{'.'.join(path)}` is both a value and the parent of another value")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Raises `MappingError` with every mistake."""
+        try:
+            return handler(given)
+        except ValidationError as error:
+            raise mapping_errors.explained(cls, error) from None
 
     @property
     def expressions(self) -> dict[str, object]:
@@ -178,27 +228,21 @@ class SyncDefinition(_Strict):
 
 
 def load_definition(path: Path = DEFAULT_MAPPING, default_name: str = DEFAULT_NAME) -> SyncDefinition:
-    """Read and validate a mapping file (YAML). Raises `MappingError` naming the file, the place and the fault."""
+    """Read and validate a mapping file (YAML). Raises `MappingError` with every mistake, the file and the lines."""
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), MappingLoader)  # noqa: S506 - a SafeLoader
+        text = path.read_bytes()
     except OSError as error:
         raise _cannot_read(path, error) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-02-30
-        raise MappingError(f"The mapping file {path} is not valid YAML: {error}.") from error
+    file = read_mapping(path, text)
+    given = {"name": default_name, **file.content} if isinstance(file.content, dict) else file.content
     try:
-        return SyncDefinition.model_validate(
-            {"name": default_name, **document} if isinstance(document, dict) else document
-        )
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'file'}: {fault['msg']}"
-            for fault in error.errors()
-            if fault["type"] != "default_factory_not_called"
-        )
-        raise MappingError(
-            f"The mapping file {path} is not valid: {faults}.",
-            hint=f"Compare it with {DEFAULT_MAPPING.name} of the package.",
-        ) from error
+        definition = SyncDefinition.model_validate(given)
+    except MappingError as error:
+        mistakes = sorted([*file.mistakes, *error.mistakes], key=lambda each: file.line(each.place))
+        raise mapping_errors.all_of(mistakes, file.where) from None
+    if file.mistakes:
+        raise mapping_errors.all_of(file.mistakes, file.where)
+    return definition
 
 
 def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) -> tuple[SyncDefinition, ...]:
@@ -225,7 +269,7 @@ def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) 
         except MappingError as error:
             faults.append(error)
     if faults:
-        raise MappingError(" ".join(fault.message for fault in faults), hint=faults[0].hint)
+        raise MappingError("\n".join(fault.message for fault in faults), hint=faults[0].hint)
     _require_distinct(definitions.items(), "the name", lambda each: each.name)
     _require_distinct(definitions.items(), "the target table", lambda each: each.target_key)
     return tuple(sorted(definitions.values(), key=lambda each: each.name))

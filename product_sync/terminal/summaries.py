@@ -212,7 +212,8 @@ def show_doctor(report: DoctorReport) -> None:
 
 def _problems(sentences: Sequence[str]) -> None:
     for sentence in sentences:
-        line(f"Problem: {sentence}", "red")
+        for part in f"Problem: {sentence}".split("\n"):
+            line(part, "red")
 
 
 def _words(value: object) -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from dagster.components.core.component_tree import ComponentTreeException
+from dagster.components.testing import create_defs_folder_sandbox
 
 from product_sync import SyncComponent
+from product_sync.errors import MappingError
 from product_sync_tests.docs.pages import page
 from product_sync_tests.docs.session import Session
 from product_sync_tests.market import Market, product, products
@@ -121,20 +123,34 @@ def test_a_project_with_its_own_resources_takes_two_syncs_and_uses_their_results
 
 
 @pytest.mark.parametrize(
-    ("attribute", "named"),
+    ("attribute", "told"),
     [
-        ("source: {collection: a, url: b}", "source.url"),
-        ("columns: {id: {source: _id}, a: {sauce: a}}", "columns.a.sauce"),
-        ("schedule: {cron: 5}", "schedule.cron"),
-        ("name: No", "name"),
+        ("source: {collection: a, url: b}", 'source has the key "url", which does not exist. Allowed: collection'),
+        (
+            "columns: {id: {source: _id}, a: {sauce: a}}",
+            'columns.a has the key "sauce", did you mean "source"? Allowed: source, ',
+        ),
+        ("schedule: {cron: 5}", "schedule.cron is the number 5; expected text."),
+        ("shedule: {cron: 5}", 'the mapping has the key "shedule", did you mean "schedule"? Allowed: name, '),
+        ("name: Shop", 'name is the text "Shop"; expected lower-case letters'),
     ],
 )
-def test_a_mistake_in_the_attributes_is_named(attribute: str, named: str) -> None:
-    attributes = {
-        "source": {"collection": "a"},
-        "target": {"table": "a"},
-        "columns": {"id": {"source": "_id"}, "a": {"source": "a"}},
-    }
-    with pytest.raises(ValidationError) as refused:
-        SyncComponent.resolve_from_dict(attributes | yaml.safe_load(attribute))
-    assert f"{named} at " in str(refused.value)
+def test_a_mistake_in_the_attributes_is_named_with_its_line(attribute: str, told: str) -> None:
+    lines = ["name: a", "source: {collection: a}", "target: {table: a}", "columns: {id: {source: _id}, a: {source: a}}"]
+    kept = [line for line in lines if line.partition(":")[0] != attribute.partition(":")[0]]
+    with pytest.raises(MappingError) as refused:
+        SyncComponent.resolve_from_yaml("\n".join([*kept, attribute]))
+    assert f", line {len(kept) + 1}: {told}" in str(refused.value)
+
+
+def test_a_component_that_is_wrong_names_its_file() -> None:
+    with create_defs_folder_sandbox() as project:
+        folder = project.scaffold_component(component_cls=SyncComponent, defs_path="seller")
+        text = (folder / "defs.yaml").read_text()
+        write(folder / "defs.yaml", text.replace("source: _id", "sauce: _id").replace("collection:", "colection:"))
+        with pytest.raises(ComponentTreeException) as refused, project.build_all_defs():
+            pass
+    cause = refused.value.__cause__
+    assert isinstance(cause, MappingError)
+    said = [re.search(r"seller/defs\.yaml, line (\d+): (\S+)", line) for line in cause.message.split("\n")]
+    assert [found and found.groups() for found in said] == [("5", "source"), ("6", "source"), ("11", "columns.id")]

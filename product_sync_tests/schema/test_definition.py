@@ -1,4 +1,4 @@
-"""The mapping file: what it may say, and how a mistake in it is told."""
+"""The mapping file: what it may say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from product_sync.errors import ConfigurationError, MappingError
+from product_sync.errors import MappingError
 from product_sync.schema.definition import DEFAULT_MAPPING, Kind, SyncDefinition, load_definition
 from product_sync.schema.source_filter import query_of
 
@@ -110,55 +110,6 @@ def test_a_filter_keeps_the_operators_beside_a_pattern(tmp_path: Path) -> None:
     query = query_of(load(tmp_path, text).source.filter)
     assert query["a"] == {"$regex": "^x", "$ne": "xx"}
     assert (query["b"].pattern, query["b"].flags) == ("^x", re.IGNORECASE)
-
-
-MISTAKES: list[tuple[str, str, str]] = [
-    ("empty", "", "file: Input should be"),
-    ("a list", "- a", "file: Input should be"),
-    ("no YAML", "columns: [", "not valid YAML"),
-    ("an impossible date", columns("a: {source: a, default: 2024-02-30}"), "not valid YAML"),
-    ("a column twice", columns("a: {source: a}", "a: {source: b}"), "'a' is given twice"),
-    ("no columns", HEAD, "columns: Field required"),
-    ("no id", HEAD + "columns: {a: {source: a}}", "exactly one column must have `source: _id`, found none"),
-    ("two ids", columns("a: {source: _id}"), r"exactly one column .* found \['id', 'a'\]"),
-    ("only the id", columns(), "at least one column beside the id"),
-    ("an id with a default", HEAD + "columns: {id: {source: _id, default: x}}", "columns.id: .* takes no"),
-    ("an optional id", HEAD + "columns: {id: {source: _id, required: false}}", "columns.id: .* takes no"),
-    ("an id as reference", HEAD + "columns: {id: {source: _id, kind: reference}}", "columns.id: .* takes no"),
-    ("no source", columns("a: {}"), "columns.a: .*one of `source`, `expression` and `value`"),
-    ("a source and a value", columns("a: {source: a, value: 1}"), "columns.a: .*one of `source`, `expression`"),
-    ("a source and an expression", columns("a: {source: a, expression: $b}"), "columns.a: .*one of `source`"),
-    ("an ObjectId that is none", columns("a: {expression: {$eq: [{$oid: x}, $a]}}"), "a.expression: .*extended JSON"),
-    ("a value with a default", columns("a: {value: 1, default: 2}"), "columns.a: .*`value` takes no `default`"),
-    ("a value that may be absent", columns("a: {value: 1, required: false}"), "columns.a: .*`value` takes no"),
-    ("an empty path", columns("a: {source: 'a..b'}"), "a dotted path of field names"),
-    ("an operator", columns("a: {source: $a}"), "a dotted path of field names"),
-    ("a value and its parent", columns("a: {source: p}", "b: {source: p.x}"), "`p` is both a value and the parent"),
-    ("a part of the id", columns("a: {source: _id.x}"), "`_id` is both a value"),
-    ("an unknown key", columns("a: {source: a, typ: int}"), "columns.a.typ: Extra"),
-    ("an unknown kind", columns("a: {source: a, kind: x}"), "columns.a.kind: "),
-    ("a reserved name", columns("source_id_type: {source: a}"), "used by product_sync itself"),
-    ("an empty table", "source: {collection: a}\ntarget: {table: ''}\ncolumns: {id: {source: _id}}", "target.table: "),
-    ("a filter that is no query", FILTER.format("[a]"), "source.filter: "),
-    ("a bad ObjectId", FILTER.format("{a: {$oid: xyz}}"), "source.filter: .*'xyz' is not a valid ObjectId"),
-    ("a bad date", FILTER.format("{a: {$gte: {$date: now}}}"), "source.filter: .*in place of {'\\$date': 'now'}"),
-    ("a number of 65 bits", FILTER.format("{a: 18446744073709551616}"), "source.filter: .*8-byte ints"),
-    ("an empty collection", "source: {collection: ''}\ntarget: {table: a}\ncolumns: {id: {source: _id}}", "source.c"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("text", "message"), [mistake[1:] for mistake in MISTAKES], ids=[m[0] for m in MISTAKES])
-def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(MappingError, match=message) as caught:
-        load(tmp_path, text)
-    assert str(tmp_path / "mapping.yaml") in str(caught.value)
-    assert isinstance(caught.value, ConfigurationError)
-    assert caught.value.exit_status == 2
-
-
-def test_a_file_that_is_not_utf8_is_not_a_mapping(tmp_path: Path) -> None:
-    with pytest.raises(MappingError, match="not valid YAML"):
-        load(tmp_path, b"source: {collection: caf\xe9}")
 
 
 def test_a_file_that_cannot_be_read_says_which_variable_to_set(tmp_path: Path) -> None:
