@@ -44,11 +44,9 @@ Messages name the thing, the value and the way out. No message holds a credentia
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from product_sync.schema.mapping_errors import Mistake
-
     # Importing it imports Arrow, which would slow down the command's help.
     from product_sync.schema.obstacle import Obstacle
 
@@ -73,8 +71,15 @@ class ConfigurationError(ProductSyncError):
     exit_status = 2
 
 
+class Mistake(NamedTuple):
+    """A sentence about the place in a mapping that ``place`` names, such as ``("columns", "price")``."""
+
+    place: tuple[str | int, ...]
+    text: str
+
+
 class MappingError(ConfigurationError):
-    """``mistakes`` are those of a definition that is not valid: the place and the sentence of each."""
+    """``mistakes`` are all those of a definition that is not valid."""
 
     code = "mapping"
 

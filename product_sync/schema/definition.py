@@ -25,9 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-from product_sync.errors import MappingError
+from product_sync.errors import MappingError, Mistake
 from product_sync.schema import mapping_errors, source_filter
-from product_sync.schema.mapping_errors import Mistake
 from product_sync.schema.mapping_file import read_mapping
 
 #: Names the mapping file, or a folder in which each YAML file is a sync.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from product_sync.errors import MappingError
+from product_sync.errors import MappingError, Mistake
 
 Place = tuple[str | int, ...]
 
@@ -38,11 +38,6 @@ _EXPECTED = {
     "greater_than_equal": "{ge} or more",
     "less_than_equal": "at most {le}",
 }
-
-
-class Mistake(NamedTuple):
-    place: Place
-    text: str
 
 
 def explained(model: type[BaseModel], error: ValidationError) -> MappingError:

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from product_sync.errors import MappingError
-from product_sync.schema.mapping_errors import Mistake, Place, named, shown
+from product_sync.errors import MappingError, Mistake
+from product_sync.schema.mapping_errors import Place, named, shown
 
 #: Keys whose values are names.
 _NAMES = frozenset({"name", "source", "collection", "schema", "table"})
