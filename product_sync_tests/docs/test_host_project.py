@@ -153,4 +153,4 @@ def test_a_component_that_is_wrong_names_its_file() -> None:
     cause = refused.value.__cause__
     assert isinstance(cause, MappingError)
     said = [re.search(r"seller/defs\.yaml, line (\d+): (\S+)", line) for line in cause.message.split("\n")]
-    assert [found and found.groups() for found in said] == [("5", "source"), ("6", "source"), ("11", "columns.id")]
+    assert [found and found.groups() for found in said] == [("5", "source"), ("6", "source"), ("12", "columns.id")]
