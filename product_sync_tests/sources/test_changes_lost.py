@@ -14,6 +14,7 @@ from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
 
 from product_sync.errors import ChangesLost, ChangesUnavailable
+from product_sync.schema.addresses import SourceAddress
 from product_sync.schema.changes import ChangePosition, Changes
 from product_sync.schema.records import IdType, SourceId
 from product_sync.sources.mongodb.client import connect
@@ -45,7 +46,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMongod]:
 
 
 def open_shop(server: PrivateMongod, login: str = READER) -> Any:
-    return connect(server.url(login=login, options=f"?authSource=admin&replicaSet={SET}&heartbeatFrequencyMS=500"))
+    options = f"?authSource=admin&replicaSet={SET}&heartbeatFrequencyMS=500"
+    return connect(SourceAddress(server.url(login=login, options=options)))
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_a_user_without_the_right_is_refused_with_the_grant_to_give(server: Priv
 
 
 def test_a_standalone_server_is_refused_and_full_syncs_still_work() -> None:
-    with private_mongod() as alone, connect(alone.url()) as shop:
+    with private_mongod() as alone, connect(SourceAddress(alone.url())) as shop:
         shop.products.insert_one(product("a"))
         source = MongoSource(shop, product_row_schema())
         with pytest.raises(ChangesUnavailable, match="standalone"):
