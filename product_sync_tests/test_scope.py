@@ -52,10 +52,10 @@ def test_only_the_named_products_are_read_and_repaired_and_nothing_else_is_claim
     )
     assert matches.numbers["scope"] == "3 named products"
     assert shop.files()["baseline.json"] == before["baseline.json"]
-    assert sorted(shop.quarantine) == ["other", "p0003"], "the others' entries stay"
+    assert sorted(shop.quarantine) == ['"other"', '"p0003"'], "the others' entries stay"
     shop.put(product("p0003"))
     synced(shop, ids=["p0003"])
-    assert list(shop.quarantine) == ["other"]
+    assert list(shop.quarantine) == ['"other"']
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,7 @@ def test_only_the_named_products_are_read_and_repaired_and_nothing_else_is_claim
         (["5"], [product("5"), product("x", _id=5)], {"duplicate_id": 2}),
         ([str(OBJECT_ID)], [product("x", _id=OBJECT_ID), product(str(OBJECT_ID))], {"duplicate_id": 2}),
         ([f'{{"$oid": "{OBJECT_ID}"}}'], [product("x", _id=OBJECT_ID, price="a lot")], {"wrong_type": 1}),
+        (['{"a": 1}'], [product("x", _id={"a": 1}), product("other", _id={"b": 1})], {"unsupported_id": 1}),
         (["7"], [product("x", _id=7), product("x", _id=8)], {}),
     ],
 )

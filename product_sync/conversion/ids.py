@@ -88,17 +88,22 @@ def possible_ids(text: str) -> list[SourceId]:
 def named_ids(given: Iterable[str]) -> Ids:
     """The products that a person names: by the id in the target, or by the extended JSON of an ``_id``. Raises
     `ConfigurationError` for text that no database accepts."""
-    texts = set()
+    texts, others = set(), set()
     for text in given:
         try:
             text.encode()
         except UnicodeEncodeError:
             raise ConfigurationError("The id is not valid UTF-8.", hint="Give the id as the target has it.") from None
         texts.add(text)
-        with suppress(ValueError):
-            if text.startswith(("{", '"')) and (identity := source_id(parse_json(text))):
-                texts.add(identity.text)
-    return Ids(sorted(texts))
+        if text.startswith(("{", '"')):
+            with suppress(ValueError):
+                bson_id = parse_json(text)
+                if identity := source_id(bson_id):
+                    texts.add(identity.text)
+                else:
+                    document = base64.b64encode(bson.encode({"_id": bson_id})).decode()
+                    others.add(SourceId(IdType.OTHER, document))
+    return Ids(sorted(texts), sorted(others))
 
 
 def is_canonical_uuid(text: str) -> bool:
