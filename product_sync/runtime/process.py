@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 #: Parameters of mallopt (malloc.h of the GNU C library).
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 
 
 def leave_pandas_out() -> None:
@@ -51,14 +52,16 @@ def _return_large_blocks() -> None:
     """Let the C library return freed blocks of 4 MiB and more to the system at once.
 
     By default it raises this limit up to 32 MiB, and wide rows then leave holes in the heap: twice the memory in use.
-    Setting one of the two limits lowers the other, so both are set (mallopt(3)). Limits that the user has set stay.
+    Setting one of the two limits lowers the other, so both are set (mallopt(3)). All threads share one heap: with one
+    for each, what one thread frees cannot serve another (docs/decisions/0180). Limits that the user has set stay.
     """
-    if {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
+    if {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"} & os.environ.keys():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 4 * 1024 * 1024)
         mallopt(_M_TRIM_THRESHOLD, 32 * 1024 * 1024)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def end_without_collecting() -> None:

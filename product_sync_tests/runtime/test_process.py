@@ -60,6 +60,34 @@ def test_a_large_block_goes_back_to_the_system_as_soon_as_it_is_freed(prepare: s
     assert kept_mb <= kept < kept_mb + 5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is the GNU C library's")
+@pytest.mark.parametrize(("prepare", "heaps"), [("", 3), ("stay_small()", 1)])
+def test_what_one_thread_has_freed_serves_the_others(prepare: str, heaps: int) -> None:
+    """With a heap for each thread, freed blocks of one thread stay in its heap while another thread asks for more."""
+    program = (
+        "import threading, numpy as np\n"
+        "from product_sync.runtime.process import stay_small\n"
+        f"{prepare}\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6\n"
+        "def work(own, other):\n"
+        "    own.wait()\n"
+        "    blocks = [np.ones(100_000, np.uint8) for _ in range(200)]\n"
+        "    kept = blocks[-1]\n"
+        "    del blocks\n"
+        "    other.set()\n"
+        "    done.wait()\n"
+        "done = threading.Event()\n"
+        "turns = [threading.Event() for _ in range(4)]\n"
+        "threads = [threading.Thread(target=work, args=(turns[at], turns[at + 1])) for at in range(3)]\n"
+        "before = resident()\n"
+        "for thread in threads: thread.start()\n"
+        "turns[0].set(); turns[3].wait()\n"
+        "print((resident() - before) / 20)\n"
+        "done.set()\n"
+    )
+    assert float(run(program).stdout) == pytest.approx(heaps, abs=0.6)
+
+
 def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=False)
 
