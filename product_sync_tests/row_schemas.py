@@ -30,7 +30,7 @@ def table_of(columns: abc.Mapping[str, ColumnType | None], *, nullable: bool = T
             for name, column_type in columns.items()
         ),
         primary_key=(key,),
-        keys=(key,),
+        keys=((key,),),
     )
 
 

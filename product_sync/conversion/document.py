@@ -159,6 +159,11 @@ class _Field:
         return _descend(document, self.path)[0]
 
 
+def constant(column: RowColumn) -> Any:
+    """The canonical value of a column that has the same one in every row. Raises `MappingError` if it does not fit."""
+    return _Field(column).default
+
+
 def _descend(value: Any, path: tuple[str, ...]) -> tuple[Any, bool]:
     """Follow ``path`` through embedded documents. Returns the value (``None`` if it is missing) and True, or the value
     that is not a document and False. The decoder makes a `DBRef` of some documents."""

@@ -47,7 +47,8 @@ def in_the_way_now(obstacle: Obstacle) -> Exclusion:
 
 
 def _other_row(obstacle: Obstacle) -> str | None:
-    return None if obstacle.kind is ObstacleKind.NEEDED_ELSEWHERE else obstacle.other
+    is_elsewhere = obstacle.kind in (ObstacleKind.NEEDED_ELSEWHERE, ObstacleKind.OUTSIDE)
+    return None if is_elsewhere else obstacle.other
 
 
 def _in_the_way(obstacle: Obstacle, waiting: Collection[str] = ()) -> str:
@@ -62,6 +63,8 @@ def _in_the_way(obstacle: Obstacle, waiting: Collection[str] = ()) -> str:
             message = f"is to have the same {columns} as {other}"
         case ObstacleKind.REFERRING:
             message = f"is referenced by the row {other}"
+        case ObstacleKind.OUTSIDE:
+            message = f"is kept out by the row ({other}), which this sync does not write, because of {columns}"
         case ObstacleKind.HELD:
             message = f"is to have the same {columns} as the row {other} has"
     return f"{message} (constraint {obstacle.constraint})."

@@ -6,9 +6,10 @@ looks up no mapping and no address by itself. The definition that ships is ``pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -18,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -205,6 +207,7 @@ class SyncDefinition(_Strict):
     target: TargetSpec
     columns: Annotated[dict[Name, ColumnSpec], WrapValidator(_fitting_columns)]
     labels: Labels = Field(default_factory=_default_labels)
+    _distinct_from_others: tuple[frozenset[str], ...] = PrivateAttr(())
 
     @model_validator(mode="wrap")
     @classmethod
@@ -222,8 +225,25 @@ class SyncDefinition(_Strict):
 
     @property
     def target_key(self) -> tuple[str, str, str]:
-        """What no two syncs of a project may share."""
+        """What no two syncs of a project may share, unless they are of different tenants."""
         return self.target.url_variable, self.target.db_schema, self.target.table
+
+    @property
+    def distinct_from_others(self) -> tuple[frozenset[str], ...]:
+        """For each other sync of the project with the same table: the columns of which both have a constant value, and
+        not the same."""
+        return self._distinct_from_others
+
+    def has_other_rows_than(self, other: SyncDefinition) -> bool:
+        """Whether a column has different constant values in the two syncs. Keeps the column for the check that it is
+        part of the key. Values count as the same if some column type takes them as the same, such as 1 and "1"."""
+        mine, theirs = (
+            {name: str(spec.value).casefold() for name, spec in sync.columns.items() if spec.value is not None}
+            for sync in (self, other)
+        )
+        distinct = frozenset(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name])
+        self._distinct_from_others += (distinct,)
+        return bool(distinct)
 
 
 def load_definition(path: Path = DEFAULT_MAPPING, default_name: str = DEFAULT_NAME) -> SyncDefinition:
@@ -269,23 +289,25 @@ def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) 
             faults.append(error)
     if faults:
         raise MappingError("\n".join(fault.message for fault in faults), hint=faults[0].hint)
-    _require_distinct(definitions.items(), "the name", lambda each: each.name)
-    _require_distinct(definitions.items(), "the target table", lambda each: each.target_key)
+    _require_distinct(definitions)
     return tuple(sorted(definitions.values(), key=lambda each: each.name))
 
 
-def _require_distinct(
-    definitions: Iterable[tuple[Path, SyncDefinition]], what: str, key: Callable[[SyncDefinition], Hashable]
-) -> None:
-    first = dict[Hashable, Path]()
-    for file, definition in definitions:
-        found = key(definition)
-        other = first.setdefault(found, file)
-        if other is not file:
-            shown = f"{found[1]}.{found[2]} of {found[0]}" if isinstance(found, tuple) else found
+def _require_distinct(definitions: Mapping[Path, SyncDefinition]) -> None:
+    """Each sync has a name and a table of its own, or rows of its own in a shared table (`key.tenant_columns`)."""
+    for (file, one), (other_file, other) in combinations(definitions.items(), 2):
+        shared = ""
+        if one.name == other.name:
+            shared = f"the name {one.name}"
+        elif one.target_key == other.target_key:
+            if one.has_other_rows_than(other) and other.has_other_rows_than(one):
+                continue
+            shared = f"the target table {one.target.db_schema}.{one.target.table} of {one.target.url_variable}"
+        if shared:
             raise MappingError(
-                f"The mapping files {other} and {file} both have {what} {shown}.",
-                hint="Two syncs of one project need different names and different tables.",
+                f"The mapping files {file} and {other_file} both have {shared}.",
+                hint="Two syncs of one project need different names, and different tables or different constant"
+                " values of a column that is part of the table's key.",
             )
 
 

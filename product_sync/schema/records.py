@@ -28,13 +28,13 @@ class TableColumn:
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
-    """``keys`` are the columns that identify a row: each is NOT NULL and has a unique index of its own."""
+    """Each of ``keys`` identifies a row: its columns are NOT NULL and have a unique index."""
 
     schema: str
     name: str
     columns: tuple[TableColumn, ...]
     primary_key: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
+    keys: tuple[tuple[str, ...], ...] = ()
 
     @property
     def qualified_name(self) -> str:

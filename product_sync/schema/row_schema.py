@@ -17,8 +17,8 @@ from functools import cached_property
 import pyarrow as pa
 
 from product_sync.errors import MappingError, TableError
-from product_sync.runtime import hints
 from product_sync.schema.definition import Kind, SyncDefinition
+from product_sync.schema.key import tenant_columns
 from product_sync.schema.records import TargetTable
 from product_sync.schema.types import ColumnType, TypeName
 
@@ -65,6 +65,14 @@ class RowSchema:
     values: tuple[RowColumn, ...]
     #: A query as the mapping gives it (`source_filter.query_of`); empty for the whole collection.
     filter: abc.Mapping[str, object] = field(default_factory=dict, hash=False)
+    #: Those of ``values`` that are part of the target's key. Each has a constant value, and only the rows with these
+    #: values are read and written.
+    tenant: tuple[RowColumn, ...] = ()
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """All columns of the target's key."""
+        return (*(column.name for column in self.tenant), self.key.name)
 
     @property
     def columns(self) -> tuple[RowColumn, ...]:
@@ -127,6 +135,8 @@ class RowSchema:
         ]  # fmt: skip
         if self.filter:
             identity.append(self.filter)
+        if self.tenant:
+            identity.append(self.key_names)
         return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
 
 
@@ -134,7 +144,8 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     """Join the mapping with the reflected table.
 
     Raises `TableError` for a missing column, an unsupported type, an unmapped NOT NULL column without a default, and an
-    id column without a unique index of its own. Raises `MappingError` if the mapping allows NULL in a NOT NULL column.
+    id column that is in no key (`product_sync.schema.key`). Raises `MappingError` if the mapping allows NULL in a NOT
+    NULL column.
     """
     found = {column.name: column for column in table.columns}
     where = table.qualified_name
@@ -178,8 +189,7 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
             )
         )  # fmt: skip
     key = next(column for column in resolved if column.path == ("_id",))
-    if key.name not in table.keys:
-        raise _no_key(table, key.name, is_nullable=found[key.name].nullable)
+    tenant_names = tenant_columns(mapping, table, key.name)
     unfilled = [
         column.name
         for column in table.columns
@@ -190,8 +200,13 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
             f"Table {where} has NOT NULL columns without a default that are not mapped: {_names(unfilled)}.",
             hint="Map them, or set a default in the table.",
         )
-    values = tuple(column for column in resolved if column is not key)
-    return RowSchema(mapping.source.collection, table, key, values, mapping.source.filter)
+    values = [
+        replace(column, update=column.update and column.name not in tenant_names)
+        for column in resolved
+        if column is not key
+    ]
+    tenant = tuple(column for column in values if column.name in tenant_names)
+    return RowSchema(mapping.source.collection, table, key, tuple(values), mapping.source.filter, tenant)
 
 
 def _paths(mapping: SyncDefinition) -> dict[str, tuple[str, ...]]:
@@ -199,22 +214,6 @@ def _paths(mapping: SyncDefinition) -> dict[str, tuple[str, ...]]:
     mapped = {spec.path[0] for spec in mapping.columns.values() if spec.path}
     free = (name for number in itertools.count() if (name := f"product_sync {number}") not in mapped)
     return {name: spec.path if spec.expression is None else (next(free),) for name, spec in mapping.columns.items()}
-
-
-def _no_key(table: TargetTable, name: str, *, is_nullable: bool) -> TableError:
-    target = (table.schema, table.name)
-    if not table.primary_key:
-        hint = hints.sql("ALTER TABLE {} ADD PRIMARY KEY ({})", target, name)
-    elif is_nullable:
-        hint = hints.sql("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL, ADD UNIQUE ({})", target, name, name)
-    else:
-        hint = hints.sql("ALTER TABLE {} ADD UNIQUE ({})", target, name)
-    return TableError(
-        f"Column {table.qualified_name}.{name} holds the id, but does not identify a row: it must be NOT NULL, with a"
-        " primary key or a unique index on it alone that is not partial, not on an expression and not deferrable."
-        f" Columns that identify a row: {_names(table.keys) or 'none'}.",
-        hint=hint,
-    )
 
 
 def _names(names: Iterable[str]) -> str:

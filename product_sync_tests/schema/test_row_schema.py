@@ -80,19 +80,46 @@ def test_a_column_that_may_be_absent_must_be_nullable_or_have_a_default() -> Non
 
 
 @pytest.mark.parametrize(
-    ("key", "keys", "hint"),
-    [((), (), "ADD PRIMARY KEY"), (("price",), ("price",), "ADD UNIQUE"), (("id", "price"), (), "ADD UNIQUE")],
+    ("primary_key", "keys", "hint"),
+    [
+        ((), [], 'ADD PRIMARY KEY ("id")'),
+        (("price",), [("price",)], 'ADD UNIQUE ("id")'),
+        (("id", "price"), [("id", "price")], "Give price a constant `value` in the mapping"),
+    ],
 )
-def test_the_column_of_the_id_must_identify_a_row(key: tuple[str, ...], keys: tuple[str, ...], hint: str) -> None:
-    table = dataclasses.replace(table_of({"id": TEXT, "price": INTEGER}), primary_key=key, keys=keys)
-    with pytest.raises(TableError, match=f"does not identify a row.*: {', '.join(keys) or 'none'}") as caught:
+def test_the_column_of_the_id_must_identify_a_row(
+    primary_key: tuple[str, ...], keys: list[tuple[str, ...]], hint: str
+) -> None:
+    table = table_of({"id": TEXT, "price": INTEGER})
+    table = dataclasses.replace(table, primary_key=primary_key, keys=tuple(keys))
+    with pytest.raises(TableError, match=f"does not identify a row.*: {', '.join(primary_key) or 'none'}") as caught:
         resolve_mapping(mapping_of({"price": {"source": "price"}}), table)
     assert hint in caught.value.hint
 
 
 def test_the_id_may_be_in_another_unique_column_than_the_primary_key() -> None:
-    table = dataclasses.replace(table_of({"id": TEXT, "price": INTEGER}), primary_key=("price",), keys=("id", "price"))
-    assert resolve_mapping(mapping_of({"price": {"source": "price"}}), table).key.name == "id"
+    table = table_of({"id": TEXT, "price": INTEGER})
+    table = dataclasses.replace(table, primary_key=("price",), keys=(("id",), ("price",)))
+    assert resolve_mapping(mapping_of({"price": {"source": "price"}}), table).key_names == ("id",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "key_names"),
+    [
+        ([("shop", "id")], ("shop", "id")),
+        ([("id", "shop")], ("shop", "id")),
+        ([("id",), ("shop", "id")], ("shop", "id")),
+        ([("id",), ("price", "id"), ("shop",)], ("id",)),
+        ([("id", "price", "shop"), ("id", "shop")], ("shop", "id")),
+    ],
+)
+def test_a_key_is_the_id_with_all_constants_that_it_can_have(
+    keys: list[tuple[str, ...]], key_names: tuple[str, ...]
+) -> None:
+    table = dataclasses.replace(table_of({"id": TEXT, "shop": TEXT, "price": INTEGER}), keys=tuple(keys))
+    row_schema = resolve_mapping(mapping_of({"shop": {"value": "eu"}, "price": {"source": "price"}}), table)
+    assert row_schema.key_names == key_names
+    assert [column.name for column in row_schema.compared] == (["price"] if "shop" in key_names else ["shop", "price"])
 
 
 @pytest.mark.parametrize("name", [TypeName.INTEGER, TypeName.BIGINT])

@@ -102,12 +102,12 @@ def test_hostile_names_are_only_names(cart_url: str) -> None:
     )
     table = reflect(TargetAddress(cart_url), 'my "schema%s', "T able; --")
     assert [column.name for column in table.columns] == ["i.d", 'we"ird %s']
-    assert (table.primary_key, table.keys) == (("i.d",), ("i.d",))
+    assert (table.primary_key, table.keys) == (("i.d",), (("i.d",),))
 
 
 def test_a_partitioned_table_is_a_table(cart_url: str) -> None:
     execute(cart_url, "CREATE TABLE p (id text PRIMARY KEY, n int) PARTITION BY HASH (id)")
-    assert reflect(TargetAddress(cart_url), "public", "p").keys == ("id",)
+    assert reflect(TargetAddress(cart_url), "public", "p").keys == (("id",),)
 
 
 def test_a_missing_table_is_named_with_those_that_exist(cart_url: str, product_table: str) -> None:
@@ -141,4 +141,4 @@ def test_the_columns_that_identify_a_row_are_known(cart_url: str) -> None:
         "CREATE UNIQUE INDEX ON t (covering) INCLUDE (two)",
     )
     table = reflect(TargetAddress(cart_url), "public", "t")
-    assert (table.primary_key, table.keys) == (("id",), ("Plain", "covering"))
+    assert (table.primary_key, table.keys) == (("id",), (("Plain",), ("covering",), ("one", "two")))

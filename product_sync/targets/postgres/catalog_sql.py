@@ -32,20 +32,23 @@ PRIMARY_KEY: Final = sql.SQL(
     """
 )
 
-# Lists the columns that identify a row: NOT NULL, and alone in a unique index that INSERT … ON CONFLICT can use. The
-# index is not partial, not on an expression and not deferrable, and no two texts that differ are equal in it.
+# Lists the keys: the columns, all NOT NULL, of each unique index that INSERT … ON CONFLICT can use. The index is not
+# partial, not on an expression and not deferrable, and no two texts that differ are equal in it.
 KEYS: Final = sql.SQL(
     """
-    SELECT DISTINCT attribute.attname::pg_catalog.text
+    SELECT DISTINCT pg_catalog.array_agg(attribute.attname::pg_catalog.text ORDER BY place)
     FROM pg_catalog.pg_index AS index
-    JOIN pg_catalog.pg_attribute AS attribute
-        ON attribute.attrelid = index.indrelid AND attribute.attnum = index.indkey[0] AND attribute.attnotnull
-    JOIN pg_catalog.pg_opclass AS opclass ON opclass.oid = index.indclass[0]
-    LEFT JOIN pg_catalog.pg_collation AS collation_ ON collation_.oid = index.indcollation[0]
-    WHERE index.indrelid = $1::pg_catalog.oid AND index.indnkeyatts = 1
+    CROSS JOIN LATERAL pg_catalog.generate_series(0, index.indnkeyatts - 1) AS place
+    LEFT JOIN pg_catalog.pg_attribute AS attribute
+        ON attribute.attrelid = index.indrelid AND attribute.attnum = index.indkey[place] AND attribute.attnotnull
+    LEFT JOIN pg_catalog.pg_opclass AS opclass
+        ON opclass.oid = index.indclass[place] AND opclass.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
+    LEFT JOIN pg_catalog.pg_collation AS collation_ ON collation_.oid = index.indcollation[place]
+    WHERE index.indrelid = $1::pg_catalog.oid
       AND index.indisunique AND index.indimmediate AND index.indisvalid AND index.indpred IS NULL
-      AND opclass.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
-      AND COALESCE(collation_.collisdeterministic, true)
+    GROUP BY index.indexrelid
+    HAVING pg_catalog.bool_and(attribute.attname IS NOT NULL AND opclass.oid IS NOT NULL
+                               AND COALESCE(collation_.collisdeterministic, true))
     ORDER BY 1
     """
 )

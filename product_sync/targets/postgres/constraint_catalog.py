@@ -9,7 +9,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-# Lists unique indexes, except those on the id column $2 alone, and exclusion constraints: the keys as expressions, the
+# Lists unique indexes, except those of the key's columns $2, and exclusion constraints: the keys as expressions, the
 # operator under which two keys exclude each other (equality for an index), the predicate, the columns that they use by
 # name, and the generated columns among them with their expressions. The columns come from pg_depend: of the index, of
 # its constraint, and of the expressions of generated columns.
@@ -72,9 +72,12 @@ _INDEXES: Final = sql.SQL(
         ) AS columns
     ) AS base
     WHERE index.indrelid = $1::pg_catalog.oid AND index.indislive AND (index.indisunique OR con.contype = 'x')
-      AND NOT (index.indnkeyatts = 1 AND index.indpred IS NULL AND index.indkey[0] = (
-          SELECT attnum FROM pg_catalog.pg_attribute
-          WHERE attrelid = index.indrelid AND attname = $2::pg_catalog.text
+      AND (index.indpred IS NOT NULL OR $2::pg_catalog.text[] <> ARRAY(
+          SELECT attribute.attname::pg_catalog.text
+          FROM pg_catalog.generate_series(0, index.indnkeyatts - 1) AS place
+          LEFT JOIN pg_catalog.pg_attribute AS attribute
+              ON attribute.attrelid = index.indrelid AND attribute.attnum = index.indkey[place]
+          ORDER BY 1
       ))
     ORDER BY 1
     """
@@ -144,9 +147,9 @@ class Reference:
     referenced: Sequence[str]
 
 
-def indexes_of(connection: psycopg.Connection, oid: int, key: str) -> list[Index]:
+def indexes_of(connection: psycopg.Connection, oid: int, key: Sequence[str]) -> list[Index]:
     """The unique indexes and the exclusion constraints of a table, by name, without those of its ``key``."""
-    return [Index(*row) for row in connection.execute(_INDEXES, [oid, key]).fetchall()]
+    return [Index(*row) for row in connection.execute(_INDEXES, [oid, sorted(key)]).fetchall()]
 
 
 def references_of(connection: psycopg.Connection, oid: int) -> list[Reference]:

@@ -34,7 +34,7 @@ _NUMBER, _IS_NEW = ColumnType(TypeName.INTEGER), ColumnType(TypeName.BOOLEAN)
 def obstacles(connection: psycopg.Connection, row_schema: RowSchema, batch: WriteBatch) -> list[Obstacle]:
     """As in the port. Runs in the transaction that is open, or in one for each statement."""
     oid = table_oid(connection, row_schema.table)
-    indexes, references = indexes_of(connection, oid, row_schema.key.name), references_of(connection, oid)
+    indexes, references = indexes_of(connection, oid, row_schema.key_names), references_of(connection, oid)
     found: list[Obstacle] = []
     for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
         part = batch.slice(start, _ROWS_AT_ONCE)
@@ -85,12 +85,13 @@ class _Wanted:
         statement = sql.SQL(
             """
             SELECT u.number AS "product_sync number", {k}::pg_catalog.text AS "product_sync id"{columns}
-            FROM {rows} LEFT JOIN {table} AS t ON t.{key} = {k}
+            FROM {rows} LEFT JOIN {table} AS t ON {is_ours} AND t.{key} = {k}
             """
         ).format(
             k=rows.value("k"),
             columns=sql.Composed([self._column(name, sent, rows) for name in columns]),
             rows=rows.unnested(),
+            is_ours=row_sql.is_ours(self._row_schema, "t"),
             table=row_sql.table(self._row_schema),
             key=row_sql.key(self._row_schema),
         )
@@ -147,7 +148,9 @@ def _excluding(
         WITH w AS MATERIALIZED (
             SELECT "product_sync number", "product_sync id"{keys} FROM ({relation}) AS {alias} WHERE {predicate}
         ), p AS NOT MATERIALIZED (
-            SELECT {key}::pg_catalog.text AS "product_sync id"{keys} FROM {table} AS {alias} WHERE {predicate}
+            SELECT {key}::pg_catalog.text AS "product_sync id", {whole_key} AS "product_sync key",
+                   {is_ours} AS "product_sync is ours"{keys}
+            FROM {table} AS {alias} WHERE {predicate}
         )
         """
     ).format(
@@ -156,25 +159,28 @@ def _excluding(
         alias=sql.Identifier(row_schema.table.name),
         predicate=_text(index.predicate or "true"),
         key=row_sql.key(row_schema),
+        whole_key=_whole_key(row_schema, row_schema.table.name),
+        is_ours=row_sql.is_ours(row_schema, row_schema.table.name),
         table=row_sql.table(row_schema),
     ) + sql.SQL(" UNION ALL ").join(parts)
-    for row, other, is_rival in _rows(connection, statement, parameters):
-        kind = ObstacleKind.RIVAL if is_rival else ObstacleKind.HELD
-        yield Obstacle(row, other, kind, index.name, tuple(index.columns), index.deferrable)
+    for row, other, kind in _rows(connection, statement, parameters):
+        yield Obstacle(row, other, ObstacleKind(kind), index.name, tuple(index.columns), index.deferrable)
 
 
 # Rows of the table that hold the value that a row of the batch is to have.
 _HOLDERS: Final = sql.SQL(
     """
-    SELECT w."product_sync id", p."product_sync id", false
-    FROM w JOIN p ON {matches} AND p."product_sync id" <> w."product_sync id"
+    SELECT w."product_sync id",
+           CASE WHEN p."product_sync is ours" THEN p."product_sync id" ELSE p."product_sync key" END,
+           CASE WHEN p."product_sync is ours" THEN 'held' ELSE 'outside' END
+    FROM w JOIN p ON {matches} AND NOT (p."product_sync is ours" AND p."product_sync id" = w."product_sync id")
     """
 )
 
 # Rows of the batch that are to have the same value as an earlier row of the batch.
 _RIVALS: Final = sql.SQL(
     """
-    SELECT "product_sync id", "product_sync first", true FROM (
+    SELECT "product_sync id", "product_sync first", 'rival' FROM (
         SELECT w."product_sync id", pg_catalog.first_value(w."product_sync id")
                    OVER (PARTITION BY {keys} ORDER BY "product_sync number") AS "product_sync first"
         FROM w WHERE {comparable}
@@ -230,8 +236,10 @@ def _referring(
     """Rows of the table that refer to a row which is to be deleted."""
     statement = sql.SQL(
         """
-        SELECT d.{key}::pg_catalog.text, p.{key}::pg_catalog.text FROM {table} AS d JOIN {table} AS p ON {matches}
-        WHERE d.{key} = ANY ({ids}) AND p.{key} <> d.{key}
+        SELECT d.{key}::pg_catalog.text, CASE WHEN {is_ours} THEN p.{key}::pg_catalog.text ELSE {whole_key} END,
+               CASE WHEN {is_ours} THEN 'referring' ELSE 'outside' END
+        FROM {table} AS d JOIN {table} AS p ON {matches}
+        WHERE {deleted_is_ours} AND d.{key} = ANY ({ids}) AND NOT ({is_ours} AND p.{key} = d.{key})
         """
     ).format(
         key=row_sql.key(row_schema),
@@ -240,12 +248,14 @@ def _referring(
             sql.SQL("p.{} = d.{}").format(sql.Identifier(one), sql.Identifier(other))
             for one, other in zip(reference.columns, reference.referenced, strict=True)
         ),
+        is_ours=row_sql.is_ours(row_schema),
+        deleted_is_ours=row_sql.is_ours(row_schema, "d"),
+        whole_key=_whole_key(row_schema, "p"),
         ids=row_sql.ids(row_schema),
     )
     parameters = [binary.ids(batch.deletes[row_schema.key.name].to_pylist())]
-    kind = ObstacleKind.REFERRING
-    for row, other in _rows(connection, statement, parameters):
-        yield Obstacle(row, other, kind, reference.name, tuple(reference.columns), reference.deferrable)
+    for row, other, kind in _rows(connection, statement, parameters):
+        yield Obstacle(row, other, ObstacleKind(kind), reference.name, tuple(reference.columns), reference.deferrable)
 
 
 def _rows(connection: psycopg.Connection, statement: sql.Composed, parameters: list[Any]) -> list[tuple[Any, ...]]:
@@ -261,6 +271,11 @@ def _rows(connection: psycopg.Connection, statement: sql.Composed, parameters: l
 
 def _and(conditions: Iterator[sql.Composed] | Sequence[sql.Composed]) -> sql.Composed:
     return sql.SQL(" AND ").join(conditions)
+
+
+def _whole_key(row_schema: RowSchema, alias: str) -> sql.Composed:
+    names = (sql.Identifier(alias, name) for name in row_schema.key_names)
+    return sql.SQL("pg_catalog.concat_ws(', ', {})").format(row_sql.comma(names))
 
 
 def _key(place: int) -> sql.Identifier:

@@ -80,6 +80,9 @@ class PostgresReader:
 
     def estimated_count(self) -> int:
         with self._reading() as connection:
+            if self._row_schema.tenant:
+                row = connection.execute(row_sql.estimate(self._row_schema)).fetchone()
+                return 0 if row is None else int(row[0][0]["Plan"]["Plan Rows"])
             oid = table_oid(connection, self._row_schema.table)
             row = connection.execute(catalog_sql.ESTIMATED_COUNT, [oid]).fetchone()
             return 0 if row is None else int(row[0])

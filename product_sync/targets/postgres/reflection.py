@@ -48,7 +48,7 @@ def reflect(address: TargetAddress, schema: str, table: str) -> TargetTable:
             refuse_heirs(connection, oid, name)
             columns = connection.execute(catalog_sql.COLUMNS, [oid]).fetchall()
             primary_key = [str(column) for (column,) in connection.execute(catalog_sql.PRIMARY_KEY, [oid])]
-            keys = [str(column) for (column,) in connection.execute(catalog_sql.KEYS, [oid])]
+            keys = [tuple(columns) for (columns,) in connection.execute(catalog_sql.KEYS, [oid])]
         except psycopg.Error as error:
             raise read_error(error, table=name, broken=connection.closed) from error
     return TargetTable(schema, table, tuple(_column(*column) for column in columns), tuple(primary_key), tuple(keys))

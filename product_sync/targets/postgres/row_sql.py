@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
+from product_sync.conversion.document import constant
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.types import ColumnType
 from product_sync.targets.postgres.column_types import WireFormat, wire_format
@@ -18,20 +19,38 @@ def table(row_schema: RowSchema) -> sql.Identifier:
     return sql.Identifier(row_schema.table.schema, row_schema.table.name)
 
 
+def is_ours(row_schema: RowSchema, alias: str = "p") -> sql.Composable:
+    """Whether a row is one of this sync: always, or if it is of its tenant. Compares columns with literals, which the
+    index of the key can serve."""
+    return (
+        sql.SQL(" AND ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(alias, column.name), _literal(column))
+            for column in row_schema.tenant
+        )
+        if row_schema.tenant
+        else sql.SQL("true")
+    )
+
+
 def select_all(row_schema: RowSchema) -> sql.Composed:
     """Reads every row, in canonical values."""
-    return sql.SQL("SELECT {} FROM {} AS p").format(_shown(row_schema), table(row_schema))
+    return sql.SQL("SELECT {} FROM {} AS p WHERE {}").format(_shown(row_schema), table(row_schema), is_ours(row_schema))
 
 
 def count(row_schema: RowSchema) -> sql.Composed:
     """Counts the rows."""
-    return sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(table(row_schema))
+    return sql.SQL("SELECT pg_catalog.count(*) FROM {} AS p WHERE {}").format(table(row_schema), is_ours(row_schema))
+
+
+def estimate(row_schema: RowSchema) -> sql.Composed:
+    """Lets the planner estimate the number of rows by its statistics of the tenant's columns."""
+    return sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} AS p WHERE {}").format(table(row_schema), is_ours(row_schema))
 
 
 def select_by_ids(row_schema: RowSchema) -> sql.Composed:
     """Reads the rows of the ids in ``$1``. ``= ANY`` of an array uses the index of the key."""
-    return sql.SQL("SELECT {} FROM {} AS p WHERE p.{} = ANY ({})").format(
-        _shown(row_schema), table(row_schema), key(row_schema), ids(row_schema)
+    return sql.SQL("SELECT {} FROM {} AS p WHERE {} AND p.{} = ANY ({})").format(
+        _shown(row_schema), table(row_schema), is_ours(row_schema), key(row_schema), ids(row_schema)
     )
 
 
@@ -40,13 +59,14 @@ def insert(row_schema: RowSchema) -> sql.Composed:
     that violate another unique constraint, without an error."""
     rows = _bound(row_schema, _numbered("n", row_schema.values))
     return sql.SQL(
-        "INSERT INTO {table} AS p ({columns}) SELECT {values} FROM {rows} ON CONFLICT ({key}) DO NOTHING RETURNING {id}"
+        "INSERT INTO {table} AS p ({columns}) SELECT {values} FROM {rows} ON CONFLICT ({keys}) DO NOTHING"
+        " RETURNING {id}"
     ).format(
         table=table(row_schema),
         columns=comma(sql.Identifier(column.name) for column in row_schema.columns),
         values=comma(rows.values()),
         rows=rows.unnested(),
-        key=key(row_schema),
+        keys=comma(sql.Identifier(name) for name in row_schema.key_names),
         id=_id(row_schema),
     )
 
@@ -64,9 +84,11 @@ def update(row_schema: RowSchema) -> sql.Composed:
     new, old = _numbered("n", row_schema.compared), _numbered("o", row_schema.compared)
     rows = _bound(row_schema, [*new, *old])
     return sql.SQL(
-        "UPDATE {table} AS p SET {assignments} FROM {rows} WHERE p.{key} = {k} AND {unchanged} RETURNING {id}"
+        "UPDATE {table} AS p SET {assignments} FROM {rows} WHERE {is_ours} AND p.{key} = {k} AND {unchanged}"
+        " RETURNING {id}"
     ).format(
         table=table(row_schema),
+        is_ours=is_ours(row_schema),
         assignments=comma(
             sql.SQL("{} = {}").format(sql.Identifier(column.name), rows.value(alias)) for alias, column in new
         ),
@@ -82,8 +104,11 @@ def delete(row_schema: RowSchema) -> sql.Composed:
     """Deletes rows by compare-and-swap: only where the row still holds all the values that were read."""
     old = _numbered("o", row_schema.values)
     rows = _bound(row_schema, old)
-    return sql.SQL("DELETE FROM {table} AS p USING {rows} WHERE p.{key} = {k} AND {unchanged} RETURNING {id}").format(
+    return sql.SQL(
+        "DELETE FROM {table} AS p USING {rows} WHERE {is_ours} AND p.{key} = {k} AND {unchanged} RETURNING {id}"
+    ).format(
         table=table(row_schema),
+        is_ours=is_ours(row_schema),
         rows=rows.unnested(),
         key=key(row_schema),
         k=rows.value("k"),
@@ -97,12 +122,13 @@ def written_by(row_schema: RowSchema) -> sql.Composed:
     exists. ``xmin`` is the low 32 bits of the transaction that wrote a row (manual, 5.6 "System Columns")."""
     return sql.SQL(
         """
-        SELECT EXISTS (SELECT FROM {table} AS p WHERE p.{key} = ANY ({wrote})
+        SELECT EXISTS (SELECT FROM {table} AS p WHERE {is_ours} AND p.{key} = ANY ({wrote})
                        AND p.xmin = $2::pg_catalog.text::pg_catalog.xid8::pg_catalog.xid),
-               EXISTS (SELECT FROM {table} AS p WHERE p.{key} = ANY ({deleted}))
+               EXISTS (SELECT FROM {table} AS p WHERE {is_ours} AND p.{key} = ANY ({deleted}))
         """
     ).format(
         table=table(row_schema),
+        is_ours=is_ours(row_schema),
         key=key(row_schema),
         wrote=ids(row_schema),
         deleted=_key_format(row_schema).parsed_ids("$3"),
@@ -112,8 +138,8 @@ def written_by(row_schema: RowSchema) -> sql.Composed:
 def flush(row_schema: RowSchema) -> sql.Composed:
     """Makes the next COMMIT flush the log, with everything before it, without changing a row: takes the weakest lock on
     one of the rows ``$1``, without waiting for it."""
-    return sql.SQL("SELECT FROM {} AS p WHERE p.{} = ANY ({}) LIMIT 1 FOR KEY SHARE SKIP LOCKED").format(
-        table(row_schema), key(row_schema), ids(row_schema)
+    return sql.SQL("SELECT FROM {} AS p WHERE {} AND p.{} = ANY ({}) LIMIT 1 FOR KEY SHARE SKIP LOCKED").format(
+        table(row_schema), is_ours(row_schema), key(row_schema), ids(row_schema)
     )
 
 
@@ -169,6 +195,13 @@ def _unchanged(rows: BoundRows, old: Sequence[tuple[str, RowColumn]]) -> sql.Com
 
 def _shown(row_schema: RowSchema) -> sql.Composed:
     return comma(wire_format(column.type).shown(sql.Identifier("p", column.name)) for column in row_schema.columns)
+
+
+def _literal(column: RowColumn) -> sql.Composed:
+    """The constant of a column, in the column's type."""
+    form = wire_format(column.type)
+    sent = sql.SQL("{}::pg_catalog.{}").format(sql.Literal(str(constant(column))), sql.Identifier(form.sent_as))
+    return form.parsed(sent)
 
 
 def _id(row_schema: RowSchema) -> sql.Composed:
