@@ -66,7 +66,7 @@ def _no_key(table: TargetTable, key: str, constants: Sequence[str]) -> TableErro
     if not table.primary_key:
         return TableError(error, hint=hints.sql(f"ALTER TABLE {{}} ADD PRIMARY KEY ({listed})", target, *names))
     nullable = [column.name for column in table.columns if column.name in names and column.nullable]
-    changes = "".join("ALTER COLUMN {} SET NOT NULL, " for _ in nullable)
+    changes = "".join("ALTER {} SET NOT NULL, " for _ in nullable)
     return TableError(
         error, hint=hints.sql(f"ALTER TABLE {{}} {changes}ADD UNIQUE ({listed})", target, *nullable, *names)
     )
