@@ -13,6 +13,7 @@ from psycopg import sql
 
 from product_sync import api
 from product_sync.errors import MappingError, TableError
+from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.definition import SyncDefinition, load_definitions
 from product_sync.schema.row_schema import resolve_mapping
 from product_sync.targets.postgres import binary, row_sql
@@ -90,13 +91,13 @@ def test_the_target_of_a_tenant_has_only_its_rows(cart_url: str, columns: str, m
         connection.execute(sql.SQL("CREATE TABLE item ({})").format(sql.SQL(columns)))
         insert = "INSERT INTO item (tenant, id, slug) VALUES (%s, %s, 'a')"
         connection.cursor().executemany(insert, [(mine, "1"), (mine, "2"), (other, shared), (other, "4")])
-    row_schema = resolve_mapping(tenant_sync(mine), reflect(cart_url, "public", "item"))
-    reader = PostgresReader(cart_url, row_schema)
+    row_schema = resolve_mapping(tenant_sync(mine), reflect(TargetAddress(cart_url), "public", "item"))
+    reader = PostgresReader(TargetAddress(cart_url), row_schema)
 
     def row(row_id: str, slug: str) -> dict[str, Any]:
         return {"tenant": str(mine).lower() if isinstance(mine, str) else mine, "id": row_id, "slug": slug}
 
-    with PostgresWriter(cart_url, row_schema, run_id="test") as writer:
+    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
         batch = write_batch(
             row_schema,
             inserts=[row("5", "new"), row("2", "is there")],
@@ -119,9 +120,9 @@ def test_the_index_of_the_key_serves_the_reads_and_writes_of_a_tenant(market: Ma
     market.sql(f"CREATE TABLE item (tenant text, id text, slug text, PRIMARY KEY ({key}))")
     market.sql("INSERT INTO item SELECT 't' || n % 50, 'p' || n, 's' FROM generate_series(1, 20000) AS n")
     market.sql("ANALYZE item")
-    row_schema = resolve_mapping(tenant_sync("t7"), reflect(market.cart_url, "public", "item"))
-    assert PostgresReader(market.cart_url, row_schema).estimated_count() == pytest.approx(400, rel=0.2)
-    assert PostgresReader(market.cart_url, row_schema).count() == 400
+    row_schema = resolve_mapping(tenant_sync("t7"), reflect(TargetAddress(market.cart_url), "public", "item"))
+    assert PostgresReader(TargetAddress(market.cart_url), row_schema).estimated_count() == pytest.approx(400, rel=0.2)
+    assert PostgresReader(TargetAddress(market.cart_url), row_schema).count() == 400
     with psycopg.connect(market.cart_url, cursor_factory=psycopg.RawCursor) as connection:
         binary.register(connection)
         ids = binary.ids([f"p{n}" for n in range(300)])
@@ -182,10 +183,10 @@ def test_the_hint_for_a_table_without_a_key_has_the_tenant_in_it(market: Market)
     market.sql("CREATE TABLE item (tenant text, id text, slug text)")
     for key in ("PRIMARY KEY", "SET NOT NULL, ADD UNIQUE"):
         with pytest.raises(TableError) as refused:
-            resolve_mapping(tenant_sync("a"), reflect(market.cart_url, "public", "item"))
+            resolve_mapping(tenant_sync("a"), reflect(TargetAddress(market.cart_url), "public", "item"))
         assert key in refused.value.hint
         market.sql(refused.value.hint)
-        row_schema = resolve_mapping(tenant_sync("a"), reflect(market.cart_url, "public", "item"))
+        row_schema = resolve_mapping(tenant_sync("a"), reflect(TargetAddress(market.cart_url), "public", "item"))
         assert row_schema.key_names == ("tenant", "id")
         if key == "PRIMARY KEY":
             market.sql("ALTER TABLE item DROP CONSTRAINT item_pkey, ADD no serial PRIMARY KEY")
@@ -195,6 +196,6 @@ def test_the_hint_for_a_table_without_a_key_has_the_tenant_in_it(market: Market)
 def test_a_value_that_the_column_of_the_tenant_cannot_hold_is_refused(cart_url: str) -> None:
     with psycopg.connect(cart_url) as connection:
         connection.execute("CREATE TABLE item (tenant int, id text, slug text, PRIMARY KEY (tenant, id))")
-    row_schema = resolve_mapping(tenant_sync("a"), reflect(cart_url, "public", "item"))
+    row_schema = resolve_mapping(tenant_sync("a"), reflect(TargetAddress(cart_url), "public", "item"))
     with pytest.raises(MappingError, match="The value of column 'tenant', 'a', does not fit integer"):
-        PostgresWriter(cart_url, row_schema, run_id="test")
+        PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test")
