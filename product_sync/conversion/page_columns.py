@@ -27,6 +27,7 @@ EARLIEST_MS: Final = -210_866_803_200_000
 LATEST_MS: Final = (2**63 - 1) // 1000
 
 NUMBERS: Final = frozenset({BsonType.DOUBLE, BsonType.INT32, BsonType.INT64})
+_ALL_NUMBERS: Final = NUMBERS | {BsonType.DECIMAL128}
 ID_TYPES: Final[dict[int, IdType]] = {
     BsonType.OBJECT_ID: IdType.OBJECT_ID,
     BsonType.STRING: IdType.STRING,
@@ -43,6 +44,12 @@ _DOUBLE_DIGITS: Final = 15
 #: The most digits after the point that are tried of a double, and the most digits of any number of 64 bits.
 _FRACTION_DIGITS: Final = 6
 _INT64_DIGITS: Final = 18
+_POWERS: Final = 10 ** np.arange(_INT64_DIGITS + 1, dtype=np.int64)
+#: Decimal128 in binary: where the exponent begins in the high word, what it is too large by, and the bits below it. The
+#: two highest bits of the exponent are set in NaN, infinity and numbers of another form.
+_DECIMAL_EXPONENT: Final = np.uint64(49)
+_DECIMAL_BIAS: Final = 6176
+_DECIMAL_REST: Final = np.uint64(2**49 - 1)
 
 
 class Values(NamedTuple):
@@ -145,7 +152,7 @@ def _timestamp(block: ByteBlock, found: Values) -> Converted:
 
 def integer(column_type: ColumnType) -> PageColumn:
     """smallint, integer, bigint."""
-    return PageColumn(NUMBERS, partial(_integer, arrow=column_type.arrow))
+    return PageColumn(_ALL_NUMBERS, partial(_integer, arrow=column_type.arrow))
 
 
 def _integer(block: ByteBlock, found: Values, arrow: pa.DataType) -> Converted:
@@ -156,6 +163,8 @@ def _integer(block: ByteBlock, found: Values, arrow: pa.DataType) -> Converted:
 
 
 def _whole_numbers(block: ByteBlock, found: Values) -> tuple[NDArray[np.int64], Mask]:
+    if found.kinds[0] == BsonType.DECIMAL128:
+        return _decimal_units(block, found, places=0)
     numbers = np.where(
         found.kinds == BsonType.INT32, block.integers(found.at, "<i4"), block.integers(found.at, "<i8")
     ).astype(np.int64)
@@ -165,6 +174,21 @@ def _whole_numbers(block: ByteBlock, found: Values) -> tuple[NDArray[np.int64], 
     doubles = _small_doubles(block, found)
     is_whole = (doubles == np.trunc(doubles)) & (np.abs(doubles) < EXACT_AS_DOUBLE)
     return np.where(is_double, np.where(is_whole, doubles, 0).astype(np.int64), numbers), is_whole | ~is_double
+
+
+def _decimal_units(block: ByteBlock, found: Values, places: int) -> tuple[NDArray[np.int64], Mask]:
+    """Values of Decimal128 as whole multiples of the last of ``places``, if they are such multiples below 10^18."""
+    low, high = block.integers(found.at, "<u8"), block.integers(found.at + 8, "<u8")
+    # The high word: a sign, 14 bits of the exponent, and the coefficient's highest bits, all zero in a small number.
+    is_small = (high & _DECIMAL_REST == 0) & (low < 10**_INT64_DIGITS)
+    coefficients = np.where(is_small, low, 0).astype(np.int64)
+    shifts = (high >> _DECIMAL_EXPONENT & np.uint64(2**14 - 1)).astype(np.int64) - _DECIMAL_BIAS + places
+    multiplied = _POWERS[np.clip(shifts, 0, _INT64_DIGITS)]
+    divided = _POWERS[np.clip(-shifts, 0, _INT64_DIGITS)]
+    whole, rest = np.divmod(coefficients, divided)
+    certain = is_small & (rest == 0) & (np.abs(shifts) <= _INT64_DIGITS) & (whole <= (_POWERS[-1] - 1) // multiplied)
+    units = np.where(certain, whole * multiplied, 0)
+    return np.where(high >> np.uint64(63), -units, units), certain
 
 
 def _small_doubles(block: ByteBlock, found: Values) -> NDArray[np.float64]:
@@ -189,7 +213,7 @@ def numeric(column_type: ColumnType) -> PageColumn | None:
     """numeric and numeric(p,s) with up to six digits after the point."""
     if not 0 <= (column_type.scale or 0) <= _FRACTION_DIGITS:
         return None
-    return PageColumn(NUMBERS, partial(_numeric, precision=column_type.precision, scale=column_type.scale))
+    return PageColumn(_ALL_NUMBERS, partial(_numeric, precision=column_type.precision, scale=column_type.scale))
 
 
 def _numeric(block: ByteBlock, found: Values, precision: int | None, scale: int | None) -> Converted:
@@ -202,6 +226,9 @@ def _numeric(block: ByteBlock, found: Values, precision: int | None, scale: int 
     places = _FRACTION_DIGITS if scale is None and precision is None else scale or 0
     unit = 10**places
     most = 10 ** min(_INT64_DIGITS if precision is None else precision, _INT64_DIGITS)
+    if found.kinds[0] == BsonType.DECIMAL128:
+        units, certain = _decimal_units(block, found, places)
+        return Converted(_decimal_texts(units, places), certain & (np.abs(units) < most))
     whole, certain = _whole_numbers(block, found)
     certain &= (whole < most // unit) & (whole > -(most // unit))
     units = np.where(certain, whole, 0) * unit

@@ -11,7 +11,7 @@ import bson
 import numpy as np
 import pyarrow as pa
 import pytest
-from bson import Code, DBRef, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson import Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.binary import Binary
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,6 +123,23 @@ def test_numbers_are_read_as_one_by_one(name: str, numbers: list[Any]) -> None:
     assert_same(row_schema_of({name: ALL_TYPES[name]}), [encoded({"_id": 1, name: number}) for number in numbers])
 
 
+@pytest.mark.parametrize("name", ["integer", "price", "narrow", "any"])
+@settings(deadline=None, max_examples=60)
+@given(
+    numbers=st.lists(
+        st.one_of(
+            st.tuples(st.integers(-(10**19), 10**19), st.integers(-20, 20)),
+            st.tuples(st.integers(-(10**12), 10**12), st.integers(-6, 3)),
+            st.tuples(st.sampled_from([0, 1, 10**17, 10**18 - 1, 10**18, 2**64, 10**34 - 1]), st.integers(-6176, 6110)),
+        ).map(lambda parts: Decimal128(f"{parts[0]}E{parts[1]}")),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_decimals_are_read_as_one_by_one(name: str, numbers: list[Decimal128]) -> None:
+    assert_same(row_schema_of({name: ALL_TYPES[name]}), [encoded({"_id": 1, name: number}) for number in numbers])
+
+
 @st.composite
 def any_document(draw: st.DrawFn) -> dict[str, Any]:
     """An _id of any type that an _id may have, and some of the fields, in any order, with values of any type."""
@@ -210,6 +227,7 @@ def test_regular_documents_need_no_second_look(monkeypatch: pytest.MonkeyPatch) 
     values: list[dict[str, Any]] = [
         REGULAR,
         REGULAR | {"price": 12, "n": Int64(4)},
+        REGULAR | {"price": Decimal128("12.50")},
         {k: v for k, v in REGULAR.items() if k != "n"},
     ]
     raws = [encoded(value | {"_id": ObjectId()}) for value in values for _ in range(70)]
