@@ -40,6 +40,8 @@ EVERY_TYPE: Mapping[str, ColumnType] = {
     "active": ColumnType(TypeName.BOOLEAN),
     "moment": ColumnType(TypeName.TIMESTAMPTZ),
     "token": ColumnType(TypeName.UUID),
+    "facts": ColumnType(TypeName.JSONB),
+    "extra": ColumnType(TypeName.JSON),
 }
 
 #: Rows at the edges of every type.
@@ -60,6 +62,8 @@ EDGES: Sequence[Row] = (
         # 4713 BC, January 1: about where PostgreSQL's calendar begins.
         "moment": -210_866_803_200_000_000,
         "token": "00000000-0000-0000-0000-000000000000",
+        "facts": "null",
+        "extra": "[]",
     },
     {
         "id": "most",
@@ -76,6 +80,8 @@ EDGES: Sequence[Row] = (
         # Beyond the year 9999, where Python's datetime ends.
         "moment": 9_000_000_000_000_000_000,
         "token": "ffffffff-ffff-4fff-bfff-ffffffffffff",
+        "facts": '{"a": [1.5, -20, true, "\\u0001\\"\\\\u0000"], "bb": {"": null}, "ä": "😀"}',
+        "extra": '{"a": "not jsonb: {}", "b": 1000000}',
     },
     {
         "id": "not finite",
@@ -313,7 +319,7 @@ class TargetContract:
     def test_the_row_that_holds_a_value_is_named_and_so_is_the_first_of_the_batch_that_wants_it(
         self, target_of: TargetOf, row_schema: RowSchema
     ) -> None:
-        columns = [name for name in EVERY_TYPE if name not in ("id", "name", "active")]
+        columns = [name for name in EVERY_TYPE if name not in ("id", "name", "active", "extra")]
         target = target_of(row_schema, [{**EDGES[1], "id": "holder"}, {"id": "p"}, {"id": "q"}])
         for column in columns:
             target.make_unique(column)

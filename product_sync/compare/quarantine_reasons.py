@@ -49,6 +49,12 @@ ADVICE: Mapping[Reason, Advice] = {
         " For a dotted path: a value on the way is not a document",
         "correct the document, or map another field",
     ),
+    Reason.NOT_JSON: Advice(
+        Stage.CONVERT,
+        "JSON has no such value: binary data, a regular expression, a BSON timestamp, code, a DBRef, MinKey, MaxKey."
+        " ObjectIds, dates and UUIDs are copied as text",
+        "correct the document, or map only its other fields",
+    ),
     Reason.NOT_EXACT: Advice(
         Stage.CONVERT,
         "the number has more decimal places than the column: 2.5 in an integer, 99.999 in a numeric(10,2)",
@@ -66,7 +72,7 @@ ADVICE: Mapping[Reason, Advice] = {
     ),
     Reason.TOO_LONG: Advice(
         Stage.CONVERT,
-        "the text is longer than the varchar. It is never cut",
+        "the text is longer than the varchar, or a JSON than 100 million characters. It is never cut",
         "shorten it, or make the column wider",
     ),
     Reason.INVALID_BSON: Advice(

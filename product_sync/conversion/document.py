@@ -21,7 +21,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
-from bson.errors import InvalidBSON
+from bson.errors import BSONError, InvalidBSON
 
 from product_sync.conversion import rules
 from product_sync.conversion.elements import BsonType, RepeatedFields, document_of, elements, id_element
@@ -32,6 +32,7 @@ from product_sync.errors import MappingError
 from product_sync.schema.records import Defect, Reason, Reject, SourceBatch, SourceId
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.source_filter import expression_of
+from product_sync.schema.types import is_json
 
 #: Decoding without loss. Dates keep the whole int64 range. int32 (``int``) and int64 (``Int64``) stay apart, and so do
 #: UUIDs of subtype 4 (``UUID``) and 3 (``Binary``). A byte that is not UTF-8 becomes a lone surrogate.
@@ -44,6 +45,8 @@ CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS,
 )
 
+#: Characters of the place of a fault inside a value.
+_PLACE_LENGTH: Final = 100
 #: The name of a field that no document contains.
 _IN_NO_DOCUMENT: Final = "product_sync: in no document"
 #: The name of the field that `with_failures` adds. It is not in the projection, so no document of MongoDB has it.
@@ -55,6 +58,15 @@ Row = tuple[Any, ...]
 def decode(raw: bytes) -> dict[str, Any]:
     """One document, without loss. Raises `InvalidBSON` for any malformed one."""
     return bson.decode(raw, CODEC_OPTIONS)
+
+
+def encoded(document: dict[str, Any]) -> bytes | None:
+    """The bytes of a decoded document; ``None`` if it has a value that cannot be encoded. The bytes from which it was
+    decoded are the same only if no name was repeated in it."""
+    try:
+        return bson.encode(document, codec_options=CODEC_OPTIONS)
+    except (BSONError, ValueError, TypeError, OverflowError):
+        return None
 
 
 def projection(row_schema: RowSchema) -> dict[str, Any]:
@@ -206,7 +218,10 @@ class RowConverter:
         self._by_name = {field.name: field for field in self._fields}
         self._has_expressions = bool(row_schema.expressions)
         self._dotted = [field.path for field in self._fields if len(field.path) > 1]
-        self._repeated = RepeatedFields([column.path for column in row_schema.columns if column.path])
+        self._repeated = RepeatedFields(
+            [column.path for column in row_schema.columns if column.path],
+            whole=[column.path for column in row_schema.values if column.path and is_json(column.type)],
+        )
 
     def convert(self, document: dict[str, Any]) -> Row | Reject:
         """The canonical values of a decoded document in the order of ``RowSchema.source_schema``, or its reject with
@@ -251,7 +266,7 @@ class RowConverter:
     def _outcome(self, raw: bytes) -> Row | Reject:
         try:
             document = decode(raw)
-            repeated = self._repeated.among(raw)
+            repeated = self._repeated.among(raw, holds_all=lambda: encoded(document) == raw)
             if not repeated:
                 for path in self._dotted:
                     if type(document.get(path[0])) in (dict, DBRef):
@@ -282,7 +297,9 @@ class RowConverter:
             except ConversionError as error:
                 # After a repetition the server may have left fields out (`projection`), so none is called missing.
                 if not (repeated and error.reason is Reason.MISSING_FIELD):
-                    defects.append(Defect(field.name, error.reason, excerpt(field.offending(document))))
+                    shown = excerpt(error.value if error.place else field.offending(document))
+                    place = f"{error.place[:_PLACE_LENGTH]}: " if error.place else ""
+                    defects.append(Defect(field.name, error.reason, cut(place + shown)))
         return Reject(source_key(bson_id), identity, tuple(defects))
 
     def _identify(self, bson_id: Any) -> tuple[SourceId | None, list[Defect]]:

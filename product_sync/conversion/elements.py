@@ -7,7 +7,7 @@ reply takes most of the time of a sync in which nothing differs.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -136,18 +136,25 @@ class RepeatedFields:
     called the product's value: the document is quarantined (docs/decisions/0025).
     """
 
-    def __init__(self, paths: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, paths: Sequence[tuple[str, ...]], whole: Sequence[tuple[str, ...]] = ()) -> None:
         self._paths = {path: tuple(name.encode() for name in path) for path in paths}
+        self._whole = {path: self._paths[path] for path in whole}
         self._names = sorted({name + b"\0" for names in self._paths.values() for name in names})
 
-    def among(self, raw: bytes) -> frozenset[tuple[str, ...]]:
-        """The paths on which a name is repeated in the document ``raw``.
+    def among(self, raw: bytes, *, holds_all: Callable[[], bool] = lambda: False) -> frozenset[tuple[str, ...]]:
+        """The paths on which a name is repeated in the document ``raw``, and those of ``whole`` whose value has a
+        repeated name at any depth.
 
-        Nearly no document has one: searching the bytes for the names saves all others the walk.
+        Nearly no document has one: searching the bytes for the names saves all others the walk. Members of ``whole``
+        have any names, so these documents need another proof: ``holds_all`` says whether the decoded document has
+        everything that is in ``raw``.
         """
-        if not any(_contains_twice(raw, name) for name in self._names):
-            return frozenset()
-        return frozenset(path for path, names in self._paths.items() if _is_repeated(raw, 0, names))
+        found = frozenset[tuple[str, ...]]()
+        if any(_contains_twice(raw, name) for name in self._names):
+            found = frozenset(path for path, names in self._paths.items() if _is_repeated(raw, 0, names))
+        if self._whole and not holds_all():
+            found |= {path for path, names in self._whole.items() if _has_repeated_members(raw, 0, names)}
+        return found
 
 
 def _contains_twice(raw: bytes, name: bytes) -> bool:
@@ -160,6 +167,16 @@ def _is_repeated(raw: bytes, at: int, path: tuple[bytes, ...]) -> bool:
     if len(found) != 1 or len(path) == 1:
         return len(found) > 1
     return found[0].kind == BsonType.DOCUMENT and _is_repeated(raw, found[0].start, path[1:])
+
+
+def _has_repeated_members(raw: bytes, at: int, path: tuple[bytes, ...]) -> bool:
+    if not path:
+        return has_repeated_names(raw, at)
+    return any(
+        _has_repeated_members(raw, element.start, path[1:])
+        for element in elements(raw, at)
+        if element.name == path[0] and element.kind in (BsonType.DOCUMENT, BsonType.ARRAY)
+    )
 
 
 @dataclass(frozen=True, slots=True)

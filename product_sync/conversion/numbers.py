@@ -93,7 +93,12 @@ def integer(column_type: ColumnType) -> Rules:
 
 
 def numeric(column_type: ColumnType) -> Rules:
-    """numeric and numeric(p,s): fixed-point text without trailing zeros. The scale may be negative or above p."""
+    """numeric and numeric(p,s): fixed-point text without trailing zeros."""
+    return _rules(numeric_text(column_type))
+
+
+def numeric_text(column_type: ColumnType) -> Callable[[Decimal], str]:
+    """The canonical text of a finite number. The scale of the type may be negative or above p."""
     precision, scale = column_type.precision, column_type.scale or 0
     whole_digits = _NUMERIC_WHOLE_DIGITS if precision is None else precision - scale
     fraction_digits = _NUMERIC_FRACTION_DIGITS if precision is None else scale
@@ -110,7 +115,7 @@ def numeric(column_type: ColumnType) -> Rules:
             raise ConversionError(Reason.NOT_EXACT)
         return text
 
-    return _rules(of_decimal)
+    return of_decimal
 
 
 def _last_place(text: str) -> int:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from bson.errors import InvalidBSON
 from numpy.typing import NDArray
 
+from product_sync.conversion import page_values
 from product_sync.conversion.byte_block import ByteBlock, Mask, Positions
 from product_sync.conversion.document import RowConverter
 from product_sync.conversion.elements import FIXED_SIZES, UNCOUNTED_SIZES, BsonType, Documents, elements
@@ -26,6 +27,8 @@ from product_sync.schema.row_schema import RowColumn, RowSchema
 
 #: Shapes that are looked for in one page.
 _SHAPES: Final = 8
+#: Bytes of a document without elements.
+_EMPTY_DOCUMENT: Final = 5
 #: From so many documents on it is faster to read them together.
 WORTH_WHILE: Final = 64
 
@@ -49,7 +52,10 @@ class PageConverter:
         self._exact = RowConverter(row_schema)
         self._key = row_schema.key
         self._columns = row_schema.columns
-        self._readers = {column.name: page_column(column, is_key=column is self._key) for column in self._columns}
+        self._readers = {
+            column.name: page_column(column, is_key=column is self._key) or page_values.page_column(column)
+            for column in self._columns
+        }
         self._by_field: dict[str, list[RowColumn]] = {}
         for column in self._columns:
             if column.path:
@@ -199,6 +205,9 @@ def _sizes(
         size = length + UNCOUNTED_SIZES[BsonType.STRING]
         end = np.minimum(np.maximum(at + size - 1, 0), block.size)
         return size, (length >= 1) & (block.integers(end, "u1") == 0)
+    if only in (BsonType.DOCUMENT, BsonType.ARRAY):
+        size = block.integers(at, "<i4").astype(np.int64)
+        return size, size >= _EMPTY_DOCUMENT
     if only == BsonType.BINARY:
         return np.full(len(at), UUID_SIZE), block.equal(at, UUID_HEAD)
     return np.full(len(at), FIXED_SIZES[only]), True

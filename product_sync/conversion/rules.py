@@ -19,7 +19,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from product_sync.conversion import numbers, page_columns
+from product_sync.conversion import json_values, numbers, page_columns
 from product_sync.conversion.error import ConversionError
 from product_sync.conversion.ids import is_canonical_uuid, source_id
 from product_sync.conversion.numbers import Rules
@@ -88,6 +88,8 @@ CONVERSIONS: Final[dict[TypeName, _Conversions]] = {
     TypeName.BOOLEAN: _Conversions(lambda _: {bool: bool}, lambda _: page_columns.BOOLEAN),
     TypeName.TIMESTAMPTZ: _Conversions(lambda _: {DatetimeMS: _microseconds}, lambda _: page_columns.TIMESTAMPTZ),
     TypeName.UUID: _Conversions(lambda _: {uuid.UUID: str, str: _uuid_of_text}, lambda _: page_columns.UUID),
+    TypeName.JSON: _Conversions(lambda _: json_values.RULES),
+    TypeName.JSONB: _Conversions(lambda _: json_values.RULES),
 }
 
 

@@ -59,6 +59,8 @@ def _random_value(kind: ColumnType) -> Any:
             return f"0.{digits}" if digits else "0"
         case TypeName.TIMESTAMPTZ:
             return (_FIRST_DAY + secrets.randbelow(_DAYS)) * _DAY_US
+        case TypeName.JSON | TypeName.JSONB:
+            return str(secrets.randbits(63))
         case TypeName.REAL | TypeName.DOUBLE:
             return float(secrets.randbits(_BITS[kind.name]))
         case _:

@@ -81,6 +81,7 @@ class Reason(StrEnum):
     MISSING_FIELD = "missing_field"
     EXPRESSION_FAILED = "expression_failed"
     WRONG_TYPE = "wrong_type"
+    NOT_JSON = "not_json"
     NOT_EXACT = "not_exact"
     OUT_OF_RANGE = "out_of_range"
     NOT_FINITE = "not_finite"
@@ -95,8 +96,9 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """A value that cannot be copied. ``value`` is an excerpt of its canonical extended JSON. For `EXPRESSION_FAILED` it
-    is the server's message, and in the load stage the server's message without the other values of the row."""
+    """A value that cannot be copied. ``value`` is an excerpt of its canonical extended JSON. If the fault is inside an
+    object or an array, the place and a colon come first, such as ``.sizes[2]: …``. For `EXPRESSION_FAILED` it is the
+    server's message, and in the load stage the server's message without the other values of the row."""
 
     column: str
     reason: Reason

@@ -17,6 +17,7 @@ text, varchar(n)    str                                   string
 boolean             bool                                  bool
 timestamptz         int, microseconds since 1970 UTC      timestamp[us, UTC]
 uuid                str, canonical lower case             string
+json, jsonb         str, as PostgreSQL writes a jsonb      string (`product_sync.conversion.json_values`)
 ==================  ====================================  =========================================
 
 The target may hold values that the source cannot: a NaN or infinite numeric or float, which reads as ``"NaN"``,
@@ -44,6 +45,8 @@ class TypeName(StrEnum):
     BOOLEAN = "boolean"
     TIMESTAMPTZ = "timestamptz"
     UUID = "uuid"
+    JSON = "json"
+    JSONB = "jsonb"
 
 
 _ARROW: dict[TypeName, pa.DataType] = {
@@ -58,6 +61,8 @@ _ARROW: dict[TypeName, pa.DataType] = {
     TypeName.BOOLEAN: pa.bool_(),
     TypeName.TIMESTAMPTZ: pa.timestamp("us", tz="UTC"),
     TypeName.UUID: pa.string(),
+    TypeName.JSON: pa.string(),
+    TypeName.JSONB: pa.string(),
 }
 
 
@@ -83,3 +88,7 @@ class ColumnType:
         if self.precision is not None:
             return f"{self.name}({self.precision},{self.scale})"
         return str(self.name)
+
+
+def is_json(column_type: ColumnType) -> bool:
+    return column_type.name in (TypeName.JSON, TypeName.JSONB)

@@ -49,9 +49,12 @@ ALL_TYPES = {
     "owner": ColumnType(TypeName.UUID),
     "shop": ColumnType(TypeName.VARCHAR, length=2),
     "rank": PRICE,
+    "facts": ColumnType(TypeName.JSONB),
+    "extra": ColumnType(TypeName.JSON),
 }
 ALL_SPECS: dict[str, dict[str, Any]] = {
     "shop": {"value": "eu"},
+    "facts": {"required": False},
     "rank": {"value": 1.5},
     "integer": {"default": 0},
     "text": {"required": False},
@@ -75,6 +78,7 @@ RARE = st.sampled_from(
     ]
 )  # fmt: skip
 VALUES = st.one_of(NUMBERS, OTHERS, IDS, RARE)
+MEMBERS = st.lists(VALUES, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "$ref", "$id", ""]), VALUES)
 KEY_TYPES = (TypeName.UUID, TypeName.INTEGER, TypeName.BIGINT)
 
 
@@ -110,7 +114,7 @@ def assert_same(row_schema: RowSchema, raws: Sequence[bytes]) -> None:
 
 @pytest.mark.parametrize("name", ALL_TYPES)
 @settings(deadline=None, max_examples=40)
-@given(values=st.lists(st.tuples(IDS, VALUES), min_size=1, max_size=12))
+@given(values=st.lists(st.tuples(IDS, VALUES | MEMBERS), min_size=1, max_size=12))
 def test_a_column_of_mixed_values_is_read_as_one_by_one(name: str, values: list[tuple[Any, Any]]) -> None:
     row_schema = row_schema_of({name: ALL_TYPES[name]}, {name: ALL_SPECS.get(name, {})})
     assert_same(row_schema, [encoded({"_id": bson_id, name: value}) for bson_id, value in values])

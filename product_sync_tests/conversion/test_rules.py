@@ -36,6 +36,8 @@ VARCHAR = ColumnType(TypeName.VARCHAR, length=4)
 BOOLEAN = ColumnType(TypeName.BOOLEAN)
 TIMESTAMPTZ = ColumnType(TypeName.TIMESTAMPTZ)
 UUID = ColumnType(TypeName.UUID)
+JSON = ColumnType(TypeName.JSON)
+JSONB = ColumnType(TypeName.JSONB)
 
 NUMBERS = [SMALLINT, INTEGER, BIGINT, NUMERIC, MONEY, HUNDREDS, TINY, REAL, DOUBLE]
 TYPES = [*NUMBERS, TEXT, VARCHAR, BOOLEAN, TIMESTAMPTZ, UUID]
@@ -232,7 +234,7 @@ def test_no_column_takes_a_document_an_array_or_an_exotic_value(column_type: Col
 
 def test_every_supported_type_has_a_rule() -> None:
     assert set(CONVERSIONS) == set(TypeName)
-    assert {column_type.name for column_type in TYPES} == set(TypeName)
+    assert {column_type.name for column_type in (*TYPES, JSON, JSONB)} == set(TypeName)
 
 
 def test_the_instants_at_the_ends_are_those_of_the_calendar() -> None:

@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from product_sync.conversion import json_values
 from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.targets.postgres import binary
 from product_sync.targets.postgres.column_types import wire_format
 from product_sync.targets.postgres.connection import connect
+from product_sync_tests.conversion.test_json_values import JSON
 
 #: PostgreSQL's timestamps, in microseconds since 1970, as far as 64 bits reach.
 _FIRST_MOMENT, _LAST_MOMENT = -210_866_803_200_000_000, 2**63 - 3
@@ -40,6 +42,8 @@ VALUES: dict[TypeName, st.SearchStrategy[Any]] = {
     TypeName.BOOLEAN: st.booleans(),
     TypeName.TIMESTAMPTZ: st.integers(_FIRST_MOMENT, _LAST_MOMENT) | st.sampled_from([2**63 - 1, -(2**63)]),
     TypeName.UUID: st.uuids().map(str),
+    TypeName.JSON: JSON.map(json_values.text),
+    TypeName.JSONB: JSON.map(json_values.text),
 }
 
 

@@ -28,6 +28,8 @@ SUPPORTED = {
     "timestamptz": "timestamptz",
     "timestamptz(3)": "timestamptz",
     "uuid": "uuid",
+    "json": "json",
+    "jsonb": "jsonb",
 }
 #: By declaration: what the server calls it, and so what a person is told.
 UNSUPPORTED = {
@@ -35,7 +37,6 @@ UNSUPPORTED = {
     "timestamp": "timestamp without time zone",
     "char(5)": "character(5)",
     "date": "date",
-    "jsonb": "jsonb",
     "bytea": "bytea",
     "money": "money",
     "integer[]": "integer[]",

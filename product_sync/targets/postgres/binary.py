@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from psycopg.types.string import BytesBinaryDumper
 
+from product_sync.conversion import json_values
 from product_sync.schema.row_schema import RowSchema
-from product_sync.schema.types import ColumnType, TypeName
+from product_sync.schema.types import ColumnType, TypeName, is_json
 from product_sync.targets.postgres.column_types import WireFormat, wire_format
 
 #: Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL starts to count.
@@ -95,6 +96,8 @@ def canonical(column: pa.Array, column_type: ColumnType) -> pa.Array:
         column = _decoded(column, wire_format(column_type))
     if column_type.name is TypeName.TIMESTAMPTZ:
         return _since_1970(column)
+    if is_json(column_type):
+        return json_values.canonical(column, column_type)
     if column_type.name in (TypeName.REAL, TypeName.DOUBLE):
         # -0.0 + 0.0 is 0.0; every other value stays the same.
         return pc.add(column, pa.scalar(0.0, column_type.arrow))

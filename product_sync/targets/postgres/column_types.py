@@ -14,6 +14,7 @@ from typing import Final, LiteralString
 from psycopg import sql
 from psycopg.postgres import types
 
+from product_sync.conversion.json_values import NOT_JSONB, PERHAPS_NOT_JSONB
 from product_sync.schema.types import ColumnType, TypeName
 
 #: BSON dates have milliseconds; a column with fewer digits would round them.
@@ -24,18 +25,22 @@ _MILLISECONDS: Final = 3
 class WireFormat:
     """How the values of a column type travel to the server and back, in binary.
 
-    ``sent_as`` is the built-in type that is sent, ``dtype`` its fixed-size binary form or ``None`` for text, and
-    ``cast`` the column's own type where that is another one. ``read`` is the SQL that reads a column, ``read_as`` the
-    type of its result. ``compare`` is the SQL that compare-and-swap compares with the value that was read: where
-    reading loses something, it must lose the same, or such a row could never be written again.
+    ``sent_as`` is the built-in type that is sent, ``dtype`` its fixed-size binary form or ``None`` for text, ``parse``
+    the SQL that prepares it for a cast, and ``cast`` the column's own type where that is another one. ``read`` is the
+    SQL that reads a column, ``read_as`` the type of its result. ``compare`` is the SQL that compare-and-swap compares
+    with the value that was read: where reading loses something, it must lose the same, or such a row could never be
+    written again. ``{1}`` in it is the value that was read, as it is sent; ``compare_with`` is the SQL that makes of it
+    what ``compare`` is compared with.
     """
 
     sent_as: str
     dtype: str | None = None
+    parse: LiteralString = "{}"
     cast: str | None = None
     read: LiteralString = "{}"
     read_as: str = ""
     compare: LiteralString = "{}"
+    compare_with: LiteralString | None = None
 
     @property
     def read_dtype(self) -> str | None:
@@ -56,7 +61,7 @@ class WireFormat:
 
     def parsed(self, element: sql.Composable) -> sql.Composed:
         """The SQL that makes the column's type of a value that was sent."""
-        return _cast(element, self.cast, "")
+        return _cast(sql.SQL(self.parse).format(element), self.cast, "")
 
     def parsed_ids(self, parameter: LiteralString) -> sql.Composed:
         """The SQL that makes an array of the column's type of ids that were sent as text."""
@@ -65,8 +70,10 @@ class WireFormat:
     def shown(self, column: sql.Composable) -> sql.Composed:
         return sql.SQL(self.read).format(column)
 
-    def compared(self, column: sql.Composable) -> sql.Composed:
-        return sql.SQL(self.compare).format(column)
+    def compared(self, column: sql.Composable, element: sql.Composable) -> tuple[sql.Composed, sql.Composed]:
+        """What a column holds and the value that was read from it, as two expressions to be compared."""
+        before = self.parsed(element) if self.compare_with is None else sql.SQL(self.compare_with).format(element)
+        return sql.SQL(self.compare).format(column, element), before
 
 
 def _cast(value: sql.Composable, to: str | None, suffix: LiteralString) -> sql.Composed:
@@ -78,6 +85,22 @@ def _cast(value: sql.Composable, to: str | None, suffix: LiteralString) -> sql.C
 _AS_TEXT: Final = "{}::pg_catalog.text"
 #: What `binary.canonical` makes of a moment that microseconds since 1970 do not reach.
 _AS_READ: Final = "CASE WHEN pg_catalog.isfinite({0}) THEN LEAST({0}, '294247-01-10 04:00:54.775806+00') ELSE {0} END"
+#: The server reads a json as a jsonb, unless that may fail: then it gives the text, and `json_values` decides. A text
+#: that is no jsonb gets a mark there, and is compared as text. An E'' string has one meaning under every setting.
+_PATTERN: Final = PERHAPS_NOT_JSONB.replace("\\", r"\\").replace("{", "{{").replace("}", "}}")
+_HAS_MARK: Final = f"pg_catalog.starts_with({{}}, '{NOT_JSONB}')"
+_UNMARKED: Final = f"pg_catalog.substr({{0}}, {len(NOT_JSONB) + 1})"
+_JSON: Final = WireFormat(
+    "text",
+    parse=f"CASE WHEN {_HAS_MARK.format('{0}')} THEN {_UNMARKED} ELSE {{0}} END",
+    cast="json",
+    read=f"CASE WHEN {{0}}::pg_catalog.text ~ E'{_PATTERN}' THEN {{0}}::pg_catalog.text"
+    " ELSE {0}::pg_catalog.jsonb::pg_catalog.text END",
+    compare=f"CASE WHEN {_HAS_MARK.format('{1}')} THEN pg_catalog.to_jsonb({{0}}::pg_catalog.text)"
+    " ELSE {0}::pg_catalog.jsonb END",
+    compare_with=f"CASE WHEN {_HAS_MARK.format('{0}')}"
+    f" THEN pg_catalog.to_jsonb({_UNMARKED}) ELSE {{0}}::pg_catalog.jsonb END",
+)
 #: By the server's own name of the type (pg_type.typname).
 _TYPES: Final[dict[str, tuple[TypeName, WireFormat]]] = {
     "int2": (TypeName.SMALLINT, WireFormat("int2", ">i2")),
@@ -99,6 +122,8 @@ _TYPES: Final[dict[str, tuple[TypeName, WireFormat]]] = {
         TypeName.NUMERIC,
         WireFormat("text", cast="numeric", read="pg_catalog.trim_scale({})::pg_catalog.text"),
     ),
+    "json": (TypeName.JSON, _JSON),
+    "jsonb": (TypeName.JSONB, replace(_JSON, cast="jsonb", read=_AS_TEXT)),
 }
 _FORMATS: Final = dict(_TYPES.values())
 

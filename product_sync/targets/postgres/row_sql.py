@@ -173,6 +173,10 @@ class BoundRows:
     def value(self, alias: str) -> sql.Composed:
         return self._formats[alias].parsed(sql.Identifier("u", alias))
 
+    def compared(self, alias: str, column: sql.Composable) -> tuple[sql.Composed, sql.Composed]:
+        """What a column of the table holds, and the value of the row that it is compared with."""
+        return self._formats[alias].compared(column, sql.Identifier("u", alias))
+
     def values(self) -> list[sql.Composed]:
         return [self.value(alias) for alias in self._formats]
 
@@ -187,9 +191,9 @@ def _numbered(prefix: str, columns: Iterable[RowColumn]) -> list[tuple[str, RowC
 
 
 def _unchanged(rows: BoundRows, old: Sequence[tuple[str, RowColumn]]) -> sql.Composed:
+    pairs = [rows.compared(alias, sql.Identifier("p", column.name)) for alias, column in old]
     return sql.SQL("ROW({}) IS NOT DISTINCT FROM ROW({})").format(
-        comma(wire_format(column.type).compared(sql.Identifier("p", column.name)) for _, column in old),
-        comma(rows.value(alias) for alias, _ in old),
+        comma(now for now, _ in pairs), comma(before for _, before in pairs)
     )
 
 
