@@ -1,0 +1,129 @@
+"""One look of the watch: compares the products that the source has changed, and says whether a run is needed.
+
+A run starts a process, which costs eighty times what the comparison of a few products costs. So the watch compares in
+the process that asks, and a run is started only for products that differ. It writes to neither database. A product that
+differs stays in the unsettled set until a run, or the event that was on its way, has settled it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from product_sync.compare.quarantine import refused_rows, refused_schema
+from product_sync.compare.quarantine_entries import entries
+from product_sync.compare.rule import compare_rows
+from product_sync.conversion.ids import can_be_in, possible_ids
+from product_sync.errors import ChangesLost
+from product_sync.pipeline.databases import Databases
+from product_sync.runtime.clock import SYSTEM_TIMING, Timing
+from product_sync.schema.changes import Changes
+from product_sync.schema.ports import Source
+from product_sync.schema.records import IdType, SourceBatch, SourceId
+from product_sync.state import change_position
+from product_sync.state.change_position import LostPosition, StoredPosition, Unsettled
+from product_sync.state.store import StateFolder
+
+#: Events of one look. With more, a run compares them.
+MAX_EVENTS = 20_000
+WITHIN_S = 5.0
+#: Why a product is unsettled before a run has tried to settle it.
+IN_FLIGHT, DIFFERS = "in_flight", "differs"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look found. ``stored`` is the position after it; ``None`` if there is none to follow from, and then
+    ``lost`` says why if one was lost (``newly_lost``: by this look).
+
+    ``due`` are the products that differ although their event is older than the settle time, and that no run has tried
+    yet; ``tried`` are those that a run could not settle. ``backlog`` says that there are too many events for a look.
+    """
+
+    stored: StoredPosition | None
+    lost: LostPosition | None = None
+    newly_lost: bool = False
+    lag_s: float = 0.0
+    events: int = 0
+    compared: int = 0
+    due: Collection[SourceId] = ()
+    tried: Collection[SourceId] = ()
+    backlog: bool = False
+    unsettled: Mapping[SourceId, Unsettled] = field(default_factory=dict)
+
+
+def look(databases: Databases, folder: StateFolder, *, settle_s: float, timing: Timing = SYSTEM_TIMING) -> Look:
+    """Compare what changed since the stored position, and store the new one.
+
+    Raises `ChangesUnavailable` if the source cannot be followed, and the errors of reading either side. Then the
+    position stays as it was.
+    """
+    since = change_position.read_position(folder)
+    if since is None:
+        return Look(None, change_position.read_lost(folder))
+    with databases.open_source(timing) as source:
+        try:
+            changes = source.change_feed().changes(since.position, max_events=MAX_EVENTS, within_s=WITHIN_S)
+        except ChangesLost as error:
+            newly = change_position.lose_position(folder, since, error, timing.now())
+            return Look(None, change_position.read_lost(folder), newly_lost=newly)
+        if not changes.at_end:
+            lag_s = changes.now.seconds_since(since.position.time)
+            return Look(since, lag_s=lag_s, events=changes.events, backlog=True, unsettled=since.unsettled)
+        ids = {*changes.ids, *since.unsettled}
+        differing = _differing(databases, folder, source, changes, ids) if ids else set()
+    unsettled = {each: since.unsettled.get(each) or _unsettled(changes, each, settle_s) for each in differing}
+    change_position.advance(folder, since, changes.position, unsettled)
+    due: list[SourceId] = []
+    tried: list[SourceId] = []
+    for each, what in unsettled.items():
+        if changes.now.seconds_since(changes.ids.get(each, what.since)) >= settle_s:
+            (due if what.reason in (IN_FLIGHT, DIFFERS) else tried).append(each)
+    stored = change_position.read_position(folder)
+    return Look(
+        stored, lag_s=changes.lag_s, events=changes.events, compared=len(ids), due=due, tried=tried, unsettled=unsettled
+    )
+
+
+def _unsettled(changes: Changes, source_id: SourceId, settle_s: float) -> Unsettled:
+    at = changes.ids[source_id]
+    return Unsettled(at, IN_FLIGHT if changes.now.seconds_since(at) < settle_s else DIFFERS)
+
+
+def _differing(
+    databases: Databases, folder: StateFolder, source: Source, changes: Changes, ids: Collection[SourceId]
+) -> set[SourceId]:
+    """Which of these products differ now, or are new to the quarantine. Two documents with one text are one product."""
+    row_schema = databases.row_schema
+    source.read_after(changes.position)
+    texts = {each.text for each in ids if each.type != IdType.OTHER}
+    others = [each for each in ids if each.type == IdType.OTHER]
+    batch = source.fetch([*(each for text in texts for each in possible_ids(text)), *others])
+    key_type = row_schema.key.type
+    target = databases.reader().fetch(sorted(text for text in texts if can_be_in(key_type, text)))
+    quarantine = folder.sound_quarantine()
+    rejected = _rejected(batch)
+    refused = refused_rows(quarantine, row_schema) if quarantine else refused_schema(row_schema).empty_table()
+    rows = pa.Table.from_batches([batch.rows])
+    found = compare_rows(row_schema, rows, target, pa.array(rejected, pa.string()), refused)
+    differing = {text for was_refused, _, table in found if not was_refused for text in table["id"].to_pylist()}
+    if rejected or batch.rejects:
+        known = set() if quarantine is None else {(entry["source_key"], entry["id"]) for entry in entries(quarantine)}
+        differing |= set(rejected) - {text for _, text in known}
+        new = {each.source_key for each in batch.rejects} - {source_key for source_key, _ in known}
+        if any(each.source_id is None for each in batch.rejects if each.source_key in new):
+            return {each for each in ids if each.text in differing or each.type == IdType.OTHER}
+    return {each for each in ids if each.type != IdType.OTHER and each.text in differing}
+
+
+def _rejected(batch: SourceBatch) -> list[str]:
+    """The ids that a row cannot be compared for: of rejects, and of several documents with one text."""
+    texts = [reject.source_id.text for reject in batch.rejects if reject.source_id]
+    seen: set[str] = set(texts)
+    for text in batch.rows.column(1).to_pylist():
+        if text in seen:
+            texts.append(text)
+        seen.add(text)
+    return sorted(set(texts))
