@@ -60,9 +60,26 @@ class Page:
     def fences(self) -> list[Fence]:
         return list(_fences(self.text.splitlines()))
 
+    @cached_property
+    def sections(self) -> dict[str, Section]:
+        """What stands below each heading of the second level."""
+        parts = re.split(r"^## (.+)$", self.text, flags=re.MULTILINE)[1:]
+        return {heading: Section(self.path, text) for heading, text in zip(parts[::2], parts[1::2], strict=True)}
+
     def rows(self, *columns: str) -> list[Row]:
         """All rows of the tables that have these columns."""
         return [row for table in self.tables for row in table if row.keys() >= set(columns)]
+
+
+@dataclass(frozen=True)
+class Section(Page):
+    """A part of a page."""
+
+    content: str
+
+    @cached_property
+    def text(self) -> str:
+        return self.content
 
 
 def page(name: str) -> Page:
