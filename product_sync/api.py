@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 class RunArguments(TypedDict, total=False):
     """`RunOptions` as the keyword arguments of a function; ``None`` counts as not given. A test compares both."""
 
-    ids: list[str] | None
     dry_run: bool | None
     probe: bool | None
     plan: str | None
@@ -93,9 +92,7 @@ def sync(
     the first write has exit status 1. Whatever is no `ProductSyncError` is a bug, and is raised.
     """
     switches, dry_run = _switches(**options), bool(options.get("dry_run"))
-    report = SyncReport(
-        dry_run=dry_run, plan_id=options.get("plan"), scope="ids" if options.get("ids") else "everything"
-    )
+    report = SyncReport(dry_run=dry_run, plan_id=options.get("plan"))
     with _notifying(report, instance), _ending(report):
         definition = _find(report, sync, mapping)
         _require_settings(definition, switches)

@@ -352,9 +352,11 @@ class FakeTarget:
 
     @staticmethod
     def _values(table: pa.Table) -> list[Row]:
-        """Canonical values; Python's dates end before PostgreSQL's, so instants stay integers."""
+        """Canonical values; Python's dates end before PostgreSQL's, so dates and times stay integers."""
         columns = {
-            field.name: table[field.name].cast(pa.int64()) if pa.types.is_timestamp(field.type) else table[field.name]
+            field.name: table[field.name].cast(f"int{field.type.bit_width}")
+            if pa.types.is_temporal(field.type)
+            else table[field.name]
             for field in table.schema
         }
         rows: list[Row] = pa.table(columns).to_pylist()

@@ -42,6 +42,9 @@ EVERY_TYPE: Mapping[str, ColumnType] = {
     "token": ColumnType(TypeName.UUID),
     "facts": ColumnType(TypeName.JSONB),
     "extra": ColumnType(TypeName.JSON),
+    "code": ColumnType(TypeName.CHAR, length=12),
+    "day": ColumnType(TypeName.DATE),
+    "clock": ColumnType(TypeName.TIMESTAMP),
 }
 
 #: Rows at the edges of every type.
@@ -64,6 +67,9 @@ EDGES: Sequence[Row] = (
         "token": "00000000-0000-0000-0000-000000000000",
         "facts": "null",
         "extra": "[]",
+        "code": "",
+        "day": -2_440_588,
+        "clock": -210_866_803_200_000_000,
     },
     {
         "id": "most",
@@ -82,6 +88,9 @@ EDGES: Sequence[Row] = (
         "token": "ffffffff-ffff-4fff-bfff-ffffffffffff",
         "facts": '{"a": [1.5, -20, true, "\\u0001\\"\\\\u0000"], "bb": {"": null}, "ä": "😀"}',
         "extra": '{"a": "not jsonb: {}", "b": 1000000}',
+        "code": "  😀  é",
+        "day": 2_145_042_905,
+        "clock": 9_223_371_331_200_000_000 - 1,
     },
     {
         "id": "not finite",
@@ -90,6 +99,8 @@ EDGES: Sequence[Row] = (
         "single": float("nan"),
         "double": float("-inf"),
         "moment": INFINITY,
+        "day": 2**31 - 1,
+        "clock": INFINITY,
     },
     {
         "id": "not finite either",
@@ -97,6 +108,8 @@ EDGES: Sequence[Row] = (
         "single": float("inf"),
         "double": float("nan"),
         "moment": MINUS_INFINITY,
+        "day": -(2**31),
+        "clock": MINUS_INFINITY,
     },
     {"id": "plain", "price": "99.9", "amount": "0", "single": 0.0, "double": 0.1, "moment": 1_700_000_000_123_456},
     {"id": "", "title": "the empty id"},
@@ -132,7 +145,12 @@ TargetOf = Callable[[RowSchema, Sequence[Row]], Target]
 
 
 #: As PostgreSQL writes them, where that differs.
-_DECLARED = {"varchar(12)": "character varying(12)", "timestamptz": "timestamp with time zone"}
+_DECLARED = {
+    "varchar(12)": "character varying(12)",
+    "char(12)": "character(12)",
+    "timestamp": "timestamp without time zone",
+    "timestamptz": "timestamp with time zone",
+}
 
 
 def every_type_row_schema(*, not_updated: Sequence[str] = ()) -> RowSchema:
@@ -142,7 +160,12 @@ def every_type_row_schema(*, not_updated: Sequence[str] = ()) -> RowSchema:
         for name, type_ in EVERY_TYPE.items()
     )
     specs = {
-        name: ColumnSpec(source="_id" if name == "id" else name, required=name == "id", update=name not in not_updated)
+        name: ColumnSpec(
+            source="_id" if name == "id" else name,
+            required=name == "id",
+            update=name not in not_updated,
+            zone="UTC" if name == "clock" else None,
+        )
         for name in EVERY_TYPE
     }
     target = TargetSpec(table="everything")
@@ -179,6 +202,8 @@ def rows_of(table: pa.Table) -> dict[str, dict[str, str]]:
         column = table[name]
         if pa.types.is_timestamp(column.type):
             column = pc.cast(column, pa.int64())
+        elif pa.types.is_date(column.type):
+            column = pc.cast(column, pa.int32())
         shown[name] = [repr(value) for value in column.to_pylist()]
     ids = table["id"].to_pylist()
     assert len(set(ids)) == len(ids), "an id was read twice"

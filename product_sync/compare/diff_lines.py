@@ -20,7 +20,7 @@ from product_sync.state.files import opened, pages, read_schema
 #: The most bytes of the rows of one op that are shown.
 _SHOWN_BYTES = 8 * 1024 * 1024
 _SHOWN_CHARACTERS = 200
-_INFINITE = {2**63 - 1: "infinity", -(2**63): "-infinity"}
+_TIMES = {TypeName.TIMESTAMPTZ: "microseconds", TypeName.TIMESTAMP: "microseconds", TypeName.DATE: "days"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +118,19 @@ def shown(row: pa.Table, column: RowColumn) -> str | None:
     scalar = row[column.name][0]
     if not scalar.is_valid:
         return None
-    if column.type.name is TypeName.TIMESTAMPTZ:
-        return _shown_timestamp(scalar)
+    if column.type.name in _TIMES:
+        return _shown_time(scalar, _TIMES[column.type.name])
     return _cut(str(scalar.as_py()))
 
 
-def _shown_timestamp(scalar: Any) -> str:
+def _shown_time(scalar: Any, unit: str) -> str:
+    half = 2 ** (scalar.type.bit_width - 1)
+    if scalar.value in (half - 1, -half):
+        return "infinity" if scalar.value > 0 else "-infinity"
     try:
-        return _INFINITE.get(scalar.value) or str(scalar.as_py().isoformat())
+        return str(scalar.as_py().isoformat())
     except (ValueError, OverflowError):  # Python's calendar ends with the year 9999, PostgreSQL's does not
-        return f"{scalar.value} microseconds since 1970"
+        return f"{scalar.value} {unit} since 1970"
 
 
 def _cut(text: str) -> str:

@@ -46,6 +46,7 @@ ADVICE: Mapping[Reason, Advice] = {
     Reason.WRONG_TYPE: Advice(
         Stage.CONVERT,
         "a text where a number belongs, a boolean where a text belongs …; a text is never read as a number."
+        " A date column accepts a text only if it is a date such as 2024-03-01."
         " For a dotted path: a value on the way is not a document",
         "correct the document, or map another field",
     ),
@@ -57,8 +58,10 @@ ADVICE: Mapping[Reason, Advice] = {
     ),
     Reason.NOT_EXACT: Advice(
         Stage.CONVERT,
-        "the number has more decimal places than the column: 2.5 in an integer, 99.999 in a numeric(10,2)",
-        "correct it, or give the column more decimal places. It is never rounded",
+        "the column would lose a part of the value: 2.5 in an integer, 99.999 in a numeric(10,2), blanks at the end of"
+        " a char(n), a time of day in a date, a time that the clock of a timestamp's zone shows twice",
+        "correct it, or give the column more decimal places or another type, such as text or timestamptz."
+        " It is never rounded",
     ),
     Reason.OUT_OF_RANGE: Advice(
         Stage.CONVERT,
@@ -72,8 +75,13 @@ ADVICE: Mapping[Reason, Advice] = {
     ),
     Reason.TOO_LONG: Advice(
         Stage.CONVERT,
-        "the text is longer than the varchar, or a JSON than 100 million characters. It is never cut",
+        "the text is longer than the varchar or char, or a JSON than 100 million characters. It is never cut",
         "shorten it, or make the column wider",
+    ),
+    Reason.NOT_IN_ENUM: Advice(
+        Stage.CONVERT,
+        "the text is not a label of the column's enum type; letter case counts",
+        "correct it, or add the label to the type: ALTER TYPE … ADD VALUE",
     ),
     Reason.INVALID_BSON: Advice(
         Stage.CONVERT,

@@ -32,7 +32,7 @@ from product_sync.errors import MappingError
 from product_sync.schema.records import Defect, Reason, Reject, SourceBatch, SourceId
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.source_filter import expression_of
-from product_sync.schema.types import is_json
+from product_sync.schema.types import TypeName, is_json
 
 #: Decoding without loss. Dates keep the whole int64 range. int32 (``int``) and int64 (``Int64``) stay apart, and so do
 #: UUIDs of subtype 4 (``UUID``) and 3 (``Binary``). A byte that is not UTF-8 becomes a lone surrogate.
@@ -135,7 +135,7 @@ class _Field:
 
     def _canonical_default(self, column: RowColumn) -> Any:
         try:
-            return self._convert(_default_as_bson(column.default))
+            return self._convert(_default_as_bson(column.default, column.type.name))
         except ConversionError as error:
             key = "default" if column.path else "value"
             raise MappingError(
@@ -190,15 +190,17 @@ def _descend(value: Any, path: tuple[str, ...]) -> tuple[Any, bool]:
     return value, True
 
 
-def _default_as_bson(default: object) -> object:
+def _default_as_bson(default: object, type_name: TypeName) -> object:
     """A default as a document would contain it. A date or time of YAML without a zone is UTC
-    (yaml.org/type/timestamp.html)."""
+    (yaml.org/type/timestamp.html). A date for a date column is that date, whatever its zone."""
     if isinstance(default, dt.datetime):
         instant = default if default.tzinfo else default.replace(tzinfo=dt.UTC)
         if instant.microsecond % 1000:
             raise ConversionError(Reason.NOT_EXACT)  # a BSON date has milliseconds
         return DatetimeMS(instant)
     if isinstance(default, dt.date):
+        if type_name is TypeName.DATE:
+            return default.isoformat()
         return DatetimeMS(dt.datetime(default.year, default.month, default.day, tzinfo=dt.UTC))
     return default
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from product_sync.conversion.byte_block import ByteBlock, Mask, Positions
 from product_sync.conversion.elements import UNCOUNTED_SIZES, BsonType
 from product_sync.conversion.numbers import EXACT_AS_DOUBLE
+from product_sync.conversion.zones import DAY_MS, UTC, local_times
 from product_sync.schema.records import IdType
 from product_sync.schema.types import ColumnType, TypeName
 
@@ -25,6 +26,10 @@ from product_sync.schema.types import ColumnType, TypeName
 #: microseconds fit an int64, which comes before PostgreSQL's own limit in the year 294276.
 EARLIEST_MS: Final = -210_866_803_200_000
 LATEST_MS: Final = (2**63 - 1) // 1000
+#: Days since 1970 that date holds: from the same day to 5874898-06-03 without it (DATE_END_JULIAN).
+EARLIEST_DAY: Final = EARLIEST_MS // DAY_MS
+LATEST_DAY: Final = 2_145_042_905
+_YEAR_1: Final = -719_162
 
 NUMBERS: Final = frozenset({BsonType.DOUBLE, BsonType.INT32, BsonType.INT64})
 _ALL_NUMBERS: Final = NUMBERS | {BsonType.DECIMAL128}
@@ -87,7 +92,7 @@ def ids(column_type: ColumnType) -> PageColumn:
         bits = 32 if column_type.name is TypeName.INTEGER else 64
         return PageColumn(frozenset({BsonType.INT32, BsonType.INT64}), partial(_integer_ids, bits=bits))
     kinds = frozenset({BsonType.BINARY}) if column_type.name is TypeName.UUID else frozenset(ID_TYPES)
-    return PageColumn(kinds, partial(_ids, length=column_type.length))
+    return PageColumn(kinds, partial(_ids, column_type=column_type))
 
 
 def _integer_ids(block: ByteBlock, found: Values, bits: int) -> Converted:
@@ -96,21 +101,40 @@ def _integer_ids(block: ByteBlock, found: Values, bits: int) -> Converted:
     return Converted(texts, (numbers >= -(2 ** (bits - 1))) & (numbers <= 2 ** (bits - 1) - 1))
 
 
-def _ids(block: ByteBlock, found: Values, length: int | None) -> Converted:
+def _ids(block: ByteBlock, found: Values, column_type: ColumnType) -> Converted:
     kind = found.kinds[0]
     if kind == BsonType.STRING:
-        return _text(block, found, length)
+        return text(column_type).convert(block, found)
     if kind == BsonType.BINARY:
         texts = block.uuids(found.at + len(UUID_HEAD))
     elif kind == BsonType.OBJECT_ID:
         texts = block.hexadecimal(found.at, 12)
     else:
         texts = pa.array(block.integers(found.at, "<i4" if kind == BsonType.INT32 else "<i8")).cast(pa.string())
+    length = column_type.length
     return _all_certain(texts) if length is None else Converted(texts, _is_at_most(texts, length))
 
 
 def text(column_type: ColumnType) -> PageColumn:
-    return PageColumn(frozenset({BsonType.STRING}), partial(_text, length=column_type.length))
+    convert = _padded if column_type.name is TypeName.CHAR else _text
+    return PageColumn(frozenset({BsonType.STRING}), partial(convert, length=column_type.length))
+
+
+def _padded(block: ByteBlock, found: Values, length: int | None) -> Converted:
+    text, certain = _text(block, found, length)
+    return Converted(text, certain & (block.integers(found.end - 2, "u1") != ord(" ")))
+
+
+def enum(column_type: ColumnType) -> PageColumn | None:
+    if not column_type.labels:
+        return None
+    labels = pa.array([label.encode() for label in column_type.labels], pa.binary())
+    return PageColumn(frozenset({BsonType.STRING}), partial(_enum, labels=labels))
+
+
+def _enum(block: ByteBlock, found: Values, labels: pa.Array) -> Converted:
+    places = pc.index_in(block.texts(found.at + 4, found.end - 1), value_set=labels)
+    return Converted(labels.cast(pa.string()).take(pc.fill_null(places, 0)), _mask(pc.is_valid(places)))
 
 
 def _text(block: ByteBlock, found: Values, length: int | None) -> Converted:
@@ -143,11 +167,38 @@ def _uuid(block: ByteBlock, found: Values) -> Converted:
     return _all_certain(block.uuids(found.at + len(UUID_HEAD)))
 
 
-def _timestamp(block: ByteBlock, found: Values) -> Converted:
-    milliseconds = block.integers(found.at, "<i8")
-    certain = (milliseconds >= EARLIEST_MS) & (milliseconds <= LATEST_MS)
+def timestamp(column_type: ColumnType) -> PageColumn:
+    """timestamptz, and timestamp in a zone."""
+    convert = partial(_timestamp, arrow=column_type.arrow, zone=column_type.zone or UTC)
+    return PageColumn(frozenset({BsonType.DATE}), convert)
+
+
+def _timestamp(block: ByteBlock, found: Values, arrow: pa.DataType, zone: str) -> Converted:
+    milliseconds, certain = local_times(block.integers(found.at, "<i8"), zone)
+    certain &= (milliseconds >= EARLIEST_MS) & (milliseconds <= LATEST_MS)
     microseconds = pa.array(np.where(certain, milliseconds, 0) * 1000)
-    return Converted(microseconds.cast(pa.timestamp("us", tz="UTC")), certain)
+    return Converted(microseconds.cast(arrow), certain)
+
+
+def date(column_type: ColumnType) -> PageColumn:
+    return PageColumn(frozenset({BsonType.DATE, BsonType.STRING}), partial(_date, zone=column_type.zone or UTC))
+
+
+def _date(block: ByteBlock, found: Values, zone: str) -> Converted:
+    if found.kinds[0] == BsonType.STRING:
+        return _date_of_text(*_text(block, found, None))
+    milliseconds, certain = local_times(block.integers(found.at, "<i8"), zone)
+    days = milliseconds // DAY_MS
+    certain &= (days * DAY_MS == milliseconds) & (days >= EARLIEST_DAY) & (days <= LATEST_DAY)
+    return Converted(pa.array(np.where(certain, days, 0).astype(np.int32)).cast(pa.date32()), certain)
+
+
+def _date_of_text(text: pa.Array, certain: Mask) -> Converted:
+    text = pc.if_else(pa.array(certain), text, "")
+    days = pc.strptime(text, format="%Y-%m-%d", unit="s", error_is_null=True).cast(pa.date32())
+    # Written out again, it must be the same text: the parser takes 2024-1-1 too.
+    is_same = pc.and_(pc.equal(days.cast(pa.string()), text), pc.greater_equal(days.cast(pa.int32()), _YEAR_1))
+    return Converted(days, certain & _mask(pc.fill_null(is_same, False)))
 
 
 def integer(column_type: ColumnType) -> PageColumn:
@@ -259,5 +310,4 @@ def _mask(values: Any) -> Mask:
 
 DOUBLE: Final = PageColumn(NUMBERS, _double)
 BOOLEAN: Final = PageColumn(frozenset({BsonType.BOOLEAN}), _boolean)
-TIMESTAMPTZ: Final = PageColumn(frozenset({BsonType.DATE}), _timestamp)
 UUID: Final = PageColumn(frozenset({BsonType.BINARY}), _uuid)

@@ -10,6 +10,7 @@ or raises `ConversionError`. Nothing is rounded, cut or replaced. A BSON type wi
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,11 +24,14 @@ from product_sync.conversion import json_values, numbers, page_columns
 from product_sync.conversion.error import ConversionError
 from product_sync.conversion.ids import is_canonical_uuid, source_id
 from product_sync.conversion.numbers import Rules
-from product_sync.conversion.page_columns import EARLIEST_MS, LATEST_MS, PageColumn
+from product_sync.conversion.page_columns import EARLIEST_DAY, EARLIEST_MS, LATEST_DAY, LATEST_MS, PageColumn
+from product_sync.conversion.zones import DAY_MS, UTC, local
 from product_sync.schema.definition import Kind
 from product_sync.schema.records import IdType, Reason, SourceId
 from product_sync.schema.row_schema import RowColumn
 from product_sync.schema.types import ColumnType, TypeName
+
+_FIRST_DAY: Final = dt.date(1970, 1, 1)
 
 
 class _Conversions(NamedTuple):
@@ -54,6 +58,31 @@ def _text(column_type: ColumnType) -> Rules:
     return {str: convert}
 
 
+def _padded(column_type: ColumnType) -> Rules:
+    """char(n): as `_text`, then ``not_exact`` for blanks at the end. The server fills the value up with blanks and
+    takes all of them for padding."""
+    of_text = _text(column_type)[str]
+
+    def convert(value: str) -> str:
+        text: str = of_text(value)
+        if text.endswith(" "):
+            raise ConversionError(Reason.NOT_EXACT)
+        return text
+
+    return {str: convert}
+
+
+def _enum(column_type: ColumnType) -> Rules:
+    labels = frozenset(column_type.labels)
+
+    def convert(value: str) -> str:
+        if value not in labels:
+            raise ConversionError(Reason.NOT_IN_ENUM)
+        return value
+
+    return {str: convert}
+
+
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
@@ -62,11 +91,42 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _microseconds(value: DatetimeMS) -> int:
-    milliseconds = int(value)
-    if not EARLIEST_MS <= milliseconds <= LATEST_MS:
-        raise ConversionError(Reason.OUT_OF_RANGE)
-    return milliseconds * 1000
+def _timestamp(column_type: ColumnType) -> Rules:
+    """timestamptz: the instant. timestamp: the local time in its zone."""
+    zone = column_type.zone or UTC
+
+    def convert(value: DatetimeMS) -> int:
+        milliseconds = local(int(value), zone)
+        if not EARLIEST_MS <= milliseconds <= LATEST_MS:
+            raise ConversionError(Reason.OUT_OF_RANGE)
+        return milliseconds * 1000
+
+    return {DatetimeMS: convert}
+
+
+def _date(column_type: ColumnType) -> Rules:
+    """date: an instant that is midnight in the zone, or a text such as 2024-03-01 (docs/decisions/0145)."""
+    zone = column_type.zone or UTC
+
+    def of_instant(value: DatetimeMS) -> int:
+        days, rest = divmod(local(int(value), zone), DAY_MS)
+        if not EARLIEST_DAY <= days <= LATEST_DAY:
+            raise ConversionError(Reason.OUT_OF_RANGE)
+        if rest:
+            raise ConversionError(Reason.NOT_EXACT)
+        return days
+
+    return {DatetimeMS: of_instant, str: _date_of_text}
+
+
+def _date_of_text(value: str) -> int:
+    try:
+        day = dt.date.fromisoformat(value)
+    except ValueError:
+        raise ConversionError(Reason.WRONG_TYPE) from None
+    if day.isoformat() != value:  # fromisoformat takes 20240301 too
+        raise ConversionError(Reason.WRONG_TYPE)
+    return (day - _FIRST_DAY).days
 
 
 def _uuid_of_text(value: str) -> str:
@@ -85,8 +145,13 @@ CONVERSIONS: Final[dict[TypeName, _Conversions]] = {
     TypeName.DOUBLE: _Conversions(lambda _: numbers.DOUBLE, lambda _: page_columns.DOUBLE),
     TypeName.TEXT: _Conversions(_text, page_columns.text),
     TypeName.VARCHAR: _Conversions(_text, page_columns.text),
+    TypeName.CHAR: _Conversions(_padded, page_columns.text),
+    TypeName.CITEXT: _Conversions(_text, page_columns.text),
+    TypeName.ENUM: _Conversions(_enum, page_columns.enum),
     TypeName.BOOLEAN: _Conversions(lambda _: {bool: bool}, lambda _: page_columns.BOOLEAN),
-    TypeName.TIMESTAMPTZ: _Conversions(lambda _: {DatetimeMS: _microseconds}, lambda _: page_columns.TIMESTAMPTZ),
+    TypeName.DATE: _Conversions(_date, page_columns.date),
+    TypeName.TIMESTAMP: _Conversions(_timestamp, page_columns.timestamp),
+    TypeName.TIMESTAMPTZ: _Conversions(_timestamp, page_columns.timestamp),
     TypeName.UUID: _Conversions(lambda _: {uuid.UUID: str, str: _uuid_of_text}, lambda _: page_columns.UUID),
     TypeName.JSON: _Conversions(lambda _: json_values.RULES),
     TypeName.JSONB: _Conversions(lambda _: json_values.RULES),

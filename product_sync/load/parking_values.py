@@ -37,7 +37,7 @@ def parking_places(row_schema: RowSchema, columns: Collection[str]) -> Iterator[
 def _room(column: RowColumn) -> int:
     """Text comes first: it has most room for random values."""
     kind = column.type
-    if kind.name in (TypeName.TEXT, TypeName.VARCHAR):
+    if kind.name in (TypeName.TEXT, TypeName.VARCHAR, TypeName.CHAR, TypeName.CITEXT):
         return 0 if (kind.length or 1_000) >= 12 else 3
     return 1 if kind.name in (TypeName.UUID, TypeName.BIGINT, TypeName.DOUBLE) else 2
 
@@ -45,7 +45,9 @@ def _room(column: RowColumn) -> int:
 def _random_value(kind: ColumnType) -> Any:
     """A value in canonical form (`product_sync.schema.records`)."""
     match kind.name:
-        case TypeName.TEXT | TypeName.VARCHAR:
+        case TypeName.ENUM:
+            return secrets.choice(kind.labels)
+        case TypeName.TEXT | TypeName.VARCHAR | TypeName.CHAR | TypeName.CITEXT:
             length = min(kind.length or 32, 32)
             return "".join(secrets.choice(_LETTERS) for _ in range(length))
         case TypeName.UUID:
@@ -57,7 +59,9 @@ def _random_value(kind: ColumnType) -> Any:
                 return str(secrets.randbelow(10 ** min(whole, 18)))
             digits = f"{secrets.randbelow(10 ** (kind.scale or 1)):0{kind.scale or 1}}".rstrip("0")
             return f"0.{digits}" if digits else "0"
-        case TypeName.TIMESTAMPTZ:
+        case TypeName.DATE:
+            return _FIRST_DAY + secrets.randbelow(_DAYS)
+        case TypeName.TIMESTAMPTZ | TypeName.TIMESTAMP:
             return (_FIRST_DAY + secrets.randbelow(_DAYS)) * _DAY_US
         case TypeName.JSON | TypeName.JSONB:
             return str(secrets.randbits(63))

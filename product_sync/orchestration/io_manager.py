@@ -46,6 +46,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
         import pandas as pd
+        import pyarrow.parquet as pq
 
         name, files = context.asset_key.to_user_string(), _files(SyncNames.of(self.definition.name))
         root = state_root(os.environ)
@@ -60,7 +61,11 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             )
         with local_storage(root):
             # The result of a load is JSON, and becomes one row.
-            return pd.DataFrame([store.read_json(path)]) if path.suffix == ".json" else pd.read_parquet(path)
+            if path.suffix == ".json":
+                return pd.DataFrame([store.read_json(path)])
+            # As datetime64: Python's own dates do not reach as far as PostgreSQL's.
+            frame: pd.DataFrame = pq.read_table(path).to_pandas(date_as_object=False)
+            return frame
 
 
 def _newest_file(definition: SyncDefinition, root: Path, name: str) -> Path | None:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -55,6 +56,14 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("a name of the IANA time zone database, such as UTC or Europe/Berlin") from None
+    return name
+
+
 class ColumnSpec(_Strict):
     """How one target column is filled.
 
@@ -62,7 +71,8 @@ class ColumnSpec(_Strict):
     ``default`` if one is given; else it is an error when ``required``, and NULL otherwise. ``expression`` takes the
     place of ``source``: MongoDB evaluates it for each document (`source_filter.expression_of`). ``value`` is the same
     for every row, and takes the place of ``source`` too. With ``update: false`` the column is written on insert and
-    never compared or overwritten afterwards.
+    never compared or overwritten afterwards. ``zone`` is the time zone whose clock a timestamp shows,
+    or whose midnight a date is.
     """
 
     source: Annotated[str, Field(min_length=1)] | None = None
@@ -72,6 +82,7 @@ class ColumnSpec(_Strict):
     required: bool = True
     default: Any = None
     update: bool = True
+    zone: Annotated[str, AfterValidator(_known_zone)] | None = None
 
     @field_validator("source")
     @classmethod

@@ -88,6 +88,7 @@ class Reason(StrEnum):
     NUL_CHARACTER = "nul_character"
     INVALID_UTF8 = "invalid_utf8"
     TOO_LONG = "too_long"
+    NOT_IN_ENUM = "not_in_enum"
     INVALID_BSON = "invalid_bson"
     REPEATED_FIELD = "repeated_field"
     REFUSED_BY_DATABASE = "refused_by_database"

@@ -20,6 +20,7 @@ from product_sync.errors import MappingError, TableError
 from product_sync.schema.definition import Kind, SyncDefinition
 from product_sync.schema.key import tenant_columns
 from product_sync.schema.records import TargetTable
+from product_sync.schema.table_requirements import require_columns, require_zones
 from product_sync.schema.types import ColumnType, TypeName
 
 #: Column of the source snapshot and the diff that holds the BSON type of the ``_id`` (`IdType`).
@@ -27,7 +28,8 @@ ID_TYPE = "source_id_type"
 #: Prefixes of the value columns in the diff: the value of the source, and the one that was read from the target.
 NEW, OLD = "new_", "old_"
 
-_TEXT_KEYS = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.UUID})
+_TEXT_KEYS = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.CHAR, TypeName.UUID})
+_REFERENCES = _TEXT_KEYS | {TypeName.CITEXT}
 _INTEGER_KEYS = frozenset({TypeName.INTEGER, TypeName.BIGINT})
 
 
@@ -149,30 +151,24 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     """
     found = {column.name: column for column in table.columns}
     where = table.qualified_name
+    require_columns(mapping, table)
+    require_zones(mapping, table)
     resolved: list[RowColumn] = []
     paths = _paths(mapping)
     for name, spec in mapping.columns.items():
-        column = found.get(name)
-        if column is None:
-            raise TableError(
-                f"Table {where} has no column {name!r}, which the mapping names (it has: {_names(found)}).",
-                hint="Add the column to the table or take it out of the mapping file.",
-            )
+        column = found[name]
         if column.type is None:
-            raise TableError(
-                f"Column {where}.{name} has the type {column.declared}, which is not supported.",
-                hint=f"Supported are: {_names(TypeName)}. Take the column out of the mapping or change its type.",
-            )
+            continue  # refused above
         is_integer = column.type.name in _INTEGER_KEYS
         if spec.is_id and not is_integer and column.type.name not in _TEXT_KEYS:
             raise TableError(
                 f"Column {where}.{name} has the type {column.declared}, which cannot hold an id.",
-                hint="An id needs a column of type text, varchar or uuid, or integer or bigint for whole numbers.",
+                hint="An id needs a column of type text, varchar, char, uuid, or integer or bigint for whole numbers.",
             )
-        if spec.kind is Kind.REFERENCE and column.type.name not in _TEXT_KEYS:
+        if spec.kind is Kind.REFERENCE and column.type.name not in _REFERENCES:
             raise TableError(
                 f"Column {where}.{name} has the type {column.declared}, but a reference is copied as text.",
-                hint="References need a column of type text, varchar or uuid.",
+                hint="References need a column of type text, varchar, char, citext or uuid.",
             )
         if not spec.required and not spec.has_default and not column.nullable:
             raise MappingError(
@@ -182,7 +178,7 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
         resolved.append(
             RowColumn(
                 name=name, path=paths[name], kind=spec.kind,
-                type=replace(column.type, as_text=spec.is_id and is_integer), required=spec.required,
+                type=replace(column.type, as_text=spec.is_id and is_integer, zone=spec.zone), required=spec.required,
                 default=spec.default if spec.value is None else spec.value,
                 has_default=spec.has_default or spec.value is not None,
                 update=spec.update, expression=spec.expression,

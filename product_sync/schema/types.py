@@ -14,15 +14,22 @@ numeric(p,s)        str, fixed-point, no trailing zeros   string  (``"99.9"``, `
 real                float holding a float32 value         float32
 double precision    float, never -0.0                     float64
 text, varchar(n)    str                                   string
+char(n)             str, without the blanks at its end    string
+citext              str, letter case counts               string
+enum                str, one of its labels                string
 boolean             bool                                  bool
+date                int, days since 1970                  date32
+timestamp           int, microseconds since 1970 local    timestamp[us]
 timestamptz         int, microseconds since 1970 UTC      timestamp[us, UTC]
 uuid                str, canonical lower case             string
 json, jsonb         str, as PostgreSQL writes a jsonb      string (`product_sync.conversion.json_values`)
 ==================  ====================================  =========================================
 
+A domain has the form of the type below it.
+
 The target may hold values that the source cannot: a NaN or infinite numeric or float, which reads as ``"NaN"``,
-``"Infinity"``, ``"-Infinity"`` or the float, and an infinite timestamp, which reads as the largest or smallest int64.
-They differ from every value of the source, so such a row is *changed* and gets repaired.
+``"Infinity"``, ``"-Infinity"`` or the float, and an infinite timestamp or date, which reads as the largest or smallest
+int64 or int32. They differ from every value of the source, so such a row is *changed* and gets repaired.
 """
 
 from __future__ import annotations
@@ -42,7 +49,12 @@ class TypeName(StrEnum):
     DOUBLE = "double precision"
     TEXT = "text"
     VARCHAR = "varchar"
+    CHAR = "char"
+    CITEXT = "citext"
+    ENUM = "enum"
     BOOLEAN = "boolean"
+    DATE = "date"
+    TIMESTAMP = "timestamp"
     TIMESTAMPTZ = "timestamptz"
     UUID = "uuid"
     JSON = "json"
@@ -58,7 +70,12 @@ _ARROW: dict[TypeName, pa.DataType] = {
     TypeName.DOUBLE: pa.float64(),
     TypeName.TEXT: pa.string(),
     TypeName.VARCHAR: pa.string(),
+    TypeName.CHAR: pa.string(),
+    TypeName.CITEXT: pa.string(),
+    TypeName.ENUM: pa.string(),
     TypeName.BOOLEAN: pa.bool_(),
+    TypeName.DATE: pa.date32(),
+    TypeName.TIMESTAMP: pa.timestamp("us"),
     TypeName.TIMESTAMPTZ: pa.timestamp("us", tz="UTC"),
     TypeName.UUID: pa.string(),
     TypeName.JSON: pa.string(),
@@ -68,21 +85,30 @@ _ARROW: dict[TypeName, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:
-    """A supported PostgreSQL type. ``length`` is that of varchar, in characters. ``precision`` and ``scale`` are those
-    of numeric, in decimal digits, and ``None`` for a numeric without them. ``as_text`` is set for an integer column
-    that holds the id: ids are text in the whole program."""
+    """A supported PostgreSQL type. ``length`` is that of varchar and char, in characters. ``precision`` and ``scale``
+    are those of numeric, in decimal digits, and ``None`` for a numeric without them. ``as_text`` is set for an integer
+    column that holds the id: ids are text in the whole program. ``own_name`` is the schema and the name of a type that
+    is not built in, ``labels`` are those of an enum. ``zone`` is the time zone in which a timestamp or a date is meant;
+    the mapping gives it."""
 
     name: TypeName
     length: int | None = None
     precision: int | None = None
     scale: int | None = None
     as_text: bool = False
+    own_name: tuple[str, str] | None = None
+    labels: tuple[str, ...] = ()
+    zone: str | None = None
 
     @property
     def arrow(self) -> pa.DataType:
         return pa.string() if self.as_text else _ARROW[self.name]
 
     def __str__(self) -> str:
+        if self.name is TypeName.ENUM and self.own_name is not None:
+            return ".".join(self.own_name)
+        if self.zone is not None:
+            return f"{self.name} in {self.zone}"
         if self.length is not None:
             return f"{self.name}({self.length})"
         if self.precision is not None:

@@ -23,7 +23,7 @@ from product_sync.conversion.page import PageConverter
 from product_sync.schema.records import SourceBatch
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync_tests.conversion.test_properties import NUMBERS, OTHERS
+from product_sync_tests.conversion.test_properties import LABELS, NUMBERS, OTHERS
 from product_sync_tests.row_schemas import INTEGER, TEXT, document, element, row_schema_of, string
 
 PRICE = ColumnType(TypeName.NUMERIC, precision=10, scale=2)
@@ -44,6 +44,15 @@ ALL_TYPES = {
     "flag": ColumnType(TypeName.BOOLEAN),
     "at": ColumnType(TypeName.TIMESTAMPTZ),
     "uuid": ColumnType(TypeName.UUID),
+    "padded": ColumnType(TypeName.CHAR, length=3),
+    "folded": ColumnType(TypeName.CITEXT),
+    "mood": ColumnType(TypeName.ENUM, own_name=("public", "mood"), labels=LABELS),
+    "never": ColumnType(TypeName.ENUM, own_name=("public", "never")),
+    "day": ColumnType(TypeName.DATE),
+    "day_there": ColumnType(TypeName.DATE, zone="America/Havana"),
+    "clock": ColumnType(TypeName.TIMESTAMP, zone="UTC"),
+    "clock_there": ColumnType(TypeName.TIMESTAMP, zone="Europe/Berlin"),
+    "cut": ColumnType(TypeName.CHAR, length=24),
     "seller": TEXT,
     "maker": ColumnType(TypeName.VARCHAR, length=24),
     "owner": ColumnType(TypeName.UUID),
@@ -59,6 +68,10 @@ ALL_SPECS: dict[str, dict[str, Any]] = {
     "integer": {"default": 0},
     "text": {"required": False},
     "seller": {"kind": "reference"},
+    "cut": {"kind": "reference"},
+    "day_there": {"zone": "America/Havana"},
+    "clock": {"zone": "UTC"},
+    "clock_there": {"zone": "Europe/Berlin"},
     "maker": {"kind": "reference", "required": False},
     "owner": {"kind": "reference", "default": "00000000-0000-4000-8000-000000000000"},
 }
@@ -100,7 +113,8 @@ def encoded(value: dict[str, Any]) -> bytes:
 def plain(batch: SourceBatch) -> tuple[object, ...]:
     """All that a batch says, with the sign of zero and without the limits of Python's dates."""
     columns = [
-        column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column for column in batch.rows.columns
+        column.view(f"int{column.type.bit_width}") if pa.types.is_temporal(column.type) else column
+        for column in batch.rows.columns
     ]
     assert all(column.validate(full=True) is None for column in columns)
     values = [repr(column.to_pylist()) for column in columns]
@@ -155,7 +169,9 @@ def any_document(draw: st.DrawFn) -> dict[str, Any]:
 @settings(deadline=None, max_examples=100)
 @given(
     documents=st.lists(any_document(), min_size=1, max_size=6),
-    key=st.sampled_from([TEXT, ColumnType(TypeName.VARCHAR, length=5), *map(ColumnType, KEY_TYPES)]),
+    key=st.sampled_from(
+        [TEXT, *(ColumnType(name, length=5) for name in (TypeName.VARCHAR, TypeName.CHAR)), *map(ColumnType, KEY_TYPES)]
+    ),
 )
 def test_documents_of_all_shapes_are_read_as_one_by_one(documents: list[dict[str, Any]], key: ColumnType) -> None:
     assert_same(row_schema_of(ALL_TYPES, ALL_SPECS, key=key), [encoded(document) for document in documents])

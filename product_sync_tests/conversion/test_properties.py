@@ -5,12 +5,14 @@ What a value *is* is worked out here a second time, with fractions and by other 
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 import uuid
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import bson
 import numpy as np
@@ -58,22 +60,52 @@ OTHERS = st.one_of(
     st.integers(-(2**63), 2**63 - 1).map(DatetimeMS),
     st.integers(-210_866_803_200_002, -210_866_803_199_998).map(DatetimeMS),
     st.integers(9_223_372_036_854_770, 9_223_372_036_854_780).map(DatetimeMS),
+    # Quarters of an hour from 1850 to 2110, some of them in the hours around changes of the clock.
+    st.integers(-4_207_680, 4_908_960).map(lambda quarters: DatetimeMS(quarters * 900_000)),
+    st.builds(
+        lambda change, quarters: DatetimeMS((change + quarters * 900) * 1000),
+        st.sampled_from([1_729_990_800, 1_711_846_800, 1_730_613_600, 1_325_239_200, 1_540_090_800, -2_422_054_408]),
+        st.integers(-100, 100),
+    ),
+    st.dates().map(str),
+    st.sampled_from(["2024-3-1", "2024-02-30", "20240301", "0000-01-01", "2024-03-01 ", "sad", "OK", "ü ", "a "]),
     st.binary(max_size=20),
     st.lists(st.integers(0, 5), max_size=2),
     st.dictionaries(st.sampled_from("ab"), st.integers(0, 5)),
 )
+ZONES = ("UTC", "Europe/Berlin", "America/Havana", "Asia/Kathmandu", "Pacific/Apia", "America/Sao_Paulo")
+LABELS = ("sad", "ok", "", "ü ", "2024-03-01")
 PRECISIONS = st.integers(1, 40)
 TYPES = st.one_of(
     st.sampled_from(
         [
             TypeName.SMALLINT, TypeName.INTEGER, TypeName.BIGINT, TypeName.NUMERIC, TypeName.REAL, TypeName.DOUBLE,
-            TypeName.TEXT, TypeName.BOOLEAN, TypeName.TIMESTAMPTZ, TypeName.UUID,
+            TypeName.TEXT, TypeName.BOOLEAN, TypeName.TIMESTAMPTZ, TypeName.UUID, TypeName.CITEXT, TypeName.DATE,
         ]
     ).map(ColumnType),
     st.integers(1, 8).map(lambda length: ColumnType(TypeName.VARCHAR, length=length)),
+    st.integers(1, 8).map(lambda length: ColumnType(TypeName.CHAR, length=length)),
+    st.builds(ColumnType, st.sampled_from([TypeName.DATE, TypeName.TIMESTAMP]), zone=st.sampled_from(ZONES)),
+    st.just(ColumnType(TypeName.ENUM, own_name=("public", "mood"), labels=LABELS)),
     st.builds(lambda p, s: ColumnType(TypeName.NUMERIC, precision=p, scale=s), PRECISIONS, st.integers(-10, 45)),
 )  # fmt: skip
 NUMBER_TYPES = TYPES.filter(lambda column_type: number_held(column_type, 0) is not None)
+
+
+FIRST_DAY = dt.date(1970, 1, 1)
+
+
+def instants(local: int, zone: str) -> set[int]:
+    """Every instant at which a clock of the zone shows this time, in microseconds since 1970."""
+    if zone == "UTC":
+        return {local}
+    shown = dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=local)  # noqa: DTZ001 - what a clock shows
+    meant = {shown.replace(tzinfo=ZoneInfo(zone), fold=fold).astimezone(dt.UTC) for fold in (0, 1)}
+    return {
+        (instant - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+        for instant in meant
+        if instant.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == shown
+    }
 
 
 def number_meant(value: Any) -> Fraction | None:
@@ -126,7 +158,7 @@ def convert(column_type: ColumnType, value: Any) -> Any:
         (defect,) = reject.defects
         return defect.reason
     scalar = batch.rows["field"][0]
-    return scalar.value if column_type.name is TypeName.TIMESTAMPTZ else scalar.as_py()
+    return scalar.value if hasattr(scalar, "value") else scalar.as_py()
 
 
 @settings(deadline=None, max_examples=600)
@@ -175,9 +207,17 @@ def test_any_other_value_is_copied_as_it_is_or_refused(column_type: ColumnType, 
         assert (outcome is Reason.MISSING_FIELD) == (value is None)
         return
     match column_type.name:
-        case TypeName.TEXT | TypeName.VARCHAR:
+        case TypeName.TEXT | TypeName.VARCHAR | TypeName.CHAR | TypeName.CITEXT | TypeName.ENUM:
             assert outcome == value
             assert column_type.length is None or len(value) <= column_type.length
+            assert column_type.name is not TypeName.CHAR or value == value.rstrip(" ")
+            assert column_type.name is not TypeName.ENUM or value in LABELS
+        case TypeName.DATE | TypeName.TIMESTAMP:
+            if isinstance(value, str):
+                assert (FIRST_DAY + dt.timedelta(days=outcome)).isoformat() == value
+            else:
+                microseconds = outcome * 86_400_000_000 if column_type.name is TypeName.DATE else outcome
+                assert instants(microseconds, column_type.zone or "UTC") == {int(value) * 1000}
         case TypeName.BOOLEAN:
             assert outcome is value
         case TypeName.TIMESTAMPTZ:

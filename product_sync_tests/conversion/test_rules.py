@@ -38,9 +38,16 @@ TIMESTAMPTZ = ColumnType(TypeName.TIMESTAMPTZ)
 UUID = ColumnType(TypeName.UUID)
 JSON = ColumnType(TypeName.JSON)
 JSONB = ColumnType(TypeName.JSONB)
+CHAR = ColumnType(TypeName.CHAR, length=4)
+CITEXT = ColumnType(TypeName.CITEXT)
+ENUM = ColumnType(TypeName.ENUM, own_name=("public", "mood"), labels=("sad", "ok"))
+DATE = ColumnType(TypeName.DATE)
+DATE_THERE = ColumnType(TypeName.DATE, zone="America/Sao_Paulo")
+CLOCK = ColumnType(TypeName.TIMESTAMP, zone="UTC")
+BERLIN = ColumnType(TypeName.TIMESTAMP, zone="Europe/Berlin")
 
 NUMBERS = [SMALLINT, INTEGER, BIGINT, NUMERIC, MONEY, HUNDREDS, TINY, REAL, DOUBLE]
-TYPES = [*NUMBERS, TEXT, VARCHAR, BOOLEAN, TIMESTAMPTZ, UUID]
+TYPES = [*NUMBERS, TEXT, VARCHAR, CHAR, CITEXT, ENUM, BOOLEAN, DATE, CLOCK, TIMESTAMPTZ, UUID]
 
 
 def converted(column_type: ColumnType, value: Any, **spec: Any) -> Any:
@@ -117,6 +124,27 @@ FITS: list[tuple[ColumnType, Any, Any]] = [
     (UUID, NAMESPACE, str(NAMESPACE)),
     (UUID, str(NAMESPACE), str(NAMESPACE)),
     (UUID, str(NAMESPACE).upper(), str(NAMESPACE)),
+    (CHAR, " 😀b", " 😀b"),
+    (CHAR, "", ""),
+    (CITEXT, "Ring ", "Ring "),
+    (ENUM, "sad", "sad"),
+    (DATE, DatetimeMS(86_400_000), 1),
+    (DATE, DatetimeMS(-210_866_803_200_000), -2_440_588),
+    (DATE, DatetimeMS(2_145_042_905 * 86_400_000), 2_145_042_905),
+    (DATE, "1969-12-31", -1),
+    (DATE, "0001-01-01", -719_162),
+    (DATE_THERE, DatetimeMS(1_704_078_000_000), 19_723),  # 2024-01-01 00:00 in São Paulo
+    (DATE_THERE, "2018-11-04", 17_839),
+    (CLOCK, DatetimeMS(-1), -1000),
+    (CLOCK, DatetimeMS(9_223_372_036_854_775), 9_223_372_036_854_775_000),
+    (BERLIN, DatetimeMS(0), 3_600_000_000),
+    (
+        BERLIN,
+        DatetimeMS(1_729_987_199_999),
+        1_729_994_399_999_000,
+    ),  # 01:59:59.999, the last before the hour that is twice
+    (BERLIN, DatetimeMS(1_729_994_400_000), 1_729_998_000_000_000),  # 03:00, the first after it
+    (BERLIN, DatetimeMS(1_711_846_800_000), 1_711_854_000_000_000),  # 03:00 after the hour that is skipped
 ]
 
 
@@ -186,6 +214,31 @@ REFUSED_VALUES: list[tuple[ColumnType, Any, Reason]] = [
     (UUID, f"{{{NAMESPACE}}}", Reason.WRONG_TYPE),
     (UUID, f"{NAMESPACE}\n", Reason.WRONG_TYPE),
     (UUID, Binary(NAMESPACE.bytes, 3), Reason.WRONG_TYPE),
+    (CHAR, "ab ", Reason.NOT_EXACT),
+    (CHAR, " ", Reason.NOT_EXACT),
+    (CHAR, "abcd ", Reason.TOO_LONG),
+    (CHAR, "a\0 ", Reason.NUL_CHARACTER),
+    (CITEXT, "a\0", Reason.NUL_CHARACTER),
+    (ENUM, "Sad", Reason.NOT_IN_ENUM),
+    (ENUM, "", Reason.NOT_IN_ENUM),
+    (ENUM, "a\udcff\0", Reason.NOT_IN_ENUM),
+    (ENUM, 1, Reason.WRONG_TYPE),
+    (DATE, DatetimeMS(1), Reason.NOT_EXACT),
+    (DATE, DatetimeMS(-210_866_803_200_001), Reason.OUT_OF_RANGE),
+    (DATE, DatetimeMS(2_145_042_906 * 86_400_000), Reason.OUT_OF_RANGE),
+    (DATE, "2024-02-30", Reason.WRONG_TYPE),
+    (DATE, "20240301", Reason.WRONG_TYPE),
+    (DATE, "2024-03-01T00:00:00Z", Reason.WRONG_TYPE),
+    (DATE, "2024-03-0\udcff", Reason.WRONG_TYPE),
+    (DATE, 19_723, Reason.WRONG_TYPE),
+    (DATE_THERE, DatetimeMS(1_704_067_200_000), Reason.NOT_EXACT),  # midnight in London
+    (DATE_THERE, DatetimeMS(1_541_300_400_000), Reason.NOT_EXACT),  # 2018-11-04 began at 01:00
+    (CLOCK, DatetimeMS(9_223_372_036_854_776), Reason.OUT_OF_RANGE),
+    (CLOCK, "2024-01-01T00:00:00Z", Reason.WRONG_TYPE),
+    (BERLIN, DatetimeMS(1_729_987_200_000), Reason.NOT_EXACT),  # 02:00 for the first time
+    (BERLIN, DatetimeMS(1_729_992_600_000), Reason.NOT_EXACT),  # 02:30 for the second time
+    (BERLIN, DatetimeMS(253_402_300_800_000), Reason.OUT_OF_RANGE),
+    (BERLIN, DatetimeMS(-(2**63)), Reason.OUT_OF_RANGE),
 ]
 
 
@@ -280,6 +333,10 @@ REFERENCES: list[tuple[ColumnType, Any, Any]] = [
     (UUID, str(NAMESPACE).upper(), str(NAMESPACE)),
     (UUID, ID, Reason.WRONG_TYPE),
     (UUID, 5, Reason.WRONG_TYPE),
+    (CHAR, 1234, "1234"),
+    (CHAR, "a ", Reason.NOT_EXACT),
+    (CHAR, ID, Reason.TOO_LONG),
+    (CITEXT, ID, "507f1f77bcf86cd799439011"),
 ]
 
 
@@ -296,6 +353,10 @@ DEFAULTS: list[tuple[ColumnType, Any, Any]] = [
     (TEXT, "none", "none"),
     (BOOLEAN, False, False),
     (UUID, str(NAMESPACE), str(NAMESPACE)),
+    (ENUM, "ok", "ok"),
+    (DATE, dt.date(1970, 1, 2), 1),
+    (DATE_THERE, dt.date(1970, 1, 2), 1),
+    (BERLIN, dt.date(1970, 1, 2), 90_000_000_000),
     (TIMESTAMPTZ, dt.date(1970, 1, 2), 86_400_000_000),
     (TIMESTAMPTZ, dt.datetime(1970, 1, 1, 0, 0, 1), 1_000_000),  # noqa: DTZ001 - YAML gives it without a zone
     (TIMESTAMPTZ, dt.datetime(1970, 1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=1))), 0),

@@ -16,6 +16,7 @@ from product_sync.schema.types import ColumnType, TypeName
 from product_sync_tests.row_schemas import INTEGER, TEXT, mapping_of, row_schema_of, table_of
 
 MONEY = ColumnType(TypeName.NUMERIC, precision=10, scale=2)
+CLOCKS = [ColumnType(TypeName.TIMESTAMP, zone=zone) for zone in ("UTC", "Europe/Berlin")]
 SIX = {"id": TEXT, "title": TEXT, "price": MONEY, "image": TEXT, "sellerId": TEXT, "quantity": INTEGER}
 
 
@@ -70,6 +71,34 @@ def test_a_column_that_does_not_fit_is_named(
     mapping = mapping_of({name: {"source": name} | spec for name, spec in specs.items()})
     with pytest.raises(error, match=message):
         resolve_mapping(mapping, table_of(types))
+
+
+def test_all_missing_and_all_unsupported_columns_are_named_at_once() -> None:
+    mapping = mapping_of({name: {"source": name} for name in ("price", "cost", "area", "title", "shape")})
+    table = table_of({"id": TEXT, "title": TEXT, "area": None, "shape": None})
+    with pytest.raises(TableError) as caught:
+        resolve_mapping(mapping, table)
+    assert caught.value.message == (
+        "Table public.product has no columns 'price', 'cost', which the mapping names (it has: id, title, area, shape)."
+        " Column public.product.area has the type money, which is not supported."
+        " Column public.product.shape has the type money, which is not supported."
+    )
+
+
+@pytest.mark.parametrize(
+    ("column_type", "spec", "message"),
+    [
+        (ColumnType(TypeName.TIMESTAMP), {}, r"timestamp of public.product \(price\) has no time zone"),
+        (INTEGER, {"zone": "UTC"}, "gives `zone` for 'price', but column public.product.price has the type integer"),
+        (ColumnType(TypeName.TIMESTAMPTZ), {"zone": "UTC"}, "has the type timestamptz"),
+    ],
+)
+def test_a_timestamp_needs_a_zone_and_only_a_date_may_have_one_too(
+    column_type: ColumnType, spec: dict[str, Any], message: str
+) -> None:
+    mapping, table = mapping_of({"price": {"source": "price"} | spec}), table_of({"id": TEXT, "price": column_type})
+    with pytest.raises(MappingError, match=message):
+        resolve_mapping(mapping, table)
 
 
 def test_a_column_that_may_be_absent_must_be_nullable_or_have_a_default() -> None:
@@ -160,6 +189,7 @@ def test_state_is_kept_apart_by_all_that_changes_the_meaning_of_a_row() -> None:
         row_schema_of(base, {"price": {"default": 0}}).state_key("mongo", "postgres"),
         row_schema_of(base, {"price": {"default": 0.0}}).state_key("mongo", "postgres"),
         row_schema_of(base, {"price": {"update": False}}).state_key("mongo", "postgres"),
+        *(row_schema_of({"price": clock}).state_key("mongo", "postgres") for clock in CLOCKS),
     ]
     assert len(set(keys)) == len(keys)
     assert row_schema_of(base).state_key("mongo", "postgres") == keys[0]

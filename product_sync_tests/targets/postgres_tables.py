@@ -18,6 +18,7 @@ from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.definition import ColumnSpec, SourceSpec, SyncDefinition, TargetSpec
 from product_sync.schema.records import TargetTable
 from product_sync.schema.row_schema import RowSchema, resolve_mapping
+from product_sync.schema.types import TypeName
 from product_sync.targets.postgres.reflection import reflect
 
 _T = TypeVar("_T")
@@ -46,6 +47,7 @@ def map_all(table: TargetTable, *, not_updated: Sequence[str] = ()) -> RowSchema
             source="_id" if (column.name,) == table.primary_key else f"field{number}",
             required=not column.nullable,
             update=column.name not in not_updated,
+            zone="UTC" if column.type.name is TypeName.TIMESTAMP else None,
         )
         for number, column in enumerate(table.columns)
         if column.type is not None

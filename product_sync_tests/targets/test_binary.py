@@ -39,7 +39,12 @@ VALUES: dict[TypeName, st.SearchStrategy[Any]] = {
     TypeName.DOUBLE: st.floats().map(lambda number: number + 0.0),
     TypeName.TEXT: _text,
     TypeName.VARCHAR: _text,
+    TypeName.CHAR: _text.map(lambda text: text.rstrip(" ")),
+    TypeName.CITEXT: _text,
+    TypeName.ENUM: _text,
     TypeName.BOOLEAN: st.booleans(),
+    TypeName.DATE: st.integers(-2_440_588, 2_145_042_905) | st.sampled_from([2**31 - 1, -(2**31)]),
+    TypeName.TIMESTAMP: st.integers(_FIRST_MOMENT, _LAST_MOMENT) | st.sampled_from([2**63 - 1, -(2**63)]),
     TypeName.TIMESTAMPTZ: st.integers(_FIRST_MOMENT, _LAST_MOMENT) | st.sampled_from([2**63 - 1, -(2**63)]),
     TypeName.UUID: st.uuids().map(str),
     TypeName.JSON: JSON.map(json_values.text),
@@ -74,6 +79,8 @@ def _there_and_back(connection: psycopg.Connection, values: list[Any], column_ty
 def _comparable(column: pa.Array) -> list[Any]:
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.int64())
+    elif pa.types.is_date(column.type):
+        column = column.cast(pa.int32())
     return ["nan" if isinstance(value, float) and math.isnan(value) else repr(value) for value in column.to_pylist()]
 
 

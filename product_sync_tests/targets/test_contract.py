@@ -92,7 +92,7 @@ class TestPostgresTarget(TargetContract):
             def make(row_schema: RowSchema, rows: Sequence[Row]) -> _PostgresTarget:
                 columns = sql.SQL(", ").join(
                     sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(str(column.type)))
-                    for column in row_schema.columns
+                    for column in row_schema.table.columns
                 )
                 execute(cart_url, sql.SQL("CREATE TABLE everything ({}, PRIMARY KEY (id))").format(columns))
                 writer = stack.enter_context(PostgresWriter(TargetAddress(cart_url), row_schema, run_id="contract"))

@@ -9,6 +9,7 @@ from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.ports import WriteBatch, Written
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.writer import PostgresWriter
+from product_sync_tests.citext import create_citext
 from product_sync_tests.targets.postgres_tables import execute, row_schema_of
 
 #: Values that one side of the wire, or the canonical form, writes otherwise than the other.
@@ -25,6 +26,19 @@ ODD = {
     "double precision": ("-0", "NaN", "Infinity", "-Infinity", "0.1", "5e-324", "1.7976931348623157e308"),
     "text": ("", " ends in blanks  ", "\u0065\u0301", "\u00e9", "\r\n\t", "\U0001f600"),
     "varchar(20)": ("", "ends in blanks  ", "\ufeff"),
+    "char(5)": ("", "a", "ab   ", "  \u00e9 "),
+    "date": ("infinity", "-infinity", "4714-11-24 BC", "0001-01-01 BC", "10000-01-01", "5874897-12-31"),
+    "timestamp": (
+        "294276-12-31 23:59:59.999999", "294247-01-10 04:00:54.775807", "294247-01-10 04:00:54.775806", "infinity",
+        "-infinity", "4714-11-24 00:00:00 BC", "2024-01-02 03:04:05.000001",
+    ),
+    "timestamp(3)": ("294276-12-31 23:59:59.999", "2024-01-02 03:04:05.0005"),
+    'elsewhere."Mood"': ("sad", "Sad", " ok ", "it's \u00fc"),
+    "elsewhere.nested": ("a", "A ", "abc"),
+    "elsewhere.amount": ("1.50", "NaN"),
+    "elsewhere.rank": ("1", "-1"),
+    "elsewhere.feeling": ("Sad", " ok "),
+    "citext": ("ring", "RING", "Ring ", "\u00df"),
     "uuid": ("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "{a0eebc999c0b4ef8bb6d6bb9bd380a11}"),
     "boolean": ("t", "off"),
     "jsonb": (
@@ -40,6 +54,17 @@ ODD = {
 
 
 def test_a_row_is_recognised_whatever_another_client_has_written_into_it(cart_url: str) -> None:
+    create_citext(cart_url)
+    execute(
+        cart_url,
+        "CREATE SCHEMA elsewhere",
+        """CREATE TYPE elsewhere."Mood" AS ENUM ('Sad', 'sad', ' ok ', 'it''s \u00fc')""",
+        "CREATE DOMAIN elsewhere.short AS varchar(4) CHECK (VALUE <> 'no')",
+        "CREATE DOMAIN elsewhere.nested AS elsewhere.short",
+        "CREATE DOMAIN elsewhere.amount AS numeric(9,2)",
+        "CREATE DOMAIN elsewhere.rank AS int",
+        'CREATE DOMAIN elsewhere.feeling AS elsewhere."Mood"',
+    )
     for number, (declared, literals) in enumerate(ODD.items()):
         table = sql.Identifier(f"odd{number}")
         rows = sql.SQL(", ").join(

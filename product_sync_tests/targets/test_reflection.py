@@ -9,6 +9,7 @@ from product_sync.errors import TableError
 from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TableColumn
 from product_sync.targets.postgres.reflection import reflect
+from product_sync_tests.citext import create_citext
 from product_sync_tests.targets.postgres_tables import execute
 
 SUPPORTED = {
@@ -24,6 +25,16 @@ SUPPORTED = {
     'text COLLATE "C"': "text",
     "varchar": "varchar",
     "varchar(7)": "varchar(7)",
+    "char": "char(1)",
+    "char(5)": "char(5)",
+    "date": "date",
+    "timestamp": "timestamp",
+    "timestamp(3)": "timestamp",
+    "mood": "public.mood",
+    "nested": "varchar(3)",
+    "money_like": "numeric(9,2)",
+    "feeling": "public.mood",
+    "citext": "citext",
     "boolean": "boolean",
     "timestamptz": "timestamptz",
     "timestamptz(3)": "timestamptz",
@@ -34,15 +45,14 @@ SUPPORTED = {
 #: By declaration: what the server calls it, and so what a person is told.
 UNSUPPORTED = {
     "timestamptz(2)": "timestamp(2) with time zone",
-    "timestamp": "timestamp without time zone",
-    "char(5)": "character(5)",
-    "date": "date",
+    "timestamp(2)": "timestamp(2) without time zone",
+    "bpchar": "bpchar",
     "bytea": "bytea",
     "money": "money",
     "integer[]": "integer[]",
     "numeric(3,-2)": "numeric(3,-2)",
-    "mood": "mood",
-    "short_text": "short_text",
+    "documents": "documents",
+    "unfit": "unfit",
     "public.composite": "composite",
     "text COLLATE same_letters": 'text COLLATE "same_letters" (nondeterministic)',
     "integer GENERATED ALWAYS AS (1 + 1) STORED": "integer generated always",
@@ -57,6 +67,15 @@ def _reflected(url: str, *declarations: str) -> list[TableColumn]:
 
 
 def test_supported_types_are_known_with_their_limits(cart_url: str) -> None:
+    create_citext(cart_url)
+    execute(
+        cart_url,
+        "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+        "CREATE DOMAIN short AS varchar(3)",
+        "CREATE DOMAIN nested AS short",
+        "CREATE DOMAIN money_like AS numeric(9,2)",
+        "CREATE DOMAIN feeling AS mood",
+    )
     columns = _reflected(cart_url, *SUPPORTED)
     assert [str(column.type) for column in columns] == list(SUPPORTED.values())
 
@@ -64,9 +83,9 @@ def test_supported_types_are_known_with_their_limits(cart_url: str) -> None:
 def test_every_other_type_is_named_as_the_server_names_it(cart_url: str) -> None:
     execute(
         cart_url,
-        "CREATE TYPE mood AS ENUM ('sad', 'ok')",
-        "CREATE DOMAIN short_text AS varchar(3)",
         "CREATE TYPE composite AS (a int)",
+        "CREATE DOMAIN documents AS xml",
+        "CREATE DOMAIN unfit AS timestamptz(2)",
         "CREATE COLLATION same_letters (locale = 'C')",
         # The embedded server has no ICU, and so no honest collation of this kind.
         "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'same_letters'",
@@ -92,6 +111,26 @@ def test_what_the_server_fills_by_itself_is_known(cart_url: str) -> None:
         (False, True),
         (False, True),
         (True, True),
+    ]
+
+
+def test_an_enum_has_its_labels_and_a_domain_its_not_null_and_default(cart_url: str) -> None:
+    execute(
+        cart_url,
+        'CREATE SCHEMA "else where"',
+        """CREATE TYPE "else where"."Mood" AS ENUM ('ok', 'Sad')""",
+        """ALTER TYPE "else where"."Mood" ADD VALUE 'so so' BEFORE 'ok'""",
+        'CREATE DOMAIN needed AS "else where"."Mood" NOT NULL',
+        "CREATE DOMAIN filled AS needed DEFAULT 'ok'",
+    )
+    columns = _reflected(cart_url, '"else where"."Mood"', "needed", "filled")
+    for column in columns:
+        assert column.type is not None
+        assert (column.type.own_name, column.type.labels) == (("else where", "Mood"), ("so so", "ok", "Sad"))
+    assert [(column.nullable, column.has_default) for column in columns] == [
+        (True, False),
+        (False, False),
+        (False, True),
     ]
 
 

@@ -29,6 +29,7 @@ from product_sync.targets.postgres.column_types import WireFormat, wire_format
 
 #: Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL starts to count.
 _EPOCH: Final = 946_684_800_000_000
+_EPOCH_DAYS: Final = pa.scalar(10_957, pa.int32())
 #: infinity and -infinity: the same numbers in PostgreSQL's binary form and in `product_sync.schema.records`.
 _INFINITY: Final = 2**63 - 1
 _MINUS_INFINITY: Final = -(2**63)
@@ -69,8 +70,8 @@ def ids(values: Sequence[str]) -> BinaryArray:
 
 
 def can_be_copied(row_schema: RowSchema) -> bool:
-    """Whether every column is sent in its own type. COPY cannot parse numeric and uuid, which are sent as text."""
-    return all(wire_format(column.type).cast is None for column in row_schema.columns)
+    """Whether COPY takes every column as it is sent. It cannot parse numeric and uuid, which are sent as text."""
+    return all(wire_format(column.type).copies for column in row_schema.columns)
 
 
 def copied(rows: pa.Table, row_schema: RowSchema) -> bytes:
@@ -94,8 +95,10 @@ def canonical(column: pa.Array, column_type: ColumnType) -> pa.Array:
     """A column as the server sent it, in canonical form: numbers, text, or the bytes of each value."""
     if pa.types.is_binary(column.type):
         column = _decoded(column, wire_format(column_type))
-    if column_type.name is TypeName.TIMESTAMPTZ:
-        return _since_1970(column)
+    if column_type.name in (TypeName.TIMESTAMPTZ, TypeName.TIMESTAMP):
+        return _since_1970(column).cast(column_type.arrow)
+    if column_type.name is TypeName.DATE:
+        return _keep_infinities(column, pc.add(column, _EPOCH_DAYS)).cast(column_type.arrow)
     if is_json(column_type):
         return json_values.canonical(column, column_type)
     if column_type.name in (TypeName.REAL, TypeName.DOUBLE):
@@ -108,8 +111,11 @@ def _sent(values: pa.Array, column_type: ColumnType) -> pa.Array:
     """Canonical values as the numbers or the text that the server is sent."""
     if column_type.as_text:
         return values.cast(pa.int64())
-    if column_type.name is TypeName.TIMESTAMPTZ:
-        return _since_2000(values)
+    if column_type.name in (TypeName.TIMESTAMPTZ, TypeName.TIMESTAMP):
+        return _since_2000(values.cast(pa.int64()))
+    if column_type.name is TypeName.DATE:
+        days = values.cast(pa.int32())
+        return _keep_infinities(days, pc.subtract(days, _EPOCH_DAYS))
     return values.cast(pa.int8()) if column_type.name is TypeName.BOOLEAN else values
 
 
@@ -156,15 +162,15 @@ def _since_1970(values: pa.Array) -> pa.Array:
     A later moment becomes the last one that fits: it differs from every value of the source, as it should.
     """
     shifted = pc.add(pc.min_element_wise(values, _INFINITY - 1 - _EPOCH, skip_nulls=False), _EPOCH)
-    return _keep_infinities(values, shifted).cast(pa.timestamp("us", tz="UTC"))
+    return _keep_infinities(values, shifted)
 
 
 def _since_2000(values: pa.Array) -> pa.Array:
-    values = values.cast(pa.int64())
     shifted = pc.subtract(pc.max_element_wise(values, _MINUS_INFINITY + 1 + _EPOCH, skip_nulls=False), _EPOCH)
     return _keep_infinities(values, shifted)
 
 
 def _keep_infinities(values: pa.Array, shifted: pa.Array) -> pa.Array:
-    infinite = pc.or_(pc.equal(values, _INFINITY), pc.equal(values, _MINUS_INFINITY))
+    half = 2 ** (values.type.bit_width - 1)
+    infinite = pc.or_(pc.equal(values, half - 1), pc.equal(values, -half))
     return pc.if_else(infinite, values, shifted)

@@ -81,22 +81,45 @@ TABLES: Final = sql.SQL(
     """
 )
 
-# Describes the columns of a table: name, type as the server writes it, name and modifier of a built-in type, NOT NULL,
-# default, `s` for a stored generated column, `a` for an identity that is always generated, and the collation if texts
-# that differ may be equal under it.
+# Describes the columns of a table: name, type as the server writes it, kind and modifier of the type (`column_types`),
+# NOT NULL, default, `s` for a stored generated column, `a` for an identity that is always generated, and the collation
+# if texts that differ may be equal under it. Then, of a type that is not built in: its schema, its name, and the labels
+# of an enum. A domain is described as the type below it, which may be a domain too: the lowest one has the modifier.
 COLUMNS: Final = sql.SQL(
     """
+    WITH RECURSIVE declared AS (
+        SELECT attname, attnum, atttypid, atttypmod, attnotnull, attgenerated, attidentity, attcollation,
+               atthasdef OR typdefault IS NOT NULL AS has_default
+        FROM pg_catalog.pg_attribute AS attribute
+        JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
+        WHERE attribute.attrelid = $1::pg_catalog.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+    ), resolved AS (
+        SELECT attnum, atttypid AS type, atttypmod AS modifier, attnotnull AS not_null FROM declared
+        UNION ALL
+        SELECT resolved.attnum, domain.typbasetype, domain.typtypmod, resolved.not_null OR domain.typnotnull
+        FROM resolved JOIN pg_catalog.pg_type AS domain ON domain.oid = resolved.type AND domain.typtype = 'd'
+    )
     SELECT attribute.attname::pg_catalog.text,
            pg_catalog.format_type(attribute.atttypid, attribute.atttypmod),
-           CASE WHEN namespace.nspname = 'pg_catalog' THEN type.typname::pg_catalog.text END,
-           attribute.atttypmod, attribute.attnotnull, attribute.atthasdef, attribute.attgenerated::pg_catalog.text,
+           CASE WHEN namespace.nspname = 'pg_catalog' THEN type.typname::pg_catalog.text
+                WHEN type.typtype = 'e' THEN 'enum'
+                WHEN extension.extname = 'citext' THEN type.typname::pg_catalog.text END,
+           resolved.modifier, resolved.not_null, attribute.has_default, attribute.attgenerated::pg_catalog.text,
            attribute.attidentity::pg_catalog.text,
-           CASE WHEN NOT collation_.collisdeterministic THEN collation_.collname::pg_catalog.text END
-    FROM pg_catalog.pg_attribute AS attribute
-    JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
+           CASE WHEN NOT collation_.collisdeterministic THEN collation_.collname::pg_catalog.text END,
+           CASE WHEN namespace.nspname <> 'pg_catalog' THEN namespace.nspname::pg_catalog.text END,
+           type.typname::pg_catalog.text,
+           ARRAY(SELECT enumlabel::pg_catalog.text FROM pg_catalog.pg_enum
+                 WHERE enumtypid = type.oid ORDER BY enumsortorder)
+    FROM declared AS attribute
+    JOIN resolved USING (attnum)
+    JOIN pg_catalog.pg_type AS type ON type.oid = resolved.type AND type.typtype <> 'd'
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = type.typnamespace
     LEFT JOIN pg_catalog.pg_collation AS collation_ ON collation_.oid = attribute.attcollation
-    WHERE attribute.attrelid = $1::pg_catalog.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+    LEFT JOIN pg_catalog.pg_depend AS member
+        ON member.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND member.objid = type.oid
+       AND member.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND member.deptype = 'e'
+    LEFT JOIN pg_catalog.pg_extension AS extension ON extension.oid = member.refobjid
     ORDER BY attribute.attnum
     """
 )

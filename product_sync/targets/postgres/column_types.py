@@ -19,6 +19,7 @@ from product_sync.schema.types import ColumnType, TypeName
 
 #: BSON dates have milliseconds; a column with fewer digits would round them.
 _MILLISECONDS: Final = 3
+_AS_TEXT: Final = "{}::pg_catalog.text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +27,18 @@ class WireFormat:
     """How the values of a column type travel to the server and back, in binary.
 
     ``sent_as`` is the built-in type that is sent, ``dtype`` its fixed-size binary form or ``None`` for text, ``parse``
-    the SQL that prepares it for a cast, and ``cast`` the column's own type where that is another one. ``read`` is the
-    SQL that reads a column, ``read_as`` the type of its result. ``compare`` is the SQL that compare-and-swap compares
-    with the value that was read: where reading loses something, it must lose the same, or such a row could never be
-    written again. ``{1}`` in it is the value that was read, as it is sent; ``compare_with`` is the SQL that makes of it
-    what ``compare`` is compared with.
+    the SQL that prepares it for a cast, and ``cast`` the column's own type where that is another one, with its schema.
+    COPY takes what is sent if ``copies``. ``read`` is the SQL that reads a column, ``read_as`` the type of its result.
+    ``compare`` is the SQL that compare-and-swap compares with the value that was read: where reading loses something,
+    it must lose the same, or such a row could never be written again. ``{1}`` in it is the value that was read, as it
+    is sent; ``compare_with`` is the SQL that makes of it what ``compare`` is compared with.
     """
 
     sent_as: str
     dtype: str | None = None
     parse: LiteralString = "{}"
-    cast: str | None = None
+    cast: tuple[str, str] | None = None
+    copies: bool = True
     read: LiteralString = "{}"
     read_as: str = ""
     compare: LiteralString = "{}"
@@ -65,7 +67,7 @@ class WireFormat:
 
     def parsed_ids(self, parameter: LiteralString) -> sql.Composed:
         """The SQL that makes an array of the column's type of ids that were sent as text."""
-        return _cast(sql.SQL(parameter + "::pg_catalog.text[]"), self.cast or self.sent_as, "[]")
+        return _cast(sql.SQL(parameter + "::pg_catalog.text[]"), self.cast or ("pg_catalog", self.sent_as), "[]")
 
     def shown(self, column: sql.Composable) -> sql.Composed:
         return sql.SQL(self.read).format(column)
@@ -76,13 +78,10 @@ class WireFormat:
         return sql.SQL(self.compare).format(column, element), before
 
 
-def _cast(value: sql.Composable, to: str | None, suffix: LiteralString) -> sql.Composed:
-    return (
-        sql.Composed([value]) if to is None else sql.SQL("{}::pg_catalog.{}" + suffix).format(value, sql.Identifier(to))
-    )
+def _cast(value: sql.Composable, to: tuple[str, str] | None, suffix: LiteralString) -> sql.Composed:
+    return sql.Composed([value]) if to is None else sql.SQL("{}::{}" + suffix).format(value, sql.Identifier(*to))
 
 
-_AS_TEXT: Final = "{}::pg_catalog.text"
 #: What `binary.canonical` makes of a moment that microseconds since 1970 do not reach.
 _AS_READ: Final = "CASE WHEN pg_catalog.isfinite({0}) THEN LEAST({0}, '294247-01-10 04:00:54.775806+00') ELSE {0} END"
 #: The server reads a json as a jsonb, unless that may fail: then it gives the text, and `json_values` decides. A text
@@ -93,7 +92,8 @@ _UNMARKED: Final = f"pg_catalog.substr({{0}}, {len(NOT_JSONB) + 1})"
 _JSON: Final = WireFormat(
     "text",
     parse=f"CASE WHEN {_HAS_MARK.format('{0}')} THEN {_UNMARKED} ELSE {{0}} END",
-    cast="json",
+    cast=("pg_catalog", "json"),
+    copies=False,
     read=f"CASE WHEN {{0}}::pg_catalog.text ~ E'{_PATTERN}' THEN {{0}}::pg_catalog.text"
     " ELSE {0}::pg_catalog.jsonb::pg_catalog.text END",
     compare=f"CASE WHEN {_HAS_MARK.format('{1}')} THEN pg_catalog.to_jsonb({{0}}::pg_catalog.text)"
@@ -101,7 +101,7 @@ _JSON: Final = WireFormat(
     compare_with=f"CASE WHEN {_HAS_MARK.format('{0}')}"
     f" THEN pg_catalog.to_jsonb({_UNMARKED}) ELSE {{0}}::pg_catalog.jsonb END",
 )
-#: By the server's own name of the type (pg_type.typname).
+#: By the server's own name of the type (pg_type.typname), `enum`, and `citext` for that of the extension.
 _TYPES: Final[dict[str, tuple[TypeName, WireFormat]]] = {
     "int2": (TypeName.SMALLINT, WireFormat("int2", ">i2")),
     "int4": (TypeName.INTEGER, WireFormat("int4", ">i4")),
@@ -109,6 +109,11 @@ _TYPES: Final[dict[str, tuple[TypeName, WireFormat]]] = {
     "float4": (TypeName.REAL, WireFormat("float4", ">f4")),
     "float8": (TypeName.DOUBLE, WireFormat("float8", ">f8")),
     "bool": (TypeName.BOOLEAN, WireFormat("bool", ">i1")),
+    "date": (TypeName.DATE, WireFormat("date", ">i4", read="pg_catalog.date_send({})", read_as="bytea")),
+    "timestamp": (
+        TypeName.TIMESTAMP,
+        WireFormat("timestamp", ">i8", read="pg_catalog.timestamp_send({})", read_as="bytea", compare=_AS_READ),
+    ),
     # Read as bytes: neither ADBC nor psycopg can hold the infinite ones.
     "timestamptz": (
         TypeName.TIMESTAMPTZ,
@@ -116,14 +121,23 @@ _TYPES: Final[dict[str, tuple[TypeName, WireFormat]]] = {
     ),
     "text": (TypeName.TEXT, WireFormat("text")),
     "varchar": (TypeName.VARCHAR, WireFormat("text", read=_AS_TEXT)),
-    "uuid": (TypeName.UUID, WireFormat("text", cast="uuid", read=_AS_TEXT)),
+    # These compare some texts that differ as equal: trailing blanks, letter case.
+    "bpchar": (
+        TypeName.CHAR,
+        WireFormat("text", cast=("pg_catalog", "bpchar"), read=_AS_TEXT, compare=_AS_TEXT, compare_with="{}"),
+    ),
+    "citext": (TypeName.CITEXT, WireFormat("text", read=_AS_TEXT, compare=_AS_TEXT, compare_with="{}")),
+    "enum": (TypeName.ENUM, WireFormat("text", read=_AS_TEXT, compare=_AS_TEXT, compare_with="{}")),
+    "uuid": (TypeName.UUID, WireFormat("text", cast=("pg_catalog", "uuid"), copies=False, read=_AS_TEXT)),
     # 99.90 and 99.9 are one value, so they must be read as one text.
     "numeric": (
         TypeName.NUMERIC,
-        WireFormat("text", cast="numeric", read="pg_catalog.trim_scale({})::pg_catalog.text"),
+        WireFormat(
+            "text", cast=("pg_catalog", "numeric"), copies=False, read="pg_catalog.trim_scale({})::pg_catalog.text"
+        ),
     ),
     "json": (TypeName.JSON, _JSON),
-    "jsonb": (TypeName.JSONB, replace(_JSON, cast="jsonb", read=_AS_TEXT)),
+    "jsonb": (TypeName.JSONB, replace(_JSON, cast=("pg_catalog", "jsonb"), read=_AS_TEXT)),
 }
 _FORMATS: Final = dict(_TYPES.values())
 
@@ -131,6 +145,8 @@ _FORMATS: Final = dict(_TYPES.values())
 @cache
 def wire_format(column_type: ColumnType) -> WireFormat:
     form = _FORMATS[column_type.name]
+    if column_type.own_name is not None:
+        return replace(form, cast=column_type.own_name)
     return replace(form, read=_AS_TEXT, read_as="text") if column_type.as_text else form
 
 
@@ -141,13 +157,14 @@ def column_type(name: str | None, modifier: int) -> ColumnType | None:
         return None
     known = _TYPES[name][0]
     if modifier < 0:
-        return ColumnType(known)
+        # bpchar without a length keeps blanks at the end and ignores them in comparisons.
+        return None if known is TypeName.CHAR else ColumnType(known)
     match known:
-        case TypeName.VARCHAR:
+        case TypeName.VARCHAR | TypeName.CHAR:
             return ColumnType(known, length=modifier - 4)
         case TypeName.NUMERIC:
             precision, scale = (modifier - 4) >> 16, ((modifier - 4) & 0x7FF ^ 0x400) - 0x400
             return ColumnType(known, precision=precision, scale=scale) if 0 <= scale <= precision else None
-        case TypeName.TIMESTAMPTZ:
+        case TypeName.TIMESTAMPTZ | TypeName.TIMESTAMP:
             return ColumnType(known) if modifier >= _MILLISECONDS else None
     return ColumnType(known)
