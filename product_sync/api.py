@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 class RunArguments(TypedDict, total=False):
     """`RunOptions` as the keyword arguments of a function; ``None`` counts as not given. A test compares both."""
 
+    ids: list[str] | None
     dry_run: bool | None
     probe: bool | None
     plan: str | None
@@ -92,7 +93,9 @@ def sync(
     the first write has exit status 1. Whatever is no `ProductSyncError` is a bug, and is raised.
     """
     switches, dry_run = _switches(**options), bool(options.get("dry_run"))
-    report = SyncReport(dry_run=dry_run, plan_id=options.get("plan"))
+    report = SyncReport(
+        dry_run=dry_run, plan_id=options.get("plan"), scope="ids" if options.get("ids") else "everything"
+    )
     with _notifying(report, instance), _ending(report):
         definition = _find(report, sync, mapping)
         _require_settings(definition, switches)

@@ -90,6 +90,8 @@ def sync(names: tuple[str, ...], every: bool, as_json: bool, mapping: str | None
 
     NAME is a sync of the project; it may be left out if there is only one.
     """
+    if options["ids"] and (every or len(names) > 1):
+        raise click.UsageError("--id names products of one sync: give one NAME.")
     stay_small()
     from product_sync import api
     from product_sync.terminal.summaries import show_sync
@@ -263,7 +265,8 @@ def _given_options() -> list[str]:
         name = option.name or ""
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in _OF_A_DRY_RUN:
             value = context.params[name]
-            given += [option.opts[0]] if isinstance(value, bool) else [option.opts[0], str(value)]
+            for each in value if isinstance(value, list) else [value]:
+                given += [option.opts[0]] if isinstance(each, bool) else [option.opts[0], str(each)]
     return given
 
 

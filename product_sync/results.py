@@ -83,6 +83,9 @@ class ExclusionReport:
 class SyncReport(Report):
     """One run of a sync. Counts are rows; ``duration_s`` and ``estimated_s`` are in seconds.
 
+    ``scope`` is what the run looked at: `everything` or `ids`. ``compared`` is the number of products that a partial
+    run looked at; all its counts and ``valid`` are about these products alone.
+
     ``plan_id`` is the plan that a dry run made or that the run executed; ``skipped_since_plan`` counts its rows that
     had changed since then.
 
@@ -99,7 +102,9 @@ class SyncReport(Report):
 
     run_id: str | None = None
     plan_id: str | None = None
+    scope: str = "everything"
     dry_run: bool = False
+    compared: int | None = None
     source_count: int | None = None
     target_count: int | None = None
     missing: int | None = None

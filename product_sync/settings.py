@@ -58,6 +58,10 @@ def _run_id(text: str | None) -> str | None:
 class RunOptions(Settings):
     """How one run behaves. Dagster's run config, the command, the functions and the guide show these options."""
 
+    ids: list[str] | None = setting(
+        None, "Compare and repair only the products with these ids; the flag can be repeated", "id", flag="--id",
+        form="a list of ids as the target has them", min_length=1,
+    )  # fmt: skip
     dry_run: bool = setting(False, "Do everything but write")
     probe: bool = setting(
         True, "Let a dry run write a first batch and roll it back, to estimate the time of a sync", flag="--no-probe"
@@ -128,11 +132,29 @@ class RunOptions(Settings):
         for name, found in cls.errors(values, strict=True).items():
             raise cls.each()[name].mistake(name, found)
         options = cls(**values)
-        if options.plan and options.dry_run:
+        return options._consistent()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the run looks at some products only."""
+        return self.ids is not None
+
+    @property
+    def scope_kind(self) -> Literal["everything", "ids"]:
+        """What the run looks at, in one word."""
+        return "everything" if self.ids is None else "ids"
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The options that name the scope, as a plan keeps them."""
+        return {"kind": self.scope_kind, "ids": sorted(self.ids or ())}
+
+    def _consistent(self) -> Self:
+        if self.plan and self.dry_run:
             raise ConfigurationError(
-                f"plan is {options.plan!r}.", hint="Expected: either a plan to execute or a dry run, not both."
+                f"plan is {self.plan!r}.", hint="Expected: either a plan to execute or a dry run, not both."
             )
-        return options
+        return self
 
 
 def _time_zone(text: str) -> str:

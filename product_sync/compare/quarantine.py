@@ -22,6 +22,7 @@ from product_sync.conversion.extended_json import cut
 from product_sync.conversion.ids import source_key, to_bson
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
+from product_sync.schema.scope import EVERYTHING, Everything, Scope
 from product_sync.state.files import RUN_ID, opened, pages, parquet_writer, read_metadata, read_schema
 
 _PAGE_ROWS = 8_192
@@ -164,15 +165,17 @@ def merge(
     run_id: str,
     untried: Sequence[SourceId] = (),
     since: dt.datetime | None = None,
+    scope: Scope = EVERYTHING,
 ) -> None:
     """Write the quarantine after a run to ``out``, ordered by ``source_key``. ``out`` may be ``previous`` itself.
 
     It has one entry for each document of ``rejects`` (one file of `rejects_schema` or more); stage convert wins over
     stage load. ``first_seen`` and ``attempts`` continue those of ``previous`` (`quarantine_schema`). Entries that this
-    run did not meet again leave, with two exceptions that stay unchanged:
+    run did not meet again leave, with three exceptions that stay unchanged:
 
     - entries of stage load whose ids are in ``untried``, because the load ended before their batch;
-    - entries that another run wrote after ``since``, when this run had begun to load: it may not have met them.
+    - entries that another run wrote after ``since``, when this run had begun to load: it may not have met them;
+    - entries of products that are not in ``scope``.
 
     ``now`` and ``since`` are aware. The metadata is that of the first of ``rejects``, with ``run_id``.
     """
@@ -187,6 +190,7 @@ def merge(
             seen = _first_of_each(pa.concat_tables(read[: len(rejects)]))
             before = schema.empty_table() if previous is None else read[-1]
             stays = pc.or_(_is_untried(before, kept), _is_newer(before, run_id, since))
+            stays = pc.or_(stays, _is_outside(before, scope))
             is_seen = pc.is_in(before["source_key"], value_set=seen["source_key"].combine_chunks())
             unmet = before.filter(pc.and_(stays, pc.invert(is_seen)))
             merged = pa.concat_tables([_with_times(seen, before, now, run_id, schema), unmet])
@@ -232,6 +236,15 @@ def _is_newer(before: pa.Table, run_id: str, since: dt.datetime | None) -> pa.Ch
         return pa.chunked_array([pa.repeat(False, before.num_rows)], pa.bool_())
     is_later = pc.greater(before["last_seen"], pa.scalar(since, before.schema.field("last_seen").type))
     return pc.and_(pc.not_equal(before["run_id"], run_id), is_later)
+
+
+def _is_outside(before: pa.Table, scope: Scope) -> pa.ChunkedArray:
+    """Marks the entries of products that this run did not look at."""
+    if isinstance(scope, Everything):
+        return pa.chunked_array([pa.repeat(False, before.num_rows)], pa.bool_())
+    named = pc.is_in(before["id"], value_set=pa.array(scope.texts, pa.string()))
+    keys = pa.array([source_key(to_bson(other)) for other in scope.others], pa.string())
+    return pc.invert(pc.or_(named, pc.is_in(before["source_key"], value_set=keys)))
 
 
 def summary(path: Path) -> dict[Reason, int]:

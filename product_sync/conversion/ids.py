@@ -11,7 +11,8 @@ import base64
 import hashlib
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import bson
@@ -20,8 +21,10 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from product_sync.conversion.elements import BsonType, has_repeated_names, id_element
-from product_sync.conversion.extended_json import canonical_json
+from product_sync.conversion.extended_json import canonical_json, parse_json
+from product_sync.errors import ConfigurationError
 from product_sync.schema.records import IdType, SourceId
+from product_sync.schema.scope import Ids
 from product_sync.schema.types import ColumnType, TypeName
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{24}")
@@ -80,6 +83,27 @@ def possible_ids(text: str) -> list[SourceId]:
     if is_canonical_uuid(text):
         ids.append(SourceId(IdType.UUID, text))
     return ids
+
+
+def named_ids(given: Iterable[str]) -> Ids:
+    """The products that a person names: by the id in the target, or by the extended JSON of an ``_id``. Raises
+    `ConfigurationError` for text that no database accepts."""
+    texts, others = set(), set()
+    for text in given:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError("The id is not valid UTF-8.", hint="Give the id as the target has it.") from None
+        texts.add(text)
+        if text.startswith(("{", '"')):
+            with suppress(ValueError):
+                bson_id = parse_json(text)
+                if identity := source_id(bson_id):
+                    texts.add(identity.text)
+                else:
+                    document = base64.b64encode(bson.encode({"_id": bson_id})).decode()
+                    others.add(SourceId(IdType.OTHER, document))
+    return Ids(sorted(texts), sorted(others))
 
 
 def is_canonical_uuid(text: str) -> bool:

@@ -48,27 +48,37 @@ class FinishedRun:
     counts: Mapping[str, Number] = field(default_factory=dict)
     loaded: bool = False
     sync: str = DEFAULT_NAME
+    scope: str = "everything"
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the run looked at some products only. It proves nothing about the copy."""
+        return self.scope != "everything"
 
     @property
     def verified(self) -> bool:
-        """Whether this was a sync whose result was verified. Only such a run calls the heartbeat."""
-        return self.succeeded is True and self.loaded
+        """Whether this was a sync of everything whose result was verified. Only such a run calls the heartbeat."""
+        return self.succeeded is True and self.loaded and not self.is_partial
 
 
 def status_updates(run: FinishedRun, ui_url: str) -> Iterator[StatusUpdate]:
     """One update for each check, then one for the run.
 
     If a check failed the run, the check's update is enough: it is one problem. A failed run of assets from the
-    Materialize button counts as a failed sync, so the next successful sync is its recovery. ``ui_url`` has no slash at
-    its end, or is empty.
+    Materialize button counts as a failed sync, so the next successful sync is its recovery. A partial run is no
+    recovery: what failed before may not have been among its products. ``ui_url`` has no slash at its end, or is empty.
     """
     link = _link(run.run_id, ui_url)
     for check in run.checks:
+        if run.is_partial and check.passed:
+            continue
         text = _check_text(check, link)
         yield StatusUpdate(f"check/{check.check}", check.check, _level(check), run.ended_at, text, run.sync)
     by_hand = run.job.startswith(_BY_HAND)
     subject = f"job/{run.sync}_sync" if by_hand else f"job/{run.job}"
     name = "a run launched by hand" if by_hand else f"the job {run.job}"
+    if run.succeeded and run.is_partial:
+        return
     if run.succeeded and (run.loaded or not by_hand):
         yield StatusUpdate(subject, name, Level.OK, run.ended_at, link, run.sync)
     elif run.succeeded is False and (run.failure or not any(_level(check) is Level.ERROR for check in run.checks)):

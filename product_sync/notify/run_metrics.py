@@ -67,6 +67,10 @@ class RunMetrics:
         metrics = self.syncs.setdefault(run.sync, SyncMetrics())
         if run.job not in metrics.jobs and len(metrics.jobs) >= _JOBS:
             return
+        for name in WRITTEN:
+            metrics.rows[name] += run.counts.get(name, 0)
+        if run.is_partial:  # the last counts and checks are those of runs that looked at everything
+            return
         job = metrics.jobs.setdefault(run.job, JobMetrics())
         job.outcome = {True: "success", False: "failure", None: "cancelled"}[run.succeeded]
         job.runs[job.outcome] += 1
@@ -74,6 +78,4 @@ class RunMetrics:
         job.counts = {name: run.counts[name] for name in COUNTS if name in run.counts}
         if run.succeeded:
             job.last_success_at = run.ended_at
-        for name in WRITTEN:
-            metrics.rows[name] += run.counts.get(name, 0)
         metrics.checks |= {check.check: check.passed for check in run.checks}

@@ -17,6 +17,7 @@ from product_sync.orchestration.metadata import (
     load_metadata,
     preview_metadata,
     quarantine_metadata,
+    scope_metadata,
     source_metadata,
     target_metadata,
     unfinished_metadata,
@@ -155,7 +156,7 @@ def _steps(definition: SyncDefinition, names: SyncNames) -> list[dg.AssetsDefini
         with sync.step(context, definition) as sync_run:
             found = sync_run.diff()
             context.log.info(run_log.differences(found))
-            return dg.MaterializeResult(metadata=diff_metadata(found))
+            return dg.MaterializeResult(metadata=diff_metadata(found) | scope_metadata(sync_run))
 
     @dg.multi_asset(
         name=names.load,

@@ -31,7 +31,10 @@ NOT_LOADED = "Nothing was written: the load could not begin."
 def record_drift_report(
     context: dg.OpExecutionContext, sync_run: SyncRun, outcome: str, result: LoadResult | None = None
 ) -> None:
-    """``result`` is what the load did, ``None`` where there was none."""
+    """``result`` is what the load did, ``None`` where there was none. A partial run has no report: its counts beside
+    those of whole runs would look as if the drift had vanished."""
+    if sync_run.is_partial:
+        return
     try:
         metadata = _write(sync_run, outcome, result, ReportSettings.from_environment(os.environ))
     except (ConfigurationError, LocalStorageError, OSError, pa.ArrowException) as error:

@@ -28,6 +28,7 @@ from product_sync.pipeline.sync_run import SHOWN, DiffSummary, SyncRun
 from product_sync.report.drift_report import DriftReport
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.schema.scope import Everything
 from product_sync.verify.checks import CheckResult
 from product_sync.verify.verification import Verification
 
@@ -63,6 +64,12 @@ def diff_metadata(found: DiffSummary) -> Metadata:
         "duration_s": _rounded(found.duration_s),
         "rows_per_second": _rounded(found.rows_per_second),
     }
+
+
+def scope_metadata(sync_run: SyncRun) -> Metadata:
+    """What a partial run looked at."""
+    scope = sync_run.scope
+    return {} if isinstance(scope, Everything) else {"scope": str(scope), "compared": len(scope)}
 
 
 def preview_metadata(sync_run: SyncRun, preview: DryRunResult) -> Metadata:
@@ -116,7 +123,8 @@ def load_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:
         **{name: value for name, value in said.items() if value},
         **_load_numbers(result),
         **by_kind(sync_run.first_differences()),
-        STATE_KEY: sync_run.folder.key,
+        # The last sync of these two sides is found by it. A partial run does not count as one.
+        **({} if sync_run.is_partial else {STATE_KEY: sync_run.folder.key}),
     }
 
 

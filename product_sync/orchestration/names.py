@@ -117,6 +117,9 @@ SYNC_TAG: Final = "product_sync/sync"
 #: On dry runs, with the value `true`: shown in the UI's list of runs.
 DRY_RUN_TAG: Final = "product_sync/dry_run"
 
+#: On a run that looked at some products only: `ids` or `changes`.
+SCOPE_TAG: Final = "product_sync/scope"
+
 #: On a scheduled run that did nothing because another sync held the lock, with the reason.
 SKIPPED_TAG: Final = "product_sync/skipped"
 

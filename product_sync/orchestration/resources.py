@@ -39,6 +39,7 @@ def _config_field(option: Setting) -> dg.Field:
     """An option without a default: the environment may hold the value. Dagster checks the type before the launch."""
     choices = [dg.EnumValue(choice) for choice in option.choices]
     kind = dg.Enum("_or_".join(option.choices), choices) if choices else _TYPES[option.type]
+    kind = dg.Array(str) if option.is_list else kind
     return dg.Field(dg.Noneable(kind), is_required=False, description=option.help)
 
 
@@ -119,6 +120,8 @@ class RunResource:
         if dry_run and names.DRY_RUN_TAG not in context.run.tags:
             context.instance.add_run_tags(context.run.run_id, {names.DRY_RUN_TAG: "true"})
         options = RunOptions.resolve(os.environ, {**self._given, "dry_run": dry_run})
+        if options.is_partial and names.SCOPE_TAG not in context.run.tags:
+            context.instance.add_run_tags(context.run.run_id, {names.SCOPE_TAG: options.scope_kind})
         databases = self._databases.get(definition.name)
         if databases is None:
             databases = self._databases[definition.name] = Databases.of(definition, os.environ)

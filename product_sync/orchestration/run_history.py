@@ -12,7 +12,7 @@ import dagster as dg
 from product_sync.notify.events import CheckOutcome, FinishedRun
 from product_sync.orchestration.event_log import Metadata, is_number, read_events
 from product_sync.orchestration.failures import failure_of
-from product_sync.orchestration.names import PRODUCT, TARGET_MATCHES_SOURCE, SyncNames, syncs_of
+from product_sync.orchestration.names import PRODUCT, SCOPE_TAG, TARGET_MATCHES_SOURCE, SyncNames, syncs_of
 from product_sync.orchestration.skipped import is_skipped
 from product_sync.verify.checks import Severity
 
@@ -79,6 +79,7 @@ def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord, names: Syn
             counts=counts,
             loaded=dg.AssetKey(names.load) in events.materialized,
             sync=sync,
+            scope=run.tags.get(SCOPE_TAG, "everything"),
         )
     except (LookupError, TypeError, ValueError, AttributeError, dg.DagsterError) as error:
         failure = f"The event log of run {run.run_id} cannot be read ({type(error).__name__}). See its page in the UI."

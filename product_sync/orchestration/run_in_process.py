@@ -94,6 +94,9 @@ def run_sync(
         if matches := recorded.check(TARGET_MATCHES_SOURCE):
             report.valid = matches.passed
             report.in_flight = _plain(matches)["in_flight"]
+            if report.compared is not None:  # the asset of the quarantine counts all entries
+                report.quarantined = _plain(matches)["quarantined"]
+                report.quarantined_by_reason = recorded.quarantined_by_reason()
         if report.excluded is not None:
             report.exclusions = [ExclusionReport(**found) for found in recorded.records("exclusions")]
     if stopped := recorded.text("stopped"):
@@ -123,9 +126,7 @@ def run_validation(
             report.extra_in_target, report.quarantined = found["extra"], found["quarantined"]
             report.missing_ids, report.changed_ids = found["missing_ids"], found["changed_ids"]
             report.extra_ids = found["extra_ids"]
-        if budget := recorded.check(QUARANTINE_WITHIN_BUDGET):
-            by_reason = {name: count for name, count in _plain(budget).items() if name not in _NOT_REASONS}
-            report.quarantined_by_reason = {name: count for name, count in by_reason.items() if count}
+        report.quarantined_by_reason = recorded.quarantined_by_reason()
     recorded.raise_for_checks()
 
 
@@ -215,6 +216,12 @@ class _Recorded:
         if not isinstance(value, dg.TableMetadataValue):
             return None
         return {str(record.data["name"]): int(record.data["rows"] or 0) for record in value.records}
+
+    def quarantined_by_reason(self) -> dict[str, int] | None:
+        """The counts of the check of the quarantine, without those that are zero."""
+        budget = self.check(QUARANTINE_WITHIN_BUDGET)
+        counts = _plain(budget).items() if budget else ()
+        return {name: count for name, count in counts if count and name not in _NOT_REASONS} if budget else None
 
     def fill_prediction(self, report: SyncReport) -> None:
         """Fill in the prediction of a dry run. If a check stopped the dry run, only the checks up to that one."""

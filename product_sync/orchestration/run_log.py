@@ -26,9 +26,13 @@ def opening(run: dg.DagsterRun, settings: RunOptions, sides: str) -> str:
     elif run.job_name.startswith("validate_"):
         kind = "Validation: nothing is written."
     else:
-        kind = f"Sync in {_pace(settings)}; extra rows: {settings.extra}."
+        kind = f"Sync{_of(settings)} in {_pace(settings)}; extra rows: {settings.extra}."
     plan = f" Plan {settings.plan}." if settings.plan else ""
     return f"{kind} {sides}.{plan} Run {run.run_id}."
+
+
+def _of(settings: RunOptions) -> str:
+    return f" of {_count(len(settings.ids), 'named product')}" if settings.ids else ""
 
 
 def _pace(settings: RunOptions) -> str:

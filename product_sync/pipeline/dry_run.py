@@ -50,7 +50,7 @@ def dry_run(run: SyncRun) -> DryRunResult:
         first_differences(todo.path, run.row_schema, SHOWN),
         by_reason,
         ", ".join(lacking),
-        saved_plan.keep(run.folder, todo, run.settings.extra),
+        saved_plan.keep(run.folder, todo, run.settings),
         _predict(run, todo, target, by_reason),
     )
 
@@ -70,6 +70,8 @@ def _predict(run: SyncRun, todo: PendingDiff, target: TargetHealth, by_reason: M
         deletes=facts is not None,
         deletion_obstacle=reason_to_keep(facts) if facts else None,
         sync=run.name,
+        scope=run.scope,
+        source_size=run.source_size(todo.source) if run.is_partial else None,
     )
 
 

@@ -101,7 +101,7 @@ def deletion_facts(run: SyncRun, todo: PendingDiff, target: TargetHealth) -> Del
         return None
     return DeletionFacts(
         extra=todo.counts.extra,
-        target_count=todo.counts.target_count,
+        target_count=run.target_size(todo.counts),
         source_complete=run.check_source(todo.source).passed,
         cascading_foreign_keys=[key.name for key in target.foreign_keys if key.cascading],
         max_delete_share=run.settings.max_delete_share,
@@ -128,6 +128,7 @@ def _update_quarantine(run: SyncRun, done: PendingDiff, result: LoadResult, sinc
             run_id=run.files.run_id,
             untried=result.untried,
             since=since,
+            scope=run.scope,
         )
     result.quarantine_s = run.timing.monotonic() - started
 

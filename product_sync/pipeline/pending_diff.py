@@ -45,14 +45,15 @@ class PendingDiff:
     skipped: int = 0
 
 
-def newest(folder: StateFolder, own: RunFiles, name: str) -> RunFiles:
-    """The run whose file ``name`` is used: this one, else the newest. Raises `StalePlan` if there is none.
+def newest(folder: StateFolder, own: RunFiles, name: str, *, only_own: bool = False) -> RunFiles:
+    """The run whose file ``name`` is used: this one, else the newest unless ``only_own``. Raises `StalePlan` if there
+    is none.
 
     ``name`` is the last file that its step writes, so the other files exist too.
     """
     if own.has(name):
         return own
-    if found := folder.newest(name):
+    if not only_own and (found := folder.newest(name)):
         return found
     raise StalePlan(
         f"There is no {_MADE[name]} of this source, target and mapping yet.",

@@ -67,22 +67,27 @@ def check_own_load(sync_run: SyncRun) -> list[CheckResult]:
 def check_result(sync_run: SyncRun) -> RunChecks:
     """Check on one reading of the target whether it matches the source, has extra rows, and how much is quarantined.
 
-    After a load without a red check, the size of the source becomes the baseline of the next runs.
+    After a load of everything without a red check, the size of the source becomes the baseline of the next runs. A
+    partial run proves nothing about the copy.
     """
     verification = _verification(sync_run)
     load_result = loaded(sync_run) if sync_run.files.has(store.LOAD_RESULT) else None
     kept = load_result.kept_referenced if load_result else 0
     judged = [
-        checks.target_matches_source(verification, load_result, sync_run.name),
-        checks.no_extra_products(verification, verification.extra_ids, kept, sync_run.name),
+        checks.target_matches_source(verification, load_result, sync_run.name, sync_run.scope),
+        checks.no_extra_products(verification, verification.extra_ids, kept, sync_run.name, sync_run.scope),
         checks.quarantine_within_budget(
             verification.quarantined,
-            verification.source_count,
+            sync_run.source_size(sync_run.files) if sync_run.is_partial else verification.source_count,
             _by_reason(sync_run, verification),
             sync_run.settings.quarantine_budget,
         ),
     ]
-    if not load_result or not all(_passes(check_result) for check_result in [*judged, check_load(sync_run)]):
+    if (
+        sync_run.is_partial
+        or not load_result
+        or not all(_passes(check_result) for check_result in [*judged, check_load(sync_run)])
+    ):
         return RunChecks(judged, proven=None)
     sync_run.folder.write_baseline(verification.source_count, sync_run.files.run_id)
     return RunChecks(judged, proven=verification)

@@ -8,10 +8,11 @@ source.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from product_sync.compare.diff import DiffCounts
 from product_sync.errors import ConfigurationError, StalePlan
@@ -38,14 +39,14 @@ class SavedPlan:
     counts: DiffCounts
 
 
-def keep(folder: StateFolder, made: PendingDiff, extra: str) -> str:
+def keep(folder: StateFolder, made: PendingDiff, options: RunOptions) -> str:
     """Save the diff of ``made`` as a plan. Returns the id of the plan, which is that of the run."""
     run = RunFiles(made.path.parent)
     kept = folder.plan(run.run_id)
     kept.folder.mkdir(parents=True, exist_ok=True)
     for name in (store.DIFF, store.DIFF_COUNTS):
         shutil.copy(run.path(name), kept.path(name))
-    kept.write_json(store.PLAN, {"extra": extra})
+    kept.write_json(store.PLAN, {"extra": options.extra, "scope": options.scope})
     return run.run_id
 
 
@@ -62,6 +63,11 @@ def saved_plan_of(folder: StateFolder, settings: RunOptions, now: datetime) -> S
             f"Plan {plan_id} was made with extra={content['extra']}, and is to be executed with {settings.extra}.",
             hint=hints.shell("product-sync", "sync", "--plan", plan_id, "--extra", content["extra"]),
         )
+    if content["scope"] != settings.scope:
+        raise ConfigurationError(
+            f"Plan {plan_id} was made for {_scope(content['scope'])}, and this run is for {_scope(settings.scope)}.",
+            hint="Give the options that the dry run was given.",
+        )
     path, oldest = kept.path(store.DIFF), timedelta(seconds=settings.max_plan_age_s)
     if (age := pending_diff.age_of(path, now)) > oldest:
         raise StalePlan(
@@ -70,6 +76,11 @@ def saved_plan_of(folder: StateFolder, settings: RunOptions, now: datetime) -> S
             hint=_MAKE_ANOTHER,
         )
     return SavedPlan(plan_id, path, pending_diff.counts_of(kept))
+
+
+def _scope(scope: Mapping[str, Any]) -> str:
+    """What a plan is for, in words."""
+    return f"the products {', '.join(scope['ids'])}" if scope["ids"] else str(scope["kind"])
 
 
 def _not_there(folder: StateFolder, plan_id: str) -> StalePlan:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -18,6 +19,7 @@ from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
 from product_sync.compare.unfilled_columns import field_paths
+from product_sync.conversion.ids import named_ids
 from product_sync.load.loader import LoadPolicy
 from product_sync.load.result import LoadResult
 from product_sync.pipeline import pending_diff, saved_plan
@@ -30,6 +32,7 @@ from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.progress import OnProgress, Progress, waiting
 from product_sync.schema.records import Reason
 from product_sync.schema.row_schema import RowSchema
+from product_sync.schema.scope import EVERYTHING, Scope
 from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT, row_count
@@ -96,9 +99,10 @@ class SyncRun:
     # Gather.
 
     def snapshot(self, *, source: bool, target: bool) -> tuple[SourceSnapshot | None, TargetSnapshot | None]:
-        """Read the given sides, both at once."""
-        if source and target:
-            return self.snapshot_both()
+        """Read the given sides, both at once. A partial run reads both in any case: no other run uses its files."""
+        if (source and target) or self.is_partial:
+            new, old = self.snapshot_both()
+            return new if source else None, old if target else None
         return self.snapshot_source() if source else None, self.snapshot_target() if target else None
 
     @names_storage
@@ -107,9 +111,9 @@ class SyncRun:
         self._require_usable_plan()
         files = self._both_files(self.files, self.files.path(store.TARGET_ROWS))
         with self.source() as source:
-            snapshots = snapshot_both(source, self.reader, self.row_schema, files, **self._reading)
-        self._note_source(snapshots[0])
-        return snapshots
+            new, old = snapshot_both(source, self.reader, self.row_schema, files, **self._reading)
+            self._note_source(new, self._whole_counts(source))
+        return replace(new, filtered_out=None) if self.is_partial else new, old
 
     @names_storage
     def snapshot_source(self) -> SourceSnapshot:
@@ -134,11 +138,20 @@ class SyncRun:
         if self.settings.plan:
             saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now())
 
-    def _note_source(self, snapshot: SourceSnapshot) -> None:
-        """This file is written last: if it exists, the snapshot is complete."""
+    def _note_source(self, snapshot: SourceSnapshot, whole: Mapping[str, int] | None = None) -> None:
+        """This file is written last: if it exists, the snapshot is complete. A few documents cannot show that no
+        document fills a column."""
+        unfilled = [] if self.is_partial else list(snapshot.unfilled)
         self.files.write_json(
-            store.SOURCE_COUNT, {"documents": snapshot.documents, "unfilled": list(snapshot.unfilled)}
+            store.SOURCE_COUNT, {"documents": snapshot.documents, "unfilled": unfilled, **(whole or {})}
         )
+
+    def _whole_counts(self, source: Source) -> dict[str, int]:
+        """About how many documents and rows there are in all. The checks of a partial run judge these counts, because
+        a share of the few products that it read means nothing."""
+        if not self.is_partial:
+            return {}
+        return {"in_collection": source.estimated_count(), "in_table": self.reader.estimated_count()}
 
     def unmatched(self, source: RunFiles, target_rows: Path) -> tuple[Path, Path] | None:
         """The rows without an equal partner, if `snapshot_both` of this run has read these two snapshots."""
@@ -193,10 +206,19 @@ class SyncRun:
 
     @names_storage
     def check_source(self, run: RunFiles) -> CheckResult:
-        """Whether the source snapshot of ``run`` looks complete."""
-        documents = (run.read_json(store.SOURCE_COUNT) or {})["documents"]
-        accepted = self.settings.accept_source_count
-        return checks.source_looks_complete(documents, self.folder.read_baseline(), accepted, self.name)
+        """Whether the source snapshot of ``run`` looks complete; of a partial run, whether the collection does."""
+        documents, accepted = self.source_size(run), self.settings.accept_source_count
+        return checks.source_looks_complete(documents, self.folder.read_baseline(), accepted, self.name, self.scope)
+
+    def source_size(self, run: RunFiles) -> int:
+        """How many documents ``run`` has read; of a partial run, about how many the collection has."""
+        content = run.read_json(store.SOURCE_COUNT) or {}
+        return int(content.get("in_collection", content["documents"]))
+
+    def target_size(self, counts: DiffCounts) -> int:
+        """How many rows were compared; for a partial run, about how many the table has."""
+        content = self.files.read_json(store.SOURCE_COUNT) if self.is_partial else None
+        return max(counts.target_count, int((content or {}).get("in_table", 0)))
 
     @names_storage
     def check_mapping(self, run: RunFiles) -> CheckResult:
@@ -221,9 +243,19 @@ class SyncRun:
         """Whether the newest diff, this run's first, is a change that may be written."""
         counts = pending_diff.counts_of(self.newest(store.DIFF_COUNTS))
         accepted = self.settings.accept_changes
-        return checks.change_is_plausible(counts.changed, counts.target_count, accepted, self.name)
+        return checks.change_is_plausible(counts.changed, self.target_size(counts), accepted, self.name)
 
     # What the steps share.
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether this run looks at some products only."""
+        return self.settings.is_partial
+
+    @cached_property
+    def scope(self) -> Scope:
+        """What this run looks at."""
+        return named_ids(self.settings.ids) if self.settings.ids else EVERYTHING
 
     @property
     def name(self) -> str:
@@ -247,11 +279,11 @@ class SyncRun:
         return self.folder.sound_quarantine()
 
     def source(self) -> AbstractContextManager[Source]:
-        return self.databases.open_source(self.timing)
+        return self.databases.open_source(self.timing, self.scope)
 
     @property
     def reader(self) -> TargetReader:
-        return self.databases.reader(self._hear_wait)
+        return self.databases.reader(self._hear_wait, self.scope)
 
     def writer(self, *, probing: bool = False) -> PostgresWriter:
         return PostgresWriter(
@@ -278,7 +310,7 @@ class SyncRun:
 
     def pending(self) -> PendingDiff:
         pending_diff.require(self.check_change())
-        return pending_diff.newest_diff(self.folder, self.files, self.timing.now())
+        return pending_diff.newest_diff(self.folder, self.newest(store.DIFF_COUNTS), self.timing.now())
 
     def target_health(self) -> TargetHealth:
         return health(self.databases.target, self.row_schema)
@@ -289,7 +321,7 @@ class SyncRun:
         missed = _MADE_BY.get(name)
         if self.is_reexecution and missed is not None and not self.files.has(name):
             missed(self)
-        return pending_diff.newest(self.folder, self.files, name)
+        return pending_diff.newest(self.folder, self.files, name, only_own=self.is_partial)
 
 
 #: The method that makes each file.
@@ -316,7 +348,7 @@ def open_sync_run(
     ``on_load`` is given the result of the load when that begins; the load counts in it as it goes.
     """
     folder = StateFolder(state_root, databases.state_key)
-    files = folder.begin(run_id, timing.now())
+    files = folder.begin(run_id, timing.now(), partial=settings.is_partial)
     note_sides(folder, sides_key(databases))
 
     def report(progress: Progress) -> None:

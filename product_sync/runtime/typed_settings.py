@@ -47,7 +47,10 @@ class Setting:
         self.name = name
         self.flag = str(extra["flag"]) or f"--{name.replace('_', '-')}"
         self.default, self.text = field.default, field.description or ""
+        #: Whether the value is a list of texts.
+        self.is_list = list[str] in get_args(field.annotation)
         kinds = [each for each in get_args(field.annotation) if isinstance(each, type) and each is not NoneType]
+        kinds = [str] if self.is_list else kinds
         #: `bool`, `int`, `float`, `str` or a `Literal`, without the ``None`` of a setting that has no default.
         self.type: Any = kinds[0] if kinds else field.annotation
         self.choices: tuple[str, ...] = () if kinds else get_args(field.annotation)

@@ -11,7 +11,11 @@ from typing import Final
 
 from product_sync.state.files import TEMPORARY
 
-#: How many runs keep their files.
+#: The folders of runs that read everything, and of those that read some products. They are apart: nobody may take a
+#: snapshot of some products for one of everything, and many short runs may not remove the files of the last full one.
+RUNS: Final = "runs"
+PARTIAL_RUNS: Final = "partial_runs"
+#: How many runs of each kind keep their files.
 KEPT_RUNS: Final = 5
 #: A run that gave a sign of life within this time keeps its files in any case. Otherwise several dry runs during a long
 #: sync would remove the snapshots of that sync.
@@ -28,10 +32,14 @@ def remove_old_files(folder: Path, now: datetime, own: Path | None = None) -> No
     ``own`` is the folder of the run that asks for it. ``now`` is aware."""
     alive_since, root = (now - KEPT_AT_LEAST).timestamp(), folder.parent
     _date_back(folder, own, now)
-    old = [run for run in newest_runs(folder)[KEPT_RUNS:] if run != own and changed_at(run) < alive_since]
+    old = [
+        run for kind in (RUNS, PARTIAL_RUNS) for run in newest_runs(folder, kind)[KEPT_RUNS:]
+        if run != own and changed_at(run) < alive_since
+    ]  # fmt: skip
     old += [plan for plan in root.glob("*/plans/*") if changed_at(plan) < (now - KEPT_PLANS).timestamp()]
     unused_since = (now - KEPT_UNUSED).timestamp()
-    old += [run for run in root.glob("*/runs/*") if run.parents[1] != folder and changed_at(run) < unused_since]
+    runs = (*root.glob(f"*/{RUNS}/*"), *root.glob(f"*/{PARTIAL_RUNS}/*"))
+    old += [run for run in runs if run.parents[1] != folder and changed_at(run) < unused_since]
     left = (*folder.glob(_LEFT_BY_KILLED), *folder.glob(f"reports/{_LEFT_BY_KILLED}"))
     old += [path for path in left if changed_at(path) < alive_since]
     for path in old:
@@ -45,7 +53,7 @@ def _date_back(folder: Path, own: Path | None, now: datetime) -> None:
     """Make runs that a wrong clock dated into the future the oldest ones. Otherwise they would be the newest for
     years."""
     oldest = (now - KEPT_UNUSED).timestamp() + 1
-    for run in newest_runs(folder):
+    for run in (*newest_runs(folder), *newest_runs(folder, PARTIAL_RUNS)):
         if run != own and changed_at(run) > (now + KEPT_AT_LEAST).timestamp():
             for path in (*run.iterdir(), run):
                 os.utime(path, (oldest, oldest))
@@ -53,14 +61,14 @@ def _date_back(folder: Path, own: Path | None, now: datetime) -> None:
 
 def make_room(root: Path, now: datetime) -> None:
     """Remove the old files of every sync below ``root``. A full disk would keep the next run from doing it."""
-    for runs in root.glob("*/runs"):
+    for folder in {runs.parent for kind in (RUNS, PARTIAL_RUNS) for runs in root.glob(f"*/{kind}")}:
         with suppress(OSError):
-            remove_old_files(runs.parent, now)
+            remove_old_files(folder, now)
 
 
-def newest_runs(folder: Path) -> list[Path]:
+def newest_runs(folder: Path, kind: str = RUNS) -> list[Path]:
     """The folders of the runs in the state folder of one sync, the newest first."""
-    return sorted((entry for entry in folder.glob("runs/*") if entry.is_dir()), key=changed_at, reverse=True)
+    return sorted((entry for entry in folder.glob(f"{kind}/*") if entry.is_dir()), key=changed_at, reverse=True)
 
 
 def changed_at(path: Path) -> float:

@@ -7,6 +7,7 @@ Files appear whole or not at all (temporary file and rename).
     <root>/<state key>/quarantine.parquet
     <root>/<state key>/baseline.json
     <root>/<state key>/runs/<run id>/{source,rejects,target,diff,...}.parquet, load.json
+    <root>/<state key>/partial_runs/<run id>/...    runs that read only some products
     <root>/<state key>/plans/<run id>/{diff.parquet,diff.json,plan.json}
     <root>/<state key>/reports/{history.json,<run id>.html}
 """
@@ -29,7 +30,7 @@ from product_sync.errors import LocalStorageError
 from product_sync.state.access import refused, require_usable
 from product_sync.state.damaged_files import set_aside
 from product_sync.state.files import check_parquet, replaced_durably
-from product_sync.state.retention import changed_at, newest_runs, remove_old_files
+from product_sync.state.retention import PARTIAL_RUNS, RUNS, changed_at, newest_runs, remove_old_files
 from product_sync.state.storage_errors import damaged
 
 SOURCE_ROWS = "source.parquet"
@@ -140,18 +141,20 @@ class StateFolder:
 
     def run(self, run_id: str) -> RunFiles:
         """The files of this run, which may have been removed."""
-        return RunFiles(self.folder / "runs" / run_id)
+        partial = self.folder / PARTIAL_RUNS / run_id
+        return RunFiles(partial if partial.exists() else self.folder / RUNS / run_id)
 
     def plan(self, plan_id: str) -> RunFiles:
         """The files of a plan, which may not exist. `PLAN` is written last."""
         return RunFiles(self.folder / "plans" / plan_id)
 
-    def begin(self, run_id: str, now: datetime) -> RunFiles:
-        """Make the folder of this run and remove the files of old runs. ``now`` is aware.
+    def begin(self, run_id: str, now: datetime, *, partial: bool = False) -> RunFiles:
+        """Make the folder of this run and remove the files of old runs. ``now`` is aware. A ``partial`` run reads only
+        some products: no other run uses its files.
 
         Raises `ConfigurationError` for a folder that this user cannot use, `LocalStorageError` where there is no room.
         """
-        files = self.run(run_id)
+        files = RunFiles(self.folder / (PARTIAL_RUNS if partial else RUNS) / run_id)
         try:
             if not files.folder.exists():
                 self._require_usable(now)
@@ -202,11 +205,11 @@ class StateFolder:
         return path
 
     def runs(self) -> list[RunFiles]:
-        """The runs that still have files, the newest first."""
+        """The runs that read everything and still have files, the newest first."""
         return [RunFiles(folder) for folder in newest_runs(self.folder)]
 
     def newest(self, name: str) -> RunFiles | None:
-        """The newest run that has this file."""
+        """The newest run that read everything and has this file."""
         having = [run for run in self.runs() if run.has(name)]
         return max(having, key=lambda run: changed_at(run.path(name)), default=None)
 
@@ -270,7 +273,7 @@ def has_plan(root: Path, plan_id: str) -> bool:
 
 def find_run(root: Path, run_id: str) -> RunFiles | None:
     """The files of a run below ``root``, under any state key; ``None`` if it has none."""
-    folder = next(root.glob(f"*/runs/{run_id}"), None)
+    folder = next((path for kind in (RUNS, PARTIAL_RUNS) for path in root.glob(f"*/{kind}/{run_id}")), None)
     return RunFiles(folder) if folder else None
 
 

@@ -19,6 +19,10 @@ def _option(option: Setting) -> click.Option:
         value, text = not option.default, option.explained
         help_ = text if value else f"Do not {text[0].lower()}{text[1:]}"
         return click.Option(names, is_flag=True, flag_value=value, default=None, help=help_)
+    if option.is_list:
+        # An empty list would be a value; an option that is not given says nothing.
+        given = lambda _context, _option, texts: list(texts) or None  # noqa: E731
+        return click.Option(names, multiple=True, metavar=option.unit.upper(), callback=given, help=option.help)
     kind = click.Choice(option.choices) if option.choices else option.type
     metavar = None if option.choices else option.unit.partition(" ")[0].upper()
     return click.Option(names, type=kind, metavar=metavar, help=option.help)

@@ -47,8 +47,9 @@ def show_sync(report: SyncReport, again: Sequence[str] = (), mapping: Sequence[s
 
 
 def _rows_of(report: SyncReport) -> Iterator[tuple[str, str, str, str]]:
-    yield _row("documents in MongoDB", report.source_count)
-    yield _row("rows in PostgreSQL before", report.target_count)
+    of_scope = "" if report.scope == "everything" else " (of these)"
+    yield _row(f"documents in MongoDB{of_scope}", report.source_count)
+    yield _row(f"rows in PostgreSQL before{of_scope}", report.target_count)
     yield _row("missing", report.missing, "inserted", report.inserted)
     yield _row("changed", report.changed, "updated", report.updated)
     yield _row("only in PostgreSQL", report.extra, "deleted", report.deleted)
@@ -162,7 +163,9 @@ def _quarantined(report: SyncReport | ValidationReport) -> None:
 
 
 def _result(report: SyncReport | ValidationReport, mapping: Sequence[str]) -> None:
-    if report.valid:
+    if isinstance(report, SyncReport) and report.valid is not None and report.scope != "everything":
+        _partial_result(report)
+    elif report.valid:
         apart = ", apart from the quarantined documents" if report.quarantined else ""
         line(f"The copy agrees with the source{apart}.", "green")
         if report.quarantined:
@@ -170,6 +173,15 @@ def _result(report: SyncReport | ValidationReport, mapping: Sequence[str]) -> No
             command(hints.shell("product-sync", "quarantine", *mapping))
     elif report.valid is not None:
         line("The copy does not agree with the source.", "red")
+
+
+def _partial_result(report: SyncReport) -> None:
+    compared = f"{number(report.compared)} {'product was' if report.compared == 1 else 'products were'} compared"
+    if report.valid:
+        apart = ", apart from the quarantined documents" if report.quarantined else ""
+        line(f"{compared}: both sides agree on them{apart}. Nothing else was compared.", "green")
+    else:
+        line(f"{compared}: they do not agree. Nothing else was compared.", "red")
 
 
 def show_stats(report: StatsReport) -> None:

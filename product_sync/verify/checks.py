@@ -1,7 +1,8 @@
 """The checks: pure functions that take numbers and return a result with the next step.
 
 They decide whether a run is green. The command line, the checks in the UI and the dry run all call them, so they cannot
-come to different conclusions. ``sync`` is the name of the sync, for the commands of the next step.
+come to different conclusions. ``sync`` is the name of the sync, for the commands of the next step. ``scope`` is what
+was compared; if that is not everything, the description names it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from product_sync.load.result import LoadResult
 from product_sync.runtime import hints
 from product_sync.schema.definition import DEFAULT_NAME
 from product_sync.schema.row_schema import RowColumn
+from product_sync.schema.scope import EVERYTHING, Everything, Scope
 from product_sync.verify.verification import Verification
 
 MAX_SHRINK = 0.20
@@ -55,21 +57,27 @@ class CheckResult:
 
 
 def source_looks_complete(
-    documents: int, baseline: int | None, accepted: int | None, sync: str = DEFAULT_NAME
+    documents: int,
+    baseline: int | None,
+    accepted: int | None,
+    sync: str = DEFAULT_NAME,
+    scope: Scope = EVERYTHING,
 ) -> CheckResult:
     """The source is not empty, and not more than 20 % smaller than at the last run that passed (``baseline``, ``None``
-    before the first). A person accepts every source of at least ``accepted`` documents; 0 accepts an empty one."""
+    before the first). A person accepts every source of at least ``accepted`` documents; 0 accepts an empty one. Of a
+    part of the source, ``documents`` are those that the collection has, by its metadata."""
+    there = "read" if scope is EVERYTHING else "in the collection"
     is_accepted = accepted is not None and documents >= accepted
     shrunk = baseline is not None and documents < (1 - MAX_SHRINK) * baseline
     looks_complete = documents > 0 and not shrunk
     if looks_complete:
-        description = f"{count(documents, 'document')} read."
+        description = f"{count(documents, 'document')} {there}."
         if baseline is None:
             description += " There is no count of an earlier successful run to compare it with."
     elif documents == 0:
         description = "The source is empty."
     else:
-        description = f"{count(documents, 'document')} read, {baseline} at the last run that passed."
+        description = f"{count(documents, 'document')} {there}, {baseline} at the last run that passed."
     if not looks_complete and not is_accepted:
         description += (
             " Nothing was compared or written. Check that the collection is complete. If it is, run"
@@ -121,14 +129,21 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool, sync: s
 
 
 def target_matches_source(
-    verification: Verification, load: LoadResult | None = None, sync: str = DEFAULT_NAME
+    verification: Verification,
+    load: LoadResult | None = None,
+    sync: str = DEFAULT_NAME,
+    scope: Scope = EVERYTHING,
 ) -> CheckResult:
-    """Nothing is missing or changed, apart from the quarantined. ``load`` is the load of this run: it knows the rows
-    that could not be written because other rows are in the way."""
+    """Nothing in the scope is missing or changed, apart from the quarantined. ``load`` is the load of this run: it
+    knows the rows that could not be written because other rows are in the way."""
     excluded = load.excluded if load else 0
     if verification.valid:
         apart = f" apart from {verification.quarantined} in quarantine" if verification.quarantined else ""
-        description = f"The target agrees with all {count(verification.source_count, 'document')} of the source{apart}."
+        if isinstance(scope, Everything):
+            all_documents = count(verification.source_count, "document")
+            description = f"The target agrees with all {all_documents} of the source{apart}."
+        else:
+            description = f"Both sides agree on {scope}{apart}."
     else:
         description = (
             f"{verification.missing} missing{_first(verification.missing_ids)},"
@@ -141,13 +156,15 @@ def target_matches_source(
         if verification.missing + verification.changed > excluded:
             again = _command(sync)
             description += f" Run `{again}`; if they come back, something else writes to the target."
+    if not isinstance(scope, Everything):
+        description += " Nothing else was compared."
     if verification.in_flight:
         description += f" {verification.in_flight} were on their way."
     return CheckResult(
         "target_matches_source",
         verification.valid,
         Severity.ERROR,
-        {**_numbers(verification), "excluded": excluded},
+        {**_numbers(verification), "excluded": excluded, **_scope(scope)},
         description,
     )
 
@@ -205,12 +222,17 @@ def quarantine_within_budget(
 
 
 def no_extra_products(
-    counts: DiffCounts | Verification, ids: Sequence[str], kept_referenced: int = 0, sync: str = DEFAULT_NAME
+    counts: DiffCounts | Verification,
+    ids: Sequence[str],
+    kept_referenced: int = 0,
+    sync: str = DEFAULT_NAME,
+    scope: Scope = EVERYTHING,
 ) -> CheckResult:
     """Every row of the target has a document in the source. ``ids`` are the first ids that have none."""
     extra = counts.extra
     if extra == 0:
-        description = "Every row of the target has a document in the source."
+        rows = "Every row of the target" if isinstance(scope, Everything) else f"Every row of {scope}"
+        description = f"{rows} has a document in the source."
     else:
         description = (
             f"{count(extra, 'row')} of the target {'has' if extra == 1 else 'have'} no document in the source"
@@ -226,6 +248,11 @@ def no_extra_products(
         {"extra": extra, "kept_referenced": kept_referenced},
         description,
     )
+
+
+def _scope(scope: Scope) -> dict[str, str]:
+    """What was compared, where it is not everything."""
+    return {} if isinstance(scope, Everything) else {"scope": str(scope)}
 
 
 def _command(sync: str, *options: str) -> str:

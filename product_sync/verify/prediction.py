@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from product_sync.compare.diff import DiffCounts
 from product_sync.schema.definition import DEFAULT_NAME
+from product_sync.schema.scope import EVERYTHING, Scope
 from product_sync.verify import checks
 from product_sync.verify.checks import CheckResult, Severity
 
@@ -57,15 +58,19 @@ def predict(
     deletes: bool,
     deletion_obstacle: str | None,
     sync: str = DEFAULT_NAME,
+    scope: Scope = EVERYTHING,
+    source_size: int | None = None,
 ) -> Prediction:
     """``source``, ``mapping`` and ``change`` are the results of the checks that the dry run has made. ``lacking`` names
     the privileges that the role lacks for the load, or is empty. ``deletes`` says that extra rows are to be deleted,
-    ``deletion_obstacle`` why they would not be deleted."""
+    ``deletion_obstacle`` why they would not be deleted. ``source_size`` is the size of a source of which only some
+    documents were read."""
+    documents = counts.source_count if source_size is None else source_size
     quarantine = checks.quarantine_within_budget(
-        counts.quarantined, counts.source_count, quarantined_by_reason, quarantine_budget
+        counts.quarantined, documents, quarantined_by_reason, quarantine_budget
     )
     privileges = CheckResult(PRIVILEGES, not lacking, Severity.ERROR, {}, lacking or "The privileges suffice.")
-    extra = _extra(checks.no_extra_products(counts, (), sync=sync), counts, deletes, deletion_obstacle)
+    extra = _extra(checks.no_extra_products(counts, (), sync=sync, scope=scope), counts, deletes, deletion_obstacle)
     return Prediction((source, mapping, change, privileges, quarantine, extra))
 
 

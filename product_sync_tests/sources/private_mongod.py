@@ -1,6 +1,7 @@
 """A MongoDB of the test's own, for what cannot be done to the shared one: access control, failures, a crash.
 
-It is a standalone server, so these tests also prove that a source without a replica set can be read.
+It is a standalone server, so these tests also prove that a source without a replica set can be read; with
+``--replSet`` among the options, `make_primary` makes it the only member of its set.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,20 @@ class PrivateMongod:
 
     def stop(self) -> None:
         self._process.stop()
+
+    def make_primary(self, name: str) -> None:
+        member = {"_id": 0, "host": f"{LOOPBACK}:{self.port}"}
+        with MongoClient[dict[str, Any]](**self._client, port=self.port) as client:
+            client.admin.command("replSetInitiate", {"_id": name, "members": [member]})
+            for _ in self._process.waiting(60.0):
+                if client.admin.command("hello")["isWritablePrimary"]:
+                    break
+
+    def restart_with(self, change: Callable[[Path], object]) -> None:
+        """Stop it in order, let ``change`` do something with its data folder, and start it again."""
+        self._process.stop()
+        change(self._folder)
+        self._process = self._start()
 
     def crash_and_restart(self) -> None:
         """As after a power cut: no connection is closed in order, and the data comes from the journal."""

@@ -195,3 +195,11 @@ def test_a_broken_token_is_lost_and_not_taken_for_the_present(shop: Shop) -> Non
     with pytest.raises(ChangesLost) as lost:
         changes(shop, ChangePosition(at.token.replace("3832", "3833", 1), at.time, at.collection))
     assert lost.value.reason == "token_invalid", lost.value.message
+
+
+def test_an_event_that_is_too_large_is_lost_with_its_reason(shop: Shop) -> None:
+    at = position(shop)
+    shop.products.insert_one({"_id": "x" * 5_600_000})
+    with pytest.raises(ChangesLost) as lost:
+        changes(shop, at)
+    assert lost.value.reason == "event_too_large", lost.value.message

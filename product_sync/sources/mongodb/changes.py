@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import bson
 from bson.codec_options import CodecOptions
@@ -62,7 +62,8 @@ _TEXTS: Final = {
     LostReason.RENAMED: "the collection was renamed, or another was renamed to its name",
     LostReason.RECREATED: "another collection has its name now",
     LostReason.INVALIDATED: "the source ended the change stream",
-    LostReason.RESTORED: "the source's time lies before the stored position, as after restoring a backup",
+    LostReason.RESTORED: "the source has restarted or failed over since, and no event shows that its history is the"
+    " same; a backup may have been restored",
     LostReason.UNKNOWN_EVENT: "the change stream has an event of an unknown kind",
 }
 _FULL_RUN = "The next full sync compares everything, and changes are followed again from there."
@@ -95,26 +96,27 @@ class MongoChanges:
         collection = self._collection_uuid()
         with self._stream() as stream:
             stream.try_next()
-            token = _token_of(stream)
-        time = self._time()
+            resume = _token_of(stream)
+        time, server = self._time()
         if not self._majority_has(time):
             raise ChangesUnavailable(
                 f"The majority of the replica set has not reached the present within {REPLICATION_MS // 1000} s.",
                 hint="Changes are followed again after a full sync that starts when the members have caught up.",
             )
-        return ChangePosition(token, time, collection)
+        return ChangePosition(_Token(resume, "", server).text, time, collection)
 
     def _changes(self, since: ChangePosition, max_events: int, within_s: float) -> Changes:
         if self._collection_uuid() != since.collection:
             raise self._lost_because(LostReason.RECREATED)
-        now = self._time()
-        if now < since.time:
+        now, server = self._time()
+        token = _Token.parse(since.token)
+        if now < since.time or (server != token.server and not token.event):
             raise self._lost_because(LostReason.RESTORED)
         confirmed = self._majority_has(now)
         until = self._timing.monotonic() + within_s
         ids: dict[SourceId, ClusterTime] = {}
-        events, newest, at_end = 0, None, False
-        with self._stream(bson.decode(bytes.fromhex(since.token))) as stream:
+        events, newest, at_end, seen = 0, None, False, token.event
+        with self._stream(token.resume if server == token.server else token.event) as stream:
             while events < max_events and (self._timing.monotonic() < until or not events):
                 event = stream.try_next()
                 if event is None:
@@ -123,10 +125,12 @@ class MongoChanges:
                 newest = _cluster_time(event["clusterTime"])
                 ids[self._changed_id(event)] = newest
                 events += 1
-            token = _token_of(stream)
+                seen = _token_of(stream)
+            resume = _token_of(stream)
         # At a bound, more events of the newest time may follow: those of one transaction.
         time = now if at_end and confirmed else max(since.time, _before(newest or since.time))
-        return Changes(ids, events, newest, at_end, ChangePosition(token, time, since.collection), now)
+        position = ChangePosition(_Token(resume, seen, server).text, time, since.collection)
+        return Changes(ids, events, newest, at_end, position, now)
 
     def _changed_id(self, event: Mapping[str, Any]) -> SourceId:
         """The id that any event names is looked at. The kind of the event does not matter: what counts is the document
@@ -139,7 +143,8 @@ class MongoChanges:
             raise self._lost_because(LostReason.UNKNOWN_EVENT, f" ({kind!r})")
         return id_of_element(only_id(key.raw))
 
-    def _stream(self, token: Mapping[str, Any] | None = None) -> ChangeStream[Any]:
+    def _stream(self, after: str = "") -> ChangeStream[Any]:
+        token = RawBSONDocument(bytes.fromhex(after)) if after else None
         collection = self._database.get_collection(
             self._name, codec_options=_RAW, read_preference=ReadPreference.PRIMARY
         )
@@ -148,10 +153,10 @@ class MongoChanges:
     def _collection_uuid(self) -> str:
         return str(collection_uuid(self._database, self._name))
 
-    def _time(self) -> ClusterTime:
-        """The newest time of the primary."""
+    def _time(self) -> tuple[ClusterTime, str]:
+        """The newest time of the primary, and its process."""
         reply = self._database.client.admin.command("hello", read_preference=ReadPreference.PRIMARY)
-        return _cluster_time(reply["operationTime"])
+        return _cluster_time(reply["operationTime"]), str(reply["topologyVersion"]["processId"])
 
     def _majority_has(self, time: ClusterTime) -> bool:
         return has_reached(self._database, self._name, time, "majority", ReadPreference.PRIMARY)
@@ -196,6 +201,27 @@ class MongoChanges:
             reason=why,
             hint=_LONGER_OPLOG if why == LostReason.HISTORY_LOST else _FULL_RUN,
         )
+
+
+class _Token(NamedTuple):
+    """What `ChangePosition.token` holds. ``resume`` is where the stream goes on, ``event`` the last event before that
+    ("" for none), ``server`` the process of the primary.
+
+    The server looks an event up in its oplog, but accepts any other token. So after a restart or a failover the stream
+    goes on at the event: if a backup was restored that does not have it, the position is lost and not trusted.
+    """
+
+    resume: str
+    event: str
+    server: str
+
+    @classmethod
+    def parse(cls, text: str) -> _Token:
+        return cls(*text.split(":"))
+
+    @property
+    def text(self) -> str:
+        return ":".join(self)
 
 
 def _token_of(stream: ChangeStream[Any]) -> str:

@@ -20,7 +20,7 @@ from pymongo.database import Database
 
 from product_sync.conversion.document import decode
 from product_sync.conversion.elements import Documents
-from product_sync.conversion.ids import source_key
+from product_sync.conversion.ids import possible_ids, source_key
 from product_sync.conversion.page import PageConverter
 from product_sync.runtime import prefetch
 from product_sync.runtime.backoff import RetryPolicy
@@ -28,6 +28,7 @@ from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.schema.changes import ChangePosition
 from product_sync.schema.records import IdType, SourceBatch, SourceId
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
+from product_sync.schema.scope import EVERYTHING, Everything, Ids, Scope
 from product_sync.sources.mongodb import paging
 from product_sync.sources.mongodb.changes import MongoChanges
 from product_sync.sources.mongodb.collection import Query, SourceCollection
@@ -38,13 +39,16 @@ from product_sync.sources.mongodb.id_match import IdMatch
 _IDS_AT_ONCE = 1_000
 #: ObjectIds in one ``$in``. They are built without an object per id and take about 230 kB.
 _OBJECT_IDS_AT_ONCE = 10_000
+#: Products of a page if the scope names them. A text id may be that of several ``_id``s.
+_NAMED_AT_ONCE = 500
 #: Documents of a sample.
 _SAMPLED = 100
 _RETRY = RetryPolicy()
 
 
 class MongoSource:
-    """`product_sync.schema.ports.Source` for a MongoDB collection, which the row schema names.
+    """`product_sync.schema.ports.Source` for a MongoDB collection, which the row schema names. `snapshot` reads the
+    documents of ``scope``.
 
     A page has at most ``page_rows`` documents and ``page_bytes`` bytes of BSON, or one document that is larger. Memory
     is bounded by two replies of the server, 16 MiB each at most, and one page. Each command is retried as ``retry``
@@ -60,7 +64,9 @@ class MongoSource:
         page_bytes: int = 8 * 1024 * 1024,
         retry: RetryPolicy = _RETRY,
         timing: Timing = SYSTEM_TIMING,
+        scope: Scope = EVERYTHING,
     ) -> None:
+        self._scope = scope
         self._collection = SourceCollection(database, row_schema, retry=retry, timing=timing)
         self._mapped = MappedDocuments(self._collection, row_schema)
         self._row_schema = row_schema
@@ -76,10 +82,22 @@ class MongoSource:
         pages would come from two catalogues, or from an incomplete one.
         """
         self._collection.require_readable()
+        if isinstance(self._scope, Everything):
+            yield from self._all_pages()
+        else:
+            yield from self._named_pages(self._scope)
+        self._collection.confirm_unchanged()
+
+    def _all_pages(self) -> Iterator[SourceBatch]:
         for documents in prefetch.prefetched(self._replies()):
             for page in documents.pages(self._page_bytes):
                 yield self._converter.batch(page)
-        self._collection.confirm_unchanged()
+
+    def _named_pages(self, scope: Ids) -> Iterator[SourceBatch]:
+        for texts in _chunks(scope.texts, _NAMED_AT_ONCE):
+            yield self.fetch([source_id for text in texts for source_id in possible_ids(text)])
+        for others in _chunks(scope.others, _NAMED_AT_ONCE):
+            yield self.fetch(others)
 
     def estimated_count(self) -> int:
         """See `Source.estimated_count`; with documents that the filter leaves out. 0 for a missing collection."""

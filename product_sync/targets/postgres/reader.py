@@ -13,10 +13,12 @@ from typing import Final
 import psycopg
 import pyarrow as pa
 
+from product_sync.conversion.ids import can_be_in
 from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.row_schema import RowSchema
+from product_sync.schema.scope import EVERYTHING, Everything, Scope
 from product_sync.targets.postgres import adbc_stream, binary, catalog_sql, constraints, row_sql, session_sql
 from product_sync.targets.postgres.column_types import wire_format
 from product_sync.targets.postgres.connection import connect
@@ -31,7 +33,8 @@ _IDS_PER_STATEMENT: Final = 10_000
 
 
 class PostgresReader:
-    """`product_sync.schema.ports.TargetReader` on PostgreSQL. Each read has a connection of its own.
+    """`product_sync.schema.ports.TargetReader` on PostgreSQL. Each read has a connection of its own. `snapshot` reads
+    the rows of ``scope``.
 
     Every method raises what `connect` raises, `AccessDenied` without SELECT or under row-level security, `TableError`
     if the table or a column is gone, `Unreachable` if the connection is lost, and `TargetLocked` if it waits for
@@ -46,14 +49,26 @@ class PostgresReader:
         batch_rows: int = BATCH_ROWS,
         on_wait: OnWait = log_wait,
         patience: Patience = PATIENCE,
+        scope: Scope = EVERYTHING,
     ) -> None:
         self._address = address
+        self._scope = scope
         self._on_wait = on_wait
         self._patience = patience
         self._row_schema = row_schema
         self._batch_rows = batch_rows
 
     def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
+        if isinstance(self._scope, Everything):
+            yield from self._all_rows()
+            return
+        key_type = self._row_schema.key.type
+        ids = [text for text in self._scope.texts if can_be_in(key_type, text)]
+        with self._reading() as connection:
+            for start in range(0, len(ids), self._batch_rows):
+                yield from fetch(connection, self._row_schema, ids[start : start + self._batch_rows]).to_batches()
+
+    def _all_rows(self) -> Iterator[pa.RecordBatch]:
         # Raises a readable error if no connection can be made.
         connect(self._address).close()
         statement = row_sql.select_all(self._row_schema).as_string()

@@ -1,0 +1,156 @@
+"""Every way in which a real change stream ends or cannot begin: each says why, and no change is missed across it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.write_concern import WriteConcern
+
+from product_sync.errors import ChangesLost, ChangesUnavailable
+from product_sync.schema.addresses import SourceAddress
+from product_sync.schema.changes import ChangePosition, Changes
+from product_sync.schema.records import IdType, SourceId
+from product_sync.sources.mongodb.client import connect
+from product_sync.sources.mongodb.source import MongoSource
+from product_sync_tests.source_contract import product, product_row_schema
+from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
+
+SET = "changes"
+ADMIN, READER, OTHER = "admin:pw@", "reader:pw@", "other:pw@"
+Shop = Database[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMongod]:
+    """A replica set of one member with access control and the shortest oplog, which it shortens every second."""
+    key = tmp_path_factory.mktemp("key") / "key"
+    key.write_text("c2VjcmV0IG9mIGEgdGVzdA==")
+    key.chmod(0o600)
+    short = ("--oplogSize", "1", "--syncdelay", "1")
+    with private_mongod("--replSet", SET, "--keyFile", str(key), *short, directConnection=True) as started:
+        started.make_primary(SET)
+        with MongoClient[dict[str, Any]](started.url("admin"), directConnection=True) as client:
+            client.admin.command("createUser", "admin", pwd="pw", roles=["root"])
+        with open_shop(started, ADMIN) as shop:
+            shop.client.admin.command("createUser", "reader", pwd="pw", roles=[{"role": "read", "db": "shop"}])
+            shop.client.admin.command("createUser", "other", pwd="pw", roles=[{"role": "read", "db": "elsewhere"}])
+            shop.products.insert_many([product("a"), product("b")])
+        yield started
+
+
+def open_shop(server: PrivateMongod, login: str = READER) -> Any:
+    options = f"?authSource=admin&replicaSet={SET}&heartbeatFrequencyMS=500"
+    return connect(SourceAddress(server.url(login=login, options=options)))
+
+
+@pytest.fixture
+def shop(server: PrivateMongod) -> Iterator[Shop]:
+    with open_shop(server, ADMIN) as database:
+        yield database
+
+
+def changes(shop: Shop, since: ChangePosition) -> Changes:
+    return MongoSource(shop, product_row_schema()).change_feed().changes(since, max_events=1_000, within_s=60.0)
+
+
+def position(shop: Shop) -> ChangePosition:
+    return MongoSource(shop, product_row_schema()).change_feed().position()
+
+
+def set_price(shop: Shop, name: str, price: int) -> None:
+    durable = shop.products.with_options(write_concern=WriteConcern(w="majority", j=True))
+    durable.update_one({"_id": name}, {"$set": {"price": price}})
+
+
+def string_ids(*texts: str) -> set[SourceId]:
+    return {SourceId(IdType.STRING, text) for text in texts}
+
+
+def test_the_role_read_is_enough(server: PrivateMongod, shop: Shop) -> None:
+    with open_shop(server, READER) as reading:
+        before = position(reading)
+        set_price(shop, "a", 11)
+        assert set(changes(reading, before).ids) == string_ids("a")
+
+
+def test_a_user_without_the_right_is_refused_with_the_grant_to_give(server: PrivateMongod) -> None:
+    with open_shop(server, OTHER) as reading, pytest.raises(ChangesUnavailable) as refused:
+        position(reading)
+    assert "'read'" in refused.value.hint or '"read"' in refused.value.hint, refused.value.hint
+
+
+def test_a_standalone_server_is_refused_and_full_syncs_still_work() -> None:
+    with private_mongod() as alone, connect(SourceAddress(alone.url())) as shop:
+        shop.products.insert_one(product("a"))
+        source = MongoSource(shop, product_row_schema())
+        with pytest.raises(ChangesUnavailable, match="standalone"):
+            source.change_feed().position()
+        assert sum(batch.documents for batch in source.snapshot()) == 1
+
+
+def test_a_failover_in_the_gap_loses_nothing(shop: Shop) -> None:
+    set_price(shop, "a", 20)
+    before = changes(shop, position(shop)).position
+    set_price(shop, "a", 21)
+    shop.client.admin.command("replSetStepDown", 2, secondaryCatchUpPeriodSecs=0, force=True)
+    assert set(changes(shop, before).ids) == string_ids("a")
+
+
+def test_a_crash_in_the_gap_loses_nothing(server: PrivateMongod, shop: Shop) -> None:
+    since = position(shop)
+    set_price(shop, "b", 30)
+    before = changes(shop, since).position
+    set_price(shop, "a", 31)
+    server.crash_and_restart()
+    assert set(changes(shop, before).ids) == string_ids("a")
+    set_price(shop, "b", 32)
+    assert set(changes(shop, before).ids) == string_ids("a", "b")
+
+
+def test_a_restored_backup_is_never_taken_for_the_same_history(
+    server: PrivateMongod, shop: Shop, tmp_path: Path
+) -> None:
+    at = position(shop)
+    set_price(shop, "a", 40)
+    at_backup = changes(shop, at).position
+    backup = tmp_path / "backup"
+    server.restart_with(lambda data: shutil.copytree(data, backup))
+    no_event_yet = position(shop)
+    set_price(shop, "a", 41)
+    after = changes(shop, at_backup).position
+
+    def restore(data: Path) -> None:
+        shutil.rmtree(data)
+        shutil.copytree(backup, data)
+
+    server.restart_with(restore)
+    set_price(shop, "b", 42)
+    for since in (after, no_event_yet):
+        with pytest.raises(ChangesLost) as lost:
+            changes(shop, since)
+        assert lost.value.reason in ("restored", "token_invalid", "history_lost")
+    assert set(changes(shop, at_backup).ids) == string_ids("b")
+
+
+def follow_while_the_oplog_turns_over(shop: Shop, since: ChangePosition) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for _ in range(10):
+            shop.other.insert_one({"text": "y" * 2_000_000})
+        changes(shop, since)
+
+
+def test_a_position_that_the_oplog_no_longer_has_is_lost_and_asks_for_a_longer_one(shop: Shop) -> None:
+    before = position(shop)
+    set_price(shop, "a", 50)
+    with pytest.raises(ChangesLost) as lost:
+        follow_while_the_oplog_turns_over(shop, before)
+    assert lost.value.reason == "history_lost"
+    assert "longer oplog" in lost.value.hint

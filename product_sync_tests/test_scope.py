@@ -1,0 +1,140 @@
+"""A run that looks at some products only: it repairs these, and says nothing about the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bson.objectid import ObjectId
+
+from product_sync.errors import ChecksFailed, ConfigurationError, StalePlan
+from product_sync.notify.events import CheckOutcome, FinishedRun, status_updates
+from product_sync.notify.run_metrics import RunMetrics
+from product_sync.pipeline import run_checks
+from product_sync.pipeline.dry_run import dry_run
+from product_sync.pipeline.load_diff import load
+from product_sync.pipeline.run_checks import RunChecks
+from product_sync.pipeline.sync_run import SyncRun
+from product_sync.verify.checks import CheckResult, Severity
+from product_sync_tests.market import Market, products
+from product_sync_tests.pipeline.test_sync_run import begin, read_and_compare
+from product_sync_tests.shop import Shop, ids, product, shop
+
+__all__ = ["shop"]
+
+OBJECT_ID = ObjectId("507f1f77bcf86cd799439011")
+
+
+def synced(shop: Shop, **settings: Any) -> tuple[SyncRun, RunChecks]:
+    sync_run = read_and_compare(begin(shop, **settings))
+    load(sync_run)
+    return sync_run, run_checks.check_result(sync_run)
+
+
+def found(judged: RunChecks) -> dict[str, CheckResult]:
+    return {each.check: each for each in judged.check_results}
+
+
+def test_only_the_named_products_are_read_and_repaired_and_nothing_else_is_claimed(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(20)), product("other", price="a lot"))
+    synced(shop, quarantine_budget=0.1)
+    before = shop.files()
+    shop.put(product("p0001", price=7), product("p0002", price=7), product("p0003", price=2.5))
+    sync_run, judged = synced(shop, ids=["p0001", "p0003", "nowhere"])
+    assert sync_run.files.read_json("diff.json") == {
+        "source_count": 2, "target_count": 2, "missing": 0, "changed": 1, "extra": 0, "quarantined": 1, "refused": 0
+    }  # fmt: skip
+    assert (shop.rows["p0001"][0], shop.rows["p0002"][0]) == (7, 500)
+    assert judged.proven is None
+    matches = found(judged)["target_matches_source"]
+    assert matches.description == (
+        "Both sides agree on 3 named products apart from 1 in quarantine. Nothing else was compared."
+    )
+    assert matches.numbers["scope"] == "3 named products"
+    assert shop.files()["baseline.json"] == before["baseline.json"]
+    assert sorted(shop.quarantine) == ['"other"', '"p0003"'], "the others' entries stay"
+    shop.put(product("p0003"))
+    synced(shop, ids=["p0003"])
+    assert list(shop.quarantine) == ['"other"']
+
+
+@pytest.mark.parametrize(
+    ("named", "documents", "expected"),
+    [
+        (["5"], [product("5"), product("x", _id=5)], {"duplicate_id": 2}),
+        ([str(OBJECT_ID)], [product("x", _id=OBJECT_ID), product(str(OBJECT_ID))], {"duplicate_id": 2}),
+        ([f'{{"$oid": "{OBJECT_ID}"}}'], [product("x", _id=OBJECT_ID, price="a lot")], {"wrong_type": 1}),
+        (['{"a": 1}'], [product("x", _id={"a": 1}), product("other", _id={"b": 1})], {"unsupported_id": 1}),
+        (["7"], [product("x", _id=7), product("x", _id=8)], {}),
+    ],
+)
+def test_every_document_whose_id_has_the_named_text_is_looked_at(
+    shop: Shop, named: list[str], documents: list[dict[str, Any]], expected: dict[str, int]
+) -> None:
+    shop.put(*documents)
+    sync_run, _ = synced(shop, ids=named, quarantine_budget=1.0)
+    assert sync_run.quarantine_summary()[1] == expected
+    assert list(shop.rows) == ([] if expected else named)
+
+
+def test_what_judges_a_share_judges_the_whole_catalogue(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(300)))
+    synced(shop)
+    shop.sql("ANALYZE product")
+    shop.put(product("p0000", price="a lot"))
+    shop.sql("INSERT INTO product SELECT 'extra', title, price, image, \"sellerId\", quantity FROM product LIMIT 1")
+    quarantined = found(synced(shop, ids=["p0000"])[1])["quarantine_within_budget"]
+    assert quarantined.severity is Severity.WARN, "one of one, but of 300 documents"
+    extra = found(synced(shop, ids=["extra"])[1])["no_extra_products"]
+    assert (extra.numbers["extra"], "extra" in shop.rows) == (1, True)
+    synced(shop, ids=["extra"], extra="delete")
+    assert "extra" not in shop.rows
+
+    shop.sql("UPDATE product SET price = 1 WHERE id < 'p0150'")
+    mapping = begin(shop, ids=ids(150))
+    assert read_and_compare(mapping).check_change().passed, "150 of 300 are half, not more"
+
+    shop.remove(*ids(299))
+    with pytest.raises(ChecksFailed, match="1 document in the collection, 300 at the last run"):
+        read_and_compare(begin(shop, ids=["p0299"]))
+
+
+def test_no_other_run_takes_a_part_for_the_whole(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(5)))
+    read_and_compare(begin(shop))
+    read_and_compare(begin(shop, ids=["p0000"]))
+    assert begin(shop).diff().counts.missing == 5, "of the newest run that read everything"
+    with pytest.raises(StalePlan, match="no source snapshot"):
+        begin(shop, ids=["p0000"]).diff()
+
+
+def test_a_plan_is_executed_with_the_products_that_it_was_made_for(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(3)))
+    plan = dry_run(read_and_compare(begin(shop, dry_run=True, ids=["p0001"]))).plan_id
+    with pytest.raises(ConfigurationError, match="made for the products p0001, and this run is for everything"):
+        begin(shop, plan=plan).snapshot_both()
+    synced(shop, plan=plan, ids=["p0001"])
+    assert list(shop.rows) == ["p0001"]
+
+
+def test_a_part_that_agrees_is_no_recovery_and_no_heartbeat(shop: Shop) -> None:
+    checks = [CheckOutcome("target_matches_source", True, Severity.ERROR, "", {})]
+    run = FinishedRun("r", "product_sync", True, 1.0, checks=checks, counts={"inserted": 2}, loaded=True, scope="ids")
+    assert not run.verified
+    assert list(status_updates(run, "")) == []
+    metrics = RunMetrics()
+    metrics.add(run)
+    assert metrics.syncs["product"].rows["inserted"] == 2
+    assert metrics.syncs["product"].jobs == {}
+
+
+def test_the_command_names_products_and_the_report_its_scope(market: Market) -> None:
+    market.stock(products(20))
+    made = market.run("sync", "--id", "p0003", "--id", "p0012", "--json").answer
+    assert (made["scope"], made["compared"], made["inserted"], made["valid"]) == ("ids", 2, 2, True)
+    assert (made["source_count"], made["quarantined"], made["drift_report"]) == (2, 0, None)
+    assert sorted(market.rows()) == ["p0003", "p0012"]
+    assert market.run("stats", "--json").answer["last_sync_at"] is None, "a part is no sync of the two sides"
+    shown = market.run("sync", "--id", "p0003")
+    assert "1 product was compared: both sides agree on them. Nothing else was compared." in shown.stdout
+    assert "copy agrees" not in shown.stdout
