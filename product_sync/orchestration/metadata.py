@@ -196,13 +196,21 @@ def proof_metadata(sync_run: SyncRun, proven: Verification) -> Metadata:
 
 def _columns(row_schema: RowSchema) -> dg.TableSchema:
     """The mapped columns as the UI's Columns show them, each with where it comes from."""
-    return dg.TableSchema(columns=[_column(column, is_key=column is row_schema.key) for column in row_schema.columns])
+    return dg.TableSchema(
+        columns=[
+            _column(column, is_key=column is row_schema.key, is_tenant=column in row_schema.tenant)
+            for column in row_schema.columns
+        ]
+    )
 
 
-def _column(column: RowColumn, *, is_key: bool) -> dg.TableColumn:
+def _column(column: RowColumn, *, is_key: bool, is_tenant: bool) -> dg.TableColumn:
     said = [f"from `{column.origin}`"] if column.path else [f"always {column.default!r}"]
     said += [f"{column.default!r} where it is missing"] if column.path and column.has_default else []
-    said += [] if column.update or is_key else ["written on insert only"]
+    if is_tenant:
+        said.append("part of the key: only the rows with this value are synced")
+    elif not column.update and not is_key:
+        said.append("written on insert only")
     constraints = dg.TableColumnConstraints(nullable=not column.required and not is_key, unique=is_key)
     return dg.TableColumn(column.name, str(column.type), description=", ".join(said), constraints=constraints)
 

@@ -161,12 +161,15 @@ def _target_report(
         privileges=[name.upper() for name in ("select", "insert", "update", "delete") if held[name]],
         lacking=list(found.privileges.lacking),
         table={column.name: str(column.type) for column in row_schema.columns},
-        notes=_notes(found),
+        notes=_notes(found, row_schema),
     )
 
 
-def _notes(found: TargetHealth) -> list[str]:
+def _notes(found: TargetHealth, row_schema: RowSchema) -> list[str]:
     notes = [f"connected as {found.server.role}"]
+    if row_schema.tenant:
+        tenant = ", ".join(f"{column.name} {column.default}" for column in row_schema.tenant)
+        notes.append(f"only the rows of {tenant} are read and written")
     if not found.privileges.delete:
         notes.append(_WITHOUT_DELETE)
     if found.triggers:
