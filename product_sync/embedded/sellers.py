@@ -56,7 +56,7 @@ def fill_sellers(mongodb_url: str, cart_url: str) -> None:
         collection.insert_many(sellers[:SOURCE_COUNT] + closed)
     rows = [_row(each) for each in sellers[MISSING : SOURCE_COUNT + EXTRA]]
     for row in rows[:CHANGED]:
-        row[1] += " (closed)"
+        row[1] += " (old name)"
     with psycopg.connect(cart_url) as connection, connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS seller")
         cursor.execute(_CREATE)
