@@ -45,6 +45,7 @@ class RunArguments(TypedDict, total=False):
     """`RunOptions` as the keyword arguments of a function; ``None`` counts as not given. A test compares both."""
 
     ids: list[str] | None
+    changes: bool | None
     dry_run: bool | None
     probe: bool | None
     plan: str | None

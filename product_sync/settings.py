@@ -62,6 +62,9 @@ class RunOptions(Settings):
         None, "Compare and repair only the products with these ids; the flag can be repeated", "id", flag="--id",
         form="a list of ids as the target has them", min_length=1,
     )  # fmt: skip
+    changes: bool = setting(
+        False, "Compare and repair only the products that the source has changed since the last sync or pass"
+    )
     dry_run: bool = setting(False, "Do everything but write")
     probe: bool = setting(
         True, "Let a dry run write a first batch and roll it back, to estimate the time of a sync", flag="--no-probe"
@@ -137,12 +140,12 @@ class RunOptions(Settings):
     @property
     def is_partial(self) -> bool:
         """Whether the run looks at some products only."""
-        return self.ids is not None
+        return self.changes or self.ids is not None
 
     @property
-    def scope_kind(self) -> Literal["everything", "ids"]:
+    def scope_kind(self) -> Literal["everything", "ids", "changes"]:
         """What the run looks at, in one word."""
-        return "everything" if self.ids is None else "ids"
+        return "changes" if self.changes else "everything" if self.ids is None else "ids"
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -153,6 +156,10 @@ class RunOptions(Settings):
         if self.plan and self.dry_run:
             raise ConfigurationError(
                 f"plan is {self.plan!r}.", hint="Expected: either a plan to execute or a dry run, not both."
+            )
+        if self.changes and self.ids:
+            raise ConfigurationError(
+                f"ids is {self.ids!r}, and changes is true.", hint="Expected: either products or the changes, not both."
             )
         return self
 

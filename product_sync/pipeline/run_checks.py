@@ -11,8 +11,10 @@ from pathlib import Path
 
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
+from product_sync.pipeline import change_pass
+from product_sync.pipeline.change_pass import Differing, Followed
 from product_sync.pipeline.load_diff import loaded
-from product_sync.pipeline.pending_diff import counts_of
+from product_sync.pipeline.pending_diff import counts_of, taken_at
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.state import store
 from product_sync.state.files import row_count
@@ -25,10 +27,11 @@ from product_sync.verify.verification import Verification, compare_afresh, confi
 @dataclass(frozen=True, slots=True)
 class RunChecks:
     """The check results of a run. ``proven`` is the verification that proves the copy; ``None`` if the run did not
-    load, or if a check is red."""
+    load, or if a check is red. ``followed`` says up to when changes are compared, after a pass and after a proof."""
 
     check_results: list[CheckResult]
     proven: Verification | None
+    followed: Followed | None = None
 
 
 @names_storage
@@ -70,7 +73,8 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     After a load of everything without a red check, the size of the source becomes the baseline of the next runs. A
     partial run proves nothing about the copy.
     """
-    verification = _verification(sync_run)
+    differing = Differing(keeps_extra=sync_run.settings.extra == "report")
+    verification = _verification(sync_run, differing)
     load_result = loaded(sync_run) if sync_run.files.has(store.LOAD_RESULT) else None
     kept = load_result.kept_referenced if load_result else 0
     judged = [
@@ -83,14 +87,17 @@ def check_result(sync_run: SyncRun) -> RunChecks:
             sync_run.settings.quarantine_budget,
         ),
     ]
-    if (
-        sync_run.is_partial
-        or not load_result
-        or not all(_passes(check_result) for check_result in [*judged, check_load(sync_run)])
-    ):
+    if not load_result:
+        return RunChecks(judged, proven=None)
+    if sync_run.settings.changes:
+        followed = change_pass.settle(sync_run.folder, sync_run.files, differing.reasons)
+        return RunChecks(judged, None, followed)
+    if sync_run.is_partial or not all(map(_passes, [*judged, check_load(sync_run)])):
         return RunChecks(judged, proven=None)
     sync_run.folder.write_baseline(verification.source_count, sync_run.files.run_id)
-    return RunChecks(judged, proven=verification)
+    at = taken_at(sync_run.files.path(store.SOURCE_ROWS))
+    proof = change_pass.record_proof(sync_run.folder, sync_run.files, differing.reasons, at=at)
+    return RunChecks(judged, verification, proof)
 
 
 def _passes(check_result: CheckResult) -> bool:
@@ -117,12 +124,14 @@ def _read_once(sync_run: SyncRun) -> None:
                 sync_run.snapshot_both()
 
 
-def _verification(sync_run: SyncRun) -> Verification:
+def _verification(sync_run: SyncRun, differing: Differing) -> Verification:
     proven = _diff_is_the_proof(sync_run)
     _read_once(sync_run)
     differences = sync_run.files.path(store.DIFF if proven else store.VERIFIED_DIFF)
     counts = counts_of(sync_run.files) if proven else _compare_afresh(sync_run, differences)
     reader = sync_run.reader
+    if sync_run.settings.changes and counts.refused:
+        differing.add_refused(differences)
     with sync_run.source() as source:
         return confirm(
             sync_run.row_schema,
@@ -133,6 +142,7 @@ def _verification(sync_run: SyncRun) -> Verification:
             timing=sync_run.timing,
             on_progress=sync_run.on_progress,
             settle_s=sync_run.settings.settle_seconds,
+            on_confirmed=differing.add,
         )
 
 

@@ -6,31 +6,32 @@ opened for a step and closed when the step ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from product_sync.compare import quarantine
+from product_sync.compare import diff_rows, quarantine
 from product_sync.compare.both_sides import BothFiles, snapshot_both
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
 from product_sync.compare.unfilled_columns import field_paths
 from product_sync.conversion.ids import named_ids
+from product_sync.load.batching import read_batches
 from product_sync.load.loader import LoadPolicy
 from product_sync.load.result import LoadResult
-from product_sync.pipeline import pending_diff, saved_plan
+from product_sync.pipeline import change_pass, pending_diff, saved_plan
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.pacing import flush_within_s
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.sides import note_sides, sides_key
 from product_sync.runtime.backoff import RetryPolicy
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
-from product_sync.runtime.progress import OnProgress, Progress, waiting
-from product_sync.schema.records import Reason
+from product_sync.runtime.progress import Meter, OnProgress, Progress, waiting
+from product_sync.schema.records import Op, Reason
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.scope import EVERYTHING, Scope
 from product_sync.settings import RunOptions
@@ -44,6 +45,8 @@ from product_sync.verify import checks
 from product_sync.verify.checks import CheckResult
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from product_sync.schema.ports import Source, TargetReader
 
 OnLoad = Callable[[LoadResult], None]
@@ -53,6 +56,7 @@ def _ignore_load(_result: LoadResult) -> None:
     """The default: do nothing with the counts."""
 
 
+_ROWS = 2_000
 #: How many rows of each kind are shown to people.
 SHOWN = 10
 #: The stage of a run that waits for a lock or for a silent target.
@@ -109,8 +113,19 @@ class SyncRun:
     def snapshot_both(self) -> tuple[SourceSnapshot, TargetSnapshot]:
         """Read both sides at once into the files of this run. Raises as `snapshot_source`."""
         self._require_usable_plan()
+        if self.settings.changes:
+            self._begin_pass()
+        snapshots = self._read_both()
+        if self.settings.changes and self._young_differ():
+            waits = Meter("wait for events", None, self.on_progress, self.timing)
+            waits.pause(self.settings.settle_seconds, "changes of the last seconds")
+            snapshots = self._read_both()
+        return snapshots
+
+    def _read_both(self) -> tuple[SourceSnapshot, TargetSnapshot]:
         files = self._both_files(self.files, self.files.path(store.TARGET_ROWS))
         with self.source() as source:
+            self._take_position(source)
             new, old = snapshot_both(source, self.reader, self.row_schema, files, **self._reading)
             self._note_source(new, self._whole_counts(source))
         return replace(new, filtered_out=None) if self.is_partial else new, old
@@ -121,6 +136,7 @@ class SyncRun:
         self._require_usable_plan()
         rows, rejects = self.files.path(store.SOURCE_ROWS), self.files.path(store.REJECTS)
         with self.source() as source:
+            self._take_position(source)
             snapshot = snapshot_source(source, self.row_schema, rows, rejects, **self._reading)
         self._note_source(snapshot)
         return snapshot
@@ -137,6 +153,33 @@ class SyncRun:
     def _require_usable_plan(self) -> None:
         if self.settings.plan:
             saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now())
+
+    def _take_position(self, source: Source) -> None:
+        """Before a full run reads: what changes from now on is compared by the passes after it."""
+        if not (self.is_partial or self.settings.dry_run):
+            change_pass.take_position(self.folder, self.files, source)
+
+    def _begin_pass(self) -> None:
+        with self.databases.open_source(self.timing) as source:
+            change_pass.begin(
+                self.folder,
+                self.files,
+                source,
+                settle_s=self.settings.settle_seconds,
+                now=self.timing.now(),
+                sync=self.name,
+            )
+
+    def _young_differ(self) -> bool:
+        """Whether a product that has just changed differs: the event about it may still be on its way."""
+        young = change_pass.of(self.files).young
+        if not young:
+            return False
+        self.diff()
+        return any(not young.isdisjoint(diff_rows.ids(rows)) for rows in self._differences())
+
+    def _differences(self) -> Iterator[pa.Table]:
+        return read_batches(self.files.path(store.DIFF), tuple(Op), lambda: _ROWS)
 
     def _note_source(self, snapshot: SourceSnapshot, whole: Mapping[str, int] | None = None) -> None:
         """This file is written last: if it exists, the snapshot is complete. A few documents cannot show that no
@@ -255,6 +298,8 @@ class SyncRun:
     @cached_property
     def scope(self) -> Scope:
         """What this run looks at."""
+        if self.settings.changes:
+            return change_pass.of(self.files).scope
         return named_ids(self.settings.ids) if self.settings.ids else EVERYTHING
 
     @property

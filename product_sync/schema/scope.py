@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from product_sync.schema.records import SourceId
@@ -38,6 +39,22 @@ class Ids:
 
     def __str__(self) -> str:
         return f"{len(self):,} named {'product' if len(self) == 1 else 'products'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed(Ids):
+    """The products that the source has changed after ``since``, and ``unsettled`` ones that a run before could not
+    settle."""
+
+    since: datetime
+    unsettled: int
+
+    kind = "changes"
+
+    def __str__(self) -> str:
+        products = f"{len(self):,} {'product' if len(self) == 1 else 'products'}"
+        before = " or were not settled then" if self.unsettled else ""
+        return f"{products} that changed since {self.since:%Y-%m-%d %H:%M:%S} UTC{before}"
 
 
 Scope = Everything | Ids

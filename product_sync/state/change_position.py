@@ -174,9 +174,7 @@ def _write(folder: StateFolder, stored: StoredPosition) -> None:
         )
         _write_lost(path, lost)
         return
-    unsettled = [[*source_id, *each.since, each.reason] for source_id, each in stored.unsettled.items()]
-    proof = asdict(stored.proof) | _iso(stored.proof.at)
-    write_json(path, {"position": asdict(stored.position), "proof": proof, "unsettled": unsettled})
+    write_json(path, as_json(stored))
 
 
 def _write_lost(path: Path, lost: LostPosition) -> None:
@@ -187,18 +185,31 @@ def _read(folder: StateFolder) -> StoredPosition | LostPosition | None:
     path = folder.folder / CHANGES
     try:
         content = read_json(path)
-        return None if content is None else _parsed(content)
+        return None if content is None else parsed(content)
     except (LocalStorageError, TypeError, KeyError, ValueError):
         set_aside(path, "The position in the source's changes", "A full sync compares everything and stores a new one.")
         return None
 
 
-def _parsed(content: Mapping[str, Any]) -> StoredPosition | LostPosition:
+def as_json(stored: StoredPosition) -> dict[str, Any]:
+    """What `parsed` reads."""
+    unsettled = [[*source_id, *each.since, each.reason] for source_id, each in stored.unsettled.items()]
+    proof = asdict(stored.proof) | _iso(stored.proof.at)
+    return {"position": asdict(stored.position), "proof": proof, "unsettled": unsettled}
+
+
+def position_of(content: Mapping[str, Any]) -> ChangePosition:
+    """A position as `dataclasses.asdict` wrote it to JSON."""
+    return ChangePosition(content["token"], ClusterTime(*content["time"]), content["collection"])
+
+
+def parsed(content: Mapping[str, Any]) -> StoredPosition | LostPosition:
+    """The content of the file. Raises `TypeError`, `KeyError` or `ValueError` for anything else."""
     if lost := content.get("lost"):
         return LostPosition(**{**lost, "at": datetime.fromisoformat(lost["at"])})
-    position, proof = content["position"], content["proof"]
+    proof = content["proof"]
     return StoredPosition(
-        ChangePosition(position["token"], ClusterTime(*position["time"]), position["collection"]),
+        position_of(content["position"]),
         FullProof(proof["run_id"], datetime.fromisoformat(proof["at"]), ClusterTime(*proof["time"])),
         {
             SourceId(kind, text): Unsettled(ClusterTime(seconds, increment), why)

@@ -45,6 +45,9 @@ LOAD_REJECTS = "load_rejects.parquet"
 LOAD_RESULT = "load.json"
 #: Written before the first batch: without a readable result, the load may still have written rows.
 LOAD_BEGAN = "load_began.json"
+#: The position in the source's changes that a full run took, and the changes that a pass has read.
+CHANGE_POSITION = "change_position.json"
+CHANGED_IDS = "changed_ids.json"
 VERIFIED_TARGET_ROWS = "verified_target.parquet"
 VERIFIED_DIFF = "verified_diff.parquet"
 APPROVED_DIFF = "approved_diff.parquet"

@@ -8,7 +8,7 @@ broken.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,12 @@ from product_sync.state.files import release_memory
 SETTLE_SECONDS = 5.0
 _CHUNK_ROWS = 2_000
 _SHOWN_IDS = 10
+
+OnConfirmed = Callable[[pa.Table, Mapping[Op, Sequence[str]]], None]
+
+
+def _ignore(_rows: pa.Table, _confirmed: Mapping[Op, Sequence[str]]) -> None:
+    """The default: do nothing with the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +96,11 @@ def confirm(
     timing: Timing,
     on_progress: OnProgress,
     settle_s: float = SETTLE_SECONDS,
+    on_confirmed: OnConfirmed = _ignore,
 ) -> Verification:
     """Read the differences of a diff file again from both sides, ``settle_s`` seconds later. ``counts`` are those of
-    the same file. Without differences this returns at once."""
+    the same file. Without differences this returns at once. ``on_confirmed`` is given the rows, and the ids of those
+    that still differ."""
     candidates = counts.missing + counts.changed + counts.extra
     confirmed, first = Counter[Op](), {op: list[str]() for op in Op}
     if candidates:
@@ -102,7 +110,9 @@ def confirm(
         for chunk in read_batches(differences, tuple(Op), lambda: _CHUNK_ROWS):
             if chunk["refused_before"][0].as_py():
                 break
-            for op, ids in _confirmed(chunk, row_schema, source, reader):
+            standing = dict(_confirmed(chunk, row_schema, source, reader))
+            on_confirmed(chunk, standing)
+            for op, ids in standing.items():
                 confirmed[op] += len(ids)
                 first[op] += ids[: _SHOWN_IDS - len(first[op])]
             meter.advance(chunk.num_rows)

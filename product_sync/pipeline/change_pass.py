@@ -1,0 +1,215 @@
+"""A pass compares the products that the source has changed since the last proof or pass.
+
+It begins with the changes from the stored position to now, whose ids it notes in the files of the run. The run then
+compares, loads and verifies these products like any other run of a part. At its end the pass stores the new position
+with the products that could not be settled. A pass that is killed stores nothing, so the next one begins at the same
+position: changes are compared twice, never skipped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from product_sync.errors import ChangesLost, ChangesUnavailable, StalePlan
+from product_sync.load.batching import read_batches
+from product_sync.runtime import hints
+from product_sync.schema.changes import ChangePosition, ClusterTime
+from product_sync.schema.definition import DEFAULT_NAME
+from product_sync.schema.ports import Source
+from product_sync.schema.records import IdType, Op, SourceId
+from product_sync.schema.row_schema import ID_TYPE
+from product_sync.schema.scope import Changed
+from product_sync.state import change_position, store
+from product_sync.state.change_position import MAX_UNSETTLED, StoredPosition, Unsettled
+from product_sync.state.store import RunFiles, StateFolder
+
+#: Bounds of one pass. What lies behind them is compared by the next one.
+MAX_EVENTS: Final = 100_000
+WITHIN_S: Final = 60.0
+_ROWS: Final = 2_000
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """``since`` is where the pass begins, ``position`` where the next one will. ``young`` are the ids that changed less
+    than the settle time before ``now``: their events may still be on their way to the target."""
+
+    since: StoredPosition
+    position: ChangePosition
+    now: ClusterTime
+    events: int
+    at_end: bool
+    texts: Sequence[str]
+    others: Sequence[SourceId]
+    young: frozenset[str]
+
+    @property
+    def scope(self) -> Changed:
+        since = self.since
+        return Changed(self.texts, self.others, since=since.position.time.at, unsettled=len(since.unsettled))
+
+    @property
+    def lag_s(self) -> float:
+        """How many seconds of the source's time lie behind the new position."""
+        return self.now.seconds_since(self.position.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Up to when changes are compared, how many products are not settled, and the full proof under it."""
+
+    position_at: datetime
+    unsettled: int
+    full_proof_at: datetime
+
+
+@dataclass(slots=True)
+class Differing:
+    """Collects the products that differ at the end of a run. An extra row that is left alone on purpose is settled: the
+    check no_extra_products reports it."""
+
+    keeps_extra: bool
+    reasons: dict[SourceId, str] = field(default_factory=dict)
+
+    def add(self, rows: pa.Table, confirmed: Mapping[Op, Sequence[str]]) -> None:
+        """Add rows of a diff. ``confirmed`` are the ids that still differed at the second reading."""
+        stands = {op: set(ids) for op, ids in confirmed.items()}
+        for op, source_id in _named(rows):
+            is_confirmed = source_id.text in stands.get(op, ())
+            if not (is_confirmed and op is Op.EXTRA and self.keeps_extra):
+                self._add(source_id, "differs" if is_confirmed else "in_flight")
+
+    def add_refused(self, differences: Path) -> None:
+        """Add the rows of a diff file that the database has refused."""
+        for rows in read_batches(differences, tuple(Op), lambda: _ROWS):
+            for _, source_id in _named(rows.filter(pc.field("refused_before"))):
+                self._add(source_id, "refused")
+
+    def _add(self, source_id: SourceId, reason: str) -> None:
+        if len(self.reasons) <= MAX_UNSETTLED:  # with more, the position is given up anyway
+            self.reasons[source_id] = reason
+
+
+def begin(folder: StateFolder, files: RunFiles, source: Source, *, settle_s: float, now: datetime, sync: str) -> None:
+    """Read the changes up to now, and note them for the other steps of this run. Does nothing if that is done.
+
+    Raises `ChangesUnavailable` if the source cannot be followed or no full sync has stored a position yet, and
+    `ChangesLost` if changes were missed; the stored position is then dropped.
+    """
+    if files.has(store.CHANGED_IDS):
+        return
+    since = change_position.read_position(folder)
+    if since is None:
+        raise _no_position(folder, sync)
+    try:
+        changes = source.change_feed().changes(since.position, max_events=MAX_EVENTS, within_s=WITHIN_S)
+    except ChangesLost as error:
+        change_position.lose_position(folder, since, error, now)
+        raise
+    ids = {*changes.ids, *since.unsettled}
+    young = [
+        source_id.text for source_id, at in changes.ids.items()
+        if source_id.type != IdType.OTHER and changes.now.seconds_since(at) < settle_s
+    ]  # fmt: skip
+    files.write_json(
+        store.CHANGED_IDS,
+        {
+            "since": change_position.as_json(since),
+            "position": asdict(changes.position),
+            "now": changes.now,
+            "events": changes.events,
+            "at_end": changes.at_end,
+            "texts": sorted({source_id.text for source_id in ids if source_id.type != IdType.OTHER}),
+            "others": sorted(source_id for source_id in ids if source_id.type == IdType.OTHER),
+            "young": young,
+        },
+    )
+
+
+def of(files: RunFiles) -> Pass:
+    """The pass of a run. Raises `StalePlan` if the run has not read the changes."""
+    content = files.read_json(store.CHANGED_IDS)
+    if content is None:
+        raise StalePlan(
+            "This run has not read what the source has changed.",
+            hint="Start the whole job: its first step reads the changes and both sides.",
+        )
+    since = change_position.parsed(content["since"])
+    assert isinstance(since, StoredPosition)  # noqa: S101 - `begin` wrote it
+    return Pass(
+        since,
+        change_position.position_of(content["position"]),
+        ClusterTime(*content["now"]),
+        content["events"],
+        content["at_end"],
+        content["texts"],
+        [SourceId(*each) for each in content["others"]],
+        frozenset(content["young"]),
+    )
+
+
+def settle(folder: StateFolder, files: RunFiles, differing: Mapping[SourceId, str]) -> Followed:
+    """Store the new position of the pass, with the products that still differ. A product that was unsettled before
+    keeps its time."""
+    made = of(files)
+    before = {source_id.text: each.since for source_id, each in made.since.unsettled.items()}
+    unsettled = {
+        source_id: Unsettled(before.get(source_id.text, made.now), reason) for source_id, reason in differing.items()
+    }
+    if not change_position.advance(folder, made.since, made.position, unsettled):
+        _LOGGER.warning("Another run has stored a position meanwhile: the next pass compares these changes again.")
+    return _followed(folder) or Followed(made.since.position.time.at, len(unsettled), made.since.proof.at)
+
+
+def take_position(folder: StateFolder, files: RunFiles, source: Source) -> None:
+    """Note the position of a full run that begins to read now. Where the source cannot be followed, note why."""
+    try:
+        position = change_position.take_position(folder, source)
+    except ChangesUnavailable as error:
+        files.write_json(store.CHANGE_POSITION, {"unavailable": str(error)})
+    else:
+        files.write_json(store.CHANGE_POSITION, {"position": asdict(position)})
+
+
+def record_proof(
+    folder: StateFolder, files: RunFiles, differing: Mapping[SourceId, str], *, at: datetime
+) -> Followed | None:
+    """Store the position of a full run that has passed its checks, and whose reading began ``at``. ``None`` if the
+    source cannot be followed."""
+    content = (files.read_json(store.CHANGE_POSITION) or {}).get("position")
+    if content is None:
+        return None
+    position = change_position.position_of(content)
+    unsettled = {source_id: Unsettled(position.time, reason) for source_id, reason in differing.items()}
+    change_position.record_full_proof(folder, position, run_id=files.run_id, at=at, unsettled=unsettled)
+    return _followed(folder)
+
+
+def _followed(folder: StateFolder) -> Followed | None:
+    stored = change_position.read_position(folder)
+    return Followed(stored.position.time.at, len(stored.unsettled), stored.proof.at) if stored else None
+
+
+def _no_position(folder: StateFolder, sync: str) -> ChangesUnavailable | ChangesLost:
+    name = () if sync == DEFAULT_NAME else (sync,)
+    hint = f"Run a full sync: `{hints.shell('product-sync', 'sync', *name)}`. Changes are followed from there."
+    if lost := change_position.read_lost(folder):
+        return ChangesLost(lost.message, reason=lost.reason, hint=hint)
+    return ChangesUnavailable(
+        "No full sync of these two sides has passed yet, so no change can be followed.", hint=hint
+    )
+
+
+def _named(rows: pa.Table) -> Iterable[tuple[Op, SourceId]]:
+    """The op and the id of each row. The ``_id`` of an extra row is not known; its text is enough."""
+    columns = (rows[name].to_pylist() for name in ("op", ID_TYPE, "id"))
+    return [(Op(op), SourceId(kind or IdType.STRING, text)) for op, kind, text in zip(*columns, strict=True)]
