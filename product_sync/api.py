@@ -94,9 +94,8 @@ def sync(
     the first write has exit status 1. Whatever is no `ProductSyncError` is a bug, and is raised.
     """
     switches, dry_run = _switches(**options), bool(options.get("dry_run"))
-    report = SyncReport(
-        dry_run=dry_run, plan_id=options.get("plan"), scope="ids" if options.get("ids") else "everything"
-    )
+    scope = "changes" if options.get("changes") else "ids" if options.get("ids") else "everything"
+    report = SyncReport(dry_run=dry_run, plan_id=options.get("plan"), scope=scope)
     with _notifying(report, instance), _ending(report):
         definition = _find(report, sync, mapping)
         _require_settings(definition, switches)
@@ -327,7 +326,9 @@ def _job_of(report: SyncReport | ValidationReport) -> tuple[str, str]:
     from product_sync.orchestration.names import SyncNames
 
     names = SyncNames.of(report.sync or DEFAULT_NAME)
-    return (names.sync_job if isinstance(report, SyncReport) else names.validate_job), names.sync
+    if isinstance(report, SyncReport):
+        return names.changes_job if report.scope == "changes" else names.sync_job, names.sync
+    return names.validate_job, names.sync
 
 
 def _has_channels() -> bool:

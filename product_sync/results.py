@@ -28,7 +28,7 @@ class Report:
     failure: ProductSyncError | None = field(default=None, repr=False)
 
     #: Fields that the JSON answer leaves out.
-    _NOT_IN_JSON = frozenset({"failure", "first_differences", "first_quarantined", "prediction"})
+    _NOT_IN_JSON = frozenset({"failure", "first_differences", "first_quarantined", "looked_at", "prediction"})
 
     @property
     def error(self) -> ErrorInfo | None:
@@ -83,8 +83,11 @@ class ExclusionReport:
 class SyncReport(Report):
     """One run of a sync. Counts are rows; ``duration_s`` and ``estimated_s`` are in seconds.
 
-    ``scope`` is what the run looked at: `everything` or `ids`. ``compared`` is the number of products that a partial
-    run looked at; all its counts and ``valid`` are about these products alone.
+    ``scope`` is what the run looked at: `everything`, `ids` or `changes`. ``compared`` is the number of products that a
+    partial run looked at; all its counts and ``valid`` are about these products alone. ``events`` and ``lag_s`` are
+    about the changes that it read. ``position_at`` is the time of the source up to which changes are compared,
+    ``unsettled`` counts the products that are compared again by the next pass, and ``full_proof_at`` is when the last
+    full run that passed began to read.
 
     ``plan_id`` is the plan that a dry run made or that the run executed; ``skipped_since_plan`` counts its rows that
     had changed since then.
@@ -105,6 +108,11 @@ class SyncReport(Report):
     scope: str = "everything"
     dry_run: bool = False
     compared: int | None = None
+    events: int | None = None
+    lag_s: float | None = None
+    position_at: str | None = None
+    unsettled: int | None = None
+    full_proof_at: str | None = None
     source_count: int | None = None
     target_count: int | None = None
     missing: int | None = None
@@ -133,6 +141,8 @@ class SyncReport(Report):
     exclusions: list[ExclusionReport] | None = None
     drift_report: str | None = None
     valid: bool | None = None
+    #: What a partial run looked at, in words.
+    looked_at: str | None = field(default=None, repr=False)
     first_differences: list[dict[str, str]] = field(default_factory=list, repr=False)
     first_quarantined: list[dict[str, str]] = field(default_factory=list, repr=False)
     #: For a dry run: one sentence that says whether a sync would pass, and why not.

@@ -136,5 +136,23 @@ def test_the_command_names_products_and_the_report_its_scope(market: Market) -> 
     assert sorted(market.rows()) == ["p0003", "p0012"]
     assert market.run("stats", "--json").answer["last_sync_at"] is None, "a part is no sync of the two sides"
     shown = market.run("sync", "--id", "p0003")
-    assert "1 product was compared: both sides agree on them. Nothing else was compared." in shown.stdout
+    assert "Compared: 1 named product. Both sides agree on them. Nothing else was compared." in shown.stdout
+    assert "copy agrees" not in shown.stdout
+
+
+def test_the_command_follows_the_changes_and_says_up_to_when(market: Market) -> None:
+    market.stock(products(20))
+    refused = market.run("sync", "--changes", "--json")
+    assert (refused.status, refused.error["code"], refused.answer["scope"]) == (3, "changes_unavailable", "changes")
+    full = market.run("sync", "--delay-ms", "0", "--json").answer
+    assert (full["scope"], full["events"], full["unsettled"]) == ("everything", None, 0)
+    market.stock([product("new")])
+    market.unstock({"_id": "p0003"})
+    made = market.run("sync", "--changes", "--settle-seconds", "0", "--json").answer
+    assert (made["scope"], made["events"], made["compared"], made["inserted"], made["extra"]) == ("changes", 2, 2, 1, 1)
+    assert (made["valid"], made["unsettled"], made["lag_s"]) == (True, 0, 0)
+    assert made["full_proof_at"] == full["full_proof_at"]
+    assert made["position_at"] > full["position_at"]
+    shown = market.run("sync", "--changes")
+    assert "Compared: 0 products that changed since" in shown.stdout
     assert "copy agrees" not in shown.stdout

@@ -65,19 +65,31 @@ def status_updates(run: FinishedRun, ui_url: str) -> Iterator[StatusUpdate]:
     """One update for each check, then one for the run.
 
     If a check failed the run, the check's update is enough: it is one problem. A failed run of assets from the
-    Materialize button counts as a failed sync, so the next successful sync is its recovery. A partial run is no
-    recovery: what failed before may not have been among its products. ``ui_url`` has no slash at its end, or is empty.
+    Materialize button counts as a failed sync, so the next successful sync is its recovery. A run of named
+    products is no recovery: what failed before may not have been among them. Passes over the changes have subjects of
+    their own. ``ui_url`` has no slash at its end, or is empty.
     """
     link = _link(run.run_id, ui_url)
+    follows = run.scope == "changes"
+    kind = "changes" if follows else "check"
     for check in run.checks:
-        if run.is_partial and check.passed:
+        if run.is_partial and check.passed and not follows:
             continue
         text = _check_text(check, link)
-        yield StatusUpdate(f"check/{check.check}", check.check, _level(check), run.ended_at, text, run.sync)
+        yield StatusUpdate(
+            f"{kind}/{check.check}",
+            check.check,
+            _level(check),
+            run.ended_at,
+            text,
+            run.sync,
+        )
     by_hand = run.job.startswith(_BY_HAND)
     subject = f"job/{run.sync}_sync" if by_hand else f"job/{run.job}"
     name = "a run launched by hand" if by_hand else f"the job {run.job}"
-    if run.succeeded and run.is_partial:
+    if follows:
+        subject = f"job/{run.sync}_sync_changes"
+    elif run.succeeded and run.is_partial:
         return
     if run.succeeded and (run.loaded or not by_hand):
         yield StatusUpdate(subject, name, Level.OK, run.ended_at, link, run.sync)

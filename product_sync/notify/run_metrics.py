@@ -69,13 +69,15 @@ class RunMetrics:
             return
         for name in WRITTEN:
             metrics.rows[name] += run.counts.get(name, 0)
-        if run.is_partial:  # the last counts and checks are those of runs that looked at everything
+        if run.scope == "ids":  # the last counts and checks are those of runs that looked at everything
             return
-        job = metrics.jobs.setdefault(run.job, JobMetrics())
+        job = metrics.jobs.setdefault(f"{run.sync}_sync_changes" if run.is_partial else run.job, JobMetrics())
         job.outcome = {True: "success", False: "failure", None: "cancelled"}[run.succeeded]
         job.runs[job.outcome] += 1
         job.ended_at, job.duration_s = run.ended_at, run.duration_s
         job.counts = {name: run.counts[name] for name in COUNTS if name in run.counts}
         if run.succeeded:
             job.last_success_at = run.ended_at
+        if run.is_partial:
+            return
         metrics.checks |= {check.check: check.passed for check in run.checks}

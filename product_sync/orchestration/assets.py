@@ -26,6 +26,7 @@ from product_sync.orchestration.names import PRODUCT, SyncNames
 from product_sync.orchestration.resources import SyncResource
 from product_sync.orchestration.schedules import is_automatic
 from product_sync.orchestration.skipped import record_skipped
+from product_sync.pipeline import change_pass
 from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load, loaded_so_far
 from product_sync.pipeline.sync_run import SyncRun
@@ -133,6 +134,8 @@ def _steps(definition: SyncDefinition, names: SyncNames) -> list[dg.AssetsDefini
         reads_target = dg.AssetKey(names.target_snapshot) in context.selected_asset_keys
         with sync.step(context, definition, begins=True) as sync_run:
             source, target = sync_run.snapshot(source=reads_source, target=reads_target)
+            if sync_run.settings.changes:
+                context.log.info(run_log.changes_read(change_pass.of(sync_run.files)))
             if source:
                 context.log.info(run_log.source_read(source))
                 metadata = source_metadata(sync_run, source)

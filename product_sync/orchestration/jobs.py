@@ -1,4 +1,4 @@
-"""The three jobs of a sync: sync, dry run, validation."""
+"""The jobs of a sync: sync, dry run, changes, validation."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from product_sync.orchestration.names import (
     MAPPING_FITS_SOURCE,
     NO_EXTRA_PRODUCTS,
     QUARANTINE_WITHIN_BUDGET,
+    SCOPE_TAG,
     SOURCE_LOOKS_COMPLETE,
     SYNC_TAG,
     TARGET_MATCHES_SOURCE,
@@ -56,6 +57,11 @@ def _to_dry_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return _to_run_config({**config, "dry_run": True})
 
 
+def _to_changes_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, and always for the changes."""
+    return _to_run_config({**config, "changes": True})
+
+
 _OF_SYNC = {"sync": dg.Field({"config": dg.Field(RUN_CONFIG, is_required=False)}, is_required=False)}
 _SCHEMA = {
     **RUN_CONFIG,
@@ -89,6 +95,15 @@ def sync_jobs(definition: SyncDefinition) -> "list[UnresolvedAssetJobDefinition]
             metadata=metadata,
             executor_def=in_process_by_default,
             description=f"The same as {names.sync_job}, but nothing is written.",
+        ),
+        dg.define_asset_job(
+            names.changes_job,
+            selection=steps,
+            config=dg.ConfigMapping(config_fn=_to_changes_config, config_schema=_SCHEMA),
+            tags={**tags, SCOPE_TAG: "changes"},
+            metadata=metadata,
+            executor_def=in_process_by_default,
+            description=f"The same as {names.sync_job}, of the products that the source has changed since then.",
         ),
         dg.define_asset_job(
             names.validate_job,

@@ -23,6 +23,7 @@ from product_sync.orchestration.narrow_tables import (
     whole_differences,
     whole_entries,
 )
+from product_sync.pipeline import change_pass
 from product_sync.pipeline.dry_run import DryRunResult
 from product_sync.pipeline.sync_run import SHOWN, DiffSummary, SyncRun
 from product_sync.report.drift_report import DriftReport
@@ -67,9 +68,20 @@ def diff_metadata(found: DiffSummary) -> Metadata:
 
 
 def scope_metadata(sync_run: SyncRun) -> Metadata:
-    """What a partial run looked at."""
+    """What a partial run looked at. The position is that of a pass if it ends well."""
     scope = sync_run.scope
-    return {} if isinstance(scope, Everything) else {"scope": str(scope), "compared": len(scope)}
+    if isinstance(scope, Everything):
+        return {}
+    said: Metadata = {"scope": str(scope), "compared": len(scope)}
+    if sync_run.settings.changes:
+        read = change_pass.of(sync_run.files)
+        said |= {
+            "events": read.events,
+            "lag_s": read.lag_s,
+            "position_at": read.position.time.at.isoformat(),
+            "full_proof_at": read.since.proof.at.isoformat(),
+        }
+    return said
 
 
 def preview_metadata(sync_run: SyncRun, preview: DryRunResult) -> Metadata:

@@ -30,6 +30,7 @@ class SyncNames:
     io_manager: str
     sync_job: str
     dry_run_job: str
+    changes_job: str
     validate_job: str
     schedule: str
     health_sensor: str
@@ -55,6 +56,7 @@ class SyncNames:
             "io_manager": f"{sync}_sync_io_manager",
             "sync_job": f"{sync}_sync",
             "dry_run_job": f"{sync}_sync_dry_run",
+            "changes_job": f"{sync}_sync_changes",
             "validate_job": f"validate_{sync}_sync",
             "schedule": f"{sync}_sync_schedule",
             "health_sensor": f"{sync}_sync_health",
@@ -67,8 +69,8 @@ class SyncNames:
         return self.assets | {dg.AssetKey(name) for name in (self.proof, self.drift_report, self.health)}
 
     @property
-    def jobs(self) -> tuple[str, str, str]:
-        return self.sync_job, self.dry_run_job, self.validate_job
+    def jobs(self) -> tuple[str, ...]:
+        return self.sync_job, self.dry_run_job, self.changes_job, self.validate_job
 
     @property
     def assets(self) -> frozenset[dg.AssetKey]:

@@ -75,7 +75,9 @@ def run_sync(
     config = {**switches, "loggers": _QUIET}
     report.run_id = run_id
     try:
-        _execute(definition, instance, SyncNames.of(definition.name).sync_job, config, run_id, listener)
+        names = SyncNames.of(definition.name)
+        job = names.changes_job if switches.get("changes") else names.sync_job
+        _execute(definition, instance, job, config, run_id, listener)
     finally:
         # First, because the run's record may not be readable: the disk may be full, the server down.
         _fill_load(report, listener.loads)
@@ -87,15 +89,21 @@ def run_sync(
         report.quarantined_by_reason = recorded.by_name("quarantined_by_reason")
         report.drift_report = recorded.drift_report
         report.plan_id = recorded.text("plan_id") or report.plan_id
+        report.position_at = recorded.text("position_at") or None
+        report.full_proof_at = recorded.text("full_proof_at") or None
         report.first_differences = recorded.lines("first_differences", DIFFERENCE)
         report.first_quarantined = recorded.lines("quarantine_entries", ENTRY)
         if report.dry_run:
             recorded.fill_prediction(report)
         if matches := recorded.check(TARGET_MATCHES_SOURCE):
             report.valid = matches.passed
-            report.in_flight = _plain(matches)["in_flight"]
+            found = _plain(matches)
+            report.in_flight, report.looked_at = found["in_flight"], found.get("scope")
+            if "position_at" in found:
+                report.position_at, report.full_proof_at = found["position_at"], found["full_proof_at"]
+                report.unsettled = found["unsettled"]
             if report.compared is not None:  # the asset of the quarantine counts all entries
-                report.quarantined = _plain(matches)["quarantined"]
+                report.quarantined = found["quarantined"]
                 report.quarantined_by_reason = recorded.quarantined_by_reason()
         if report.excluded is not None:
             report.exclusions = [ExclusionReport(**found) for found in recorded.records("exclusions")]

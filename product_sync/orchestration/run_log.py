@@ -10,6 +10,7 @@ import dagster as dg
 
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.load.result import LoadResult
+from product_sync.pipeline.change_pass import Pass
 from product_sync.pipeline.dry_run import DryRunResult
 from product_sync.pipeline.sync_run import DiffSummary
 from product_sync.schema.records import Reason
@@ -32,6 +33,8 @@ def opening(run: dg.DagsterRun, settings: RunOptions, sides: str) -> str:
 
 
 def _of(settings: RunOptions) -> str:
+    if settings.changes:
+        return " of what the source has changed"
     return f" of {_count(len(settings.ids), 'named product')}" if settings.ids else ""
 
 
@@ -40,6 +43,11 @@ def _pace(settings: RunOptions) -> str:
     if settings.pacing == "adaptive":
         return f"batches of adaptive size, the first of {rows}"
     return f"batches of {rows}, {settings.batch_delay_ms} ms apart"
+
+
+def changes_read(read: Pass) -> str:
+    more = "" if read.at_end else " More follow: start the next pass, or a full sync."
+    return f"Changes: {_count(read.events, 'event')}; {read.scope} are compared; {read.lag_s:,.0f} s behind.{more}"
 
 
 def source_read(snapshot: SourceSnapshot) -> str:

@@ -6,7 +6,7 @@ sides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from product_sync.compare import quarantine
@@ -27,11 +27,10 @@ from product_sync.verify.verification import Verification, compare_afresh, confi
 @dataclass(frozen=True, slots=True)
 class RunChecks:
     """The check results of a run. ``proven`` is the verification that proves the copy; ``None`` if the run did not
-    load, or if a check is red. ``followed`` says up to when changes are compared, after a pass and after a proof."""
+    load, or if a check is red."""
 
     check_results: list[CheckResult]
     proven: Verification | None
-    followed: Followed | None = None
 
 
 @names_storage
@@ -90,14 +89,26 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     if not load_result:
         return RunChecks(judged, proven=None)
     if sync_run.settings.changes:
-        followed = change_pass.settle(sync_run.folder, sync_run.files, differing.reasons)
-        return RunChecks(judged, None, followed)
+        settled = change_pass.settle(sync_run.folder, sync_run.files, differing.reasons)
+        return RunChecks(_with_position(judged, settled), proven=None)
     if sync_run.is_partial or not all(map(_passes, [*judged, check_load(sync_run)])):
         return RunChecks(judged, proven=None)
     sync_run.folder.write_baseline(verification.source_count, sync_run.files.run_id)
     at = taken_at(sync_run.files.path(store.SOURCE_ROWS))
-    proof = change_pass.record_proof(sync_run.folder, sync_run.files, differing.reasons, at=at)
-    return RunChecks(judged, verification, proof)
+    followed = change_pass.record_proof(sync_run.folder, sync_run.files, differing.reasons, at=at)
+    return RunChecks(_with_position(judged, followed), proven=verification)
+
+
+def _with_position(judged: list[CheckResult], followed: Followed | None) -> list[CheckResult]:
+    """Record with the first check, target_matches_source, up to when changes are compared, and what is unsettled."""
+    if followed is None:
+        return judged
+    position: dict[str, int | str] = {
+        "position_at": followed.position_at.isoformat(),
+        "unsettled": followed.unsettled,
+        "full_proof_at": followed.full_proof_at.isoformat(),
+    }
+    return [replace(judged[0], numbers={**judged[0].numbers, **position}), *judged[1:]]
 
 
 def _passes(check_result: CheckResult) -> bool:

@@ -68,7 +68,7 @@ def unfinished(failure: ProductSyncError | None, arguments: list[str]) -> Report
     report = REPORTS.get(_command(arguments), Report)(failure=failure)
     if isinstance(report, SyncReport):
         report.dry_run = "--dry-run" in arguments
-        report.scope = "ids" if "--id" in arguments else "everything"
+        report.scope = "changes" if "--changes" in arguments else "ids" if "--id" in arguments else "everything"
     return report
 
 

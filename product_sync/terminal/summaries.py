@@ -50,6 +50,8 @@ def _rows_of(report: SyncReport) -> Iterator[tuple[str, str, str, str]]:
     of_scope = "" if report.scope == "everything" else " (of these)"
     yield _row(f"documents in MongoDB{of_scope}", report.source_count)
     yield _row(f"rows in PostgreSQL before{of_scope}", report.target_count)
+    if report.scope == "changes":
+        yield _row("events of changes", report.events, "seconds behind", report.lag_s)
     yield _row("missing", report.missing, "inserted", report.inserted)
     yield _row("changed", report.changed, "updated", report.updated)
     yield _row("only in PostgreSQL", report.extra, "deleted", report.deleted)
@@ -176,12 +178,12 @@ def _result(report: SyncReport | ValidationReport, mapping: Sequence[str]) -> No
 
 
 def _partial_result(report: SyncReport) -> None:
-    compared = f"{number(report.compared)} {'product was' if report.compared == 1 else 'products were'} compared"
-    if report.valid:
-        apart = ", apart from the quarantined documents" if report.quarantined else ""
-        line(f"{compared}: both sides agree on them{apart}. Nothing else was compared.", "green")
-    else:
-        line(f"{compared}: they do not agree. Nothing else was compared.", "red")
+    apart = ", apart from the quarantined documents" if report.quarantined else ""
+    agree = f"Both sides agree on them{apart}." if report.valid else "The two sides do not agree on them."
+    line(f"Compared: {report.looked_at}. {agree} Nothing else was compared.", "green" if report.valid else "red")
+    if report.scope == "changes" and report.position_at and report.full_proof_at:
+        line(f"Changes are compared up to {moment(report.position_at)}; not settled: {number(report.unsettled)}.")
+        line(f"The last full sync that passed began at {moment(report.full_proof_at)}.")
 
 
 def show_stats(report: StatsReport) -> None:

@@ -69,8 +69,8 @@ def test_everything_of_a_sync_is_named_by_it_and_is_in_its_group(folder: Path, m
         },
     }  # fmt: skip
     assert {job.name for job in repository.get_all_jobs()} - {"__ASSET_JOB"} == {
-        "product_sync", "product_sync_dry_run", "validate_sync",
-        "seller_sync", "seller_sync_dry_run", "validate_seller_sync",
+        "product_sync", "product_sync_dry_run", "product_sync_changes", "validate_sync",
+        "seller_sync", "seller_sync_dry_run", "seller_sync_changes", "validate_seller_sync",
     }  # fmt: skip
     assert {each.name for each in repository.schedule_defs} == {"product_sync_schedule", "seller_sync_schedule"}
     sensors = {"reap_dead_runs", "tell_of_runs", "product_sync_health", "seller_sync_health"}
