@@ -86,7 +86,7 @@ class Differing:
         for op, source_id in _named(rows):
             is_confirmed = source_id.text in stands.get(op, ())
             if not (is_confirmed and op is Op.EXTRA and self.keeps_extra):
-                self._add(source_id, "differs" if is_confirmed else "in_flight")
+                self._add(source_id, "still_differs" if is_confirmed else "in_flight")
 
     def add_refused(self, differences: Path) -> None:
         """Add the rows of a diff file that the database has refused."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
 from product_sync.errors import ChangesLost, ChangesUnavailable
 from product_sync.pipeline import change_pass, run_checks
@@ -12,7 +17,9 @@ from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load
 from product_sync.pipeline.run_checks import RunChecks
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.runtime.progress import Progress
 from product_sync.state.change_position import StoredPosition, read_position
+from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.pipeline.test_sync_run import begin, read_and_compare
 from product_sync_tests.shop import Shop, ids, product, shop
 
@@ -62,10 +69,7 @@ def test_without_a_proof_a_pass_says_that_a_full_sync_is_needed(shop: Shop) -> N
         begin(shop, changes=True).snapshot_both()
     shop.put(product("a"))
     synced(shop)
-    shop.sql("SELECT 1")
     for _ in range(2):
-        from pymongo import MongoClient
-
         with MongoClient[dict[str, Any]](shop.mongodb_url) as client:
             client.get_default_database()["products"].drop()
             client.get_default_database()["products"].insert_one(product("a"))
@@ -88,3 +92,134 @@ def test_a_dry_run_of_a_pass_and_a_failed_full_run_move_nothing(shop: Shop) -> N
     shop.put(product("p0002", price=2.5))
     assert synced(shop)[1].proven is None, "over the budget of the quarantine"
     assert stored(shop) == before
+
+
+def test_what_the_database_refuses_stays_unsettled_until_it_is_accepted(shop: Shop) -> None:
+    shop.put(product("a"))
+    synced(shop)
+    shop.sql("ALTER TABLE product ADD CONSTRAINT not_negative CHECK (price >= 0)")
+    shop.put(product("a", price=-1))
+    for _ in range(2):
+        synced(shop, changes=True, quarantine_budget=1.0)
+        assert unsettled(shop) == {"a": "refused"}
+    shop.sql("ALTER TABLE product DROP CONSTRAINT not_negative")
+    synced(shop, changes=True)
+    assert (shop.rows["a"][0], unsettled(shop)) == (-1, {})
+
+
+def test_what_differs_in_the_end_stays_unsettled_since_it_was_first_seen(shop: Shop) -> None:
+    shop.put(product("a"), product("b", title="Taken"))
+    synced(shop)
+    shop.sql("ALTER TABLE product ADD CONSTRAINT one_title UNIQUE (title)")
+    shop.put(product("new", title="Taken"))
+    _, judged = synced(shop, changes=True)
+    assert not judged.check_results[0].passed
+    assert unsettled(shop) == {"new": "still_differs"}
+    first = stored(shop)
+    shop.put(product("a", price=3))
+    synced(shop, changes=True)
+    assert stored(shop).unsettled == first.unsettled, "since then"
+    assert stored(shop).position.time > first.position.time, "the others are compared"
+    shop.put(product("b"))
+    synced(shop, changes=True)
+    assert (shop.rows["new"][1], unsettled(shop)) == ("Taken", {})
+
+
+def test_what_changes_during_a_full_run_is_compared_by_the_pass_after_it(shop: Shop) -> None:
+    shop.put(product("a"), product("b"))
+
+    def meanwhile(progress: Progress) -> None:
+        if progress.stage == "load":
+            shop.put(product("a", price=8))
+        if progress.stage == "confirm differences":
+            shop.put(product("b", price=9))
+
+    sync_run = read_and_compare(begin(shop, on_progress=meanwhile))
+    load(sync_run)
+    shop.sql("UPDATE product SET price = 9 WHERE id = 'b'")
+    assert run_checks.check_result(sync_run).proven, "what is on its way is no failure"
+    assert unsettled(shop) == {"b": "in_flight"}
+    sync_run, _ = synced(shop, changes=True)
+    assert list(change_pass.of(sync_run.files).scope.texts) == ["a", "b"]
+    assert (shop.rows["a"][0], shop.rows["b"][0], unsettled(shop)) == (8, 9, {})
+
+
+def test_an_event_that_is_on_its_way_is_waited_for_once(shop: Shop) -> None:
+    shop.put(product("a"), product("b"))
+    synced(shop)
+    waited = []
+
+    def event_arrives(progress: Progress) -> None:
+        if progress.stage == "wait for events" and not waited:
+            waited.append(progress)
+            shop.sql("UPDATE product SET price = 7 WHERE id = 'a'")
+
+    settings: dict[str, Any] = {"changes": True, "settle_seconds": 2.0, "on_progress": event_arrives}
+    shop.put(product("a", price=7))
+    assert begun(shop, **settings).diff().counts.changed == 0
+    assert waited
+    waited.clear()
+    begun(shop, **settings)
+    assert not waited, "nothing differs"
+
+
+def begun(shop: Shop, **settings: Any) -> SyncRun:
+    sync_run = begin(shop, **settings)
+    sync_run.snapshot_both()
+    return sync_run
+
+
+def test_two_documents_with_one_text_are_both_looked_at_when_one_changes(shop: Shop) -> None:
+    shop.put(product("5"))
+    synced(shop)
+    shop.put(product("x", _id=5))
+    sync_run, _ = synced(shop, changes=True, quarantine_budget=1.0)
+    assert sync_run.quarantine_summary()[1] == {"duplicate_id": 2}
+    shop.remove(5)
+    synced(shop, changes=True)
+    assert shop.quarantine == {}
+
+
+def test_a_pass_that_is_killed_anywhere_is_repeated_and_skips_nothing(shop: Shop) -> None:
+    """It dies after each file that it replaces and each transaction that it commits, and each time another event was
+    lost before."""
+    shop.put(*(product(name) for name in ids(60)))
+    synced(shop)
+    planted, kills = 0, 0
+    while True:
+        shop.put(product(f"p{planted:04}", price=planted))
+        planted += 1
+        before = stored(shop).position.time
+        child = os.fork()
+        if child == 0:
+            _die_after(kills)
+            synced(shop, changes=True)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        agree = [name for name in ids(planted) if shop.rows[name][0] == int(name[1:])]
+        if stored(shop).position.time > before:
+            assert len(agree) == planted, "the position has moved only behind compared work"
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        kills += 1
+    assert kills > 8
+    assert len(agree) == planted
+    assert unsettled(shop) == {}
+
+
+def _die_after(calls: int) -> None:
+    """Kill this process behind the call of that number."""
+    number = itertools.count()
+
+    def dying(call: Any) -> Any:
+        def run(*arguments: Any, **named: Any) -> Any:
+            result = call(*arguments, **named)
+            if next(number) == calls:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return run
+
+    Path.replace = dying(Path.replace)  # type: ignore[method-assign]
+    PostgresWriter.write = dying(PostgresWriter.write)  # type: ignore[method-assign]
