@@ -147,7 +147,7 @@ def test_what_changes_during_a_full_run_is_compared_by_the_pass_after_it(shop: S
 def test_an_event_that_is_on_its_way_is_waited_for_once(shop: Shop) -> None:
     shop.put(product("a"), product("b"))
     synced(shop)
-    waited = []
+    waited: list[Progress] = []
 
     def event_arrives(progress: Progress) -> None:
         if progress.stage == "wait for events" and not waited:
