@@ -79,6 +79,24 @@ class ExclusionReport:
     message: str
 
 
+#: What people read in place of a value that a document does not have.
+ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleValue:
+    """A column of a sample product. ``source`` is the path, the expression or the fixed value; ``bson_type`` and
+    ``value`` are what the document has there, ``None`` if it has nothing. ``target`` is the value of the row as text:
+    ``None`` for NULL, or if ``reason`` says why it cannot be copied."""
+
+    column: str
+    source: str
+    bson_type: str | None
+    value: str | None
+    target: str | None
+    reason: str | None
+
+
 @dataclass(kw_only=True)
 class SyncReport(Report):
     """One run of a sync. Counts are rows; ``duration_s`` and ``estimated_s`` are in seconds.
@@ -96,11 +114,12 @@ class SyncReport(Report):
     counts differences that were still changing during the verification. ``valid`` says that nothing was missing or
     changed at the end, except quarantined products. ``excluded`` rows could not be written because of other rows;
     ``exclusions`` are the first of them. ``quarantined_by_reason`` counts documents by the code of the reason; a
-    document may have several. ``drift_report`` is a path, or a web address if PRODUCT_SYNC_REPORTS_URL is set.
+    document may have several. ``found_by_column`` counts the documents in which the path of a column, or its
+    expression, has a value. ``drift_report`` is a path, or a web address if PRODUCT_SYNC_REPORTS_URL is set.
 
     Only for a dry run: ``would_pass`` and ``predicted_checks`` say whether a sync that starts now would pass its
-    checks; ``lacking`` are the privileges that the role lacks for the load; ``no_estimate_because`` explains an unknown
-    ``estimated_s``.
+    checks; ``sample_product`` is one product, column by column; ``lacking`` are the privileges that the role lacks
+    for the load; ``no_estimate_because`` explains an unknown ``estimated_s``.
     """
 
     run_id: str | None = None
@@ -128,6 +147,7 @@ class SyncReport(Report):
     excluded: int | None = None
     quarantined: int | None = None
     quarantined_by_reason: dict[str, int] | None = None
+    found_by_column: dict[str, int] | None = None
     in_flight: int | None = None
     batches: int | None = None
     failed_batches: int | None = None
@@ -138,6 +158,7 @@ class SyncReport(Report):
     lacking: list[str] | None = None
     would_pass: bool | None = None
     predicted_checks: list[PredictedCheck] | None = None
+    sample_product: list[SampleValue] | None = None
     exclusions: list[ExclusionReport] | None = None
     drift_report: str | None = None
     valid: bool | None = None
@@ -151,7 +172,8 @@ class SyncReport(Report):
 
 @dataclass(kw_only=True)
 class ValidationReport(Report):
-    """A new comparison of both sides. The lists hold the first ten ids of each kind."""
+    """A new comparison of both sides. The lists hold the first ten ids of each kind. ``found_by_column`` is as in
+    `SyncReport`."""
 
     valid: bool | None = None
     source_count: int | None = None
@@ -161,6 +183,7 @@ class ValidationReport(Report):
     extra_in_target: int | None = None
     quarantined: int | None = None
     quarantined_by_reason: dict[str, int] | None = None
+    found_by_column: dict[str, int] | None = None
     missing_ids: list[str] | None = None
     changed_ids: list[str] | None = None
     extra_ids: list[str] | None = None
@@ -204,8 +227,9 @@ class ConnectionReport:
 class DoctorReport(Report):
     """The settings, both connections and the alert channels. ``failure`` is the first problem.
 
-    ``settings_problems`` are settings that a sync would refuse. ``alerts`` has the service of each usable alert URL,
-    ``alert_problems`` what is wrong with the others.
+    ``settings_problems`` are settings that a sync would refuse. ``alerts`` has the service of each usable alert
+    URL, ``alert_problems`` what is wrong with the others. ``sample_product`` is one product, column by column, if a
+    sync could read it.
     """
 
     mongodb: ConnectionReport = field(default_factory=ConnectionReport)
@@ -213,6 +237,7 @@ class DoctorReport(Report):
     settings_problems: list[str] = field(default_factory=list)
     alerts: list[str] = field(default_factory=list)
     alert_problems: list[str] = field(default_factory=list)
+    sample_product: list[SampleValue] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

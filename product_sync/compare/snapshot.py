@@ -6,9 +6,9 @@ in the file is older.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.compare import quarantine
-from product_sync.compare.unfilled_columns import UnfilledColumns
+from product_sync.compare.found_columns import FoundColumns
+from product_sync.compare.sample import NO_SAMPLE, Sample, take_sample
+from product_sync.errors import ProductSyncError
 from product_sync.runtime import prefetch
 from product_sync.runtime.clock import Timing
 from product_sync.runtime.progress import Meter, OnProgress
@@ -34,7 +36,8 @@ READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
 class SourceSnapshot:
     """``documents`` were read, ``rejected`` of them cannot be copied; ``rejects`` counts these by reason (a document
     with several faults under each). ``filtered_out`` is about how many the filter of the source left out, ``None``
-    without a filter. ``taken_at`` is when reading began. No document fills the columns ``unfilled``."""
+    without a filter. ``taken_at`` is when reading began. ``found`` counts by column the documents in which its path has
+    a value; ``sample`` was read at the same time."""
 
     documents: int
     rejected: int
@@ -43,7 +46,8 @@ class SourceSnapshot:
     duration_s: float
     rows_per_second: float
     filtered_out: int | None = None
-    unfilled: Sequence[str] = ()
+    found: Mapping[str, int] = field(default_factory=dict)
+    sample: Sample = NO_SAMPLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,9 @@ class SourceRecording:
         self._in_collection = source.estimated_count()
         self._meter = Meter("read source", None if row_schema.filter else self._in_collection, on_progress, timing)
         self._reasons: Mapping[Reason, int] = {}
-        self._unfilled = UnfilledColumns(row_schema)
+        self._source = source
+        self._found = FoundColumns(row_schema)
+        self._sample: Sample | None = None
 
     def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The rows of each page. The files exist when all are read, and no part of them if the read stops early."""
@@ -114,7 +120,9 @@ class SourceRecording:
             for page in pages:
                 rows.write(page.rows)
                 id_types |= _id_types(page)
-                self._unfilled.add(page)
+                self._found.add(page)
+                if self._sample is None:
+                    self._sample = self._read_sample()
                 if page.rejects:
                     rejects.write(quarantine.rejects_batch(row_schema, page.rejects, Stage.CONVERT))
                 self._meter.advance(page.documents)
@@ -130,6 +138,13 @@ class SourceRecording:
         finally:
             converted.unlink(missing_ok=True)
 
+    def _read_sample(self) -> Sample:
+        """Beside the pages, which contain the mapped fields only. Nothing depends on it, so its failure is no error."""
+        try:
+            return take_sample(self._source.sample(), self._row_schema)
+        except ProductSyncError:
+            return NO_SAMPLE
+
     def snapshot(self) -> SourceSnapshot:
         """The counts, after all rows are read."""
         return SourceSnapshot(
@@ -140,7 +155,8 @@ class SourceRecording:
             duration_s=self._meter.elapsed_s,
             rows_per_second=self._meter.rate,
             filtered_out=max(self._in_collection - self._meter.done, 0) if self._row_schema.filter else None,
-            unfilled=[column.name for column in self._unfilled.columns],
+            found=self._found.counts,
+            sample=self._sample or NO_SAMPLE,
         )
 
 

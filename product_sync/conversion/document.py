@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -150,17 +151,19 @@ class _Field:
             raise ConversionError(Reason.WRONG_TYPE)
         return rule(value)
 
-    def read(self, document: dict[str, Any]) -> Any:
-        """The canonical value. Raises `ConversionError`."""
+    def read(self, document: dict[str, Any], absent: list[str]) -> Any:
+        """The canonical value. Raises `ConversionError`. Adds the column to ``absent`` if its path has no value."""
         path = self.path
         if not path:
             return self.default
         value = document.get(path[0])
         if len(path) > 1:
-            value, is_inside = _descend(value, path[1:])
+            value, is_inside = descend(value, path[1:])
             if not is_inside:
+                absent.append(self.name)
                 raise ConversionError(Reason.WRONG_TYPE)
         if value is None:
+            absent.append(self.name)
             if self.required:
                 raise ConversionError(Reason.MISSING_FIELD)
             return self.default
@@ -168,7 +171,7 @@ class _Field:
 
     def offending(self, document: dict[str, Any]) -> Any:
         """The value that `read` refused, or the one at which its path ended too early."""
-        return _descend(document, self.path)[0]
+        return descend(document, self.path)[0]
 
 
 def constant(column: RowColumn) -> Any:
@@ -176,7 +179,7 @@ def constant(column: RowColumn) -> Any:
     return _Field(column).default
 
 
-def _descend(value: Any, path: tuple[str, ...]) -> tuple[Any, bool]:
+def descend(value: Any, path: tuple[str, ...]) -> tuple[Any, bool]:
     """Follow ``path`` through embedded documents. Returns the value (``None`` if it is missing) and True, or the value
     that is not a document and False. The decoder makes a `DBRef` of some documents."""
     for name in path:
@@ -225,16 +228,18 @@ class RowConverter:
             whole=[column.path for column in row_schema.values if column.path and is_json(column.type)],
         )
 
-    def convert(self, document: dict[str, Any]) -> Row | Reject:
+    def convert(self, document: dict[str, Any], absent: list[str]) -> Row | Reject:
         """The canonical values of a decoded document in the order of ``RowSchema.source_schema``, or its reject with
-        all columns that fail."""
+        all columns that fail. Adds each column without a value to ``absent``."""
         if self._has_expressions and _FAILURES in document:
-            return self._reject(document)
+            return self._reject(document, absent)
+        before = len(absent)
         try:
             id_type, text = self._key(document.get("_id"))
-            return (id_type, text, *[read(document) for read in self._readers])
+            return (id_type, text, *[read(document, absent) for read in self._readers])
         except ConversionError:
-            return self._reject(document)
+            del absent[before:]
+            return self._reject(document, absent)
 
     def batch(self, raw_documents: Iterable[bytes]) -> SourceBatch:
         """Decode and convert the documents.
@@ -242,14 +247,16 @@ class RowConverter:
         A document that cannot be decoded is rejected as ``invalid_bson``, under its ``_id`` if that can be read,
         else under the hash of its bytes.
         """
-        outcomes = self.each(raw_documents)
+        absent: list[str] = []
+        outcomes = self.each(raw_documents, absent)
         rejects = tuple(outcome for outcome in outcomes if isinstance(outcome, Reject))
         rows = [outcome for outcome in outcomes if not isinstance(outcome, Reject)]
-        return SourceBatch(self.assemble(rows), rejects, len(outcomes))
+        return SourceBatch(self.assemble(rows), rejects, len(outcomes), Counter(absent))
 
-    def each(self, raw_documents: Iterable[bytes]) -> list[Row | Reject]:
-        """As `batch`: the row or the reject of each document, in order."""
-        return [self._outcome(raw) for raw in raw_documents]
+    def each(self, raw_documents: Iterable[bytes], absent: list[str]) -> list[Row | Reject]:
+        """As `batch`: the row or the reject of each document, in order. Adds a column to ``absent`` for each document
+        that has no value for it."""
+        return [self._outcome(raw, absent) for raw in raw_documents]
 
     def is_required(self, name: str) -> bool:
         """Whether a document without a value for this column is rejected."""
@@ -265,7 +272,7 @@ class RowConverter:
         arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _outcome(self, raw: bytes) -> Row | Reject:
+    def _outcome(self, raw: bytes, absent: list[str]) -> Row | Reject:
         try:
             document = decode(raw)
             repeated = self._repeated.among(raw, holds_all=lambda: encoded(document) == raw)
@@ -274,13 +281,16 @@ class RowConverter:
                     if type(document.get(path[0])) in (dict, DBRef):
                         _mark_pointers(document, raw, path)
         except InvalidBSON as error:
+            absent += [field.name for field in self._fields if field.path]
             return self._undecodable(raw, error)
-        outcome = self._reject(document, repeated) if repeated else self.convert(document)
+        outcome = self._reject(document, absent, repeated) if repeated else self.convert(document, absent)
         if isinstance(outcome, Reject):
             return replace(outcome, source_key=document_key(raw, document.get("_id")))
         return outcome
 
-    def _reject(self, document: dict[str, Any], repeated: Collection[tuple[str, ...]] = ()) -> Reject:
+    def _reject(
+        self, document: dict[str, Any], absent: list[str], repeated: Collection[tuple[str, ...]] = ()
+    ) -> Reject:
         """``repeated`` are the paths on which the document contains a name twice."""
         bson_id = document.get("_id")
         identity, defects = self._identify(bson_id)
@@ -289,13 +299,14 @@ class RowConverter:
         failures = document.get(_FAILURES, {}) if self._has_expressions else {}
         for field in self._fields:
             if field.path and field.path[0] in failures:
+                absent.append(field.name)
                 defects.append(Defect(field.name, Reason.EXPRESSION_FAILED, cut(failures[field.path[0]])))
                 continue
             if field.path in repeated:
                 defects.append(Defect(field.name, Reason.REPEATED_FIELD, excerpt(field.offending(document))))
                 continue
             try:
-                field.read(document)
+                field.read(document, absent)
             except ConversionError as error:
                 # After a repetition the server may have left fields out (`projection`), so none is called missing.
                 if not (repeated and error.reason is Reason.MISSING_FIELD):

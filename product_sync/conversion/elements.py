@@ -43,6 +43,15 @@ class BsonType:
     MIN_KEY: Final = 0xFF
 
 
+#: The names that MongoDB gives the types (manual, ``$type``).
+TYPE_NAMES: Final[dict[int, str]] = {
+    BsonType.DOUBLE: "double", BsonType.STRING: "string", BsonType.DOCUMENT: "object", BsonType.ARRAY: "array",
+    BsonType.BINARY: "binData", BsonType.UNDEFINED: "undefined", BsonType.OBJECT_ID: "objectId",
+    BsonType.BOOLEAN: "bool", BsonType.DATE: "date", BsonType.NULL: "null", BsonType.REGEX: "regex",
+    BsonType.DB_POINTER: "dbPointer", BsonType.CODE: "javascript", BsonType.SYMBOL: "symbol",
+    BsonType.CODE_WITH_SCOPE: "javascriptWithScope", BsonType.INT32: "int", BsonType.TIMESTAMP: "timestamp",
+    BsonType.INT64: "long", BsonType.DECIMAL128: "decimal", BsonType.MAX_KEY: "maxKey", BsonType.MIN_KEY: "minKey",
+}  # fmt: skip
 #: Bytes of a value, for the types whose values all have the same size.
 FIXED_SIZES: Final[dict[int, int]] = {
     BsonType.DOUBLE: 8, BsonType.UNDEFINED: 0, BsonType.OBJECT_ID: 12, BsonType.BOOLEAN: 1, BsonType.DATE: 8,
@@ -98,6 +107,18 @@ def _end(raw: bytes, kind: int, start: int) -> int:
         return raw.index(0, raw.index(0, start) + 1) + 1
     length: int = _length(raw, start)[0]
     return start + length + UNCOUNTED_SIZES[kind]
+
+
+def kind_at(raw: bytes, path: Sequence[str]) -> int | None:
+    """The type of the value at ``path``, or of the value on the way that is not a document; ``None`` if there is
+    none."""
+    at = 0
+    for name in path:
+        element = next((element for element in elements(raw, at) if element.name == name.encode()), None)
+        if element is None or element.kind != BsonType.DOCUMENT:
+            return element.kind if element else None
+        at = element.start
+    return BsonType.DOCUMENT
 
 
 def document_of(elements: bytes) -> bytes:

@@ -6,6 +6,7 @@ Without the bounded form, a product with a picture in its price field would put 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ from bson.regex import Regex
 #: Characters of a value that the quarantine keeps.
 EXCERPT_LENGTH = 200
 _KEPT = EXCERPT_LENGTH + 1
+
+_WRITTEN_OUT = re.compile(r'\{"\$(?:oid|number[A-Za-z0-9]+)": "([^"]*)"\}')
 
 _OPTIONS = json_util.CANONICAL_JSON_OPTIONS.with_options(uuid_representation=UuidRepresentation.STANDARD)
 #: Dates keep the whole int64 range, as when documents are decoded.
@@ -41,6 +44,13 @@ def parse_json(text: str) -> Any:
         return json_util.loads(text, json_options=_PARSED)
     except Exception as error:  # a bad ``$oid`` or ``$date`` raises one of ten kinds
         raise ValueError("no extended JSON") from error
+
+
+def readable(text: str) -> str:
+    """A value in extended JSON as a person reads it: an ObjectId as its digits, a number as it is, a text in quotes. A
+    long value was cut and is not JSON any more."""
+    written_out = _WRITTEN_OUT.fullmatch(text)
+    return written_out[1] if written_out else text
 
 
 def excerpt(value: Any) -> str:

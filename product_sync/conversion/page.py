@@ -9,6 +9,7 @@ compares the two).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -66,22 +67,29 @@ class PageConverter:
         """The result of `RowConverter.batch` for these documents, in the same order."""
         undecided = np.arange(len(documents))
         parts: list[tuple[Positions, pa.RecordBatch]] = []
+        absent: Counter[str] = Counter()
         if self._is_flat and len(documents) >= self._worth_while:
-            undecided = self._read_shapes(documents, undecided, parts)
+            undecided = self._read_shapes(documents, undecided, parts, absent)
         rejects: list[Reject] = []
         if len(undecided) or not parts:
-            outcomes = self._exact.each(documents[int(index)] for index in undecided)
+            absent_here: list[str] = []
+            outcomes = self._exact.each((documents[int(index)] for index in undecided), absent_here)
+            absent.update(absent_here)
             rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
             rows = [(index, row) for index, row in zip(undecided, outcomes, strict=True) if not isinstance(row, Reject)]
             if rows or not parts:
                 places = np.array([index for index, _ in rows], np.int64)
                 parts.append((places, self._exact.assemble([row for _, row in rows])))
-        return SourceBatch(_in_order(parts), tuple(rejects), len(documents))
+        return SourceBatch(_in_order(parts), tuple(rejects), len(documents), absent)
 
     def _read_shapes(
-        self, documents: Documents, undecided: Positions, parts: list[tuple[Positions, pa.RecordBatch]]
+        self,
+        documents: Documents,
+        undecided: Positions,
+        parts: list[tuple[Positions, pa.RecordBatch]],
+        absent: Counter[str],
     ) -> Positions:
-        """Read the documents of a few shapes into ``parts``. Returns the places of the others."""
+        """Read the documents of a few shapes into ``parts`` and count ``absent``. Returns the places of the others."""
         block = ByteBlock(documents.data)
         others: list[Positions] = []
         for _ in range(_SHAPES):
@@ -96,6 +104,7 @@ class PageConverter:
                 continue
             is_read, rows = self._read(block, documents.starts[undecided], documents.ends[undecided], shape)
             parts.append((undecided[is_read], rows))
+            absent.update(dict.fromkeys(self._absent_in(shape), rows.num_rows))
             others.append(undecided[example : example + 1][~is_read[example : example + 1]])
             is_read[example] = True
             undecided = undecided[~is_read]
@@ -127,6 +136,11 @@ class PageConverter:
             if kind in kinds and readers and all(reader is not None and kinds <= reader.kinds for reader in readers):
                 return kinds
         return None
+
+    def _absent_in(self, shape: list[_Field]) -> list[str]:
+        """The columns for which documents of this shape have no value."""
+        filled = {field.name for field in shape if field.kinds != {BsonType.NULL}}
+        return [column.name for column in self._columns if column.path and column.path[0] not in filled]
 
     def _may_be_absent(self, name: str) -> bool:
         return not any(column is self._key or self._exact.is_required(column.name) for column in self._by_field[name])

@@ -17,8 +17,10 @@ from product_sync.orchestration.narrow_tables import (
     by_kind,
     by_name,
     entries,
+    found_by_column,
     line_of,
     named,
+    sample,
     table,
     whole_differences,
     whole_entries,
@@ -46,6 +48,7 @@ def source_metadata(sync_run: SyncRun, snapshot: SourceSnapshot) -> Metadata:
         **_numbers(snapshot),
         _ROW_COUNT: snapshot.documents - snapshot.rejected,
         _COLUMNS: _columns(sync_run.row_schema),
+        "found_by_column": found_by_column(sync_run.row_schema, snapshot.found),
         "rejected_by_reason": by_name(snapshot.rejects),
         "first_rejects": entries(sync_run.first_rejects() if snapshot.rejected else []),
     }
@@ -102,6 +105,8 @@ def preview_metadata(sync_run: SyncRun, preview: DryRunResult) -> Metadata:
             [as_record(check_result) for check_result in preview.prediction.check_results]
         ),
         **by_kind(preview.first),
+        "sample": sample(preview.sample_product),
+        "sample_product": dg.MetadataValue.json([asdict(value) for value in preview.sample_product]),
         "quarantined_by_reason": by_name(preview.rejects_by_reason),
         "first_quarantined": entries(rejects),
         "first_differences": whole_differences(preview.first),

@@ -5,7 +5,6 @@ without a sign, and cells do not wrap. So a difference has two columns: the id, 
 place where the two values differ. The full values are behind *Show JSON*.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,12 +12,14 @@ from typing import Any
 import dagster as dg
 
 from product_sync.compare.diff_lines import Difference
+from product_sync.conversion.extended_json import readable
+from product_sync.results import ABSENT, SampleValue
 from product_sync.schema.records import Op
+from product_sync.schema.row_schema import RowSchema
 
 #: The columns of a difference and of a document that cannot be copied, in full.
 DIFFERENCE = ("op", "id", "column", "old", "new")
 ENTRY = ("source_key", "reasons", "columns", "values", "stage")
-_WRITTEN_OUT = re.compile(r'\{"\$(?:oid|number[A-Za-z0-9]+)": "([^"]*)"\}')
 _PHRASE, _VALUE, _BEFORE = 48, 20, 6
 
 
@@ -49,7 +50,7 @@ def named(line: Difference) -> str:
 
 def entries(found: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
     """Documents that cannot be copied: which, and for each column why."""
-    rows = ({"document": cut(_plain(entry["source_key"]), _PHRASE), "why": _why(entry)} for entry in found)
+    rows = ({"document": cut(readable(entry["source_key"]), _PHRASE), "why": _why(entry)} for entry in found)
     return table(rows, ("document", "why"))
 
 
@@ -77,6 +78,24 @@ def by_name(values: Mapping[Any, int]) -> dg.TableMetadataValue:
     schema = dg.TableSchema(columns=[dg.TableColumn("name", "string"), dg.TableColumn("rows", "int")])
     records = [dg.TableRecord({"name": str(name), "rows": value}) for name, value in values.items()]
     return dg.MetadataValue.table(records=records, schema=schema)
+
+
+def found_by_column(row_schema: RowSchema, found: Mapping[str, int]) -> dg.TableMetadataValue:
+    """In how many documents each column was found."""
+    counted = [column for column in row_schema.columns if column.name in found]
+    rows = ({"column": each.name, "from": cut(each.origin, _VALUE), "documents": found[each.name]} for each in counted)
+    return table(rows, ("column", "from", "documents"))
+
+
+def sample(product: Iterable[SampleValue]) -> dg.TableMetadataValue:
+    """One product, column by column."""
+    phrase = "source → target"
+    return table(({"column": value.column, phrase: _becomes(value)} for value in product), ("column", phrase))
+
+
+def _becomes(value: SampleValue) -> str:
+    given = f"{cut(value.value, _VALUE)} ({value.bson_type})" if value.value is not None else ABSENT
+    return f"{given} → {cut(value.reason or _or_null(value.target), _VALUE)}"
 
 
 def table(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dg.TableMetadataValue:
@@ -110,14 +129,7 @@ def _where_they_differ(old: str, new: str) -> tuple[str, str]:
 
 def _why(entry: Mapping[str, Any]) -> str:
     told = zip(entry["columns"], entry["reasons"], entry["values"], strict=True)
-    return "; ".join(f"{column}: {reason} ({cut(_plain(value), _VALUE)})" for column, reason, value in told)
-
-
-def _plain(value: str | None) -> str:
-    """A value in extended JSON as a person reads it: an ObjectId as its digits, a number as it is, a text in quotes. A
-    long value was cut and is not JSON any more."""
-    written_out = _WRITTEN_OUT.fullmatch(value or "")
-    return written_out[1] if written_out else value or "null"
+    return "; ".join(f"{column}: {reason} ({cut(readable(value or 'null'), _VALUE)})" for column, reason, value in told)
 
 
 def _or_null(value: str | None) -> str:

@@ -24,6 +24,7 @@ from product_sync.orchestration.event_log import is_number, read_events
 from product_sync.orchestration.names import (
     CHANGE_IS_PLAUSIBLE,
     EVERY_BATCH_LOADED,
+    MAPPING_FITS_SOURCE,
     QUARANTINE_WITHIN_BUDGET,
     SOURCE_LOOKS_COMPLETE,
     TARGET_MATCHES_SOURCE,
@@ -36,7 +37,7 @@ from product_sync.orchestration.sqlite_connections import kept_open
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sync_run import WAIT_STAGE
-from product_sync.results import ExclusionReport, PredictedCheck, SyncReport, ValidationReport
+from product_sync.results import ExclusionReport, PredictedCheck, SampleValue, SyncReport, ValidationReport
 from product_sync.runtime import hints
 from product_sync.runtime.progress import waiting
 from product_sync.schema.definition import SyncDefinition
@@ -93,8 +94,10 @@ def run_sync(
         report.full_proof_at = recorded.text("full_proof_at") or None
         report.first_differences = recorded.lines("first_differences", DIFFERENCE)
         report.first_quarantined = recorded.lines("quarantine_entries", ENTRY)
+        report.found_by_column = recorded.found_by_column
         if report.dry_run:
             recorded.fill_prediction(report)
+            report.sample_product = [SampleValue(**value) for value in recorded.records("sample_product")] or None
         if matches := recorded.check(TARGET_MATCHES_SOURCE):
             report.valid = matches.passed
             found = _plain(matches)
@@ -135,6 +138,7 @@ def run_validation(
             report.missing_ids, report.changed_ids = found["missing_ids"], found["changed_ids"]
             report.extra_ids = found["extra_ids"]
         report.quarantined_by_reason = recorded.quarantined_by_reason()
+        report.found_by_column = recorded.found_by_column
     recorded.raise_for_checks()
 
 
@@ -224,6 +228,12 @@ class _Recorded:
         if not isinstance(value, dg.TableMetadataValue):
             return None
         return {str(record.data["name"]): int(record.data["rows"] or 0) for record in value.records}
+
+    @property
+    def found_by_column(self) -> dict[str, int] | None:
+        """``None`` also for a run on some products only, which does not count."""
+        fits = self.check(MAPPING_FITS_SOURCE)
+        return dict(_plain(fits)["found_by_column"]) or None if fits else None
 
     def quarantined_by_reason(self) -> dict[str, int] | None:
         """The counts of the check of the quarantine, without those that are zero."""

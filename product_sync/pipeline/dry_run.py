@@ -16,6 +16,7 @@ from product_sync.pipeline.load_diff import deletion_facts, denied_by, lacking_p
 from product_sync.pipeline.pacing import pacing_without_pressure
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.sync_run import SHOWN, SyncRun
+from product_sync.results import SampleValue
 from product_sync.schema.records import Reason
 from product_sync.state import store
 from product_sync.state.storage_errors import names_storage
@@ -27,7 +28,7 @@ from product_sync.verify.prediction import Prediction, predict
 class DryRunResult:
     """What a load would do. ``estimate.seconds`` is measured, or ``None`` with the reason why not; ``lacking`` names
     the privileges that the load would need and the role has not; ``plan_id`` is what the diff is kept as;
-    ``prediction`` says which checks a sync would fail."""
+    ``prediction`` says which checks a sync would fail; ``sample_product`` is one product, column by column."""
 
     counts: DiffCounts
     estimate: Estimate
@@ -36,6 +37,7 @@ class DryRunResult:
     lacking: str
     plan_id: str
     prediction: Prediction
+    sample_product: list[SampleValue]
 
 
 @names_storage
@@ -52,6 +54,7 @@ def dry_run(run: SyncRun) -> DryRunResult:
         ", ".join(lacking),
         saved_plan.keep(run.folder, todo, run.settings),
         _predict(run, todo, target, by_reason),
+        run.sample_product(todo.source),
     )
 
 

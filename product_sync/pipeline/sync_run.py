@@ -18,7 +18,6 @@ from product_sync.compare.both_sides import BothFiles, snapshot_both
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
-from product_sync.compare.unfilled_columns import field_paths
 from product_sync.conversion.ids import named_ids
 from product_sync.load.batching import read_batches
 from product_sync.load.loader import LoadPolicy
@@ -28,6 +27,7 @@ from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.pacing import flush_within_s
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.sides import note_sides, sides_key
+from product_sync.results import SampleValue
 from product_sync.runtime.backoff import RetryPolicy
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.progress import Meter, OnProgress, Progress, waiting
@@ -183,11 +183,14 @@ class SyncRun:
 
     def _note_source(self, snapshot: SourceSnapshot, whole: Mapping[str, int] | None = None) -> None:
         """This file is written last: if it exists, the snapshot is complete. A few documents cannot show that no
-        document fills a column."""
-        unfilled = [] if self.is_partial else list(snapshot.unfilled)
-        self.files.write_json(
-            store.SOURCE_COUNT, {"documents": snapshot.documents, "unfilled": unfilled, **(whole or {})}
-        )
+        document has a path."""
+        read: dict[str, Any] = {"documents": snapshot.documents, **(whole or {})}
+        if not self.is_partial:
+            columns = [column for column in self.row_schema.values if snapshot.found.get(column.name) == 0]
+            read["found"] = dict(snapshot.found)
+            read["advice"] = {column.name: snapshot.sample.advice(column) for column in columns}
+            read["product"] = [asdict(value) for value in snapshot.sample.product]
+        self.files.write_json(store.SOURCE_COUNT, read)
 
     def _whole_counts(self, source: Source) -> dict[str, int]:
         """About how many documents and rows there are in all. The checks of a partial run judge these counts, because
@@ -266,13 +269,14 @@ class SyncRun:
     @names_storage
     def check_mapping(self, run: RunFiles) -> CheckResult:
         """Whether the documents of the source snapshot of ``run`` fill every mapped column."""
-        content = run.read_json(store.SOURCE_COUNT) or {}
-        unfilled = [column for column in self.row_schema.values if column.name in content.get("unfilled", ())]
-        fields: set[str] = set()
-        if unfilled:
-            with self.source() as source:
-                fields = field_paths(source.sample())
-        return checks.mapping_fits_source(content["documents"], unfilled, fields)
+        read = run.read_json(store.SOURCE_COUNT) or {}
+        columns = self.row_schema.values
+        return checks.mapping_fits_source(read["documents"], columns, read.get("found", {}), read.get("advice", {}))
+
+    @names_storage
+    def sample_product(self, run: RunFiles) -> list[SampleValue]:
+        """One product of the source snapshot of ``run``, column by column."""
+        return [SampleValue(**value) for value in (run.read_json(store.SOURCE_COUNT) or {}).get("product", ())]
 
     @names_storage
     def quarantine_summary(self) -> tuple[int, Mapping[Reason, int]]:

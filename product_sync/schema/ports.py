@@ -32,7 +32,8 @@ class Source(Protocol):
         """The approximate number of documents, from the collection's metadata; for progress only."""
 
     def sample(self) -> list[bytes]:
-        """Some whole documents as BSON, to show which fields there are."""
+        """Some whole documents as BSON, with the values of the expressions as further fields, to show which fields
+        there are; none if the source is limited to named ids."""
 
     def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
         """The current documents of these ids, read from the primary. Deleted ones are absent."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -124,8 +125,10 @@ class SourceBatch:
     """A converted page of the source.
 
     ``rows`` have `RowSchema.source_schema`. ``documents`` counts all: ``documents == rows.num_rows + len(rejects)``.
+    ``absent`` counts by column the documents in which its path has no value. It may leave out a column that has none.
     """
 
     rows: pa.RecordBatch
     rejects: tuple[Reject, ...]
     documents: int
+    absent: Mapping[str, int] = field(default_factory=dict)

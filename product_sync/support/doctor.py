@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from product_sync.compare.unfilled_columns import UnfilledColumns, field_paths
+from product_sync.compare.found_columns import FoundColumns
+from product_sync.compare.sample import take_sample
 from product_sync.conversion.document import RowConverter
 from product_sync.errors import (
     MappingError,
@@ -72,16 +73,19 @@ def _examine_state(report: DoctorReport, databases: Databases, env: Mapping[str,
 
 
 def _examine_mapping(report: DoctorReport, databases: Databases) -> None:
-    """Note the mapped paths that no document of a sample has."""
+    """Note the mapped paths that no document of a sample has, and show one product."""
     try:
         with databases.open_source() as source:
             documents = source.sample()
     except ProductSyncError as error:
         report.failure = report.failure or error
         return
-    unfilled = UnfilledColumns(databases.row_schema)
-    unfilled.add(RowConverter(databases.row_schema).batch(documents))
-    result = mapping_fits_source(len(documents), unfilled.columns, field_paths(documents))
+    row_schema = databases.row_schema
+    found, sample = FoundColumns(row_schema), take_sample(documents, row_schema)
+    found.add(RowConverter(row_schema).batch(documents))
+    advice = {column.name: sample.advice(column) for column in row_schema.values}
+    result = mapping_fits_source(len(documents), row_schema.values, found.counts, advice)
+    report.sample_product = list(sample.product)
     if not result.passed:
         report.mongodb = replace(report.mongodb, notes=[f"in a sample: {result.description}"])
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from product_sync.results import (
+    ABSENT,
     DoctorReport,
     ErrorInfo,
     PredictedCheck,
+    SampleValue,
     StatsReport,
     SyncReport,
     ValidationReport,
@@ -36,6 +38,7 @@ def show_sync(report: SyncReport, again: Sequence[str] = (), mapping: Sequence[s
         for exclusion in report.exclusions[:_SHOWN_PER_KIND]:
             line(f"  {exclusion.message}")
     if report.dry_run:
+        _sample(report.sample_product)
         _first_differences(report.first_differences)
         _first_quarantined(report.first_quarantined)
     if report.drift_report:
@@ -70,6 +73,19 @@ def _rows_of(report: SyncReport) -> Iterator[tuple[str, str, str, str]]:
 
 def _row(name: str, value: float | None, second: str = "", then: float | None = None) -> tuple[str, str, str, str]:
     return name, number(value), second, number(then)
+
+
+def _sample(product: Sequence[SampleValue] | None) -> None:
+    """One product: for each column its source, the value there, and the value of the row."""
+    if product:
+        heading("A sample product")
+        table([("column", "source", "value in MongoDB", "value in PostgreSQL"), *map(_becomes, product)])
+
+
+def _becomes(value: SampleValue) -> tuple[str, str, str, str]:
+    given = ABSENT if value.value is None else f"{value.value} ({value.bson_type})"
+    target = "NULL" if value.target is None else value.target
+    return value.column, value.source, given, f"not copied: {value.reason}" if value.reason else target
 
 
 def _first_differences(lines: list[dict[str, str]]) -> None:
@@ -216,6 +232,7 @@ def show_doctor(report: DoctorReport) -> None:
             _problems([error.message])
             if error.hint:
                 command(error.hint)
+    _sample(report.sample_product)
     if report.settings_problems:
         heading("Settings")
         _problems(report.settings_problems)

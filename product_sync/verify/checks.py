@@ -7,9 +7,8 @@ was compared; if that is not everything, the description names it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from enum import StrEnum
 
 from product_sync.compare.diff import DiffCounts
@@ -23,8 +22,6 @@ from product_sync.verify.verification import Verification
 MAX_SHRINK = 0.20
 MASS_CHANGE_ROWS = 100
 MASS_CHANGE_SHARE = 0.5
-#: With fewer documents, a column without values proves no mistake in the mapping.
-FEW_DOCUMENTS = 10
 #: How many excluded rows a result explains.
 _SHOWN_EXCLUSIONS = 3
 
@@ -44,7 +41,7 @@ class CheckResult:
     check: str
     passed: bool
     severity: Severity
-    numbers: Mapping[str, int | float | str | list[str] | None]
+    numbers: Mapping[str, int | float | str | list[str] | dict[str, int] | None]
     description: str
 
     @property
@@ -94,16 +91,18 @@ def source_looks_complete(
     )
 
 
-def mapping_fits_source(documents: int, unfilled: Sequence[RowColumn], fields: Collection[str]) -> CheckResult:
-    """Every mapped path has a value in some document. No document fills the columns ``unfilled``; ``fields`` are the
-    paths of a sample. In very few documents an optional field may be absent everywhere."""
-    wrong = [column for column in unfilled if documents >= FEW_DOCUMENTS and column.origin not in fields]
-    description = " ".join(_unfilled(documents, column, fields) for column in wrong)
+def mapping_fits_source(
+    documents: int, columns: Sequence[RowColumn], found: Mapping[str, int], advice: Mapping[str, str]
+) -> CheckResult:
+    """Every mapped path has a value in some document. ``found`` counts the documents by column; ``advice`` is what to
+    write in place of a path that none has."""
+    wrong = [column for column in columns if documents and found.get(column.name) == 0]
+    description = " ".join(f"{_found_in_none(documents, each)} {advice.get(each.name, '')}".rstrip() for each in wrong)
     return CheckResult(
         "mapping_fits_source",
         not wrong,
         Severity.WARN,
-        {"source_count": documents, "columns": [column.name for column in wrong]},
+        {"source_count": documents, "columns": [column.name for column in wrong], "found_by_column": dict(found)},
         f"{description} Check the mapping." if wrong else "Documents have values for all mapped columns.",
     )
 
@@ -260,15 +259,13 @@ def _command(sync: str, *options: str) -> str:
     return hints.shell("product-sync", "sync", *name, *options)
 
 
-def _unfilled(documents: int, column: RowColumn, fields: Collection[str]) -> str:
+def _found_in_none(documents: int, column: RowColumn) -> str:
     if column.has_default:
         effect = f"every row gets the default {column.default!r}"
     else:
         effect = "every document is quarantined" if column.required else "it is NULL in every row"
-    path = column.origin
-    near = get_close_matches(path, sorted(fields), n=1)
-    hint = f" The nearest field is {near[0]}." if near else ""
-    return f"None of {documents} documents has a value at {path} for column {column.name}: {effect}.{hint}"
+    origin = f"at {column.origin}" if column.expression is None else f"of the expression {column.origin}"
+    return f"None of {count(documents, 'document')} has a value {origin} for column {column.name}: {effect}."
 
 
 def _numbers(verification: Verification) -> dict[str, int | list[str]]:

@@ -53,7 +53,7 @@ TYPES = [*NUMBERS, TEXT, VARCHAR, CHAR, CITEXT, ENUM, BOOLEAN, DATE, CLOCK, TIME
 def converted(column_type: ColumnType, value: Any, **spec: Any) -> Any:
     """The canonical value, or the reason for which the value is refused."""
     converter = RowConverter(row_schema_of({"field": column_type}, {"field": spec}))
-    outcome = converter.convert({"_id": ID, "field": value})
+    outcome = converter.convert({"_id": ID, "field": value}, [])
     if isinstance(outcome, Reject):
         (defect,) = outcome.defects
         assert defect.column == "field"

@@ -10,6 +10,7 @@ changes. A document that was inserted or deleted during the read may be in it or
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -105,7 +106,8 @@ class MongoSource:
 
     def sample(self) -> list[bytes]:
         """See `Source.sample`."""
-        return sample(self._collection, self._row_schema, _SAMPLED)
+        is_limited = not isinstance(self._scope, Everything)
+        return [] if is_limited else sample(self._collection, self._row_schema, _SAMPLED)
 
     def count(self) -> int:
         """How many documents match the filter now. Raises the same errors as `snapshot`."""
@@ -211,4 +213,5 @@ def _chunks(ids: Any, size: int) -> Iterator[Any]:
 def _joined(batches: Sequence[SourceBatch]) -> SourceBatch:
     rows = pa.concat_batches([batch.rows for batch in batches])
     rejects = tuple(reject for batch in batches for reject in batch.rejects)
-    return SourceBatch(rows, rejects, sum(batch.documents for batch in batches))
+    absent = sum((Counter(batch.absent) for batch in batches), Counter[str]())
+    return SourceBatch(rows, rejects, sum(batch.documents for batch in batches), absent)
