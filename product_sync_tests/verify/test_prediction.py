@@ -21,7 +21,7 @@ def predicted(
     return predict(
         counts,
         source=source_looks_complete(1_000, baseline, None),
-        mapping=mapping_fits_source(1_000, [], ()),
+        mapping=mapping_fits_source(1_000, [], {}, {}),
         change=change_is_plausible(changed, 1_000, False),
         lacking=lacking,
         quarantined_by_reason={"wrong_type": quarantined},
