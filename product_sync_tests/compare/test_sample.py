@@ -43,7 +43,11 @@ def test_the_field_that_was_probably_meant(path: str, advice: str) -> None:
 
 
 def test_the_sample_product_is_one_that_can_be_copied_and_has_most_columns() -> None:
-    columns = {"a": {"source": "title.en", "required": False}, "b": {"source": "price.amount"}, "c": {"value": "EUR"}}
+    columns: dict[str, dict[str, Any]] = {
+        "a": {"source": "title.en", "required": False},
+        "b": {"source": "price.amount"},
+        "c": {"value": "EUR"},
+    }
     row_schema = row_schema_of({"a": TEXT, "b": MONEY, "c": TEXT}, columns)
     others: list[dict[str, Any]] = [{"_id": "x"}, {"_id": "y", "price": {"amount": 1}}, {"_id": "z", "price": 1}]
     documents = [b"damaged", *map(bson.encode, [*others, SHOP, {**SHOP, "_id": "later"}])]

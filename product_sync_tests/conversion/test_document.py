@@ -34,13 +34,13 @@ def defects(outcome: Any) -> list[tuple[str, Reason, str]]:
 
 
 def test_a_row_has_the_order_of_the_source_schema() -> None:
-    row = RowConverter(PRODUCT).convert({"quantity": 3, "price": 5, "title": "Tea", "_id": ID, "other": 1})
+    row = RowConverter(PRODUCT).convert({"quantity": 3, "price": 5, "title": "Tea", "_id": ID, "other": 1}, [])
     assert row == (IdType.OBJECT_ID, ID_TEXT, "Tea", 5, 3)
     assert len(row) == len(PRODUCT.source_schema)
 
 
 def test_every_failing_column_is_named_not_only_the_first() -> None:
-    outcome = RowConverter(PRODUCT).convert({"_id": ID, "title": 7, "price": 2.5, "quantity": "3"})
+    outcome = RowConverter(PRODUCT).convert({"_id": ID, "title": 7, "price": 2.5, "quantity": "3"}, [])
     assert outcome == Reject(
         KEY,
         SourceId(IdType.OBJECT_ID, ID_TEXT),
@@ -56,15 +56,15 @@ def test_every_failing_column_is_named_not_only_the_first() -> None:
 class TestAMissingOrNullValue:
     def test_takes_the_default(self, nothing: dict[str, Any]) -> None:
         converter = RowConverter(row_schema_of({"price": INTEGER}, {"price": {"default": 7.0}}))
-        assert converter.convert({"_id": ID, **nothing}) == (IdType.OBJECT_ID, ID_TEXT, 7)
+        assert converter.convert({"_id": ID, **nothing}, []) == (IdType.OBJECT_ID, ID_TEXT, 7)
 
     def test_is_missing_field_when_required(self, nothing: dict[str, Any]) -> None:
         converter = RowConverter(row_schema_of({"price": INTEGER}))
-        assert defects(converter.convert({"_id": ID, **nothing})) == [("price", Reason.MISSING_FIELD, "null")]
+        assert defects(converter.convert({"_id": ID, **nothing}, [])) == [("price", Reason.MISSING_FIELD, "null")]
 
     def test_is_null_when_not_required(self, nothing: dict[str, Any]) -> None:
         converter = RowConverter(row_schema_of({"price": INTEGER}, {"price": {"required": False}}))
-        assert converter.convert({"_id": ID, **nothing}) == (IdType.OBJECT_ID, ID_TEXT, None)
+        assert converter.convert({"_id": ID, **nothing}, []) == (IdType.OBJECT_ID, ID_TEXT, None)
 
 
 def test_a_constant_is_the_same_in_every_row_and_reads_no_field() -> None:
@@ -139,7 +139,7 @@ NESTED = {"price": {"source": "price.net.amount", "default": 0}}
     ids=str,
 )
 def test_a_dotted_path_walks_through_documents_only(price: Any, outcome: Any) -> None:
-    converted = RowConverter(row_schema_of({"price": INTEGER}, NESTED)).convert({"_id": ID, "price": price})
+    converted = RowConverter(row_schema_of({"price": INTEGER}, NESTED)).convert({"_id": ID, "price": price}, [])
     if isinstance(converted, Reject):
         assert defects(converted) == [outcome]
     else:
@@ -155,7 +155,7 @@ def test_what_stands_in_a_dotted_path_reaches_us_from_the_server(mongodb_url: st
         products.insert_one({"_id": 1, "price": 5, "other": "x"})
         (found,) = products.find({}, projection(row_schema))
     assert found == {"_id": 1, "price": 5}
-    assert defects(RowConverter(row_schema).convert(found)) == [("price", Reason.WRONG_TYPE, '{"$numberInt": "5"}')]
+    assert defects(RowConverter(row_schema).convert(found, [])) == [("price", Reason.WRONG_TYPE, '{"$numberInt": "5"}')]
 
 
 KEYS: list[tuple[ColumnType, Any, Any]] = [
@@ -187,7 +187,7 @@ KEYS: list[tuple[ColumnType, Any, Any]] = [
 
 @pytest.mark.parametrize(("key", "bson_id", "outcome"), KEYS, ids=str)
 def test_the_id_keeps_its_type_and_text_or_is_refused(key: ColumnType, bson_id: Any, outcome: Any) -> None:
-    converted = RowConverter(row_schema_of({"title": TEXT}, key=key)).convert({"_id": bson_id, "title": "x"})
+    converted = RowConverter(row_schema_of({"title": TEXT}, key=key)).convert({"_id": bson_id, "title": "x"}, [])
     if isinstance(converted, Reject):
         assert [(defect.column, defect.reason) for defect in converted.defects] == [("id", outcome)]
         assert converted.source_id is None
@@ -197,7 +197,7 @@ def test_the_id_keeps_its_type_and_text_or_is_refused(key: ColumnType, bson_id: 
 
 
 def test_a_document_with_a_bad_value_keeps_its_id_so_that_it_still_counts_as_present() -> None:
-    outcome = RowConverter(PRODUCT).convert({"_id": 5})
+    outcome = RowConverter(PRODUCT).convert({"_id": 5}, [])
     assert isinstance(outcome, Reject)
     assert outcome.source_id == SourceId(IdType.INT, "5")
 

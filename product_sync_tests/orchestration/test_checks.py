@@ -11,7 +11,6 @@ from product_sync.orchestration import names
 from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.names import PRODUCT
 from product_sync.schema.definition import DEFAULT_MAPPING, load_definition
-from product_sync.verify.checks import FEW_DOCUMENTS
 from product_sync_tests.shop import Shop, ids, product, project
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
@@ -57,7 +56,7 @@ def test_an_empty_source_stops_the_run_before_the_diff(shop: Shop) -> None:
 def test_a_path_that_no_document_has_is_a_warning_with_the_nearest_field(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.put(*(product(name, quantity=3) for name in ids(FEW_DOCUMENTS)))
+    shop.put(*(product(name, quantity=3) for name in ids(10)))
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text(DEFAULT_MAPPING.read_text().replace("source: quantity", "source: quantty"))
     monkeypatch.setenv("PRODUCT_SYNC_MAPPING", str(mapping))
