@@ -84,16 +84,21 @@ class Contestant:
         return [_filled(argument, values) for argument in self.arguments]
 
 
-def product_sync(batch_size: int | None = 10_000, delay_ms: int | None = 0) -> Contestant:
-    """Our command. ``None`` keeps the default of an option."""
+def product_sync(
+    batch_size: int | None = 10_000, delay_ms: int | None = 0, *, mapping: str | None = None
+) -> Contestant:
+    """Our command. ``None`` keeps the default of an option. ``mapping`` is a file of this folder."""
     # A sync that changes more than half of the target needs this option.
     options: tuple[str, ...] = ("--accept-changes",)
     if batch_size is not None:
         options += ("--batch-size", str(batch_size))
     if delay_ms is not None:
         options += ("--delay-ms", str(delay_ms))
+    if mapping is not None:
+        options += ("--mapping", str(_PROGRAMS / mapping))
     arguments = (_script("product-sync"), "sync", *options, "--json")
-    return Contestant(PRODUCT_SYNC, " ".join(["`product-sync sync", *options, "--json`"]), arguments)
+    how = " ".join(["`product-sync sync", *options, "--json`"]).replace(f"{_PROGRAMS}{os.sep}", "")
+    return Contestant(PRODUCT_SYNC, how, arguments)
 
 
 def dagster_job() -> Contestant:

@@ -23,6 +23,7 @@ from product_sync_bench.contestants import Contestant, Place
 from product_sync_bench.databases import CHANGED, DRIFTED, EMPTY, EQUAL, Felt, Target
 from product_sync_bench.measuring import Cost, measure
 from product_sync_bench.results import (
+    COMPUTED,
     DRIFT,
     EVERYTHING,
     FLOORS,
@@ -134,6 +135,8 @@ class Race:
         if self._with_irregular:
             ours = contestants.product_sync()
             heats.append(_Heat(IRREGULAR, UNCHANGED, ours.name, ours))
+        computed = contestants.product_sync(mapping="computed.yaml")
+        heats.append(_Heat(COMPUTED, UNCHANGED, computed.name, computed))
         copy_in = contestants.copy_in()
         heats.append(_Heat(FLOORS, INITIAL, copy_in.name, copy_in))
         if self._catalogue.count <= _PACED_UP_TO:

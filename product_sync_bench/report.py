@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from product_sync_bench.contestants import PRODUCT_SYNC
 from product_sync_bench.results import (
+    COMPUTED,
     DRIFT,
     FLOORS,
     INITIAL,
@@ -62,7 +63,7 @@ def _section(section: Section) -> list[str]:
         ", ".join(f"{name} {version}" for name, version in section.versions.items()) + ".",
         "",
     ]
-    for part in (_race, _wrongs, _irregular, _floors, _felt, _pacing, _start):
+    for part in (_race, _wrongs, _variants, _floors, _felt, _pacing, _start):
         parts += part(section)
     return parts
 
@@ -172,12 +173,13 @@ def _sentences(run: Run) -> list[str]:
     return sentences
 
 
-def _irregular(section: Section) -> list[str]:
-    irregular = section.find(IRREGULAR, UNCHANGED, PRODUCT_SYNC)
-    if irregular is None:
-        return []
-    ratio = _with_ratio(section, UNCHANGED, irregular)
-    return [f"With 1 % of the documents irregular, {UNCHANGED}: {ratio} s, {_outcome([irregular])}.", ""]
+def _variants(section: Section) -> list[str]:
+    lines = []
+    for group, what in ((IRREGULAR, "1 % of the documents irregular"), (COMPUTED, "a filter and an expression")):
+        if (variant := section.find(group, UNCHANGED, PRODUCT_SYNC)) is not None:
+            ratio = _with_ratio(section, UNCHANGED, variant)
+            lines += [f"With {what}, {UNCHANGED}: {ratio} s, {_outcome([variant])}.", ""]
+    return lines
 
 
 def _floors(section: Section) -> list[str]:

@@ -8,7 +8,7 @@ from product_sync_bench import report, results
 from product_sync_bench.contestants import DAGSTER_JOB, EMPTY_JOB, PLAIN_SCRIPT, PRODUCT_SYNC
 from product_sync_bench.databases import Felt
 from product_sync_bench.measuring import Cost
-from product_sync_bench.results import DRIFT, INITIAL, RACE, START, UNCHANGED, Entry, Run, Section
+from product_sync_bench.results import COMPUTED, DRIFT, INITIAL, IRREGULAR, RACE, START, UNCHANGED, Entry, Run, Section
 from product_sync_bench.verification import Verdict
 
 MB = 1_000_000
@@ -92,6 +92,22 @@ def test_the_start_is_compared_with_an_empty_job() -> None:
     )
     [goal] = results.goals([section(100, *entries)])
     assert (goal.measured, goal.reached) == (1.0, True)
+
+
+def test_irregular_documents_and_computed_values_are_compared_with_the_plain_path() -> None:
+    ran = section(
+        MB,
+        entry(PRODUCT_SYNC, UNCHANGED, run(4.0)),
+        entry(PRODUCT_SYNC, UNCHANGED, run(4.4), group=IRREGULAR),
+        entry(PRODUCT_SYNC, UNCHANGED, run(6.4), group=COMPUTED),
+    )
+    goals = {
+        goal.what: (round(goal.measured, 1), goal.reached)
+        for goal in results.goals([ran])
+        if "documents" in goal.what or "filter" in goal.what
+    }
+    assert list(goals.values()) == [(1.1, True), (1.6, False)]
+    assert f"With a filter and an expression, {UNCHANGED}: 6.40 (1.6 ×) s, exact." in report.render({MB: ran})
 
 
 def test_the_table_names_who_lost_rows_and_who_failed() -> None:
