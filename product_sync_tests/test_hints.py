@@ -31,6 +31,8 @@ from product_sync_tests.targets.postgres_tables import role
 
 PACKAGE = Path(product_sync.__file__).parent
 MAKERS = ("sql", "shell", "mongosh")
+#: Makes the commands that name a sync: `hints.SyncCommands.product_sync`.
+OF_A_SYNC = "product_sync"
 #: Where the statements and command lines of the package itself are, which no person is told to type.
 NOT_FOR_PEOPLE = {
     "embedded/catalogue.py",
@@ -65,18 +67,17 @@ def made() -> dict[Place, ast.Call]:
 
 
 def is_maker(function: ast.expr) -> bool:
-    return (
-        isinstance(function, ast.Attribute)
-        and isinstance(function.value, ast.Name)
-        and function.value.id == "hints"
-        and function.attr in MAKERS
-    )
+    if not isinstance(function, ast.Attribute):
+        return False
+    is_of_hints = isinstance(function.value, ast.Name) and function.value.id == "hints" and function.attr in MAKERS
+    return is_of_hints or function.attr == OF_A_SYNC
 
 
 def constant(call: ast.Call) -> list[str] | None:
     """The words of a command that is always the same."""
     if all(isinstance(argument, ast.Constant) for argument in call.args):
-        return [str(ast.literal_eval(argument)) for argument in call.args]
+        words = [str(ast.literal_eval(argument)) for argument in call.args]
+        return ["product-sync", *words] if ast.unparse(call.func).endswith(f".{OF_A_SYNC}") else words
     return None
 
 
@@ -96,6 +97,8 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> set[Place]:
         def record(*words: Any) -> str:
             frame = sys._getframe(1)
             name = Path(frame.f_code.co_filename).relative_to(PACKAGE).as_posix()
+            if name == "runtime/hints.py":
+                return maker(*words)
             first = min(
                 (line for file, line in made_here if file == name and line <= frame.f_lineno <= line + 6),
                 key=lambda line: frame.f_lineno - line,
@@ -108,6 +111,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> set[Place]:
     made_here = made()
     for name in MAKERS:
         monkeypatch.setattr(hints, name, recording(getattr(hints, name)))
+    monkeypatch.setattr(hints.SyncCommands, OF_A_SYNC, recording(hints.SyncCommands.product_sync))
     return places
 
 

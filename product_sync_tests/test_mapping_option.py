@@ -6,12 +6,16 @@ The mapping of these tests is about sellers and not about products, in a databas
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from product_sync import api
+from product_sync.results import Report
 from product_sync.schema.definition import DEFAULT_MAPPING, load_definition
 from product_sync_tests.market import Market, products
 
@@ -33,6 +37,11 @@ def mapping(market: Market, tmp_path: Path) -> Path:
     path = tmp_path / "sellers.yaml"
     path.write_text(SELLERS)
     return path
+
+
+def hint_of(report: Report) -> str:
+    assert report.failure is not None
+    return report.failure.hint
 
 
 def test_every_command_takes_the_mapping_that_it_is_given(
@@ -92,6 +101,11 @@ def test_several_syncs_are_run_by_name_or_all_and_each_says_which_it_is(
     assert "product-sync sync seller --plan" in told.stdout
     assert api.sync("seller", batch_delay_ms=0).raise_for_error().inserted == 2
     assert api.show("s1", sync="seller").state == "equal"
+    # The next step names the sync: `product-sync sync --dry-run` would be refused here.
+    [pasted] = re.findall(r"`(product-sync .*)`", hint_of(api.sync("product", plan=str(uuid4()))))
+    assert pasted == "product-sync sync product --dry-run"
+    assert market.run(*shlex.split(pasted)[1:]).status == 0
+    assert f"`{pasted} --mapping {folder}`" in hint_of(api.sync("product", mapping=folder, plan=str(uuid4())))
     seller = load_definition(folder / "seller.yaml", "seller")
     assert api.stats(sync=seller).last_sync_run_id != api.stats(sync="product").last_sync_run_id
     assert market.run("validate", "--all", "product").status == 2

@@ -10,7 +10,6 @@ from collections.abc import Collection
 
 from product_sync.conversion.extended_json import cut
 from product_sync.load.result import Exclusion
-from product_sync.runtime import hints
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 
 
@@ -33,10 +32,7 @@ def explain_exclusion(
                 " Both products are in the source with it, or the other one cannot be copied: correct one of them."
             )
         else:
-            message += (
-                " The source does not have that one:"
-                f" `{hints.shell('product-sync', 'sync', '--extra', 'delete')}` deletes it."
-            )
+            message += " The source does not have that one: a sync with extra=delete deletes it."
     return Exclusion(row_id, _other_row(obstacle), obstacle.constraint, message)
 
 

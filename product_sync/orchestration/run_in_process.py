@@ -38,7 +38,6 @@ from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, Step
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sync_run import WAIT_STAGE
 from product_sync.results import ExclusionReport, PredictedCheck, SampleValue, SyncReport, ValidationReport
-from product_sync.runtime import hints
 from product_sync.runtime.progress import waiting
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import ReportSettings, RunOptions
@@ -82,7 +81,7 @@ def run_sync(
     finally:
         # First, because the run's record may not be readable: the disk may be full, the server down.
         _fill_load(report, listener.loads)
-        recorded = _Recorded(instance, run_id, definition.name)
+        recorded = _Recorded(instance, run_id, definition)
         for item in fields(report):
             if (value := recorded.number(item.name)) is not None:
                 setattr(report, item.name, value)
@@ -128,7 +127,7 @@ def run_validation(
     try:
         _execute(definition, instance, SyncNames.of(definition.name).validate_job, config, run_id, listener)
     finally:
-        recorded = _Recorded(instance, run_id, definition.name)
+        recorded = _Recorded(instance, run_id, definition)
         if matches := recorded.check(TARGET_MATCHES_SOURCE):
             found = _plain(matches)
             report.valid = matches.passed
@@ -180,10 +179,10 @@ def _plain(check: dg.AssetCheckEvaluation) -> dict[str, Any]:
 class _Recorded:
     """The events of a run: the metadata of its steps and the evaluations of its checks."""
 
-    def __init__(self, instance: dg.DagsterInstance, run_id: str, sync: str) -> None:
-        self._run_id, self._sync = run_id, sync
+    def __init__(self, instance: dg.DagsterInstance, run_id: str, definition: SyncDefinition) -> None:
+        self._run_id, self._commands = run_id, definition.commands
         self._record = instance.get_run_record_by_id(run_id)
-        names = SyncNames.of(sync)
+        names = SyncNames.of(definition.name)
         events = read_events(instance, run_id, names.recorded)
         # The drift report and the verified copy have other counts under the same names.
         self._metadata = events.metadata(names.assets)
@@ -276,4 +275,4 @@ class _Recorded:
         if self.drift_report and failed & _ABOUT_DIFFERENCES:
             return f"The drift report shows what differs: {self.drift_report}"
         is_over_budget = QUARANTINE_WITHIN_BUDGET in failed
-        return hints.shell("product-sync", "quarantine", "--sync", self._sync) if is_over_budget else ""
+        return self._commands.product_sync("quarantine") if is_over_budget else ""

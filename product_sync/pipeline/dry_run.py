@@ -72,7 +72,7 @@ def _predict(run: SyncRun, todo: PendingDiff, target: TargetHealth, by_reason: M
         quarantine_budget=run.settings.quarantine_budget,
         deletes=facts is not None,
         deletion_obstacle=reason_to_keep(facts) if facts else None,
-        sync=run.name,
+        commands=run.commands,
         scope=run.scope,
         source_size=run.source_size(todo.source) if run.is_partial else None,
     )

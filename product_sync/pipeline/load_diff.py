@@ -112,9 +112,11 @@ def _only_planned(run: SyncRun, fresh: PendingDiff) -> PendingDiff:
     """The rows of ``fresh`` that the plan of this run has too; all of them if it executes no plan."""
     if not run.settings.plan:
         return fresh
-    plan = saved_plan.saved_plan_of(run.folder, run.settings, run.timing.now())
+    plan = saved_plan.saved_plan_of(run.folder, run.settings, run.timing.now(), run.commands)
     ops = tuple(Op) if run.settings.extra == "delete" else loader.WRITES
-    return saved_plan.only_planned(plan, fresh, run.files, run.row_schema, ops, run.settings.max_drift_growth)
+    return saved_plan.only_planned(
+        plan, fresh, run.files, run.row_schema, ops, run.settings.max_drift_growth, run.commands
+    )
 
 
 def _update_quarantine(run: SyncRun, done: PendingDiff, result: LoadResult, since: datetime) -> None:

@@ -56,7 +56,7 @@ def check_change(sync_run: SyncRun) -> CheckResult:
 @names_storage
 def check_load(sync_run: SyncRun) -> CheckResult:
     """Check the newest load, this run's first."""
-    return checks.every_batch_loaded(loaded(sync_run), sync_run.name)
+    return checks.every_batch_loaded(loaded(sync_run), sync_run.commands)
 
 
 @names_storage
@@ -77,8 +77,8 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     load_result = loaded(sync_run) if sync_run.files.has(store.LOAD_RESULT) else None
     kept = load_result.kept_referenced if load_result else 0
     judged = [
-        checks.target_matches_source(verification, load_result, sync_run.name, sync_run.scope),
-        checks.no_extra_products(verification, verification.extra_ids, kept, sync_run.name, sync_run.scope),
+        checks.target_matches_source(verification, load_result, sync_run.commands, sync_run.scope),
+        checks.no_extra_products(verification, verification.extra_ids, kept, sync_run.commands, sync_run.scope),
         checks.quarantine_within_budget(
             verification.quarantined,
             sync_run.source_size(sync_run.files) if sync_run.is_partial else verification.source_count,

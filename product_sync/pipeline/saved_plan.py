@@ -19,15 +19,13 @@ from product_sync.errors import ConfigurationError, StalePlan
 from product_sync.load.planned_rows import keep_planned
 from product_sync.pipeline import pending_diff
 from product_sync.pipeline.pending_diff import PendingDiff
-from product_sync.runtime import hints
+from product_sync.runtime.hints import SyncCommands
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
 from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import read_metadata
 from product_sync.state.store import RunFiles, StateFolder
-
-_MAKE_ANOTHER = f"Make a new plan: `{hints.shell('product-sync', 'sync', '--dry-run')}`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +48,18 @@ def keep(folder: StateFolder, made: PendingDiff, options: RunOptions) -> str:
     return run.run_id
 
 
-def saved_plan_of(folder: StateFolder, settings: RunOptions, now: datetime) -> SavedPlan:
+def saved_plan_of(folder: StateFolder, settings: RunOptions, now: datetime, commands: SyncCommands) -> SavedPlan:
     """The plan that ``settings`` name. Raises `StalePlan` if it is too old, does not exist or belongs to other
     databases, and `ConfigurationError` if it was made with another ``extra``."""
     plan_id = settings.plan or ""
     kept = folder.plan(plan_id)
     content = kept.read_json(store.PLAN)
     if content is None:
-        raise _not_there(folder, plan_id)
+        raise _not_there(folder, plan_id, commands)
     if content["extra"] != settings.extra:
         raise ConfigurationError(
             f"Plan {plan_id} was made with extra={content['extra']}, and is to be executed with {settings.extra}.",
-            hint=hints.shell("product-sync", "sync", "--plan", plan_id, "--extra", content["extra"]),
+            hint=commands.product_sync("sync", "--plan", plan_id, "--extra", content["extra"]),
         )
     if content["scope"] != settings.scope:
         raise ConfigurationError(
@@ -73,7 +71,7 @@ def saved_plan_of(folder: StateFolder, settings: RunOptions, now: datetime) -> S
         raise StalePlan(
             f"Plan {plan_id} is {age.total_seconds() / 60:.0f} minutes old;"
             f" max_plan_age_s allows {oldest.total_seconds() / 60:.0f}.",
-            hint=_MAKE_ANOTHER,
+            hint=_make_another(commands),
         )
     return SavedPlan(plan_id, path, pending_diff.counts_of(kept))
 
@@ -83,16 +81,20 @@ def _scope(scope: Mapping[str, Any]) -> str:
     return f"the products {', '.join(scope['ids'])}" if scope["ids"] else str(scope["kind"])
 
 
-def _not_there(folder: StateFolder, plan_id: str) -> StalePlan:
+def _not_there(folder: StateFolder, plan_id: str, commands: SyncCommands) -> StalePlan:
     if store.has_plan(folder.root, plan_id):
         return StalePlan(
             f"Plan {plan_id} was made for another source, target, mapping or table definition.",
-            hint=f"Look at the two URLs and PRODUCT_SYNC_MAPPING. {_MAKE_ANOTHER}",
+            hint=f"Check the two addresses and the mapping file. {_make_another(commands)}",
         )
     return StalePlan(
         f"There is no plan {plan_id} in the state folder {folder.root}: plans are kept for a day.",
-        hint=f"Look at PRODUCT_SYNC_STATE. {_MAKE_ANOTHER}",
+        hint=f"Check PRODUCT_SYNC_STATE. {_make_another(commands)}",
     )
+
+
+def _make_another(commands: SyncCommands) -> str:
+    return f"Make a new plan: `{commands.product_sync('sync', '--dry-run')}`."
 
 
 def only_planned(
@@ -102,6 +104,7 @@ def only_planned(
     row_schema: RowSchema,
     ops: Collection[Op],
     max_growth: float,
+    commands: SyncCommands,
 ) -> PendingDiff:
     """The rows of ``approved`` that are unchanged in ``fresh``, the diff that this run has just made.
 
@@ -118,7 +121,7 @@ def only_planned(
         raise StalePlan(
             f"Plan {approved.plan_id} has {was} differences, and now there are {now}:"
             f" more than max_drift_growth ({max_growth:.0%}) allows.",
-            hint=_MAKE_ANOTHER,
+            hint=_make_another(commands),
         )
     out = own.path(store.APPROVED_DIFF)
     skipped = keep_planned(row_schema, approved.path, fresh.path, out, ops, metadata=read_metadata(fresh.path))

@@ -30,6 +30,7 @@ from product_sync.pipeline.sides import note_sides, sides_key
 from product_sync.results import SampleValue
 from product_sync.runtime.backoff import RetryPolicy
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
+from product_sync.runtime.hints import SyncCommands
 from product_sync.runtime.progress import Meter, OnProgress, Progress, waiting
 from product_sync.schema.records import Op, Reason
 from product_sync.schema.row_schema import RowSchema
@@ -152,7 +153,7 @@ class SyncRun:
 
     def _require_usable_plan(self) -> None:
         if self.settings.plan:
-            saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now())
+            saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now(), self.commands)
 
     def _take_position(self, source: Source) -> None:
         """Before a full run reads: what changes from now on is compared by the passes after it."""
@@ -254,7 +255,7 @@ class SyncRun:
     def check_source(self, run: RunFiles) -> CheckResult:
         """Whether the source snapshot of ``run`` looks complete; of a partial run, whether the collection does."""
         documents, accepted = self.source_size(run), self.settings.accept_source_count
-        return checks.source_looks_complete(documents, self.folder.read_baseline(), accepted, self.name, self.scope)
+        return checks.source_looks_complete(documents, self.folder.read_baseline(), accepted, self.commands, self.scope)
 
     def source_size(self, run: RunFiles) -> int:
         """How many documents ``run`` has read; of a partial run, about how many the collection has."""
@@ -290,7 +291,7 @@ class SyncRun:
         """Whether the newest diff, this run's first, is a change that may be written."""
         counts = pending_diff.counts_of(self.newest(store.DIFF_COUNTS))
         accepted = self.settings.accept_changes
-        return checks.change_is_plausible(counts.changed, self.target_size(counts), accepted, self.name)
+        return checks.change_is_plausible(counts.changed, self.target_size(counts), accepted, self.commands)
 
     # What the steps share.
 
@@ -310,6 +311,11 @@ class SyncRun:
     def name(self) -> str:
         """The name of the sync."""
         return self.databases.definition.name
+
+    @property
+    def commands(self) -> SyncCommands:
+        """Makes the commands of hints."""
+        return self.databases.definition.commands
 
     @property
     def row_schema(self) -> RowSchema:

@@ -65,6 +65,7 @@ def render(report: DriftReport, run_url: str = "") -> str:
     created = [at for line in report.differences if (at := created_at(line))]
     return template.render(
         report=report,
+        labels=report.labels,
         run_url=run_url,
         drift=report.counts.missing + report.counts.changed + report.counts.extra,
         tiles={name: getattr(report.counts, name) for name in ("missing", "changed", "extra", "quarantined")},

@@ -20,6 +20,7 @@ from product_sync.errors import LocalStorageError
 from product_sync.load.result import LoadResult
 from product_sync.pipeline import pending_diff
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.schema.definition import Labels
 from product_sync.schema.records import IdType, Op
 from product_sync.state import store
 from product_sync.state.files import read_metadata
@@ -45,6 +46,8 @@ class DriftReport:
     the same number. ``earlier`` has the times of the examined snapshots, ``history`` the last runs with this one last.
     """
 
+    sync: str
+    labels: Labels
     run_id: str
     written_at: datetime
     collection: str
@@ -99,6 +102,8 @@ def gather(sync_run: SyncRun, outcome: str, result: LoadResult | None) -> DriftR
     )
     rejects = source.path(store.REJECTS)
     return DriftReport(
+        sync=sync_run.name,
+        labels=sync_run.databases.definition.labels,
         run_id=sync_run.files.run_id,
         written_at=now,
         collection=sync_run.row_schema.collection,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def sql(statement: str, *names: str | Sequence[str]) -> str:
@@ -19,6 +20,27 @@ def sql(statement: str, *names: str | Sequence[str]) -> str:
 def shell(*words: str) -> str:
     """A command line for the shell."""
     return shlex.join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncCommands:
+    """Makes the commands about one sync. ``name`` is empty for the only sync of a project. ``mapping`` is the mapping
+    file of a command that named one; another command finds the same sync only if it names it too."""
+
+    name: str = ""
+    mapping: str = ""
+
+    def product_sync(self, verb: str, *options: str) -> str:
+        """A command line of ``product-sync`` for the shell."""
+        name = [self.name] if self.name else []
+        if name and verb not in ("sync", "validate"):
+            name = ["--sync", *name]
+        mapping = ["--mapping", self.mapping] if self.mapping else []
+        return shell("product-sync", verb, *name, *options, *mapping)
+
+
+#: For the only sync of a project.
+ONLY_SYNC = SyncCommands()
 
 
 def mongosh(database: str, function: str, *arguments: object) -> str:

@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from product_sync.errors import MappingError, Mistake
+from product_sync.runtime import hints
 from product_sync.schema import mapping_errors, source_filter
 from product_sync.schema.mapping_file import read_mapping
 
@@ -234,6 +235,18 @@ class SyncDefinition(_Strict):
         """The expressions by the name of their column."""
         return {name: spec.expression for name, spec in self.columns.items() if spec.expression is not None}
 
+    _commands: hints.SyncCommands | None = PrivateAttr(None)
+
+    @property
+    def commands(self) -> hints.SyncCommands:
+        """Makes the commands of hints. They name the sync, unless the project has no other."""
+        return self._commands or hints.SyncCommands("" if self.name == DEFAULT_NAME else self.name)
+
+    def found_by(self, commands: hints.SyncCommands) -> SyncDefinition:
+        """This definition, whose `commands` are those."""
+        self._commands = commands
+        return self
+
     @property
     def target_key(self) -> tuple[str, str, str]:
         """What no two syncs of a project may share, unless they are of different tenants."""
@@ -282,8 +295,9 @@ def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) 
     Raises `MappingError` for files that are not valid, and for two syncs of one name or one target.
     """
     path = Path(mapping or env.get(MAPPING) or DEFAULT_MAPPING).expanduser()
+    named = "" if mapping is None else str(mapping)
     if not path.is_dir():
-        return (load_definition(path),)
+        return (load_definition(path).found_by(hints.SyncCommands(mapping=named)),)
     try:
         files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
     except OSError as error:
@@ -301,7 +315,11 @@ def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) 
     if faults:
         raise MappingError("\n".join(fault.message for fault in faults), hint=faults[0].hint)
     _require_distinct(definitions)
-    return tuple(sorted(definitions.values(), key=lambda each: each.name))
+    is_only = len(definitions) == 1
+    return tuple(
+        each.found_by(hints.SyncCommands("" if is_only else each.name, named))
+        for each in sorted(definitions.values(), key=lambda each: each.name)
+    )
 
 
 def _require_distinct(definitions: Mapping[Path, SyncDefinition]) -> None:

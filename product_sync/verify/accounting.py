@@ -66,10 +66,10 @@ def _lines(counts: DiffCounts, result: LoadResult | None, *, deletes: bool, has_
 def _of_load(result: LoadResult) -> Iterator[Line]:
     kept = result.kept - result.not_taken_back
     tried = (
-        Line("inserted", result.inserted - result.taken_back, "missing products, now in the target"),
+        Line("inserted", result.inserted - result.taken_back, "missing rows, now in the target"),
         Line("inserted and taken back", result.taken_back, "their documents were deleted during the load"),
-        Line("updated", result.updated, "changed products, now as in the source"),
-        Line("deleted", result.deleted, "extra products, each confirmed absent from the source"),
+        Line("updated", result.updated, "changed rows, now as in the source"),
+        Line("deleted", result.deleted, "extra rows, each confirmed absent from the source"),
         Line("conflicts", result.conflicts, "changed by others before they were written; those values stay"),
         Line("quarantined", result.quarantined, "refused by the database, or no longer possible to copy"),
         Line("excluded", result.excluded, "a constraint and another row are in the way: they still differ"),

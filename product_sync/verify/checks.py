@@ -13,8 +13,7 @@ from enum import StrEnum
 
 from product_sync.compare.diff import DiffCounts
 from product_sync.load.result import LoadResult
-from product_sync.runtime import hints
-from product_sync.schema.definition import DEFAULT_NAME
+from product_sync.runtime.hints import ONLY_SYNC, SyncCommands
 from product_sync.schema.row_schema import RowColumn
 from product_sync.schema.scope import EVERYTHING, Everything, Scope
 from product_sync.verify.verification import Verification
@@ -57,7 +56,7 @@ def source_looks_complete(
     documents: int,
     baseline: int | None,
     accepted: int | None,
-    sync: str = DEFAULT_NAME,
+    commands: SyncCommands = ONLY_SYNC,
     scope: Scope = EVERYTHING,
 ) -> CheckResult:
     """The source is not empty, and not more than 20 % smaller than at the last run that passed (``baseline``, ``None``
@@ -78,7 +77,7 @@ def source_looks_complete(
     if not looks_complete and not is_accepted:
         description += (
             " Nothing was compared or written. Check that the collection is complete. If it is, run"
-            f" `{_command(sync, '--accept-source-count', str(documents))}`."
+            f" `{commands.product_sync('sync', '--accept-source-count', str(documents))}`."
         )
     elif not looks_complete:
         description += f" Accepted by accept_source_count = {accepted}."
@@ -107,7 +106,9 @@ def mapping_fits_source(
     )
 
 
-def change_is_plausible(changed: int, target_count: int, accepted: bool, sync: str = DEFAULT_NAME) -> CheckResult:
+def change_is_plausible(
+    changed: int, target_count: int, accepted: bool, commands: SyncCommands = ONLY_SYNC
+) -> CheckResult:
     """No more than 100 rows, or no more than half of the target, would be overwritten."""
     massive = changed > MASS_CHANGE_ROWS and changed > MASS_CHANGE_SHARE * target_count
     description = f"{changed} of {count(target_count, 'row')} of the target would be overwritten."
@@ -116,7 +117,7 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool, sync: s
     elif massive:
         description += (
             " Nothing was written. Check the first differences: they may come from a mistake in the mapping or in the"
-            f" source. If they are right, run `{_command(sync, '--accept-changes')}`."
+            f" source. If they are right, run `{commands.product_sync('sync', '--accept-changes')}`."
         )
     return CheckResult(
         "change_is_plausible",
@@ -130,7 +131,7 @@ def change_is_plausible(changed: int, target_count: int, accepted: bool, sync: s
 def target_matches_source(
     verification: Verification,
     load: LoadResult | None = None,
-    sync: str = DEFAULT_NAME,
+    commands: SyncCommands = ONLY_SYNC,
     scope: Scope = EVERYTHING,
 ) -> CheckResult:
     """Nothing in the scope is missing or changed, apart from the quarantined. ``load`` is the load of this run: it
@@ -153,7 +154,7 @@ def target_matches_source(
             rows = f"{count(excluded, 'row')} could not be written, because another row is in the way"
             description += f" {rows}{':' if excluded <= _SHOWN_EXCLUSIONS else ', the first:'} {messages}"
         if verification.missing + verification.changed > excluded:
-            again = _command(sync)
+            again = commands.product_sync("sync")
             description += f" Run `{again}`; if they come back, something else writes to the target."
     if not isinstance(scope, Everything):
         description += " Nothing else was compared."
@@ -168,7 +169,7 @@ def target_matches_source(
     )
 
 
-def every_batch_loaded(result: LoadResult, sync: str = DEFAULT_NAME) -> CheckResult:
+def every_batch_loaded(result: LoadResult, commands: SyncCommands = ONLY_SYNC) -> CheckResult:
     """Every batch was attempted, and none failed."""
     passed = result.failed_batches == 0 and result.not_attempted_batches == 0 and result.stop is None
     if passed:
@@ -182,7 +183,7 @@ def every_batch_loaded(result: LoadResult, sync: str = DEFAULT_NAME) -> CheckRes
             description += f" The load stopped: {result.stop.message} {result.stop.hint}".rstrip()
         elif result.failures:
             description += f" The first: {result.failures[0].cause}"
-        description += f" What was written stays; run `{_command(sync)}` again for the rest."
+        description += f" What was written stays; run `{commands.product_sync('sync')}` again for the rest."
     return CheckResult(
         "every_batch_loaded",
         passed,
@@ -224,7 +225,7 @@ def no_extra_products(
     counts: DiffCounts | Verification,
     ids: Sequence[str],
     kept_referenced: int = 0,
-    sync: str = DEFAULT_NAME,
+    commands: SyncCommands = ONLY_SYNC,
     scope: Scope = EVERYTHING,
 ) -> CheckResult:
     """Every row of the target has a document in the source. ``ids`` are the first ids that have none."""
@@ -236,7 +237,7 @@ def no_extra_products(
         description = (
             f"{count(extra, 'row')} of the target {'has' if extra == 1 else 'have'} no document in the source"
             f"{_first(ids)}. They are left alone;"
-            f" `{_command(sync, '--extra', 'delete')}` deletes them."
+            f" `{commands.product_sync('sync', '--extra', 'delete')}` deletes them."
         )
     if kept_referenced:
         description += f" {kept_referenced} could not be deleted, because another table references them."
@@ -252,11 +253,6 @@ def no_extra_products(
 def _scope(scope: Scope) -> dict[str, str]:
     """What was compared, where it is not everything."""
     return {} if isinstance(scope, Everything) else {"scope": str(scope)}
-
-
-def _command(sync: str, *options: str) -> str:
-    name = () if sync == DEFAULT_NAME else (sync,)
-    return hints.shell("product-sync", "sync", *name, *options)
 
 
 def _found_in_none(documents: int, column: RowColumn) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from product_sync.compare.diff import DiffCounts
-from product_sync.schema.definition import DEFAULT_NAME
+from product_sync.runtime.hints import ONLY_SYNC, SyncCommands
 from product_sync.schema.scope import EVERYTHING, Scope
 from product_sync.verify import checks
 from product_sync.verify.checks import CheckResult, Severity
@@ -57,7 +57,7 @@ def predict(
     quarantine_budget: float,
     deletes: bool,
     deletion_obstacle: str | None,
-    sync: str = DEFAULT_NAME,
+    commands: SyncCommands = ONLY_SYNC,
     scope: Scope = EVERYTHING,
     source_size: int | None = None,
 ) -> Prediction:
@@ -70,7 +70,9 @@ def predict(
         counts.quarantined, documents, quarantined_by_reason, quarantine_budget
     )
     privileges = CheckResult(PRIVILEGES, not lacking, Severity.ERROR, {}, lacking or "The privileges suffice.")
-    extra = _extra(checks.no_extra_products(counts, (), sync=sync, scope=scope), counts, deletes, deletion_obstacle)
+    extra = _extra(
+        checks.no_extra_products(counts, (), commands=commands, scope=scope), counts, deletes, deletion_obstacle
+    )
     return Prediction((source, mapping, change, privileges, quarantine, extra))
 
 

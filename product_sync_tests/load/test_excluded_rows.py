@@ -134,7 +134,7 @@ def test_an_extra_row_that_may_stay_is_named_with_the_way_out(tmp_path: Path) ->
     assert (exclusion.id, exclusion.other, exclusion.constraint) == ("new", "gone", "unique_title")
     assert exclusion.message == (
         "new is to have the same title as the row gone has (constraint unique_title)."
-        " The source does not have that one: `product-sync sync --extra delete` deletes it."
+        " The source does not have that one: a sync with extra=delete deletes it."
     )
 
 

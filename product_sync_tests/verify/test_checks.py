@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
+from product_sync.runtime.hints import ONLY_SYNC, SyncCommands
 from product_sync.verify.checks import (
     Severity,
     change_is_plausible,
@@ -145,13 +146,13 @@ def test_extra_rows_are_a_warning_only() -> None:
     assert "1 could not be deleted" in check_result.description
 
 
-def test_the_next_step_names_the_sync_unless_it_is_the_default_one() -> None:
-    for sync, command in (("product", "`product-sync sync "), ("seller", "`product-sync sync seller ")):
+def test_the_next_step_names_the_sync_unless_it_is_the_only_one() -> None:
+    for sync, command in ((ONLY_SYNC, "`product-sync sync "), (SyncCommands("seller"), "`product-sync sync seller ")):
         assert f"{command}--accept-source-count 0`" in source_looks_complete(0, 5, None, sync).description
         assert f"{command}--accept-changes`" in change_is_plausible(500, 500, False, sync).description
-        assert f"{command}--extra delete`" in no_extra_products(verification(extra=1), (), sync=sync).description
+        assert f"{command}--extra delete`" in no_extra_products(verification(extra=1), (), commands=sync).description
         for result in (
             every_batch_loaded(LoadResult(batches=1, failed_batches=1), sync),
-            target_matches_source(verification(missing=1), sync=sync),
+            target_matches_source(verification(missing=1), commands=sync),
         ):
             assert f"{command.rstrip()}`" in result.description

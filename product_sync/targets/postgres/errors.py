@@ -27,7 +27,6 @@ from product_sync.errors import (
     Unreachable,
     WriteError,
 )
-from product_sync.runtime import hints
 
 #: Characters of the server's message that are shown: a trigger may raise a text of any length.
 _MESSAGE_CHARACTERS: Final = 500
@@ -89,8 +88,7 @@ _NO_PRIVILEGE: Final = "42501"
 START_AGAIN: Final = "Start the sync again, so that it reads the table's columns again."
 _HINTS: Final = {
     "25006": "The role or the database is set read-only (default_transaction_read_only).",
-    _NO_PRIVILEGE: "Grant SELECT, INSERT and UPDATE on the table."
-    f" `{hints.shell('product-sync', 'doctor')}` has the statement to execute.",
+    _NO_PRIVILEGE: "Grant SELECT, INSERT and UPDATE on the table. `doctor` shows the statement to execute.",
     "42P01": "The table was dropped or renamed during the run.",
     "42703": f"A column was dropped or renamed during the run. {START_AGAIN}",
     "53100": "Free disk space on the database server.",
@@ -162,7 +160,7 @@ def reading_failed(state: str | None, message: str, *, table: str) -> ProductSyn
         return AccessDenied(
             f"{table} cannot be read: {message}",
             hint="The role needs SELECT, and under row-level security BYPASSRLS too:"
-            f" `{hints.shell('product-sync', 'doctor')}` has the GRANT to execute.",
+            " `doctor` shows the statement to execute.",
         )
     if state in {"42P01", "42703", "3F000"}:
         return changed_meanwhile(message, table=table)
