@@ -7,15 +7,13 @@ every row of the target. No run may need more memory than promised.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -30,20 +28,18 @@ from product_sync_bench.measuring import MemoryWatch
 from product_sync_tests.databases import cart_database, mongodb_database
 from product_sync_torture.documents import values
 from product_sync_torture.documents.catalogue import Made, catalogue, mended
-from product_sync_torture.documents.oracle import COLUMNS, NESTED, Column, equal
+from product_sync_torture.documents.judge import LONGEST_KEY, OLD_TITLE, wrong_places
+from product_sync_torture.documents.oracle import COLUMNS, NESTED, Column
 from product_sync_torture.surroundings import environment
 
 #: The driver sends at most 16 MB in a command with raw documents.
 _MESSAGE_BYTES: Final = 15_000_000
 _MESSAGE_DOCUMENTS: Final = 1_000
 _LEFT_FROM_BEFORE: Final = 60
-_OLD_TITLE: Final = "left from before"
 #: Memory that a sync and its children may use.
 _MOST_MB: Final = 512
-_LONGEST_KEY, _KEY_BEGINNING = 1_000, 200
 
-DiffSummary = dict[str, dict[str, Any]]
-_Reasons = frozenset[tuple[str, str]]
+_Found = dict[str, dict[str, Any]]
 
 
 @dataclass
@@ -118,7 +114,7 @@ class _Place:
     def first_run(self, made: Sequence[Made]) -> None:
         run = self._run("first run")
         rows, entries = self._rows(), self._quarantine()
-        self._report(_wrong_places(made, rows, entries, self.columns, self.played))
+        self._report(wrong_places(made, rows, entries, self.columns, self.played.counts, self.played.reasons))
         expected = sum(one.row is None for one in made) + self.played.counts["refused by the database"]
         said = (run.answer.get("source_count"), run.answer.get("quarantined"))
         if said != (len(made), expected):
@@ -154,9 +150,8 @@ class _Place:
             self._report([f"{len(entries)} entries are left although all documents are corrected"])
         if run.answer.get("error") and not self._quarantine():
             self._report([f"the run failed although all documents are corrected: {run.answer['error']}"])
-        again = Round(0, self.played.nested)
         deleted = {one.text_id for one in gone} - {one.text_id for one in now}
-        self._report(_wrong_places(now, self._rows(), self._quarantine(), self.columns, again, deleted))
+        self._report(self._wrong_places(now, deleted))
         return _Source(now, deleted)
 
     def run_when_all_changed(self, source: _Source) -> None:
@@ -165,10 +160,10 @@ class _Place:
         run = self._run("everything changed", "--accept-changes")
         if run.answer.get("updated", 0) < len(source.documents) // 2:
             self._report([f"everything changed: {run.answer.get('updated')} rows were updated"])
-        again = Round(0, self.played.nested)
-        self._report(
-            _wrong_places(source.documents, self._rows(), self._quarantine(), self.columns, again, source.gone)
-        )
+        self._report(self._wrong_places(source.documents, source.gone))
+
+    def _wrong_places(self, documents: Sequence[Made], gone: set[str | None]) -> list[str]:
+        return wrong_places(documents, self._rows(), self._quarantine(), self.columns, Counter(), Counter(), gone)
 
     def _run(self, name: str, *options: str) -> _Run:
         run = _sync(*options)
@@ -185,7 +180,7 @@ class _Place:
     def _report(self, texts: Sequence[str]) -> None:
         self.played.violations += texts
 
-    def _rows(self) -> DiffSummary:
+    def _rows(self) -> _Found:
         names = [column.name for column in self.columns]
         reads = ", ".join(
             column.read.format(f'"{column.name}"') if "{}" in column.read else column.read for column in self.columns
@@ -198,126 +193,18 @@ class _Place:
         with psycopg.connect(self.cart_url) as cart:
             return cart.execute("SELECT md5(id), xmin::text FROM product ORDER BY 1").fetchall()
 
-    def _quarantine(self) -> DiffSummary:
+    def _quarantine(self) -> _Found:
         (path,) = self.state.glob("*/quarantine.parquet")
         entries = pq.read_table(path).drop_columns(["refused"]).to_pylist()
         if len({entry["source_key"] for entry in entries}) < len(entries):
             self._report(["two entries of the quarantine have one name"])
-        if longest := [key for entry in entries if len(key := entry["source_key"]) > _LONGEST_KEY]:
+        if longest := [key for entry in entries if len(key := entry["source_key"]) > LONGEST_KEY]:
             self._report([f"a name of the quarantine has {len(longest[0])} characters"])
         return {entry["source_key"]: entry for entry in entries}
 
 
 def _is_alone(one: Made) -> bool:
     return ("id", "duplicate_id") not in one.wrong and not one.may_be_refused
-
-
-def _wrong_places(
-    made: Sequence[Made],
-    rows: DiffSummary,
-    entries: DiffSummary,
-    columns: Sequence[Column],
-    played: Round,
-    deleted: Collection[str | None] = (),
-) -> list[str]:
-    """Every document that is not where it belongs, every row and entry that belongs to none.
-
-    The rows of documents in ``deleted`` are extra, and stay.
-    """
-    problems: list[str] = []
-    nameless: list[_Reasons] = []
-    named: set[str] = set()
-    expected_rows: set[str] = set()
-    for one in made:
-        key = _key(one)
-        entry = entries.get(key) if key else None
-        if one.row is not None and (entry is None or not one.may_be_refused):
-            expected_rows.add(one.text_id or "")
-            problems += _wrong_row(one, rows.get(one.text_id or ""), columns)
-            if entry:
-                problems.append(f"{_short(one)}: in quarantine for {_reasons(entry)}, but nothing is wrong with it")
-            played.counts["in the target"] += 1
-            continue
-        wrong = one.wrong if one.row is None else frozenset({("id", "refused_by_database")})
-        played.counts["in quarantine" if one.row is None else "refused by the database"] += 1
-        played.reasons.update({reason for _, reason in wrong})
-        if key is None:
-            nameless.append(wrong)
-            continue
-        named.add(key)
-        if entry is None:
-            problems.append(f"{_short(one)}: not in quarantine, where it belongs for {sorted(wrong)}")
-        elif not _agree(_reasons(entry), wrong):
-            problems.append(f"{_short(one)}: in quarantine for {sorted(_reasons(entry))}, not {sorted(wrong)}")
-        if (old := rows.get(one.text_id or "")) is not None:
-            expected_rows.add(one.text_id or "")
-            if old["title"] != _OLD_TITLE:
-                problems.append(f"{_short(one)}: its row was overwritten although it is in quarantine")
-    problems += _wrong_without_name(nameless, [_reasons(entry) for key, entry in entries.items() if key not in named])
-    extra = {row_id for row_id in rows.keys() - expected_rows if row_id not in deleted}
-    problems += [f"row {row_id[:80]!r} belongs to no document" for row_id in sorted(extra)]
-    return problems
-
-
-def _agree(found: _Reasons, wrong: _Reasons) -> bool:
-    """Whether ``found`` are the expected reasons. After a repeated field the server may leave out other fields
-    (``docs/decisions/0025``); then ``found`` may lack some reasons but must name the repeated field."""
-    repeated = {pair for pair in wrong if pair[1] == "repeated_field"}
-    return bool(found <= wrong and found & repeated) if repeated else found == wrong
-
-
-def _wrong_without_name(expected: Sequence[_Reasons], found: Sequence[_Reasons]) -> list[str]:
-    """Compares entries without a text id by their reasons."""
-    left = list(found)
-    missing = []
-    for wrong in sorted(expected, key=len):
-        # The entry with the most reasons: one with fewer may belong to another document.
-        match = max((reasons for reasons in left if _agree(reasons, wrong)), key=len, default=None)
-        if match is None:
-            missing.append(sorted(wrong))
-        else:
-            left.remove(match)
-    if missing or left:
-        return [f"without a text id: not found {missing}, found instead {[sorted(reasons) for reasons in left]}"]
-    return []
-
-
-def _wrong_row(one: Made, row: dict[str, Any] | None, columns: Sequence[Column]) -> list[str]:
-    if row is None:
-        return [f"{_short(one)}: neither in the target nor in quarantine"]
-    assert one.row is not None  # noqa: S101 - for the type checker
-    return [
-        f"{_short(one)}: {column.name} is {str(row[column.name])[:80]!r}, not {str(one.row[column.name])[:80]!r}"
-        for column in columns
-        if not equal(row[column.name], one.row[column.name])
-    ]
-
-
-def _reasons(entry: dict[str, Any]) -> frozenset[tuple[str, str]]:
-    return frozenset(zip(entry["columns"], entry["reasons"], strict=True))
-
-
-def _short(one: Made) -> str:
-    return f"{one.text_id or one.bson_id.kind!r}"[:80]
-
-
-def _key(one: Made) -> str | None:
-    """How the quarantine names a document whose _id has a text: the canonical extended JSON of it, bounded."""
-    value = one.bson_id
-    if one.text_id is None:
-        return None
-    if value.kind == values.TEXT:
-        key = json.dumps(one.text_id, ensure_ascii=False)
-    elif value.kind == values.OBJECT_ID:
-        key = f'{{"$oid": "{one.text_id}"}}'
-    elif value.kind == values.UUID:
-        content = base64.b64encode(value.meaning.bytes).decode()
-        key = f'{{"$binary": {{"base64": "{content}", "subType": "04"}}}}'
-    else:
-        key = f'{{"{"$numberInt" if value.integer == 32 else "$numberLong"}": "{one.text_id}"}}'
-    if len(key) <= _LONGEST_KEY:
-        return key
-    return f"{key[:_KEY_BEGINNING]}… sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def _mapping(columns: Sequence[Column], folder: Path) -> dict[str, str]:
@@ -348,7 +235,7 @@ def _create_table(cart_url: str, columns: Sequence[Column]) -> None:
 def _leave_old_rows(cart_url: str, made: Sequence[Made], columns: Sequence[Column]) -> None:
     """Insert outdated rows. A sync must update those of good documents and keep those of bad ones."""
     short = [one.text_id for one in made if one.text_id and len(one.text_id) < 200][:: len(made) // _LEFT_FROM_BEFORE]
-    needed = {"title": _OLD_TITLE, "price": 1, "quantity": 1, "sellerId": "s", "stock": 1}
+    needed = {"title": OLD_TITLE, "price": 1, "quantity": 1, "sellerId": "s", "stock": 1}
     names = [column.name for column in columns if column.name in needed]
     listed = ", ".join(f'"{name}"' for name in names)
     with psycopg.connect(cart_url) as cart, cart.cursor() as cursor:
