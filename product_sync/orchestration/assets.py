@@ -23,7 +23,7 @@ from product_sync.orchestration.metadata import (
     unfinished_metadata,
 )
 from product_sync.orchestration.names import PRODUCT, SyncNames
-from product_sync.orchestration.resources import SyncResource
+from product_sync.orchestration.resources import Steps
 from product_sync.orchestration.schedules import is_automatic
 from product_sync.orchestration.skipped import record_skipped
 from product_sync.pipeline import change_pass
@@ -42,11 +42,11 @@ _LOAD_CONFIG = {
 }
 
 
-def sync_assets(definition: SyncDefinition) -> list[Asset]:
+def sync_assets(steps: Steps) -> list[Asset]:
     """All assets of one sync."""
-    names = SyncNames.of(definition.name)
+    definition, names = steps.definition, SyncNames.of(steps.definition.name)
     recorded = [spec.with_io_manager_key(names.io_manager) for spec in _recorded_assets(definition, names)]
-    assets: list[Asset] = [*recorded, *_steps(definition, names)]
+    assets: list[Asset] = [*recorded, *_steps(steps, names)]
     return list(dg.map_asset_specs(lambda spec: spec.replace_attributes(group_name=names.group), assets))
 
 
@@ -101,12 +101,13 @@ def _recorded_assets(definition: SyncDefinition, names: SyncNames) -> list[dg.As
     ]
 
 
-def _steps(definition: SyncDefinition, names: SyncNames) -> list[dg.AssetsDefinition]:
+def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
     """Those that are steps of a run."""
-    labels = definition.labels
+    definition, labels = steps.definition, steps.definition.labels
 
     @dg.multi_asset(
         name=names.snapshots,
+        required_resource_keys=steps.resource_keys,
         specs=[
             dg.AssetSpec(
                 names.source_snapshot,
@@ -128,11 +129,11 @@ def _steps(definition: SyncDefinition, names: SyncNames) -> list[dg.AssetsDefini
         ],
         can_subset=True,
     )
-    def snapshots(context: dg.AssetExecutionContext, sync: SyncResource) -> Iterator[dg.MaterializeResult[None]]:
+    def snapshots(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
         """Reads both sides at once, or the one that is selected (docs/decisions/0110)."""
         reads_source = dg.AssetKey(names.source_snapshot) in context.selected_asset_keys
         reads_target = dg.AssetKey(names.target_snapshot) in context.selected_asset_keys
-        with sync.step(context, definition, begins=True) as sync_run:
+        with steps.open(context, begins=True) as sync_run:
             source, target = sync_run.snapshot(source=reads_source, target=reads_target)
             if sync_run.settings.changes:
                 context.log.info(run_log.changes_read(change_pass.of(sync_run.files)))
@@ -147,6 +148,7 @@ def _steps(definition: SyncDefinition, names: SyncNames) -> list[dg.AssetsDefini
 
     @dg.asset(
         name=names.diff,
+        required_resource_keys=steps.resource_keys,
         deps=[names.source_snapshot, names.target_snapshot],
         kinds={"parquet"},
         io_manager_key=names.io_manager,
@@ -155,14 +157,15 @@ def _steps(definition: SyncDefinition, names: SyncNames) -> list[dg.AssetsDefini
             " only)."
         ),
     )
-    def diff(context: dg.AssetExecutionContext, sync: SyncResource) -> dg.MaterializeResult[None]:
-        with sync.step(context, definition) as sync_run:
+    def diff(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        with steps.open(context) as sync_run:
             found = sync_run.diff()
             context.log.info(run_log.differences(found))
             return dg.MaterializeResult(metadata=diff_metadata(found) | scope_metadata(sync_run))
 
     @dg.multi_asset(
         name=names.load,
+        required_resource_keys=steps.resource_keys,
         config_schema=_LOAD_CONFIG,
         specs=[
             dg.AssetSpec(
@@ -185,12 +188,10 @@ def _steps(definition: SyncDefinition, names: SyncNames) -> list[dg.AssetsDefini
         check_specs=load_check_specs(names),
         can_subset=True,
     )
-    def load(
-        context: dg.AssetExecutionContext, sync: SyncResource
-    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    def load(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         """Without an asset among what is selected, as in a validation, nothing is loaded and only the checks are
         made."""
-        with sync.step(context, definition) as sync_run:
+        with steps.open(context) as sync_run:
             if context.selected_asset_keys:
                 yield from _load(context, names, sync_run)
             else:

@@ -1,6 +1,7 @@
 """Puts the parts together, for Dagster's processes and for a run inside our own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -14,11 +15,11 @@ from product_sync.orchestration.health_sensor import health_sensor
 from product_sync.orchestration.io_manager import ParquetIOManager
 from product_sync.orchestration.jobs import sync_jobs
 from product_sync.orchestration.names import SyncNames
-from product_sync.orchestration.resources import Listener, sync_resource
+from product_sync.orchestration.resources import HOST_RESOURCE, Listener, Steps, sync_resource
 from product_sync.orchestration.schedules import sync_schedule
 from product_sync.orchestration.sensors import reap_dead_runs_sensor, tell_of_runs_sensor
 from product_sync.schema.definition import SyncDefinition
-from product_sync.settings import PageSettings, ScheduleSettings
+from product_sync.settings import PageSettings, RunOptions, ScheduleSettings
 
 #: One object for all syncs: Dagster merges definitions only if they share their resources.
 _RESOURCE = sync_resource(Listener())
@@ -29,23 +30,31 @@ def build_sync_definitions(
     *,
     schedule: ScheduleSettings | None = None,
     pages: PageSettings | None = None,
-    resource: dg.ResourceDefinition = _RESOURCE,
+    options: Mapping[str, Any] | None = None,
 ) -> dg.Definitions:
     """Everything that Dagster knows of one sync, to be merged with other syncs and other people's definitions.
 
-    Without ``schedule`` there is none. ``pages`` is for processes that show assets; a run needs none of it.
+    Without ``schedule`` there is none. ``pages`` is for processes that show assets; a run needs none of it. ``options``
+    are those of `RunOptions` for every run of this sync; run config overrides them, they override the environment.
+
+    Raises `ConfigurationError` for an option that does not exist or has no valid value.
     """
-    names, assets = SyncNames.of(definition.name), sync_assets(definition)
+    defaults = RunOptions.resolve({}, options or {}).model_dump(exclude_unset=True)
+    return _of_sync(Steps(definition, HOST_RESOURCE, defaults), _RESOURCE, schedule, pages)
+
+
+def _of_sync(
+    steps: Steps, resource: dg.ResourceDefinition, schedule: ScheduleSettings | None, pages: PageSettings | None
+) -> dg.Definitions:
+    definition = steps.definition
+    names, assets = SyncNames.of(definition.name), sync_assets(steps)
     return dg.Definitions(
         assets=with_pages(names, assets, pages) if pages else assets,
-        asset_checks=[*sync_checks(definition), connections(definition)],
-        jobs=sync_jobs(definition),
+        asset_checks=[*sync_checks(steps), connections(definition)],
+        jobs=sync_jobs(definition, steps.resource),
         schedules=[sync_schedule(definition, schedule)] if schedule else [],
         sensors=[reap_dead_runs_sensor, tell_of_runs_sensor, health_sensor(definition)],
-        resources={
-            "sync": resource,
-            names.io_manager: ParquetIOManager(definition=definition),
-        },
+        resources={steps.resource: resource, names.io_manager: ParquetIOManager(definition=definition)},
     )
 
 
@@ -58,5 +67,5 @@ def build_definitions(
 ) -> dg.Definitions:
     """All definitions of a project of ours, as `build_sync_definitions`. ``listener`` is for runs in this process."""
     resource = sync_resource(listener) if listener else _RESOURCE
-    each = [build_sync_definitions(sync, schedule=schedule, pages=pages, resource=resource) for sync in syncs]
+    each = [_of_sync(Steps(sync), resource, schedule, pages) for sync in syncs]
     return dg.Definitions.merge(*each, dg.Definitions(executor=in_process_by_default, loggers={"console": console}))

@@ -22,20 +22,20 @@ from product_sync.orchestration.names import (
     TARGET_MATCHES_SOURCE,
     SyncNames,
 )
-from product_sync.orchestration.resources import SyncResource
+from product_sync.orchestration.resources import Steps
 from product_sync.orchestration.step_errors import CheckFailed
 from product_sync.pipeline import run_checks
 from product_sync.pipeline.sync_run import SyncRun
-from product_sync.schema.definition import SyncDefinition
 from product_sync.verify.checks import CheckResult, Severity
 
 
-def sync_checks(definition: SyncDefinition) -> list[dg.AssetChecksDefinition]:
+def sync_checks(steps: Steps) -> list[dg.AssetChecksDefinition]:
     """The checks that are separate steps."""
-    names = SyncNames.of(definition.name)
+    names = SyncNames.of(steps.definition.name)
 
     @dg.multi_asset_check(
         name=f"{names.source_snapshot}_{SOURCE_LOOKS_COMPLETE}",
+        required_resource_keys=steps.resource_keys,
         specs=[
             dg.AssetCheckSpec(
                 SOURCE_LOOKS_COMPLETE,
@@ -50,14 +50,13 @@ def sync_checks(definition: SyncDefinition) -> list[dg.AssetChecksDefinition]:
             ),
         ],
     )
-    def source_looks_complete(
-        context: dg.AssetCheckExecutionContext, sync: SyncResource
-    ) -> Iterator[dg.AssetCheckResult]:
-        with sync.step(context, definition) as sync_run:
+    def source_looks_complete(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        with steps.open(context) as sync_run:
             yield from _answer(context, [run_checks.check_source(sync_run), run_checks.check_mapping(sync_run)])
 
     @dg.multi_asset_check(
         name=f"{names.diff}_{CHANGE_IS_PLAUSIBLE}",
+        required_resource_keys=steps.resource_keys,
         specs=[
             dg.AssetCheckSpec(
                 CHANGE_IS_PLAUSIBLE,
@@ -67,10 +66,8 @@ def sync_checks(definition: SyncDefinition) -> list[dg.AssetChecksDefinition]:
             )
         ],
     )
-    def change_is_plausible(
-        context: dg.AssetCheckExecutionContext, sync: SyncResource
-    ) -> Iterator[dg.AssetCheckResult]:
-        with sync.step(context, definition) as sync_run:
+    def change_is_plausible(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        with steps.open(context) as sync_run:
             check_result = run_checks.check_change(sync_run)
             if not check_result.passed:
                 record_drift_report(context.op_execution_context, sync_run, REFUSED)

@@ -11,14 +11,17 @@ from product_sync.errors import MappingError
 from product_sync.orchestration.build import build_sync_definitions
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.mapping_errors import Place, all_of
-from product_sync.settings import PageSettings, ScheduleSettings
+from product_sync.settings import PageSettings, RunOptions, ScheduleSettings
 
 
 class SyncAttributes(SyncDefinition):
-    """The attributes of ``defs.yaml``: those of a mapping file, and when the sync runs."""
+    """The attributes of ``defs.yaml``: those of a mapping file, when the sync runs, and its run options."""
 
     schedule: ScheduleSettings | None = Field(
         default=None, description="`cron`, `time_zone` and `enabled`; without it the sync has no schedule"
+    )
+    options: RunOptions = Field(
+        default_factory=RunOptions, description="The options of every run; the run config of one run overrides them"
     )
 
 
@@ -62,6 +65,7 @@ class SyncComponent(dg.Component, dg.Model, dg.Resolvable):
 
     sync: SyncDefinition
     schedule: ScheduleSettings | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def model(cls) -> type[BaseModel]:
@@ -74,9 +78,10 @@ class SyncComponent(dg.Component, dg.Model, dg.Resolvable):
             attributes = SyncAttributes.model_validate(context.resolve_value(model.model_dump()))
         except MappingError as error:
             raise all_of(error.mistakes, partial(_where, context)) from None
-        given = attributes.model_dump(by_alias=True, exclude={"schedule"}, exclude_unset=True)
-        return cls(sync=SyncDefinition.model_validate(given), schedule=attributes.schedule)
+        given = attributes.model_dump(by_alias=True, exclude={"schedule", "options"}, exclude_unset=True)
+        options = attributes.options.model_dump(exclude_unset=True)
+        return cls(sync=SyncDefinition.model_validate(given), schedule=attributes.schedule, options=options)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster passes it
         pages = PageSettings.from_environment(os.environ)
-        return build_sync_definitions(self.sync, schedule=self.schedule, pages=pages)
+        return build_sync_definitions(self.sync, schedule=self.schedule, pages=pages, options=self.options)

@@ -1,6 +1,7 @@
 """The jobs of a sync: sync, dry run, changes, validation."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -32,94 +33,68 @@ _SECTIONS = ("ops", "resources", "execution", "loggers")
 _DRY_RUN_IN_GRAPHQL = "dryRun"
 
 
-def _to_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Move the options at the top of the run config to the resource ``sync``. Raises `DagsterInvalidConfigError` for a
-    value out of bounds: Dagster then refuses the launch."""
+def _to_run_config(resource: str, always: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Move the options at the top of the run config to the resource, and add those that the job ``always`` has: a
+    default in the job's config would be lost as soon as a user gives any config.
+
+    Raises `DagsterInvalidConfigError` for a value out of bounds: Dagster then refuses the launch."""
     sections = {name: dict(config[name]) for name in _SECTIONS if name in config}
     options = {name: value for name, value in config.items() if name not in (*_SECTIONS, _DRY_RUN_IN_GRAPHQL)}
     resources = sections.setdefault("resources", {})
-    of_sync = resources.get("sync", {}).get("config", {})
+    of_sync = resources.get(resource, {}).get("config", {})
     if config.get(_DRY_RUN_IN_GRAPHQL) or of_sync.get("dry_run"):
         options["dry_run"] = True  # dry is on if any switch says so
-    options = {**of_sync, **options}
+    options = {**of_sync, **options, **always}
     try:
         RunOptions.resolve({}, options)
     except ConfigurationError as error:
         raise dg.DagsterInvalidConfigError(str(error), [], config) from None  # type: ignore[no-untyped-call]
-    resources["sync"] = {"config": options}
+    resources[resource] = {"config": options}
     # Without an entry Dagster would use its own console logger.
     sections.setdefault("loggers", {"console": {}})
     return sections
 
 
-def _to_dry_run_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, and always dry: a default in the job's config would be lost as soon as a user gives any config."""
-    return _to_run_config({**config, "dry_run": True})
-
-
-def _to_changes_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, and always for the changes."""
-    return _to_run_config({**config, "changes": True})
-
-
-_OF_SYNC = {"sync": dg.Field({"config": dg.Field(RUN_CONFIG, is_required=False)}, is_required=False)}
-_SCHEMA = {
-    **RUN_CONFIG,
-    _DRY_RUN_IN_GRAPHQL: dg.Field(bool, is_required=False, description="The same as dry_run."),
-    **{name: dg.Field(dict, is_required=False) for name in _SECTIONS},
-    "resources": dg.Field(dg.Permissive(_OF_SYNC), is_required=False),  # type: ignore[no-untyped-call]
-}
-
-
-def sync_jobs(definition: SyncDefinition) -> "list[UnresolvedAssetJobDefinition]":
-    """The sync, its dry run and the validation. Each carries the definition, which the shared sensors read."""
+def sync_jobs(definition: SyncDefinition, resource: str) -> "list[UnresolvedAssetJobDefinition]":
+    """The sync, its dry run, its pass over the changes, the validation. Each carries the definition, which the shared
+    sensors read. ``resource`` is the key of the resource that has the options."""
     names = SyncNames.of(definition.name)
+    of_resource = {resource: dg.Field({"config": dg.Field(RUN_CONFIG, is_required=False)}, is_required=False)}
+    schema = {
+        **RUN_CONFIG,
+        _DRY_RUN_IN_GRAPHQL: dg.Field(bool, is_required=False, description="The same as dry_run."),
+        **{name: dg.Field(dict, is_required=False) for name in _SECTIONS},
+        "resources": dg.Field(dg.Permissive(of_resource), is_required=False),  # type: ignore[no-untyped-call]
+    }
+
+    def job(
+        name: str, selection: dg.AssetSelection, description: str, tags: Mapping[str, str], **always: object
+    ) -> "UnresolvedAssetJobDefinition":
+        return dg.define_asset_job(
+            name,
+            selection=selection,
+            config=dg.ConfigMapping(config_fn=partial(_to_run_config, resource, always), config_schema=schema),
+            tags={SYNC_TAG: definition.name, **tags},
+            metadata={DEFINITION: dg.MetadataValue.json(definition.model_dump(mode="json", by_alias=True))},
+            executor_def=in_process_by_default,
+            description=description,
+        )
+
     steps = dg.AssetSelection.assets(*names.assets)
-    tags = {SYNC_TAG: definition.name}
-    metadata = {DEFINITION: dg.MetadataValue.json(definition.model_dump(mode="json", by_alias=True))}
+    checks = dg.AssetSelection.checks(
+        dg.AssetCheckKey(dg.AssetKey(names.source_snapshot), SOURCE_LOOKS_COMPLETE),
+        dg.AssetCheckKey(dg.AssetKey(names.source_snapshot), MAPPING_FITS_SOURCE),
+        dg.AssetCheckKey(dg.AssetKey(names.load), TARGET_MATCHES_SOURCE),
+        dg.AssetCheckKey(dg.AssetKey(names.load), NO_EXTRA_PRODUCTS),
+        dg.AssetCheckKey(dg.AssetKey(names.quarantine), QUARANTINE_WITHIN_BUDGET),
+    )
+    does, same = "Read both sides, find the differences, write them in batches, verify the result.", names.sync_job
+    dry, only = f"The same as {same}, but nothing is written.", "of the products that the source has changed since then"
     return [
-        dg.define_asset_job(
-            names.sync_job,
-            selection=steps,
-            config=dg.ConfigMapping(config_fn=_to_run_config, config_schema=_SCHEMA),
-            tags=tags,
-            metadata=metadata,
-            executor_def=in_process_by_default,
-            description="Read both sides, find the differences, write them in batches, verify the result.",
-        ),
-        dg.define_asset_job(
-            names.dry_run_job,
-            selection=steps,
-            config=dg.ConfigMapping(config_fn=_to_dry_run_config, config_schema=_SCHEMA),
-            tags={**tags, DRY_RUN_TAG: "true"},
-            metadata=metadata,
-            executor_def=in_process_by_default,
-            description=f"The same as {names.sync_job}, but nothing is written.",
-        ),
-        dg.define_asset_job(
-            names.changes_job,
-            selection=steps,
-            config=dg.ConfigMapping(config_fn=_to_changes_config, config_schema=_SCHEMA),
-            tags={**tags, SCOPE_TAG: "changes"},
-            metadata=metadata,
-            executor_def=in_process_by_default,
-            description=f"The same as {names.sync_job}, of the products that the source has changed since then.",
-        ),
-        dg.define_asset_job(
-            names.validate_job,
-            selection=dg.AssetSelection.checks(
-                dg.AssetCheckKey(dg.AssetKey(names.source_snapshot), SOURCE_LOOKS_COMPLETE),
-                dg.AssetCheckKey(dg.AssetKey(names.source_snapshot), MAPPING_FITS_SOURCE),
-                dg.AssetCheckKey(dg.AssetKey(names.load), TARGET_MATCHES_SOURCE),
-                dg.AssetCheckKey(dg.AssetKey(names.load), NO_EXTRA_PRODUCTS),
-                dg.AssetCheckKey(dg.AssetKey(names.quarantine), QUARANTINE_WITHIN_BUDGET),
-            ),
-            config=dg.ConfigMapping(config_fn=_to_run_config, config_schema=_SCHEMA),
-            tags=tags,
-            metadata=metadata,
-            executor_def=in_process_by_default,
-            description="Read both sides again and compare them. Nothing is written.",
-        ),
+        job(names.sync_job, steps, does, {}),
+        job(names.dry_run_job, steps, dry, {DRY_RUN_TAG: "true"}, dry_run=True),
+        job(names.changes_job, steps, f"The same as {same}, {only}.", {SCOPE_TAG: "changes"}, changes=True),
+        job(names.validate_job, checks, "Read both sides again and compare them. Nothing is written.", {}),
     ]
 
 

@@ -1,14 +1,14 @@
 """The resource of a run: its options, and the state that the steps of one process share.
 
 Options that the run config leaves out come from the environment when the run starts (`product_sync.settings`), never
-when definitions load. One resource, ``sync``, holds the options of the whole run, so that the Materialize button of
-the UI takes them too: ``resources: {sync: {config: {dry_run: true}}}``.
+when definitions load. One resource holds the options of the whole run, so that the Materialize button of the UI takes
+them too: ``resources: {sync: {config: {dry_run: true}}}``. In other people's projects its key is ``product_sync``.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -31,6 +31,10 @@ from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.runtime.typed_settings import Setting
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import RunOptions, state_root
+
+#: The key of the resource in a project of ours, and in other people's projects, whose own may be called ``sync``.
+RESOURCE, HOST_RESOURCE = "sync", "product_sync"
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
 _TYPES: Mapping[Any, Any] = {bool: dg.BoolSource, int: dg.IntSource, float: float, str: dg.StringSource}
 
@@ -91,10 +95,11 @@ class RunResource:
     @contextmanager
     def step(
         self,
-        context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+        context: Context,
         definition: SyncDefinition,
+        defaults: Mapping[str, Any],
         *,
-        begins: bool = False,
+        begins: bool,
     ) -> Iterator[SyncRun]:
         """Run one step of this sync. An error of ours ends the step with its own sentence; an interrupt ends it with
         the counts so far.
@@ -103,23 +108,22 @@ class RunResource:
         """
         sync_run: SyncRun | None = None
         with own_errors(context.log, lambda: run_log.interrupted(loaded_so_far(sync_run) if sync_run else None)):
-            sync_run = self._open(context, definition)
+            sync_run = self._open(context, definition, defaults)
             will_load = _will_load(context, definition) and not sync_run.settings.dry_run
             if begins and will_load and definition.name not in self._admitted:
                 require_writable(sync_run.databases)
                 self._admitted.add(definition.name)
             yield sync_run
 
-    def _open(
-        self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, definition: SyncDefinition
-    ) -> SyncRun:
+    def _open(self, context: Context, definition: SyncDefinition, defaults: Mapping[str, Any]) -> SyncRun:
         """Reads the environment. The table is reflected once for all steps of a process, which costs 0.1 s."""
         require_channels(os.environ)
         of_sync = names.SyncNames.of(definition.name)
-        dry_run = bool(self._given.get("dry_run")) or _is_dry(context.run, of_sync)
+        given = {**defaults, **{name: value for name, value in self._given.items() if value is not None}}
+        dry_run = bool(given.get("dry_run")) or _is_dry(context.run, of_sync)
         if dry_run and names.DRY_RUN_TAG not in context.run.tags:
             context.instance.add_run_tags(context.run.run_id, {names.DRY_RUN_TAG: "true"})
-        options = RunOptions.resolve(os.environ, {**self._given, "dry_run": dry_run})
+        options = RunOptions.resolve(os.environ, {**given, "dry_run": dry_run})
         if options.is_partial and names.SCOPE_TAG not in context.run.tags:
             context.instance.add_run_tags(context.run.run_id, {names.SCOPE_TAG: options.scope_kind})
         databases = self._databases.get(definition.name)
@@ -148,12 +152,28 @@ class RunResource:
         return record_progress(self._listener.on_progress, log, observe, time.monotonic, of_sync)
 
 
-#: The type of the parameter ``sync`` of assets and checks.
-SyncResource = dg.ResourceParam[RunResource]
+@dataclass(frozen=True)
+class Steps:
+    """Opens the steps of one sync. ``resource`` is the key of the resource in its project. The run config overrides the
+    options in ``defaults``, and these override the environment."""
+
+    definition: SyncDefinition
+    resource: str = RESOURCE
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def resource_keys(self) -> set[str]:
+        """What each step requires."""
+        return {self.resource}
+
+    def open(self, context: Context, *, begins: bool = False) -> AbstractContextManager[SyncRun]:
+        """As `RunResource.step`."""
+        shared: RunResource = getattr(context.resources, self.resource)
+        return shared.step(context, self.definition, self.defaults, begins=begins)
 
 
 def sync_resource(listener: Listener) -> dg.ResourceDefinition:
-    """The resource ``sync``, in Dagster's terms."""
+    """`RunResource`, in Dagster's terms."""
 
     @dg.resource(config_schema=RUN_CONFIG, description="The options of a run. The environment holds the others.")
     def sync(context: dg.InitResourceContext) -> Iterator[RunResource]:
@@ -170,6 +190,6 @@ def _is_dry(run: dg.DagsterRun, of_sync: names.SyncNames) -> bool:
     return bool(((ops.get(of_sync.load) or {}).get("config") or {}).get("dry_run"))
 
 
-def _will_load(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, definition: SyncDefinition) -> bool:
+def _will_load(context: Context, definition: SyncDefinition) -> bool:
     """Whether the load is a step of this run."""
     return context.op_execution_context.job_def.graph.has_node_named(names.SyncNames.of(definition.name).load)

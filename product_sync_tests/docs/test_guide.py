@@ -22,7 +22,7 @@ from product_sync.definitions import defs
 from product_sync.orchestration.checks import load_check_specs, sync_checks
 from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.names import PRODUCT
-from product_sync.orchestration.resources import RUN_CONFIG
+from product_sync.orchestration.resources import RUN_CONFIG, Steps
 from product_sync.results import (
     ConnectionReport,
     DoctorReport,
@@ -186,7 +186,7 @@ def test_every_exit_status_has_a_row() -> None:
 
 def test_every_check_has_a_row() -> None:
     explained = [codes(row["check"])[0] for row in ERRORS.rows("check", "what to do")]
-    checks = [*sync_checks(load_definition()), connections(load_definition())]
+    checks = [*sync_checks(Steps(load_definition())), connections(load_definition())]
     specs = [*load_check_specs(PRODUCT), *(spec for check in checks for spec in check.check_specs)]
     assert sorted(explained) == sorted(spec.name for spec in specs)
 

@@ -68,8 +68,8 @@ from shop.resources import Mongo
 
 
 @dg.asset
-def own_asset(mongodb: Mongo) -> pd.DataFrame:
-    return pd.DataFrame({"answer": [mongodb.answer]})
+def own_asset(mongodb: Mongo, sync: Mongo) -> pd.DataFrame:
+    return pd.DataFrame({"answer": [mongodb.answer + sync.answer]})
 """,
     "shop/defs/resources.py": """
 import dagster as dg
@@ -80,7 +80,8 @@ from shop.resources import CsvIOManager, Mongo
 @dg.definitions
 def own() -> dg.Definitions:
     return dg.Definitions(
-        resources={"mongodb": Mongo(answer=42), "io_manager": CsvIOManager()}, executor=dg.in_process_executor
+        resources={"mongodb": Mongo(answer=42), "sync": Mongo(answer=1), "io_manager": CsvIOManager()},
+        executor=dg.in_process_executor,
     )
 """,
 }
@@ -118,7 +119,7 @@ def test_a_project_with_its_own_resources_takes_two_syncs_and_uses_their_results
                 assert SyncComponent.resolve_from_dict(scaffolded["attributes"]).sync.name == "seller"
     assert session.market.sql("SELECT id, name FROM seller ORDER BY id") == [("s1", "Sara"), ("s2", "Sam")]
     assert len(session.market.rows()) == 3
-    assert (session.folder / "own_asset.csv").read_text() == "answer\n42\n"
+    assert (session.folder / "own_asset.csv").read_text() == "answer\n43\n"
     assert (session.folder / "drifted_sellers.csv").read_text() == "op,id\ninsert,s1\ninsert,s2\n"
 
 

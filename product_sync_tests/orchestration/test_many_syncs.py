@@ -6,18 +6,24 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+import psycopg
 import pytest
+from dagster._core.test_utils import create_test_daemon_workspace_context
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from pymongo import MongoClient
 
 from product_sync.orchestration.build import build_sync_definitions
 from product_sync.orchestration.names import PRODUCT, SYNC_TAG, SyncNames, syncs_of
 from product_sync.orchestration.past_syncs import last_successful_sync
 from product_sync.orchestration.run_history import finished_runs
-from product_sync.schema.definition import DEFAULT_MAPPING, load_definitions
+from product_sync.pipeline.databases import Databases
+from product_sync.schema.definition import DEFAULT_MAPPING, load_definition, load_definitions
 from product_sync.settings import PageSettings, ScheduleSettings
 from product_sync_tests.orchestration.test_notifications import Daemon
+from product_sync_tests.orchestration.test_server import wait_until
 from product_sync_tests.receivers import web_receiver
-from product_sync_tests.shop import QUICK, Shop, ids, product, project, record_run
+from product_sync_tests.shop import QUICK, Outcome, Shop, ids, product, project, record_run
 
 SELLER = SyncNames.of("seller")
 SELLERS = """
@@ -207,12 +213,70 @@ def test_two_syncs_fit_into_a_project_with_resources_and_assets_of_its_own(mall:
     def greeting(context: dg.AssetExecutionContext, new_sellers: pd.DataFrame) -> str:
         return f"{context.resources.mongodb} welcomes {', '.join(new_sellers['new_name'])}"
 
-    host = dg.Definitions(assets=[new_sellers, greeting], resources={"mongodb": "the host's", "io_manager": InMemory()})
-    product_sync, seller_sync = (build_sync_definitions(each) for each in load_definitions(os.environ))
+    host = dg.Definitions(
+        assets=[new_sellers, greeting], resources={"mongodb": "the host's", "sync": 1, "io_manager": InMemory()}
+    )
+    product_sync, seller_sync = (
+        build_sync_definitions(each, options={"quarantine_budget": 1.0, "batch_size": 7})
+        for each in load_definitions(os.environ)
+    )
     merged = dg.Definitions.merge(host, product_sync, seller_sync)
     job = merged.resolve_implicit_global_asset_job_def()
-    config = {"resources": {"sync": {"config": {**QUICK, "quarantine_budget": 1.0}}}}
-    assert job.execute_in_process(instance=mall.instance, run_config=config).success
+    config = {"resources": {"product_sync": {"config": {**QUICK, "batch_size": 8}}}}
+    result = job.execute_in_process(instance=mall.instance, run_config=config)
+    assert result.success
+    log = Outcome(mall.instance, result.run_id, result.success).log
+    assert "Sync in batches of 8 rows" in log, "the run config overrides the options of the project"
     assert kept["greeting"] == "the host's welcomes Sara"
     assert set(mall.rows) == set(ids(3))
     assert len([each for each in merged.get_repository_def().sensor_defs if each.name == "tell_of_runs"]) == 1
+
+
+def test_two_syncs_run_beside_each_other_where_the_queue_allows_it_and_two_of_one_table_never(
+    mall: Shop, tmp_path: Path
+) -> None:
+    """Dagster's queue with a limit of two runs, its daemon, and each run in a process of its own."""
+    (tmp_path / "dagster.yaml").write_text(
+        "{concurrency: {runs: {max_concurrent_runs: 2}}, telemetry: {enabled: false}}"
+    )
+    target = ModuleTarget("product_sync.definitions", None, None, "product_sync")
+    with (
+        dg.DagsterInstance.from_config(str(tmp_path)) as instance,
+        create_test_daemon_workspace_context(target, instance) as workspace,
+        psycopg.connect(mall.cart_url) as migration,
+    ):
+        queue = QueuedRunCoordinatorDaemon(interval_seconds=1)
+
+        def submit(names: SyncNames, **options: Any) -> str:
+            context = workspace.create_request_context()
+            [repository] = context.get_code_location("product_sync").get_repositories().values()
+            remote = repository.get_full_job(names.sync_job)
+            run = instance.create_run_for_job(
+                project().resolve_job_def(names.sync_job),
+                run_config={"resources": {"sync": {"config": {**QUICK, **options}}}},
+                remote_job_origin=remote.get_remote_origin(),
+                job_code_origin=remote.get_python_origin(),
+            )
+            instance.submit_run(run.run_id, context)
+            return run.run_id
+
+        def status(run_id: str) -> dg.DagsterRunStatus:
+            list(queue.run_iteration(workspace))
+            run = instance.get_run_by_id(run_id)
+            assert run is not None
+            return run.status
+
+        migration.execute("LOCK TABLE product IN SHARE ROW EXCLUSIVE MODE")  # the first run waits in its load
+        first = submit(PRODUCT, retry_s=3_600.0)
+        holds_lock = Databases.of(load_definition(), os.environ).lock_holder
+        wait_until(lambda: status(first) is dg.DagsterRunStatus.STARTED and holds_lock() is not None)
+        again, sellers = submit(PRODUCT, lock_wait_s=0.0), submit(SELLER, quarantine_budget=1.0)
+        assert (status(again), status(sellers)) != (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.QUEUED)
+        wait_until(lambda: status(again) is dg.DagsterRunStatus.FAILURE)
+        assert "public.product is being synced by product_sync" in Outcome(instance, again, False).failures
+        wait_until(lambda: status(sellers) is dg.DagsterRunStatus.SUCCESS)
+        assert mall.sql("SELECT * FROM seller") == [("s1", "Sara")]
+        assert (status(first), mall.rows) == (dg.DagsterRunStatus.STARTED, {})
+        migration.rollback()
+        wait_until(lambda: status(first) is dg.DagsterRunStatus.SUCCESS)
+    assert set(mall.rows) == set(ids(3))
