@@ -51,7 +51,7 @@ def row_schema_of(
     name unless ``specs`` says otherwise."""
     columns = dict[str, dict[str, Any]]()
     for name in types:
-        spec = {"zone": types[name].zone} | (specs or {}).get(name, {})
+        spec = {"zone": types[name].scalar.zone} | (specs or {}).get(name, {})
         columns[name] = spec if {"value", "expression"} & spec.keys() else {"source": name} | spec
     return resolve_mapping(mapping_of(columns), table_of({"id": key, **types}))
 

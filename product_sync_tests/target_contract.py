@@ -45,6 +45,8 @@ EVERY_TYPE: Mapping[str, ColumnType] = {
     "code": ColumnType(TypeName.CHAR, length=12),
     "day": ColumnType(TypeName.DATE),
     "clock": ColumnType(TypeName.TIMESTAMP),
+    "tags": ColumnType(TypeName.ARRAY, element=ColumnType(TypeName.TEXT)),
+    "sold": ColumnType(TypeName.ARRAY, element=ColumnType(TypeName.TIMESTAMPTZ)),
 }
 
 #: Rows at the edges of every type.
@@ -70,6 +72,8 @@ EDGES: Sequence[Row] = (
         "code": "",
         "day": -2_440_588,
         "clock": -210_866_803_200_000_000,
+        "tags": "{}",
+        "sold": '{"4714-11-24 00:00:00+00 BC",NULL,"1970-01-01 00:00:00.1+00"}',
     },
     {
         "id": "most",
@@ -91,6 +95,8 @@ EDGES: Sequence[Row] = (
         "code": "  😀  é",
         "day": 2_145_042_905,
         "clock": 9_223_371_331_200_000_000 - 1,
+        "tags": '{red,"dark \\"blue\\" ; \\\\","",NULL,"null","{}"}',
+        "sold": '{"294276-12-31 23:59:59.999999+00",infinity}',
     },
     {
         "id": "not finite",
@@ -150,6 +156,7 @@ _DECLARED = {
     "char(12)": "character(12)",
     "timestamp": "timestamp without time zone",
     "timestamptz": "timestamp with time zone",
+    "timestamptz[]": "timestamp with time zone[]",
 }
 
 

@@ -136,7 +136,7 @@ class _Field:
 
     def _canonical_default(self, column: RowColumn) -> Any:
         try:
-            return self._convert(_default_as_bson(column.default, column.type.name))
+            return self._convert(_default_as_bson(column.default, column.type.scalar.name))
         except ConversionError as error:
             key = "default" if column.path else "value"
             raise MappingError(
@@ -196,6 +196,10 @@ def descend(value: Any, path: tuple[str, ...]) -> tuple[Any, bool]:
 def _default_as_bson(default: object, type_name: TypeName) -> object:
     """A default as a document would contain it. A date or time of YAML without a zone is UTC
     (yaml.org/type/timestamp.html). A date for a date column is that date, whatever its zone."""
+    if isinstance(default, list):
+        return [_default_as_bson(member, type_name) for member in default]
+    if isinstance(default, dict):
+        return {name: _default_as_bson(member, type_name) for name, member in default.items()}
     if isinstance(default, dt.datetime):
         instant = default if default.tzinfo else default.replace(tzinfo=dt.UTC)
         if instant.microsecond % 1000:

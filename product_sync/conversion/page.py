@@ -54,7 +54,7 @@ class PageConverter:
         self._key = row_schema.key
         self._columns = row_schema.columns
         self._readers = {
-            column.name: page_column(column, is_key=column is self._key) or page_values.page_column(column)
+            column.name: page_values.page_column(column) or page_column(column, is_key=column is self._key)
             for column in self._columns
         }
         self._by_field: dict[str, list[RowColumn]] = {}

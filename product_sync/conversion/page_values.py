@@ -26,6 +26,7 @@ from product_sync.schema.types import TypeName
 _KINDS: Final = {
     TypeName.JSON: frozenset({BsonType.DOCUMENT, BsonType.ARRAY}),
     TypeName.JSONB: frozenset({BsonType.DOCUMENT, BsonType.ARRAY}),
+    TypeName.ARRAY: frozenset({BsonType.ARRAY}),
 }
 
 

@@ -20,7 +20,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from product_sync.conversion import json_values, numbers, page_columns
+from product_sync.conversion import arrays, json_values, numbers, page_columns
 from product_sync.conversion.error import ConversionError
 from product_sync.conversion.ids import is_canonical_uuid, source_id
 from product_sync.conversion.numbers import Rules
@@ -160,6 +160,8 @@ CONVERSIONS: Final[dict[TypeName, _Conversions]] = {
 
 def rules(column: RowColumn) -> Rules:
     """The rules for the values of a column, by the Python type of the decoded value."""
+    if column.type.element is not None:
+        return arrays.rules(column.type.element, rules(replace(column, type=column.type.element)))
     exact = CONVERSIONS[column.type.name].exact(column.type)
     return exact if column.kind is not Kind.REFERENCE else _reference(exact[str])
 

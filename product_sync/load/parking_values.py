@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from product_sync.conversion import arrays
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.types import ColumnType, TypeName
 
@@ -30,8 +31,8 @@ def parking_places(row_schema: RowSchema, columns: Collection[str]) -> Iterator[
     nullable = {column.name for column in row_schema.table.columns if column.nullable}
     yield from ({column.name: None} for column in usable if column.name in nullable)
     for column in sorted(usable, key=_room):
-        if column.type.name is not TypeName.BOOLEAN:
-            yield from ({column.name: _random_value(column.type)} for _ in range(_TRIES))
+        if column.type.scalar.name is not TypeName.BOOLEAN:
+            yield from ({column.name: _random(column.type)} for _ in range(_TRIES))
 
 
 def _room(column: RowColumn) -> int:
@@ -40,6 +41,11 @@ def _room(column: RowColumn) -> int:
     if kind.name in (TypeName.TEXT, TypeName.VARCHAR, TypeName.CHAR, TypeName.CITEXT):
         return 0 if (kind.length or 1_000) >= 12 else 3
     return 1 if kind.name in (TypeName.UUID, TypeName.BIGINT, TypeName.DOUBLE) else 2
+
+
+def _random(kind: ColumnType) -> Any:
+    value = _random_value(kind.scalar)
+    return value if kind.element is None else arrays.literal([value], kind.element)
 
 
 def _random_value(kind: ColumnType) -> Any:

@@ -165,10 +165,10 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
                 f"Column {where}.{name} has the type {column.declared}, which cannot hold an id.",
                 hint="An id needs a column of type text, varchar, char, uuid, or integer or bigint for whole numbers.",
             )
-        if spec.kind is Kind.REFERENCE and column.type.name not in _REFERENCES:
+        if spec.kind is Kind.REFERENCE and column.type.scalar.name not in _REFERENCES:
             raise TableError(
                 f"Column {where}.{name} has the type {column.declared}, but a reference is copied as text.",
-                hint="References need a column of type text, varchar, char, citext or uuid.",
+                hint="References need a column of type text, varchar, char, citext or uuid, or an array of these.",
             )
         if not spec.required and not spec.has_default and not column.nullable:
             raise MappingError(
@@ -178,7 +178,7 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
         resolved.append(
             RowColumn(
                 name=name, path=paths[name], kind=spec.kind,
-                type=replace(column.type, as_text=spec.is_id and is_integer, zone=spec.zone), required=spec.required,
+                type=column.type.detailed(as_text=spec.is_id and is_integer, zone=spec.zone), required=spec.required,
                 default=spec.default if spec.value is None else spec.value,
                 has_default=spec.has_default or spec.value is not None,
                 update=spec.update, expression=spec.expression,

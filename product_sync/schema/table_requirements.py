@@ -27,8 +27,8 @@ def require_columns(mapping: SyncDefinition, table: TargetTable) -> None:
         faults += [f"Column {where}.{column.name} has the type {column.declared}, which is not supported."
                    for column in unsupported]  # fmt: skip
         ways_out.append(
-            f"Supported are: {_names(TypeName)}, and domains over these. Take the column out of the mapping or change"
-            " its type."
+            f"Supported are: {_names(TypeName)} of these, and domains over these. Take the column out of the mapping or"
+            " change its type."
         )
     if faults:
         raise TableError(" ".join(faults), hint=" ".join(ways_out))
@@ -37,7 +37,7 @@ def require_columns(mapping: SyncDefinition, table: TargetTable) -> None:
 def require_zones(mapping: SyncDefinition, table: TargetTable) -> None:
     """Raises `MappingError` if a timestamp has no ``zone``, or another type than timestamp and date has one."""
     where = table.qualified_name
-    types = {column.name: column.type.name for column in table.columns if column.type is not None}
+    types = {column.name: column.type.scalar.name for column in table.columns if column.type is not None}
     without = [name for name, spec in mapping.columns.items() if types[name] is TypeName.TIMESTAMP and not spec.zone]
     if without:
         raise MappingError(

@@ -22,7 +22,8 @@ date                int, days since 1970                  date32
 timestamp           int, microseconds since 1970 local    timestamp[us]
 timestamptz         int, microseconds since 1970 UTC      timestamp[us, UTC]
 uuid                str, canonical lower case             string
-json, jsonb         str, as PostgreSQL writes a jsonb      string (`product_sync.conversion.json_values`)
+json, jsonb         str, as PostgreSQL writes a jsonb     string (`product_sync.conversion.json_values`)
+array               str, its literal                      string (`product_sync.conversion.arrays`)
 ==================  ====================================  =========================================
 
 A domain has the form of the type below it.
@@ -34,8 +35,9 @@ int64 or int32. They differ from every value of the source, so such a row is *ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
@@ -59,6 +61,7 @@ class TypeName(StrEnum):
     UUID = "uuid"
     JSON = "json"
     JSONB = "jsonb"
+    ARRAY = "array"
 
 
 _ARROW: dict[TypeName, pa.DataType] = {
@@ -80,6 +83,7 @@ _ARROW: dict[TypeName, pa.DataType] = {
     TypeName.UUID: pa.string(),
     TypeName.JSON: pa.string(),
     TypeName.JSONB: pa.string(),
+    TypeName.ARRAY: pa.string(),
 }
 
 
@@ -89,7 +93,7 @@ class ColumnType:
     are those of numeric, in decimal digits, and ``None`` for a numeric without them. ``as_text`` is set for an integer
     column that holds the id: ids are text in the whole program. ``own_name`` is the schema and the name of a type that
     is not built in, ``labels`` are those of an enum. ``zone`` is the time zone in which a timestamp or a date is meant;
-    the mapping gives it."""
+    the mapping gives it. ``element`` is the type of the elements of an array."""
 
     name: TypeName
     length: int | None = None
@@ -99,12 +103,26 @@ class ColumnType:
     own_name: tuple[str, str] | None = None
     labels: tuple[str, ...] = ()
     zone: str | None = None
+    element: ColumnType | None = None
+
+    @property
+    def scalar(self) -> ColumnType:
+        """The type of a value, which in an array is an element."""
+        return self.element or self
+
+    def detailed(self, **details: Any) -> ColumnType:
+        """The same type with details of its `scalar`."""
+        if self.element is not None:
+            details = {"element": self.element.detailed(**details)}
+        return replace(self, **details)
 
     @property
     def arrow(self) -> pa.DataType:
         return pa.string() if self.as_text else _ARROW[self.name]
 
     def __str__(self) -> str:
+        if self.element is not None:
+            return f"{self.element}[]"
         if self.name is TypeName.ENUM and self.own_name is not None:
             return ".".join(self.own_name)
         if self.zone is not None:

@@ -60,10 +60,14 @@ ALL_TYPES = {
     "rank": PRICE,
     "facts": ColumnType(TypeName.JSONB),
     "extra": ColumnType(TypeName.JSON),
+    "tags": ColumnType(TypeName.ARRAY, element=TEXT),
+    "counts": ColumnType(TypeName.ARRAY, element=INTEGER),
+    "sellers": ColumnType(TypeName.ARRAY, element=ColumnType(TypeName.VARCHAR, length=24)),
 }
 ALL_SPECS: dict[str, dict[str, Any]] = {
     "shop": {"value": "eu"},
     "facts": {"required": False},
+    "sellers": {"kind": "reference", "default": []},
     "rank": {"value": 1.5},
     "integer": {"default": 0},
     "text": {"required": False},

@@ -286,8 +286,8 @@ def test_no_column_takes_a_document_an_array_or_an_exotic_value(column_type: Col
 
 
 def test_every_supported_type_has_a_rule() -> None:
-    assert set(CONVERSIONS) == set(TypeName)
-    assert {column_type.name for column_type in (*TYPES, JSON, JSONB)} == set(TypeName)
+    assert set(CONVERSIONS) == set(TypeName) - {TypeName.ARRAY}  # an array has the rule of its elements
+    assert {column_type.name for column_type in (*TYPES, JSON, JSONB)} == set(CONVERSIONS)
 
 
 def test_the_instants_at_the_ends_are_those_of_the_calendar() -> None:

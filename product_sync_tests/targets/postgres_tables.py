@@ -47,7 +47,7 @@ def map_all(table: TargetTable, *, not_updated: Sequence[str] = ()) -> RowSchema
             source="_id" if (column.name,) == table.primary_key else f"field{number}",
             required=not column.nullable,
             update=column.name not in not_updated,
-            zone="UTC" if column.type.name is TypeName.TIMESTAMP else None,
+            zone="UTC" if column.type.scalar.name is TypeName.TIMESTAMP else None,
         )
         for number, column in enumerate(table.columns)
         if column.type is not None

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from product_sync.conversion import json_values
+from product_sync.conversion import arrays, json_values
 from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.targets.postgres import binary
@@ -84,7 +84,7 @@ def _comparable(column: pa.Array) -> list[Any]:
     return ["nan" if isinstance(value, float) and math.isnan(value) else repr(value) for value in column.to_pylist()]
 
 
-@pytest.mark.parametrize("name", list(TypeName))
+@pytest.mark.parametrize("name", list(VALUES))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_value_survives_the_way_there_and_back(
@@ -97,7 +97,20 @@ def test_every_value_survives_the_way_there_and_back(
     assert _comparable(back) == _comparable(pa.array(values, column_type.arrow))
 
 
-@pytest.mark.parametrize("name", list(TypeName))
+@pytest.mark.parametrize("name", sorted(arrays.ELEMENTS - {TypeName.ENUM, TypeName.CITEXT}))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_array_survives_the_way_there_and_back(
+    connection: psycopg.Connection, name: TypeName, data: st.DataObject
+) -> None:
+    element = ColumnType(name)
+    column_type = ColumnType(TypeName.ARRAY, element=element)
+    lists = data.draw(st.lists(st.none() | st.lists(st.none() | VALUES[name], max_size=6), max_size=8))
+    texts = [None if values is None else arrays.literal(values, element) for values in lists]
+    assert _there_and_back(connection, texts, column_type).to_pylist() == texts
+
+
+@pytest.mark.parametrize("name", list(VALUES))
 def test_a_column_of_nulls_and_an_empty_column_have_their_type_too(
     connection: psycopg.Connection, name: TypeName
 ) -> None:

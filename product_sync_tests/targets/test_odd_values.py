@@ -49,6 +49,24 @@ ODD = {
         '{"b":1.00,"a":[1.50,-0.0,1e400],"b":2}', " null ", '"\\u00e4\\ud83d\\ude00"', '"\\\\u0000"', '"size e100"',
         "1E2", '{"a": "\\u0000"}', '["\\ud83d"]', "1e200000", "1e-200000", "1e99999999999999999999", '"not jsonb: {}"',
     ),
+    "text[]": (
+        "{}", '{"","NULL",null,Null,"a b","a,b","{x}","a\\"b\\\\c", ä}', "[0:1]={a,b}", "{{a,b},{c,NULL}}",
+        "[2:3][-1:0]={{a,b},{c,d}}",
+    ),
+    "varchar(5)[]": ('{"a  ",b}',), "integer[]": ("{1,NULL,-3}", "{{1},{2}}"), "bigint[]": ("{9223372036854775807}",),
+    "numeric[]": ("{1.00,2.50,0.0,-0.00,NULL,NaN,Infinity,100,0.050,1e30}", "[0:1]={1.10,2.0}", "{{1.0},{20}}"),
+    "numeric(10,2)[]": ("{1,2.5}",), "boolean[]": ("{t,f,NULL}",),
+    "uuid[]": ("{A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11}",),
+    "real[]": ("{0.1,-0,NaN,Infinity,-Infinity,1e-45,3.4028235e38,16777216,NULL}", "{{1},{2}}"),
+    "double precision[]": ("{0.1,-0,NaN,-Infinity,5e-324,1e23,1e15,123456789012345680,NULL}", "[5:5]={1}"),
+    "timestamptz[]": (
+        "{2024-01-02 03:04:05.000001+05:45,NULL,infinity,-infinity,294276-12-31 23:59:59.999999Z,0001-01-01Z}",
+        '{"4714-11-24 00:00:00Z BC","0001-12-31 23:59:59.5Z BC",10000-01-01Z,1970-01-01Z}', "[0:0]={2024-01-01Z}", "{}",
+    ),
+    "timestamp(3)[]": ("{294276-12-31 23:59:59.999,infinity,NULL,0044-03-15 12:00 BC,2024-01-02 03:04:05.6}",),
+    "date[]": ("{infinity,-infinity,4714-11-24 BC,0001-01-01 BC,10000-01-01,5874897-12-31,NULL}", "{{2024-02-29}}"),
+    "char(5)[]": ('{ab,"ab  ","",NULL,"a b"}', "[0:0]={a}"), "citext[]": ("{Ring,RING,NULL}", "{{a},{A}}"),
+    'elsewhere."Mood"[]': ('{Sad,sad," ok ","it\'s \u00fc",NULL}', "[0:0]={sad}"), "elsewhere.short_list": ("{a,B}",),
     "bigint": ("-9223372036854775808", "9223372036854775807"),
 }  # fmt: skip
 
@@ -63,6 +81,7 @@ def test_a_row_is_recognised_whatever_another_client_has_written_into_it(cart_ur
         "CREATE DOMAIN elsewhere.nested AS elsewhere.short",
         "CREATE DOMAIN elsewhere.amount AS numeric(9,2)",
         "CREATE DOMAIN elsewhere.rank AS int",
+        "CREATE DOMAIN elsewhere.short_list AS text[] CHECK (cardinality(VALUE) < 9)",
         'CREATE DOMAIN elsewhere.feeling AS elsewhere."Mood"',
     )
     for number, (declared, literals) in enumerate(ODD.items()):

@@ -41,6 +41,15 @@ SUPPORTED = {
     "uuid": "uuid",
     "json": "json",
     "jsonb": "jsonb",
+    "integer[]": "integer[]",
+    "text[][]": "text[]",
+    "varchar(7)[3]": "varchar(7)[]",
+    "numeric(10,2)[]": "numeric(10,2)[]",
+    "timestamptz[]": "timestamptz[]",
+    "char(3)[]": "char(3)[]",
+    "mood[]": "public.mood[]",
+    "citext[]": "citext[]",
+    "list": "text[]",
 }
 #: By declaration: what the server calls it, and so what a person is told.
 UNSUPPORTED = {
@@ -49,7 +58,10 @@ UNSUPPORTED = {
     "bpchar": "bpchar",
     "bytea": "bytea",
     "money": "money",
-    "integer[]": "integer[]",
+    "jsonb[]": "jsonb[]",
+    "short[]": "short[]",
+    "money[]": "money[]",
+    "timestamptz(2)[]": "timestamp(2) with time zone[]",
     "numeric(3,-2)": "numeric(3,-2)",
     "documents": "documents",
     "unfit": "unfit",
@@ -75,6 +87,7 @@ def test_supported_types_are_known_with_their_limits(cart_url: str) -> None:
         "CREATE DOMAIN nested AS short",
         "CREATE DOMAIN money_like AS numeric(9,2)",
         "CREATE DOMAIN feeling AS mood",
+        "CREATE DOMAIN list AS text[]",
     )
     columns = _reflected(cart_url, *SUPPORTED)
     assert [str(column.type) for column in columns] == list(SUPPORTED.values())
@@ -85,6 +98,7 @@ def test_every_other_type_is_named_as_the_server_names_it(cart_url: str) -> None
         cart_url,
         "CREATE TYPE composite AS (a int)",
         "CREATE DOMAIN documents AS xml",
+        "CREATE DOMAIN short AS varchar(3)",
         "CREATE DOMAIN unfit AS timestamptz(2)",
         "CREATE COLLATION same_letters (locale = 'C')",
         # The embedded server has no ICU, and so no honest collation of this kind.

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from psycopg.types.string import BytesBinaryDumper
 
-from product_sync.conversion import json_values
+from product_sync.conversion import arrays, json_values
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName, is_json
 from product_sync.targets.postgres.column_types import WireFormat, wire_format
@@ -93,6 +93,8 @@ def loaded(values: Sequence[Any], column_type: ColumnType) -> pa.Array:
 
 def canonical(column: pa.Array, column_type: ColumnType) -> pa.Array:
     """A column as the server sent it, in canonical form: numbers, text, or the bytes of each value."""
+    if column_type.element is not None:
+        return arrays.canonical(column, column_type.element)
     if pa.types.is_binary(column.type):
         column = _decoded(column, wire_format(column_type))
     if column_type.name in (TypeName.TIMESTAMPTZ, TypeName.TIMESTAMP):

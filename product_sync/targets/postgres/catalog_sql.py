@@ -84,7 +84,8 @@ TABLES: Final = sql.SQL(
 # Describes the columns of a table: name, type as the server writes it, kind and modifier of the type (`column_types`),
 # NOT NULL, default, `s` for a stored generated column, `a` for an identity that is always generated, and the collation
 # if texts that differ may be equal under it. Then, of a type that is not built in: its schema, its name, and the labels
-# of an enum. A domain is described as the type below it, which may be a domain too: the lowest one has the modifier.
+# of an enum. A domain is described as the type below it, which may be a domain too: the lowest one has the modifier. An
+# array is described as its elements, with `_` before their kind.
 COLUMNS: Final = sql.SQL(
     """
     WITH RECURSIVE declared AS (
@@ -101,6 +102,7 @@ COLUMNS: Final = sql.SQL(
     )
     SELECT attribute.attname::pg_catalog.text,
            pg_catalog.format_type(attribute.atttypid, attribute.atttypmod),
+           CASE WHEN whole.oid <> type.oid THEN '_' ELSE '' END ||
            CASE WHEN namespace.nspname = 'pg_catalog' THEN type.typname::pg_catalog.text
                 WHEN type.typtype = 'e' THEN 'enum'
                 WHEN extension.extname = 'citext' THEN type.typname::pg_catalog.text END,
@@ -113,7 +115,9 @@ COLUMNS: Final = sql.SQL(
                  WHERE enumtypid = type.oid ORDER BY enumsortorder)
     FROM declared AS attribute
     JOIN resolved USING (attnum)
-    JOIN pg_catalog.pg_type AS type ON type.oid = resolved.type AND type.typtype <> 'd'
+    JOIN pg_catalog.pg_type AS whole ON whole.oid = resolved.type AND whole.typtype <> 'd'
+    LEFT JOIN pg_catalog.pg_type AS item ON item.typarray = whole.oid
+    JOIN pg_catalog.pg_type AS type ON type.oid = COALESCE(item.oid, whole.oid)
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = type.typnamespace
     LEFT JOIN pg_catalog.pg_collation AS collation_ ON collation_.oid = attribute.attcollation
     LEFT JOIN pg_catalog.pg_depend AS member

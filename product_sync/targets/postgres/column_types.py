@@ -14,6 +14,7 @@ from typing import Final, LiteralString
 from psycopg import sql
 from psycopg.postgres import types
 
+from product_sync.conversion import arrays
 from product_sync.conversion.json_values import NOT_JSONB, PERHAPS_NOT_JSONB
 from product_sync.schema.types import ColumnType, TypeName
 
@@ -28,16 +29,18 @@ class WireFormat:
 
     ``sent_as`` is the built-in type that is sent, ``dtype`` its fixed-size binary form or ``None`` for text, ``parse``
     the SQL that prepares it for a cast, and ``cast`` the column's own type where that is another one, with its schema.
-    COPY takes what is sent if ``copies``. ``read`` is the SQL that reads a column, ``read_as`` the type of its result.
-    ``compare`` is the SQL that compare-and-swap compares with the value that was read: where reading loses something,
-    it must lose the same, or such a row could never be written again. ``{1}`` in it is the value that was read, as it
-    is sent; ``compare_with`` is the SQL that makes of it what ``compare`` is compared with.
+    ``is_array`` makes it a cast to an array of that type. COPY takes what is sent if ``copies``. ``read`` is the SQL
+    that reads a column, ``read_as`` the type of its result. ``compare`` is the SQL that compare-and-swap compares with
+    the value that was read: where reading loses something, it must lose the same, or such a row could never be written
+    again. ``{1}`` in it is the value that was read, as it is sent; ``compare_with`` is the SQL that makes of it what
+    ``compare`` is compared with.
     """
 
     sent_as: str
     dtype: str | None = None
     parse: LiteralString = "{}"
     cast: tuple[str, str] | None = None
+    is_array: bool = False
     copies: bool = True
     read: LiteralString = "{}"
     read_as: str = ""
@@ -63,7 +66,7 @@ class WireFormat:
 
     def parsed(self, element: sql.Composable) -> sql.Composed:
         """The SQL that makes the column's type of a value that was sent."""
-        return _cast(sql.SQL(self.parse).format(element), self.cast, "")
+        return _cast(sql.SQL(self.parse).format(element), self.cast, "[]" if self.is_array else "")
 
     def parsed_ids(self, parameter: LiteralString) -> sql.Composed:
         """The SQL that makes an array of the column's type of ids that were sent as text."""
@@ -144,15 +147,35 @@ _FORMATS: Final = dict(_TYPES.values())
 
 @cache
 def wire_format(column_type: ColumnType) -> WireFormat:
+    if column_type.element is not None:
+        return _array_format(column_type.element)
     form = _FORMATS[column_type.name]
     if column_type.own_name is not None:
         return replace(form, cast=column_type.own_name)
     return replace(form, read=_AS_TEXT, read_as="text") if column_type.as_text else form
 
 
+def _array_format(element: ColumnType) -> WireFormat:
+    """An array is sent as the text of its literal."""
+    built_in = next(name for name, (known, _) in _TYPES.items() if known is element.name)
+    form = WireFormat(
+        "text", cast=element.own_name or ("pg_catalog", built_in), is_array=True, copies=False, read=_AS_TEXT
+    )
+    if arrays.is_sent_as_bytes(element):
+        return replace(form, read="pg_catalog.array_send({})", read_as="bytea")
+    if _FORMATS[element.name].compare == _AS_TEXT:
+        texts = "{}::pg_catalog.text[]::pg_catalog.text"
+        return replace(form, read=texts, compare=texts, compare_with="{}")
+    return form
+
+
 def column_type(name: str | None, modifier: int) -> ColumnType | None:
     """The type of a column by the name and the modifier that the catalogue has (pg_attribute.atttypmod), or ``None`` if
-    it is not supported."""
+    it is not supported. The name of an array is that of its elements after ``_``, its modifier is theirs."""
+    if name is not None and name.startswith("_"):
+        element = column_type(name[1:], modifier)
+        is_supported = element is not None and element.name in arrays.ELEMENTS
+        return ColumnType(TypeName.ARRAY, element=element) if is_supported else None
     if name not in _TYPES:
         return None
     known = _TYPES[name][0]

@@ -7,7 +7,6 @@ The conversion rules depend on the column types, so a type that is not known to 
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
 from typing import Final
 
 import psycopg
@@ -81,7 +80,7 @@ def _column(
     """A column as `catalog_sql.COLUMNS` describes it."""
     known = column_type(type_name, modifier)
     if known is not None and type_schema is not None:
-        known = replace(known, own_name=(type_schema, own_name), labels=tuple(labels))
+        known = known.detailed(own_name=(type_schema, own_name), labels=tuple(labels))
     if generated or identity == "a":
         # The server fills it and refuses our values.
         declared += " generated always" + (" as identity" if identity else "")
