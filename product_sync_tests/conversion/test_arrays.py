@@ -81,14 +81,14 @@ def test_an_element_that_does_not_fit_is_named(column_type: ColumnType, value: A
 def test_references_are_copied_as_texts() -> None:
     row_schema = row_schema_of({"field": TEXTS}, {"field": {"kind": "reference"}})
     assert row_schema.values[0].type == TEXTS
-    rows = RowConverter(row_schema).convert({"_id": 1, "field": [ObjectId(OID), 7, None, "x y"]})
+    rows = RowConverter(row_schema).convert({"_id": 1, "field": [ObjectId(OID), 7, None, "x y"]}, [])
     assert rows == ("int", "1", f'{{{OID},7,NULL,"x y"}}')
 
 
 def test_a_default_is_an_array_too() -> None:
     days = row_schema_of({"field": array_of(TypeName.DATE)}, {"field": {"default": [dt.date(2024, 1, 31), None]}})
-    assert RowConverter(days).convert({"_id": 1}) == ("int", "1", "{2024-01-31,NULL}")
+    assert RowConverter(days).convert({"_id": 1}, []) == ("int", "1", "{2024-01-31,NULL}")
     converter = RowConverter(row_schema_of({"field": TEXTS}, {"field": {"default": ["a b"]}}))
-    assert converter.convert({"_id": 1}) == ("int", "1", '{"a b"}')
+    assert converter.convert({"_id": 1}, []) == ("int", "1", '{"a b"}')
     with pytest.raises(MappingError, match=r"\[5\], does not fit text\[\]: wrong_type"):
         RowConverter(row_schema_of({"field": TEXTS}, {"field": {"default": [5]}}))
