@@ -107,6 +107,9 @@ class SyncReport(Report):
     ``unsettled`` counts the products that are compared again by the next pass, and ``full_proof_at`` is when the last
     full run that passed began to read.
 
+    ``filtered_out`` documents do not match the filter of the mapping. It is ``filtered_out_about`` instead if the
+    collection was too large to be counted, and both are ``None`` without a filter.
+
     ``plan_id`` is the plan that a dry run made or that the run executed; ``skipped_since_plan`` counts its rows that
     had changed since then.
 
@@ -133,6 +136,8 @@ class SyncReport(Report):
     unsettled: int | None = None
     full_proof_at: str | None = None
     source_count: int | None = None
+    filtered_out: int | None = None
+    filtered_out_about: int | None = None
     target_count: int | None = None
     missing: int | None = None
     changed: int | None = None

@@ -126,6 +126,9 @@ class FakeSource:
     def estimated_count(self) -> int:
         return len(self._documents)
 
+    def whole_count(self) -> tuple[int, bool]:
+        return len(self._documents), True
+
     def sample(self) -> list[bytes]:
         return [bson.encode(document) for document in itertools.islice(self._documents.values(), 100)]
 

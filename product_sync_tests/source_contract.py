@@ -139,7 +139,8 @@ class SourceContract:
             list(source_of(None).snapshot())
 
     def test_the_count_is_known_beforehand(self, source_of: SourceOf) -> None:
-        assert source_of([product(1), product(2)]).estimated_count() == 2
+        source = source_of([product(1), product(2)])
+        assert (source.estimated_count(), source.whole_count()) == (2, (2, True))
 
     @pytest.mark.parametrize(
         ("bson_id", "source_id"),

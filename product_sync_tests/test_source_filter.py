@@ -31,7 +31,7 @@ def test_only_matching_products_are_copied_and_one_that_no_longer_matches_is_ext
     market: Market, mapping: str
 ) -> None:
     first = market.run("sync", "--mapping", mapping, "--delay-ms", "0", "--json")
-    assert (first.status, first.answer["inserted"]) == (0, 30), first.everything
+    assert (first.status, first.answer["inserted"], first.answer["filtered_out"]) == (0, 30, 1), first.everything
     assert market.sql('SELECT DISTINCT "sellerId" FROM product') == [("house",)]
     market.sql("""UPDATE product SET "sellerId" = 'other' WHERE id = 'p0001'""")
     with MongoClient[dict[str, Any]](market.mongodb_url) as client:
@@ -47,8 +47,14 @@ def test_only_matching_products_are_copied_and_one_that_no_longer_matches_is_ext
     assert (deleted.status, deleted.answer["deleted"]) == (0, 1), deleted.everything
     assert list(market.rows())[:2] == ["p0001", "p0002"]
 
+    market.unstock({"_id": {"$nin": ["p0001", "p0002", "p0000"]}})
+    [note] = market.run("doctor", "--mapping", mapping, "--json").answer["mongodb"]["notes"]
+    assert 'This index would serve it: db["products"].createIndex({"status": 1, "_id": 1}).' in note
+    assert note in market.run("sync", "--mapping", mapping, "--dry-run").stderr
+
     everything = market.run("sync", "--json")
-    assert everything.answer["inserted"] == 2, "without the filter, from a state of its own"
+    assert everything.answer["inserted"] == 1, "without the filter, from a state of its own"
+    assert everything.answer["filtered_out"] is None
     assert len(list(market.state.glob("*/sides.json"))) == 2
 
 

@@ -35,9 +35,9 @@ READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class SourceSnapshot:
     """``documents`` were read, ``rejected`` of them cannot be copied; ``rejects`` counts these by reason (a document
-    with several faults under each). ``filtered_out`` is about how many the filter of the source left out, ``None``
-    without a filter. ``taken_at`` is when reading began. ``found`` counts by column the documents in which its path has
-    a value; ``sample`` was read at the same time."""
+    with several faults under each). ``taken_at`` is when reading began. ``found`` counts by column the documents in
+    which its path has a value; ``sample`` was read at the same time. With a filter, either ``filtered_out`` or
+    ``filtered_out_about`` says how many documents it left out, or about how many."""
 
     documents: int
     rejected: int
@@ -45,9 +45,10 @@ class SourceSnapshot:
     taken_at: datetime
     duration_s: float
     rows_per_second: float
-    filtered_out: int | None = None
     found: Mapping[str, int] = field(default_factory=dict)
     sample: Sample = NO_SAMPLE
+    filtered_out: int | None = None
+    filtered_out_about: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ class SourceRecording:
         self._row_schema = row_schema
         self._rows_path, self._rejects_path = rows_path, rejects_path
         self.stamped = _stamped(metadata, self.taken_at)
-        self._in_collection = source.estimated_count()
-        self._meter = Meter("read source", None if row_schema.filter else self._in_collection, on_progress, timing)
+        total = None if row_schema.filter else source.estimated_count()
+        self._meter = Meter("read source", total, on_progress, timing)
         self._reasons: Mapping[Reason, int] = {}
         self._source = source
         self._found = FoundColumns(row_schema)
@@ -154,7 +155,6 @@ class SourceRecording:
             taken_at=self.taken_at,
             duration_s=self._meter.elapsed_s,
             rows_per_second=self._meter.rate,
-            filtered_out=max(self._in_collection - self._meter.done, 0) if self._row_schema.filter else None,
             found=self._found.counts,
             sample=self._sample or NO_SAMPLE,
         )

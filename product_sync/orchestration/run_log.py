@@ -51,12 +51,18 @@ def changes_read(read: Pass) -> str:
 
 
 def source_read(snapshot: SourceSnapshot) -> str:
-    left_out = snapshot.filtered_out
     return (
         f"Source: {_count(snapshot.documents, 'document')} read in {_seconds(snapshot.duration_s)},"
-        f" {snapshot.rejected:,} of them cannot be copied{_by(snapshot.rejects)}."
-        + ("" if left_out is None else f" The filter leaves out about {_count(left_out, 'document')}.")
+        f" {snapshot.rejected:,} of them cannot be copied{_by(snapshot.rejects)}." + _filtered_out(snapshot)
     )
+
+
+def _filtered_out(snapshot: SourceSnapshot) -> str:
+    if snapshot.filtered_out is not None:
+        return f" The filter leaves out {_count(snapshot.filtered_out, 'document')}."
+    if snapshot.filtered_out_about is not None:
+        return f" The filter leaves out about {_count(snapshot.filtered_out_about, 'document')}."
+    return ""
 
 
 def target_read(snapshot: TargetSnapshot) -> str:

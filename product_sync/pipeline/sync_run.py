@@ -129,7 +129,7 @@ class SyncRun:
             self._take_position(source)
             new, old = snapshot_both(source, self.reader, self.row_schema, files, **self._reading)
             self._note_source(new, self._whole_counts(source))
-        return replace(new, filtered_out=None) if self.is_partial else new, old
+            return self._with_filtered_out(new, source), old
 
     @names_storage
     def snapshot_source(self) -> SourceSnapshot:
@@ -139,8 +139,8 @@ class SyncRun:
         with self.source() as source:
             self._take_position(source)
             snapshot = snapshot_source(source, self.row_schema, rows, rejects, **self._reading)
-        self._note_source(snapshot)
-        return snapshot
+            self._note_source(snapshot)
+            return self._with_filtered_out(snapshot, source)
 
     @names_storage
     def snapshot_target(self) -> TargetSnapshot:
@@ -192,6 +192,14 @@ class SyncRun:
             read["advice"] = {column.name: snapshot.sample.advice(column) for column in columns}
             read["product"] = [asdict(value) for value in snapshot.sample.product]
         self.files.write_json(store.SOURCE_COUNT, read)
+
+    def _with_filtered_out(self, snapshot: SourceSnapshot, source: Source) -> SourceSnapshot:
+        """A partial run does not know which documents of the collection the filter leaves out."""
+        if self.is_partial or not self.row_schema.filter:
+            return snapshot
+        documents, is_exact = source.whole_count()
+        left_out = max(documents - snapshot.documents, 0)
+        return replace(snapshot, filtered_out=left_out) if is_exact else replace(snapshot, filtered_out_about=left_out)
 
     def _whole_counts(self, source: Source) -> dict[str, int]:
         """About how many documents and rows there are in all. The checks of a partial run judge these counts, because

@@ -31,6 +31,10 @@ class Source(Protocol):
     def estimated_count(self) -> int:
         """The approximate number of documents, from the collection's metadata; for progress only."""
 
+    def whole_count(self) -> tuple[int, bool]:
+        """How many documents there are, with those that the filter leaves out, and whether this is exact: they were
+        counted, because that was quick."""
+
     def sample(self) -> list[bytes]:
         """Some whole documents as BSON, with the values of the expressions as further fields, to show which fields
         there are; none if the source is limited to named ids."""

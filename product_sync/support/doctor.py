@@ -73,9 +73,10 @@ def _examine_state(report: DoctorReport, databases: Databases, env: Mapping[str,
 
 
 def _examine_mapping(report: DoctorReport, databases: Databases) -> None:
-    """Note the mapped paths that no document of a sample has, and show one product."""
+    """Note a filter without an index, and the mapped paths that no document of a sample has, and show one product."""
     try:
         with databases.open_source() as source:
+            notes = [source.scan_note()]
             documents = source.sample()
     except ProductSyncError as error:
         report.failure = report.failure or error
@@ -87,7 +88,9 @@ def _examine_mapping(report: DoctorReport, databases: Databases) -> None:
     result = mapping_fits_source(len(documents), row_schema.values, found.counts, advice)
     report.sample_product = list(sample.product)
     if not result.passed:
-        report.mongodb = replace(report.mongodb, notes=[f"in a sample: {result.description}"])
+        notes.append(f"in a sample: {result.description}")
+    if any(notes):
+        report.mongodb = replace(report.mongodb, notes=list(filter(None, notes)))
 
 
 def _examine_alerts(report: DoctorReport, env: Mapping[str, str]) -> None:

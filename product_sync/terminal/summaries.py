@@ -52,6 +52,10 @@ def show_sync(report: SyncReport, again: Sequence[str] = (), mapping: Sequence[s
 def _rows_of(report: SyncReport) -> Iterator[tuple[str, str, str, str]]:
     of_scope = "" if report.scope == "everything" else " (of these)"
     yield _row(f"documents in MongoDB{of_scope}", report.source_count)
+    if report.filtered_out is not None:
+        yield _row("left out by the filter", report.filtered_out)
+    if report.filtered_out_about is not None:
+        yield _row("left out by the filter, about", report.filtered_out_about)
     yield _row(f"rows in PostgreSQL before{of_scope}", report.target_count)
     if report.scope == "changes":
         yield _row("events of changes", report.events, "seconds behind", report.lag_s)

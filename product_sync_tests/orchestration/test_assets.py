@@ -43,7 +43,7 @@ def test_the_source_snapshot_says_how_many_documents_the_filter_leaves_out(
     run = shop.materialize(PRODUCT.source_snapshot)
     found = run.materialized[PRODUCT.source_snapshot]
     assert (found["documents"], found["filtered_out"]) == (1, 2)
-    assert "The filter leaves out about 2 documents." in run.log
+    assert "The filter leaves out 2 documents." in run.log
 
 
 def test_every_materialisation_tells_its_counts_its_rate_its_duration_and_what_differed(shop: Shop) -> None:

@@ -448,6 +448,41 @@ class TestFilter:
         assert max(read["docsExamined"] for read in reads) <= 3
         assert not any(read.get("hasSortStage") for read in reads)
 
+    @pytest.mark.parametrize(
+        ("source_filter", "key", "is_used"),
+        [
+            ({"status": {"$in": ["new", "sold"]}}, {"status": 1}, True),
+            ({"deletedAt": None}, {"deletedAt": 1}, True),
+            ({"status": "sold"}, {"status": -1, "deletedAt": 1}, False),
+            ({"number": {"$gt": 7}}, {"number": 1}, False),
+        ],
+        ids=["a list", "null", "a field that the filter lacks", "a range"],
+    )
+    def test_an_index_is_used_if_it_needs_no_sort_and_its_absence_is_said(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture, source_filter: Any, key: dict[str, int], is_used: bool
+    ) -> None:
+        for number in range(20):
+            deleted_at = datetime(2024, 1, 1, tzinfo=UTC) if number % 2 else None
+            status = ["new", "sold", "old", "lost"][number % 4]
+            shop["products"].insert_one(product(number, number=number, status=status, deletedAt=deleted_at))
+        without = self.source(shop, **source_filter).scan_note()
+        shop["products"].create_index([*key.items(), ("_id", 1)])
+        found = self.source(shop, **source_filter)
+        shop.command("profile", 2)
+        rows = len(ids_of(list(found.snapshot())))
+        shop.command("profile", 0)
+        examined = sum(find["docsExamined"] for find in shop["system.profile"].find({"command.find": "products"}))
+
+        assert "Every run reads all documents of products, of which about" in without
+        assert (examined == rows) is is_used
+        assert (found.scan_note() == "" and "Every run reads all" not in caplog.text) is is_used
+        suggested = {"status": '{"status": 1, "_id": 1}', "deletedAt": '{"deletedAt": 1, "_id": 1}'}
+        assert suggested.get(next(iter(source_filter)), "An index can serve only fields that the filter") in without
+
+    def test_a_filter_that_nearly_all_documents_match_needs_no_index(self, shop: Shop) -> None:
+        shop["products"].insert_many([product(number, status="new" if number else "sold") for number in range(20)])
+        assert self.source(shop, status="new").scan_note() == ""
+
 
 @pytest.fixture(scope="module")
 def fragile_server() -> Iterator[PrivateMongod]:
@@ -534,6 +569,10 @@ class TestFailures:
             list(pages)
 
         assert time.sleeps == []
+
+    def test_a_collection_that_cannot_be_counted_in_time_is_estimated(self, fragile: Shop) -> None:
+        fail(fragile, {"times": 1}, "aggregate", errorCode=50)
+        assert source(fragile).whole_count() == (10, False)
 
     def test_looking_up_ids_survives_a_short_failure(self, fragile: Shop) -> None:
         time = FakeTime()

@@ -10,18 +10,18 @@ behind, its value is older than the one that an event has already carried to the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
-from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo import ReadPreference
 from pymongo.database import Database
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from product_sync.conversion.elements import Documents, elements
@@ -31,8 +31,11 @@ from product_sync.runtime.clock import Timing
 from product_sync.schema.changes import ClusterTime
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.source_filter import expression_of, query_of
+from product_sync.sources.mongodb import filter_index
 from product_sync.sources.mongodb.errors import failed_in_mid_read, is_transient, reason, translated
 from product_sync.sources.mongodb.url import address_of
+
+_LOGGER = logging.getLogger(__name__)
 
 #: The hint of every read. By its key, because the index of a clustered collection has another name.
 BY_ID: Final = {"_id": 1}
@@ -40,6 +43,8 @@ _ID_INDEX: Final = list(BY_ID.items())
 _NAMED_AT_MOST: Final = 10
 _BAD_VALUE: Final = 2
 _EXPIRED: Final = 50
+#: Milliseconds that counting the whole collection may take.
+_COUNT_MS: Final = 1_000
 #: Milliseconds to wait until a member of the replica set has reached a time.
 REPLICATION_MS: Final = 10_000
 #: The message of an error may quote a document with bytes that are not UTF-8.
@@ -75,7 +80,17 @@ class SourceCollection:
     def require_readable(self) -> None:
         """As the function `require_readable`. Later checks compare with the collection that was found here."""
         self._uuid = require_readable(self._database, self._name, self._filter, self._expressions)
-        self._page_index = self._with_retries(self._index_of_filter) if self._filter else BY_ID
+        if note := self.scan_note():
+            _LOGGER.warning("%s", note)
+
+    def scan_note(self) -> str:
+        """A sentence about the filter if no index serves it and reads cost much more for it. Else pages use the
+        index."""
+        if not self._filter:
+            return ""
+        index = self._with_retries(partial(filter_index.index_for, self._primary, self._filter))
+        self._page_index = index or BY_ID
+        return "" if index else self._with_retries(partial(filter_index.scan_note, self._primary, self._filter))
 
     def confirm_found(self) -> None:
         """Check once that the collection exists: reads of a missing collection return no documents and no error."""
@@ -149,25 +164,20 @@ class SourceCollection:
         """The approximate number of documents of the whole collection."""
         return self._with_retries(self._primary.estimated_document_count)
 
+    def whole_count(self) -> tuple[int, bool]:
+        """How many documents the whole collection has, and whether they were counted: within a second, in the index."""
+        try:
+            counted = self._primary.count_documents({}, hint=_ID_INDEX, maxTimeMS=_COUNT_MS)
+        except ExecutionTimeout:
+            return self.estimated_count(), False
+        except PyMongoError as error:
+            raise failed_in_mid_read(error, self._database) from error
+        return counted, True
+
     def _find(self, query: Query, projection: Query, options: dict[str, Any], preference: Any) -> Documents:
         command = {"find": self._name, "filter": self._matching(query), "projection": projection, "singleBatch": True}
         run = partial(self._database.command, command | options, read_preference=preference, codec_options=_RAW)
         return _first_batch(bytes(self._with_retries(run)["cursor"].raw))
-
-    def _index_of_filter(self) -> Query | str:
-        """An index that returns the matching documents in the order of ``_id``, or the index on ``_id``.
-
-        It begins with fields that the filter compares by equality, and ends with ``_id``. With it a page reads only
-        documents that match the equality, without a sort.
-        """
-        equal = {name for name, value in self._filter.items() if isinstance(value, str | bool | int | float | ObjectId)}
-        for index in self._primary.list_indexes():
-            *fields, last = index["key"].items()
-            is_plain = not {"partialFilterExpression", "sparse", "collation", "hidden"} & index.keys()
-            is_equal = all(name in equal and direction in (1, -1) for name, direction in fields)
-            if is_plain and is_equal and fields and last == ("_id", 1):
-                return str(index["name"])
-        return BY_ID
 
     def _matching(self, query: Query) -> Query:
         return {"$and": [query, self._filter]} if self._filter else query

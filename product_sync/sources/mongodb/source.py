@@ -104,6 +104,14 @@ class MongoSource:
         """See `Source.estimated_count`; with documents that the filter leaves out. 0 for a missing collection."""
         return self._collection.estimated_count()
 
+    def whole_count(self) -> tuple[int, bool]:
+        """See `Source.whole_count`."""
+        return self._collection.whole_count()
+
+    def scan_note(self) -> str:
+        """A sentence if every read of the whole source costs much because no index serves the filter; else empty."""
+        return self._collection.scan_note()
+
     def sample(self) -> list[bytes]:
         """See `Source.sample`."""
         is_limited = not isinstance(self._scope, Everything)
