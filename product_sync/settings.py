@@ -31,6 +31,8 @@ BATCH_SIZE, BATCH_DELAY_MS = "SYNC_BATCH_SIZE", "SYNC_BATCH_DELAY_MS"
 PACING = "SYNC_PACING"
 QUARANTINE_BUDGET = "SYNC_QUARANTINE_BUDGET"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
+CHANGES_SECONDS, CHANGES_LAG = "SYNC_CHANGES_SECONDS", "SYNC_CHANGES_LAG_MINUTES"
+FULL_PROOF_HOURS = "SYNC_FULL_PROOF_HOURS"
 STATE = "PRODUCT_SYNC_STATE"
 DAGSTER_HOME = "DAGSTER_HOME"
 FRESH_MINUTES, OWNERS, DOCS_URL = "PRODUCT_SYNC_FRESH_MINUTES", "PRODUCT_SYNC_OWNERS", "PRODUCT_SYNC_DOCS_URL"
@@ -180,13 +182,20 @@ def _owners(text: str) -> tuple[str, ...]:
 
 
 class ScheduleSettings(Settings):
-    """When the sync runs by itself. The cron expression is checked by `orchestration.schedules`."""
+    """When the sync runs by itself, and how it follows the source's changes in between. The cron expression is checked
+    by `orchestration.schedules`."""
 
     cron: str = setting("*/10 * * * *", variable=CRON)
     time_zone: Annotated[str, AfterValidator(_time_zone)] = setting(
         "UTC", variable=TIME_ZONE, form="a name of the IANA time zone database, such as `Europe/Paris`"
     )
     enabled: bool = setting(False, variable=ENABLE_SCHEDULER)
+    changes_seconds: int = setting(
+        30, unit="seconds between two looks at the source's changes, 0 for none", variable=CHANGES_SECONDS, ge=0,
+        le=86_400,
+    )  # fmt: skip
+    changes_lag_minutes: int = setting(15, unit="minutes", variable=CHANGES_LAG, ge=1, le=525_600)
+    full_proof_hours: int = setting(24, unit="hours", variable=FULL_PROOF_HOURS, ge=1, le=8_760)
 
 
 class PageSettings(Settings):

@@ -98,6 +98,16 @@ def _recorded_assets(definition: SyncDefinition, names: SyncNames) -> list[dg.As
                 " when it changes, and once an hour."
             ),
         ),
+        # Recorded by a sensor: docs/decisions/0171.
+        dg.AssetSpec(
+            names.changes,
+            deps=[names.source, names.target],
+            kinds={"mongodb", "postgres"},
+            description=(
+                "Up to when the source's changes are compared, how many products differ and since when, and the age of"
+                f" the last full proof. The sensor {names.watch_sensor} records it."
+            ),
+        ),
     ]
 
 

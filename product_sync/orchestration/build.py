@@ -11,6 +11,7 @@ from product_sync.orchestration.checks import sync_checks
 from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.console import console
 from product_sync.orchestration.executor import in_process_by_default
+from product_sync.orchestration.full_proof_check import full_proof_check
 from product_sync.orchestration.health_sensor import health_sensor
 from product_sync.orchestration.io_manager import ParquetIOManager
 from product_sync.orchestration.jobs import sync_jobs
@@ -18,6 +19,7 @@ from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.resources import HOST_RESOURCE, Listener, Steps, sync_resource
 from product_sync.orchestration.schedules import sync_schedule
 from product_sync.orchestration.sensors import reap_dead_runs_sensor, tell_of_runs_sensor
+from product_sync.orchestration.watch_sensor import watch_sensor
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import PageSettings, RunOptions, ScheduleSettings
 
@@ -47,13 +49,22 @@ def _of_sync(
     steps: Steps, resource: dg.ResourceDefinition, schedule: ScheduleSettings | None, pages: PageSettings | None
 ) -> dg.Definitions:
     definition = steps.definition
-    names, assets = SyncNames.of(definition.name), sync_assets(steps)
+    names, assets, jobs = SyncNames.of(definition.name), sync_assets(steps), sync_jobs(definition, steps.resource)
     return dg.Definitions(
         assets=with_pages(names, assets, pages) if pages else assets,
-        asset_checks=[*sync_checks(steps), connections(definition)],
-        jobs=sync_jobs(definition, steps.resource),
+        asset_checks=[
+            *sync_checks(steps),
+            connections(definition),
+            full_proof_check(definition, schedule or ScheduleSettings()),
+        ],
+        jobs=jobs,
         schedules=[sync_schedule(definition, schedule)] if schedule else [],
-        sensors=[reap_dead_runs_sensor, tell_of_runs_sensor, health_sensor(definition)],
+        sensors=[
+            reap_dead_runs_sensor,
+            tell_of_runs_sensor,
+            health_sensor(definition),
+            *([watch_sensor(steps, schedule, jobs)] if schedule and schedule.changes_seconds else []),
+        ],
         resources={steps.resource: resource, names.io_manager: ParquetIOManager(definition=definition)},
     )
 

@@ -26,6 +26,7 @@ class SyncNames:
     proof: str
     drift_report: str
     health: str
+    changes: str
     connections: str
     io_manager: str
     sync_job: str
@@ -34,6 +35,7 @@ class SyncNames:
     validate_job: str
     schedule: str
     health_sensor: str
+    watch_sensor: str
 
     @classmethod
     def of(cls, sync: str) -> "SyncNames":
@@ -52,6 +54,7 @@ class SyncNames:
             "proof": f"{sync}_proven_copy",
             "drift_report": f"{sync}_drift_report",
             "health": f"{sync}_health",
+            "changes": f"{sync}_changes",
             "connections": f"{sync}_connections",
             "io_manager": f"{sync}_sync_io_manager",
             "sync_job": f"{sync}_sync",
@@ -60,13 +63,14 @@ class SyncNames:
             "validate_job": f"validate_{sync}_sync",
             "schedule": f"{sync}_sync_schedule",
             "health_sensor": f"{sync}_sync_health",
+            "watch_sensor": f"{sync}_sync_watch",
         }
         return cls(sync, **(made | _OF_PRODUCT if sync == DEFAULT_NAME else made))
 
     @property
     def recorded(self) -> frozenset[dg.AssetKey]:
         """All assets of the sync, also those that a run only records."""
-        return self.assets | {dg.AssetKey(name) for name in (self.proof, self.drift_report, self.health)}
+        return self.assets | {dg.AssetKey(name) for name in (self.proof, self.drift_report, self.health, self.changes)}
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -111,6 +115,7 @@ NO_EXTRA_PRODUCTS = "no_extra_products"
 MONGODB_CONNECTION = "mongodb_connection"
 POSTGRES_CONNECTION = "postgres_connection"
 BOTH_CONNECTIONS = "both_connections"
+FULL_PROOF_IS_RECENT = "full_proof_is_recent"
 
 HOST_TAG: Final = "product_sync/host"
 PROCESS_TAG: Final = "product_sync/process"

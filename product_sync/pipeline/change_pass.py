@@ -175,7 +175,7 @@ def take_position(folder: StateFolder, files: RunFiles, source: Source) -> None:
     try:
         position = change_position.take_position(folder, source)
     except ChangesUnavailable as error:
-        files.write_json(store.CHANGE_POSITION, {"unavailable": str(error)})
+        files.write_json(store.CHANGE_POSITION, {"unavailable": [error.message, error.hint]})
     else:
         files.write_json(store.CHANGE_POSITION, {"position": asdict(position)})
 
@@ -185,10 +185,13 @@ def record_proof(
 ) -> Followed | None:
     """Store the position of a full run that has passed its checks, and whose reading began ``at``. ``None`` if the
     source cannot be followed."""
-    content = (files.read_json(store.CHANGE_POSITION) or {}).get("position")
-    if content is None:
+    content = files.read_json(store.CHANGE_POSITION) or {}
+    if unavailable := content.get("unavailable"):
+        error = ChangesUnavailable(unavailable[0], hint=unavailable[1])
+        change_position.record_proof_alone(folder, error, run_id=files.run_id, at=at)
+    if "position" not in content:
         return None
-    position = change_position.position_of(content)
+    position = change_position.position_of(content["position"])
     unsettled = {source_id: Unsettled(position.time, reason) for source_id, reason in differing.items()}
     change_position.record_full_proof(folder, position, run_id=files.run_id, at=at, unsettled=unsettled)
     return _followed(folder)

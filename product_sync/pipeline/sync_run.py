@@ -156,8 +156,11 @@ class SyncRun:
             saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now(), self.commands)
 
     def _take_position(self, source: Source) -> None:
-        """Before a full run reads: what changes from now on is compared by the passes after it."""
-        if not (self.is_partial or self.settings.dry_run):
+        """Before a full run reads: what changes from now on is compared by the passes after it. A pass reads what is
+        not older than the changes that it has read."""
+        if self.settings.changes:
+            source.read_after(change_pass.of(self.files).position)
+        elif not (self.is_partial or self.settings.dry_run):
             change_pass.take_position(self.folder, self.files, source)
 
     def _begin_pass(self) -> None:

@@ -30,7 +30,9 @@ from product_sync.state.store import StateFolder
 MAX_EVENTS = 20_000
 WITHIN_S = 5.0
 #: Why a product is unsettled before a run has tried to settle it.
-IN_FLIGHT, DIFFERS = "in_flight", "differs"
+IN_FLIGHT, WAITS = "in_flight", "waits_for_run"
+#: Why it is, although the database has refused it with the same values.
+REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +75,34 @@ def look(databases: Databases, folder: StateFolder, *, settle_s: float, timing: 
             lag_s = changes.now.seconds_since(since.position.time)
             return Look(since, lag_s=lag_s, events=changes.events, backlog=True, unsettled=since.unsettled)
         ids = {*changes.ids, *since.unsettled}
-        differing = _differing(databases, folder, source, changes, ids) if ids else set()
-    unsettled = {each: since.unsettled.get(each) or _unsettled(changes, each, settle_s) for each in differing}
+        differing = _differing(databases, folder, source, changes, ids) if ids else {}
+    unsettled = {each: _unsettled(since, changes, each, is_refused) for each, is_refused in differing.items()}
     change_position.advance(folder, since, changes.position, unsettled)
     due: list[SourceId] = []
     tried: list[SourceId] = []
     for each, what in unsettled.items():
         if changes.now.seconds_since(changes.ids.get(each, what.since)) >= settle_s:
-            (due if what.reason in (IN_FLIGHT, DIFFERS) else tried).append(each)
+            (due if what.reason in (IN_FLIGHT, WAITS) else tried).append(each)
     stored = change_position.read_position(folder)
     return Look(
         stored, lag_s=changes.lag_s, events=changes.events, compared=len(ids), due=due, tried=tried, unsettled=unsettled
     )
 
 
-def _unsettled(changes: Changes, source_id: SourceId, settle_s: float) -> Unsettled:
-    at = changes.ids[source_id]
-    return Unsettled(at, IN_FLIGHT if changes.now.seconds_since(at) < settle_s else DIFFERS)
+def _unsettled(since: StoredPosition, changes: Changes, source_id: SourceId, is_refused: bool) -> Unsettled:
+    """A product that has changed again is a new one to a run, but it differs since the first time."""
+    before, at = since.unsettled.get(source_id), changes.ids.get(source_id)
+    if before is None or at is not None:
+        first = before.since if before else changes.ids[source_id]
+        return Unsettled(first, REFUSED if is_refused else WAITS)
+    return before
 
 
 def _differing(
     databases: Databases, folder: StateFolder, source: Source, changes: Changes, ids: Collection[SourceId]
-) -> set[SourceId]:
-    """Which of these products differ now, or are new to the quarantine. Two documents with one text are one product."""
+) -> dict[SourceId, bool]:
+    """Which of these products differ now, or are new to the quarantine, each with whether the database has refused it
+    with the same values. Two documents with one text are one product."""
     row_schema = databases.row_schema
     source.read_after(changes.position)
     texts = {each.text for each in ids if each.type != IdType.OTHER}
@@ -107,15 +114,18 @@ def _differing(
     rejected = _rejected(batch)
     refused = refused_rows(quarantine, row_schema) if quarantine else refused_schema(row_schema).empty_table()
     rows = pa.Table.from_batches([batch.rows])
-    found = compare_rows(row_schema, rows, target, pa.array(rejected, pa.string()), refused)
-    differing = {text for was_refused, _, table in found if not was_refused for text in table["id"].to_pylist()}
+    found: dict[str, bool] = {}
+    for is_refused, _, table in compare_rows(row_schema, rows, target, pa.array(rejected, pa.string()), refused):
+        found |= dict.fromkeys(table["id"].to_pylist(), is_refused)
+    differing = {each: found[each.text] for each in ids if each.type != IdType.OTHER and each.text in found}
     if rejected or batch.rejects:
-        known = set() if quarantine is None else {(entry["source_key"], entry["id"]) for entry in entries(quarantine)}
-        differing |= set(rejected) - {text for _, text in known}
-        new = {each.source_key for each in batch.rejects} - {source_key for source_key, _ in known}
-        if any(each.source_id is None for each in batch.rejects if each.source_key in new):
-            return {each for each in ids if each.text in differing or each.type == IdType.OTHER}
-    return {each for each in ids if each.type != IdType.OTHER and each.text in differing}
+        known = list(entries(quarantine)) if quarantine else []
+        new = set(rejected) - {entry["id"] for entry in known}
+        differing |= {each: False for each in ids if each.type != IdType.OTHER and each.text in new}
+        keys = {each.source_key for each in batch.rejects if each.source_id is None}
+        if keys - {entry["source_key"] for entry in known}:
+            differing |= dict.fromkeys(others, False)
+    return differing
 
 
 def _rejected(batch: SourceBatch) -> list[str]:

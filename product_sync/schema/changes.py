@@ -28,6 +28,7 @@ class LostReason(StrEnum):
     EVENT_TOO_LARGE = "event_too_large"
     UNKNOWN_EVENT = "unknown_event"
     TOO_MANY_UNSETTLED = "too_many_unsettled"
+    UNAVAILABLE = "unavailable"
 
 
 class ClusterTime(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from filelock import FileLock
 
-from product_sync.errors import ChangesLost, LocalStorageError
+from product_sync.errors import ChangesLost, ChangesUnavailable, LocalStorageError
 from product_sync.schema.changes import ChangePosition, ClusterTime, LostReason
 from product_sync.schema.ports import Source
 from product_sync.schema.records import SourceId
@@ -60,12 +60,14 @@ class StoredPosition:
 
 @dataclass(frozen=True, slots=True)
 class LostPosition:
-    """Why there is no position until the next full run. ``at`` is when that was noticed."""
+    """Why there is no position until the next full run. ``at`` is when that was noticed. ``proof`` is the last full
+    run that passed its checks."""
 
     reason: str
     message: str
     hint: str
     at: datetime
+    proof: FullProof
 
 
 def read_position(folder: StateFolder) -> StoredPosition | None:
@@ -78,6 +80,12 @@ def read_lost(folder: StateFolder) -> LostPosition | None:
     """Why the last position was lost; ``None`` once a full run has stored a new one."""
     found = _read(folder)
     return found if isinstance(found, LostPosition) else None
+
+
+def read_last_proof(folder: StateFolder) -> FullProof | None:
+    """The last full run that passed its checks, also if its position is lost."""
+    found = _read(folder)
+    return found.proof if found else None
 
 
 def take_position(folder: StateFolder, source: Source) -> ChangePosition:
@@ -120,20 +128,30 @@ def record_full_proof(
     return True
 
 
+def record_proof_alone(folder: StateFolder, error: ChangesUnavailable, *, run_id: str, at: datetime) -> None:
+    """Store that a full run has passed its checks that could take no position. A stored position stays: it does not
+    depend on this run."""
+    with _alone(folder) as path:
+        if read_position(folder) is None:
+            proof = FullProof(run_id, at, ClusterTime(0, 0))
+            _write_lost(path, LostPosition(LostReason.UNAVAILABLE, error.message, error.hint, at, proof))
+
+
 def advance(
     folder: StateFolder, since: StoredPosition, position: ChangePosition, unsettled: Mapping[SourceId, Unsettled]
 ) -> bool:
     """Store what a pass has settled. ``since`` is what it began with.
 
-    False if something else has been stored meanwhile that this pass does not stand on: a newer full proof, a later
-    position, a loss. Nothing is lost: the next pass compares the same changes again.
+    If another pass has stored its own meanwhile, the later position stays, with the unsettled products of both. False
+    if a newer full proof has been stored, or the position was lost. Nothing is missed: the next pass compares the same
+    changes again.
     """
     with _alone(folder):
         stored = read_position(folder)
-        if stored is None or stored.proof != since.proof or stored.position.time > position.time:
+        if stored is None or stored.proof != since.proof:
             return False
         if stored.position != since.position:
-            # Another pass has stored its own meanwhile. What it left unsettled may not be settled here.
+            position = max(stored.position, position, key=lambda each: each.time)
             unsettled = {**stored.unsettled, **unsettled}
         _write(folder, StoredPosition(position, stored.proof, unsettled))
     return True
@@ -146,7 +164,7 @@ def lose_position(folder: StateFolder, since: StoredPosition, error: ChangesLost
         stored = read_position(folder)
         if stored is None or stored.proof != since.proof:
             return False
-        _write_lost(path, LostPosition(error.reason, error.message, error.hint, at))
+        _write_lost(path, LostPosition(error.reason, error.message, error.hint, at, stored.proof))
     return True
 
 
@@ -171,6 +189,7 @@ def _write(folder: StateFolder, stored: StoredPosition) -> None:
             f"{len(stored.unsettled)} products could not be settled, more than {MAX_UNSETTLED}.",
             "Remove the cause that the last runs name; full syncs go on.",
             stored.proof.at,
+            stored.proof,
         )
         _write_lost(path, lost)
         return
@@ -178,7 +197,7 @@ def _write(folder: StateFolder, stored: StoredPosition) -> None:
 
 
 def _write_lost(path: Path, lost: LostPosition) -> None:
-    write_json(path, {"lost": asdict(lost) | _iso(lost.at)})
+    write_json(path, {"lost": asdict(lost) | _iso(lost.at) | {"proof": _proof_as_json(lost.proof)}})
 
 
 def _read(folder: StateFolder) -> StoredPosition | LostPosition | None:
@@ -194,8 +213,15 @@ def _read(folder: StateFolder) -> StoredPosition | LostPosition | None:
 def as_json(stored: StoredPosition) -> dict[str, Any]:
     """What `parsed` reads."""
     unsettled = [[*source_id, *each.since, each.reason] for source_id, each in stored.unsettled.items()]
-    proof = asdict(stored.proof) | _iso(stored.proof.at)
-    return {"position": asdict(stored.position), "proof": proof, "unsettled": unsettled}
+    return {"position": asdict(stored.position), "proof": _proof_as_json(stored.proof), "unsettled": unsettled}
+
+
+def _proof_as_json(proof: FullProof) -> dict[str, Any]:
+    return asdict(proof) | _iso(proof.at)
+
+
+def _proof_of(content: Mapping[str, Any]) -> FullProof:
+    return FullProof(content["run_id"], datetime.fromisoformat(content["at"]), ClusterTime(*content["time"]))
 
 
 def position_of(content: Mapping[str, Any]) -> ChangePosition:
@@ -206,11 +232,10 @@ def position_of(content: Mapping[str, Any]) -> ChangePosition:
 def parsed(content: Mapping[str, Any]) -> StoredPosition | LostPosition:
     """The content of the file. Raises `TypeError`, `KeyError` or `ValueError` for anything else."""
     if lost := content.get("lost"):
-        return LostPosition(**{**lost, "at": datetime.fromisoformat(lost["at"])})
-    proof = content["proof"]
+        return LostPosition(**{**lost, "at": datetime.fromisoformat(lost["at"]), "proof": _proof_of(lost["proof"])})
     return StoredPosition(
         position_of(content["position"]),
-        FullProof(proof["run_id"], datetime.fromisoformat(proof["at"]), ClusterTime(*proof["time"])),
+        _proof_of(content["proof"]),
         {
             SourceId(kind, text): Unsettled(ClusterTime(seconds, increment), why)
             for kind, text, seconds, increment, why in content["unsettled"]

@@ -21,6 +21,7 @@ from product_sync.compare.quarantine_reasons import ADVICE
 from product_sync.definitions import defs
 from product_sync.orchestration.checks import load_check_specs, sync_checks
 from product_sync.orchestration.connection_checks import connections
+from product_sync.orchestration.full_proof_check import full_proof_check
 from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.resources import RUN_CONFIG, Steps
 from product_sync.results import (
@@ -82,6 +83,9 @@ def defaults() -> dict[str, object]:
         settings.CRON: schedule.cron,
         settings.TIME_ZONE: schedule.time_zone,
         settings.ENABLE_SCHEDULER: schedule.enabled,
+        settings.CHANGES_SECONDS: schedule.changes_seconds,
+        settings.CHANGES_LAG: schedule.changes_lag_minutes,
+        settings.FULL_PROOF_HOURS: schedule.full_proof_hours,
         settings.FRESH_MINUTES: pages.fresh_minutes,
         settings.OWNERS: ",".join(pages.owners),
         settings.ALERT_QUIET: notification.quiet_minutes,
@@ -187,6 +191,7 @@ def test_every_exit_status_has_a_row() -> None:
 def test_every_check_has_a_row() -> None:
     explained = [codes(row["check"])[0] for row in ERRORS.rows("check", "what to do")]
     checks = [*sync_checks(Steps(load_definition())), connections(load_definition())]
+    checks.append(full_proof_check(load_definition(), settings.ScheduleSettings()))
     specs = [*load_check_specs(PRODUCT), *(spec for check in checks for spec in check.check_specs)]
     assert sorted(explained) == sorted(spec.name for spec in specs)
 

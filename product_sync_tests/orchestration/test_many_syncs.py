@@ -67,11 +67,12 @@ def test_everything_of_a_sync_is_named_by_it_and_is_in_its_group(folder: Path, m
         "product_sync": {
             "mongodb_products", "postgres_product", "mongo_product_snapshot", "postgres_cart_snapshot", "product_diff",
             "product_load", "quarantined_products", "proven_copy", "drift_report", "health",
+            "product_changes",
         },
         "seller_sync": {
             "mongodb_seller_source", "postgres_seller_target", "mongo_seller_snapshot", "postgres_seller_snapshot",
             "seller_diff", "seller_load", "seller_quarantine", "seller_proven_copy", "seller_drift_report",
-            "seller_health",
+            "seller_health", "seller_changes",
         },
     }  # fmt: skip
     assert {job.name for job in repository.get_all_jobs()} - {"__ASSET_JOB"} == {
@@ -79,8 +80,10 @@ def test_everything_of_a_sync_is_named_by_it_and_is_in_its_group(folder: Path, m
         "seller_sync", "seller_sync_dry_run", "seller_sync_changes", "validate_seller_sync",
     }  # fmt: skip
     assert {each.name for each in repository.schedule_defs} == {"product_sync_schedule", "seller_sync_schedule"}
-    sensors = {"reap_dead_runs", "tell_of_runs", "product_sync_health", "seller_sync_health"}
-    assert {each.name for each in repository.sensor_defs} == sensors
+    assert {each.name for each in repository.sensor_defs} == {
+        "reap_dead_runs", "tell_of_runs", "product_sync_health", "seller_sync_health", "product_sync_watch",
+        "seller_sync_watch",
+    }  # fmt: skip
     checks = {key.name for key in defs.resolve_asset_graph().asset_check_keys if "seller" in str(key.asset_key)}
     assert checks == {key.name for key in defs.resolve_asset_graph().asset_check_keys}
 

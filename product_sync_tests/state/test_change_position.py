@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from product_sync.errors import ChangesLost
+from product_sync.errors import ChangesLost, ChangesUnavailable
 from product_sync.schema.changes import ChangePosition, ClusterTime
 from product_sync.schema.records import IdType, SourceId
 from product_sync.state import change_position
@@ -24,9 +24,11 @@ from product_sync.state.change_position import (
     Unsettled,
     advance,
     lose_position,
+    read_last_proof,
     read_lost,
     read_position,
     record_full_proof,
+    record_proof_alone,
 )
 from product_sync.state.store import StateFolder
 
@@ -72,8 +74,8 @@ def test_a_pass_moves_on_and_never_back(folder: StateFolder) -> None:
     before = stored(folder)
     assert advance(folder, before, at(20), {})
     assert stored(folder) == StoredPosition(at(20), before.proof, {})
-    assert not advance(folder, stored(folder), at(19), {})
-    assert stored(folder).position == at(20)
+    assert advance(folder, before, at(19), unsettled(B))
+    assert stored(folder) == StoredPosition(at(20), before.proof, unsettled(B))
 
 
 def test_a_pass_goes_on_within_one_time_as_in_a_long_transaction(folder: StateFolder) -> None:
@@ -88,7 +90,8 @@ def test_of_two_passes_at_once_the_unsettled_products_of_both_stay(folder: State
     assert advance(folder, before, at(20), unsettled(A))
     assert advance(folder, before, at(21), unsettled(B))
     assert stored(folder).unsettled == unsettled(A, B)
-    assert not advance(folder, before, at(15), {})
+    assert advance(folder, before, at(15), {})
+    assert stored(folder).position == at(21)
 
 
 def test_a_pass_that_stands_on_an_older_full_proof_stores_nothing(folder: StateFolder) -> None:
@@ -129,6 +132,7 @@ def test_a_loss_is_reported_once_and_ends_with_the_next_full_run(folder: StateFo
     lost = read_lost(folder)
     assert lost is not None
     assert (lost.reason, lost.message, lost.hint, lost.at) == ("history_lost", LOST.message, LOST.hint, NOW)
+    assert read_last_proof(folder) == before.proof
     assert not advance(folder, before, at(20), {})
     assert prove(folder, at(5), run_id="next")
     assert read_lost(folder) is None
@@ -162,6 +166,18 @@ def test_more_unsettled_products_than_a_pass_should_look_at_take_a_full_run(fold
     lost = read_lost(folder)
     assert lost is not None
     assert lost.reason == "too_many_unsettled"
+
+
+def test_a_full_run_of_a_source_that_cannot_be_followed_is_a_proof_without_a_position(folder: StateFolder) -> None:
+    alone = ChangesUnavailable("It is a standalone server.")
+    record_proof_alone(folder, alone, run_id="full", at=NOW)
+    proof, lost = read_last_proof(folder), read_lost(folder)
+    assert proof is not None
+    assert lost is not None
+    assert (proof.run_id, lost.reason, lost.message) == ("full", "unavailable", alone.message)
+    prove(folder, at(10))
+    record_proof_alone(folder, alone, run_id="later", at=NOW)
+    assert stored(folder).position == at(10)
 
 
 _ADVANCE_FOR_EVER = """

@@ -1,0 +1,65 @@
+"""The check `full_proof_is_recent`: only a full run sees what somebody has changed in the target alone."""
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from product_sync.orchestration.names import FULL_PROOF_IS_RECENT, SyncNames
+from product_sync.pipeline.databases import Databases
+from product_sync.schema.definition import SyncDefinition
+from product_sync.settings import ScheduleSettings, state_root
+
+if TYPE_CHECKING:
+    from product_sync.state.store import StateFolder
+
+
+def full_proof_check(definition: SyncDefinition, settings: ScheduleSettings) -> dg.AssetChecksDefinition:
+    names = SyncNames.of(definition.name)
+
+    @dg.asset_check(
+        asset=names.proof,
+        name=FULL_PROOF_IS_RECENT,
+        description=(
+            f"A full sync has passed within {settings.full_proof_hours} hours (warning), or twice that (error). The"
+            f" sensor `{names.watch_sensor}` evaluates this check."
+        ),
+    )
+    def check() -> dg.AssetCheckResult:
+        """Looks up the last full proof now."""
+        from product_sync.state.store import StateFolder
+
+        folder = StateFolder(state_root(os.environ), Databases.of(definition, os.environ).state_key)
+        return dg.AssetCheckResult(**_result(settings, folder, time.time()))
+
+    return check
+
+
+def full_proof_evaluation(
+    definition: SyncDefinition, settings: ScheduleSettings, folder: "StateFolder", now: float
+) -> dg.AssetCheckEvaluation:
+    """The same, for a sensor."""
+    names = SyncNames.of(definition.name)
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(names.proof), check_name=FULL_PROOF_IS_RECENT, **_result(settings, folder, now)
+    )
+
+
+def _result(settings: ScheduleSettings, folder: "StateFolder", now: float) -> dict[str, Any]:
+    from product_sync.state.change_position import read_last_proof
+
+    proof, limit_h = read_last_proof(folder), settings.full_proof_hours
+    if proof is None:
+        text = "No full sync of these two sides has passed yet."
+        return {"passed": False, "severity": dg.AssetCheckSeverity.WARN, "description": text, "metadata": {}}
+    age_h = max(0.0, now - proof.at.timestamp()) / 3_600
+    text = f"The last full sync that passed is run {proof.run_id}, which began to read {age_h:.1f} hours ago."
+    if age_h > limit_h:
+        text += f" The limit is {limit_h} hours. Start a full sync, and look at the schedule."
+    return {
+        "passed": age_h <= limit_h,
+        "severity": dg.AssetCheckSeverity.WARN if limit_h < age_h <= 2 * limit_h else dg.AssetCheckSeverity.ERROR,
+        "description": text,
+        "metadata": {"full_proof_at": dg.MetadataValue.timestamp(proof.at), "age_h": round(age_h, 2)},
+    }

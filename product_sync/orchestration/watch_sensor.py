@@ -1,0 +1,249 @@
+"""The watch: compares what the source has changed every half minute, and starts a run only for products that differ.
+
+The comparison runs in the code location's process, which is warm: in the steady state no process starts. A run that the
+watch asks for passes through the queue like any other, so there is one run at a time (docs/decisions/0171).
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from product_sync.errors import ChangesUnavailable, NotAttempted, SourceReadError
+from product_sync.notify.alerts import AlertState, Level, StatusUpdate
+from product_sync.notify.channels import resolve_channels
+from product_sync.notify.dispatch import send_updates
+from product_sync.orchestration.full_proof_check import full_proof_evaluation
+from product_sync.orchestration.names import SyncNames
+from product_sync.orchestration.resources import Steps
+from product_sync.orchestration.schedules import unfinished_runs
+from product_sync.orchestration.sensor_errors import notifies_of_its_errors
+from product_sync.pipeline.databases import Databases
+from product_sync.schema.changes import LostReason
+from product_sync.schema.definition import SyncDefinition
+from product_sync.settings import RunOptions, ScheduleSettings, state_root
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+    from product_sync.pipeline.watch import Look
+
+#: Seconds until a run tries again what it could not settle, or a failed run is started again.
+RETRY_S = 600.0
+#: The least seconds between two full runs that the watch starts because changes were lost.
+FULL_S = 3_600.0
+#: Seconds between two records of a watch that finds changes, and of one that finds none. Dagster never purges them.
+RECORD_S, RECORD_QUIET_S = 600.0, 3_600.0
+#: Seconds for which the columns of the table are kept: asking for them costs 0.1 s.
+_REFLECT_S = 600.0
+#: Losses that another full run would not mend.
+_NOT_MENDED = (LostReason.TOO_MANY_UNSETTLED, LostReason.UNAVAILABLE)
+_LAG, _STREAM = "changes/lag", "changes/stream"
+
+
+@dataclass(slots=True)
+class WatchState:
+    """The sensor's cursor. ``events`` and ``compared`` count since the last record, which was made at ``recorded_at``
+    (seconds since 1970) of a watch in the state ``recorded``."""
+
+    alerts: AlertState = field(default_factory=AlertState)
+    events: int = 0
+    compared: int = 0
+    recorded: str = ""
+    recorded_at: float = 0.0
+
+    @classmethod
+    def read(cls, text: str | None) -> "WatchState":
+        """From the ``text`` of `write`; a new state if this version cannot read it."""
+        try:
+            content: dict[str, Any] = json.loads(text or "")
+            return cls(**{**content, "alerts": AlertState.from_json(content["alerts"])})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return cls()
+
+    def write(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    def must_record(self, found: "Look", condition: str, now: float) -> bool:
+        """Whether the condition has changed or the last record is old. If so, it counts as recorded from then on."""
+        self.events += found.events
+        self.compared += found.compared
+        age = now - self.recorded_at
+        if condition == self.recorded and age < (RECORD_S if self.events else RECORD_QUIET_S):
+            return False
+        self.recorded, self.recorded_at = condition, now
+        return True
+
+
+class _KeptDatabases:
+    """The two sides with the columns of the table, asked for again after `_REFLECT_S` and after an error."""
+
+    def __init__(self, definition: SyncDefinition) -> None:
+        self._definition = definition
+        self._kept: Databases | None = None
+        self._until = 0.0
+
+    def get(self) -> Databases:
+        made = Databases.of(self._definition, os.environ)
+        kept = self._kept
+        if kept is None or time.monotonic() > self._until or (made.source, made.target) != (kept.source, kept.target):
+            self._kept, self._until = made, time.monotonic() + _REFLECT_S
+            return made
+        return kept
+
+    def forget(self) -> None:
+        self._kept = None
+
+
+def watch_sensor(
+    steps: Steps, settings: ScheduleSettings, jobs: "Sequence[UnresolvedAssetJobDefinition]"
+) -> dg.SensorDefinition:
+    """The watch of a sync. ``jobs`` are those of the sync."""
+    definition = steps.definition
+    names = SyncNames.of(definition.name)
+    kept = _KeptDatabases(definition)
+
+    @dg.sensor(
+        name=names.watch_sensor,
+        jobs=[job for job in jobs if job.name in (names.changes_job, names.sync_job)],
+        minimum_interval_seconds=settings.changes_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
+        description=(
+            "Compares the products that the source has changed, and starts a run only if one differs. Set by"
+            f" SYNC_CHANGES_SECONDS and ENABLE_SCHEDULER. The page of the asset `{names.changes}` has the results."
+            " See docs/changes.md"
+        ),
+    )
+    @notifies_of_its_errors(names.watch_sensor)
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        from product_sync.pipeline.watch import look
+        from product_sync.state.store import StateFolder
+
+        state, now = WatchState.read(context.cursor), time.time()
+        databases = kept.get()
+        try:
+            folder = StateFolder(state_root(os.environ), databases.state_key)
+            found = look(databases, folder, settle_s=RunOptions.resolve(os.environ, steps.defaults).settle_seconds)
+        except (NotAttempted, SourceReadError) as error:
+            kept.forget()
+            _notify(context, state, [] if isinstance(error, ChangesUnavailable) else _lag(settings, definition, None))
+            return dg.SensorResult(skip_reason=str(error), cursor=state.write())
+        except Exception:
+            kept.forget()
+            raise
+        _notify(context, state, [*_lag(settings, definition, found), *_stream(definition, found)])
+        text, request = _decide(context.instance, names, found)
+        records = state.must_record(found, _condition(found), now)
+        events: list[Any] = []
+        if records:
+            events = [*_observations(names, found, state), full_proof_evaluation(definition, settings, folder, now)]
+            state.events = state.compared = 0
+        cursor = state.write()
+        if request is None:
+            return dg.SensorResult(skip_reason=text, cursor=cursor, asset_events=events)
+        context.log.info(text)
+        return dg.SensorResult(run_requests=[request], cursor=cursor, asset_events=events)
+
+    return sensor
+
+
+def _decide(instance: dg.DagsterInstance, names: SyncNames, found: "Look") -> tuple[str, dg.RunRequest | None]:
+    """What the tick says, and the run that it asks for."""
+    text = said(found)
+    if found.stored is None:
+        if found.lost is None or found.lost.reason in _NOT_MENDED:
+            return text, None
+        wanted, wait_s = names.sync_job, FULL_S
+    elif found.backlog or found.due:
+        wanted, wait_s = names.changes_job, 0.0
+    elif found.tried:
+        wanted, wait_s = names.changes_job, RETRY_S
+    else:
+        return text, None
+    if unfinished := unfinished_runs(instance, [names]):
+        run = unfinished[0].dagster_run
+        return f"{text} Run {run.run_id} is {run.status.value.lower()}; the next tick looks again.", None
+    last = next(iter(instance.get_run_records(dg.RunsFilter(job_name=wanted), limit=1)), None)
+    if last is not None:
+        if last.dagster_run.status is dg.DagsterRunStatus.FAILURE:
+            wait_s = max(wait_s, RETRY_S)
+        left_s = wait_s - (datetime.now(UTC) - last.create_timestamp).total_seconds()
+        if left_s > 0:
+            return f"{text} The last run of {wanted} is {last.dagster_run.run_id}; the next is in {left_s:.0f} s.", None
+    return f"{text} A run of {wanted} is requested.", dg.RunRequest(job_name=wanted)
+
+
+def said(found: "Look") -> str:
+    """What a look found, for people."""
+    if found.stored is None:
+        if found.lost is not None:
+            return f"{found.lost.message} {found.lost.hint}"
+        return "No full sync of these two sides has passed yet, so there is nothing to follow from."
+    up_to = f"Compared up to {found.stored.position.time.at:%Y-%m-%d %H:%M:%S} UTC"
+    if found.backlog:
+        return f"{up_to}. More than {found.events:,} changes follow: a run compares them."
+    products = f"{found.compared:,} {'product' if found.compared == 1 else 'products'}"
+    return f"{up_to}: {found.events:,} changes, {products} compared, {len(found.unsettled):,} differ."
+
+
+def _condition(found: "Look") -> str:
+    """Changes of this are worth a record of their own."""
+    if found.stored is None:
+        return found.lost.reason if found.lost else "none"
+    return "differ" if found.unsettled else "agree"
+
+
+def _observations(names: SyncNames, found: "Look", state: WatchState) -> list[dg.AssetObservation]:
+    """The records on the pages of the changes and of the proven copy."""
+    metadata: dict[str, Any] = {"state": said(found)}
+    if found.stored is not None:
+        position, proof = found.stored.position.time, found.stored.proof
+        oldest = min((each.since.seconds for each in found.unsettled.values()), default=None)
+        metadata |= {
+            "position_at": dg.MetadataValue.timestamp(float(position.seconds)),
+            "lag_s": found.lag_s,
+            "events": state.events,
+            "compared": state.compared,
+            "unsettled": len(found.unsettled),
+            "full_proof_at": dg.MetadataValue.timestamp(proof.at),
+        }
+        if oldest is not None:
+            metadata["unsettled_since"] = dg.MetadataValue.timestamp(float(oldest))
+    of_proof: dict[str, Any] = {name: metadata[name] for name in ("full_proof_at", "position_at") if name in metadata}
+    observed = [dg.AssetObservation(asset_key=names.changes, metadata=metadata)]
+    return [*observed, dg.AssetObservation(asset_key=names.proof, metadata=of_proof)] if of_proof else observed
+
+
+def _lag(settings: ScheduleSettings, definition: SyncDefinition, found: "Look | None") -> list[StatusUpdate]:
+    """Whether the position is too old. Nothing if no position is known: the connections have an alert of their own."""
+    if found is None or found.stored is None:
+        return []
+    is_late = found.lag_s > 60 * settings.changes_lag_minutes
+    text = (
+        f"Changes of the source are compared up to {found.stored.position.time.at:%Y-%m-%d %H:%M:%S} UTC, which is"
+        f" {found.lag_s / 60:.0f} minutes ago. Look at the runs of {SyncNames.of(definition.name).changes_job}."
+    )
+    level = Level.WARN if is_late else Level.OK
+    return [StatusUpdate(_LAG, "the watch of changes", level, time.time(), text if is_late else "", definition.name)]
+
+
+def _stream(definition: SyncDefinition, found: "Look") -> list[StatusUpdate]:
+    """Whether the changes can be followed. Nothing before the first full run, and for a source that has no changes to
+    follow: that is no failure."""
+    if found.stored is None and (found.lost is None or found.lost.reason == LostReason.UNAVAILABLE):
+        return []
+    level = Level.OK if found.lost is None else Level.WARN
+    text = said(found) if found.lost else ""
+    return [StatusUpdate(_STREAM, "the source's changes", level, time.time(), text, definition.name)]
+
+
+def _notify(context: dg.SensorEvaluationContext, state: WatchState, updates: Sequence[StatusUpdate]) -> None:
+    """Send what is new. In the steady state nothing is sent, and no channel is set up."""
+    due = [each for each in updates if each.level is not Level.OK or each.key in state.alerts.subjects]
+    if due or state.alerts.outbox:
+        send_updates(state.alerts, due, resolve_channels(os.environ).settings, context.log)
