@@ -79,15 +79,11 @@ class ExclusionReport:
     message: str
 
 
-#: What people read in place of a value that a document does not have.
-ABSENT = "absent"
-
-
 @dataclass(frozen=True, slots=True)
 class SampleValue:
-    """A column of a sample product. ``source`` is the path, the expression or the fixed value; ``bson_type`` and
-    ``value`` are what the document has there, ``None`` if it has nothing. ``target`` is the value of the row as text:
-    ``None`` for NULL, or if ``reason`` says why it cannot be copied."""
+    """A column of a sample product. ``source`` is the path or the expression; ``bson_type`` and ``value`` are what the
+    document has there, ``None`` if it has nothing. The value of the mapping itself has no type. ``target`` is the value
+    of the row as text: ``None`` for NULL, or if ``reason`` says why it cannot be copied."""
 
     column: str
     source: str
@@ -95,6 +91,13 @@ class SampleValue:
     value: str | None
     target: str | None
     reason: str | None
+
+    @property
+    def given(self) -> str:
+        """The value in the source, for people."""
+        if self.value is None:
+            return "absent"
+        return self.value if self.bson_type in (None, self.value) else f"{self.value} ({self.bson_type})"
 
 
 @dataclass(kw_only=True)

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 import pyarrow as pa
+from bson.datetime_ms import DatetimeMS
 from bson.errors import InvalidBSON
 
 from product_sync.compare.diff_lines import shown
@@ -116,16 +117,23 @@ def _value(
     raw: bytes, document: Mapping[str, Any], column: RowColumn, row: pa.Table | None, defect: Defect | None
 ) -> SampleValue:
     kind, value = None, None
-    if document and column.path:
-        kind, (value, _) = kind_at(raw, column.path), descend(document, column.path)
+    if column.path:
+        kind = kind_at(raw, column.path) if document else None
+        value = None if kind is None else _said(descend(document, column.path)[0])
+    elif column.has_default:
+        value = str(column.default)
     reason = None
     if row is None:
         reason = str(defect.reason) if defect else "another column cannot be copied"
+    target = None if row is None else shown(row, column)
     return SampleValue(
-        column.name,
-        column.origin or f"always {column.default!r}",
-        None if kind is None else TYPE_NAMES[kind],
-        None if kind is None else readable(excerpt(value)),
-        None if row is None else shown(row, column),
-        reason,
+        column.name, column.origin or "value", None if kind is None else TYPE_NAMES[kind], value, target, reason
     )
+
+
+def _said(value: Any) -> str:
+    """A value of a document for people."""
+    if isinstance(value, DatetimeMS):
+        with suppress(OverflowError, ValueError):  # Python's calendar has the years 1 to 9999
+            return value.as_datetime().isoformat()
+    return readable(excerpt(value))

@@ -6,14 +6,14 @@ place where the two values differ. The full values are behind *Show JSON*.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import dagster as dg
 
 from product_sync.compare.diff_lines import Difference
 from product_sync.conversion.extended_json import readable
-from product_sync.results import ABSENT, SampleValue
+from product_sync.results import SampleValue
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
 
@@ -94,8 +94,8 @@ def sample(product: Iterable[SampleValue]) -> dg.TableMetadataValue:
 
 
 def _becomes(value: SampleValue) -> str:
-    given = f"{cut(value.value, _VALUE)} ({value.bson_type})" if value.value is not None else ABSENT
-    return f"{given} → {cut(value.reason or _or_null(value.target), _VALUE)}"
+    short = replace(value, value=value.value and cut(value.value, _VALUE))
+    return f"{short.given} → {cut(value.reason or _or_null(value.target), _VALUE)}"
 
 
 def table(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dg.TableMetadataValue:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from product_sync.results import (
-    ABSENT,
     DoctorReport,
     ErrorInfo,
     PredictedCheck,
@@ -87,9 +86,8 @@ def _sample(product: Sequence[SampleValue] | None) -> None:
 
 
 def _becomes(value: SampleValue) -> tuple[str, str, str, str]:
-    given = ABSENT if value.value is None else f"{value.value} ({value.bson_type})"
     target = "NULL" if value.target is None else value.target
-    return value.column, value.source, given, f"not copied: {value.reason}" if value.reason else target
+    return value.column, value.source, value.given, f"not copied: {value.reason}" if value.reason else target
 
 
 def _first_differences(lines: list[dict[str, str]]) -> None:

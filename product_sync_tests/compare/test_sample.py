@@ -56,7 +56,7 @@ def test_the_sample_product_is_one_that_can_be_copied_and_has_most_columns() -> 
         SampleValue("id", "_id", "objectId", key, key, None),
         SampleValue("a", "title.en", "string", '"Lamp"', "Lamp", None),
         SampleValue("b", "price.amount", "decimal", "12.50", "12.5", None),
-        SampleValue("c", "always 'EUR'", None, None, "EUR", None),
+        SampleValue("c", "value", None, "EUR", "EUR", None),
     ]
 
 

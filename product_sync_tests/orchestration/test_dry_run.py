@@ -141,6 +141,23 @@ def assert_told_from_a_sync_at_first_sight(dry: Outcome) -> None:
     assert next(iter(observation.metadata.items())) == ("dry_run", dg.TextMetadataValue("nothing was written"))
 
 
+def test_the_ui_shows_one_product_and_in_how_many_documents_each_column_was_found(shop: Shop) -> None:
+    shop.put({"_id": "a", "title": "x" * 30}, product("b", title="y" * 30, quantity=None))
+    dry = shop.run(dry_run=True)
+    assert dry.observed[PRODUCT.load]["sample"] == [
+        {"column": "id", "source → target": '"b" (string) → b'},
+        {"column": "title", "source → target": f'"{"y" * 18}… (string) → {"y" * 19}…'},
+        {"column": "price", "source → target": "500 (int) → 500"},
+        {"column": "image", "source → target": '"i.jpg" (string) → i.jpg'},
+        {"column": "sellerId", "source → target": '"s1" (string) → s1'},
+        {"column": "quantity", "source → target": "null → 0"},
+    ]
+    found = {"id": 2, "title": 2, "price": 1, "image": 1, "sellerId": 1, "quantity": 0}
+    shown = dry.materialized[PRODUCT.source_snapshot]["found_by_column"]
+    assert {row["column"]: int(row["documents"]) for row in shown} == found
+    assert {row["column"]: row["from"] for row in shown} == {**{name: name for name in found}, "id": "_id"}
+
+
 def test_a_dry_run_tries_no_batch_beside_a_sync_and_says_so(shop: Shop) -> None:
     shop.put(product("a"))
     with shop.locked():
