@@ -12,9 +12,10 @@ import pytest
 from psycopg import sql
 
 from product_sync import api
-from product_sync.errors import MappingError, TableError
+from product_sync.errors import MappingError, RowsExcluded, TableError
 from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.definition import SyncDefinition, load_definitions
+from product_sync.schema.obstacle import ObstacleKind
 from product_sync.schema.row_schema import resolve_mapping
 from product_sync.targets.postgres import binary, row_sql
 from product_sync.targets.postgres.reader import PostgresReader
@@ -158,6 +159,23 @@ def test_a_row_of_another_tenant_in_the_way_is_named_and_stays(market: Market, m
 
     market.sql("DELETE FROM item WHERE tenant = 'b' AND id = 'p1'")
     assert api.sync(tenant_sync("a"), **QUICK).raise_for_error().inserted == 1
+
+
+def test_a_row_that_a_row_of_another_tenant_refers_to_is_not_deleted(cart_url: str) -> None:
+    with psycopg.connect(cart_url) as connection:
+        connection.execute("""
+            CREATE TABLE item (tenant text, id text, slug text, of_tenant text, of_id text, PRIMARY KEY (tenant, id),
+                               CONSTRAINT parent FOREIGN KEY (of_tenant, of_id) REFERENCES item);
+            INSERT INTO item VALUES ('a', 'x', 's', NULL, NULL), ('a', 'y', 's', 'a', 'x'), ('b', 'x', 's', 'a', 'x')
+        """)
+    address = TargetAddress(cart_url)
+    row_schema = resolve_mapping(tenant_sync("a"), reflect(address, "public", "item"))
+    with PostgresWriter(address, row_schema, run_id="test") as writer:
+        batch = write_batch(row_schema, deletes=[{"tenant": "a", "id": "x", "slug": "s"}])
+        with pytest.raises(RowsExcluded):
+            writer.write(batch)
+        found = {(each.row, each.other, each.kind) for each in writer.obstacles(batch)}
+    assert found == {("x", "y", ObstacleKind.REFERRING), ("x", "b, x", ObstacleKind.OUTSIDE)}
 
 
 def test_syncs_of_two_tenants_share_a_table(market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

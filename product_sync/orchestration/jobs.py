@@ -16,6 +16,7 @@ from product_sync.orchestration.names import (
     SCOPE_TAG,
     SOURCE_LOOKS_COMPLETE,
     SYNC_TAG,
+    TABLE_TAG,
     TARGET_MATCHES_SOURCE,
     SyncNames,
 )
@@ -74,7 +75,7 @@ def sync_jobs(definition: SyncDefinition, resource: str) -> "list[UnresolvedAsse
             name,
             selection=selection,
             config=dg.ConfigMapping(config_fn=partial(_to_run_config, resource, always), config_schema=schema),
-            tags={SYNC_TAG: definition.name, **tags},
+            tags={SYNC_TAG: definition.name, TABLE_TAG: definition.target.qualified_name, **tags},
             metadata={DEFINITION: dg.MetadataValue.json(definition.model_dump(mode="json", by_alias=True))},
             executor_def=in_process_by_default,
             description=description,

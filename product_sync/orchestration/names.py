@@ -121,6 +121,8 @@ HOST_TAG: Final = "product_sync/host"
 PROCESS_TAG: Final = "product_sync/process"
 #: The name of the run's sync. A run without the tag belongs to the sync `product`.
 SYNC_TAG: Final = "product_sync/sync"
+#: The target table, so that Dagster's queue can limit the runs of each table.
+TABLE_TAG: Final = "product_sync/table"
 #: On dry runs, with the value `true`: shown in the UI's list of runs.
 DRY_RUN_TAG: Final = "product_sync/dry_run"
 

@@ -70,7 +70,8 @@ def sync_schedule(definition: SyncDefinition, settings: ScheduleSettings) -> dg.
         if unfinished := unfinished_runs(context.instance, [names]):
             run = unfinished[0].dagster_run
             return dg.SkipReason(f"Run {run.run_id} is {run.status.value.lower()}; the next tick looks again.")
-        if holder := lock_holder_now(definition):
+        # Syncs of the tenants of one table have one lock and one cron. Skipped, the later ones would never run.
+        if not definition.distinct_from_others and (holder := lock_holder_now(definition)):
             return dg.SkipReason(f"Another sync holds the lock: {holder}; the next tick looks again.")
         return dg.RunRequest()
 

@@ -140,6 +140,10 @@ class TargetSpec(_Strict):
     db_schema: Annotated[Name, Field(alias="schema")] = "public"
     url_variable: Variable = TARGET_URL
 
+    @property
+    def qualified_name(self) -> str:
+        return f"{self.db_schema}.{self.table}"
+
 
 class Labels(_Strict):
     """What the UI calls one row, several rows, and the two sides."""
@@ -331,7 +335,7 @@ def _require_distinct(definitions: Mapping[Path, SyncDefinition]) -> None:
         elif one.target_key == other.target_key:
             if one.has_other_rows_than(other) and other.has_other_rows_than(one):
                 continue
-            shared = f"the target table {one.target.db_schema}.{one.target.table} of {one.target.url_variable}"
+            shared = f"the target table {one.target.qualified_name} of {one.target.url_variable}"
         if shared:
             raise MappingError(
                 f"The mapping files {file} and {other_file} both have {shared}.",

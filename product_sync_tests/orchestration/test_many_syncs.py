@@ -14,7 +14,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 from pymongo import MongoClient
 
 from product_sync.orchestration.build import build_sync_definitions
-from product_sync.orchestration.names import PRODUCT, SYNC_TAG, SyncNames, syncs_of
+from product_sync.orchestration.names import PRODUCT, SYNC_TAG, TABLE_TAG, SyncNames, syncs_of
 from product_sync.orchestration.past_syncs import last_successful_sync
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.pipeline.databases import Databases
@@ -105,7 +105,7 @@ def test_each_job_syncs_its_own_table_and_keeps_its_own_state(mall: Shop) -> Non
     for outcome, names, key in zip((products, sellers), (PRODUCT, SELLER), keys, strict=True):
         run = mall.instance.get_run_by_id(outcome.run_id)
         assert run is not None
-        assert run.tags[SYNC_TAG] == names.sync
+        assert (run.tags[SYNC_TAG], run.tags[TABLE_TAG]) == (names.sync, f"public.{names.sync}")
         assert (found := last_successful_sync(mall.instance, names, key))
         assert found.run_id == outcome.run_id
     told = {run.sync: (run.job, run.counts["inserted"]) for run in finished_runs(mall.instance, 0.0, ())}

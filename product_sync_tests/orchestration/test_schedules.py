@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -88,6 +89,18 @@ def test_a_tick_is_skipped_while_another_sync_holds_the_lock_and_names_it(
     assert requested == 0
     assert reason.startswith("Another sync holds the lock: another sync (backend ")
     assert tick(instance) == (1, "")
+
+
+def test_a_tick_of_a_tenant_is_not_skipped_while_the_table_is_locked_so_that_each_has_its_turn(
+    instance: dg.DagsterInstance, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("product", "other")):
+        columns = f"{{id: {{source: _id}}, title: {{source: title}}, quantity: {{value: {number}}}}}"
+        text = f"{{source: {{collection: products}}, target: {{table: product}}, columns: {columns}}}"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    monkeypatch.setenv("PRODUCT_SYNC_MAPPING", str(tmp_path))
+    with shop.locked():
+        assert tick(instance) == (1, "")
 
 
 def test_a_tick_starts_a_run_where_the_lock_cannot_be_looked_at_so_that_the_run_says_why(
