@@ -25,11 +25,12 @@ from pymongo import MongoClient
 
 from product_sync.embedded.servers import Servers
 from product_sync_bench.measuring import MemoryWatch
+from product_sync_tests.citext import create_citext
 from product_sync_tests.databases import cart_database, mongodb_database
 from product_sync_torture.documents import values
 from product_sync_torture.documents.catalogue import Made, catalogue, mended
 from product_sync_torture.documents.judge import LONGEST_KEY, OLD_TITLE, wrong_places
-from product_sync_torture.documents.oracle import COLUMNS, NESTED, Column
+from product_sync_torture.documents.oracle import COLUMNS, NESTED, TYPES, Column
 from product_sync_torture.surroundings import environment
 
 #: The driver sends at most 16 MB in a command with raw documents.
@@ -156,7 +157,10 @@ class _Place:
 
     def run_when_all_changed(self, source: _Source) -> None:
         with psycopg.connect(self.cart_url) as cart:
-            cart.execute("UPDATE product SET title = 'changed', note = note || '!'")
+            cart.execute(
+                "UPDATE product SET title = 'changed', note = note || '!', mood = 'sad', tag = upper(tag),"
+                " day = '12024-01-01', sold = '0044-03-15 BC'"
+            )
         run = self._run("everything changed", "--accept-changes")
         if run.answer.get("updated", 0) < len(source.documents) // 2:
             self._report([f"everything changed: {run.answer.get('updated')} rows were updated"])
@@ -214,6 +218,8 @@ def _mapping(columns: Sequence[Column], folder: Path) -> dict[str, str]:
         specs[column.name] = {"source": column.source or column.name}
         if column.name == "sellerId":
             specs[column.name]["kind"] = "reference"
+        if column.zone is not None:
+            specs[column.name]["zone"] = column.zone
         if column.default is None:
             specs[column.name]["required"] = False
         elif column.default != "REQUIRED":
@@ -228,14 +234,17 @@ def _create_table(cart_url: str, columns: Sequence[Column]) -> None:
     declared = ", ".join(
         f'"{column.name}" {column.sql}{"" if column.default is None else " NOT NULL"}' for column in columns
     )
+    create_citext(cart_url)
     with psycopg.connect(cart_url) as cart:
+        for statement in TYPES:
+            cart.execute(statement.encode())
         cart.execute(f"CREATE TABLE product (id text PRIMARY KEY, {declared})".encode())
 
 
 def _leave_old_rows(cart_url: str, made: Sequence[Made], columns: Sequence[Column]) -> None:
     """Insert outdated rows. A sync must update those of good documents and keep those of bad ones."""
     short = [one.text_id for one in made if one.text_id and len(one.text_id) < 200][:: len(made) // _LEFT_FROM_BEFORE]
-    needed = {"title": OLD_TITLE, "price": 1, "quantity": 1, "sellerId": "s", "stock": 1}
+    needed = {"title": OLD_TITLE, "price": 1, "quantity": 1, "sellerId": "s", "mood": "sad", "stock": 1}
     names = [column.name for column in columns if column.name in needed]
     listed = ", ".join(f'"{name}"' for name in names)
     with psycopg.connect(cart_url) as cart, cart.cursor() as cursor:

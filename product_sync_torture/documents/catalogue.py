@@ -12,6 +12,8 @@ from product_sync_torture.documents.oracle import Column, Wrong, expect_column, 
 from product_sync_torture.documents.values import Value
 
 _BAD: Final = 0.45
+_OF_TEXT: Final = ("text", "uuid", "citext", "mood", "sku")
+_OF_DATES: Final = ("timestamptz", "timestamp")
 _MEGABYTE: Final = 1024 * 1024
 #: Bytes of an id that every index of the target accepts. A longer id may be refused.
 _FITS_INDEX: Final = 2_500
@@ -101,7 +103,10 @@ def _fitting(column: Column, draw: random.Random) -> Value:
         "small": values.int32(number), "big": values.int64(number * 10**9), "weight": values.double(number / 8),
         "ratio": values.double(number / 4), "active": values.boolean(number % 2 == 0),
         "updated": values.date(number * 10**6), "code": values.binary(draw.randbytes(16), 4),
-        "sellerId": values.object_id(draw.randbytes(12)), "stock": values.int32(number)
+        "sellerId": values.object_id(draw.randbytes(12)), "stock": values.int32(number),
+        "grade": values.text(f"g{number % 100}".encode()), "mood": values.text([b"ok", b"sad"][number % 2]),
+        "tag": values.text(f"Tag {number}".encode()), "sku": values.text(f"S{number}".encode()),
+        "day": values.date(number * 86_400_000), "sold": values.date(number * 10**7),
     }  # fmt: skip
     if draw.random() < 0.9:
         return ordinary[column.name]
@@ -144,9 +149,11 @@ def _spoilt(
 
 def _near(column: Column, draw: random.Random) -> Value:
     """A value of the column's type, near its limits or beyond."""
-    if column.sql in ("text", "uuid") or column.sql.startswith("varchar"):
+    if column.sql == "date":
+        return draw.choice([values.any_text, values.any_date])(draw)
+    if column.sql in _OF_TEXT or column.sql.startswith(("varchar", "char")):
         return values.any_text(draw)
-    return values.any_date(draw) if column.sql == "timestamptz" else values.any_number(draw)
+    return values.any_date(draw) if column.sql in _OF_DATES else values.any_number(draw)
 
 
 def _id(draw: random.Random, number: int) -> Value:

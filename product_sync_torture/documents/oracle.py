@@ -5,6 +5,8 @@ It uses meanings (`values`) and exact decimals, and shares no code with `product
 
 from __future__ import annotations
 
+import calendar
+import datetime as dt
 import math
 import re
 import uuid
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -19,6 +22,11 @@ from product_sync_torture.documents.values import BOOLEAN, DATE, DOCUMENT, NOTHI
 
 _CANONICAL_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _ENOUGH_DIGITS: Final = 20_000
+ZONE: Final = "Europe/Berlin"
+LABELS: Final = ("ok", "sad", "tea", "")
+_CLOCK: Final = ZoneInfo(ZONE)
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_DAY: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 
 
 class Wrong(Exception):
@@ -36,6 +44,7 @@ class Column:
     read: str = "{}"
     default: Any = "REQUIRED"
     source: str = ""
+    zone: str | None = None
 
     @property
     def path(self) -> tuple[bytes, ...]:
@@ -120,6 +129,26 @@ def _text(content: bytes, most: int | None) -> str:
     return decoded
 
 
+def padded(most: int) -> Callable[[Value], Any]:
+    """char(n), which does not keep blanks at the end."""
+
+    def expect(value: Value) -> str:
+        content: str = characters(most)(value)
+        if content.endswith(" "):
+            raise Wrong("not_exact")
+        return content
+
+    return expect
+
+
+def label(value: Value) -> str:
+    if value.kind != TEXT:
+        raise Wrong("wrong_type")
+    if value.meaning not in [each.encode() for each in LABELS]:
+        raise Wrong("not_in_enum")
+    return str(value.meaning.decode())
+
+
 def boolean(value: Value) -> bool:
     if value.kind != BOOLEAN:
         raise Wrong("wrong_type")
@@ -133,6 +162,37 @@ def timestamptz(value: Value) -> int:
     if not -210_866_803_200_000 <= value.meaning <= 9_223_372_036_854_775:
         raise Wrong("out_of_range")
     return int(value.meaning) * 1000
+
+
+def clock(value: Value) -> int:
+    """timestamp in `ZONE`: what its clock shows, if it shows this once."""
+    if value.kind != DATE:
+        raise Wrong("wrong_type")
+    try:
+        instant = _EPOCH + dt.timedelta(milliseconds=value.meaning)
+        shown = instant.astimezone(_CLOCK).replace(tzinfo=None)
+    except OverflowError:
+        raise Wrong("out_of_range") from None
+    if {shown.replace(tzinfo=_CLOCK, fold=fold).astimezone(dt.UTC) for fold in (0, 1)} != {instant}:
+        raise Wrong("not_exact")
+    return (shown.replace(tzinfo=dt.UTC) - _EPOCH) // dt.timedelta(microseconds=1)
+
+
+def day(value: Value) -> int:
+    """Days since 1970. PostgreSQL's first day is that of `timestamptz`, its last one 3 June 5874898 less one."""
+    if value.kind == TEXT:
+        found = _DAY.fullmatch(value.meaning.decode("utf-8", "replace"))
+        year, month, number = map(int, found.groups()) if found else (0, 0, 0)
+        if not (year and 1 <= month <= 12 and 1 <= number <= calendar.monthrange(year, month)[1]):
+            raise Wrong("wrong_type")
+        return dt.date(year, month, number).toordinal() - dt.date(1970, 1, 1).toordinal()
+    if value.kind != DATE:
+        raise Wrong("wrong_type")
+    if not -2_440_588 <= value.meaning // 86_400_000 <= 2_145_042_905:
+        raise Wrong("out_of_range")
+    if value.meaning % 86_400_000:
+        raise Wrong("not_exact")
+    return int(value.meaning // 86_400_000)
 
 
 def uuid_(value: Value) -> str:
@@ -169,7 +229,15 @@ COLUMNS: Final = (
     Column("updated", "timestamptz", timestamptz, "(extract(epoch FROM updated) * 1000000)::bigint", default=None),
     Column("code", "uuid", uuid_, "code::text", default=None),
     Column("sellerId", "text", reference),
+    Column("grade", "char(4)", padded(4), "{}::text", default=None),
+    Column("mood", "mood", label, "{}::text", default="ok"),
+    Column("tag", "citext", characters(), "{}::text", default=None),
+    Column("sku", "sku", characters(8), default=None),
+    Column("day", "date", day, "({} - '1970-01-01'::date)", default=None),
+    Column("sold", "timestamp", clock, "(extract(epoch FROM {}) * 1000000)::bigint", default=None, zone=ZONE),
 )
+#: The types that are not built in.
+TYPES: Final = (f"CREATE TYPE mood AS ENUM ({', '.join(map(repr, LABELS))})", "CREATE DOMAIN sku AS varchar(8)")
 NESTED: Final = Column("stock", "integer", integer(32), source="stock.count", default=7)
 
 

@@ -127,12 +127,19 @@ _DECIMALS = ["0", "-0", "0E+100", "1.10", "99.999", "NaN", "sNaN", "Infinity", "
              "1E-6176", "-12.50", "1E+7", "99999999.99", "100000000", "0.1", "1E+2", "9007199254740993"]  # fmt: skip
 _DATES = [0, -1, 2**63 - 1, -(2**63), 253_402_300_800_000, -62_135_596_800_001, -210_866_803_200_000,
           -210_866_803_200_001, 9_223_372_036_854_775, 9_223_372_036_854_776]  # fmt: skip
+#: Midnights, the hour that Berlin has twice, the one that it skips, the last hour of Python, the last day of a `date`.
+_DATES += [1_704_067_200_000, 1_729_987_200_000, 1_729_990_800_000, 1_729_994_399_999, 1_729_994_400_000,
+           1_711_846_800_000, 1_711_846_799_999, -86_400_000, 253_402_297_200_000, 2_145_042_905 * 86_400_000,
+           2_145_042_906 * 86_400_000]  # fmt: skip
+_LABELS_AND_DAYS = [b"ok", b"sad", b"Ok", b"ok ", b"2024-03-01", b"0001-01-01", b"9999-12-31", b"2024-02-30",
+                    b"2024-3-1", b"0000-01-01", b"20240301"]  # fmt: skip
 
 
 def any_text(draw: random.Random) -> Value:
     words = "".join(draw.choices(_WORDS, k=draw.randint(0, 9))).encode()
     broken = [draw.choice(_BROKEN), words + draw.choice(_BROKEN), draw.randbytes(draw.randint(0, 40)), b"a\0b"]
-    content = draw.choice([*[words] * 4, *broken, b"", b" " * 3, b"x" * 40, b"x" * 41, "ü".encode() * 40])
+    short = draw.choices(_LABELS_AND_DAYS, k=4)
+    content = draw.choice([*[words] * 4, *short, *broken, b"", b" " * 3, b"x" * 40, b"x" * 41, "ü".encode() * 40])
     return text(content, draw.choice([0x02] * 9 + [0x0E]))
 
 
