@@ -218,6 +218,10 @@ def _columns(row_schema: RowSchema) -> dg.TableSchema:
             _column(column, is_key=column is row_schema.key, is_tenant=column in row_schema.tenant)
             for column in row_schema.columns
         ]
+        + [
+            dg.TableColumn(column.name, str(column.type), description="the time of the write, never compared")
+            for column in row_schema.written_at
+        ]
     )
 
 

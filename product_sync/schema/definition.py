@@ -71,14 +71,16 @@ class ColumnSpec(_Strict):
     ``source`` is a dotted path into the document (``_id`` for the id). A missing or null value takes the
     ``default`` if one is given; else it is an error when ``required``, and NULL otherwise. ``expression`` takes the
     place of ``source``: MongoDB evaluates it for each document (`source_filter.expression_of`). ``value`` is the same
-    for every row, and takes the place of ``source`` too. With ``update: false`` the column is written on insert and
-    never compared or overwritten afterwards. ``zone`` is the time zone whose clock a timestamp shows,
+    for every row, and takes the place of ``source`` too. So does ``now``: the column gets the time of each write, and
+    is never compared. With ``update: false`` the column is written on insert and never compared or overwritten
+    afterwards. ``zone`` is the time zone whose clock a timestamp shows,
     or whose midnight a date is.
     """
 
     source: Annotated[str, Field(min_length=1)] | None = None
     expression: Annotated[Any, AfterValidator(source_filter.checked_expression)] = None
     value: Any = None
+    now: bool = False
     kind: Kind = Kind.VALUE
     required: bool = True
     default: Any = None
@@ -94,10 +96,11 @@ class ColumnSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_origin(self) -> ColumnSpec:
-        if [self.source, self.expression, self.value].count(None) != 2:
-            raise ValueError("a column has one of `source`, `expression` and `value`, which is not null")
-        if self.value is not None and (self.has_default or not self.required or self.kind is not Kind.VALUE):
-            raise ValueError("`value` takes no `default`, no `required: false` and no `kind`: every row has it")
+        if [self.source, self.expression, self.value, self.now or None].count(None) != 3:
+            raise ValueError("a column has one of `source`, `expression`, `now: true` and `value`, which is not null")
+        if self.is_constant and (self.has_default or not self.required or self.kind is not Kind.VALUE):
+            key = "now" if self.now else "value"
+            raise ValueError(f"`{key}` takes no `default`, no `required: false` and no `kind`: every row has it")
         return self
 
     @model_validator(mode="after")
@@ -108,8 +111,13 @@ class ColumnSpec(_Strict):
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Empty for an ``expression`` and a ``value``."""
+        """Empty for an ``expression``, a ``value`` and ``now``."""
         return () if self.source is None else tuple(self.source.split("."))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the value has nothing to do with the document."""
+        return self.now or self.value is not None
 
     @property
     def is_id(self) -> bool:
@@ -195,8 +203,8 @@ def _valid_columns(given: Mapping[str, Any]) -> dict[str, ColumnSpec]:
 def _missing_columns(columns: Mapping[str, ColumnSpec]) -> Iterator[Mistake]:
     if not any(spec.is_id for spec in columns.values()):
         yield Mistake((), "has no column with `source: _id`; exactly one must have it.")
-    elif len(columns) == 1:
-        yield Mistake((), "has only the id; map at least one more column.")
+    elif sum(not spec.now for spec in columns.values()) == 1:
+        yield Mistake((), "has only the id and no value to compare; map at least one more column.")
 
 
 def _mistakes_among(columns: Mapping[str, ColumnSpec]) -> Iterator[Mistake]:

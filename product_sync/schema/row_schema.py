@@ -30,6 +30,7 @@ NEW, OLD = "new_", "old_"
 
 _TEXT_KEYS = frozenset({TypeName.TEXT, TypeName.VARCHAR, TypeName.CHAR, TypeName.UUID})
 _REFERENCES = _TEXT_KEYS | {TypeName.CITEXT}
+_TIMES = frozenset({TypeName.TIMESTAMPTZ, TypeName.TIMESTAMP, TypeName.DATE})
 _INTEGER_KEYS = frozenset({TypeName.INTEGER, TypeName.BIGINT})
 
 
@@ -70,6 +71,8 @@ class RowSchema:
     #: Those of ``values`` that are part of the target's key. Each has a constant value, and only the rows with these
     #: values are read and written.
     tenant: tuple[RowColumn, ...] = ()
+    #: Columns that get the time of each write. They are not read and not compared, so they are not among ``values``.
+    written_at: tuple[RowColumn, ...] = ()
 
     @property
     def key_names(self) -> tuple[str, ...]:
@@ -153,7 +156,7 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     where = table.qualified_name
     require_columns(mapping, table)
     require_zones(mapping, table)
-    resolved: list[RowColumn] = []
+    resolved, written_at = list[RowColumn](), list[RowColumn]()
     paths = _paths(mapping)
     for name, spec in mapping.columns.items():
         column = found[name]
@@ -175,7 +178,12 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
                 f"The mapping says `required: false` for {name!r}, but column {where}.{name} is NOT NULL.",
                 hint="Set a default, or `required: true`.",
             )
-        resolved.append(
+        if spec.now and column.type.name not in _TIMES:
+            raise TableError(
+                f"Column {where}.{name} has the type {column.declared}, which cannot hold the time of the write.",
+                hint="`now: true` needs a column of type timestamptz, timestamp or date.",
+            )
+        (written_at if spec.now else resolved).append(
             RowColumn(
                 name=name, path=paths[name], kind=spec.kind,
                 type=column.type.detailed(as_text=spec.is_id and is_integer, zone=spec.zone), required=spec.required,
@@ -202,7 +210,9 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
         if column is not key
     ]
     tenant = tuple(column for column in values if column.name in tenant_names)
-    return RowSchema(mapping.source.collection, table, key, tuple(values), mapping.source.filter, tenant)
+    return RowSchema(
+        mapping.source.collection, table, key, tuple(values), mapping.source.filter, tenant, tuple(written_at)
+    )
 
 
 def _paths(mapping: SyncDefinition) -> dict[str, tuple[str, ...]]:

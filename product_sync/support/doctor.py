@@ -167,7 +167,7 @@ def _target_report(
         latency_ms=round(found.server.latency_ms, 2),
         privileges=[name.upper() for name in ("select", "insert", "update", "delete") if held[name]],
         lacking=list(found.privileges.lacking),
-        table={column.name: str(column.type) for column in row_schema.columns},
+        table={column.name: str(column.type) for column in (*row_schema.columns, *row_schema.written_at)},
         notes=_notes(found, row_schema),
     )
 

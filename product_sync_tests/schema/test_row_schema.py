@@ -63,6 +63,8 @@ def test_one_field_may_fill_two_columns() -> None:
         ({"id": TEXT, "price": None}, {"price": {}}, TableError, "product.price has the type money, which is not"),
         ({"id": MONEY, "price": INTEGER}, {"price": {}}, TableError, "product.id has the type numeric"),
         ({"id": TEXT, "price": INTEGER}, {"price": {"kind": "reference"}}, TableError, "price has the type integer, "),
+        ({"id": TEXT, "title": TEXT, "price": INTEGER}, {"title": {}, "price": {"source": None, "now": True}},
+         TableError, "price has the type integer, which cannot hold the time of the write"),
     ],
 )  # fmt: skip
 def test_a_column_that_does_not_fit_is_named(

@@ -74,13 +74,14 @@ def can_be_copied(row_schema: RowSchema) -> bool:
     return all(wire_format(column.type).copies for column in row_schema.columns)
 
 
-def copied(rows: pa.Table, row_schema: RowSchema) -> bytes:
+def copied(rows: pa.Table, row_schema: RowSchema, written_at: Sequence[bytes] = ()) -> bytes:
     """Rows (``RowSchema.target_schema``, canonical values, below 2 GiB) as COPY takes them: each row has the number of
-    its columns before it."""
-    pieces = [pa.scalar(struct.pack("!h", len(row_schema.columns)), pa.binary())]
+    its columns before it. ``written_at`` are the same in each row."""
+    pieces = [pa.scalar(struct.pack("!h", len(row_schema.columns) + len(written_at)), pa.binary())]
     for column in row_schema.columns:
         values = _sent(rows[column.name].combine_chunks(), column.type)
         pieces += _fields(values, wire_format(column.type))
+    pieces += [pa.scalar(struct.pack("!i", len(value)) + value, pa.binary()) for value in written_at]
     joined = pc.binary_join_element_wise(*pieces, _NOTHING)
     return b"".join([_COPY_HEADER, *_contents(joined), _COPY_TRAILER])
 

@@ -25,7 +25,7 @@ def require_unchanged(connection: psycopg.Connection, row_schema: RowSchema) -> 
 
 def changed(connection: psycopg.Connection, row_schema: RowSchema) -> str:
     """A sentence about the mapped columns that have changed; empty if none has, or if the whole table is gone."""
-    mapped = {column.name for column in row_schema.columns}
+    mapped = {column.name for column in (*row_schema.columns, *row_schema.written_at)}
     reflected = {
         column.name: column.declared.replace('"', "") for column in row_schema.table.columns if column.name in mapped
     }

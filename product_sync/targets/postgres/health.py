@@ -159,8 +159,11 @@ def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int)
     usage, delete = connection.execute(catalog_sql.TABLE_RIGHTS, [oid]).fetchone() or (False, False)
     granted = set(connection.execute(catalog_sql.COLUMN_RIGHTS, [oid]).fetchall())
     mapped = [column.name for column in row_schema.columns]
-    needed = {"SELECT": mapped, "INSERT": mapped, "UPDATE": [column.name for column in row_schema.compared]}
-    sequences = connection.execute(catalog_sql.FORBIDDEN_SEQUENCES, [oid, mapped]).fetchall()
+    written_at = row_schema.written_at
+    inserted = [*mapped, *(column.name for column in written_at)]
+    updated = [column.name for column in (*row_schema.compared, *written_at) if column.update]
+    needed = {"SELECT": mapped, "INSERT": inserted, "UPDATE": updated}
+    sequences = connection.execute(catalog_sql.FORBIDDEN_SEQUENCES, [oid, inserted]).fetchall()
     lacking = {right: [name for name in names if (name, right) not in granted] for right, names in needed.items()}
     return Privileges(
         select=usage and not lacking["SELECT"],

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from product_sync.conversion.document import constant
 from product_sync.schema.row_schema import RowColumn, RowSchema
-from product_sync.schema.types import ColumnType
+from product_sync.schema.types import ColumnType, TypeName
 from product_sync.targets.postgres.column_types import WireFormat, wire_format
 
 
@@ -63,8 +63,8 @@ def insert(row_schema: RowSchema) -> sql.Composed:
         " RETURNING {id}"
     ).format(
         table=table(row_schema),
-        columns=comma(sql.Identifier(column.name) for column in row_schema.columns),
-        values=comma(rows.values()),
+        columns=_written_names(row_schema),
+        values=comma([*rows.values(), *map(_time_of_write, row_schema.written_at)]),
         rows=rows.unnested(),
         keys=comma(sql.Identifier(name) for name in row_schema.key_names),
         id=_id(row_schema),
@@ -73,8 +73,16 @@ def insert(row_schema: RowSchema) -> sql.Composed:
 
 def copy_in(row_schema: RowSchema) -> sql.Composed:
     """Inserts rows by the fastest way. One row that is already there fails them all."""
-    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
-        table(row_schema), comma(sql.Identifier(column.name) for column in row_schema.columns)
+    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(table(row_schema), _written_names(row_schema))
+
+
+def times_of_write(row_schema: RowSchema) -> sql.Composed:
+    """Reads the values of `RowSchema.written_at` for this transaction, in the binary form of COPY."""
+    return sql.SQL("SELECT {}").format(
+        comma(
+            sql.SQL("pg_catalog.{}({})").format(sql.Identifier(f"{column.type.name}_send"), _time_of_write(column))
+            for column in row_schema.written_at
+        )
     )
 
 
@@ -90,7 +98,11 @@ def update(row_schema: RowSchema) -> sql.Composed:
         table=table(row_schema),
         is_ours=is_ours(row_schema),
         assignments=comma(
-            sql.SQL("{} = {}").format(sql.Identifier(column.name), rows.value(alias)) for alias, column in new
+            sql.SQL("{} = {}").format(sql.Identifier(column.name), value)
+            for column, value in [
+                *((column, rows.value(alias)) for alias, column in new),
+                *((column, _time_of_write(column)) for column in row_schema.written_at if column.update),
+            ]
         ),
         rows=rows.unnested(),
         key=key(row_schema),
@@ -154,6 +166,18 @@ def ids(row_schema: RowSchema) -> sql.Composed:
 
 def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
     return sql.SQL(", ").join(parts)
+
+
+def _written_names(row_schema: RowSchema) -> sql.Composed:
+    return comma(sql.Identifier(column.name) for column in (*row_schema.columns, *row_schema.written_at))
+
+
+def _time_of_write(column: RowColumn) -> sql.Composed:
+    """When the transaction began, on the server's clock. A date without a zone is that of UTC."""
+    if column.type.name is TypeName.TIMESTAMPTZ:
+        return sql.SQL("pg_catalog.now()").format()
+    local = sql.SQL("pg_catalog.timezone({}, pg_catalog.now())").format(sql.Literal(column.type.zone or "UTC"))
+    return sql.SQL("{}::pg_catalog.date").format(local) if column.type.name is TypeName.DATE else local
 
 
 class BoundRows:

@@ -240,12 +240,14 @@ class PostgresWriter:
 
     def _copy(self, rows: pa.Table) -> int:
         """Copies rows; returns how many the server took."""
+        times = row_sql.times_of_write(self._row_schema) if self._row_schema.written_at else None
         with self._connection.cursor() as cursor:
+            written_at = (cursor.execute(times).fetchone() or ()) if times else ()
             try:
                 with cursor.copy(row_sql.copy_in(self._row_schema)) as copy:
                     is_sent = False
                     try:
-                        copy.write(binary.copied(rows, self._row_schema))
+                        copy.write(binary.copied(rows, self._row_schema, written_at))
                         is_sent = True
                     finally:
                         if not is_sent and not self._connection.closed:
