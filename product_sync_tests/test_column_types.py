@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -121,9 +122,12 @@ def test_every_type_is_copied_compared_and_repaired(market_of_types: Market, mon
     assert [(each["column"], each["source"]) for each in shown["differences"]] == [("day", "2024-01-04")]
     assert market.run("show", f"{0:024x}", "--json").answer["differences"][0]["target"] == "infinity"
 
-    second = market.run(*SYNC)
+    second = market.run(*SYNC, "--plan", dry.answer["plan_id"])
     assert (second.status, second.answer["updated"], second.answer["valid"]) == (0, number + 2, True), second.everything
     assert sorted(market.sql(READ)) == [row(number) for number in range(300)]
+
+    report = Path(second.answer["drift_report"]).read_text()
+    assert all(shown in report for shown in ("infinity", "days since 1970", "microseconds since 1970", "shop100@x.org"))
 
     market.enter(monkeypatch)
     frame = project().load_asset_value("product_diff", instance=dg.DagsterInstance.ephemeral())

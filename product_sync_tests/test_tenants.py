@@ -81,6 +81,7 @@ def test_a_sync_of_a_tenant_reads_and_writes_only_its_rows(market: Market, monke
         ("tenant text, id text, slug text, PRIMARY KEY (tenant, id)", "o'neil \\ 50%$1", "o'neil"),
         ("tenant varchar(3), id bigint, slug text, PRIMARY KEY (tenant, id)", "1", "10"),
         ("no serial PRIMARY KEY, tenant uuid NOT NULL, id text NOT NULL, slug text, UNIQUE (id, tenant)", *TENANTS),
+        ("tenant char(3), id char(3), slug text, PRIMARY KEY (tenant, id)", "de", "fr"),
         ("tenant smallint, id text, slug text, PRIMARY KEY (tenant, id)", 0, 1),
         ("tenant text, id text UNIQUE, slug text, PRIMARY KEY (tenant, id)", "a", "b"),
     ],

@@ -17,7 +17,15 @@ from product_sync.schema.types import TypeName
 
 #: Types in which one value of the mapping is one value of the table.
 _TENANT_TYPES: Final = frozenset(
-    {TypeName.TEXT, TypeName.VARCHAR, TypeName.UUID, TypeName.SMALLINT, TypeName.INTEGER, TypeName.BIGINT}
+    {
+        TypeName.TEXT,
+        TypeName.VARCHAR,
+        TypeName.CHAR,
+        TypeName.UUID,
+        TypeName.SMALLINT,
+        TypeName.INTEGER,
+        TypeName.BIGINT,
+    }
 )
 
 
