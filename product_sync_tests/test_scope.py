@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,15 +118,28 @@ def test_a_plan_is_executed_with_the_products_that_it_was_made_for(shop: Shop) -
     assert list(shop.rows) == ["p0001"]
 
 
+def test_a_run_has_one_scope(shop: Shop) -> None:
+    with pytest.raises(ConfigurationError, match="either products or the changes"):
+        begin(shop, ids=["a"], changes=True)
+    with pytest.raises(ConfigurationError, match="a list of ids as the target has them"):
+        begin(shop, ids=[])
+
+
 def test_a_part_that_agrees_is_no_recovery_and_no_heartbeat(shop: Shop) -> None:
     checks = [CheckOutcome("target_matches_source", True, Severity.ERROR, "", {})]
     run = FinishedRun("r", "product_sync", True, 1.0, checks=checks, counts={"inserted": 2}, loaded=True, scope="ids")
     assert not run.verified
     assert list(status_updates(run, "")) == []
+    passed = list(status_updates(replace(run, scope="changes"), ""))
+    assert [each.subject for each in passed] == ["changes/target_matches_source", "job/product_sync_changes"]
+    assert not replace(run, scope="changes").verified
     metrics = RunMetrics()
     metrics.add(run)
     assert metrics.syncs["product"].rows["inserted"] == 2
     assert metrics.syncs["product"].jobs == {}
+    metrics.add(replace(run, scope="changes"))
+    assert list(metrics.syncs["product"].jobs) == ["product_sync_changes"]
+    assert metrics.syncs["product"].checks == {}
 
 
 def test_the_command_names_products_and_the_report_its_scope(market: Market) -> None:

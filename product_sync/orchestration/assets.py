@@ -29,6 +29,7 @@ from product_sync.orchestration.skipped import record_skipped
 from product_sync.pipeline import change_pass
 from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load, loaded_so_far
+from product_sync.pipeline.partial_run import source_size
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.schema.definition import SyncDefinition
 
@@ -146,7 +147,7 @@ def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
         with steps.open(context, begins=True) as sync_run:
             source, target = sync_run.snapshot(source=reads_source, target=reads_target)
             if sync_run.settings.changes:
-                context.log.info(run_log.changes_read(change_pass.of(sync_run.files)))
+                context.log.info(run_log.changes_read(change_pass.of(sync_run.files), source_size(sync_run.files)))
             if source:
                 context.log.info(run_log.source_read(source))
                 metadata = source_metadata(sync_run, source)

@@ -13,14 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.errors import ChangesLost, ChangesUnavailable, StalePlan
 from product_sync.load.batching import read_batches
+from product_sync.pipeline.pending_diff import taken_at
 from product_sync.runtime import hints
+from product_sync.runtime.progress import Meter
 from product_sync.schema.changes import ChangePosition, ClusterTime
 from product_sync.schema.definition import DEFAULT_NAME
 from product_sync.schema.ports import Source
@@ -30,6 +32,9 @@ from product_sync.schema.scope import Changed
 from product_sync.state import change_position, store
 from product_sync.state.change_position import MAX_UNSETTLED, StoredPosition, Unsettled
 from product_sync.state.store import RunFiles, StateFolder
+
+if TYPE_CHECKING:
+    from product_sync.pipeline.sync_run import SyncRun
 
 #: Bounds of one pass. What lies behind them is compared by the next one.
 MAX_EVENTS: Final = 100_000
@@ -74,8 +79,8 @@ class Followed:
 
 @dataclass(slots=True)
 class Differing:
-    """Collects the products that differ at the end of a run. An extra row that is left alone on purpose is settled: the
-    check no_extra_products reports it."""
+    """Collects the products that differ at the end of a run. An extra row that is left alone on purpose, or that a full
+    run could not delete, is settled: the check no_extra_products reports it."""
 
     keeps_extra: bool
     reasons: dict[SourceId, str] = field(default_factory=dict)
@@ -99,28 +104,29 @@ class Differing:
             self.reasons[source_id] = reason
 
 
-def begin(folder: StateFolder, files: RunFiles, source: Source, *, settle_s: float, now: datetime, sync: str) -> None:
+def begin(run: SyncRun) -> None:
     """Read the changes up to now, and note them for the other steps of this run. Does nothing if that is done.
 
     Raises `ChangesUnavailable` if the source cannot be followed or no full sync has stored a position yet, and
     `ChangesLost` if changes were missed; the stored position is then dropped.
     """
-    if files.has(store.CHANGED_IDS):
+    if run.files.has(store.CHANGED_IDS):
         return
-    since = change_position.read_position(folder)
+    since = change_position.read_position(run.folder)
     if since is None:
-        raise _no_position(folder, sync)
+        raise _no_position(run.folder, run.name)
     try:
-        changes = source.change_feed().changes(since.position, max_events=MAX_EVENTS, within_s=WITHIN_S)
+        with run.databases.open_source(run.timing) as source:
+            changes = source.change_feed().changes(since.position, max_events=MAX_EVENTS, within_s=WITHIN_S)
     except ChangesLost as error:
-        change_position.lose_position(folder, since, error, now)
+        change_position.lose_position(run.folder, since, error, run.timing.now())
         raise
     ids = {*changes.ids, *since.unsettled}
     young = [
         source_id.text for source_id, at in changes.ids.items()
-        if source_id.type != IdType.OTHER and changes.now.seconds_since(at) < settle_s
+        if source_id.type != IdType.OTHER and changes.now.seconds_since(at) < run.settings.settle_seconds
     ]  # fmt: skip
-    files.write_json(
+    run.files.write_json(
         store.CHANGED_IDS,
         {
             "since": change_position.as_json(since),
@@ -157,44 +163,62 @@ def of(files: RunFiles) -> Pass:
     )
 
 
-def settle(folder: StateFolder, files: RunFiles, differing: Mapping[SourceId, str]) -> Followed:
+def waits_for_events(run: SyncRun) -> bool:
+    """Wait once if a product that has just changed differs: the event about it may still be on its way. Returns whether
+    it has waited: then both sides are to be read again."""
+    young = of(run.files).young
+    if not young:
+        return False
+    run.diff()
+    differences = read_batches(run.files.path(store.DIFF), tuple(Op), lambda: _ROWS)
+    if not any(source_id.text in young for rows in differences for _, source_id in _named(rows)):
+        return False
+    waits = Meter("wait for events", None, run.on_progress, run.timing)
+    waits.pause(run.settings.settle_seconds, "changes of the last seconds")
+    return True
+
+
+def settle(run: SyncRun, differing: Mapping[SourceId, str]) -> Followed:
     """Store the new position of the pass, with the products that still differ. A product that was unsettled before
     keeps its time."""
-    made = of(files)
+    made = of(run.files)
     before = {source_id.text: each.since for source_id, each in made.since.unsettled.items()}
     unsettled = {
         source_id: Unsettled(before.get(source_id.text, made.now), reason) for source_id, reason in differing.items()
     }
-    if not change_position.advance(folder, made.since, made.position, unsettled):
+    if not change_position.advance(run.folder, made.since, made.position, unsettled):
         _LOGGER.warning("Another run has stored a position meanwhile: the next pass compares these changes again.")
-    return _followed(folder) or Followed(made.since.position.time.at, len(unsettled), made.since.proof.at)
+    return _followed(run.folder) or Followed(made.since.position.time.at, len(unsettled), made.since.proof.at)
 
 
-def take_position(folder: StateFolder, files: RunFiles, source: Source) -> None:
-    """Note the position of a full run that begins to read now. Where the source cannot be followed, note why."""
+def take_position(run: SyncRun, source: Source) -> None:
+    """Note the position of a full run that begins to read now, or why the source cannot be followed. A pass reads what
+    is not older than the changes that it has read."""
+    if run.settings.changes:
+        source.read_after(of(run.files).position)
+    if run.is_partial or run.settings.dry_run:
+        return
     try:
-        position = change_position.take_position(folder, source)
+        position = change_position.take_position(run.folder, source)
     except ChangesUnavailable as error:
-        files.write_json(store.CHANGE_POSITION, {"unavailable": [error.message, error.hint]})
+        run.files.write_json(store.CHANGE_POSITION, {"unavailable": [error.message, error.hint]})
     else:
-        files.write_json(store.CHANGE_POSITION, {"position": asdict(position)})
+        run.files.write_json(store.CHANGE_POSITION, {"position": asdict(position)})
 
 
-def record_proof(
-    folder: StateFolder, files: RunFiles, differing: Mapping[SourceId, str], *, at: datetime
-) -> Followed | None:
-    """Store the position of a full run that has passed its checks, and whose reading began ``at``. ``None`` if the
-    source cannot be followed."""
-    content = files.read_json(store.CHANGE_POSITION) or {}
+def record_proof(run: SyncRun, differing: Mapping[SourceId, str]) -> Followed | None:
+    """Store the position of a full run that has passed its checks. ``None`` if the source cannot be followed."""
+    content = run.files.read_json(store.CHANGE_POSITION) or {}
+    run_id, at = run.files.run_id, taken_at(run.files.path(store.SOURCE_ROWS))
     if unavailable := content.get("unavailable"):
         error = ChangesUnavailable(unavailable[0], hint=unavailable[1])
-        change_position.record_proof_alone(folder, error, run_id=files.run_id, at=at)
+        change_position.record_proof_alone(run.folder, error, run_id=run_id, at=at)
     if "position" not in content:
         return None
     position = change_position.position_of(content["position"])
     unsettled = {source_id: Unsettled(position.time, reason) for source_id, reason in differing.items()}
-    change_position.record_full_proof(folder, position, run_id=files.run_id, at=at, unsettled=unsettled)
-    return _followed(folder)
+    change_position.record_full_proof(run.folder, position, run_id=run_id, at=at, unsettled=unsettled)
+    return _followed(run.folder)
 
 
 def _followed(folder: StateFolder) -> Followed | None:

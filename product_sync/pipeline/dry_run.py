@@ -14,6 +14,7 @@ from product_sync.load.estimate import Estimate, estimate, not_probed
 from product_sync.pipeline import saved_plan
 from product_sync.pipeline.load_diff import deletion_facts, denied_by, lacking_privileges
 from product_sync.pipeline.pacing import pacing_without_pressure
+from product_sync.pipeline.partial_run import source_size
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.sync_run import SHOWN, SyncRun
 from product_sync.results import SampleValue
@@ -74,7 +75,7 @@ def _predict(run: SyncRun, todo: PendingDiff, target: TargetHealth, by_reason: M
         deletion_obstacle=reason_to_keep(facts) if facts else None,
         commands=run.commands,
         scope=run.scope,
-        source_size=run.source_size(todo.source) if run.is_partial else None,
+        source_size=source_size(todo.source) if run.is_partial else None,
     )
 
 

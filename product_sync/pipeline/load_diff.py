@@ -14,6 +14,7 @@ from product_sync.load.deletion import DeletionFacts
 from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
 from product_sync.pipeline import saved_plan
 from product_sync.pipeline.pacing import pacing_of_load
+from product_sync.pipeline.partial_run import target_size
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.preconditions import denied
 from product_sync.pipeline.sync_run import SyncRun
@@ -101,7 +102,7 @@ def deletion_facts(run: SyncRun, todo: PendingDiff, target: TargetHealth) -> Del
         return None
     return DeletionFacts(
         extra=todo.counts.extra,
-        target_count=run.target_size(todo.counts),
+        target_count=target_size(todo.source, todo.counts),
         source_complete=run.check_source(todo.source).passed,
         cascading_foreign_keys=[key.name for key in target.foreign_keys if key.cascading],
         max_delete_share=run.settings.max_delete_share,

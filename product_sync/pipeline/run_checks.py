@@ -14,7 +14,8 @@ from product_sync.compare.diff import DiffCounts, diff
 from product_sync.pipeline import change_pass
 from product_sync.pipeline.change_pass import Differing, Followed
 from product_sync.pipeline.load_diff import loaded
-from product_sync.pipeline.pending_diff import counts_of, taken_at
+from product_sync.pipeline.partial_run import source_size
+from product_sync.pipeline.pending_diff import counts_of
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.state import store
 from product_sync.state.files import row_count
@@ -72,7 +73,7 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     After a load of everything without a red check, the size of the source becomes the baseline of the next runs. A
     partial run proves nothing about the copy.
     """
-    differing = Differing(keeps_extra=sync_run.settings.extra == "report")
+    differing = Differing(keeps_extra=not sync_run.is_partial or sync_run.settings.extra == "report")
     verification = _verification(sync_run, differing)
     load_result = loaded(sync_run) if sync_run.files.has(store.LOAD_RESULT) else None
     kept = load_result.kept_referenced if load_result else 0
@@ -81,7 +82,7 @@ def check_result(sync_run: SyncRun) -> RunChecks:
         checks.no_extra_products(verification, verification.extra_ids, kept, sync_run.commands, sync_run.scope),
         checks.quarantine_within_budget(
             verification.quarantined,
-            sync_run.source_size(sync_run.files) if sync_run.is_partial else verification.source_count,
+            source_size(sync_run.files) if sync_run.is_partial else verification.source_count,
             _by_reason(sync_run, verification),
             sync_run.settings.quarantine_budget,
         ),
@@ -89,13 +90,12 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     if not load_result:
         return RunChecks(judged, proven=None)
     if sync_run.settings.changes:
-        settled = change_pass.settle(sync_run.folder, sync_run.files, differing.reasons)
+        settled = change_pass.settle(sync_run, differing.reasons)
         return RunChecks(_with_position(judged, settled), proven=None)
     if sync_run.is_partial or not all(map(_passes, [*judged, check_load(sync_run)])):
         return RunChecks(judged, proven=None)
     sync_run.folder.write_baseline(verification.source_count, sync_run.files.run_id)
-    at = taken_at(sync_run.files.path(store.SOURCE_ROWS))
-    followed = change_pass.record_proof(sync_run.folder, sync_run.files, differing.reasons, at=at)
+    followed = change_pass.record_proof(sync_run, differing.reasons)
     return RunChecks(_with_position(judged, followed), proven=verification)
 
 

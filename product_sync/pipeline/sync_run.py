@@ -6,23 +6,22 @@ opened for a step and closed when the step ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from product_sync.compare import diff_rows, quarantine
+from product_sync.compare import quarantine
 from product_sync.compare.both_sides import BothFiles, snapshot_both
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
 from product_sync.conversion.ids import named_ids
-from product_sync.load.batching import read_batches
 from product_sync.load.loader import LoadPolicy
 from product_sync.load.result import LoadResult
-from product_sync.pipeline import change_pass, pending_diff, saved_plan
+from product_sync.pipeline import change_pass, partial_run, pending_diff, saved_plan
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.pacing import flush_within_s
 from product_sync.pipeline.pending_diff import PendingDiff
@@ -31,8 +30,8 @@ from product_sync.results import SampleValue
 from product_sync.runtime.backoff import RetryPolicy
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.hints import SyncCommands
-from product_sync.runtime.progress import Meter, OnProgress, Progress, waiting
-from product_sync.schema.records import Op, Reason
+from product_sync.runtime.progress import OnProgress, Progress, waiting
+from product_sync.schema.records import Reason
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.scope import EVERYTHING, Scope
 from product_sync.settings import RunOptions
@@ -46,8 +45,6 @@ from product_sync.verify import checks
 from product_sync.verify.checks import CheckResult
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from product_sync.schema.ports import Source, TargetReader
 
 OnLoad = Callable[[LoadResult], None]
@@ -57,7 +54,6 @@ def _ignore_load(_result: LoadResult) -> None:
     """The default: do nothing with the counts."""
 
 
-_ROWS = 2_000
 #: How many rows of each kind are shown to people.
 SHOWN = 10
 #: The stage of a run that waits for a lock or for a silent target.
@@ -115,20 +111,18 @@ class SyncRun:
         """Read both sides at once into the files of this run. Raises as `snapshot_source`."""
         self._require_usable_plan()
         if self.settings.changes:
-            self._begin_pass()
+            change_pass.begin(self)
         snapshots = self._read_both()
-        if self.settings.changes and self._young_differ():
-            waits = Meter("wait for events", None, self.on_progress, self.timing)
-            waits.pause(self.settings.settle_seconds, "changes of the last seconds")
+        if self.settings.changes and change_pass.waits_for_events(self):
             snapshots = self._read_both()
         return snapshots
 
     def _read_both(self) -> tuple[SourceSnapshot, TargetSnapshot]:
         files = self._both_files(self.files, self.files.path(store.TARGET_ROWS))
         with self.source() as source:
-            self._take_position(source)
+            change_pass.take_position(self, source)
             new, old = snapshot_both(source, self.reader, self.row_schema, files, **self._reading)
-            self._note_source(new, self._whole_counts(source))
+            self._note_source(new, partial_run.whole_counts(self, source))
             return self._with_filtered_out(new, source), old
 
     @names_storage
@@ -137,7 +131,7 @@ class SyncRun:
         self._require_usable_plan()
         rows, rejects = self.files.path(store.SOURCE_ROWS), self.files.path(store.REJECTS)
         with self.source() as source:
-            self._take_position(source)
+            change_pass.take_position(self, source)
             snapshot = snapshot_source(source, self.row_schema, rows, rejects, **self._reading)
             self._note_source(snapshot)
             return self._with_filtered_out(snapshot, source)
@@ -154,36 +148,6 @@ class SyncRun:
     def _require_usable_plan(self) -> None:
         if self.settings.plan:
             saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now(), self.commands)
-
-    def _take_position(self, source: Source) -> None:
-        """Before a full run reads: what changes from now on is compared by the passes after it. A pass reads what is
-        not older than the changes that it has read."""
-        if self.settings.changes:
-            source.read_after(change_pass.of(self.files).position)
-        elif not (self.is_partial or self.settings.dry_run):
-            change_pass.take_position(self.folder, self.files, source)
-
-    def _begin_pass(self) -> None:
-        with self.databases.open_source(self.timing) as source:
-            change_pass.begin(
-                self.folder,
-                self.files,
-                source,
-                settle_s=self.settings.settle_seconds,
-                now=self.timing.now(),
-                sync=self.name,
-            )
-
-    def _young_differ(self) -> bool:
-        """Whether a product that has just changed differs: the event about it may still be on its way."""
-        young = change_pass.of(self.files).young
-        if not young:
-            return False
-        self.diff()
-        return any(not young.isdisjoint(diff_rows.ids(rows)) for rows in self._differences())
-
-    def _differences(self) -> Iterator[pa.Table]:
-        return read_batches(self.files.path(store.DIFF), tuple(Op), lambda: _ROWS)
 
     def _note_source(self, snapshot: SourceSnapshot, whole: Mapping[str, int] | None = None) -> None:
         """This file is written last: if it exists, the snapshot is complete. A few documents cannot show that no
@@ -203,13 +167,6 @@ class SyncRun:
         documents, is_exact = source.whole_count()
         left_out = max(documents - snapshot.documents, 0)
         return replace(snapshot, filtered_out=left_out) if is_exact else replace(snapshot, filtered_out_about=left_out)
-
-    def _whole_counts(self, source: Source) -> dict[str, int]:
-        """About how many documents and rows there are in all. The checks of a partial run judge these counts, because
-        a share of the few products that it read means nothing."""
-        if not self.is_partial:
-            return {}
-        return {"in_collection": source.estimated_count(), "in_table": self.reader.estimated_count()}
 
     def unmatched(self, source: RunFiles, target_rows: Path) -> tuple[Path, Path] | None:
         """The rows without an equal partner, if `snapshot_both` of this run has read these two snapshots."""
@@ -265,18 +222,8 @@ class SyncRun:
     @names_storage
     def check_source(self, run: RunFiles) -> CheckResult:
         """Whether the source snapshot of ``run`` looks complete; of a partial run, whether the collection does."""
-        documents, accepted = self.source_size(run), self.settings.accept_source_count
+        documents, accepted = partial_run.source_size(run), self.settings.accept_source_count
         return checks.source_looks_complete(documents, self.folder.read_baseline(), accepted, self.commands, self.scope)
-
-    def source_size(self, run: RunFiles) -> int:
-        """How many documents ``run`` has read; of a partial run, about how many the collection has."""
-        content = run.read_json(store.SOURCE_COUNT) or {}
-        return int(content.get("in_collection", content["documents"]))
-
-    def target_size(self, counts: DiffCounts) -> int:
-        """How many rows were compared; for a partial run, about how many the table has."""
-        content = self.files.read_json(store.SOURCE_COUNT) if self.is_partial else None
-        return max(counts.target_count, int((content or {}).get("in_table", 0)))
 
     @names_storage
     def check_mapping(self, run: RunFiles) -> CheckResult:
@@ -302,7 +249,8 @@ class SyncRun:
         """Whether the newest diff, this run's first, is a change that may be written."""
         counts = pending_diff.counts_of(self.newest(store.DIFF_COUNTS))
         accepted = self.settings.accept_changes
-        return checks.change_is_plausible(counts.changed, self.target_size(counts), accepted, self.commands)
+        in_table = partial_run.target_size(self.newest(store.DIFF_COUNTS), counts)
+        return checks.change_is_plausible(counts.changed, in_table, accepted, self.commands)
 
     # What the steps share.
 

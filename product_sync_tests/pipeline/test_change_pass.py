@@ -18,6 +18,7 @@ from product_sync.pipeline.load_diff import load
 from product_sync.pipeline.run_checks import RunChecks
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.runtime.progress import Progress
+from product_sync.schema.definition import load_definition
 from product_sync.state.change_position import StoredPosition, read_position
 from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.pipeline.test_sync_run import begin, read_and_compare
@@ -178,6 +179,22 @@ def test_two_documents_with_one_text_are_both_looked_at_when_one_changes(shop: S
     shop.remove(5)
     synced(shop, changes=True)
     assert shop.quarantine == {}
+
+
+def test_a_product_that_no_longer_matches_the_filter_is_extra_whatever_its_event_says(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_definition()
+    cheap = whole.model_copy(update={"source": whole.source.model_copy(update={"filter": {"price": {"$lt": 1000}}})})
+    monkeypatch.setattr("product_sync_tests.pipeline.test_sync_run.load_definition", lambda: cheap)
+    shop.put(product("a"), product("b"))
+    synced(shop)
+    shop.put(product("a", price=2000), product("b", price=1))
+    sync_run, judged = synced(shop, changes=True)
+    assert run_checks.counts_of(sync_run.files).extra == 1
+    assert (shop.rows["a"][0], shop.rows["b"][0]) == (500, 1)
+    assert unsettled(shop) == {}, "the check of extra rows reports it"
+    assert not judged.check_results[1].passed
 
 
 def test_a_pass_that_is_killed_anywhere_is_repeated_and_skips_nothing(shop: Shop) -> None:
