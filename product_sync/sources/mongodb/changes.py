@@ -115,7 +115,8 @@ class MongoChanges:
         confirmed = self._majority_has(now)
         until = self._timing.monotonic() + within_s
         ids: dict[SourceId, ClusterTime] = {}
-        events, newest, at_end, seen = 0, None, False, token.event
+        events, newest, at_end = 0, None, False
+        last: RawBSONDocument | None = None
         with self._stream(token.resume if server == token.server else token.event) as stream:
             while events < max_events and (self._timing.monotonic() < until or not events):
                 event = stream.try_next()
@@ -124,9 +125,9 @@ class MongoChanges:
                     break
                 newest = _cluster_time(event["clusterTime"])
                 ids[self._changed_id(event)] = newest
-                events += 1
-                seen = _token_of(stream)
+                events, last = events + 1, event
             resume = _token_of(stream)
+        seen = last["_id"].raw.hex() if last is not None else token.event
         # At a bound, more events of the newest time may follow: those of one transaction.
         time = now if at_end and confirmed else max(since.time, _before(newest or since.time))
         position = ChangePosition(_Token(resume, seen, server).text, time, since.collection)
