@@ -21,10 +21,9 @@ import pyarrow.compute as pc
 from product_sync.errors import ChangesLost, ChangesUnavailable, StalePlan
 from product_sync.load.batching import read_batches
 from product_sync.pipeline.pending_diff import taken_at
-from product_sync.runtime import hints
+from product_sync.runtime.hints import SyncCommands
 from product_sync.runtime.progress import Meter
 from product_sync.schema.changes import ChangePosition, ClusterTime
-from product_sync.schema.definition import DEFAULT_NAME
 from product_sync.schema.ports import Source
 from product_sync.schema.records import IdType, Op, SourceId
 from product_sync.schema.row_schema import ID_TYPE
@@ -114,7 +113,7 @@ def begin(run: SyncRun) -> None:
         return
     since = change_position.read_position(run.folder)
     if since is None:
-        raise _no_position(run.folder, run.name)
+        raise _no_position(run.folder, run.commands)
     try:
         with run.databases.open_source(run.timing) as source:
             changes = source.change_feed().changes(since.position, max_events=MAX_EVENTS, within_s=WITHIN_S)
@@ -226,9 +225,8 @@ def _followed(folder: StateFolder) -> Followed | None:
     return Followed(stored.position.time.at, len(stored.unsettled), stored.proof.at) if stored else None
 
 
-def _no_position(folder: StateFolder, sync: str) -> ChangesUnavailable | ChangesLost:
-    name = () if sync == DEFAULT_NAME else (sync,)
-    hint = f"Run a full sync: `{hints.shell('product-sync', 'sync', *name)}`. Changes are followed from there."
+def _no_position(folder: StateFolder, commands: SyncCommands) -> ChangesUnavailable | ChangesLost:
+    hint = f"Run a full sync: `{commands.product_sync('sync')}`. Changes are followed from there."
     if lost := change_position.read_lost(folder):
         return ChangesLost(lost.message, reason=lost.reason, hint=hint)
     return ChangesUnavailable(
