@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from product_sync.errors import ChecksFailed, ConfigurationError, MappingError, ProductSyncError, SyncOverdue
 from product_sync.pipeline.written_rows import correct_exit_status
@@ -32,40 +32,13 @@ from product_sync.results import (
 )
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.schema.definition import DEFAULT_NAME, SyncDefinition, load_definitions
-from product_sync.settings import CHANNELS, state_root
+from product_sync.settings import CHANNELS, RunArguments, state_root
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from product_sync.orchestration.resources import Listener
     from product_sync.pipeline.databases import Databases
-
-
-class RunArguments(TypedDict, total=False):
-    """`RunOptions` as the keyword arguments of a function; ``None`` counts as not given. A test compares both."""
-
-    ids: list[str] | None
-    changes: bool | None
-    dry_run: bool | None
-    probe: bool | None
-    plan: str | None
-    max_plan_age_s: float | None
-    max_drift_growth: float | None
-    extra: Literal["report", "delete"] | None
-    batch_size: int | None
-    batch_delay_ms: int | None
-    pacing: Literal["fixed", "adaptive"] | None
-    target_batch_s: float | None
-    max_duty: float | None
-    retry_s: float | None
-    lock_wait_s: float | None
-    source_recheck_after_s: float | None
-    settle_seconds: float | None
-    accept_source_count: int | None
-    accept_changes: bool | None
-    max_isolated_rows: int | None
-    quarantine_budget: float | None
-    max_delete_share: float | None
 
 
 _LOG = logging.getLogger("product_sync.notify.dispatch")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypedDict
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -164,6 +164,33 @@ class RunOptions(Settings):
                 f"ids is {self.ids!r}, and changes is true.", hint="Expected: either products or the changes, not both."
             )
         return self
+
+
+class RunArguments(TypedDict, total=False):
+    """`RunOptions` as the keyword arguments of a function; ``None`` counts as not given. A test compares both."""
+
+    ids: list[str] | None
+    changes: bool | None
+    dry_run: bool | None
+    probe: bool | None
+    plan: str | None
+    max_plan_age_s: float | None
+    max_drift_growth: float | None
+    extra: Literal["report", "delete"] | None
+    batch_size: int | None
+    batch_delay_ms: int | None
+    pacing: Literal["fixed", "adaptive"] | None
+    target_batch_s: float | None
+    max_duty: float | None
+    retry_s: float | None
+    lock_wait_s: float | None
+    source_recheck_after_s: float | None
+    settle_seconds: float | None
+    accept_source_count: int | None
+    accept_changes: bool | None
+    max_isolated_rows: int | None
+    quarantine_budget: float | None
+    max_delete_share: float | None
 
 
 def _time_zone(text: str) -> str:

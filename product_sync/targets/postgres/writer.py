@@ -34,13 +34,12 @@ from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.targets.postgres import binary, commit_outcome, constraints, reader, row_sql, session_sql
 from product_sync.targets.postgres.column_changes import changed, require_unchanged
 from product_sync.targets.postgres.connection import application_name, connect
+from product_sync.targets.postgres.copy_rows import CANCEL_S, copy_rows
 from product_sync.targets.postgres.errors import START_AGAIN, describe, read_error, write_error
 from product_sync.targets.postgres.lock import already_running, holder_of, try_lock, wait_for_lock
 from product_sync.targets.postgres.requirements import require_writable
 from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watched
 
-#: How long the server may take to cancel an interrupted statement.
-_CANCEL_S: Final = 5.0
 #: From this many inserts on COPY is so much faster that a failed attempt is worth it.
 _COPY_ROWS: Final = 200
 
@@ -208,7 +207,7 @@ class PostgresWriter:
         if self._copies and batch.inserts.num_rows >= _COPY_ROWS:
             with suppress(RowsRefused), self._transaction():
                 transaction = begin()
-                if self._copy(batch.inserts) == batch.inserts.num_rows:
+                if copy_rows(self._connection, self._row_schema, batch.inserts) == batch.inserts.num_rows:
                     inserted = frozenset(batch.inserts[self._row_schema.key.name].to_pylist())
                     written = replace(self._update_and_delete(batch), inserted=inserted)
                     require_unchanged(self._connection, self._row_schema)
@@ -237,28 +236,6 @@ class PostgresWriter:
 
     def _check_deferred(self, _transaction: str, _written: Written) -> None:
         self._connection.execute(session_sql.CHECK_DEFERRED)
-
-    def _copy(self, rows: pa.Table) -> int:
-        """Copies rows; returns how many the server took."""
-        times = row_sql.times_of_write(self._row_schema) if self._row_schema.written_at else None
-        with self._connection.cursor() as cursor:
-            written_at = (cursor.execute(times).fetchone() or ()) if times else ()
-            try:
-                with cursor.copy(row_sql.copy_in(self._row_schema)) as copy:
-                    is_sent = False
-                    try:
-                        copy.write(binary.copied(rows, self._row_schema, written_at))
-                        is_sent = True
-                    finally:
-                        if not is_sent and not self._connection.closed:
-                            # Leaving the block waits for the server, which may be waiting for a row lock.
-                            self._connection.cancel_safe(timeout=_CANCEL_S)
-            except psycopg.errors.ProtocolViolation as error:
-                if self._connection.closed:
-                    raise
-                # A column has another type now, which is wider than the bytes of the value.
-                raise RowsRefused(describe(error), sqlstate=error.sqlstate) from error
-            return cursor.rowcount
 
     def _insert_update_and_delete(self, batch: WriteBatch) -> Written:
         inserted = self._execute(self._insert, (batch.inserts, self._row_schema.columns))
@@ -332,7 +309,7 @@ class PostgresWriter:
             if status is TransactionStatus.ACTIVE:
                 # A statement was interrupted. While the server waits for a row lock it does not notice that the
                 # connection closes, and would keep our locks.
-                connection.cancel_safe(timeout=_CANCEL_S)
+                connection.cancel_safe(timeout=CANCEL_S)
                 connection.close()
             else:
                 connection.rollback()
