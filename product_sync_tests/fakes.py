@@ -1,4 +1,4 @@
-"""The two databases in memory, with faults on demand, and a clock that nobody waits for.
+"""The two databases in memory, with faults on demand, and a clock that does not wait.
 
 They implement the ports of the core. The contract suites run on them and on the real servers alike; what only a
 fault can show (a lost commit answer, a kill between two calls) is scripted here, call by call.

@@ -59,7 +59,7 @@ class LocalServer:
 
 
 class Proxy(LocalServer):
-    """Forwards connections to ``host:port`` and breaks them as told. Made by `proxy`."""
+    """Forwards connections to ``host:port`` and breaks them on demand. Made by `proxy`."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)

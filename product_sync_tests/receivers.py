@@ -1,4 +1,4 @@
-"""Who is told, in tests: a real HTTP server and a real SMTP server on loopback, which keep what they are sent."""
+"""Receivers of alerts for the tests: a real HTTP server and a real SMTP server on loopback, which keep all messages."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def web_receiver() -> Iterator[WebReceiver]:
 
 @dataclass
 class MailReceiver:
-    """``mails`` are subject, recipients and text of what was delivered."""
+    """``mails`` are subject, recipients and text of the delivered messages."""
 
     port: int
     mails: list[tuple[str, list[str], str]] = field(default_factory=list)

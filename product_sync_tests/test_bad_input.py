@@ -1,4 +1,4 @@
-"""What cannot work is said at once: what is wrong, which value, the way out. Nothing is written, no secret is shown."""
+"""Input that cannot work is refused at once, with the fault, the value and the way out. Nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of `deploy/` can be checked without a container engine, a cluster or a running systemd.
+"""Checks `deploy/` as far as it goes without a container engine, a cluster or a running systemd.
 
 That its commands start, `test_deployment_services.py` shows.
 """

@@ -38,7 +38,7 @@ _LOCATION = {"repositoryLocationName": "product_sync", "repositoryName": "__repo
 
 @dataclass(frozen=True)
 class Services:
-    """What was started, by name; ``check`` runs the health check of the compose file."""
+    """The started services by name. ``check`` runs the health check of the compose file."""
 
     market: Market
     port: int

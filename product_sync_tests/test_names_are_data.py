@@ -1,4 +1,4 @@
-"""Names in the mapping and values in documents that look like SQL, or like a query of MongoDB, stay what they are."""
+"""Names in the mapping and values in documents are never executed as SQL or as a query of MongoDB."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NAMES = list(COLUMNS)
 
 @pytest.fixture
 def hostile(market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Market:
-    """A target and a source whose every name is a trap, and a table that must still be there afterwards."""
+    """A target and a source in which every name is a trap, and a table that must still exist afterwards."""
     mapping = {
         "source": {"collection": COLLECTION},
         "target": {"schema": SCHEMA, "table": TABLE},
@@ -106,7 +106,7 @@ def test_they_are_also_by_copy(hostile: Market) -> None:
 
 
 def test_a_query_as_an_id_is_no_query(hostile: Market) -> None:
-    """An id may be a document; one that looks like a query must not select others."""
+    """An id may be a document. One in the form of a query must not select other documents."""
     with MongoClient[dict[str, Any]](hostile.mongodb_url) as client:
         collection = client.get_default_database()[COLLECTION]
         collection.insert_many([{**documents()[0], "_id": {"gt": ""}}, documents()[1]])

@@ -1,4 +1,4 @@
-"""Every setting: where it comes from, what wins, and what is said of a value that cannot be."""
+"""Every setting: its source, its precedence, and the error of a value that is not valid."""
 
 from __future__ import annotations
 

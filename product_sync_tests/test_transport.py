@@ -53,7 +53,7 @@ def source_url(server: PrivateMongod, ca: Path, *, host: str = NAME, port: int =
 
 @pytest.fixture
 def clerk(market: Market) -> Iterator[Role]:
-    """A role whose password the server knows as a SCRAM verifier only, with what a sync needs."""
+    """A role with the rights of a sync. The server knows its password as a SCRAM verifier only."""
     with role(market.cart_url, "GRANT SELECT, INSERT, UPDATE ON product TO {}") as user:
         yield user
 

@@ -1,4 +1,4 @@
-"""The target before a run, and what is counted during one."""
+"""Checks the target before a run, and the counts during one."""
 
 from __future__ import annotations
 

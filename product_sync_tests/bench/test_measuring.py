@@ -23,7 +23,7 @@ def test_memory_of_a_child_counts(tmp_path: Path) -> None:
 
 
 def test_a_process_that_does_not_execute_its_program_yet_is_not_counted_beside_its_parent(tmp_path: Path) -> None:
-    """Until then it runs in its parent's memory. With a parent of this size half of all looks meet such a one."""
+    """Until then it runs in its parent's memory. With a parent of this size half of all samples hit such a child."""
     parent = (
         "import subprocess, time; b = bytearray(150_000_000); end = time.time() + 2\n"
         "while time.time() < end: subprocess.run(['true'])"

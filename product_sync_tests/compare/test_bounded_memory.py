@@ -1,4 +1,4 @@
-"""What a comparison takes of memory does not depend on how much differs, how wide the rows are or how they are ordered.
+"""The memory of a comparison does not depend on how much differs, how wide the rows are or how they are ordered.
 
 Each is made in a process of its own, whose peak the kernel keeps. Linux only.
 """

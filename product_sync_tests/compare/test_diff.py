@@ -41,7 +41,7 @@ def typed_row_schema() -> RowSchema:
 
 
 def compare(row_schema: RowSchema, folder: Path, source: dict[str, Any], target: dict[str, Any]) -> DiffCounts:
-    """One product on both sides; values are canonical, what is not given is NULL."""
+    """One product on both sides. Values are canonical; a value that is not given is NULL."""
     empty = dict.fromkeys(column.name for column in row_schema.values)
     new = pa.RecordBatch.from_pylist(
         [empty | source | {"id": "a", "source_id_type": "string"}], row_schema.source_schema

@@ -87,7 +87,7 @@ def write_rows(path: Path, ids: Sequence[Any], row_schema: RowSchema = ROW_SCHEM
 
 
 def entries(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a file by source_key, of which there may be only one each. Instants stay Arrow's."""
+    """The entries of a file by source_key. Each key has at most one. Instants stay Arrow's."""
     table = pq.read_table(path)
     table = table.drop_columns(["refused"])
     rows = table.to_pylist()

@@ -1,4 +1,4 @@
-"""From documents to rows: where values are looked for, what is missing, and what a reject says."""
+"""Documents become rows: where values come from, missing values, and the text of a reject."""
 
 from __future__ import annotations
 

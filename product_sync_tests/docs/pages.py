@@ -53,7 +53,7 @@ class Page:
 
     @cached_property
     def tables(self) -> list[list[Row]]:
-        """The rows of each table, by the names in its head; the same name twice is not told apart."""
+        """The rows of each table, by the names in its head. Two columns of one name become one."""
         return list(_tables(self.prose.splitlines()))
 
     @cached_property

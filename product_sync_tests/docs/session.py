@@ -101,7 +101,7 @@ class Session:
 
 
 def _typed(text: str) -> Iterator[tuple[str, str]]:
-    """What is typed, with what is shown below it."""
+    """Each command of a fence, with the output shown below it."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         line, _, shown = part.partition("\n")
         yield line, shown.strip()

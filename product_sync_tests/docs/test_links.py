@@ -1,4 +1,4 @@
-"""The pages hold together: links lead somewhere, the index names every page, and what looks like a command is one."""
+"""Every link of the guide leads somewhere, the index names every page, each text in the form of a command is one."""
 
 from __future__ import annotations
 

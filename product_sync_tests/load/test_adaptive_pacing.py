@@ -1,4 +1,4 @@
-"""Adaptive pacing goes by what it sees: batches by their time, rests by their work, and the target's users first.
+"""Adaptive pacing sizes batches by their time, rests in proportion to their work, and puts the target's users first.
 
 The target of these tests is a model with a cost per batch and per row, on a clock that nobody waits for.
 """
@@ -25,7 +25,7 @@ LOGGER = logging.getLogger("product_sync.tests")
 
 @dataclass
 class Target:
-    """What a batch costs, and what is to be seen."""
+    """The cost of a batch, and the signals of the target."""
 
     batch_s: float = 0.002
     row_s: float = 0.00002

@@ -1,4 +1,4 @@
-"""Batches are cut by rows, bytes and the mark of what was refused before; nothing else shows."""
+"""Batches are cut by rows, by bytes, and before rows that were refused before."""
 
 from __future__ import annotations
 

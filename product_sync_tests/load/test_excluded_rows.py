@@ -1,4 +1,4 @@
-"""Rows that keep one another out of the target are written all the same, in one load; what is impossible is told."""
+"""Rows that keep one another out of the target are written in one load; impossible ones are reported."""
 
 from __future__ import annotations
 

@@ -566,7 +566,7 @@ class TestWithoutPauses:
         assert [failure.batch for failure in result.failures] == [1, 2, 3, 4, 5, 6]
 
     def test_failures_count_in_the_order_of_the_batches(self, tmp_path: Path) -> None:
-        """The second batch fails before the look after the first one succeeds: that does not end the row."""
+        """The second batch fails before the check after the first commit succeeds: both count as consecutive."""
         bench = with_missing(tmp_path, 8)
         fault = TransientError("canceling statement due to lock timeout", sqlstate="55P03")
         bench.target.script.on("target.write", None, fault, fault)

@@ -1,4 +1,4 @@
-"""What people find on an asset's page: whose it is, where to read about it, its columns, and how old it may be."""
+"""An asset's page shows its owner, its documentation, its columns, and how old it may be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each asset tells in the UI, what becomes of it when a run goes wrong, and what a single one builds on."""
+"""What each asset shows in the UI, what remains of it when a run fails, and which files a single asset needs."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_quarantine_is_a_warning_within_one_per_cent_and_red_above(
 
 
 def test_a_target_that_will_not_keep_what_is_written_is_red(shop: Shop) -> None:
-    """Somebody else deletes a row between our load and our look."""
+    """Somebody else deletes a row between our load and our verification."""
     fill(shop)
     shop.sql(
         "CREATE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"

@@ -1,4 +1,4 @@
-"""The page that a person can be sent about the drift of a run: what it says, of which runs, and what it keeps out."""
+"""The drift report of a run: its content, the runs that write one, and the secrets that it must not show."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mall(shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """Three products and two sellers, of which the target has none."""
+    """Three products and two sellers. The target has none of them."""
     monkeypatch.setenv("PRODUCT_SYNC_MAPPING", str(folder))
     shop.put(*(product(name) for name in ids(3)))
     shop.sql("CREATE TABLE seller (id text PRIMARY KEY, name text NOT NULL)")

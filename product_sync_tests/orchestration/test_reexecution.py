@@ -27,7 +27,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterIns
 
 
 def execute(instance: dg.DagsterInstance, failed: str | None = None, job: str = PRODUCT.sync_job) -> Outcome:
-    """Run the job, or as the button does what of the run ``failed`` did not succeed."""
+    """Run the job, or only the steps of the run ``failed`` that did not succeed, as the button of the UI does."""
     result = dg.execute_job(
         REPOSITORY.get_reconstructable_job(job),
         instance=instance,

@@ -1,4 +1,4 @@
-"""What a run says of a variable that is not set and of a setting that cannot be."""
+"""A run names a variable that is not set and a setting that is not valid."""
 
 from __future__ import annotations
 

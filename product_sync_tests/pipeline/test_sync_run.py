@@ -1,4 +1,4 @@
-"""The steps of a run without an orchestrator: what they build on, and what they leave when they are cut off."""
+"""The steps of a run without an orchestrator: the files that they need, and those that an interrupted step leaves."""
 
 from __future__ import annotations
 

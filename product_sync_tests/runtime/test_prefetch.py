@@ -1,4 +1,4 @@
-"""A stream runs ahead of whoever takes from it, but not far; however it is left, its thread ends and clears away."""
+"""A stream is prefetched, but not far ahead. However its reader ends, the thread ends too and closes the stream."""
 
 from __future__ import annotations
 

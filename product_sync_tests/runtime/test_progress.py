@@ -1,4 +1,4 @@
-"""A stage tells how far it is, how fast, and how long it will take."""
+"""A stage reports its progress, its speed and the time that is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a MongoDB URL says, and what of it may be shown."""
+"""A MongoDB URL is parsed, and shown without its secrets."""
 
 from __future__ import annotations
 

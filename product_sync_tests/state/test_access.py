@@ -1,4 +1,4 @@
-"""What cannot be used of the state folder is refused by name before anything is written."""
+"""A part of the state folder that cannot be used is refused by name before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that outlives a run: whose files are whose, and which are kept."""
+"""The state folder outlives a run: which files belong to which sync and run, and which are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at both connections says what a sync would meet, and is over in time whatever the servers do."""
+"""The health check of both connections reports what would stop a sync, and ends in time whatever the servers do."""
 
 from __future__ import annotations
 

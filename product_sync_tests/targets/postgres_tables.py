@@ -74,7 +74,7 @@ class Role:
 
 @contextmanager
 def role(url: str, *grants: LiteralString, password: str = PASSWORD) -> Iterator[Role]:
-    """A role with LOGIN and what is granted: statements in which ``{}`` stands for its name."""
+    """A role with LOGIN and the ``grants``: statements in which ``{}`` stands for its name."""
     name = f"role_{uuid4().hex[:12]}"
     identifier = sql.Identifier(name)
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(identifier, sql.Literal(password))

@@ -59,7 +59,7 @@ def connection(cart_url: str) -> Iterator[psycopg.Connection]:
 
 
 def _column(values: list[Any], column_type: ColumnType) -> pa.ChunkedArray:
-    """In two chunks, the second with an offset: what slices of batches look like."""
+    """In two chunks, the second with an offset, as slices of batches are."""
     whole = pa.array([None, *values], column_type.arrow)
     return pa.chunked_array([whole.slice(1, len(values) // 2), whole.slice(1 + len(values) // 2)], column_type.arrow)
 

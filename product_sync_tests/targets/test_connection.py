@@ -1,4 +1,4 @@
-"""Addresses are understood in every form, failures are told apart, and no password comes out."""
+"""Every form of an address is understood, each failure has its own error, and no error shows a password."""
 
 from __future__ import annotations
 

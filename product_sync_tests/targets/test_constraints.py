@@ -19,7 +19,7 @@ TABLE = "CREATE TABLE t (id text PRIMARY KEY, a text, b text, n int, m int, note
 
 
 def found(url: str, row_schema: RowSchema, batch: WriteBatch) -> set[tuple[str, str, str]]:
-    """(row, other, constraint) of what is in the way of a batch that the server refuses."""
+    """(row, other, constraint) of the obstacles of a batch that the server refuses."""
     with PostgresWriter(TargetAddress(url), row_schema, run_id="test") as writer:
         with pytest.raises(RowsExcluded):
             writer.write(batch)

@@ -1,4 +1,4 @@
-"""What a sync would meet is known beforehand, to a role that may only look."""
+"""The health check finds what would stop a sync, also with a role that may only read."""
 
 from __future__ import annotations
 

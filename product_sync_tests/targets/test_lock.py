@@ -1,4 +1,4 @@
-"""The lock's session: the server, too, looks whether its client is still there."""
+"""The session that holds the lock: the server too checks that its client is still there."""
 
 from __future__ import annotations
 

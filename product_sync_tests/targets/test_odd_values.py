@@ -1,4 +1,4 @@
-"""Whatever another client has put into a row, it can be repaired and deleted: what was read of it is recognised."""
+"""A row can be repaired and deleted whatever another client has written into it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from product_sync_tests.targets.postgres_tables import PASSWORD, execute, locked
 
 
 def seen(probe: PostgresPressure, expected: Callable[[Signals], bool]) -> Signals:
-    """The first look that shows what is expected, or the last after five seconds."""
+    """The first signals that show what is expected, or the last ones after five seconds."""
     for _ in range(100):
         found = probe.measure()
         if expected(found):

@@ -62,7 +62,7 @@ def test_a_reading_that_is_not_finished_leaves_no_session_behind(cart_url: str, 
 
 
 def test_the_roles_own_settings_do_not_change_what_is_read(cart_url: str) -> None:
-    """A role whose defaults bend everything that text forms depend on."""
+    """A role whose default settings change every text form of a value."""
     execute(
         cart_url,
         "CREATE TABLE t (id text PRIMARY KEY, m timestamptz, d double precision, n numeric, u uuid)",

@@ -1,4 +1,4 @@
-"""What the table is like is read from the server; what is not known to be exact has no type."""
+"""The table's columns are read from the server. A type that is not known to be exact is reflected as none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A short slice of the fault campaign; and the judge's eye: planted harm is found."""
+"""A short version of the fault campaign. Its judge finds planted harm."""
 
 from __future__ import annotations
 

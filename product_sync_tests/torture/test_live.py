@@ -1,5 +1,4 @@
-"""A short slice of the campaign under live events, and the judge's eye: planted harm is found, and laid to whom it is
-due."""
+"""A short version of the campaign under live events. Its judge finds planted harm and names who caused it."""
 
 from __future__ import annotations
 

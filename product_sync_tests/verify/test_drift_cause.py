@@ -1,4 +1,4 @@
-"""What earlier snapshots prove about a difference, and what they do not.
+"""Earlier snapshots prove the cause of some differences and not of others.
 
 A history is written as what each reading saw, oldest first: ``S`` of the source, ``T`` of the target, with ``new``
 (what the source holds now), ``old`` (what the target holds now), ``other``, ``none`` (no such product), or ``bad`` (in

@@ -1,4 +1,4 @@
-"""Only what differs at both readings counts; what is on its way is called that."""
+"""A difference counts only if both readings show it; others are reported as in flight."""
 
 from __future__ import annotations
 
