@@ -22,6 +22,8 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "batch_size": (["--batch-size", "7"], 7),
     "batch_delay_ms": (["--delay-ms", "0"], 0),
     "pacing": (["--pacing", "adaptive"], "adaptive"),
+    "ids": (["--id", "a", "--id", "b"], ["a", "b"]),
+    "changes": (["--changes"], True),
     "target_batch_s": (["--target-batch-s", "0.5"], 0.5),
     "max_duty": (["--max-duty", "0.5"], 0.5),
     "extra": (["--extra", "delete"], "delete"),
