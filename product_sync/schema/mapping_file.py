@@ -6,7 +6,7 @@ name, so names are taken as they are written. Of two lines for one column, PyYAM
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from product_sync.schema.mapping_errors import Place, named, shown
 
 #: Keys whose values are names.
 _NAMES = frozenset({"name", "source", "collection", "schema", "table"})
+#: Keys of a column whose values are those of documents, as those of a filter are.
+_OF_DOCUMENTS = (["expression"], ["value"], ["default"])
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -51,6 +53,7 @@ def read_mapping(path: Path, raw: bytes) -> MappingFile:
         root = loader.get_single_node()
         # Before the content is made of them, because a merge key adds members.
         members = list(_members(root, (), set())) if root else []
+        _take_names_as_written(members)
         content = loader.construct_document(root) if root else None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n")
@@ -77,21 +80,11 @@ def _not_yaml(path: Path, line: int, problem: str) -> MappingError:
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes names as they are written, and notes the values that cannot be what they look like."""
+    """Notes the values that cannot be what they look like."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.invalid: list[yaml.Node] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        is_query = getattr(node, "is_query", False)
-        for key, value in node.value:
-            _as_written(key)
-            if is_query or key.value in ("filter", "expression"):  # its values are those of documents
-                _mark_as_query(value)
-            elif isinstance(key, yaml.ScalarNode) and key.value in _NAMES:
-                _as_written(value)
-        return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -102,12 +95,14 @@ class _Loader(yaml.SafeLoader):
             return node.value
 
 
-def _mark_as_query(node: yaml.Node) -> None:
-    if isinstance(node, yaml.MappingNode):
-        node.is_query = True  # type: ignore[attr-defined] # PyYAML builds nested mappings later
-    elif isinstance(node, yaml.SequenceNode):
-        for member in node.value:
-            _mark_as_query(member)
+def _take_names_as_written(members: Iterable[tuple[Place, yaml.Node, yaml.Node]]) -> None:
+    for place, key, value in members:
+        names = [name for name in place if isinstance(name, str) and name != "<<"]
+        is_of_document = names[:2] == ["source", "filter"] or (names[:1] == ["columns"] and names[2:3] in _OF_DOCUMENTS)
+        if isinstance(place[-1], str):
+            _as_written(key)
+            if names[-1:] and names[-1] in _NAMES and not is_of_document:
+                _as_written(value)
 
 
 def _as_written(node: yaml.Node) -> None:

@@ -36,6 +36,13 @@ def test_names_are_taken_as_they_are_written(tmp_path: Path) -> None:
     assert (mapping.source.collection, mapping.target.db_schema, mapping.target.table) == ("on", "no", "7")
 
 
+@pytest.mark.parametrize("name", ["filter", "expression", "value", "default", "source", "columns"])
+def test_a_column_may_be_called_like_a_key(tmp_path: Path, name: str) -> None:
+    mapping = load(tmp_path, columns(f"{name}: {{source: on, default: {{name: 5, source: [no]}}}}"))
+    assert mapping.columns[name].source == "on"
+    assert mapping.columns[name].default == {"name": 5, "source": [False]}, "it is a value of a document"
+
+
 def test_a_default_is_no_name(tmp_path: Path) -> None:
     mapping = load(tmp_path, columns("sold: {source: sold, default: no}", "sort: {source: sort, default: 1}"))
     assert (mapping.columns["sold"].default, mapping.columns["sort"].default) == (False, 1)
