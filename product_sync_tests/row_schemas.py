@@ -52,7 +52,7 @@ def row_schema_of(
     columns = dict[str, dict[str, Any]]()
     for name in types:
         spec = {"zone": types[name].scalar.zone} | (specs or {}).get(name, {})
-        columns[name] = spec if {"value", "expression"} & spec.keys() else {"source": name} | spec
+        columns[name] = spec if {"value", "expression", "now"} & spec.keys() else {"source": name} | spec
     return resolve_mapping(mapping_of(columns), table_of({"id": key, **types}))
 
 

@@ -26,6 +26,8 @@ from product_sync.schema.row_schema import RowColumn, RowSchema
 
 #: How the names of the fields begin that the source adds (`document.projection`).
 _OWN: Final = ("product_sync ", "product_sync:")
+#: The value of a column that has `now: true`.
+_WRITTEN: Final = "the time of the write"
 #: A place in an array, as people write it in a path: `images[0].url` or `images.0.url`.
 _PLACE: Final = re.compile(r"\[(\d+)\]|(?<=\.)(\d+)(?=\.|$)")
 
@@ -110,7 +112,8 @@ def product_of(raw: bytes, row_schema: RowSchema, converter: RowConverter) -> li
         document = decode(raw)
     except InvalidBSON:
         document = {}
-    return [_value(raw, document, column, row, defects.get(column.name)) for column in row_schema.columns]
+    values = [_value(raw, document, column, row, defects.get(column.name)) for column in row_schema.columns]
+    return values + [SampleValue(each.name, "now", None, _WRITTEN, _WRITTEN, None) for each in row_schema.written_at]
 
 
 def _value(

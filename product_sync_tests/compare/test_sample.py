@@ -47,8 +47,10 @@ def test_the_sample_product_is_one_that_can_be_copied_and_has_most_columns() -> 
         "a": {"source": "title.en", "required": False},
         "b": {"source": "price.amount"},
         "c": {"value": "EUR"},
+        "d": {"now": True},
     }
-    row_schema = row_schema_of({"a": TEXT, "b": MONEY, "c": TEXT}, columns)
+    types = {"a": TEXT, "b": MONEY, "c": TEXT, "d": ColumnType(TypeName.TIMESTAMPTZ)}
+    row_schema = row_schema_of(types, columns)
     others: list[dict[str, Any]] = [{"_id": "x"}, {"_id": "y", "price": {"amount": 1}}, {"_id": "z", "price": 1}]
     documents = [b"damaged", *map(bson.encode, [*others, SHOP, {**SHOP, "_id": "later"}])]
     key = "507f1f77bcf86cd799439011"
@@ -57,6 +59,7 @@ def test_the_sample_product_is_one_that_can_be_copied_and_has_most_columns() -> 
         SampleValue("a", "title.en", "string", '"Lamp"', "Lamp", None),
         SampleValue("b", "price.amount", "decimal", "12.50", "12.5", None),
         SampleValue("c", "value", None, "EUR", "EUR", None),
+        SampleValue("d", "now", None, "the time of the write", "the time of the write", None),
     ]
 
 

@@ -32,6 +32,7 @@ def test_every_check_that_can_be_an_error_is_blocking() -> None:
         names.EVERY_BATCH_LOADED: True,
         names.QUARANTINE_WITHIN_BUDGET: True,
         names.NO_EXTRA_PRODUCTS: False,
+        names.FULL_PROOF_IS_RECENT: False,
     }
 
 
