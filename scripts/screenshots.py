@@ -182,7 +182,9 @@ def browser(profile: Path) -> Iterator[Page]:
         context = playwright.chromium.launch_persistent_context(
             profile, executable_path=chromium, headless=True, args=FLAGS, timezone_id="UTC", locale="en-GB"
         )
-        yield context.new_page()
+        page = context.new_page()
+        page.set_default_timeout(120_000)  # a busy machine loads a page slowly
+        yield page
         context.close()
 
 
