@@ -78,7 +78,7 @@ def test_select_insert_and_update_on_the_one_table_are_all_the_rights_it_needs(
 
 
 def test_grants_on_the_mapped_columns_alone_suffice(cart_url: str, product_table: str) -> None:
-    execute(cart_url, "ALTER TABLE product ADD note jsonb")
+    execute(cart_url, "ALTER TABLE product ADD note money")
     row_schema = row_schema_of(cart_url)
     columns = 'id, title, price, image, "sellerId", quantity'
     with (
