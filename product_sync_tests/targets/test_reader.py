@@ -151,7 +151,7 @@ def test_a_role_that_may_not_read_is_told_so(cart_url: str, product_table: str) 
     row_schema = row_schema_of(cart_url)
     with role(cart_url) as user, pytest.raises(AccessDenied, match="permission denied") as caught:
         list(PostgresReader(TargetAddress(user.url), row_schema).snapshot())
-    assert "`product-sync doctor` has the GRANT to execute" in caught.value.hint
+    assert "`doctor` shows the statement to execute" in caught.value.hint
     assert PASSWORD not in str(caught.value)
 
 
