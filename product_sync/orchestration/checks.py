@@ -11,7 +11,7 @@ import dagster as dg
 from product_sync.errors import ChecksFailed, ProductSyncError
 from product_sync.orchestration import run_log
 from product_sync.orchestration.drift_reports import REFUSED, conclude_drift_report, record_drift_report
-from product_sync.orchestration.metadata import proof_metadata
+from product_sync.orchestration.metadata import followed_metadata, proof_metadata
 from product_sync.orchestration.names import (
     CHANGE_IS_PLAUSIBLE,
     EVERY_BATCH_LOADED,
@@ -140,6 +140,9 @@ def _compared(context: dg.AssetExecutionContext, sync_run: SyncRun, selected: Co
     if compared.proven:
         metadata = proof_metadata(sync_run, compared.proven)
         context.log_event(dg.AssetMaterialization(SyncNames.of(sync_run.name).proof, metadata=metadata))
+    if compared.followed:
+        metadata = followed_metadata(sync_run, compared.followed)
+        context.log_event(dg.AssetObservation(asset_key=SyncNames.of(sync_run.name).changes, metadata=metadata))
     conclude_drift_report(
         context.op_execution_context, sync_run, [*compared.check_results, *run_checks.check_own_load(sync_run)]
     )

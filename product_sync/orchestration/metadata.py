@@ -26,7 +26,9 @@ from product_sync.orchestration.narrow_tables import (
     whole_entries,
 )
 from product_sync.pipeline import change_pass
+from product_sync.pipeline.change_pass import Followed
 from product_sync.pipeline.dry_run import DryRunResult
+from product_sync.pipeline.load_diff import loaded
 from product_sync.pipeline.sync_run import SHOWN, DiffSummary, SyncRun
 from product_sync.report.drift_report import DriftReport
 from product_sync.schema.records import Op
@@ -195,6 +197,26 @@ def drift_metadata(report: DriftReport, link: dg.MetadataValue[str | None], dura
         "evidence": dg.MetadataValue.json(evidence),
         "report_s": _rounded(duration_s),
     }
+
+
+def followed_metadata(sync_run: SyncRun, followed: Followed) -> Metadata:
+    """Up to when changes are compared, after a pass or a full run; of a pass also what it has repaired."""
+    said: Metadata = {
+        "position_at": dg.MetadataValue.timestamp(followed.position_at),
+        "full_proof_at": dg.MetadataValue.timestamp(followed.full_proof_at),
+        "unsettled": followed.unsettled,
+    }
+    if sync_run.settings.changes:
+        read, done = change_pass.of(sync_run.files), loaded(sync_run)
+        said |= {
+            "lag_s": read.lag_s,
+            "events": read.events,
+            "compared": len(read.scope),
+            "repaired": done.inserted + done.updated + done.deleted,
+        }
+        if followed.change_to_repair_s is not None:
+            said["change_to_repair_s"] = _rounded(followed.change_to_repair_s)
+    return said
 
 
 def proof_metadata(sync_run: SyncRun, proven: Verification) -> Metadata:

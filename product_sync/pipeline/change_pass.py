@@ -44,22 +44,26 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """``since`` is where the pass begins, ``position`` where the next one will. ``young`` are the ids that changed less
-    than the settle time before ``now``: their events may still be on their way to the target."""
+    """``since`` is where the pass begins, ``position`` where the next one will. ``changed_at`` has the ids, each with
+    the second of the source's time since which it may differ. ``young`` are the ids that changed less than the settle
+    time before ``now``: their events may still be on their way to the target. ``read_at`` is this machine's time of
+    ``now``.
+    """
 
     since: StoredPosition
     position: ChangePosition
     now: ClusterTime
     events: int
     at_end: bool
-    texts: Sequence[str]
+    changed_at: Mapping[str, int]
     others: Sequence[SourceId]
     young: frozenset[str]
+    read_at: datetime
 
     @property
     def scope(self) -> Changed:
-        since = self.since
-        return Changed(self.texts, self.others, since=since.position.time.at, unsettled=len(since.unsettled))
+        texts, since = tuple(self.changed_at), self.since
+        return Changed(texts, self.others, since=since.position.time.at, unsettled=len(since.unsettled))
 
     @property
     def lag_s(self) -> float:
@@ -74,6 +78,7 @@ class Followed:
     position_at: datetime
     unsettled: int
     full_proof_at: datetime
+    change_to_repair_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -120,7 +125,7 @@ def begin(run: SyncRun) -> None:
     except ChangesLost as error:
         change_position.lose_position(run.folder, since, error, run.timing.now())
         raise
-    ids = {*changes.ids, *since.unsettled}
+    times = {**changes.ids, **{source_id: each.since for source_id, each in since.unsettled.items()}}
     young = [
         source_id.text for source_id, at in changes.ids.items()
         if source_id.type != IdType.OTHER and changes.now.seconds_since(at) < run.settings.settle_seconds
@@ -133,9 +138,10 @@ def begin(run: SyncRun) -> None:
             "now": changes.now,
             "events": changes.events,
             "at_end": changes.at_end,
-            "texts": sorted({source_id.text for source_id in ids if source_id.type != IdType.OTHER}),
-            "others": sorted(source_id for source_id in ids if source_id.type == IdType.OTHER),
+            "changed_at": {each.text: at.seconds for each, at in sorted(times.items()) if each.type != IdType.OTHER},
+            "others": sorted(source_id for source_id in times if source_id.type == IdType.OTHER),
             "young": young,
+            "read_at": run.timing.now().isoformat(),
         },
     )
 
@@ -156,9 +162,10 @@ def of(files: RunFiles) -> Pass:
         ClusterTime(*content["now"]),
         content["events"],
         content["at_end"],
-        content["texts"],
+        content["changed_at"],
         [SourceId(*each) for each in content["others"]],
         frozenset(content["young"]),
+        datetime.fromisoformat(content["read_at"]),
     )
 
 
@@ -181,13 +188,28 @@ def settle(run: SyncRun, differing: Mapping[SourceId, str]) -> Followed:
     """Store the new position of the pass, with the products that still differ. A product that was unsettled before
     keeps its time."""
     made = of(run.files)
-    before = {source_id.text: each.since for source_id, each in made.since.unsettled.items()}
     unsettled = {
-        source_id: Unsettled(before.get(source_id.text, made.now), reason) for source_id, reason in differing.items()
+        source_id: Unsettled(ClusterTime(made.changed_at.get(source_id.text, made.now.seconds), 0), reason)
+        for source_id, reason in differing.items()
     }
     if not change_position.advance(run.folder, made.since, made.position, unsettled):
         _LOGGER.warning("Another run has stored a position meanwhile: the next pass compares these changes again.")
     return _followed(run.folder) or Followed(made.since.position.time.at, len(unsettled), made.since.proof.at)
+
+
+def longest_repair_s(run: SyncRun, differing: Mapping[SourceId, str]) -> float | None:
+    """The longest time from a change in the source to its repair by this pass, in seconds; ``None`` without a repair.
+
+    The source's time is that of the reading, plus what has passed since on this machine."""
+    made, left = of(run.files), {source_id.text for source_id in differing}
+    repaired = [
+        made.changed_at[source_id.text]
+        for rows in read_batches(run.files.path(store.DIFF), tuple(Op), lambda: _ROWS)
+        for _, source_id in _named(rows)
+        if source_id.text in made.changed_at and source_id.text not in left
+    ]
+    passed_s = made.now.seconds + (run.timing.now() - made.read_at).total_seconds()
+    return max(0.0, passed_s - min(repaired)) if repaired else None
 
 
 def take_position(run: SyncRun, source: Source) -> None:

@@ -28,10 +28,11 @@ from product_sync.verify.verification import Verification, compare_afresh, confi
 @dataclass(frozen=True, slots=True)
 class RunChecks:
     """The check results of a run. ``proven`` is the verification that proves the copy; ``None`` if the run did not
-    load, or if a check is red."""
+    load, or if a check is red. ``followed`` says up to when changes are compared, after a pass and after a proof."""
 
     check_results: list[CheckResult]
     proven: Verification | None
+    followed: Followed | None = None
 
 
 @names_storage
@@ -90,13 +91,16 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     if not load_result:
         return RunChecks(judged, proven=None)
     if sync_run.settings.changes:
-        settled = change_pass.settle(sync_run, differing.reasons)
-        return RunChecks(_with_position(judged, settled), proven=None)
+        settled = replace(
+            change_pass.settle(sync_run, differing.reasons),
+            change_to_repair_s=change_pass.longest_repair_s(sync_run, differing.reasons),
+        )
+        return RunChecks(_with_position(judged, settled), proven=None, followed=settled)
     if sync_run.is_partial or not all(map(_passes, [*judged, check_load(sync_run)])):
         return RunChecks(judged, proven=None)
     sync_run.folder.write_baseline(verification.source_count, sync_run.files.run_id)
     followed = change_pass.record_proof(sync_run, differing.reasons)
-    return RunChecks(_with_position(judged, followed), proven=verification)
+    return RunChecks(_with_position(judged, followed), proven=verification, followed=followed)
 
 
 def _with_position(judged: list[CheckResult], followed: Followed | None) -> list[CheckResult]:

@@ -96,7 +96,12 @@ def test_a_lost_event_is_repaired_by_the_run_that_it_asks_for(shop: Shop) -> Non
     shop.remove("p0004")
     shop.sql("UPDATE product SET price = 9 WHERE id = 'p0007'")
     assert watching.requested() == [PRODUCT.changes_job]
-    assert shop.run(PRODUCT.changes_job).success
+    repair = shop.run(PRODUCT.changes_job)
+    assert repair.success
+    assert (
+        repair.observed[PRODUCT.changes].items() >= {"repaired": 2, "compared": 3, "events": 0, "unsettled": 0}.items()
+    )
+    assert 0.0 <= repair.observed[PRODUCT.changes]["change_to_repair_s"] < 60.0
     assert (shop.rows["p0003"][0], shop.rows["new"][0], shop.rows["p0007"][0]) == (7, 500, 9)
     after = watching.tick()
     assert not after.run_requests
