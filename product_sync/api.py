@@ -130,9 +130,14 @@ def stats(
         databases = _find_databases(report, sync, mapping)
         from product_sync.orchestration import past_syncs
         from product_sync.orchestration.names import SyncNames
+        from product_sync.pipeline import change_pass
         from product_sync.pipeline.pending_diff import CLOCKS_DIFFER
+        from product_sync.state.store import StateFolder
 
         report.source_count, report.target_count = databases.count()
+        if followed := change_pass.followed(StateFolder(state_root(os.environ), databases.state_key)):
+            report.position_at, report.unsettled = followed.position_at.isoformat(), followed.unsettled
+            report.full_proof_at = followed.full_proof_at.isoformat()
         with _recording(instance) as recorded:
             if last := past_syncs.last_successful_sync(
                 recorded, SyncNames.of(databases.definition.name), databases.state_key

@@ -199,12 +199,19 @@ class ValidationReport(Report):
 
 @dataclass(kw_only=True)
 class StatsReport(Report):
-    """The current number of products on each side, and the last successful sync: its end in ISO 8601, UTC."""
+    """The current number of products on each side, and the last successful sync: its end in ISO 8601, UTC.
+
+    ``position_at`` is the time of the source up to which its changes are compared, ``unsettled`` the number of products
+    that differed then, ``full_proof_at`` when the last full sync that passed began; ``None`` if nothing is followed.
+    """
 
     source_count: int | None = None
     target_count: int | None = None
     last_sync_at: str | None = None
     last_sync_run_id: str | None = None
+    position_at: str | None = None
+    unsettled: int | None = None
+    full_proof_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,10 @@ VALIDATE_KEYS = (
     "quarantined_by_reason",
     "missing_ids", "changed_ids", "extra_ids",
 )  # fmt: skip
-STATS_KEYS = ("sync", "source_count", "target_count", "last_sync_at", "last_sync_run_id")
+STATS_KEYS = (
+    "sync", "source_count", "target_count", "last_sync_at", "last_sync_run_id", "position_at", "unsettled",
+    "full_proof_at",
+)  # fmt: skip
 CONNECTION_KEYS = (
     "host", "database", "collection", "schema", "table_name",
     "reachable", "error", "version", "latency_ms", "privileges", "lacking", "replica_set", "table", "notes",

@@ -74,10 +74,13 @@ def notify_of_runs(
     log: logging.Logger,
     *,
     updates: Sequence[StatusUpdate] = (),
+    has_followed: bool = False,
     timing: Timing = SYSTEM_TIMING,
     within_s: float = DELIVERY_S,
 ) -> DispatchResult:
     """Notify people and monitors of ``runs``, the oldest first, and of ``updates``; deliver what is still waiting.
+
+    ``has_followed`` says that the metrics have changed without a run.
 
     Returns after ``within_s`` seconds at the latest.
     """
@@ -87,7 +90,7 @@ def notify_of_runs(
         if run.run_id is not None:
             state.seen = [*state.seen, run.run_id][-SEEN_RUNS:]
             state.notified_until = max(state.notified_until, run.ended_at)
-    calls = monitors.call_monitors(state.metrics, runs, settings)
+    calls = monitors.call_monitors(state.metrics, runs, settings, has_changed=has_followed)
     of_runs = [update for run in runs for update in status_updates(run, settings.ui_url)]
     result = send_updates(state.alerts, [*updates, *of_runs], settings, log, timing=timing, within_s=within_s)
     for problem in monitors.problems(calls, min(monitors.MONITOR_S, end - timing.monotonic())):

@@ -51,10 +51,12 @@ def send_heartbeat(url: str) -> str:
 
 
 def call_monitors(
-    metrics: RunMetrics, runs: Sequence[FinishedRun], settings: NotificationSettings
+    metrics: RunMetrics, runs: Sequence[FinishedRun], settings: NotificationSettings, *, has_changed: bool = False
 ) -> dict[str, Call[str]]:
-    """Start the calls in the background. ``metrics`` must not change before they have ended."""
-    return {name: _CALLS.start(name, call)[0] for name, call in _monitors(metrics, runs, settings)} if runs else {}
+    """Start the calls in the background if there are runs, or if the metrics have changed without one. ``metrics`` must
+    not change before the calls have ended."""
+    due = _monitors(metrics, runs, settings) if runs or has_changed else ()
+    return {name: _CALLS.start(name, call)[0] for name, call in due}
 
 
 def problems(calls: Mapping[str, Call[str]], within_s: float) -> list[str]:

@@ -57,7 +57,13 @@ _OF_A_JOB: tuple[tuple[str, str, str, Callable[[JobMetrics], _Values]], ...] = (
 _OF_A_SYNC: tuple[tuple[str, str, str, Callable[[SyncMetrics], _Values]], ...] = (
     ("rows", "Rows of all runs, by what was done with them.", "op", lambda sync: sync.rows),
     ("check_passed", "The last result of each check.", "check", lambda sync: sync.checks),
-)
+    ("changes_position_timestamp_seconds", "Up to when the source's changes are compared.", "",
+     lambda sync: _one(sync.followed.get("position_at"))),
+    ("changes_unsettled", "Products that differ after the last look at the changes.", "",
+     lambda sync: _one(sync.followed.get("unsettled"))),
+    ("full_proof_timestamp_seconds", "When the last full sync that passed began to read.", "",
+     lambda sync: _one(sync.followed.get("full_proof_at"))),
+)  # fmt: skip
 
 
 def write_file(metrics: RunMetrics, path: Path) -> str:

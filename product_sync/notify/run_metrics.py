@@ -16,6 +16,8 @@ COUNTS: Final = (
     "deleted", "conflicts", "taken_back", "kept_referenced", "excluded", "batches", "failed_batches",
     "not_attempted_batches", "retries"
 )  # fmt: skip
+#: How far the source's changes are compared.
+FOLLOWED: Final = ("position_at", "full_proof_at", "unsettled")
 #: Counts of rows that are summed over all runs.
 WRITTEN: Final = ("inserted", "updated", "deleted", "conflicts", "taken_back")
 #: Bounds for the state; a sync has three jobs, and users may define some of their own.
@@ -36,11 +38,13 @@ class JobMetrics:
 
 @dataclass(slots=True)
 class SyncMetrics:
-    """``rows`` are sums over all jobs; ``checks`` has the last result of each check."""
+    """``rows`` are sums over all jobs; ``checks`` has the last result of each check. ``followed`` says how far the
+    source's changes are compared: `FOLLOWED`, times in seconds since 1970."""
 
     jobs: dict[str, JobMetrics] = field(default_factory=dict)
     rows: dict[str, Number] = field(default_factory=lambda: dict.fromkeys(WRITTEN, 0))
     checks: dict[str, bool] = field(default_factory=dict)
+    followed: dict[str, Number] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -59,6 +63,14 @@ class RunMetrics:
                 for sync, item in content["syncs"].items()
             }
         )
+
+    def follow(self, sync: str, followed: dict[str, Number]) -> bool:
+        """Note how far the changes of a sync are compared. Returns whether that has changed."""
+        if sync not in self.syncs and len(self.syncs) >= _SYNCS:
+            return False
+        metrics = self.syncs.setdefault(sync, SyncMetrics())
+        has_changed, metrics.followed = metrics.followed != followed, followed
+        return has_changed
 
     def add(self, run: FinishedRun) -> None:
         """Add a run that has ended; the oldest first."""

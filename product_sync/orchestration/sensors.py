@@ -8,15 +8,19 @@ from typing import Any
 
 import dagster as dg
 
+from product_sync.errors import ConfigurationError
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
+from product_sync.notify.run_metrics import FOLLOWED, RunMetrics
 from product_sync.orchestration.dead_runs import reap_dead_runs
 from product_sync.orchestration.jobs import definitions_of
 from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.sides import find_by_sides, sides_key
 from product_sync.schema.definition import SyncDefinition
+from product_sync.settings import state_root
 
 
 class ProjectSensor(dg.SensorDefinition):
@@ -72,9 +76,27 @@ def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     now = time.time()
     channels = resolve_channels(os.environ, writes_metrics=True)
     state = NotificationState.read(context.cursor, now)
-    syncs = [SyncNames.of(definition.name) for definition in definitions_of(context.repository_def)]
+    definitions = definitions_of(context.repository_def)
+    syncs = [SyncNames.of(definition.name) for definition in definitions]
+    moved = [_follow(state.metrics, definition) for definition in definitions]
     runs = finished_runs(context.instance, state.notified_until, state.seen, syncs)
     updates = list(channels.updates(state.alerts, now))
-    result = notify_of_runs(state, runs, channels.settings, context.log, updates=updates)
+    result = notify_of_runs(state, runs, channels.settings, context.log, updates=updates, has_followed=any(moved))
     context.update_cursor(state.write())
     return dg.SkipReason(" ".join([str(result), *map(str, channels.mistakes.values())]))
+
+
+def _follow(metrics: RunMetrics, definition: SyncDefinition) -> bool:
+    """Note in the metrics how far the changes are compared. Opens no connection."""
+    from product_sync.state.change_position import read_position
+
+    try:
+        folder = find_by_sides(state_root(os.environ), sides_key(Databases.of(definition, os.environ)))
+    except ConfigurationError:
+        return False
+    stored = read_position(folder) if folder else None
+    followed: dict[str, int | float] = {}
+    if stored is not None:
+        values = (float(stored.position.time.seconds), stored.proof.at.timestamp(), len(stored.unsettled))
+        followed = dict(zip(FOLLOWED, values, strict=True))
+    return metrics.follow(definition.name, followed) if followed else False

@@ -194,7 +194,7 @@ def settle(run: SyncRun, differing: Mapping[SourceId, str]) -> Followed:
     }
     if not change_position.advance(run.folder, made.since, made.position, unsettled):
         _LOGGER.warning("Another run has stored a position meanwhile: the next pass compares these changes again.")
-    return _followed(run.folder) or Followed(made.since.position.time.at, len(unsettled), made.since.proof.at)
+    return followed(run.folder) or Followed(made.since.position.time.at, len(unsettled), made.since.proof.at)
 
 
 def longest_repair_s(run: SyncRun, differing: Mapping[SourceId, str]) -> float | None:
@@ -239,10 +239,11 @@ def record_proof(run: SyncRun, differing: Mapping[SourceId, str]) -> Followed | 
     position = change_position.position_of(content["position"])
     unsettled = {source_id: Unsettled(position.time, reason) for source_id, reason in differing.items()}
     change_position.record_full_proof(run.folder, position, run_id=run_id, at=at, unsettled=unsettled)
-    return _followed(run.folder)
+    return followed(run.folder)
 
 
-def _followed(folder: StateFolder) -> Followed | None:
+def followed(folder: StateFolder) -> Followed | None:
+    """How far the changes are compared now; ``None`` if nothing is followed."""
     stored = change_position.read_position(folder)
     return Followed(stored.position.time.at, len(stored.unsettled), stored.proof.at) if stored else None
 

@@ -219,6 +219,9 @@ def show_stats(report: StatsReport) -> None:
     line(f"Last sync that succeeded: {moment(report.last_sync_at) if report.last_sync_at else 'none yet'}")
     if report.last_sync_run_id:
         line(f"Its run: {report.last_sync_run_id}")
+    if report.position_at and report.full_proof_at:
+        line(f"Changes are compared up to {moment(report.position_at)}; not settled: {number(report.unsettled)}.")
+        line(f"The last full sync that passed began at {moment(report.full_proof_at)}.")
 
 
 def show_doctor(report: DoctorReport) -> None:

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,13 +14,15 @@ import psutil
 import pytest
 from pymongo import MongoClient
 
+from product_sync import api
 from product_sync.orchestration import full_proof_check
 from product_sync.orchestration.names import FULL_PROOF_IS_RECENT, PRODUCT
 from product_sync.pipeline import watch
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.watch import look
-from product_sync.settings import ALERT_URLS, ScheduleSettings
+from product_sync.settings import ALERT_URLS, METRICS_FILE, ScheduleSettings
 from product_sync.state.store import StateFolder
+from product_sync_tests.orchestration.test_notifications import Daemon
 from product_sync_tests.shop import Shop, ids, product, project, record_run
 
 LOOKS = 40
@@ -166,7 +169,9 @@ def test_a_loss_is_told_once_and_a_full_run_goes_on_from_there(shop: Shop, caplo
     assert "0 differ" in watching.said()
 
 
-def test_the_pages_say_up_to_when_changes_are_compared_and_how_old_the_full_proof_is(shop: Shop) -> None:
+def test_the_pages_the_metrics_and_the_statistics_say_up_to_when_changes_are_compared(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     shop.put(product("a"))
     assert shop.run().success
     watching = Watch(shop)
@@ -178,6 +183,15 @@ def test_the_pages_say_up_to_when_changes_are_compared_and_how_old_the_full_proo
     assert observed(first, PRODUCT.proof).keys() == {"full_proof_at", "position_at"}
     assert checked(first).passed
     assert not watching.tick().asset_events, "nothing has changed since"
+    monkeypatch.setenv(METRICS_FILE, str(tmp_path / "product_sync.prom"))
+    Daemon(shop.instance).tick()
+    exported = (tmp_path / "product_sync.prom").read_text()
+    assert 'product_sync_changes_unsettled{sync="product"} 1.0' in exported
+    assert 'product_sync_full_proof_timestamp_seconds{sync="product"}' in exported
+    counted = api.stats(instance=shop.instance)
+    assert (counted.unsettled, counted.failure) == (1, None)
+    assert counted.position_at is not None
+    assert datetime.fromisoformat(counted.position_at).timestamp() >= seen["position_at"]
 
 
 def test_an_old_full_proof_is_a_warning_and_then_an_error(shop: Shop) -> None:
