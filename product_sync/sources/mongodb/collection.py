@@ -149,6 +149,15 @@ class SourceCollection:
 
         return self._with_retries(read)
 
+    def evaluated(self, query: Query, projection: Query) -> int:
+        """How many documents of the query, in the order of ``_id``, the server returns before the first on which the
+        projection fails; 0 if this server does not say it. Documents may change meanwhile."""
+        find = {"find": self._name, "filter": self._matching(query), "projection": projection, "hint": BY_ID}
+        command = {"explain": {**find, "sort": BY_ID}, "verbosity": "executionStats"}
+        preference = self._database.read_preference
+        run = partial(self._database.command, command, read_preference=preference, codec_options=_RAW)
+        return int(self._with_retries(run).get("executionStats", {}).get("nReturned", 0))
+
     def count(self) -> int:
         """How many documents the primary holds now. Counts them; the metadata may be wrong after a crash."""
         return self._with_retries(partial(self._primary.count_documents, self._filter, hint=_ID_INDEX))

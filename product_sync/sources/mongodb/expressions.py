@@ -1,8 +1,9 @@
 """Reads documents whose expressions the server evaluates, also if an expression fails on some of them.
 
 MongoDB ends a command at the first document on which an expression fails, and does not say which one it is. One bad
-price would stop the sync. So the ids of a failed command are read in halves until the failing documents are alone. Such
-a document arrives with the server's messages in place of the values (`document.with_failures`).
+price would stop the sync. But ``explain`` says how many documents came before it. So the documents of a failed command
+are read by their ids, up to the first failing one, that one alone, and so on. A failing document arrives with the
+server's messages in place of the values (`document.with_failures`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from product_sync.sources.mongodb.errors import server_message
 
 ID_ONLY: Final = {"_id": 1}
 _WHOLE: Final = {"_id": 1, "document": "$$ROOT"}
+#: Ids in one command, if a page is read by its ids.
+_AT_ONCE: Final = 500
 #: How often a document is read that changes while its expressions are tried.
 _ATTEMPTS: Final = 5
 
@@ -48,7 +51,7 @@ class MappedDocuments:
             self._require_evaluation_error(error)
         while ids := _ids(read(query, ID_ONLY)):
             documents: list[bytes] = []
-            for wanted, found in self._halves(read, ids):
+            for wanted, found in self._parts(read, ids):
                 documents += found
                 if documents and len(found) < wanted:
                     break  # The reply may have been cut at 16 MiB. The next page continues here.
@@ -72,7 +75,7 @@ class MappedDocuments:
 
     def _one_by_one(self, query: Query) -> list[bytes]:
         read = self._collection.all_current
-        return list(chain.from_iterable(found for _, found in self._halves(read, _ids(read(query, ID_ONLY)))))
+        return list(chain.from_iterable(found for _, found in self._parts(read, _ids(read(query, ID_ONLY)))))
 
     def _require_evaluation_error(self, error: SourceReadError) -> None:
         """Raise ``error`` if it cannot come from an expression. If in doubt, the next command without expressions fails
@@ -80,18 +83,20 @@ class MappedDocuments:
         if not self._expressions or not isinstance(error.__cause__, OperationFailure):
             raise error
 
-    def _halves(self, read: _Read, ids: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes] | Documents]]:
+    def _parts(self, read: _Read, ids: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes] | Documents]]:
         """The documents with these ids in order, in parts. For each part, how many ids it has and what was found."""
-        if len(ids) < 2:
-            yield len(ids), self._single(read, ids[0]) if ids else []
-            return
-        middle = len(ids) // 2
-        for part in ids[:middle], ids[middle:]:
+        if len(ids) == 1:
+            yield 1, self._single(read, ids[0])
+        for start in range(0, len(ids) if len(ids) > 1 else 0, _AT_ONCE):
+            part = ids[start : start + _AT_ONCE]
             try:
                 found = read(paging.any_of(part), self._projection)
             except SourceReadError as error:
                 self._require_evaluation_error(error)
-                yield from self._halves(read, part)
+                # If a document has changed meanwhile, the parts are cut at another place, and still become smaller.
+                good = min(self._collection.evaluated(paging.any_of(part), self._projection), len(part) - 1)
+                for smaller in part[:good], part[good : good + 1], part[good + 1 :]:
+                    yield from self._parts(read, smaller)
             else:
                 yield len(part), found
 
