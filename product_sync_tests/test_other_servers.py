@@ -150,6 +150,20 @@ class TestEncodings:
             assert (report.inserted, report.quarantined, report.valid) == (3, 1, True)
             assert ("Grüße",) in market.sql("SELECT title FROM product")
 
+    def test_the_order_of_names_in_json_is_that_of_the_server_and_no_difference(
+        self, market: Market, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        facts = {"ü": 1, "zz": 2, "é": {"äöü": [1.5, "ß"], "aaaa": 3}, "q": "日本"}
+        market.stock([product(1, image=facts), product(2, image={**facts, "q": "Öl"})])
+        with encoded(market, "LATIN1"):
+            market.enter(monkeypatch)
+            for kind in ("jsonb", "json"):
+                market.sql("TRUNCATE product")
+                market.sql(f"ALTER TABLE product ALTER image TYPE {kind} USING NULL")
+                for inserted in (1, 0):
+                    report = api.sync(batch_delay_ms=0, settle_seconds=0.0, quarantine_budget=1.0).raise_for_error()
+                    assert (report.inserted, report.quarantined, report.valid) == (inserted, 1, True)
+
     def test_a_text_that_is_not_utf_8_is_named_as_the_reason(self, market: Market) -> None:
         with encoded(market, "SQL_ASCII"):
             market.copy(products(1))

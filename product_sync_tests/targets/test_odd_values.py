@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pyarrow as pa
 from psycopg import sql
 
@@ -71,10 +73,25 @@ ODD = {
 }  # fmt: skip
 
 
+#: Settings that change how the server writes and reads texts of values.
+UNUSUAL = {
+    "datestyle": "SQL, DMY",
+    "timezone": "America/New_York",
+    "extra_float_digits": "-15",
+    "standard_conforming_strings": "off",
+    "intervalstyle": "sql_standard",
+}
+
+
 def test_a_row_is_recognised_whatever_another_client_has_written_into_it(cart_url: str) -> None:
     create_citext(cart_url)
+    database = sql.Identifier(urlsplit(cart_url).path[1:])
     execute(
         cart_url,
+        *(
+            sql.SQL("ALTER DATABASE {} SET {} = {}").format(database, sql.Identifier(name), sql.Literal(value))
+            for name, value in UNUSUAL.items()
+        ),
         "CREATE SCHEMA elsewhere",
         """CREATE TYPE elsewhere."Mood" AS ENUM ('Sad', 'sad', ' ok ', 'it''s \u00fc')""",
         "CREATE DOMAIN elsewhere.short AS varchar(4) CHECK (VALUE <> 'no')",

@@ -65,8 +65,10 @@ def test_the_roles_own_settings_do_not_change_what_is_read(cart_url: str) -> Non
     """A role whose default settings change every text form of a value."""
     execute(
         cart_url,
-        "CREATE TABLE t (id text PRIMARY KEY, m timestamptz, d double precision, n numeric, u uuid)",
-        "INSERT INTO t VALUES ('é', '2024-02-03 04:05:06.789+00', 0.1, 99.90, 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11')",
+        "CREATE TABLE t (id text PRIMARY KEY, m timestamptz, d double precision, n numeric, u uuid,"
+        " f jsonb, j json, ms timestamptz[], ds real[])",
+        "INSERT INTO t VALUES ('é', '2024-02-03 04:05:06.789+00', 0.1, 99.90, 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11',"
+        """ '{"é": 1.50}', '{"b":1,"a":"x"}', '{2024-02-03 04:05:06.789+00}', '{0.1,1e30}')""",
     )
     row_schema = row_schema_of(cart_url, "t")
     with role(
@@ -90,6 +92,10 @@ def test_the_roles_own_settings_do_not_change_what_is_read(cart_url: str) -> Non
         "d": 0.1,
         "n": "99.9",
         "u": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        "f": '{"é": 1.5}',
+        "j": '{"a": "x", "b": 1}',
+        "ms": '{"2024-02-03 04:05:06.789+00"}',
+        "ds": "{0.1,1e+30}",
     }
 
 
