@@ -49,7 +49,7 @@ CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
 #: Characters of the place of a fault inside a value.
 _PLACE_LENGTH: Final = 100
 #: The name of a field that no document contains.
-_IN_NO_DOCUMENT: Final = "product_sync: in no document"
+IN_NO_DOCUMENT: Final = "product_sync: in no document"
 #: The name of the field that `with_failures` adds. It is not in the projection, so no document of MongoDB has it.
 _FAILURES: Final = "product_sync: failed expressions"
 
@@ -81,7 +81,7 @@ def projection(row_schema: RowSchema) -> dict[str, Any]:
     a later one. One field more makes sure that the repetition or the later field is returned (docs/decisions/0025).
     """
     fields = {column.path[0]: 1 for column in row_schema.columns if column.path}
-    return {"_id": 1} | fields | {_IN_NO_DOCUMENT: 1} | expressions(row_schema)
+    return {"_id": 1} | fields | {IN_NO_DOCUMENT: 1} | expressions(row_schema)
 
 
 def expressions(row_schema: RowSchema) -> dict[str, Any]:

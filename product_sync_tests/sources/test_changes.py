@@ -11,6 +11,7 @@ import pytest
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient, ReplaceOne
 from pymongo.database import Database
 
@@ -19,6 +20,7 @@ from product_sync.errors import ChangesLost
 from product_sync.schema.changes import ChangePosition, Changes
 from product_sync.schema.records import IdType, Reason, SourceId
 from product_sync.sources.mongodb.source import MongoSource
+from product_sync_tests.row_schemas import document, element, string
 from product_sync_tests.source_contract import product, product_row_schema
 
 MANY = 100_000
@@ -62,6 +64,14 @@ def test_inserts_replacements_updates_and_deletes_are_named_once_each(shop: Shop
     assert before.time <= found.newest <= found.position.time <= found.now
     again = changes(shop, found.position)
     assert (again.ids, again.events, again.newest) == ({}, 0, None)
+
+
+def test_a_document_that_the_driver_does_not_decode_is_no_obstacle(shop: Shop) -> None:
+    shop.products.delete_many({})
+    shop.products.insert_one(RawBSONDocument(document(element(0x02, b"_id", string(b"caf\xe9")))))
+    before = position(shop)
+    shop.products.insert_one(product("new"))
+    assert set(changes(shop, before).ids) == string_ids("new")
 
 
 def test_many_changes_of_other_collections_move_the_position_and_hide_nothing(shop: Shop) -> None:

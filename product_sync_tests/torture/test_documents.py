@@ -13,7 +13,7 @@ from product_sync.conversion.document import CODEC_OPTIONS
 from product_sync.embedded.servers import Servers
 from product_sync_torture.documents import values
 from product_sync_torture.documents.campaign import play
-from product_sync_torture.documents.oracle import COLUMNS, NESTED, Column, Wrong, equal, expect_column, expect_id
+from product_sync_torture.documents.oracle import COLUMNS, NESTED, Column, Json, Wrong, equal, expect_column, expect_id
 from product_sync_torture.documents.values import Value
 
 BY_NAME: dict[str, Column] = {column.name: column for column in (*COLUMNS, NESTED)}
@@ -77,6 +77,16 @@ def outcome(name: str, *members: tuple[bytes, Value]) -> Any:
         ("sold", values.date(1_729_990_800_000), "not_exact"),
         ("sold", values.date(253_402_300_800_000), "out_of_range"),
         ("sellerId", values.double(5.0), "wrong_type"),
+        ("facts", values.array([values.int32(1), values.double(1.5), values.NULL]), Json([(1,), (1.5,), None])),
+        ("facts", values.embedded([(b"at", values.date(5))]), Json({"at": "1970-01-01T00:00:00.005Z"})),
+        ("facts", values.embedded([(b"a", values.embedded([(b"b", values.NULL)] * 2))]), "repeated_field"),
+        ("facts", values.embedded([(b"$ref", values.text(b"c")), (b"$id", values.NULL)]), "not_json"),
+        ("facts", values.embedded([(b"\xff", values.NULL), (b"a", values.MIN_KEY)]), "not_json"),
+        ("facts", values.date(253_402_300_800_000), "out_of_range"),
+        ("tags", values.array([values.text(b"a"), values.NULL]), ["a", None]),
+        ("tags", values.array([values.text(b"a"), values.int32(1)]), "wrong_type"),
+        ("makers", values.array([values.int64(7)]), ["7"]),
+        ("sizes", values.array([values.double(0.001)]), "not_exact"),
         ("stock", values.int32(5), "wrong_type"),
         ("stock", values.embedded([(b"count", values.int32(5))]), 5),
         ("stock", values.embedded([]), 7),

@@ -159,7 +159,8 @@ class _Place:
         with psycopg.connect(self.cart_url) as cart:
             cart.execute(
                 "UPDATE product SET title = 'changed', note = note || '!', mood = 'sad', tag = upper(tag),"
-                " day = '12024-01-01', sold = '0044-03-15 BC'"
+                " day = '12024-01-01', sold = '0044-03-15 BC', facts = to_jsonb(facts::text), tags = '{{red}}',"
+                " sizes = '[0:0]={NaN}', rest = '\"\\u0000\"', moods = '{NULL}'"
             )
         run = self._run("everything changed", "--accept-changes")
         if run.answer.get("updated", 0) < len(source.documents) // 2:
@@ -216,7 +217,7 @@ def _mapping(columns: Sequence[Column], folder: Path) -> dict[str, str]:
     specs: dict[str, dict[str, Any]] = {"id": {"source": "_id"}}
     for column in columns:
         specs[column.name] = {"source": column.source or column.name}
-        if column.name == "sellerId":
+        if column.name in ("sellerId", "makers"):
             specs[column.name]["kind"] = "reference"
         if column.zone is not None:
             specs[column.name]["zone"] = column.zone

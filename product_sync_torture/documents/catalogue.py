@@ -107,6 +107,12 @@ def _fitting(column: Column, draw: random.Random) -> Value:
         "grade": values.text(f"g{number % 100}".encode()), "mood": values.text([b"ok", b"sad"][number % 2]),
         "tag": values.text(f"Tag {number}".encode()), "sku": values.text(f"S{number}".encode()),
         "day": values.date(number * 86_400_000), "sold": values.date(number * 10**7),
+        "facts": values.embedded([(b"n", values.int32(number)), (b"in", values.array([values.double(number / 4)]))]),
+        "rest": values.array([values.text(b"1.0"), values.embedded([])]),
+        "tags": values.array([values.text(b"red"), values.text(f"no {number}".encode()), values.NULL]),
+        "sizes": values.array([values.int32(number), values.double(number / 4)]),
+        "moods": values.array([values.text(b"sad"), values.text(b"")]),
+        "makers": values.array([values.object_id(draw.randbytes(12)), values.int32(number)]),
     }  # fmt: skip
     if draw.random() < 0.9:
         return ordinary[column.name]
@@ -149,6 +155,13 @@ def _spoilt(
 
 def _near(column: Column, draw: random.Random) -> Value:
     """A value of the column's type, near its limits or beyond."""
+    if column.sql.endswith("[]"):
+        some = values.any_number if column.sql.startswith("numeric") else values.any_text
+        return values.array(
+            [draw.choice([some, some, some, values.any_value])(draw) for _ in range(draw.randint(0, 3))]
+        )
+    if column.sql in ("json", "jsonb"):
+        return values.embedded([(values.odd_name(draw), values.any_value(draw)) for _ in range(draw.randint(0, 3))])
     if column.sql == "date":
         return draw.choice([values.any_text, values.any_date])(draw)
     if column.sql in _OF_TEXT or column.sql.startswith(("varchar", "char")):
@@ -188,7 +201,7 @@ def _enlarged(
     """With a large field, so that the document has up to the server's limit of 16 MB."""
     size = int(draw.choice([1, 2, 5, 10] if beside_large_id else [1, 5, 10, 15.9]) * _MEGABYTE)
     big = values.text(draw.choice([b"x", "ü".encode(), "🎈".encode()]) * (size // 4))
-    name = [b"note", b"title", b"description", b"price"][number % 4]
+    name = [b"note", b"title", b"description", b"price", b"facts"][number % 5]
     return [member for member in members if member[0] != name] + [(name, big)]
 
 

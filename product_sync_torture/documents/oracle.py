@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import calendar
 import datetime as dt
+import json
 import math
 import re
 import uuid
@@ -18,7 +19,18 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from product_sync_torture.documents.values import BOOLEAN, DATE, DOCUMENT, NOTHING, NUMBER, OBJECT_ID, TEXT, UUID, Value
+from product_sync_torture.documents.values import (
+    ARRAY,
+    BOOLEAN,
+    DATE,
+    DOCUMENT,
+    NOTHING,
+    NUMBER,
+    OBJECT_ID,
+    TEXT,
+    UUID,
+    Value,
+)
 
 _CANONICAL_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _ENOUGH_DIGITS: Final = 20_000
@@ -215,6 +227,80 @@ def reference(value: Value) -> str:
     raise Wrong("wrong_type")
 
 
+@dataclass(frozen=True, slots=True)
+class Json:
+    """What a jsonb holds. A number is a tuple with its `Decimal`, so that 1 is neither true nor "1"."""
+
+    value: Any
+
+
+def json_(value: Value) -> Json:
+    if _repeats(value):
+        raise Wrong("repeated_field")
+    return Json(_json(value))
+
+
+def _repeats(value: Value) -> bool:
+    if value.kind == DOCUMENT:
+        names = [name for name, _ in value.meaning]
+        return len(set(names)) < len(names) or any(_repeats(member) for _, member in value.meaning)
+    return value.kind == ARRAY and any(map(_repeats, value.meaning))
+
+
+def _json(value: Value) -> Any:
+    simple: dict[str, Callable[[], Any]] = {
+        NUMBER: lambda: (_finite(value),),
+        TEXT: lambda: _text(value.meaning, None),
+        BOOLEAN: lambda: bool(value.meaning),
+        NOTHING: lambda: None,
+        OBJECT_ID: lambda: str(value.meaning),
+        UUID: lambda: str(value.meaning),
+        DATE: lambda: _iso(value.meaning),
+        ARRAY: lambda: [_json(member) for member in value.meaning],
+        DOCUMENT: lambda: _object(value.meaning),
+    }
+    if value.kind not in simple:
+        raise Wrong("not_json")
+    return simple[value.kind]()
+
+
+def _object(members: list[tuple[bytes, Value]]) -> dict[str, Any]:
+    by_name = dict(members)
+    reference_, database = by_name.get(b"$ref"), by_name.get(b"$db")
+    if (
+        reference_
+        and reference_.kind == TEXT
+        and b"$id" in by_name
+        and (not database or database.kind in (TEXT, NOTHING))
+    ):
+        raise Wrong("not_json")  # a DBRef
+    # Short names first, as jsonb has them: with several faults, the first one is the reason.
+    shown = {name.decode("utf-8", "surrogateescape"): value for name, value in members}
+    order = sorted(shown, key=lambda name: (len(name.encode("utf-8", "surrogatepass")), name))
+    return {_text(name.encode("utf-8", "surrogateescape"), None): _json(shown[name]) for name in order}
+
+
+def _iso(milliseconds: int) -> str:
+    """As `toJSON` of JavaScript, for the years 1 to 9999."""
+    if not -62_135_596_800_000 <= milliseconds < 253_402_300_800_000:
+        raise Wrong("out_of_range")
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{np.datetime64(seconds, 's')}.{rest:03}Z"
+
+
+def parsed_json(found: str) -> Any:
+    return json.loads(found, parse_int=lambda text: (Decimal(text),), parse_float=lambda text: (Decimal(text),))
+
+
+def list_of(expect: Callable[[Value], Any]) -> Callable[[Value], Any]:
+    def expect_list(value: Value) -> list[Any]:
+        if value.kind != ARRAY:
+            raise Wrong("wrong_type")
+        return [None if member.kind == NOTHING else expect(member) for member in value.meaning]
+
+    return expect_list
+
+
 COLUMNS: Final = (
     Column("title", "varchar(40)", characters(40)),
     Column("note", "text", characters(), default=None),
@@ -235,6 +321,12 @@ COLUMNS: Final = (
     Column("sku", "sku", characters(8), default=None),
     Column("day", "date", day, "({} - '1970-01-01'::date)", default=None),
     Column("sold", "timestamp", clock, "(extract(epoch FROM {}) * 1000000)::bigint", default=None, zone=ZONE),
+    Column("facts", "jsonb", json_, "facts::text", default=None),
+    Column("rest", "json", json_, "rest::text", default=None),
+    Column("tags", "text[]", list_of(characters()), default=None),
+    Column("sizes", "numeric(10,2)[]", list_of(money), default=None),
+    Column("makers", "text[]", list_of(reference), default=None),
+    Column("moods", "mood[]", list_of(label), "moods::text[]", default=None),
 )
 #: The types that are not built in.
 TYPES: Final = (f"CREATE TYPE mood AS ENUM ({', '.join(map(repr, LABELS))})", "CREATE DOMAIN sku AS varchar(8)")
@@ -274,6 +366,8 @@ def expect_id(value: Value) -> str:
 
 def equal(found: Any, expected: Any) -> bool:
     """Whether the target has the expected value and type: 0 is not False, and 2.50 is 2.5."""
+    if isinstance(expected, Json):
+        return isinstance(found, str) and bool(parsed_json(found) == expected.value)
     if isinstance(expected, Decimal):
         return isinstance(found, str) and Decimal(found) == expected
     return type(found) is type(expected) and bool(found == expected)

@@ -16,8 +16,8 @@ from typing import Any, Final
 from bson.decimal128 import Decimal128
 
 #: Kinds of meanings. `OTHER` fits no column.
-NUMBER, TEXT, BOOLEAN, DATE, UUID, OBJECT_ID, NOTHING, DOCUMENT, OTHER = (
-    "number", "text", "boolean", "date", "uuid", "object id", "nothing", "document", "other"
+NUMBER, TEXT, BOOLEAN, DATE, UUID, OBJECT_ID, NOTHING, DOCUMENT, ARRAY, OTHER = (
+    "number", "text", "boolean", "date", "uuid", "object id", "nothing", "document", "array", "other"
 )  # fmt: skip
 #: Levels of nested documents. The server refuses more than 180.
 _DEEPEST: Final = 150
@@ -26,8 +26,8 @@ _DEEPEST: Final = 150
 @dataclass(frozen=True, slots=True)
 class Value:
     """``meaning`` depends on ``kind``: a `Decimal`, a float that is not finite, the bytes of a text, a bool,
-    milliseconds since 1970, a `uuid.UUID`, hexadecimal digits, or members by name. ``integer`` is the width of an
-    integer in bits. The server stores a ``malformed`` value, but it is not valid BSON."""
+    milliseconds since 1970, a `uuid.UUID`, hexadecimal digits, members by name, or elements. ``integer`` is the width
+    of an integer in bits. The server stores a ``malformed`` value, but it is not valid BSON."""
 
     code: int
     payload: bytes
@@ -97,7 +97,7 @@ def embedded(members: Sequence[tuple[bytes, Value]]) -> Value:
 
 def array(values: Sequence[Value]) -> Value:
     inner = embedded([(str(place).encode(), value) for place, value in enumerate(values)])
-    return Value(0x04, inner.payload, OTHER, malformed=inner.malformed)
+    return Value(0x04, inner.payload, ARRAY, list(values), malformed=inner.malformed)
 
 
 NULL: Final = Value(0x0A, b"", NOTHING)

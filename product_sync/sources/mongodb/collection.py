@@ -24,6 +24,7 @@ from pymongo.database import Database
 from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from product_sync.conversion.document import IN_NO_DOCUMENT
 from product_sync.conversion.elements import Documents, elements
 from product_sync.errors import ChangesUnavailable, ConfigurationError, SourceMissing, SourceReadError
 from product_sync.runtime.backoff import Backoff, RetryPolicy
@@ -235,8 +236,9 @@ def collection_uuid(database: _Database, name: str) -> object:
 def has_reached(database: _Database, name: str, time: ClusterTime, level: str, member: Any) -> bool:
     """Wait until ``member`` (a read preference) holds what was written up to ``time``. False if that takes too long."""
     command = {
-        "find": name, "projection": {"_id": 1}, "limit": 1, "singleBatch": True, "maxTimeMS": REPLICATION_MS,
-        "readConcern": {"level": level, "afterClusterTime": Timestamp(*time)},
+        # Nothing of the document comes back: its _id may have bytes that the driver does not decode.
+        "find": name, "projection": {"_id": 0, IN_NO_DOCUMENT: 1}, "limit": 1, "singleBatch": True,
+        "maxTimeMS": REPLICATION_MS, "readConcern": {"level": level, "afterClusterTime": Timestamp(*time)},
     }  # fmt: skip
     try:
         database.command(command, read_preference=member)
