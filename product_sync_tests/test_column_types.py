@@ -15,6 +15,7 @@ from bson import ObjectId
 from product_sync_tests.citext import create_citext
 from product_sync_tests.market import Market
 from product_sync_tests.shop import project
+from product_sync_tests.targets.postgres_tables import role
 
 SYNC = (
     "sync",
@@ -173,6 +174,20 @@ def test_what_a_column_cannot_hold_is_quarantined_by_its_reason(market_of_types:
     market.sql("""ALTER TYPE "else where"."Mood" ADD VALUE 'ON SALE'""")
     assert market.run(*SYNC).answer["inserted"] == 1
     assert market.run("show", "blank ", "--json").answer["state"] == "quarantined"
+
+
+def test_a_role_that_may_not_use_the_schema_of_a_type_is_told_the_grant(market_of_types: Market) -> None:
+    market = market_of_types
+    market.stock([item(number) for number in range(20)])
+    with role(market.cart_url, "GRANT SELECT, INSERT, UPDATE ON public.item TO {}") as user:
+        error = market.run(*SYNC, CART_DB_URL=user.url).error
+        assert (error["code"], "USAGE on schema else where; USAGE on schema ext" in error["message"]) == (
+            "access_denied",
+            True,
+        )
+        market.sql(error["hint"])
+        allowed = market.run(*SYNC, CART_DB_URL=user.url)
+        assert (allowed.status, allowed.answer["inserted"]) == (0, 20), allowed.everything
 
 
 def test_a_key_of_citext_is_refused_and_everything_unsupported_is_named_at_once(market_of_types: Market) -> None:

@@ -83,9 +83,8 @@ def denied(target: TargetHealth, table: TargetTable, needed: Sequence[str]) -> A
     told = [right for right in held.lacking if right.startswith(("USAGE", *missing))]
     told += [name for name in missing if not any(right.startswith((name, "USAGE")) for right in told)]
     role = target.server.role
-    grants = [hints.sql(f"GRANT {', '.join(missing)} ON {{}} TO {{}}", (table.schema, table.name), role)]
-    if any(right.startswith("USAGE on schema") for right in told):
-        grants.insert(0, hints.sql("GRANT USAGE ON SCHEMA {} TO {}", table.schema, role))
+    grants = [hints.sql("GRANT USAGE ON SCHEMA {} TO {}", schema, role) for schema in held.schemas]
+    grants.append(hints.sql(f"GRANT {', '.join(missing)} ON {{}} TO {{}}", (table.schema, table.name), role))
     if "INSERT" in missing:
         grants += [hints.sql("GRANT USAGE ON SEQUENCE {} TO {}", sequence, role) for sequence in held.sequences]
     return AccessDenied(

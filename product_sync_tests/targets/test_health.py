@@ -43,6 +43,7 @@ def test_what_a_role_lacks_is_named(cart_url: str, product_table: str) -> None:
                 "INSERT on quantity",
                 "UPDATE on title, price, image, sellerId",
             ),
+            schemas=("public",),
         )
 
 

@@ -161,12 +161,15 @@ ESTIMATED_COUNT: Final = sql.SQL(
 # Says whether row-level security may hide rows from this role.
 ROW_SECURITY: Final = sql.SQL("SELECT pg_catalog.row_security_active($1::pg_catalog.oid)")
 
-# Shows the role's rights on the schema and on the whole table.
-TABLE_RIGHTS: Final = sql.SQL(
+# Says whether the role may delete rows of the table.
+MAY_DELETE: Final = sql.SQL("SELECT pg_catalog.has_table_privilege($1::pg_catalog.oid, 'DELETE')")
+
+# Lists those of the schemas in $1 that the role may not use.
+FORBIDDEN_SCHEMAS: Final = sql.SQL(
     """
-    SELECT pg_catalog.has_schema_privilege(class.relnamespace, 'USAGE'),
-           pg_catalog.has_table_privilege(class.oid, 'DELETE')
-    FROM pg_catalog.pg_class AS class WHERE class.oid = $1::pg_catalog.oid
+    SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
+    WHERE nspname = ANY ($1::pg_catalog.text[]) AND NOT pg_catalog.has_schema_privilege(oid, 'USAGE')
+    ORDER BY 1
     """
 )
 

@@ -44,7 +44,8 @@ class ForeignKey:
 class Privileges:
     """What the role may do with the mapped columns; grants on the columns are enough. ``lacking`` names the rights that
     it does not have: ``USAGE on schema shop``, ``INSERT on title``; without DELETE, which few syncs need. ``sequences``
-    (schema and name) fill other columns, and an insert lacks USAGE on them."""
+    (schema and name) fill other columns, and an insert lacks USAGE on them. ``schemas`` are those of the table and of
+    its types on which USAGE is lacking."""
 
     select: bool
     insert: bool
@@ -52,6 +53,7 @@ class Privileges:
     delete: bool
     lacking: tuple[str, ...]
     sequences: tuple[tuple[str, str], ...] = ()
+    schemas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,12 @@ def _server(connection: psycopg.Connection, clock: Callable[[], float]) -> Serve
 
 
 def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int) -> Privileges:
-    usage, delete = connection.execute(catalog_sql.TABLE_RIGHTS, [oid]).fetchone() or (False, False)
+    (delete,) = connection.execute(catalog_sql.MAY_DELETE, [oid]).fetchone() or (False,)
+    # What is written is cast to an enum or citext by its full name.
+    named = {column.type.scalar.own_name for column in row_schema.columns}
+    schemas = sorted({row_schema.table.schema, *(each[0] for each in named if each is not None)})
+    forbidden = tuple(str(name) for (name,) in connection.execute(catalog_sql.FORBIDDEN_SCHEMAS, [schemas]))
+    usage = row_schema.table.schema not in forbidden
     granted = set(connection.execute(catalog_sql.COLUMN_RIGHTS, [oid]).fetchall())
     mapped = [column.name for column in row_schema.columns]
     written_at = row_schema.written_at
@@ -167,15 +174,16 @@ def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int)
     lacking = {right: [name for name in names if (name, right) not in granted] for right, names in needed.items()}
     return Privileges(
         select=usage and not lacking["SELECT"],
-        insert=usage and not lacking["INSERT"] and not sequences,
-        update=usage and not lacking["UPDATE"],
+        insert=not forbidden and not lacking["INSERT"] and not sequences,
+        update=not forbidden and not lacking["UPDATE"],
         delete=usage and delete,
         lacking=(
-            *(() if usage else (f"USAGE on schema {row_schema.table.schema}",)),
+            *(f"USAGE on schema {name}" for name in forbidden),
             *(f"{right} on {', '.join(names)}" for right, names in lacking.items() if names),
             *(f"USAGE on sequence {schema}.{name}" for schema, name in sequences),
         ),
         sequences=tuple(sequences),
+        schemas=forbidden,
     )
 
 
