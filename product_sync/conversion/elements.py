@@ -233,16 +233,6 @@ class Documents:
         return cls._sized(raw, starts)
 
     @classmethod
-    def of_batch(cls, raw: bytes) -> Documents:
-        """The documents of a raw batch of the driver, which follow each other."""
-        starts: list[int] = []
-        start = 0
-        while start < len(raw):
-            starts.append(start)
-            start += _length(raw, start)[0]
-        return cls._sized(raw, starts)
-
-    @classmethod
     def _sized(cls, raw: bytes, starts: list[int]) -> Documents:
         begins = np.array(starts, np.int64)
         sizes = np.frombuffer(raw, np.uint8)[begins[:, np.newaxis] + np.arange(4)].view("<i4")[:, 0]
