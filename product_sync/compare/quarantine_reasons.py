@@ -81,7 +81,7 @@ ADVICE: Mapping[Reason, Advice] = {
     Reason.NOT_IN_ENUM: Advice(
         Stage.CONVERT,
         "the text is not a label of the column's enum type; letter case counts",
-        "correct it, or add the label to the type: ALTER TYPE … ADD VALUE",
+        "correct it, or add the label to the enum type of the column",
     ),
     Reason.INVALID_BSON: Advice(
         Stage.CONVERT,
