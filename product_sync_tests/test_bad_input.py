@@ -85,7 +85,13 @@ class TestSettings:
     def test_a_mapping_file_with_a_mistake_is_named_with_the_place(self, refused: Refused, tmp_path: Path) -> None:
         path = tmp_path / "mapping.yaml"
         path.write_text("source: {collection: products}\ntarget: {table: product}\ncolumns: {id: {sauce: _id}}\n")
-        refused("mapping", CONFIGURATION, str(path), "columns.id.sauce", PRODUCT_SYNC_MAPPING=str(path))
+        refused(
+            "mapping",
+            CONFIGURATION,
+            str(path),
+            'columns.id has the key "sauce", did you mean "source"?',
+            PRODUCT_SYNC_MAPPING=str(path),
+        )
 
     @pytest.mark.parametrize("name", ["PRODUCT_SYNC_STATE", "DAGSTER_HOME"])
     def test_a_folder_that_cannot_be_used_is_named(self, refused: Refused, tmp_path: Path, name: str) -> None:

@@ -18,21 +18,22 @@ from product_sync.embedded.servers import Servers
 from product_sync_tests.market import Market, Outcome, open_market, product, products
 
 SYNC_KEYS = (
-    "sync", "run_id", "plan_id", "dry_run", "source_count", "target_count", "missing", "changed", "extra", "inserted",
-    "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced", "excluded",
-    "quarantined", "quarantined_by_reason", "in_flight", "batches", "failed_batches", "not_attempted_batches",
-    "duration_s", "estimated_s", "no_estimate_because", "lacking", "would_pass", "predicted_checks", "exclusions",
-    "drift_report", "valid",
+    "sync", "run_id", "plan_id", "scope", "dry_run", "compared", "events", "lag_s", "position_at", "unsettled",
+    "full_proof_at", "source_count", "filtered_out", "filtered_out_about", "target_count", "missing", "changed",
+    "extra", "inserted", "updated", "deleted", "conflicts", "skipped_since_plan", "taken_back", "kept_referenced",
+    "excluded", "quarantined", "quarantined_by_reason", "found_by_column", "in_flight", "batches", "failed_batches",
+    "not_attempted_batches", "duration_s", "estimated_s", "no_estimate_because", "lacking", "would_pass",
+    "predicted_checks", "sample_product", "exclusions", "drift_report", "valid",
 )  # fmt: skip
 VALIDATE_KEYS = (
-    "sync", "valid", "source_count", "target_count", "missing_in_target", "changed", "extra_in_target", "quarantined",
-    "quarantined_by_reason",
-    "missing_ids", "changed_ids", "extra_ids",
+    "sync", "valid", "source_count", "target_count", "missing_in_target", "changed", "extra_in_target",
+    "quarantined", "quarantined_by_reason", "found_by_column", "missing_ids", "changed_ids", "extra_ids",
 )  # fmt: skip
 STATS_KEYS = (
     "sync", "source_count", "target_count", "last_sync_at", "last_sync_run_id", "position_at", "unsettled",
     "full_proof_at",
 )  # fmt: skip
+DOCTOR_KEYS = ("sync", "mongodb", "postgres", "settings_problems", "alerts", "alert_problems", "sample_product")
 CONNECTION_KEYS = (
     "host", "database", "collection", "schema", "table_name",
     "reachable", "error", "version", "latency_ms", "privileges", "lacking", "replica_set", "table", "notes",
@@ -207,7 +208,7 @@ def test_doctor_looks_at_both_connections(day: Day, market: Market) -> None:
     outcome = market.run("doctor", "--json")
     mongodb, postgres = outcome.answer["mongodb"], outcome.answer["postgres"]
     assert outcome.status == 0
-    assert list(outcome.answer) == ["sync", "mongodb", "postgres", "settings_problems", "alerts", "alert_problems"]
+    assert tuple(outcome.answer) == DOCTOR_KEYS
     assert tuple(mongodb) == tuple(postgres) == CONNECTION_KEYS
     assert mongodb["reachable"] is postgres["reachable"] is True
     assert mongodb["version"] == "6.0.5"
