@@ -8,6 +8,7 @@ skips. UTC reaches as far as the databases do, every other zone from the year 1 
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -44,16 +45,22 @@ def local(milliseconds: int, zone: str) -> int:
 
 
 def local_times(milliseconds: NDArray[np.int64], zone: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """As `local` for many instants, and for which of them this is certain."""
+    """As `local` for many instants, and for which of them it raises nothing."""
     if zone == UTC:
         return milliseconds, np.ones(len(milliseconds), dtype=bool)
     days, places = np.unique(milliseconds // DAY_MS, return_inverse=True)
     offsets = [_offset_around(int(day), zone) for day in days]
     certain = np.array([offset is not None for offset in offsets], dtype=bool)[places]
     shifts = np.array([offset or 0 for offset in offsets], np.int64)[places]
-    return np.where(certain, milliseconds, 0) + shifts, certain
+    shown = np.where(certain, milliseconds, 0) + shifts
+    for place in np.flatnonzero(~certain):
+        with suppress(ConversionError):
+            shown[place] = local(int(milliseconds[place]), zone)
+            certain[place] = True
+    return shown, certain
 
 
+@lru_cache(_DAYS)
 def _offset_around(day: int, zone: str) -> int | None:
     """The offset from UTC that holds all through a day since 1970 and the days beside it, so that the clock shows none
     of its times twice. ``None`` if it changes."""
