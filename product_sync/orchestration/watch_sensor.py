@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from product_sync.errors import ChangesUnavailable, NotAttempted, SourceReadError
+from product_sync.errors import NotAttempted, SourceReadError
 from product_sync.notify.alerts import AlertState, Level, StatusUpdate
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import send_updates
@@ -24,6 +24,7 @@ from product_sync.orchestration.resources import Steps
 from product_sync.orchestration.schedules import unfinished_runs
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.sides import find_by_sides, sides_key
 from product_sync.schema.changes import LostReason
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import RunOptions, ScheduleSettings, state_root
@@ -131,7 +132,7 @@ def watch_sensor(
             found = look(databases, folder, settle_s=RunOptions.resolve(os.environ, steps.defaults).settle_seconds)
         except (NotAttempted, SourceReadError) as error:
             kept.forget()
-            _notify(context, state, [] if isinstance(error, ChangesUnavailable) else _lag(settings, definition, None))
+            _notify(context, state, _lag(settings, definition, _not_seen(databases, now)))
             return dg.SensorResult(skip_reason=str(error), cursor=state.write())
         except Exception:
             kept.forget()
@@ -219,8 +220,18 @@ def _observations(names: SyncNames, found: "Look", state: WatchState) -> list[dg
     return [*observed, dg.AssetObservation(asset_key=names.proof, metadata=of_proof)] if of_proof else observed
 
 
+def _not_seen(databases: Databases, now: float) -> "Look | None":
+    """The stored position while a side cannot be read. Opens no connection, so this machine's clock gives the lag."""
+    from product_sync.pipeline.watch import Look
+    from product_sync.state.change_position import read_position
+
+    folder = find_by_sides(state_root(os.environ), sides_key(databases))
+    stored = read_position(folder) if folder else None
+    return Look(stored, lag_s=max(0.0, now - stored.position.time.seconds)) if stored else None
+
+
 def _lag(settings: ScheduleSettings, definition: SyncDefinition, found: "Look | None") -> list[StatusUpdate]:
-    """Whether the position is too old. Nothing if no position is known: the connections have an alert of their own."""
+    """Whether the position is too old. Nothing if no position is known."""
     if found is None or found.stored is None:
         return []
     is_late = found.lag_s > 60 * settings.changes_lag_minutes

@@ -19,10 +19,12 @@ from product_sync.orchestration import full_proof_check
 from product_sync.orchestration.names import FULL_PROOF_IS_RECENT, PRODUCT
 from product_sync.pipeline import watch
 from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.sides import sides_key
 from product_sync.pipeline.watch import look
 from product_sync.settings import ALERT_URLS, METRICS_FILE, ScheduleSettings
 from product_sync.state.store import StateFolder
 from product_sync_tests.orchestration.test_notifications import Daemon
+from product_sync_tests.pipeline.test_sync_run import databases_of
 from product_sync_tests.shop import Shop, ids, product, project, record_run
 
 LOOKS = 40
@@ -217,6 +219,11 @@ def test_the_lag_raises_an_alert(shop: Shop, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(watch, "MAX_EVENTS", 0)
     assert watching.requested() == [PRODUCT.changes_job]
     assert "changes/lag" in json.loads(watching.cursor or "")["alerts"]["subjects"]
+    monkeypatch.setenv("CART_DB_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
+    monkeypatch.setattr("product_sync.orchestration.watch_sensor.sides_key", lambda _: sides_key(databases_of(shop)))
+    blind = Watch(shop)
+    assert "cannot be reached" in blind.said()
+    assert "changes/lag" in json.loads(blind.cursor or "")["alerts"]["subjects"]
 
 
 def test_many_looks_that_find_nothing_take_no_process_no_thread_no_file_and_no_memory(shop: Shop) -> None:
