@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -122,7 +123,7 @@ def plain(batch: SourceBatch) -> tuple[object, ...]:
     ]
     assert all(column.validate(full=True) is None for column in columns)
     values = [repr(column.to_pylist()) for column in columns]
-    return batch.rows.schema, values, batch.rejects, batch.documents
+    return batch.rows.schema, values, batch.rejects, batch.documents, +Counter(batch.absent)
 
 
 def assert_same(row_schema: RowSchema, raws: Sequence[bytes]) -> None:
