@@ -85,15 +85,18 @@ class Contestant:
 
 
 def product_sync(
-    batch_size: int | None = 10_000, delay_ms: int | None = 0, *, mapping: str | None = None
+    batch_size: int | None = 10_000, delay_ms: int | None = 0, *, mapping: str | None = None, changes: bool = False
 ) -> Contestant:
-    """Our command. ``None`` keeps the default of an option. ``mapping`` is a file of this folder."""
+    """Our command. ``None`` keeps the default of an option. ``mapping`` is a file of this folder. With ``changes`` it
+    compares only what the source has changed."""
     # A sync that changes more than half of the target needs this option.
     options: tuple[str, ...] = ("--accept-changes",)
     if batch_size is not None:
         options += ("--batch-size", str(batch_size))
     if delay_ms is not None:
         options += ("--delay-ms", str(delay_ms))
+    if changes:
+        options += ("--changes",)
     if mapping is not None:
         options += ("--mapping", str(_PROGRAMS / mapping))
     arguments = (_script("product-sync"), "sync", *options, "--json")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,9 @@ _CHANGE_ALL: LiteralString = "UPDATE product SET price = price + 100"
 _PLANT_LOSSES: LiteralString = """
 DELETE FROM product WHERE id IN (SELECT id FROM product ORDER BY md5('lost' || id) LIMIT %s)
 """
+
+# lose_events: the price before an event that never arrived.
+_LOSE_EVENTS: LiteralString = "UPDATE product SET price = price + 100 WHERE id = ANY(%s)"
 
 # fill_carts: some products are in a cart.
 _FILL_CARTS: LiteralString = """
@@ -174,6 +177,14 @@ class Target:
                 connection.execute(setup.encode())
         self._admin.execute("CHECKPOINT")
 
+    def lose_events(self, ids: Sequence[str]) -> None:
+        """Give the rows of ``ids`` another price. The counts of the run begin after it."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute(_LOSE_EVENTS, [list(ids)])
+        self._wait_until_quiet()
+        with psycopg.connect(self.url) as connection:
+            connection.execute("SELECT pg_stat_reset()")
+
     def write_rows(self, file: Path) -> None:
         """Put the rows of the template that equals the source into ``file``, in PostgreSQL's binary format."""
         with (
@@ -190,13 +201,14 @@ class Target:
         felt = Felt()
         with MongoClient[dict[str, Any]](self.servers.mongodb_url) as client:
             log = self.servers.folder / "postgres.log"
-            log_began, wal_began, source_began = log.stat().st_size, self._log_position(), _source_work(client)
+            log_began, wal_began = log.stat().st_size, self._log_position()
+            asked, source_began = _source_work(client), _source_work(client)
             yield felt
             source_ended = _source_work(client)
             self._wait_until_quiet()
             felt.wal_bytes = self._log_position() - wal_began
-        felt.source_bytes = source_ended[0] - source_began[0]
         # Less the question for these numbers itself.
+        felt.source_bytes = source_ended[0] - source_began[0] - (source_began[0] - asked[0])
         felt.source_calls = source_ended[1] - source_began[1] - 1
         with log.open("rb") as lines:
             lines.seek(log_began)

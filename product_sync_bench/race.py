@@ -19,16 +19,19 @@ from product_sync.embedded.servers import Servers
 from product_sync_bench import catalogue as catalogues
 from product_sync_bench import contestants, databases, machine, verification
 from product_sync_bench.catalogue import Catalogue
+from product_sync_bench.changes import Watch, change
 from product_sync_bench.contestants import Contestant, Place
 from product_sync_bench.databases import CHANGED, DRIFTED, EMPTY, EQUAL, Felt, Target
 from product_sync_bench.measuring import Cost, measure
 from product_sync_bench.results import (
+    CHANGES,
     COMPUTED,
     DRIFT,
     EVERYTHING,
     FLOORS,
     INITIAL,
     IRREGULAR,
+    LOOK,
     PACING,
     RACE,
     START,
@@ -39,6 +42,9 @@ from product_sync_bench.results import (
 )
 
 _STATES: Final = {INITIAL: EMPTY, UNCHANGED: EQUAL, DRIFT: DRIFTED, EVERYTHING: CHANGED}
+#: Changed products that a pass and a look compare, by scenario. A look leaves more than the third to a run.
+_CHANGED: Final = {UNCHANGED: 0, **{f"{count:,} products changed": count for count in (100, 10_000, 100_000)}}
+_LOOKS_UP_TO: Final = 10_000
 #: The pace is of interest where a default load takes minutes and not hours.
 _PACED_UP_TO: Final = 100_000
 _SMALLEST: Final = 100
@@ -56,7 +62,8 @@ _DAGSTER = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
 
 @dataclass(frozen=True, slots=True)
 class _Heat:
-    """One contestant in one scenario. ``once``: whose wall time is nearly all pause needs no median."""
+    """One contestant in one scenario. ``once``: whose wall time is nearly all pause needs no median. ``changed`` is how
+    many products the source changes before; ``looks``: measured in this process."""
 
     group: str
     scenario: str
@@ -64,6 +71,8 @@ class _Heat:
     contestant: Contestant
     verified: bool = True
     once: bool = False
+    changed: int = 0
+    looks: bool = False
 
 
 class Race:
@@ -79,6 +88,7 @@ class Race:
         self._source_url = databases.source_url(servers, catalogue)
         self._irregular = Catalogue(catalogue.count, irregular=True)
         self._with_irregular = _SMALLEST < catalogue.count <= _IRREGULAR_UP_TO
+        self._watch = Watch()
         self._tell = tell
         # Before the catalogue is made, which is work of our own.
         self._load_before = machine.load()
@@ -137,6 +147,7 @@ class Race:
             heats.append(_Heat(IRREGULAR, UNCHANGED, ours.name, ours))
         computed = contestants.product_sync(mapping="computed.yaml")
         heats.append(_Heat(COMPUTED, UNCHANGED, computed.name, computed))
+        heats += _change_heats(self._catalogue.count)
         copy_in = contestants.copy_in()
         heats.append(_Heat(FLOORS, INITIAL, copy_in.name, copy_in))
         if self._catalogue.count <= _PACED_UP_TO:
@@ -145,7 +156,7 @@ class Race:
 
     def _measure(self, target: Target, heat: _Heat, digest: str, section: Section) -> None:
         contestant = heat.contestant
-        target.begin(_STATES[heat.scenario], contestant.setup)
+        target.begin(_STATES.get(heat.scenario, EQUAL), contestant.setup)
         with psycopg.connect(target.url) as connection:
             before = verification.shape(connection)
         cost, felt, log = self._start(target, heat)
@@ -171,9 +182,31 @@ class Race:
         place = Place(source_url, target.url, own, self._home, self._rows)
         log = self._folder / "run.log"
         limit = _LIMIT_S * max(1.0, self._catalogue.count / 1e6)
+        if heat.looks:
+            self._watch.look(place)
+        change(place, target, heat.changed)
         with target.feeling() as felt:
+            if heat.looks:
+                return self._watch.look(place), felt, log
             cost = measure(heat.contestant.command(place), env=place.environment(), folder=own, log=log, limit_s=limit)
         return cost, felt, log
+
+
+def _change_heats(products: int) -> list[_Heat]:
+    """They go on from the position that the last full sync of the race has stored."""
+    ours = contestants.product_sync(changes=True)
+    look = replace(
+        ours, how="what `product_sync_watch` does every half minute, measured from inside; it writes nothing"
+    )
+    sizes = {scenario: count for scenario, count in _CHANGED.items() if count <= products}
+    return [
+        *(_Heat(CHANGES, scenario, ours.name, ours, changed=count) for scenario, count in sizes.items()),
+        *(
+            _Heat(CHANGES, scenario, LOOK, look, verified=False, changed=count, looks=True)
+            for scenario, count in sizes.items()
+            if count <= _LOOKS_UP_TO
+        ),
+    ]
 
 
 def _paced_heats() -> list[_Heat]:

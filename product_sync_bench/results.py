@@ -23,6 +23,7 @@ INITIAL, UNCHANGED, DRIFT = "initial load", "nothing changed", "1 % changed, 0.1
 EVERYTHING = "everything changed"
 SCENARIOS: Final = (INITIAL, UNCHANGED, DRIFT, EVERYTHING)
 RACE, FLOORS, PACING, START, IRREGULAR, COMPUTED = "race", "floors", "pacing", "start", "irregular", "computed"
+CHANGES, LOOK = "changes", "the watch's look, in a warm process"
 
 
 @dataclass(slots=True)
@@ -121,6 +122,7 @@ def goals(sections: Sequence[Section]) -> list[Goal]:
     found += [goal for section in sections for goal in _variant_goals(section)]
     found += _memory_goals(sections)
     found += _growth_goals(sections)
+    found += [goal for section in sections for goal in _pass_goals(section)]
     found += [goal for section in sections for goal in _start_goals(section)]
     return found
 
@@ -150,6 +152,9 @@ _GROWTH_LIMIT: Final = 1.15
 _IRREGULAR_LIMIT: Final = 1.15
 _COMPUTED_LIMIT: Final = 1.5
 _START_LIMIT_S: Final = 1.5
+_PASS_LIMIT_S: Final = 0.6
+_LOOK_LIMIT_S: Final = 0.1
+_PASS_GROWTH_LIMIT: Final = 1.1
 
 
 def _race_goals(section: Section) -> list[Goal]:
@@ -206,6 +211,10 @@ def _growth_goals(sections: Sequence[Section]) -> list[Goal]:
         return []
     small, large = sizes[_MILLION], sizes[10 * _MILLION]
     found = []
+    one, ten = (section.find(CHANGES, UNCHANGED, PRODUCT_SYNC) for section in (small, large))
+    if one is not None and ten is not None:
+        what = f"a pass, {UNCHANGED}: wall time at ten million"
+        found.append(Goal(what, _PASS_GROWTH_LIMIT, ten.wall_s / one.wall_s, "× that at one million"))
     for scenario in SCENARIOS:
         one, ten = (section.find(RACE, scenario, PRODUCT_SYNC) for section in (small, large))
         if one is not None and ten is not None:
@@ -217,6 +226,21 @@ def _growth_goals(sections: Sequence[Section]) -> list[Goal]:
                     "× that at one million",
                 )
             )
+    return found
+
+
+def _pass_goals(section: Section) -> list[Goal]:
+    if section.products < _MILLION:
+        return []
+    of = f"{section.products:,} products, {UNCHANGED}"
+    found = []
+    floor = section.find(FLOORS, UNCHANGED, EMPTY_JOB)
+    ours, look = (section.find(CHANGES, UNCHANGED, name) for name in (PRODUCT_SYNC, LOOK))
+    if floor is not None and ours is not None:
+        more_s = ours.wall_s - floor.wall_s
+        found.append(Goal(f"{of}: a pass, s more", _PASS_LIMIT_S, more_s, f"than {EMPTY_JOB}"))
+    if look is not None:
+        found.append(Goal(f"{of}: {LOOK}, s", _LOOK_LIMIT_S, look.wall_s, "from inside the process"))
     return found
 
 

@@ -78,6 +78,14 @@ def test_what_a_run_writes_is_counted(target: Target) -> None:
     assert felt.wal_bytes > 0
 
 
+def test_lost_events_are_planted_and_not_counted(servers: Servers, target: Target, tmp_path: Path) -> None:
+    target.begin(EQUAL, "")
+    target.lose_events([CATALOGUE.row(number)[0] for number in range(3)])
+    with target.feeling() as felt:
+        verdict = judged(servers, target, tmp_path / "expected")
+    assert (verdict.differing, felt.updated, felt.rows_written) == (3, 0, 0)
+
+
 def test_nothing_written_is_counted_as_nothing(target: Target) -> None:
     target.begin(EQUAL, "")
     with target.feeling() as felt, psycopg.connect(target.url) as connection:

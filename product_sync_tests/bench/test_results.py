@@ -8,7 +8,21 @@ from product_sync_bench import report, results
 from product_sync_bench.contestants import DAGSTER_JOB, EMPTY_JOB, PLAIN_SCRIPT, PRODUCT_SYNC
 from product_sync_bench.databases import Felt
 from product_sync_bench.measuring import Cost
-from product_sync_bench.results import COMPUTED, DRIFT, INITIAL, IRREGULAR, RACE, START, UNCHANGED, Entry, Run, Section
+from product_sync_bench.results import (
+    CHANGES,
+    COMPUTED,
+    DRIFT,
+    FLOORS,
+    INITIAL,
+    IRREGULAR,
+    LOOK,
+    RACE,
+    START,
+    UNCHANGED,
+    Entry,
+    Run,
+    Section,
+)
 from product_sync_bench.verification import Verdict
 
 MB = 1_000_000
@@ -108,6 +122,23 @@ def test_irregular_documents_and_computed_values_are_compared_with_the_plain_pat
     }
     assert list(goals.values()) == [(1.1, True), (1.6, False)]
     assert f"With a filter and an expression, {UNCHANGED}: 6.40 (1.6 ×) s, exact." in report.render({MB: ran})
+
+
+def passes(products: int, wall_s: float, look_s: float) -> Section:
+    return section(
+        products,
+        entry(EMPTY_JOB, UNCHANGED, run(2.0), group=FLOORS),
+        entry(PRODUCT_SYNC, UNCHANGED, run(wall_s), group=CHANGES),
+        entry(LOOK, UNCHANGED, run(look_s), group=CHANGES),
+    )
+
+
+def test_a_pass_is_compared_with_an_empty_job_and_with_another_size() -> None:
+    ran = [passes(MB, 2.5, 0.02), passes(10 * MB, 3.0, 0.2)]
+    found = [(round(goal.measured, 2), goal.limit, goal.reached) for goal in results.goals(ran)]
+    assert found == [(1.2, 1.1, False), (0.5, 0.6, True), (0.02, 0.1, True), (1.0, 0.6, False), (0.2, 0.1, False)]
+    assert f"| {UNCHANGED} | {LOOK} | 0.020 |" in report.render({MB: ran[0]})
+    assert results.goals([passes(100_000, 9.0, 9.0)]) == []
 
 
 def test_the_table_names_who_lost_rows_and_who_failed() -> None:
