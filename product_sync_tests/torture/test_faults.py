@@ -32,6 +32,8 @@ SLICE = [
     "PostgreSQL killed in the load",
     "the answer to COMMIT is lost",
     "the target's disk is full",
+    "SIGKILL before COMMIT is answered, in a pass",
+    "MongoDB killed while the changes are read, in a pass",
 ]
 
 
@@ -139,6 +141,9 @@ class TestJudge:
         assert violations(replace(GOOD, left=["advisory lock of product_sync"])) == [
             "left behind: advisory lock of product_sync"
         ]
+
+    def test_a_validation_that_is_red_after_both_runs_is_found(self) -> None:
+        assert "a is missing" in violations(replace(GOOD, unproven="checks_failed: a is missing"))[0]
 
     def test_a_writer_that_no_history_knows_is_found(self) -> None:
         silent = replace(GOOD, faulted=Run(-9, {}, "", "", ""))
@@ -253,12 +258,25 @@ class TestWire:
 
         ids = b"\x03projection\0\x0e\0\0\0\x10_id\0\x01\0\0\0\0"
         data = b"".join(
-            map(query, [b"\x10hello\0", b"\x02find\0", b"\x02find\0\x04$in\0", b"\x02find\0" + ids, b"\x02count\0"])
+            map(
+                query,
+                [
+                    b"\x10hello\0",
+                    b"\x02find\0",
+                    b"\x02find\0\x04$in\0",
+                    b"\x02find\0" + ids,
+                    b"\x02aggregate\0\x03$changeStream\0",
+                    b"\x12getMore\0",
+                    b"\x02count\0",
+                ],
+            )
         )
         assert [step for step, _ in MongoRequests().feed(data)] == [
             Step.NOISE,
             Step.PAGE,
             Step.READ_AGAIN,
             Step.POST_COMMIT_CHECK,
+            Step.CHANGES,
+            Step.CHANGES,
             Step.OTHER,
         ]

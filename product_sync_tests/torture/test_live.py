@@ -8,6 +8,7 @@ from product_sync.embedded.servers import Servers
 from product_sync_torture.live.campaign import play
 from product_sync_torture.live.histories import CONSUMER, OURS, Fact, ShopHistory, Written, product, version_of
 from product_sync_torture.live.judge import Run, judge_end, judge_reinserted, judge_runs, judge_writes
+from product_sync_torture.live.repairs import Repairs, judge_repairs
 from product_sync_torture.live.shop import CONSUMERS, Consumer, Traffic
 
 RUN = Run(started=10.0, ended=20.0, settle_s=1.0)
@@ -21,6 +22,14 @@ def test_no_harm_is_done_under_live_events(servers: Servers, consumer: Consumer)
     assert counts["ours: insert"] > 0
     assert counts["ours: update"] + counts["said: conflicts"] > 0
     assert played.lost > 0
+
+
+def test_no_harm_is_done_and_every_lost_event_is_repaired_in_time_while_changes_are_followed(servers: Servers) -> None:
+    played = play(servers, CONSUMERS[0], Traffic(250), seed=7, follows=True)
+    assert played.judged.violations == []
+    assert played.repairs is not None
+    assert played.repairs.delays_s
+    assert played.judged.counts["watch: passes"] > 0
 
 
 def shop_of(*facts: tuple[str, int | None, float]) -> ShopHistory:
@@ -136,3 +145,29 @@ class TestEnd:
     @pytest.mark.parametrize("target", [{}, {"a": 9}, {"a": 1, "b": 2}, {"a": -1}])
     def test_a_row_too_few_too_many_or_of_another_version_is_found(self, target: dict[str, int | None]) -> None:
         assert len(judge_end(self.SHOP, {"a": 1}, target).violations) == 1
+
+
+class TestRepairs:
+    SHOP = shop_of(("a", 1, 1.0), ("a", 2, 12.0), ("a", 3, 30.0), ("b", 4, 1.0), ("b", None, 12.0))
+
+    def judged(self, product_id: str, *entries: Written, bound_s: float = 5.0) -> Repairs:
+        lost = [(product_id, self.SHOP.facts[product_id][1])]
+        return judge_repairs(self.SHOP, entries, lost, bound_s=bound_s, ended=40.0)
+
+    def test_the_time_to_the_repair_is_counted_from_the_write_of_the_shop(self) -> None:
+        found = self.judged("a", consumers(None, 1, 2.0), ours(1, 2, 14.0))
+        assert (found.delays_s, found.violations, found.distribution) == ([2.0], [], "2.0 / 2.0 / 2.0")
+
+    def test_a_repair_that_comes_too_late_or_never_is_found(self) -> None:
+        assert "stood for 8.0 s" in self.judged("a", ours(1, 2, 20.0)).violations[0]
+        assert "stood for 18.0 s" in self.judged("a", ours(1, 3, 31.0)).violations[0]
+        row = Written(2.0, CONSUMER, "b", None, 4)
+        assert "stood for 28.0 s" in self.judged("b", row).violations[0]
+
+    def test_a_write_of_the_shop_before_the_repair_ends_the_wait(self) -> None:
+        found = self.judged("a", ours(1, 3, 31.0), bound_s=20.0)
+        assert (found.superseded, found.delays_s, found.violations) == (1, [], [])
+
+    def test_a_lost_event_that_left_no_difference_needs_no_repair(self) -> None:
+        found = self.judged("b")
+        assert (found.harmless, found.violations) == (1, [])

@@ -1,4 +1,8 @@
-"""One round of the campaign: planted drift, a run with an injected fault, the next run, and the verdict."""
+"""One round of the campaign: planted drift, a run with an injected fault, the next run, and the verdict.
+
+In a round of passes, both runs are passes (``sync --changes``). A full sync of two equal sides comes before them, then
+the events that are lost; a full validation comes after them.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,11 @@ from typing import Any, Final
 import dagster as dg
 
 from product_sync import api
+from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.watch import look
+from product_sync.schema.definition import load_definitions
+from product_sync.settings import RunArguments
+from product_sync.state.store import StateFolder
 from product_sync_torture.faults.judge import Ending, Evidence, Run, judge
 from product_sync_torture.faults.kinds import Fault, Injection, Place
 from product_sync_torture.faults.machines import Machines
@@ -30,6 +39,8 @@ _LEAVE_S: Final = 60.0
 _POLL_S: Final = 0.01
 _DELAY_MS: Final = 20
 _ATTEMPTS: Final = 20
+#: Of passes and of what comes before and after them.
+_SETTLE_S: Final = 1.0
 
 
 @dataclass
@@ -89,16 +100,22 @@ def _attempt(
     scene = Scene(machines, f"round_{random_.getrandbits(48):012x}", plan_drift(random_), on_small_disk=small_disk)
     with tempfile.TemporaryDirectory(prefix="product_sync_torture_") as state, ExitStack() as stack:
         stack.callback(scene.remove)
-        scene.make()
+        scene.make(equal=fault.in_pass)
         variables = {"DAGSTER_HOME": str(home)}
         stack.enter_context(environment(scene.source_url, scene.target_url, Path(state), **variables))
+        switches: RunArguments = {"batch_size": BATCH_SIZE, "batch_delay_ms": 0}
+        if fault.in_pass:
+            _store_position(scene, Path(state))
+            scene.lose_events()
+            switches |= {"changes": True, "settle_seconds": _SETTLE_S}
         known = {run.run_id for run in instance.get_runs(limit=10)}
         faulted = _faulted_run(scene, fault, random_, Path(state))
         if faulted is None:
             return False
         left = _left(scene)
         faulted_id = next((run.run_id for run in instance.get_runs(limit=1) if run.run_id not in known), "")
-        report = api.sync(batch_size=BATCH_SIZE, batch_delay_ms=0)
+        report = api.sync(**switches)
+        proof = api.validate(settle_seconds=_SETTLE_S) if fault.in_pass else None
         evidence = Evidence(
             scene.drift,
             _run(instance, faulted_id, *faulted),
@@ -107,10 +124,23 @@ def _attempt(
             scene.rows(),
             scene.writes(),
             left + _left(scene),
+            str(proof.failure) if proof and proof.failure else "",
         )
         verdict = judge(evidence, fault.expected)
         played.ending, played.violations = verdict.ending, verdict.violations
     return True
+
+
+def _store_position(scene: Scene, state: Path) -> None:
+    """Prove with a full sync that both sides are equal, and let the watch look at one change: with an event in it, the
+    stored position also holds after a restart of the server."""
+    api.sync(settle_seconds=_SETTLE_S).raise_for_error()
+    scene.touch()
+    [definition] = load_definitions(os.environ)
+    databases = Databases.of(definition, os.environ)
+    found = look(databases, StateFolder(state, databases.state_key), settle_s=_SETTLE_S)
+    if found.stored is None or found.events != 1:
+        raise AssertionError(f"the watch has found {found}")
 
 
 def _faulted_run(
@@ -120,7 +150,7 @@ def _faulted_run(
     place = fault.place()
     with ExitStack() as stack, (folder / "out").open("w+b") as out:
         place.prepare(scene, random_, stack)
-        process = stack.enter_context(_sync(out))
+        process = stack.enter_context(_sync(out, in_pass=fault.in_pass))
         if not _reach(place, process):
             return None
         fault.inject(Injection(scene, random_, process, place.go_on, stack))
@@ -134,10 +164,11 @@ def _faulted_run(
 
 
 @contextmanager
-def _sync(out: Any) -> Iterator[subprocess.Popen[bytes]]:
+def _sync(out: Any, *, in_pass: bool) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``product-sync sync --json`` in its own process."""
     command = [sys.executable, "-m", "product_sync.cli", "sync", "--json"]
     command += ["--batch-size", str(BATCH_SIZE), "--delay-ms", str(_DELAY_MS)]
+    command += ["--changes", "--settle-seconds", str(_SETTLE_S)] if in_pass else []
     with subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=dict(os.environ)) as process:  # noqa: S603
         try:
             yield process

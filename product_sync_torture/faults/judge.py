@@ -81,7 +81,8 @@ class Run:
 @dataclass(frozen=True)
 class Evidence:
     """The results of a round. ``faulted.status`` was read after the next run had started. ``left`` are sessions and
-    locks that remained long after a run had ended."""
+    locks that remained long after a run had ended, ``unproven`` is what a full validation after both runs says against
+    them."""
 
     drift: Drift
     faulted: Run
@@ -90,6 +91,7 @@ class Evidence:
     rows: Sequence[Row]
     writes: Sequence[Write]
     left: Sequence[str] = ()
+    unproven: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def judge(evidence: Evidence, expected: Expected) -> Verdict:
         *miscounted(evidence.faulted, evidence.writes),
         *miscounted(evidence.next, evidence.writes),
         *(f"left behind: {each}" for each in evidence.left),
+        *([f"the full validation afterwards says: {evidence.unproven}"] if evidence.unproven else []),
     ]
     return Verdict(ending, violations)
 

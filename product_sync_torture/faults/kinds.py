@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from product_sync_torture.faults.gates import Gate, Side, Stop, Way
@@ -19,7 +19,7 @@ from product_sync_torture.faults.wire import Step
 
 _STALL_S: Final = (1.0, 5.0)
 #: About the number of requests of a run to each server. A later point is never reached, and the attempt is repeated.
-_SOURCE_REQUESTS, _TARGET_REQUESTS = 25, 120
+_SOURCE_REQUESTS, _TARGET_REQUESTS, _CHANGE_REQUESTS = 25, 120, 2
 _LOAD: Final = (Step.BEGIN, Step.WRITE, Step.COMMIT)
 _ANY: Final = tuple(step for step in Step if step is not Step.NOISE)
 
@@ -59,7 +59,9 @@ class AtRequest(Place):
 
     def prepare(self, scene: Scene, random_: random.Random, stack: ExitStack) -> None:
         gate = scene.machines.source_gate if self.of_source else scene.machines.target_gate
-        if self.steps == _ANY:
+        if self.steps == (Step.CHANGES,):
+            count = _CHANGE_REQUESTS
+        elif self.steps == _ANY:
             count = _SOURCE_REQUESTS if self.of_source else _TARGET_REQUESTS
         else:
             count = scene.drift.batches * len(self.steps)
@@ -231,6 +233,7 @@ class Fault:
     inject: Callable[[Injection], None]
     expected: Expected
     fills_disk: bool = False
+    in_pass: bool = False
 
 
 def _may(*endings: Ending, naming: str = ".") -> Expected:
@@ -247,7 +250,7 @@ def _kill_at(name: str, *steps: Step, side: Side, of_source: bool = False) -> Fa
     return Fault(f"SIGKILL {name}", lambda: AtRequest(steps, side, of_source), kill_the_run, _KILLED)
 
 
-FAULTS: Final[tuple[Fault, ...]] = (
+_OF_EACH_RUN: Final[tuple[Fault, ...]] = (
     Fault("SIGKILL at a random moment", AtTime, kill_the_run, _may(Ending.KILLED, Ending.KILLED_EARLY)),
     _kill_at("before a batch is read again", Step.READ_AGAIN, side=Side.BEFORE, of_source=True),
     _kill_at("before BEGIN", Step.BEGIN, side=Side.BEFORE),
@@ -331,4 +334,27 @@ FAULTS: Final[tuple[Fault, ...]] = (
         _may(Ending.FAILED, naming="(?s)No space left on device.*Free disk space"),
         fills_disk=True,
     ),
+)
+
+_OF_PASSES: Final[tuple[Fault, ...]] = (
+    _kill_at("before the changes are read", Step.CHANGES, side=Side.BEFORE, of_source=True),
+    _kill_at("after the changes are read", Step.CHANGES, side=Side.AFTER, of_source=True),
+    Fault(
+        "connections to MongoDB reset while the changes are read",
+        lambda: AtRequest((Step.CHANGES,), of_source=True),
+        reset_source,
+        _may(Ending.RECOVERED),
+    ),
+    Fault(
+        "MongoDB killed while the changes are read",
+        lambda: AtRequest((Step.CHANGES,), of_source=True),
+        kill_mongod,
+        _may(Ending.RECOVERED),
+    ),
+)
+
+#: Those of a full sync, and the same and more of a pass.
+FAULTS: Final[tuple[Fault, ...]] = (
+    *_OF_EACH_RUN,
+    *(replace(fault, name=f"{fault.name}, in a pass", in_pass=True) for fault in (*_OF_EACH_RUN, *_OF_PASSES)),
 )

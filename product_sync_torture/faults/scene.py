@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from pymongo import MongoClient
+from pymongo import DeleteOne, MongoClient, ReplaceOne
 
 from product_sync_torture.faults.judge import Drift, Row, Write
 from product_sync_torture.faults.machines import Machines
@@ -113,9 +113,10 @@ class Scene:
         # The gate reads the requests, so they are not encrypted.
         self.target_url = self.machines.target_url(self.name, gated=True) + "?sslmode=disable&gssencmode=disable"
 
-    def make(self) -> None:
+    def make(self, *, equal: bool = False) -> None:
+        """Make both sides. With ``equal`` the source begins with the rows of the target, until `lose_events`."""
         with self._source() as client:
-            documents = [dict(zip(_FIELDS, row, strict=True)) for row in self.drift.source.values()]
+            documents = [_document(row) for row in (self.drift.before if equal else self.drift.source).values()]
             client[self.name]["products"].insert_many(documents)
         with self._server() as server:
             server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
@@ -128,6 +129,20 @@ class Scene:
                 rows = list(self.drift.before.values())
                 cursor.executemany("INSERT INTO product VALUES (%s, %s, %s, %s, %s, %s)", rows)
             target.execute(_TRIGGERS)
+
+    def touch(self) -> None:
+        """Change a document, but no field that is mapped."""
+        with self._source() as client:
+            client[self.name]["products"].update_one({}, {"$set": {"touched": True}})
+
+    def lose_events(self) -> None:
+        """Insert, change and delete products of the source, and tell the target nothing."""
+        source, before = self.drift.source, self.drift.before
+        changed = [ReplaceOne({"_id": key}, _document(row), upsert=True) for key, row in source.items()]
+        writes = [one for one, (key, row) in zip(changed, source.items(), strict=True) if before.get(key) != row]
+        deletes = [DeleteOne({"_id": key}) for key in before if key not in source]
+        with self._source() as client:
+            client[self.name]["products"].bulk_write([*writes, *deletes])
 
     def remove(self) -> None:
         with self._source() as client:
@@ -201,3 +216,7 @@ class Scene:
 
 
 _FIELDS: Final[Sequence[str]] = ("_id", "title", "price", "image", "sellerId", "quantity")
+
+
+def _document(row: Row) -> dict[str, Any]:
+    return dict(zip(_FIELDS, row, strict=True))

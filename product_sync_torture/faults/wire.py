@@ -18,6 +18,7 @@ class Step(StrEnum):
     BEGIN = "begin"
     WRITE = "write"
     COMMIT = "commit"
+    CHANGES = "changes"
     PAGE = "page"
     READ_AGAIN = "read again"
     POST_COMMIT_CHECK = "post-commit check"
@@ -136,6 +137,8 @@ def _mongo_step(message: bytes) -> Step:
         if _ONLY_IDS in message:
             return Step.POST_COMMIT_CHECK
         return Step.READ_AGAIN if b"$in\0" in message else Step.PAGE
+    if b"$changeStream\0" in message or b"\x12getMore\0" in message:
+        return Step.CHANGES
     if any(word in message for word in (b"hello\0", b"ismaster\0", b"isMaster\0", b"endSessions\0")):
         return Step.NOISE
     return Step.OTHER

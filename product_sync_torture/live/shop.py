@@ -102,7 +102,8 @@ class LiveShop:
         self.history = ShopHistory()
         #: The time at which the delete event of a product was applied, by id.
         self.deletions: dict[str, float] = {}
-        self.lost = 0
+        #: The product and the write of each event that was lost.
+        self.lost: list[tuple[str, Fact]] = []
         self.delivered = 0
         self._mongodb_url, self._cart_url = mongodb_url, cart_url
         self._consumer, self._traffic = consumer, traffic
@@ -133,6 +134,11 @@ class LiveShop:
     @property
     def is_writing(self) -> bool:
         return self._writer.is_alive()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it writes, or an event is still on its way."""
+        return self.is_writing or bool(self._due)
 
     def finish(self) -> None:
         """Wait for the last write and the last event. Raises the first error of either."""
@@ -195,7 +201,7 @@ class LiveShop:
 
     def _send(self, number: int, statements: tuple[str, ...], row: dict[str, Any]) -> None:
         if self._random.random() < self._traffic.lost:
-            self.lost += 1
+            self.lost.append((row["id"], self.history.facts[row["id"]][-1]))
             return
         drawn = self._random.random()
         longest = next(longest for share, longest in self._traffic.delays if drawn <= share)
