@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from product_sync.errors import ConfigurationError
 from product_sync.orchestration.asset_pages import with_pages
 from product_sync.orchestration.assets import sync_assets
 from product_sync.orchestration.checks import sync_checks
@@ -25,6 +26,8 @@ from product_sync.settings import PageSettings, RunOptions, ScheduleSettings
 
 #: One object for all syncs: Dagster merges definitions only if they share their resources.
 _RESOURCE = sync_resource(Listener())
+#: With one of these in every run, no run would compare everything.
+_OF_ONE_RUN = {"ids", "changes", "plan"}
 
 
 def build_sync_definitions(
@@ -39,9 +42,14 @@ def build_sync_definitions(
     Without ``schedule`` there is none. ``pages`` is for processes that show assets; a run needs none of it. ``options``
     are those of `RunOptions` for every run of this sync; run config overrides them, they override the environment.
 
-    Raises `ConfigurationError` for an option that does not exist or has no valid value.
+    Raises `ConfigurationError` for an option that does not exist, has no valid value, or is for a single run.
     """
     defaults = RunOptions.resolve({}, options or {}).model_dump(exclude_unset=True)
+    if single := _OF_ONE_RUN & defaults.keys():
+        raise ConfigurationError(
+            f"The options of every run of {definition.name!r} contain {', '.join(sorted(single))}.",
+            hint="Expected: options that suit every run. Give this one in the run config of a single run.",
+        )
     return _of_sync(Steps(definition, HOST_RESOURCE, defaults), _RESOURCE, schedule, pages)
 
 

@@ -70,11 +70,8 @@ class Databases:
     def identity(self) -> list[Any]:
         """The two addresses without credentials, and the mapping; known without a connection."""
         columns = [
-            [name, list(column.path), str(column.kind), column.required,
-             repr(column.default) if column.has_default else None, column.update,
-             *([] if column.path else [repr(column.value if column.expression is None else column.expression)])]
-            for name, column in sorted(self.definition.columns.items())
-        ]  # fmt: skip
+            [name, spec.model_dump(exclude_defaults=True)] for name, spec in sorted(self.definition.columns.items())
+        ]
         source = self.definition.source
         sides = [self._source_name, source.collection, self._target_name, self.table.qualified_name, columns]
         return [*sides, source.filter] if source.filter else sides

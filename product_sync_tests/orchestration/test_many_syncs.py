@@ -13,6 +13,7 @@ from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from pymongo import MongoClient
 
+from product_sync.errors import ConfigurationError
 from product_sync.orchestration.build import build_sync_definitions
 from product_sync.orchestration.names import PRODUCT, SYNC_TAG, TABLE_TAG, SyncNames, syncs_of
 from product_sync.orchestration.past_syncs import last_successful_sync
@@ -233,6 +234,14 @@ def test_two_syncs_fit_into_a_project_with_resources_and_assets_of_its_own(mall:
     assert kept["greeting"] == "the host's welcomes Sara"
     assert set(mall.rows) == set(ids(3))
     assert len([each for each in merged.get_repository_def().sensor_defs if each.name == "tell_of_runs"]) == 1
+
+
+@pytest.mark.parametrize(
+    "single", [{"ids": ["a"]}, {"changes": True}, {"plan": "0" * 8 + "-0000-0000-0000-" + "0" * 12}]
+)
+def test_an_option_of_one_run_is_refused_for_every_run(single: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"every run of 'product' contain {next(iter(single))}"):
+        build_sync_definitions(load_definition(), options=single)
 
 
 def test_two_syncs_run_beside_each_other_where_the_queue_allows_it_and_two_of_one_table_never(
