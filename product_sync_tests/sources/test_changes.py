@@ -129,7 +129,8 @@ def test_the_event_of_a_document_of_15_mb_is_read(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "bson_id",
     [
-        ObjectId("6b0a5e098b00ebd7a66c4e9f"), "text", "", 5, Int64(2**40), UUID(int=7), 2.5, float("nan"), Decimal128("1.5"), None, True, b"\x01",
+        ObjectId("6b0a5e098b00ebd7a66c4e9f"),
+        "text", "", 5, Int64(2**40), UUID(int=7), 2.5, float("nan"), Decimal128("1.5"), None, True, b"\x01",
         dt.datetime(2020, 1, 2, tzinfo=dt.UTC), {"shop": 1, "sku": "x"},
     ],
     ids=repr,
