@@ -61,7 +61,7 @@ def test_more_quarantined_than_the_budget_is_predicted_as_red_and_comes_true(mar
     real = sync()
     assert real.exit_status == 1
     assert real.failure is not None
-    assert real.failure.hint == "product-sync quarantine --sync product"
+    assert real.failure.hint == "product-sync quarantine"
     assert "quarantine_within_budget" in real.failure.message
     assert sync(quarantine_budget=0.05).exit_status == 0
     assert (real.would_pass, real.predicted_checks, real.lacking, real.no_estimate_because) == (None,) * 4

@@ -3,8 +3,8 @@
 The cart's copy has missed events, as in production, and some documents cannot be copied exactly. `fill` returns the
 number of each, so that a report can be compared with them.
 
-Every reason for quarantine is planted except two: ``mongod`` refuses to store ``invalid_bson``, and
-``suppressed_by_database`` needs a trigger in the target.
+Every reason for quarantine that a mapping of plain fields has is planted except two: ``mongod`` refuses to store
+``invalid_bson``, and ``suppressed_by_database`` needs a trigger in the target.
 
 The expected rows are made here and not by the conversion, because they test the conversion.
 """

@@ -23,6 +23,7 @@ from product_sync.schema.changes import ChangePosition, ClusterTime, LostReason
 from product_sync.schema.ports import Source
 from product_sync.schema.records import SourceId
 from product_sync.state.damaged_files import set_aside
+from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder, read_json, write_json
 
 CHANGES: Final = "changes.json"
@@ -202,12 +203,14 @@ def _write_lost(path: Path, lost: LostPosition) -> None:
 
 def _read(folder: StateFolder) -> StoredPosition | LostPosition | None:
     path = folder.folder / CHANGES
-    try:
-        content = read_json(path)
-        return None if content is None else parsed(content)
-    except (LocalStorageError, TypeError, KeyError, ValueError):
-        set_aside(path, "The position in the source's changes", "A full sync compares everything and stores a new one.")
-        return None
+    with local_storage(folder.root):
+        try:
+            content = read_json(path)
+            return None if content is None else parsed(content)
+        except (LocalStorageError, TypeError, KeyError, ValueError):
+            said = "The position in the source's changes", "A full sync compares everything and stores a new one."
+            set_aside(path, *said)
+            return None
 
 
 def as_json(stored: StoredPosition) -> dict[str, Any]:
