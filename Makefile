@@ -40,7 +40,7 @@ bench-latency: ## how a load slows down the target's users: docs/latency.md (ten
 	@scripts/make-venv embedded
 	@.venv/bin/python -m product_sync_bench.latency --rounds $(ROUNDS)
 
-torture: ## long tests under live traffic, bad documents and faults: docs/torture (about an hour)
+torture: ## long tests under live traffic, bad documents and faults: docs/torture (an hour and a half)
 	@scripts/make-venv test
 	.venv/bin/python -m product_sync_torture.live --report docs/torture/live.md
 	.venv/bin/python -m product_sync_torture.documents --report docs/torture/documents.md

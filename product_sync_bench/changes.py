@@ -35,10 +35,8 @@ def change(place: Place, target: Target, count: int) -> None:
         products = client.get_default_database()[COLLECTION]
         ids = [each["_id"] for each in products.find({}, {"_id": 1}).sort("_id", 1).limit(count)]
         products.update_many({"_id": {"$lte": ids[-1]}}, {"$set": {"updatedAt": datetime.now(UTC)}})
-        target.lose_events([str(each) for each in ids[:: round(1 / _LOST_SHARE)]])
-        time.sleep(SETTLED_S)
-        # The time of a replica set stands still without writes, for up to ten seconds.
-        client.get_default_database()["beside"].insert_one({})
+    target.lose_events([str(each) for each in ids[:: round(1 / _LOST_SHARE)]])
+    time.sleep(SETTLED_S)
 
 
 class Watch:

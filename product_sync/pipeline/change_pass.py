@@ -46,13 +46,14 @@ _LOGGER = logging.getLogger(__name__)
 class Pass:
     """``since`` is where the pass begins, ``position`` where the next one will. ``changed_at`` has the ids, each with
     the second of the source's time since which it may differ. ``young`` are the ids that changed less than the settle
-    time before ``now``: their events may still be on their way to the target. ``read_at`` is this machine's time of
-    ``now``.
+    time before ``now``: their events may still be on their way to the target. ``clock`` and ``read_at`` are the
+    source's and this machine's clock at ``now``.
     """
 
     since: StoredPosition
     position: ChangePosition
     now: ClusterTime
+    clock: int
     events: int
     at_end: bool
     changed_at: Mapping[str, int]
@@ -128,7 +129,7 @@ def begin(run: SyncRun) -> None:
     times = {**changes.ids, **{source_id: each.since for source_id, each in since.unsettled.items()}}
     young = [
         source_id.text for source_id, at in changes.ids.items()
-        if source_id.type != IdType.OTHER and changes.now.seconds_since(at) < run.settings.settle_seconds
+        if source_id.type != IdType.OTHER and changes.age_s(at) < run.settings.settle_seconds
     ]  # fmt: skip
     run.files.write_json(
         store.CHANGED_IDS,
@@ -136,6 +137,7 @@ def begin(run: SyncRun) -> None:
             "since": change_position.as_json(since),
             "position": asdict(changes.position),
             "now": changes.now,
+            "clock": changes.clock,
             "events": changes.events,
             "at_end": changes.at_end,
             "changed_at": {each.text: at.seconds for each, at in sorted(times.items()) if each.type != IdType.OTHER},
@@ -160,6 +162,7 @@ def of(files: RunFiles) -> Pass:
         since,
         change_position.position_of(content["position"]),
         ClusterTime(*content["now"]),
+        content["clock"],
         content["events"],
         content["at_end"],
         content["changed_at"],
@@ -200,7 +203,7 @@ def settle(run: SyncRun, differing: Mapping[SourceId, str]) -> Followed:
 def longest_repair_s(run: SyncRun, differing: Mapping[SourceId, str]) -> float | None:
     """The longest time from a change in the source to its repair by this pass, in seconds; ``None`` without a repair.
 
-    The source's time is that of the reading, plus what has passed since on this machine."""
+    The source's clock is that of the reading, plus what has passed since on this machine."""
     made, left = of(run.files), {source_id.text for source_id in differing}
     repaired = [
         made.changed_at[source_id.text]
@@ -208,7 +211,7 @@ def longest_repair_s(run: SyncRun, differing: Mapping[SourceId, str]) -> float |
         for _, source_id in _named(rows)
         if source_id.text in made.changed_at and source_id.text not in left
     ]
-    passed_s = made.now.seconds + (run.timing.now() - made.read_at).total_seconds()
+    passed_s = made.clock + (run.timing.now() - made.read_at).total_seconds()
     return max(0.0, passed_s - min(repaired)) if repaired else None
 
 

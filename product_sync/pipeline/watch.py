@@ -81,7 +81,7 @@ def look(databases: Databases, folder: StateFolder, *, settle_s: float, timing: 
     due: list[SourceId] = []
     tried: list[SourceId] = []
     for each, what in unsettled.items():
-        if changes.now.seconds_since(changes.ids.get(each, what.since)) >= settle_s:
+        if changes.age_s(changes.ids.get(each, what.since)) >= settle_s:
             (due if what.reason in (IN_FLIGHT, WAITS) else tried).append(each)
     stored = change_position.read_position(folder)
     return Look(

@@ -66,7 +66,9 @@ class Changes:
     ``ids`` has each changed ``_id`` once, with the time of its newest event; an ``_id`` of an unsupported BSON type is
     `IdType.OTHER`. ``events`` counts all events, ``newest`` is the time of the newest one. ``at_end`` is False if a
     bound ended the reading: more events may follow. ``position`` is where the next reading begins: it may be stored
-    when all of ``ids`` are settled or kept as unsettled. ``now`` is the time of the cluster at the reading.
+    when all of ``ids`` are settled or kept as unsettled. ``now`` is the time of the cluster at the reading. It
+    stands still while nothing is written, for up to ten seconds; ``clock`` goes on: seconds since 1970 by the primary's
+    clock, at least those of ``now``.
     """
 
     ids: Mapping[SourceId, ClusterTime]
@@ -75,6 +77,11 @@ class Changes:
     at_end: bool
     position: ChangePosition
     now: ClusterTime
+    clock: int
+
+    def age_s(self, at: ClusterTime) -> float:
+        """How many seconds before the reading ``at`` was."""
+        return float(max(0, self.clock - at.seconds))
 
     @property
     def lag_s(self) -> float:

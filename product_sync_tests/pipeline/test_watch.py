@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partialmethod
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ from product_sync.pipeline import run_checks, watch
 from product_sync.pipeline.load_diff import load
 from product_sync.pipeline.watch import Look, look
 from product_sync.schema.records import IdType, SourceId
+from product_sync.sources.mongodb.changes import MongoChanges
 from product_sync.state.change_position import read_position, record_full_proof, take_position
 from product_sync.state.store import StateFolder
 from product_sync_tests.pipeline.test_sync_run import begin, databases_of, read_and_compare
@@ -41,6 +43,22 @@ def seen(shop: Shop, folder: StateFolder, *, settle_s: float = 0.0) -> Look:
 
 def texts(found: Any) -> set[str]:
     return {each.text for each in found}
+
+
+def test_a_change_grows_old_also_while_nothing_else_is_written(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.put(product("p"))
+    folder = prove(shop)
+    shop.put(product("p", price=1))
+    read_now = MongoChanges._now
+
+    def idle(self: MongoChanges, clock: int = 0) -> Any:
+        """Without writes the time of a replica set stands still, its clock goes on."""
+        now = read_now(self)
+        return now._replace(clock=now.time.seconds + clock)
+
+    for clock, due in ((4, set()), (5, {"p"})):
+        monkeypatch.setattr(MongoChanges, "_now", partialmethod(idle, clock))
+        assert texts(seen(shop, folder, settle_s=5.0).due) == due
 
 
 def test_each_kind_of_difference_is_due_and_equal_products_are_not(shop: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
@@ -62,6 +63,7 @@ def test_inserts_replacements_updates_and_deletes_are_named_once_each(shop: Shop
     assert (found.events, found.at_end) == (4, True)
     assert found.newest == max(found.ids.values())
     assert before.time <= found.newest <= found.position.time <= found.now
+    assert found.now.seconds <= found.clock <= time.time()
     again = changes(shop, found.position)
     assert (again.ids, again.events, again.newest) == ({}, 0, None)
 

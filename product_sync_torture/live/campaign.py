@@ -128,9 +128,6 @@ def _follow(instance: dg.DagsterInstance, shop: LiveShop, state: Path, said: Cou
     tried_at, give_up_at = time.monotonic(), math.inf
     for number in itertools.count(1):
         time.sleep(_LOOK_EVERY_S)
-        # A replica set without writes tells an old time, up to ten seconds. A shop has other collections too.
-        with MongoClient[dict[str, Any]](os.environ["PRODUCT_SERVICE_MONGODB_URL"]) as client:
-            client.get_default_database()["orders"].insert_one({})
         found = look(databases, folder, settle_s=_SETTLE_S)
         said["watch: looks"] += 1
         said["watch: products compared"] += found.compared

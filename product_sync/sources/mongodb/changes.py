@@ -11,6 +11,7 @@ has reached this time, then the stream until it is empty.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -97,7 +98,7 @@ class MongoChanges:
         with self._stream() as stream:
             stream.try_next()
             resume = _token_of(stream)
-        time, server = self._time()
+        time, _, server = self._now()
         if not self._majority_has(time):
             raise ChangesUnavailable(
                 f"The majority of the replica set has not reached the present within {REPLICATION_MS // 1000} s.",
@@ -108,7 +109,7 @@ class MongoChanges:
     def _changes(self, since: ChangePosition, max_events: int, within_s: float) -> Changes:
         if self._collection_uuid() != since.collection:
             raise self._lost_because(LostReason.RECREATED)
-        now, server = self._time()
+        now, clock, server = self._now()
         token = _Token.parse(since.token)
         if now < since.time or (server != token.server and not token.event):
             raise self._lost_because(LostReason.RESTORED)
@@ -131,7 +132,7 @@ class MongoChanges:
         # At a bound, more events of the newest time may follow: those of one transaction.
         time = now if at_end and confirmed else max(since.time, _before(newest or since.time))
         position = ChangePosition(_Token(resume, seen, server).text, time, since.collection)
-        return Changes(ids, events, newest, at_end, position, now)
+        return Changes(ids, events, newest, at_end, position, now, clock)
 
     def _changed_id(self, event: Mapping[str, Any]) -> SourceId:
         """The id that any event names is looked at. The kind of the event does not matter: what counts is the document
@@ -154,10 +155,11 @@ class MongoChanges:
     def _collection_uuid(self) -> str:
         return str(collection_uuid(self._database, self._name))
 
-    def _time(self) -> tuple[ClusterTime, str]:
-        """The newest time of the primary, and its process."""
+    def _now(self) -> _Now:
         reply = self._database.client.admin.command("hello", read_preference=ReadPreference.PRIMARY)
-        return _cluster_time(reply["operationTime"]), str(reply["topologyVersion"]["processId"])
+        time = _cluster_time(reply["operationTime"])
+        clock = int(reply["localTime"].replace(tzinfo=UTC).timestamp())
+        return _Now(time, max(clock, time.seconds), str(reply["topologyVersion"]["processId"]))
 
     def _majority_has(self, time: ClusterTime) -> bool:
         return has_reached(self._database, self._name, time, "majority", ReadPreference.PRIMARY)
@@ -202,6 +204,14 @@ class MongoChanges:
             reason=why,
             hint=_LONGER_OPLOG if why == LostReason.HISTORY_LOST else _FULL_RUN,
         )
+
+
+class _Now(NamedTuple):
+    """The newest time of the primary, its clock in seconds since 1970, and its process."""
+
+    time: ClusterTime
+    clock: int
+    server: str
 
 
 class _Token(NamedTuple):
