@@ -139,10 +139,12 @@ def _follow(instance: dg.DagsterInstance, shop: LiveShop, state: Path, said: Cou
             tried_at = time.monotonic()
             runs.append(_sync(instance, said, extra="delete", source_recheck_after_s=recheck, changes=True))
             said["watch: passes"] += 1
-        elif not shop.is_busy and (not found.unsettled or time.monotonic() > give_up_at):
+        elif not shop.is_busy and not found.unsettled:
             return
         if not shop.is_busy and give_up_at == math.inf:
             give_up_at = time.monotonic() + _bound_s(runs)
+        if time.monotonic() > give_up_at:
+            return  # what still stands is a violation
 
 
 def _bound_s(runs: Sequence[Run]) -> float:
