@@ -53,6 +53,9 @@ IN_NO_DOCUMENT: Final = "product_sync: in no document"
 #: The name of the field that `with_failures` adds. It is not in the projection, so no document of MongoDB has it.
 _FAILURES: Final = "product_sync: failed expressions"
 
+#: Bytes of a document that may be encoded again, which needs up to three times as much memory.
+_ENCODED_AGAIN: Final = 1_000_000
+
 Row = tuple[Any, ...]
 
 
@@ -279,7 +282,9 @@ class RowConverter:
     def _outcome(self, raw: bytes, absent: list[str]) -> Row | Reject:
         try:
             document = decode(raw)
-            repeated = self._repeated.among(raw, holds_all=lambda: encoded(document) == raw)
+            repeated = self._repeated.among(
+                raw, holds_all=lambda: len(raw) <= _ENCODED_AGAIN and encoded(document) == raw
+            )
             if not repeated:
                 for path in self._dotted:
                     if type(document.get(path[0])) in (dict, DBRef):

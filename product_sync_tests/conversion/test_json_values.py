@@ -122,6 +122,14 @@ def test_an_object_with_a_repeated_name_is_refused_at_any_depth(depth: int, insi
     assert found[0] is Reason.REPEATED_FIELD
 
 
+@pytest.mark.parametrize("names", [(b"a", b"a"), (b"a", b"b")])
+def test_a_repeated_name_beside_a_text_of_megabytes_is_found(names: tuple[bytes, bytes]) -> None:
+    members = element(0x10, names[0], b"\1\0\0\0"), element(0x10, names[1], b"\1\0\0\0")
+    value = document(element(0x02, b"t", string(b"x" * 2_000_000)), element(0x03, b"o", document(*members)))
+    found = converted(document(element(0x10, b"_id", b"\1\0\0\0"), element(0x03, b"field", value)))
+    assert (found[0] is Reason.REPEATED_FIELD) == (names[0] == names[1])
+
+
 def test_the_same_name_at_two_places_is_no_repetition() -> None:
     assert outcome({"a": [{"a": 1}, {"a": 1}], "field": {"a": 1}}) == '{"a": [{"a": 1}, {"a": 1}], "field": {"a": 1}}'
 
