@@ -187,7 +187,7 @@ def said(found: "Look") -> str:
         return "No full sync of these two sides has passed yet, so there is nothing to follow from."
     up_to = f"Compared up to {found.stored.position.time.at:%Y-%m-%d %H:%M:%S} UTC"
     if found.backlog:
-        return f"{up_to}. More than {found.events:,} changes follow: a run compares them."
+        return f"{up_to}. At least {found.events:,} changes follow: a run compares them."
     products = f"{found.compared:,} {'product' if found.compared == 1 else 'products'}"
     return f"{up_to}: {found.events:,} changes, {products} compared, {len(found.unsettled):,} differ."
 

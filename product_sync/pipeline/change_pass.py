@@ -124,7 +124,7 @@ def begin(run: SyncRun) -> None:
         with run.databases.open_source(run.timing) as source:
             changes = source.change_feed().changes(since.position, max_events=MAX_EVENTS, within_s=WITHIN_S)
     except ChangesLost as error:
-        change_position.lose_position(run.folder, since, error, run.timing.now())
+        change_position.lose_position(run.folder, since, error)
         raise
     times = {**changes.ids, **{source_id: each.since for source_id, each in since.unsettled.items()}}
     young = [

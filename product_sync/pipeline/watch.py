@@ -23,7 +23,7 @@ from product_sync.schema.changes import Changes
 from product_sync.schema.ports import Source
 from product_sync.schema.records import IdType, SourceBatch, SourceId
 from product_sync.state import change_position
-from product_sync.state.change_position import LostPosition, StoredPosition, Unsettled
+from product_sync.state.change_position import MAX_UNSETTLED, LostPosition, StoredPosition, Unsettled
 from product_sync.state.store import StateFolder
 
 #: Events of one look. With more, a run compares them.
@@ -38,15 +38,15 @@ REFUSED = "refused"
 @dataclass(frozen=True, slots=True)
 class Look:
     """What a look found. ``stored`` is the position after it; ``None`` if there is none to follow from, and then
-    ``lost`` says why if one was lost (``newly_lost``: by this look).
+    ``lost`` says why if one was lost.
 
     ``due`` are the products that differ although their event is older than the settle time, and that no run has tried
-    yet; ``tried`` are those that a run could not settle. ``backlog`` says that there are too many events for a look.
+    yet; ``tried`` are those that a run could not settle. ``backlog`` says that there are too many events for a look, or
+    that too many products differ to be kept as unsettled: then the position has not moved.
     """
 
     stored: StoredPosition | None
     lost: LostPosition | None = None
-    newly_lost: bool = False
     lag_s: float = 0.0
     events: int = 0
     compared: int = 0
@@ -64,18 +64,21 @@ def look(databases: Databases, folder: StateFolder, *, settle_s: float, timing: 
     """
     since = change_position.read_position(folder)
     if since is None:
-        return Look(None, change_position.read_lost(folder))
+        return _without_position(folder)
     with databases.open_source(timing) as source:
         try:
             changes = source.change_feed().changes(since.position, max_events=MAX_EVENTS, within_s=WITHIN_S)
         except ChangesLost as error:
-            newly = change_position.lose_position(folder, since, error, timing.now())
-            return Look(None, change_position.read_lost(folder), newly_lost=newly)
+            change_position.lose_position(folder, since, error)
+            return _without_position(folder)
+        lag_s = changes.now.seconds_since(since.position.time)
+        backlog = Look(since, lag_s=lag_s, events=changes.events, backlog=True, unsettled=since.unsettled)
         if not changes.at_end:
-            lag_s = changes.now.seconds_since(since.position.time)
-            return Look(since, lag_s=lag_s, events=changes.events, backlog=True, unsettled=since.unsettled)
+            return backlog
         ids = {*changes.ids, *since.unsettled}
         differing = _differing(databases, folder, source, changes, ids) if ids else {}
+    if len(differing) > MAX_UNSETTLED:
+        return backlog
     unsettled = {each: _unsettled(since, changes, each, is_refused) for each, is_refused in differing.items()}
     change_position.advance(folder, since, changes.position, unsettled)
     due: list[SourceId] = []
@@ -84,9 +87,15 @@ def look(databases: Databases, folder: StateFolder, *, settle_s: float, timing: 
         if changes.age_s(changes.ids.get(each, what.since)) >= settle_s:
             (due if what.reason in (IN_FLIGHT, WAITS) else tried).append(each)
     stored = change_position.read_position(folder)
+    if stored is None:
+        return _without_position(folder)
     return Look(
         stored, lag_s=changes.lag_s, events=changes.events, compared=len(ids), due=due, tried=tried, unsettled=unsettled
     )
+
+
+def _without_position(folder: StateFolder) -> Look:
+    return Look(None, change_position.read_lost(folder))
 
 
 def _unsettled(since: StoredPosition, changes: Changes, source_id: SourceId, is_refused: bool) -> Unsettled:

@@ -61,13 +61,11 @@ class StoredPosition:
 
 @dataclass(frozen=True, slots=True)
 class LostPosition:
-    """Why there is no position until the next full run. ``at`` is when that was noticed. ``proof`` is the last full
-    run that passed its checks."""
+    """Why there is no position until the next full run. ``proof`` is the last full run that passed its checks."""
 
     reason: str
     message: str
     hint: str
-    at: datetime
     proof: FullProof
 
 
@@ -135,7 +133,7 @@ def record_proof_alone(folder: StateFolder, error: ChangesUnavailable, *, run_id
     with _alone(folder) as path:
         if read_position(folder) is None:
             proof = FullProof(run_id, at, ClusterTime(0, 0))
-            _write_lost(path, LostPosition(LostReason.UNAVAILABLE, error.message, error.hint, at, proof))
+            _write_lost(path, LostPosition(LostReason.UNAVAILABLE, error.message, error.hint, proof))
 
 
 def advance(
@@ -158,15 +156,12 @@ def advance(
     return True
 
 
-def lose_position(folder: StateFolder, since: StoredPosition, error: ChangesLost, at: datetime) -> bool:
-    """Forget the position ``since``, and keep why. True the first time, so that it is reported once; False also if a
-    full run has stored a new one meanwhile."""
+def lose_position(folder: StateFolder, since: StoredPosition, error: ChangesLost) -> None:
+    """Forget the position ``since``, and keep why, unless a full run has stored a new one meanwhile."""
     with _alone(folder) as path:
         stored = read_position(folder)
-        if stored is None or stored.proof != since.proof:
-            return False
-        _write_lost(path, LostPosition(error.reason, error.message, error.hint, at, stored.proof))
-    return True
+        if stored is not None and stored.proof == since.proof:
+            _write_lost(path, LostPosition(error.reason, error.message, error.hint, stored.proof))
 
 
 @contextmanager
@@ -178,10 +173,6 @@ def _alone(folder: StateFolder) -> Iterator[Path]:
         yield path
 
 
-def _iso(at: datetime) -> dict[str, str]:
-    return {"at": at.isoformat()}
-
-
 def _write(folder: StateFolder, stored: StoredPosition) -> None:
     path = folder.folder / CHANGES
     if len(stored.unsettled) > MAX_UNSETTLED:
@@ -189,7 +180,6 @@ def _write(folder: StateFolder, stored: StoredPosition) -> None:
             LostReason.TOO_MANY_UNSETTLED,
             f"{len(stored.unsettled)} products could not be settled, more than {MAX_UNSETTLED}.",
             "Remove the cause that the last runs name; full syncs go on.",
-            stored.proof.at,
             stored.proof,
         )
         _write_lost(path, lost)
@@ -198,7 +188,7 @@ def _write(folder: StateFolder, stored: StoredPosition) -> None:
 
 
 def _write_lost(path: Path, lost: LostPosition) -> None:
-    write_json(path, {"lost": asdict(lost) | _iso(lost.at) | {"proof": _proof_as_json(lost.proof)}})
+    write_json(path, {"lost": asdict(lost) | {"proof": _proof_as_json(lost.proof)}})
 
 
 def _read(folder: StateFolder) -> StoredPosition | LostPosition | None:
@@ -220,7 +210,7 @@ def as_json(stored: StoredPosition) -> dict[str, Any]:
 
 
 def _proof_as_json(proof: FullProof) -> dict[str, Any]:
-    return asdict(proof) | _iso(proof.at)
+    return asdict(proof) | {"at": proof.at.isoformat()}
 
 
 def _proof_of(content: Mapping[str, Any]) -> FullProof:
@@ -235,7 +225,7 @@ def position_of(content: Mapping[str, Any]) -> ChangePosition:
 def parsed(content: Mapping[str, Any]) -> StoredPosition | LostPosition:
     """The content of the file. Raises `TypeError`, `KeyError` or `ValueError` for anything else."""
     if lost := content.get("lost"):
-        return LostPosition(**{**lost, "at": datetime.fromisoformat(lost["at"]), "proof": _proof_of(lost["proof"])})
+        return LostPosition(**{**lost, "proof": _proof_of(lost["proof"])})
     return StoredPosition(
         position_of(content["position"]),
         _proof_of(content["proof"]),

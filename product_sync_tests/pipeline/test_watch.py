@@ -18,6 +18,7 @@ from product_sync.pipeline.load_diff import load
 from product_sync.pipeline.watch import Look, look
 from product_sync.schema.records import IdType, SourceId
 from product_sync.sources.mongodb.changes import MongoChanges
+from product_sync.state import change_position
 from product_sync.state.change_position import read_position, record_full_proof, take_position
 from product_sync.state.store import StateFolder
 from product_sync_tests.pipeline.test_sync_run import begin, databases_of, read_and_compare
@@ -136,7 +137,23 @@ def test_a_backlog_moves_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
     assert read_position(folder) == before
 
 
-def test_a_lost_stream_is_said_once_with_its_reason(shop: Shop) -> None:
+def test_more_products_that_differ_than_can_be_kept_are_a_backlog_and_no_loss(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.put(product("a"))
+    folder = prove(shop)
+    before = read_position(folder)
+    for bound in (watch, change_position):
+        monkeypatch.setattr(bound, "MAX_UNSETTLED", 3)
+    shop.put(*(product(name) for name in ids(4)))
+    found = seen(shop, folder)
+    assert (found.backlog, found.events, found.lost) == (True, 4, None)
+    assert read_position(folder) == before
+    shop.remove("p0003")
+    assert texts(seen(shop, folder).due) == {"p0000", "p0001", "p0002"}
+
+
+def test_a_lost_stream_is_said_with_its_reason_until_a_full_run(shop: Shop) -> None:
     shop.put(product("a"))
     folder = prove(shop)
     with MongoClient[dict[str, Any]](shop.mongodb_url) as client:
@@ -144,8 +161,8 @@ def test_a_lost_stream_is_said_once_with_its_reason(shop: Shop) -> None:
     shop.put(product("gap"))
     first, second = seen(shop, folder), seen(shop, folder)
     assert first.lost is not None
-    assert (first.stored, first.newly_lost, first.lost.reason) == (None, True, "recreated")
-    assert (second.newly_lost, second.lost) == (False, first.lost)
+    assert (first.stored, first.lost.reason) == (None, "recreated")
+    assert (second.stored, second.lost) == (None, first.lost)
     folder = prove(shop, accept_source_count=1)
     assert shop.rows["gap"][0] == 500
     assert seen(shop, folder).lost is None
