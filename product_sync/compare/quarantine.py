@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from product_sync.compare.key_ranges import FileInput, by_key
+from product_sync.conversion.document import key_of
 from product_sync.conversion.extended_json import cut
 from product_sync.conversion.ids import source_key, to_bson
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
@@ -243,7 +244,7 @@ def _is_outside(before: pa.Table, scope: Scope) -> pa.ChunkedArray:
     if isinstance(scope, Everything):
         return pa.chunked_array([pa.repeat(False, before.num_rows)], pa.bool_())
     named = pc.is_in(before["id"], value_set=pa.array(scope.texts, pa.string()))
-    keys = pa.array([source_key(to_bson(other)) for other in scope.others], pa.string())
+    keys = pa.array(map(key_of, scope.others), pa.string())
     return pc.invert(pc.or_(named, pc.is_in(before["source_key"], value_set=keys)))
 
 

@@ -9,6 +9,7 @@ mapping. Without a default it gets NULL, or the document is refused as ``missing
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
 from collections import Counter
@@ -62,6 +63,12 @@ Row = tuple[Any, ...]
 def decode(raw: bytes) -> dict[str, Any]:
     """One document, without loss. Raises `InvalidBSON` for any malformed one."""
     return bson.decode(raw, CODEC_OPTIONS)
+
+
+def key_of(other: SourceId) -> str:
+    """`document_key` of the document with this ``_id``, whose BSON type is not supported."""
+    raw = base64.b64decode(other.text)
+    return document_key(raw, decode(raw)["_id"])
 
 
 def encoded(document: dict[str, Any]) -> bytes | None:

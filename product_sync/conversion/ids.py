@@ -50,7 +50,6 @@ _TO_BSON: dict[str, Callable[[str], Any]] = {
     IdType.INT: int,
     IdType.LONG: Int64,
     IdType.UUID: lambda text: Binary(uuid.UUID(text).bytes, UUID_SUBTYPE),
-    IdType.OTHER: lambda text: bson.decode(base64.b64decode(text))["_id"],
 }
 
 
@@ -65,7 +64,7 @@ def source_id(bson_id: Any) -> SourceId | None:
 
 
 def to_bson(source: SourceId) -> Any:
-    """The ``_id`` itself, ready for a query without special codec options."""
+    """The ``_id`` itself, of a supported type, ready for a query without special codec options."""
     return _TO_BSON[source.type](source.text)
 
 

@@ -8,7 +8,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
+from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
 from product_sync.errors import ChangesLost, ChangesUnavailable
@@ -177,6 +179,27 @@ def test_two_documents_with_one_text_are_both_looked_at_when_one_changes(shop: S
     sync_run, _ = synced(shop, changes=True, quarantine_budget=1.0)
     assert sync_run.quarantine_summary()[1] == {"duplicate_id": 2}
     shop.remove(5)
+    synced(shop, changes=True)
+    assert shop.quarantine == {}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        bson.encode(product("QQQ")).replace(b"QQQ", b"\xff\xfeQ"),
+        bson.encode(product("x", _id={"aa": 1, "ab": 2})).replace(b"ab", b"aa"),
+    ],
+    ids=["bytes that are not UTF-8", "a name that stands twice"],
+)
+def test_a_document_whose_id_cannot_be_decoded_enters_and_leaves_the_quarantine(shop: Shop, raw: bytes) -> None:
+    shop.put(product("a"))
+    synced(shop)
+    with MongoClient[dict[str, Any]](shop.mongodb_url) as client:
+        products = client.get_default_database()["products"]
+        products.insert_one(RawBSONDocument(raw))
+        synced(shop, changes=True, quarantine_budget=1.0)
+        assert len(shop.quarantine) == 1
+        products.delete_many({"_id": {"$ne": "a"}})
     synced(shop, changes=True)
     assert shop.quarantine == {}
 
