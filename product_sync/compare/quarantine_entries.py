@@ -6,7 +6,7 @@ side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,10 @@ def entries(path: Path, wanted: Collection[str] = ()) -> Iterator[dict[str, Any]
             yield entry
 
 
-def entries_of(path: Path, row_id: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The entries that have this text id or one of these ``source_key``, in the form of `entries`."""
-    wanted = pa.array(keys, pa.string())
-    return list(
-        _read(path, lambda page: pc.or_kleene(pc.equal(page["id"], row_id), pc.is_in(page["source_key"], wanted)))
-    )
+def entries_of(path: Path, ids: Collection[str], keys: Collection[str]) -> list[dict[str, Any]]:
+    """The entries that have one of these text ids or one of these ``source_key``, in the form of `entries`."""
+    texts, wanted = pa.array(list(ids), pa.string()), pa.array(list(keys), pa.string())
+    return list(_read(path, lambda page: pc.or_(pc.is_in(page["id"], texts), pc.is_in(page["source_key"], wanted))))
 
 
 def _read(path: Path, chosen: Callable[[pa.RecordBatch], pa.Array] | None = None) -> Iterator[dict[str, Any]]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from product_sync.compare.quarantine import refused_rows, refused_schema
-from product_sync.compare.quarantine_entries import entries
+from product_sync.compare.quarantine_entries import entries_of
 from product_sync.compare.rule import compare_rows
+from product_sync.conversion.document import key_of
 from product_sync.conversion.ids import can_be_in, possible_ids
 from product_sync.errors import ChangesLost
 from product_sync.pipeline.databases import Databases
@@ -110,8 +111,8 @@ def _unsettled(since: StoredPosition, changes: Changes, source_id: SourceId, is_
 def _differing(
     databases: Databases, folder: StateFolder, source: Source, changes: Changes, ids: Collection[SourceId]
 ) -> dict[SourceId, bool]:
-    """Which of these products differ now, or are new to the quarantine, each with whether the database has refused it
-    with the same values. Two documents with one text are one product."""
+    """Which of these products differ now, or enter or leave the quarantine, each with whether the database has refused
+    it with the same values. Two documents with one text are one product."""
     row_schema = databases.row_schema
     source.read_after(changes.position)
     texts = {each.text for each in ids if each.type != IdType.OTHER}
@@ -127,13 +128,12 @@ def _differing(
     for is_refused, _, table in compare_rows(row_schema, rows, target, pa.array(rejected, pa.string()), refused):
         found |= dict.fromkeys(table["id"].to_pylist(), is_refused)
     differing = {each: found[each.text] for each in ids if each.type != IdType.OTHER and each.text in found}
-    if rejected or batch.rejects:
-        known = list(entries(quarantine)) if quarantine else []
-        new = set(rejected) - {entry["id"] for entry in known}
-        differing |= {each: False for each in ids if each.type != IdType.OTHER and each.text in new}
-        keys = {each.source_key for each in batch.rejects if each.source_id is None}
-        if keys - {entry["source_key"] for entry in known}:
-            differing |= dict.fromkeys(others, False)
+    keys = {each.source_key for each in batch.rejects if each.source_id is None}
+    known = entries_of(quarantine, texts, {*map(key_of, others)}) if quarantine else []
+    moves = set(rejected) ^ ({entry["id"] for entry in known} - found.keys())
+    differing |= {each: False for each in ids if each.type != IdType.OTHER and each.text in moves}
+    if keys != {entry["source_key"] for entry in known if entry["id"] is None}:
+        differing |= dict.fromkeys(others, False)
     return differing
 
 

@@ -126,7 +126,7 @@ def _quarantined(path: Path | None, wanted: Wanted, documents: list[Document]) -
     if path is None:
         return []
     keys = {document.key for document in documents} | {wanted.text} | ({wanted.key} if wanted.key else set())
-    return [entry_report(entry) for entry in entries_of(path, wanted.text, sorted(keys))]
+    return [entry_report(entry) for entry in entries_of(path, [wanted.text], sorted(keys))]
 
 
 def _earlier(folder: StateFolder, row_schema: RowSchema, text: str) -> list[EarlierReport]:

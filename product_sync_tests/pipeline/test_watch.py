@@ -114,6 +114,22 @@ def test_two_documents_with_one_text_and_quarantined_ones_are_due_once(shop: Sho
     assert seen(shop, folder).due == []
 
 
+def test_a_document_that_leaves_the_quarantine_is_due_although_both_sides_agree(shop: Shop) -> None:
+    shop.put(product("a"), product("bad", price=2.5), product("gone", price=2.5), product("by number", _id=2.5))
+    folder = prove(shop, quarantine_budget=1.0)
+    assert len(shop.quarantine) == 3
+    shop.put(product("bad", price=3))
+    shop.sql("INSERT INTO product SELECT 'bad', 3, title, description FROM product WHERE id = 'a'")
+    shop.remove("gone", 2.5)
+    assert {(each.type, each.text) for each in seen(shop, folder).due} >= {("string", "bad"), ("string", "gone")}
+    assert {each.type for each in seen(shop, folder).due} == {IdType.STRING, IdType.OTHER}
+    sync_run = begin(shop, changes=True)
+    load(read_and_compare(sync_run))
+    run_checks.check_result(sync_run)
+    assert shop.quarantine == {}
+    assert seen(shop, folder).unsettled == {}
+
+
 def test_what_a_run_could_not_settle_is_told_from_what_is_new(shop: Shop) -> None:
     shop.put(product("a"))
     folder = prove(shop)
