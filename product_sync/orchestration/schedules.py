@@ -46,6 +46,17 @@ def lock_holder_now(definition: SyncDefinition) -> str | None:
         return None
 
 
+def why_not_now(instance: dg.DagsterInstance, definition: SyncDefinition) -> str:
+    """Why a tick starts no run of this sync now; empty if it may start one."""
+    if unfinished := unfinished_runs(instance, [SyncNames.of(definition.name)]):
+        run = unfinished[0].dagster_run
+        return f"Run {run.run_id} is {run.status.value.lower()}; the next tick looks again."
+    # Syncs of the tenants of one table have one lock and one cron. Skipped, the later ones would never run.
+    if not definition.distinct_from_others and (holder := lock_holder_now(definition)):
+        return f"Another sync holds the lock: {holder}; the next tick looks again."
+    return ""
+
+
 def check_schedule(env: Environment) -> None:
     """Raise `ConfigurationError` for a cron expression that Dagster refuses."""
     _require_cron(ScheduleSettings.from_environment(env).cron)
@@ -67,13 +78,8 @@ def sync_schedule(definition: SyncDefinition, settings: ScheduleSettings) -> dg.
 
     @notifies_of_its_errors(names.schedule)
     def run_unless_one_is_in_flight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if unfinished := unfinished_runs(context.instance, [names]):
-            run = unfinished[0].dagster_run
-            return dg.SkipReason(f"Run {run.run_id} is {run.status.value.lower()}; the next tick looks again.")
-        # Syncs of the tenants of one table have one lock and one cron. Skipped, the later ones would never run.
-        if not definition.distinct_from_others and (holder := lock_holder_now(definition)):
-            return dg.SkipReason(f"Another sync holds the lock: {holder}; the next tick looks again.")
-        return dg.RunRequest()
+        reason = why_not_now(context.instance, definition)
+        return dg.SkipReason(reason) if reason else dg.RunRequest()
 
     return dg.ScheduleDefinition(
         name=names.schedule,

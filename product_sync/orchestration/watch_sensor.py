@@ -21,7 +21,7 @@ from product_sync.notify.dispatch import send_updates
 from product_sync.orchestration.full_proof_check import full_proof_evaluation
 from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.resources import Steps
-from product_sync.orchestration.schedules import unfinished_runs
+from product_sync.orchestration.schedules import why_not_now
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sides import find_by_sides, sides_key
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from product_sync.pipeline.watch import Look
 
-#: Seconds until a run tries again what it could not settle, or a failed run is started again.
+#: Seconds until a run tries again what it could not settle, or after a run that failed or was cancelled.
 RETRY_S = 600.0
 #: The least seconds between two full runs that the watch starts because changes were lost.
 FULL_S = 3_600.0
@@ -138,7 +138,7 @@ def watch_sensor(
             kept.forget()
             raise
         _notify(context, state, [*_lag(settings, definition, found), *_stream(definition, found)])
-        text, request = _decide(context.instance, names, found)
+        text, request = _decide(context.instance, definition, found)
         records = state.must_record(found, _condition(found), now)
         events: list[Any] = []
         if records:
@@ -153,9 +153,11 @@ def watch_sensor(
     return sensor
 
 
-def _decide(instance: dg.DagsterInstance, names: SyncNames, found: "Look") -> tuple[str, dg.RunRequest | None]:
+def _decide(
+    instance: dg.DagsterInstance, definition: SyncDefinition, found: "Look"
+) -> tuple[str, dg.RunRequest | None]:
     """What the tick says, and the run that it asks for."""
-    text = said(found)
+    text, names = said(found), SyncNames.of(definition.name)
     if found.stored is None:
         if found.lost is None or found.lost.reason in _NOT_MENDED:
             return text, None
@@ -166,12 +168,11 @@ def _decide(instance: dg.DagsterInstance, names: SyncNames, found: "Look") -> tu
         wanted, wait_s = names.changes_job, RETRY_S
     else:
         return text, None
-    if unfinished := unfinished_runs(instance, [names]):
-        run = unfinished[0].dagster_run
-        return f"{text} Run {run.run_id} is {run.status.value.lower()}; the next tick looks again.", None
+    if reason := why_not_now(instance, definition):
+        return f"{text} {reason}", None
     last = next(iter(instance.get_run_records(dg.RunsFilter(job_name=wanted), limit=1)), None)
     if last is not None:
-        if last.dagster_run.status is dg.DagsterRunStatus.FAILURE:
+        if last.dagster_run.status is not dg.DagsterRunStatus.SUCCESS:
             wait_s = max(wait_s, RETRY_S)
         left_s = wait_s - (datetime.now(UTC) - last.create_timestamp).total_seconds()
         if left_s > 0:

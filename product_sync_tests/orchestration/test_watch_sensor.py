@@ -122,15 +122,18 @@ def test_while_a_run_is_queued_or_at_work_it_looks_and_starts_none(shop: Shop) -
     run_id = record_run(shop.instance, dg.DagsterRunStatus.QUEUED)
     assert f"Run {run_id} is queued" in watching.said()
     shop.instance.delete_run(run_id)
+    with shop.locked():
+        assert "Another sync holds the lock" in watching.said()
     assert watching.requested() == [PRODUCT.changes_job]
 
 
-def test_a_run_that_fails_or_settles_nothing_is_not_started_over_and_over(shop: Shop) -> None:
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
+def test_a_run_that_fails_or_is_cancelled_is_not_started_over_and_over(shop: Shop, status: dg.DagsterRunStatus) -> None:
     shop.put(product("a"))
     assert shop.run().success
     watching = Watch(shop)
     shop.put(product("a", price=7))
-    record_run(shop.instance, dg.DagsterRunStatus.FAILURE, job=PRODUCT.changes_job)
+    record_run(shop.instance, status, job=PRODUCT.changes_job)
     assert "the next is in" in watching.said()
 
 
