@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from product_sync.errors import ConfigurationError
+from product_sync.errors import ConfigurationError, LocalStorageError
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.notify.run_metrics import FOLLOWED, RunMetrics
@@ -87,14 +87,15 @@ def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 def _follow(metrics: RunMetrics, definition: SyncDefinition) -> bool:
-    """Note in the metrics how far the changes are compared. Opens no connection."""
+    """Note in the metrics how far the changes are compared. Opens no connection. A state folder that this process
+    cannot read keeps back no alert."""
     from product_sync.state.change_position import read_position
 
     try:
         folder = find_by_sides(state_root(os.environ), sides_key(Databases.of(definition, os.environ)))
-    except ConfigurationError:
+        stored = read_position(folder) if folder else None
+    except (ConfigurationError, LocalStorageError, OSError):
         return False
-    stored = read_position(folder) if folder else None
     followed: dict[str, int | float] = {}
     if stored is not None:
         values = (float(stored.position.time.seconds), stored.proof.at.timestamp(), len(stored.unsettled))

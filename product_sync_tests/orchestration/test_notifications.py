@@ -58,6 +58,17 @@ def test_a_failing_check_reaches_a_person_once_and_so_does_its_recovery(shop: Sh
     assert web.titles()[1:] == ["target_matches_source recovered"]
 
 
+def test_a_state_folder_that_cannot_be_read_keeps_back_no_alert(shop: Shop, web: WebReceiver) -> None:
+    shop.put(product("a"))
+    daemon = Daemon(shop.instance)
+    shop.run(PRODUCT.validate_job)
+    [sides] = shop.state.glob("*/sides.json")
+    sides.unlink()
+    sides.mkdir()
+    daemon.tick()
+    assert web.titles() == ["target_matches_source failed"]
+
+
 def test_a_failure_that_was_over_before_the_tick_is_an_alert_with_its_cause(shop: Shop, web: WebReceiver) -> None:
     shop.put(*(product(name) for name in ids(4)))
     failed = shop.run(PRODUCT.validate_job)
