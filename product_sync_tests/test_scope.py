@@ -142,6 +142,24 @@ def test_a_part_that_agrees_is_no_recovery_and_no_heartbeat(shop: Shop) -> None:
     assert metrics.syncs["product"].checks == {}
 
 
+def test_a_verified_run_of_everything_ends_the_alerts_of_passes_and_nothing_else_of_them() -> None:
+    checks = [
+        CheckOutcome("target_matches_source", True, Severity.ERROR, "", {}),
+        CheckOutcome("no_extra_products", False, Severity.WARN, "", {}),
+    ]
+    run = FinishedRun("r", "product_sync", True, 1.0, checks=checks, loaded=True)
+    levels = {each.subject: str(each.level) for each in status_updates(run, "")}
+    assert levels == {
+        "check/target_matches_source": "OK",
+        "changes/target_matches_source": "OK",
+        "check/no_extra_products": "WARN",
+        "job/product_sync": "OK",
+        "job/product_sync_changes": "OK",
+    }
+    for other in (replace(run, succeeded=False), replace(run, loaded=False)):
+        assert not [each.subject for each in status_updates(other, "") if "changes" in each.subject]
+
+
 def test_the_command_names_products_and_the_report_its_scope(market: Market) -> None:
     market.stock(products(20))
     made = market.run("sync", "--id", "p0003", "--id", "p0012", "--json").answer

@@ -67,28 +67,25 @@ def status_updates(run: FinishedRun, ui_url: str) -> Iterator[StatusUpdate]:
     If a check failed the run, the check's update is enough: it is one problem. A failed run of assets from the
     Materialize button counts as a failed sync, so the next successful sync is its recovery. A run of named
     products is no recovery: what failed before may not have been among them. Passes over the changes have subjects of
-    their own. ``ui_url`` has no slash at its end, or is empty.
+    their own, and a verified sync of everything is their recovery too. ``ui_url`` has no slash at its end, or is empty.
     """
     link = _link(run.run_id, ui_url)
     follows = run.scope == "changes"
-    kind = "changes" if follows else "check"
     for check in run.checks:
         if run.is_partial and check.passed and not follows:
             continue
-        text = _check_text(check, link)
-        yield StatusUpdate(
-            f"{kind}/{check.check}",
-            check.check,
-            _level(check),
-            run.ended_at,
-            text,
-            run.sync,
-        )
+        kinds = ["changes"] if follows else ["check", "changes"] if run.verified and check.passed else ["check"]
+        for kind in kinds:
+            subject, text = f"{kind}/{check.check}", _check_text(check, link)
+            yield StatusUpdate(subject, check.check, _level(check), run.ended_at, text, run.sync)
     by_hand = run.job.startswith(_BY_HAND)
     subject = f"job/{run.sync}_sync" if by_hand else f"job/{run.job}"
     name = "a run launched by hand" if by_hand else f"the job {run.job}"
+    pass_job = f"{run.sync}_sync_changes"
+    if run.verified:
+        yield StatusUpdate(f"job/{pass_job}", f"the job {pass_job}", Level.OK, run.ended_at, link, run.sync)
     if follows:
-        subject = f"job/{run.sync}_sync_changes"
+        subject = f"job/{pass_job}"
     elif run.succeeded and run.is_partial:
         return
     if run.succeeded and (run.loaded or not by_hand):
