@@ -64,16 +64,14 @@ class Changes:
     """What changed after a position.
 
     ``ids`` has each changed ``_id`` once, with the time of its newest event; an ``_id`` of an unsupported BSON type is
-    `IdType.OTHER`. ``events`` counts all events, ``newest`` is the time of the newest one. ``at_end`` is False if a
-    bound ended the reading: more events may follow. ``position`` is where the next reading begins: it may be stored
-    when all of ``ids`` are settled or kept as unsettled. ``now`` is the time of the cluster at the reading. It
-    stands still while nothing is written, for up to ten seconds; ``clock`` goes on: seconds since 1970 by the primary's
-    clock, at least those of ``now``.
+    `IdType.OTHER`. ``events`` counts all events. ``at_end`` is False if a bound ended the reading: more events may
+    follow. ``position`` is where the next reading begins: it may be stored when all of ``ids`` are settled or kept as
+    unsettled. ``now`` is the time of the cluster at the reading. It stands still while nothing is written, for up to
+    ten seconds; ``clock`` goes on: seconds since 1970 by the primary's clock, at least those of ``now``.
     """
 
     ids: Mapping[SourceId, ClusterTime]
     events: int
-    newest: ClusterTime | None
     at_end: bool
     position: ChangePosition
     now: ClusterTime

@@ -1,7 +1,7 @@
 """The checks: pure functions that take numbers and return a result with the next step.
 
 They decide whether a run is green. The command line, the checks in the UI and the dry run all call them, so they cannot
-come to different conclusions. ``sync`` is the name of the sync, for the commands of the next step. ``scope`` is what
+come to different conclusions. ``commands`` makes the commands of the next step. ``scope`` is what
 was compared; if that is not everything, the description names it.
 """
 

@@ -15,9 +15,10 @@ from pymongo.write_concern import WriteConcern
 
 from product_sync.errors import ChangesLost, ChangesUnavailable
 from product_sync.schema.addresses import SourceAddress
-from product_sync.schema.changes import ChangePosition, Changes
+from product_sync.schema.changes import ChangePosition, Changes, ClusterTime
 from product_sync.schema.records import IdType, SourceId
 from product_sync.sources.mongodb.client import connect
+from product_sync.sources.mongodb.collection import collection_uuid
 from product_sync.sources.mongodb.source import MongoSource
 from product_sync_tests.source_contract import product, product_row_schema
 from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
@@ -92,6 +93,9 @@ def test_a_standalone_server_is_refused_and_full_syncs_still_work() -> None:
         source = MongoSource(shop, product_row_schema())
         with pytest.raises(ChangesUnavailable, match="standalone"):
             source.change_feed().position()
+        was_a_member = ChangePosition("resume::server", ClusterTime(1, 1), str(collection_uuid(shop, "products")))
+        with pytest.raises(ChangesUnavailable, match="standalone"):
+            changes(shop, was_a_member)
         assert sum(batch.documents for batch in source.snapshot()) == 1
 
 

@@ -132,7 +132,7 @@ class MongoChanges:
         # At a bound, more events of the newest time may follow: those of one transaction.
         time = now if at_end and confirmed else max(since.time, _before(newest or since.time))
         position = ChangePosition(_Token(resume, seen, server).text, time, since.collection)
-        return Changes(ids, events, newest, at_end, position, now, clock)
+        return Changes(ids, events, at_end, position, now, clock)
 
     def _changed_id(self, event: Mapping[str, Any]) -> SourceId:
         """The id that any event names is looked at. The kind of the event does not matter: what counts is the document
@@ -157,6 +157,8 @@ class MongoChanges:
 
     def _now(self) -> _Now:
         reply = self._database.client.admin.command("hello", read_preference=ReadPreference.PRIMARY)
+        if "operationTime" not in reply:
+            raise _standalone()
         time = _cluster_time(reply["operationTime"])
         clock = int(reply["localTime"].replace(tzinfo=UTC).timestamp())
         return _Now(time, max(clock, time.seconds), str(reply["topologyVersion"]["processId"]))
@@ -182,10 +184,7 @@ class MongoChanges:
     def _unavailable(self, error: OperationFailure) -> ProductSyncError:
         """The error if no stream can be opened at all."""
         if error.code == _STANDALONE:
-            return ChangesUnavailable(
-                "The source is a standalone server, which has no change stream.",
-                hint="Full syncs work. To follow the changes, make the server a replica set (one member is enough).",
-            )
+            return _standalone()
         known = translated(error, self._database)
         if error.code == _AUTHENTICATION_FAILED:
             return known
@@ -204,6 +203,13 @@ class MongoChanges:
             reason=why,
             hint=_LONGER_OPLOG if why == LostReason.HISTORY_LOST else _FULL_RUN,
         )
+
+
+def _standalone() -> ChangesUnavailable:
+    return ChangesUnavailable(
+        "The source is a standalone server, which has no change stream.",
+        hint="Full syncs work. To follow the changes, make the server a replica set (one member is enough).",
+    )
 
 
 class _Now(NamedTuple):
