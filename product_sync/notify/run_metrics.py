@@ -20,7 +20,7 @@ COUNTS: Final = (
 FOLLOWED: Final = ("position_at", "full_proof_at", "unsettled")
 #: Counts of rows that are summed over all runs.
 WRITTEN: Final = ("inserted", "updated", "deleted", "conflicts", "taken_back")
-#: Bounds for the state; a sync has three jobs, and users may define some of their own.
+#: Bounds for the state; a sync has four jobs, and users may define some of their own.
 _JOBS, _SYNCS = 20, 100
 
 

@@ -29,7 +29,7 @@ from product_sync.schema.records import IdType, Op, SourceId
 from product_sync.schema.row_schema import ID_TYPE
 from product_sync.schema.scope import Changed
 from product_sync.state import change_position, store
-from product_sync.state.change_position import MAX_UNSETTLED, StoredPosition, Unsettled
+from product_sync.state.change_position import MAX_UNSETTLED, StoredPosition, Unsettled, UnsettledReason
 from product_sync.state.store import RunFiles, StateFolder
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Differing:
     run could not delete, is settled: the check no_extra_products reports it."""
 
     keeps_extra: bool
-    reasons: dict[SourceId, str] = field(default_factory=dict)
+    reasons: dict[SourceId, UnsettledReason] = field(default_factory=dict)
 
     def add(self, rows: pa.Table, confirmed: Mapping[Op, Sequence[str]]) -> None:
         """Add rows of a diff. ``confirmed`` are the ids that still differed at the second reading."""
@@ -96,15 +96,15 @@ class Differing:
         for op, source_id in _named(rows):
             is_confirmed = source_id.text in stands.get(op, ())
             if not (is_confirmed and op is Op.EXTRA and self.keeps_extra):
-                self._add(source_id, "still_differs" if is_confirmed else "in_flight")
+                self._add(source_id, UnsettledReason.STILL_DIFFERS if is_confirmed else UnsettledReason.IN_FLIGHT)
 
     def add_refused(self, differences: Path) -> None:
         """Add the rows of a diff file that the database has refused."""
         for rows in read_batches(differences, tuple(Op), lambda: _ROWS):
             for _, source_id in _named(rows.filter(pc.field("refused_before"))):
-                self._add(source_id, "refused")
+                self._add(source_id, UnsettledReason.REFUSED)
 
-    def _add(self, source_id: SourceId, reason: str) -> None:
+    def _add(self, source_id: SourceId, reason: UnsettledReason) -> None:
         if len(self.reasons) <= MAX_UNSETTLED:  # with more, the position is given up anyway
             self.reasons[source_id] = reason
 
@@ -187,7 +187,7 @@ def waits_for_events(run: SyncRun) -> bool:
     return True
 
 
-def settle(run: SyncRun, differing: Mapping[SourceId, str]) -> Followed:
+def settle(run: SyncRun, differing: Mapping[SourceId, UnsettledReason]) -> Followed:
     """Store the new position of the pass, with the products that still differ. A product that was unsettled before
     keeps its time."""
     made = of(run.files)
@@ -200,7 +200,7 @@ def settle(run: SyncRun, differing: Mapping[SourceId, str]) -> Followed:
     return followed(run.folder) or Followed(made.since.position.time.at, len(unsettled), made.since.proof.at)
 
 
-def longest_repair_s(run: SyncRun, differing: Mapping[SourceId, str]) -> float | None:
+def longest_repair_s(run: SyncRun, differing: Mapping[SourceId, UnsettledReason]) -> float | None:
     """The longest time from a change in the source to its repair by this pass, in seconds; ``None`` without a repair.
 
     The source's clock is that of the reading, plus what has passed since on this machine."""
@@ -230,7 +230,7 @@ def take_position(run: SyncRun, source: Source) -> None:
         run.files.write_json(store.CHANGE_POSITION, {"position": asdict(position)})
 
 
-def record_proof(run: SyncRun, differing: Mapping[SourceId, str]) -> Followed | None:
+def record_proof(run: SyncRun, differing: Mapping[SourceId, UnsettledReason]) -> Followed | None:
     """Store the position of a full run that has passed its checks. ``None`` if the source cannot be followed."""
     content = run.files.read_json(store.CHANGE_POSITION) or {}
     run_id, at = run.files.run_id, taken_at(run.files.path(store.SOURCE_ROWS))

@@ -24,16 +24,19 @@ from product_sync.schema.changes import Changes
 from product_sync.schema.ports import Source
 from product_sync.schema.records import IdType, SourceBatch, SourceId
 from product_sync.state import change_position
-from product_sync.state.change_position import MAX_UNSETTLED, LostPosition, StoredPosition, Unsettled
+from product_sync.state.change_position import (
+    MAX_UNSETTLED,
+    LostPosition,
+    StoredPosition,
+    Unsettled,
+    UnsettledReason,
+)
 from product_sync.state.store import StateFolder
 
 #: Events of one look. With more, a run compares them.
 MAX_EVENTS = 20_000
 WITHIN_S = 5.0
-#: Why a product is unsettled before a run has tried to settle it.
-IN_FLIGHT, WAITS = "in_flight", "waits_for_run"
-#: Why it is, although the database has refused it with the same values.
-REFUSED = "refused"
+_NOT_TRIED = (UnsettledReason.IN_FLIGHT, UnsettledReason.WAITS_FOR_RUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def look(databases: Databases, folder: StateFolder, *, settle_s: float, timing: 
     tried: list[SourceId] = []
     for each, what in unsettled.items():
         if changes.age_s(changes.ids.get(each, what.since)) >= settle_s:
-            (due if what.reason in (IN_FLIGHT, WAITS) else tried).append(each)
+            (due if what.reason in _NOT_TRIED else tried).append(each)
     stored = change_position.read_position(folder)
     if stored is None:
         return _without_position(folder)
@@ -104,7 +107,7 @@ def _unsettled(since: StoredPosition, changes: Changes, source_id: SourceId, is_
     before, at = since.unsettled.get(source_id), changes.ids.get(source_id)
     if before is None or at is not None:
         first = before.since if before else changes.ids[source_id]
-        return Unsettled(first, REFUSED if is_refused else WAITS)
+        return Unsettled(first, UnsettledReason.REFUSED if is_refused else UnsettledReason.WAITS_FOR_RUN)
     return before
 
 

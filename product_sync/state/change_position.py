@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,12 +32,24 @@ CHANGES: Final = "changes.json"
 MAX_UNSETTLED: Final = 10_000
 
 
+class UnsettledReason(StrEnum):
+    """Why a product is not settled. The watch starts a run at once for the first two, later for the others."""
+
+    #: Only the first reading of a run found a difference, or the source has changed since.
+    IN_FLIGHT = "in_flight"
+    #: The watch has found a difference that no run has tried to settle.
+    WAITS_FOR_RUN = "waits_for_run"
+    STILL_DIFFERS = "still_differs"
+    #: The database has refused these values.
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A product that a run could not settle: it is compared again in each pass. ``reason`` is for people."""
+    """A product that differs: it is compared again in each pass. ``since`` is the source's time since which it may."""
 
     since: ClusterTime
-    reason: str
+    reason: UnsettledReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +243,7 @@ def parsed(content: Mapping[str, Any]) -> StoredPosition | LostPosition:
         position_of(content["position"]),
         _proof_of(content["proof"]),
         {
-            SourceId(kind, text): Unsettled(ClusterTime(seconds, increment), why)
+            SourceId(kind, text): Unsettled(ClusterTime(seconds, increment), UnsettledReason(why))
             for kind, text, seconds, increment, why in content["unsettled"]
         },
     )

@@ -19,7 +19,7 @@ from product_sync.pipeline.watch import Look, look
 from product_sync.schema.records import IdType, SourceId
 from product_sync.sources.mongodb.changes import MongoChanges
 from product_sync.state import change_position
-from product_sync.state.change_position import read_position, record_full_proof, take_position
+from product_sync.state.change_position import UnsettledReason, read_position, record_full_proof, take_position
 from product_sync.state.store import StateFolder
 from product_sync_tests.pipeline.test_sync_run import begin, databases_of, read_and_compare
 from product_sync_tests.shop import Shop, ids, product, shop
@@ -136,7 +136,7 @@ def test_what_a_run_could_not_settle_is_told_from_what_is_new(shop: Shop) -> Non
     shop.put(product("a", price=9))
     found = seen(shop, folder)
     assert found.stored is not None
-    unsettled = {key: replace(each, reason="refused") for key, each in found.unsettled.items()}
+    unsettled = {key: replace(each, reason=UnsettledReason.REFUSED) for key, each in found.unsettled.items()}
     record_full_proof(folder, found.stored.position, run_id="full", at=datetime.now(UTC), unsettled=unsettled)
     assert texts(seen(shop, folder).tried) == {"a"}
     assert seen(shop, folder).due == []

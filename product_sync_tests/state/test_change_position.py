@@ -22,6 +22,7 @@ from product_sync.state.change_position import (
     MAX_UNSETTLED,
     StoredPosition,
     Unsettled,
+    UnsettledReason,
     advance,
     lose_position,
     read_last_proof,
@@ -47,7 +48,7 @@ def at(second: int, *, collection: str = "uuid", token: str = "") -> ChangePosit
 
 
 def unsettled(*ids: SourceId, since: int = 1) -> dict[SourceId, Unsettled]:
-    return {each: Unsettled(ClusterTime(since, 0), "in_flight") for each in ids}
+    return {each: Unsettled(ClusterTime(since, 0), UnsettledReason.IN_FLIGHT) for each in ids}
 
 
 def prove(folder: StateFolder, position: ChangePosition, *ids: SourceId, run_id: str = "full") -> bool:
