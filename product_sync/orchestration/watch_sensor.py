@@ -21,7 +21,7 @@ from product_sync.notify.dispatch import send_updates
 from product_sync.orchestration.full_proof_check import full_proof_evaluation
 from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.resources import Steps
-from product_sync.orchestration.schedules import why_not_now
+from product_sync.orchestration.schedules import UNFINISHED, why_not_now
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sides import find_by_sides, sides_key
@@ -127,13 +127,21 @@ def watch_sensor(
 
         state, now = WatchState.read(context.cursor), time.time()
         databases = kept.get()
+
+        def without_a_look(why: str) -> dg.SensorResult:
+            _notify(context, state, _lag(settings, definition, _not_seen(databases, now)))
+            return dg.SensorResult(skip_reason=why, cursor=state.write())
+
+        # A look would keep as unsettled what the pass settles, such as an extra row, and ask for another pass.
+        passes = dg.RunsFilter(job_name=names.changes_job, statuses=list(UNFINISHED))
+        if unfinished := context.instance.get_runs(passes, limit=1):
+            return without_a_look(f"Run {unfinished[0].run_id} compares the changes; the next tick looks again.")
         try:
             folder = StateFolder(state_root(os.environ), databases.state_key)
             found = look(databases, folder, settle_s=RunOptions.resolve(os.environ, steps.defaults).settle_seconds)
         except (NotAttempted, SourceReadError) as error:
             kept.forget()
-            _notify(context, state, _lag(settings, definition, _not_seen(databases, now)))
-            return dg.SensorResult(skip_reason=str(error), cursor=state.write())
+            return without_a_look(str(error))
         except Exception:
             kept.forget()
             raise

@@ -127,6 +127,23 @@ def test_while_a_run_is_queued_or_at_work_it_looks_and_starts_none(shop: Shop) -
     assert watching.requested() == [PRODUCT.changes_job]
 
 
+def test_while_a_pass_is_at_work_it_does_not_look_so_that_what_that_has_settled_stays_settled(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(20)))
+    assert shop.run().success
+    watching = Watch(shop)
+    shop.remove("p0004")
+    assert watching.requested() == [PRODUCT.changes_job]
+    [path] = shop.state.glob("*/changes.json")
+    before = path.read_bytes()
+    run_id = record_run(shop.instance, job=PRODUCT.changes_job)
+    assert f"Run {run_id} compares the changes" in watching.said()
+    assert path.read_bytes() == before
+    shop.instance.delete_run(run_id)
+    assert shop.run(PRODUCT.changes_job).success
+    assert "p0004" in shop.rows
+    assert watching.said().endswith("0 differ.")
+
+
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
 def test_a_run_that_fails_or_is_cancelled_is_not_started_over_and_over(shop: Shop, status: dg.DagsterRunStatus) -> None:
     shop.put(product("a"))
