@@ -119,7 +119,8 @@ def test_a_document_that_leaves_the_quarantine_is_due_although_both_sides_agree(
     folder = prove(shop, quarantine_budget=1.0)
     assert len(shop.quarantine) == 3
     shop.put(product("bad", price=3))
-    shop.sql("INSERT INTO product SELECT 'bad', 3, title, description FROM product WHERE id = 'a'")
+    copy = """INSERT INTO product SELECT 'bad', title, 3, image, "sellerId", quantity FROM product WHERE id = 'a'"""
+    shop.sql(copy)
     shop.remove("gone", 2.5)
     assert {(each.type, each.text) for each in seen(shop, folder).due} >= {("string", "bad"), ("string", "gone")}
     assert {each.type for each in seen(shop, folder).due} == {IdType.STRING, IdType.OTHER}
