@@ -19,7 +19,7 @@ from bson.errors import InvalidBSON
 from product_sync.compare.diff_lines import shown
 from product_sync.conversion.document import RowConverter, decode, descend
 from product_sync.conversion.elements import TYPE_NAMES, kind_at
-from product_sync.conversion.extended_json import excerpt, readable
+from product_sync.conversion.extended_json import cut, excerpt, readable
 from product_sync.results import SampleValue
 from product_sync.schema.records import Defect, Reject
 from product_sync.schema.row_schema import RowColumn, RowSchema
@@ -53,7 +53,7 @@ class Sample:
         if any(self.fields.get(name) for name in above):
             return _element(path, 0)
         near = _nearest(path, self.fields)
-        return f"The nearest field is {near}." if near else ""
+        return f"The nearest field is {cut(near)}." if near else ""
 
 
 NO_SAMPLE: Final = Sample({}, ())

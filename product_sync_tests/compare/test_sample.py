@@ -42,6 +42,12 @@ def test_the_field_that_was_probably_meant(path: str, advice: str) -> None:
     assert said == advice
 
 
+def test_the_name_of_a_field_that_is_not_utf8_can_be_shown() -> None:
+    row_schema = row_schema_of({"a": TEXT}, {"a": {"source": "categorie"}})
+    document = bson.encode({"_id": 1, "cat?gorie": "x"}).replace(b"?", b"\xe9")
+    assert take_sample([document], row_schema).advice(row_schema.values[0]) == ("The nearest field is cat\\udce9gorie.")
+
+
 def test_the_sample_product_is_one_that_can_be_copied_and_has_most_columns() -> None:
     columns: dict[str, dict[str, Any]] = {
         "a": {"source": "title.en", "required": False},
