@@ -198,6 +198,15 @@ def test_syncs_of_two_tenants_share_a_table(market: Market, tmp_path: Path, monk
     assert market.sql("SELECT * FROM item ORDER BY 1") == [("a", "p1", "s1"), ("b", "p1", "s1")]
 
 
+@pytest.mark.parametrize("same", [1, 1.0, "1"])
+def test_two_syncs_whose_tenants_one_column_takes_for_the_same_are_refused(same: object, tmp_path: Path) -> None:
+    """An integer column takes 1.0 for 1: both syncs would have the same rows."""
+    for name, tenant in (("one", 1), ("two", same)):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(mapping_of(tenant)))
+    with pytest.raises(MappingError, match=r"both have the target table public\.item"):
+        load_definitions({}, tmp_path)
+
+
 def test_the_hint_for_a_table_without_a_key_has_the_tenant_in_it(market: Market) -> None:
     market.sql("CREATE TABLE item (tenant text, id text, slug text)")
     for key in ("PRIMARY KEY", "SET NOT NULL, ADD UNIQUE"):

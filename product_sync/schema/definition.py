@@ -210,11 +210,9 @@ def _missing_columns(columns: Mapping[str, ColumnSpec]) -> Iterator[Mistake]:
 def _mistakes_among(columns: Mapping[str, ColumnSpec]) -> Iterator[Mistake]:
     paths = {name: spec.path for name, spec in columns.items() if spec.path}
     first_id = next((name for name, spec in columns.items() if spec.is_id), None)
+    for name in _RESERVED & columns.keys():
+        yield Mistake((name,), "has a name that product_sync uses itself; give the column another one in the table.")
     for name, path in paths.items():
-        if name in _RESERVED:
-            yield Mistake(
-                (name,), "has a name that product_sync uses itself; give the column another one in the table."
-            )
         if columns[name].is_id and name != first_id:
             yield Mistake((name, "source"), f"is _id, as that of {first_id} is; exactly one column has it.")
         for other, longer in paths.items():
@@ -270,16 +268,24 @@ class SyncDefinition(_Strict):
         not the same."""
         return self._distinct_from_others
 
-    def has_other_rows_than(self, other: SyncDefinition) -> bool:
-        """Whether a column has different constant values in the two syncs. Keeps the column for the check that it is
-        part of the key. Values count as the same if some column type takes them as the same, such as 1 and "1"."""
-        mine, theirs = (
-            {name: str(spec.value).casefold() for name, spec in sync.columns.items() if spec.value is not None}
-            for sync in (self, other)
-        )
-        distinct = frozenset(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name])
+    def shares_table(self, distinct: frozenset[str]) -> None:
+        """Note that another sync has the same table and other constant values in the columns ``distinct``."""
         self._distinct_from_others += (distinct,)
-        return bool(distinct)
+
+
+def _distinct_constants(one: SyncDefinition, other: SyncDefinition) -> frozenset[str]:
+    """The columns that have different constant values in the two syncs. Values count as the same if some column type
+    takes them as the same, such as 1, 1.0 and "1"."""
+    mine, theirs = (
+        {name: _as_any_type(spec.value) for name, spec in sync.columns.items() if spec.value is not None}
+        for sync in (one, other)
+    )
+    return frozenset(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name])
+
+
+def _as_any_type(value: object) -> str:
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    return str(whole).casefold()
 
 
 def load_definition(path: Path = DEFAULT_MAPPING, default_name: str = DEFAULT_NAME) -> SyncDefinition:
@@ -341,7 +347,9 @@ def _require_distinct(definitions: Mapping[Path, SyncDefinition]) -> None:
         if one.name == other.name:
             shared = f"the name {one.name}"
         elif one.target_key == other.target_key:
-            if one.has_other_rows_than(other) and other.has_other_rows_than(one):
+            if distinct := _distinct_constants(one, other):
+                one.shares_table(distinct)
+                other.shares_table(distinct)
                 continue
             shared = f"the target table {one.target.qualified_name} of {one.target.url_variable}"
         if shared:
