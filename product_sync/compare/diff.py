@@ -74,7 +74,7 @@ def diff(
         )
         release_memory()
         found = stack.enter_context(diff_file(out, row_schema, folder, metadata=metadata))
-        nothing_refused = quarantine.refused_schema(row_schema).empty_table()
+        nothing_refused = row_schema.source_schema.empty_table()
         inputs = _inputs(row_schema, source, target, rejects, previous_quarantine)
         for new, old, rejected, *refused in by_key(inputs, folder, limits):
             rejected_ids = rejected.column(0).combine_chunks()

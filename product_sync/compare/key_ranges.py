@@ -62,13 +62,15 @@ class Input(Protocol):
 
 @dataclass(frozen=True)
 class FileInput:
-    """Columns of a Parquet file. ``select`` turns a batch of them into one of ``schema``, and may drop rows."""
+    """Columns of a Parquet file. ``select`` turns a batch of them into one of ``schema``, and may drop rows.
+    ``key_in_file`` is the name of the key in the file, if it is not ``key``."""
 
     path: Path
     schema: pa.Schema
     key: str
     columns: Sequence[str] | None = None
     select: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
+    key_in_file: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -89,7 +91,8 @@ class FileInput:
         with opened(self.path) as file:
             for at in range(file.num_row_groups):
                 group = file.metadata.row_group(at)
-                keys = file.read_row_group(at, columns=[self.key])[self.key].drop_null().combine_chunks()
+                name = self.key_in_file or self.key
+                keys = file.read_row_group(at, columns=[name])[name].drop_null().combine_chunks()
                 if len(keys):
                     yield keys, np.full(len(keys), _group_bytes(group, self.columns) / len(keys))
 

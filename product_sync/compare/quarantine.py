@@ -274,26 +274,21 @@ def first_entries(path: Path, n: int) -> pa.Table:
     return found.add_column(schema.get_field_index("refused"), schema.field("refused"), refused)
 
 
-def refused_schema(row_schema: RowSchema) -> pa.Schema:
-    """`ID_TYPE`, ``id``, and the columns of ``RowSchema.values``."""
-    return pa.schema([pa.field(ID_TYPE, pa.string()), pa.field("id", pa.string()), *_refused_type(row_schema)])
-
-
 def refused_input(path: Path, row_schema: RowSchema) -> FileInput:
-    """The values that the database refused, from a quarantine file (`refused_schema`). An entry excuses its product
-    only while the source still has exactly these values."""
-    schema = refused_schema(row_schema)
+    """The values that the database refused, from a quarantine file (``RowSchema.source_schema``). An entry excuses
+    its product only while the source still has exactly these values."""
+    schema = row_schema.source_schema
 
     def refused(entries: pa.RecordBatch) -> pa.RecordBatch:
         entries = entries.filter(pc.and_(pc.equal(entries["stage"], Stage.LOAD), entries["refused"].is_valid()))
         columns = [entries[ID_TYPE], entries["id"], *entries["refused"].flatten()]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    return FileInput(path, schema, "id", [ID_TYPE, "id", "stage", "refused"], refused)
+    return FileInput(path, schema, row_schema.key.name, [ID_TYPE, "id", "stage", "refused"], refused, "id")
 
 
 def refused_rows(path: Path, row_schema: RowSchema, row_id: str | None = None) -> pa.Table:
     """The rows of `refused_input` in memory: all of them, or those of one text id."""
     found = refused_input(path, row_schema)
-    pages_ = (page if row_id is None else page.filter(pc.equal(page["id"], row_id)) for page in found.batches())
+    pages_ = (page if row_id is None else page.filter(pc.equal(page[found.key], row_id)) for page in found.batches())
     return pa.Table.from_batches(pages_, found.schema)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from product_sync.compare.quarantine import refused_rows, refused_schema
+from product_sync.compare.quarantine import refused_rows
 from product_sync.compare.quarantine_entries import entries_of
 from product_sync.compare.rule import compare_rows
 from product_sync.conversion.document import key_of
@@ -125,7 +125,7 @@ def _differing(
     target = databases.reader().fetch(sorted(text for text in texts if can_be_in(key_type, text)))
     quarantine = folder.sound_quarantine()
     rejected = _rejected(batch)
-    refused = refused_rows(quarantine, row_schema) if quarantine else refused_schema(row_schema).empty_table()
+    refused = refused_rows(quarantine, row_schema) if quarantine else row_schema.source_schema.empty_table()
     rows = pa.Table.from_batches([batch.rows])
     found: dict[str, bool] = {}
     for is_refused, _, table in compare_rows(row_schema, rows, target, pa.array(rejected, pa.string()), refused):

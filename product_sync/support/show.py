@@ -118,7 +118,7 @@ def _row(databases: Databases, text: str) -> pa.Table:
 
 def _refused(path: Path | None, row_schema: RowSchema, text: str) -> pa.Table:
     if path is None:
-        return quarantine.refused_schema(row_schema).empty_table()
+        return row_schema.source_schema.empty_table()
     return quarantine.refused_rows(path, row_schema, text)
 
 

@@ -15,11 +15,13 @@ from bson import Int64, ObjectId
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from product_sync.compare.key_ranges import Limits, by_key
 from product_sync.compare.quarantine import (
     add_duplicates,
     first_entries,
     merge,
     quarantine_schema,
+    refused_input,
     refused_rows,
     rejects_batch,
     rejects_schema,
@@ -27,12 +29,13 @@ from product_sync.compare.quarantine import (
 )
 from product_sync.conversion.extended_json import EXCERPT_LENGTH
 from product_sync.conversion.ids import source_id, source_key, to_bson
+from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
-from product_sync.schema.row_schema import ID_TYPE, RowSchema
+from product_sync.schema.row_schema import ID_TYPE, RowSchema, resolve_mapping
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import RUN_ID, STATE_KEY, read_metadata
 from product_sync_tests.parquet import write_parquet
-from product_sync_tests.row_schemas import INTEGER, row_schema_of
+from product_sync_tests.row_schemas import INTEGER, TEXT, row_schema_of, table_of
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -286,6 +289,28 @@ class TestMerge:
         self.run(tmp_path, [reject("b")])
         assert pq.read_table(tmp_path / "quarantine")["refused"].null_count == 1
         assert refused_rows(tmp_path / "quarantine", ROW_SCHEMA).num_rows == 0
+
+
+def test_the_refused_values_of_a_column_called_id_beside_the_key_are_found(tmp_path: Path) -> None:
+    columns = {"sku": {"source": "_id"}, "id": {"source": "number"}}
+    definition = SyncDefinition.model_validate(
+        {"source": {"collection": "products"}, "target": {"table": "product"}, "columns": columns}
+    )
+    row_schema = resolve_mapping(definition, table_of({"sku": TEXT, "id": INTEGER}, key="sku"))
+    batch = rejects_batch(
+        row_schema, [reject("a"), reject("b")], Stage.LOAD, pa.table({"id": pa.array([7, 8], pa.int32())})
+    )
+    history = {"first_seen": NOW, "last_seen": NOW, "attempts": 1, "run_id": "run"}
+    entries = pa.Table.from_pylist(
+        [entry | history for entry in batch.to_pylist()], schema=quarantine_schema(row_schema)
+    )
+    path = tmp_path / "quarantine"
+    write_parquet(path, entries.schema, entries.to_batches(), metadata={STATE_KEY: "key", RUN_ID: "run"})
+    found = [{"source_id_type": "string", "sku": "a", "id": 7}, {"source_id_type": "string", "sku": "b", "id": 8}]
+    assert refused_rows(path, row_schema).to_pylist() == found
+    assert refused_rows(path, row_schema, "b").to_pylist() == found[1:]
+    ranges = list(by_key([refused_input(path, row_schema)], tmp_path, Limits(range_bytes=2)))
+    assert [table.to_pylist() for (table,) in ranges] == [found[:1], found[1:]]
 
 
 def test_the_summary_counts_a_document_once_for_each_of_its_reasons(tmp_path: Path) -> None:
