@@ -20,7 +20,6 @@ from pydantic_core import ErrorDetails
 from product_sync.errors import ConfigurationError
 
 Environment = Mapping[str, str]
-_LIMITS = ("ge", "gt", "le")
 
 
 def setting(
