@@ -167,6 +167,21 @@ class TestFailures:
         batches = list(price(shop).snapshot())
         assert [sum(batch.rows.num_rows for batch in batches), len(failures(batches))] == [11, 1]
 
+    def test_a_document_that_its_expressions_make_too_large_costs_itself(self, shop: Shop) -> None:
+        """The server sends no document of more than 16 MB. Each expression alone has room beside the fields."""
+        for number in range(7):
+            name = "x" * (7_000_000 if number in (2, 3) else 1)
+            shop["products"].insert_one({"_id": f"p{number}", "name": name, "again": name})
+        reader = source(shop, {"a": (TEXT, "$again"), "b": (TEXT, "$name"), "c": (TEXT, {"$toLower": "$missing"})})
+        ids = [SourceId(IdType.STRING, f"p{number}") for number in range(7)]
+        for batches in list(reader.snapshot()), [reader.fetch(ids)]:
+            assert sum(batch.rows.num_rows for batch in batches) == 5
+            rejected = failures(batches)
+            assert rejected.keys() == {'"p2"', '"p3"'}
+            for defects in rejected.values():
+                [(column, reason, message)] = defects
+                assert (column, reason, "Size must be between" in message) == ("b", "expression_failed", True)
+
     def test_a_document_with_a_repeated_field_is_rejected_as_before(self, shop: Shop) -> None:
         twice = bson.encode({"_id": "a", "name": "one", "namf": "two", "price": "1"}).replace(b"namf", b"name")
         shop["products"].insert_one(RawBSONDocument(twice))

@@ -8,7 +8,7 @@ server's messages in place of the values (`document.with_failures`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Final
@@ -27,8 +27,6 @@ ID_ONLY: Final = {"_id": 1}
 _WHOLE: Final = {"_id": 1, "document": "$$ROOT"}
 #: Ids in one command, if a page is read by its ids.
 _AT_ONCE: Final = 500
-#: How often a document is read that changes while its expressions are tried.
-_ATTEMPTS: Final = 5
 
 #: Reads the documents of a query with the fields of a projection.
 _Read = Callable[[Query, Query], Sequence[bytes] | Documents]
@@ -93,37 +91,34 @@ class MappedDocuments:
                 found = read(paging.any_of(part), self._projection)
             except SourceReadError as error:
                 self._require_evaluation_error(error)
-                # If a document has changed meanwhile, the parts are cut at another place, and still become smaller.
-                good = min(self._collection.evaluated(paging.any_of(part), self._projection), len(part) - 1)
-                for smaller in part[:good], part[good : good + 1], part[good + 1 :]:
+                for smaller in self._cut(part):
                     yield from self._parts(read, smaller)
             else:
                 yield len(part), found
 
-    def _single(self, read: _Read, bson_id: bytes) -> list[bytes]:
-        """The document with this id, or none. Each expression is evaluated alone, so that each failure is named."""
-        by_id = paging.any_of([bson_id])
-        for _ in range(_ATTEMPTS):
-            failures = self._failures(read, by_id)
-            kept = {name: field for name, field in self._projection.items() if name not in failures}
-            try:
-                documents = list(read(by_id, kept))
-            except SourceReadError as error:
-                self._require_evaluation_error(error)
-                last = error
-            else:
-                return [with_failures(document, failures) if failures else document for document in documents]
-        raise last
+    def _cut(self, ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+        """The ids before the first document on which an expression fails, that one, and the others. If a document has
+        changed meanwhile, they are cut at another place, and still become smaller."""
+        good = self._collection.evaluated(paging.any_of(ids), self._projection)
+        if good < len(ids):
+            return iter((ids[:good], ids[good : good + 1], ids[good + 1 :]))
+        # No expression fails, but the server cannot send what comes out: it is larger than a document may be.
+        middle = len(ids) // 2
+        return iter((ids[:middle], ids[middle:]))
 
-    def _failures(self, read: _Read, by_id: Query) -> Mapping[str, str]:
-        failures: dict[str, str] = {}
+    def _single(self, read: _Read, bson_id: bytes) -> list[bytes]:
+        """The document with this id, or none. The expressions are added one by one, so that each failure is named."""
+        by_id = paging.any_of([bson_id])
+        kept = {name: field for name, field in self._projection.items() if name not in self._expressions}
+        documents, failures = list(read(by_id, kept)), dict[str, str]()
         for name, expression in self._expressions.items():
             try:
-                read(by_id, {"_id": 1, name: expression})
+                documents = list(read(by_id, {**kept, name: expression}))
+                kept[name] = expression
             except SourceReadError as error:
                 self._require_evaluation_error(error)
                 failures[name] = server_message(error.__cause__)
-        return failures
+        return [with_failures(document, failures) if failures else document for document in documents]
 
 
 def sample(collection: SourceCollection, row_schema: RowSchema, rows: int) -> list[bytes]:
