@@ -87,6 +87,16 @@ def outcome(name: str, *members: tuple[bytes, Value]) -> Any:
         ("tags", values.array([values.text(b"a"), values.int32(1)]), "wrong_type"),
         ("makers", values.array([values.int64(7)]), ["7"]),
         ("sizes", values.array([values.double(0.001)]), "not_exact"),
+        ("nick", values.int32(5), "wrong_type"),
+        ("nick", values.NULL, None),
+        ("whole", values.double(-2.5), -2),
+        ("whole", values.text(b"-12"), -12),
+        ("whole", values.text(b"12", values.SYMBOL), "expression_failed"),
+        ("whole", values.text(b"1.0"), "expression_failed"),
+        ("whole", values.int64(2**31), "expression_failed"),
+        ("whole", values.decimal("NaN"), "expression_failed"),
+        ("whole", values.boolean(value=True), 1),
+        ("whole", values.UNDEFINED, 0),
         ("stock", values.int32(5), "wrong_type"),
         ("stock", values.embedded([(b"count", values.int32(5))]), 5),
         ("stock", values.embedded([]), 7),
@@ -100,6 +110,12 @@ def test_the_oracle_knows_the_rules(name: str, value: Value, expected: object) -
 def test_the_oracle_takes_no_side_where_a_field_stands_twice() -> None:
     twice = (b"price", values.int32(5))
     assert outcome("price", twice, twice) == "repeated_field"
+
+
+def test_the_oracle_knows_what_mongodb_makes_of_a_missing_and_of_a_repeated_field() -> None:
+    sku, nick = (b"sku", values.text(b"S1")), (b"nick", values.text(b"first"))
+    assert outcome("nick", sku) == "S1"
+    assert outcome("nick", sku, nick, (b"nick", values.text(b"second"))) == "first"
 
 
 def test_the_oracle_knows_what_an_id_may_be() -> None:

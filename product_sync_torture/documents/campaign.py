@@ -160,7 +160,8 @@ class _Place:
             cart.execute(
                 "UPDATE product SET title = 'changed', note = note || '!', mood = 'sad', tag = upper(tag),"
                 " day = '12024-01-01', sold = '0044-03-15 BC', facts = to_jsonb(facts::text), tags = '{{red}}',"
-                " sizes = '[0:0]={NaN}', rest = '\"\\u0000\"', moods = '{NULL}'"
+                " sizes = '[0:0]={NaN}', rest = '\"\\u0000\"', moods = '{NULL}',"
+                " nick = upper(nick), whole = -1"
             )
         run = self._run("everything changed", "--accept-changes")
         if run.answer.get("updated", 0) < len(source.documents) // 2:
@@ -216,7 +217,8 @@ def _mapping(columns: Sequence[Column], folder: Path) -> dict[str, str]:
     """The variable with the mapping file of these columns. JSON is valid YAML."""
     specs: dict[str, dict[str, Any]] = {"id": {"source": "_id"}}
     for column in columns:
-        specs[column.name] = {"source": column.source or column.name}
+        origin = {"expression": column.expression} if column.expression else {"source": column.source or column.name}
+        specs[column.name] = dict[str, Any](origin)
         if column.name in ("sellerId", "makers"):
             specs[column.name]["kind"] = "reference"
         if column.zone is not None:
@@ -245,7 +247,7 @@ def _create_table(cart_url: str, columns: Sequence[Column]) -> None:
 def _leave_old_rows(cart_url: str, made: Sequence[Made], columns: Sequence[Column]) -> None:
     """Insert outdated rows. A sync must update those of good documents and keep those of bad ones."""
     short = [one.text_id for one in made if one.text_id and len(one.text_id) < 200][:: len(made) // _LEFT_FROM_BEFORE]
-    needed = {"title": OLD_TITLE, "price": 1, "quantity": 1, "sellerId": "s", "mood": "sad", "stock": 1}
+    needed = {"title": OLD_TITLE, "price": 1, "quantity": 1, "sellerId": "s", "mood": "sad", "stock": 1, "whole": 1}
     names = [column.name for column in columns if column.name in needed]
     listed = ", ".join(f'"{name}"' for name in names)
     with psycopg.connect(cart_url) as cart, cart.cursor() as cursor:

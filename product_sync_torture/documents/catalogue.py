@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from product_sync_torture.documents import values
-from product_sync_torture.documents.oracle import Column, Wrong, expect_column, expect_id
+from product_sync_torture.documents.oracle import Column, Wrong, computed, expect_column, expect_id
 from product_sync_torture.documents.values import Value
 
 _BAD: Final = 0.45
@@ -70,8 +71,7 @@ def _make(columns: Sequence[Column], bson_id: Value, members: list[tuple[bytes, 
         text_id = expect_id(bson_id)
     except Wrong as reason:
         wrong.add(("id", str(reason)))
-    asked_for = {column.path[0] for column in columns}
-    if any(value.malformed for name, value in members if name in asked_for):
+    if any(value.malformed for value in _sent(columns, members)):
         return Made(raw, bson_id, text_id, None, frozenset(wrong | {("id", "invalid_bson")}))
     row: dict[str, Any] = {}
     for column in columns:
@@ -81,6 +81,16 @@ def _make(columns: Sequence[Column], bson_id: Value, members: list[tuple[bytes, 
             wrong.add((column.name, str(reason)))
     long_id = text_id is not None and len(text_id.encode()) > _FITS_INDEX
     return Made(raw, bson_id, text_id, None if wrong else row, frozenset(wrong), may_be_refused=long_id)
+
+
+def _sent(columns: Sequence[Column], members: list[tuple[bytes, Value]]) -> Iterator[Value]:
+    """The values that MongoDB sends: the mapped fields, and those of the expressions that do not fail."""
+    mapped = {column.path[0] for column in columns if column.expression is None}
+    yield from (value for name, value in members if name in mapped)
+    for column in columns:
+        with suppress(Wrong):
+            if (value := computed(column, members)) is not None:
+                yield value
 
 
 def _members(columns: Sequence[Column], draw: random.Random) -> Iterator[tuple[bytes, Value]]:
@@ -112,6 +122,7 @@ def _fitting(column: Column, draw: random.Random) -> Value:
         "tags": values.array([values.text(b"red"), values.text(f"no {number}".encode()), values.NULL]),
         "sizes": values.array([values.int32(number), values.double(number / 4)]),
         "moods": values.array([values.text(b"sad"), values.text(b"")]),
+        "nick": values.text(f"Nick {number}".encode()), "whole": values.text(str(number).encode()),
         "makers": values.array([values.object_id(draw.randbytes(12)), values.int32(number)]),
     }  # fmt: skip
     if draw.random() < 0.9:
@@ -184,7 +195,7 @@ def _id(draw: random.Random, number: int) -> Value:
         lambda: values.embedded([(b"a", values.int32(number)), (b"a", values.int32(number + 1))]),
         lambda: values.embedded([(b"k", values.int32(number)), (b"\xff", values.text(b"\xff"))]),
         lambda: values.binary(draw.randbytes(9), 0),
-        lambda: values.text(f"symbol {number}".encode(), 0x0E),
+        lambda: values.text(f"symbol {number}".encode(), values.SYMBOL),
     ]
     return draw.choice(makers)()
 

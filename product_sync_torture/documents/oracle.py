@@ -11,7 +11,7 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Any, Final
@@ -27,9 +27,11 @@ from product_sync_torture.documents.values import (
     NOTHING,
     NUMBER,
     OBJECT_ID,
+    STRING,
     TEXT,
     UUID,
     Value,
+    int32,
 )
 
 _CANONICAL_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
@@ -38,6 +40,7 @@ ZONE: Final = "Europe/Berlin"
 LABELS: Final = ("ok", "sad", "tea", "")
 _CLOCK: Final = ZoneInfo(ZONE)
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_WHOLE: Final = re.compile(rb"-?[0-9]+")
 _DAY: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 
 
@@ -48,7 +51,8 @@ class Wrong(Exception):
 @dataclass(frozen=True, slots=True)
 class Column:
     """``sql`` is the column's type, ``read`` the expression that reads it. ``default`` replaces a missing value; with
-    ``REQUIRED`` a missing value is wrong."""
+    ``REQUIRED`` a missing value is wrong. With an ``expression``, ``evaluate`` says what MongoDB makes of the fields;
+    of a repeated field it takes the first."""
 
     name: str
     sql: str
@@ -57,6 +61,8 @@ class Column:
     default: Any = "REQUIRED"
     source: str = ""
     zone: str | None = None
+    expression: Any = None
+    evaluate: Callable[[Mapping[bytes, Value]], Value | None] | None = None
 
     @property
     def path(self) -> tuple[bytes, ...]:
@@ -301,6 +307,27 @@ def list_of(expect: Callable[[Value], Any]) -> Callable[[Value], Any]:
     return expect_list
 
 
+def nick_or_sku(fields: Mapping[bytes, Value]) -> Value | None:
+    """``{$ifNull: [$nick, $sku]}``"""
+    nick = fields.get(b"nick")
+    return fields.get(b"sku") if nick is None or nick.kind == NOTHING else nick
+
+
+def whole_number(fields: Mapping[bytes, Value]) -> Value | None:
+    """``{$toInt: $whole}``: the fraction of a number is cut off, a text must be a whole number."""
+    value = fields.get(b"whole")
+    if value is None or value.kind == NOTHING:
+        return None
+    if value.kind == BOOLEAN:
+        return int32(int(value.meaning))
+    is_number = value.kind == NUMBER and value.meaning.is_finite()
+    is_text = value.code == STRING and _WHOLE.fullmatch(value.meaning)
+    number = int(value.meaning) if is_number or is_text else 2**31
+    if not -(2**31) <= number < 2**31:
+        raise Wrong("expression_failed")
+    return int32(number)
+
+
 COLUMNS: Final = (
     Column("title", "varchar(40)", characters(40)),
     Column("note", "text", characters(), default=None),
@@ -327,6 +354,8 @@ COLUMNS: Final = (
     Column("sizes", "numeric(10,2)[]", list_of(money), default=None),
     Column("makers", "text[]", list_of(reference), default=None),
     Column("moods", "mood[]", list_of(label), "moods::text[]", default=None),
+    Column("nick", "text", characters(), default=None, expression={"$ifNull": ["$nick", "$sku"]}, evaluate=nick_or_sku),
+    Column("whole", "integer", integer(32), default=0, expression={"$toInt": "$whole"}, evaluate=whole_number),
 )
 #: The types that are not built in.
 TYPES: Final = (f"CREATE TYPE mood AS ENUM ({', '.join(map(repr, LABELS))})", "CREATE DOMAIN sku AS varchar(8)")
@@ -337,12 +366,17 @@ def expect_column(column: Column, members: list[tuple[bytes, Value]]) -> Any:
     """The expected value of the column. Raises `Wrong`."""
     with localcontext() as context:
         context.prec = _ENOUGH_DIGITS
-        value = _at(column.path, members)
+        value = computed(column, members) if column.evaluate else _at(column.path, members)
         if value is None or value.kind == NOTHING:
             if column.default == "REQUIRED":
                 raise Wrong("missing_field")
             return column.default
         return column.expect(value)
+
+
+def computed(column: Column, members: list[tuple[bytes, Value]]) -> Value | None:
+    """The value of the column's expression, if it has one. Raises `Wrong`."""
+    return column.evaluate(dict(reversed(members))) if column.evaluate else None
 
 
 def _at(path: tuple[bytes, ...], members: list[tuple[bytes, Value]]) -> Value | None:

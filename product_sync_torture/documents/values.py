@@ -19,6 +19,8 @@ from bson.decimal128 import Decimal128
 NUMBER, TEXT, BOOLEAN, DATE, UUID, OBJECT_ID, NOTHING, DOCUMENT, ARRAY, OTHER = (
     "number", "text", "boolean", "date", "uuid", "object id", "nothing", "document", "array", "other"
 )  # fmt: skip
+#: BSON's types of a text. The second one is deprecated.
+STRING, SYMBOL = 0x02, 0x0E
 #: Levels of nested documents. The server refuses more than 180.
 _DEEPEST: Final = 150
 
@@ -46,7 +48,7 @@ def document(elements: Sequence[tuple[bytes, Value]]) -> bytes:
     return struct.pack("<i", len(body) + 5) + body + b"\0"
 
 
-def text(content: bytes, code: int = 0x02) -> Value:
+def text(content: bytes, code: int = STRING) -> Value:
     return Value(code, struct.pack("<i", len(content) + 1) + content + b"\0", TEXT, content)
 
 
@@ -140,7 +142,7 @@ def any_text(draw: random.Random) -> Value:
     broken = [draw.choice(_BROKEN), words + draw.choice(_BROKEN), draw.randbytes(draw.randint(0, 40)), b"a\0b"]
     short = draw.choices(_LABELS_AND_DAYS, k=4)
     content = draw.choice([*[words] * 4, *short, *broken, b"", b" " * 3, b"x" * 40, b"x" * 41, "ü".encode() * 40])
-    return text(content, draw.choice([0x02] * 9 + [0x0E]))
+    return text(content, draw.choice([STRING] * 9 + [SYMBOL]))
 
 
 def any_number(draw: random.Random) -> Value:
