@@ -115,7 +115,8 @@ def test_two_documents_with_one_text_and_quarantined_ones_are_due_once(shop: Sho
 
 
 def test_a_document_that_leaves_the_quarantine_is_due_although_both_sides_agree(shop: Shop) -> None:
-    shop.put(product("a"), product("bad", price=2.5), product("gone", price=2.5), product("by number", _id=2.5))
+    shop.put(*(product(name) for name in ("a", *ids(9))))
+    shop.put(product("bad", price=2.5), product("gone", price=2.5), product("by number", _id=2.5))
     folder = prove(shop, quarantine_budget=1.0)
     assert len(shop.quarantine) == 3
     shop.put(product("bad", price=3))
