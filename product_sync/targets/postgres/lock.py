@@ -3,6 +3,9 @@
 Each of two syncs at once would undo what the other relies on. The lock is in the target, so it holds on whatever
 machine a sync runs, and it is freed with its connection: also by a killed run. A transaction pooler breaks it, because
 each transaction may get another session; so a pooler is detected and refused.
+
+The steps of a run with shards share the lock: each has it as a shared lock, and marks its session with the run. While
+a step of one run has it, no step of another run and no sync without shards gets it (docs/decisions/0196).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import psycopg
@@ -36,23 +39,33 @@ _SECOND_SESSION_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A session by its server process. ``since`` is ``None`` where our role may not see it."""
+    """A session by its server process. ``since`` is ``None`` where our role may not see it. ``others`` are the other
+    sessions that share the lock."""
 
     backend: int
     name: str | None
     since: str | None
+    others: int = 0
 
     def __str__(self) -> str:
         since = f", connected since {self.since}" if self.since else ""
-        return f"{self.name or 'an unnamed session'} (backend {self.backend}{since})"
+        others = f" and {self.others} more of its steps" if self.others else ""
+        return f"{self.name or 'an unnamed session'} (backend {self.backend}{since}){others}"
 
 
-def try_lock(connection: psycopg.Connection, table: TargetTable) -> bool:
-    """Takes the table's lock for this session; false if another session holds it."""
+def try_lock(connection: psycopg.Connection, table: TargetTable, *, shared_by: str | None = None) -> bool:
+    """Takes the table's lock for this session; false if another session holds it. ``shared_by`` is a run whose steps
+    share the lock: then false if a session that is no step of this run holds it."""
     connection.execute(session_sql.KEEP_ALIVE, prepare=False)
     connection.execute(session_sql.CHECK_CLIENT_IN_SESSION)
-    row = connection.execute(session_sql.TRY_LOCK, [_key(table)]).fetchone()
-    return row == (True,)
+    if shared_by is None:
+        cursor = connection.execute(session_sql.TRY_LOCK, [_key(table)])
+    else:
+        statements = session_sql.try_shared_lock(_key(table), f"product_sync run {shared_by}")
+        cursor = connection.execute(statements, prepare=False)
+        while cursor.nextset():
+            pass
+    return cursor.fetchone() == (True,)
 
 
 def wait_for_lock(
@@ -61,11 +74,12 @@ def wait_for_lock(
     *,
     wait_s: float,
     on_wait: OnWait,
+    shared_by: str | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Takes the table's lock for this session. Tries for ``wait_s`` seconds while another session holds it, then raises
-    `SyncAlreadyRunning`. The server does not queue it: a wait in the server could not be reported."""
-    _wait(lambda: try_lock(connection, table), connection, table, wait_s, on_wait, sleep)
+    """Takes the table's lock for this session, as `try_lock`. Tries for ``wait_s`` seconds while another session holds
+    it, then raises `SyncAlreadyRunning`. The server does not queue it: a wait in the server could not be reported."""
+    _wait(lambda: try_lock(connection, table, shared_by=shared_by), connection, table, wait_s, on_wait, sleep)
 
 
 def wait_until_free(address: TargetAddress, table: TargetTable, *, wait_s: float, on_wait: OnWait) -> None:
@@ -105,7 +119,7 @@ def already_running(holder: Holder | None, table: TargetTable, *, waited_s: floa
 
 
 def lock_holder(address: TargetAddress, table: TargetTable, *, within_s: float | None = None) -> str | None:
-    """The session that holds the table's lock, or ``None``. Only reads. Errors as of `connected`; ``within_s`` are the
+    """The sessions that hold the table's lock, or ``None``. Only reads. Errors as of `connected`; ``within_s`` are the
     seconds that it may take to connect."""
     with connected(address, table.qualified_name, connect_within_s=within_s) as connection:
         holder = holder_of(connection, table)
@@ -113,9 +127,9 @@ def lock_holder(address: TargetAddress, table: TargetTable, *, within_s: float |
 
 
 def holder_of(connection: psycopg.Connection, table: TargetTable) -> Holder | None:
-    """The session that holds the table's lock, asked on an open connection."""
-    row = connection.execute(session_sql.LOCK_HOLDER, [_key(table)]).fetchone()
-    return None if row is None else Holder(*row)
+    """The session that holds the table's lock, asked on an open connection; the oldest one of several steps."""
+    rows = connection.execute(session_sql.LOCK_HOLDERS, [_key(table)]).fetchall()
+    return replace(Holder(*rows[0]), others=len(rows) - 1) if rows else None
 
 
 def pools_transactions(connection: psycopg.Connection, address: TargetAddress) -> bool:

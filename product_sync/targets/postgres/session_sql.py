@@ -103,18 +103,54 @@ KEEP_ALIVE: Final = sql.SQL(
 # Takes the sync's lock: one per table, held by the session, freed with the connection.
 TRY_LOCK: Final = sql.SQL("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended($1::pg_catalog.text, 0))")
 
-# Finds the session that holds the sync's lock. pg_locks shows the 64-bit key of an advisory lock as two halves.
-LOCK_HOLDER: Final = sql.SQL(
+# The advisory locks of this database that are held. pg_locks shows a 64-bit key as two halves, with objsubid 1; a key
+# of two 32-bit numbers has objsubid 2.
+_HELD: Final = sql.SQL(
     """
-    SELECT lock.pid, activity.application_name, activity.backend_start::pg_catalog.text
-    FROM pg_catalog.pg_locks AS lock
-    LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = lock.pid
-    WHERE lock.locktype = 'advisory' AND lock.granted AND lock.objsubid = 1
-      AND lock.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-      AND (lock.classid::pg_catalog.int8 << 32) | lock.objid::pg_catalog.int8
-          = pg_catalog.hashtextextended($1::pg_catalog.text, 0)
+    held AS (
+        SELECT pid, objsubid, (classid::pg_catalog.int8 << 32) | objid::pg_catalog.int8 AS key
+        FROM pg_catalog.pg_locks
+        WHERE locktype = 'advisory' AND granted
+          AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    )
     """
 )
+
+# Finds the sessions that hold the sync's lock, the oldest first.
+LOCK_HOLDERS: Final = sql.SQL(
+    """
+    WITH {held}
+    SELECT held.pid, activity.application_name, activity.backend_start::pg_catalog.text
+    FROM held LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
+    WHERE held.objsubid = 1 AND held.key = pg_catalog.hashtextextended($1::pg_catalog.text, 0)
+    ORDER BY activity.backend_start, held.pid
+    """
+).format(held=_HELD)
+
+
+def try_shared_lock(table: str, run: str) -> sql.Composed:
+    """Takes the lock of a table together with the other steps of a run. The last result is false if it is not free.
+
+    Three statements in one transaction that never waits for this client. The first lets one session at a time ask. The
+    second marks the session with its run, by a shared lock whose key is two numbers. The third refuses if a session
+    has the lock and the mark of another run. A session without a mark does not count: one that ends loses its locks in
+    any order, and a sync without shards refuses the shared lock anyway.
+    """
+    return sql.SQL(
+        """
+        SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({join}, 0));
+        SELECT pg_catalog.pg_advisory_lock_shared((key >> 32)::pg_catalog.int4, ((key << 32) >> 32)::pg_catalog.int4)
+        FROM pg_catalog.hashtextextended({run}, 0) AS run(key);
+        WITH {held}
+        SELECT CASE WHEN EXISTS (
+            SELECT FROM held AS lock JOIN held AS mark ON mark.pid = lock.pid AND mark.objsubid = 2
+            WHERE lock.objsubid = 1 AND lock.key = pg_catalog.hashtextextended({table}, 0)
+            GROUP BY lock.pid
+            HAVING NOT pg_catalog.bool_or(mark.key = pg_catalog.hashtextextended({run}, 0))
+        ) THEN false ELSE pg_catalog.pg_try_advisory_lock_shared(pg_catalog.hashtextextended({table}, 0)) END
+        """
+    ).format(held=_HELD, join=sql.Literal(f"{table} join"), table=sql.Literal(table), run=sql.Literal(run))
+
 
 # Finds the sessions that block a session: when its statement began, and of each blocker process, name, state and age of
 # its transaction in seconds. No row if it does not wait.

@@ -49,7 +49,8 @@ class PostgresWriter:
 
     Needs SELECT, INSERT and UPDATE on the table, and DELETE for deletions. Opening it raises what `connect` and
     `require_writable` raise, and `SyncAlreadyRunning` if another sync holds the lock for longer than ``lock_wait_s``
-    seconds; ``on_wait`` is called meanwhile. With ``probing`` it takes no lock and does not open while a sync runs.
+    seconds; ``on_wait`` is called meanwhile. With ``shares_lock`` the other steps of the run may hold it too. With
+    ``probing`` it takes no lock and does not open while a sync runs.
 
     With ``flush_within_s`` COMMIT does not wait for the disk, but `settle` does: other clients that commit at that
     moment do not wait for our flush, and the first of them flushes for both. If nobody has within that many seconds,
@@ -66,12 +67,14 @@ class PostgresWriter:
         lock_wait_s: float = 0.0,
         on_wait: OnWait = log_wait,
         patience: Patience = PATIENCE,
+        shares_lock: bool = False,
         probing: bool = False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._address = address
         self._row_schema = row_schema
         self._name = application_name(run_id)
+        self._shared_by = run_id if shares_lock else None
         self._sleep = sleep
         self._watched = partial(watched, address=address, on_wait=on_wait, patience=patience)
         self._unknown: dict[str, Written] = {}
@@ -88,7 +91,14 @@ class PostgresWriter:
                 self._session = _session(connection)
                 require_writable(connection, address, row_schema.table)
                 if not probing:
-                    wait_for_lock(connection, row_schema.table, wait_s=lock_wait_s, on_wait=on_wait, sleep=sleep)
+                    wait_for_lock(
+                        connection,
+                        row_schema.table,
+                        wait_s=lock_wait_s,
+                        on_wait=on_wait,
+                        shared_by=self._shared_by,
+                        sleep=sleep,
+                    )
                 elif (holder := holder_of(connection, row_schema.table)) is not None:
                     raise already_running(holder, row_schema.table)
                 self._flushes_later = self._may_flush_later(connection)
@@ -183,7 +193,10 @@ class PostgresWriter:
         self._watch = self._open.enter_context(self._watched(connection))
         with self._transaction():
             session = _session(connection)
-            if not try_lock(connection, self._row_schema.table):
+            if self._shared_by and connection.execute(session_sql.END_FORMER_SESSION, self._session).fetchall():
+                connection.close()
+                raise _former_session_ended()
+            if not try_lock(connection, self._row_schema.table, shared_by=self._shared_by):
                 self._end_former_session(connection)
             self._flushes_later = self._may_flush_later(connection)
             self._session = session
@@ -197,7 +210,7 @@ class PostgresWriter:
         connection.execute(session_sql.END_FORMER_SESSION, self._session)
         connection.close()
         if holder is None or holder.backend == self._session[0]:
-            raise TransientError("The lost session still held the sync's lock; it was ended.", connection_lost=True)
+            raise _former_session_ended()
         raise already_running(holder, self._row_schema.table)
 
     def _run(self, batch: WriteBatch, begin: Callable[[], str], end: Callable[[str, Written], None]) -> Written:
@@ -330,6 +343,10 @@ def _table_errors_stop() -> Iterator[None]:
         yield
     except TableError as error:
         raise EveryBatchWouldFail(error.message, hint=error.hint) from error
+
+
+def _former_session_ended() -> TransientError:
+    return TransientError("The lost session still held the sync's lock; it was ended.", connection_lost=True)
 
 
 def _session(connection: psycopg.Connection) -> tuple[int, str | None]:
