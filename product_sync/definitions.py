@@ -15,11 +15,13 @@ stay_small()
 end_without_collecting()
 
 from product_sync.orchestration.build import build_definitions  # noqa: E402
+from product_sync.orchestration.executor import executor_of  # noqa: E402
 from product_sync.schema.definition import load_definitions  # noqa: E402
-from product_sync.settings import PageSettings, ScheduleSettings  # noqa: E402
+from product_sync.settings import ExecutorSettings, PageSettings, ScheduleSettings  # noqa: E402
 
 defs: dg.Definitions = build_definitions(
     load_definitions(os.environ),
     schedule=ScheduleSettings.from_environment(os.environ),
     pages=PageSettings.from_environment(os.environ),
+    executor=executor_of(ExecutorSettings.from_environment(os.environ)),
 )

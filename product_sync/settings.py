@@ -34,6 +34,7 @@ CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SC
 CHANGES_SECONDS, CHANGES_LAG = "SYNC_CHANGES_SECONDS", "SYNC_CHANGES_LAG_MINUTES"
 FULL_PROOF_HOURS = "SYNC_FULL_PROOF_HOURS"
 STATE = "PRODUCT_SYNC_STATE"
+EXECUTOR, EXECUTOR_CONFIG = "SYNC_EXECUTOR", "SYNC_EXECUTOR_CONFIG"
 DAGSTER_HOME = "DAGSTER_HOME"
 FRESH_MINUTES, OWNERS, DOCS_URL = "PRODUCT_SYNC_FRESH_MINUTES", "PRODUCT_SYNC_OWNERS", "PRODUCT_SYNC_DOCS_URL"
 ALERT_URLS, UI_URL = "PRODUCT_SYNC_ALERT_URLS", "PRODUCT_SYNC_UI_URL"
@@ -223,6 +224,16 @@ class ScheduleSettings(Settings):
     )  # fmt: skip
     changes_lag_minutes: int = setting(15, unit="minutes", variable=CHANGES_LAG, ge=1, le=525_600)
     full_proof_hours: int = setting(24, unit="hours", variable=FULL_PROOF_HOURS, ge=1, le=8_760)
+
+
+class ExecutorSettings(Settings):
+    """Which of Dagster's executors runs the steps of a run. ``executor_config`` is a YAML file."""
+
+    executor: str = setting(
+        "in_process", variable=EXECUTOR, pattern=r"^(in_process|multiprocess|celery|k8s|celery_k8s|[\w.]+:\w+)$",
+        form="`in_process`, `multiprocess`, `celery`, `k8s`, `celery_k8s`, or `module:name` of another executor",
+    )  # fmt: skip
+    executor_config: Annotated[Path, BeforeValidator(absolute_path)] | None = setting(None, variable=EXECUTOR_CONFIG)
 
 
 class PageSettings(Settings):

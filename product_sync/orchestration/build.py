@@ -11,7 +11,7 @@ from product_sync.orchestration.assets import sync_assets
 from product_sync.orchestration.checks import sync_checks
 from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.console import console
-from product_sync.orchestration.executor import in_process_by_default
+from product_sync.orchestration.executor import IN_PROCESS, in_charge
 from product_sync.orchestration.full_proof_check import full_proof_check
 from product_sync.orchestration.health_sensor import health_sensor
 from product_sync.orchestration.io_manager import ParquetIOManager
@@ -36,11 +36,14 @@ def build_sync_definitions(
     schedule: ScheduleSettings | None = None,
     pages: PageSettings | None = None,
     options: Mapping[str, Any] | None = None,
+    executor: dg.ExecutorDefinition | None = None,
 ) -> dg.Definitions:
     """Everything that Dagster knows of one sync, to be merged with other syncs and other people's definitions.
 
     Without ``schedule`` there is none. ``pages`` is for processes that show assets; a run needs none of it. ``options``
     are those of `RunOptions` for every run of this sync; run config overrides them, they override the environment.
+    ``executor`` runs the steps of this sync's jobs. Without it one process runs them all; with shards, the executor of
+    the project does.
 
     Raises `ConfigurationError` for an option that does not exist, has no valid value, or is for a single run.
     """
@@ -50,14 +53,20 @@ def build_sync_definitions(
             f"The options of every run of {definition.name!r} contain {', '.join(sorted(single))}.",
             hint="Expected: options that suit every run. Give this one in the run config of a single run.",
         )
-    return _of_sync(Steps(definition, HOST_RESOURCE, defaults), _RESOURCE, schedule, pages)
+    of_jobs = in_charge(executor) if executor else None if defaults.get("shards", 1) > 1 else IN_PROCESS
+    return _of_sync(Steps(definition, HOST_RESOURCE, defaults), _RESOURCE, schedule, pages, of_jobs)
 
 
 def _of_sync(
-    steps: Steps, resource: dg.ResourceDefinition, schedule: ScheduleSettings | None, pages: PageSettings | None
+    steps: Steps,
+    resource: dg.ResourceDefinition,
+    schedule: ScheduleSettings | None,
+    pages: PageSettings | None,
+    executor: dg.ExecutorDefinition | None,
 ) -> dg.Definitions:
     definition = steps.definition
-    names, assets, jobs = SyncNames.of(definition.name), sync_assets(steps), sync_jobs(definition, steps.resource)
+    names, assets = SyncNames.of(definition.name), sync_assets(steps)
+    jobs = sync_jobs(definition, steps.resource, executor)
     return dg.Definitions(
         assets=with_pages(names, assets, pages) if pages else assets,
         asset_checks=[
@@ -83,8 +92,9 @@ def build_definitions(
     schedule: ScheduleSettings | None = None,
     pages: PageSettings | None = None,
     listener: Listener | None = None,
+    executor: dg.ExecutorDefinition = IN_PROCESS,
 ) -> dg.Definitions:
     """All definitions of a project of ours, as `build_sync_definitions`. ``listener`` is for runs in this process."""
     resource = sync_resource(listener) if listener else _RESOURCE
-    each = [_of_sync(Steps(sync), resource, schedule, pages) for sync in syncs]
-    return dg.Definitions.merge(*each, dg.Definitions(executor=in_process_by_default, loggers={"console": console}))
+    each = [_of_sync(Steps(sync), resource, schedule, pages, executor) for sync in syncs]
+    return dg.Definitions.merge(*each, dg.Definitions(executor=executor, loggers={"console": console}))

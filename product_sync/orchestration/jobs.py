@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from product_sync.errors import ConfigurationError
-from product_sync.orchestration.executor import in_process_by_default
 from product_sync.orchestration.names import (
     DRY_RUN_TAG,
     MAPPING_FITS_SOURCE,
@@ -56,9 +55,12 @@ def _to_run_config(resource: str, always: Mapping[str, Any], config: Mapping[str
     return sections
 
 
-def sync_jobs(definition: SyncDefinition, resource: str) -> "list[UnresolvedAssetJobDefinition]":
+def sync_jobs(
+    definition: SyncDefinition, resource: str, executor: dg.ExecutorDefinition | None
+) -> "list[UnresolvedAssetJobDefinition]":
     """The sync, its dry run, its pass over the changes, the validation. Each carries the definition, which the shared
-    sensors read. ``resource`` is the key of the resource that has the options."""
+    sensors read. ``resource`` is the key of the resource that has the options. Without ``executor`` the project's own
+    one is used."""
     names = SyncNames.of(definition.name)
     of_resource = {resource: dg.Field({"config": dg.Field(RUN_CONFIG, is_required=False)}, is_required=False)}
     schema = {
@@ -77,7 +79,7 @@ def sync_jobs(definition: SyncDefinition, resource: str) -> "list[UnresolvedAsse
             config=dg.ConfigMapping(config_fn=partial(_to_run_config, resource, always), config_schema=schema),
             tags={SYNC_TAG: definition.name, TABLE_TAG: definition.target.qualified_name, **tags},
             metadata={DEFINITION: dg.MetadataValue.json(definition.model_dump(mode="json", by_alias=True))},
-            executor_def=in_process_by_default,
+            executor_def=executor,
             description=description,
         )
 

@@ -17,8 +17,7 @@ import dagster as dg
 from product_sync.load.result import LoadResult
 from product_sync.notify.channels import require_channels
 from product_sync.orchestration import names, run_log
-from product_sync.orchestration.dead_runs import process_tags
-from product_sync.orchestration.executor import shares_one_process
+from product_sync.orchestration.ended_run import ends_with_its_run
 from product_sync.orchestration.progress_events import record_progress
 from product_sync.orchestration.run_heartbeat import Heartbeat
 from product_sync.orchestration.sqlite_connections import kept_open
@@ -72,17 +71,10 @@ class RunResource:
 
     @contextmanager
     def at_work(self, context: dg.InitResourceContext) -> Iterator["RunResource"]:
-        """Tag the run with host and pid, so that a dead run differs from a slow one; tag a dry run; send heartbeats.
-
-        Steps in separate processes set no tag: none of them lives as long as the run.
-        """
+        """Tag a dry run; send heartbeats."""
         signals.resend_lost_interrupts(dg.DagsterExecutionInterruptedError.__name__)
-        if context.instance is not None and context.run is not None:
-            tags = process_tags() if shares_one_process(context.run) else {}
-            if self._given.get("dry_run"):
-                tags |= {names.DRY_RUN_TAG: "true"}
-            if tags:
-                context.instance.add_run_tags(context.run.run_id, tags)
+        if context.instance is not None and context.run is not None and self._given.get("dry_run"):
+            context.instance.add_run_tags(context.run.run_id, {names.DRY_RUN_TAG: "true"})
         if context.log is not None:
             self._heartbeat.of_step("begin", self._reporting(context.log.info, lambda _: None))
         self._heartbeat.start()
@@ -107,7 +99,10 @@ class RunResource:
         A step that ``begins`` a run first checks that the run may write, so that nothing is read in vain.
         """
         sync_run: SyncRun | None = None
-        with own_errors(context.log, lambda: run_log.interrupted(loaded_so_far(sync_run) if sync_run else None)):
+        with (
+            own_errors(context.log, lambda: run_log.interrupted(loaded_so_far(sync_run) if sync_run else None)),
+            ends_with_its_run(context.instance, context.run.run_id),
+        ):
             sync_run = self._open(context, definition, defaults)
             will_load = _will_load(context, definition) and not sync_run.settings.dry_run
             if begins and will_load and definition.name not in self._admitted:

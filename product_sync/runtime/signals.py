@@ -133,6 +133,11 @@ def resend_lost_interrupts(*names: str) -> None:
 
 def _send_again() -> None:
     time.sleep(_SEND_AGAIN_S)
+    interrupt_main_thread()
+
+
+def interrupt_main_thread() -> None:
+    """Send this process the signal that ends a command or a step."""
     number = signal.SIGTERM if callable(signal.getsignal(signal.SIGTERM)) else signal.SIGINT
     main = threading.main_thread().ident
     if main is not None:

@@ -37,7 +37,7 @@ from product_sync.results import (
 )
 from product_sync.schema.definition import MAPPING, ColumnSpec, load_definition
 from product_sync.schema.records import Reason
-from product_sync.settings import NotificationSettings, PageSettings, RunOptions, ScheduleSettings
+from product_sync.settings import ExecutorSettings, NotificationSettings, PageSettings, RunOptions, ScheduleSettings
 from product_sync_tests.docs.pages import ROOT, Page, Row, all_pages, codes, page
 from product_sync_tests.row_schemas import TEXT, row_schema_of
 
@@ -86,6 +86,7 @@ def defaults() -> dict[str, object]:
         settings.CHANGES_SECONDS: schedule.changes_seconds,
         settings.CHANGES_LAG: schedule.changes_lag_minutes,
         settings.FULL_PROOF_HOURS: schedule.full_proof_hours,
+        settings.EXECUTOR: ExecutorSettings.from_environment({}).executor,
         settings.FRESH_MINUTES: pages.fresh_minutes,
         settings.OWNERS: ",".join(pages.owners),
         settings.ALERT_QUIET: notification.quiet_minutes,

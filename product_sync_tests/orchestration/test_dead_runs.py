@@ -137,9 +137,3 @@ def test_the_sensor_reaps_and_says_what_it_did(shop: Shop, instance: dg.DagsterI
     again = reap_dead_runs_sensor(context)
     assert isinstance(again, dg.SkipReason)
     assert again.skip_message == "No dead run."
-
-
-def test_a_run_says_where_it_runs(shop: Shop) -> None:
-    run = shop.instance.get_run_by_id(shop.run(PRODUCT.validate_job).run_id)
-    assert run is not None
-    assert process_tags().items() <= run.tags.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,6 +112,10 @@ def test_a_dry_run_then_a_sync_then_a_validation_that_fails(
     assert "Stack Trace" not in red.stderr
     assert newest(instance).checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["p0000"]
     assert len(newest(instance).checks) == 5
+    # The process that lives as long as the run, not that of a step: a dead run is told from a slow one by it.
+    tags = instance.get_runs(limit=1)[0].tags
+    assert f"parent process (pid: {tags[names.PROCESS_TAG].partition('@')[0]})" in newest(instance).log
+    assert tags[names.HOST_TAG] == socket.gethostname()
 
 
 @pytest.mark.parametrize(
