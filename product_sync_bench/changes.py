@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pymongo import MongoClient
 
-from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.kept_databases import KeptDatabases
 from product_sync.pipeline.watch import look
 from product_sync.schema.definition import DEFAULT_NAME, load_definitions
 from product_sync.settings import state_root
@@ -40,19 +40,19 @@ def change(place: Place, target: Target, count: int) -> None:
 
 
 class Watch:
-    """The look of the watch, in this process, which is warm after the first one."""
+    """The look of the watch, in this process, which is warm and connected after the first one."""
 
     def __init__(self) -> None:
-        self._databases: Databases | None = None
+        self._kept: KeptDatabases | None = None
 
     def look(self, place: Place) -> Cost:
         """What a look costs this process. ``status`` is 1 if there was no position to look from, or too many events."""
         env = place.environment()
-        if self._databases is None:
+        if self._kept is None:
             [definition] = [each for each in load_definitions(env) if each.name == DEFAULT_NAME]
-            self._databases = Databases.of(definition, env)
-        folder = StateFolder(state_root(env), self._databases.state_key)
+            self._kept = KeptDatabases(definition)
         wall_s, cpu_s = time.perf_counter(), time.process_time()
-        found = look(self._databases, folder, settle_s=SETTLED_S - 1)
+        with self._kept.use(env) as databases:
+            found = look(databases, StateFolder(state_root(env), databases.state_key), settle_s=SETTLED_S - 1)
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
         return Cost(wall_s, cpu_s, 0, int(found.stored is None or found.backlog))

@@ -24,6 +24,7 @@ from product_sync.orchestration.resources import Steps
 from product_sync.orchestration.schedules import UNFINISHED, why_not_now
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.kept_databases import KeptDatabases
 from product_sync.pipeline.sides import find_by_sides, sides_key
 from product_sync.schema.changes import LostReason
 from product_sync.schema.definition import SyncDefinition
@@ -40,8 +41,6 @@ RETRY_S = 600.0
 FULL_S = 3_600.0
 #: Seconds between two records of a watch that finds changes, and of one that finds none. Dagster never purges them.
 RECORD_S, RECORD_QUIET_S = 600.0, 3_600.0
-#: Seconds for which the columns of the table are kept: asking for them costs 0.1 s.
-_REFLECT_S = 600.0
 #: Losses that another full run would not mend.
 _NOT_MENDED = (LostReason.TOO_MANY_UNSETTLED, LostReason.UNAVAILABLE)
 _LAG, _STREAM = "changes/lag", "changes/stream"
@@ -75,30 +74,11 @@ class WatchState:
         self.events += found.events
         self.compared += found.compared
         age = now - self.recorded_at
-        if condition == self.recorded and age < (RECORD_S if self.events else RECORD_QUIET_S):
+        # The age is negative if the clock was set back.
+        if condition == self.recorded and 0 <= age < (RECORD_S if self.events else RECORD_QUIET_S):
             return False
         self.recorded, self.recorded_at = condition, now
         return True
-
-
-class _KeptDatabases:
-    """The two sides with the columns of the table, asked for again after `_REFLECT_S` and after an error."""
-
-    def __init__(self, definition: SyncDefinition) -> None:
-        self._definition = definition
-        self._kept: Databases | None = None
-        self._until = 0.0
-
-    def get(self) -> Databases:
-        made = Databases.of(self._definition, os.environ)
-        kept = self._kept
-        if kept is None or time.monotonic() > self._until or (made.source, made.target) != (kept.source, kept.target):
-            self._kept, self._until = made, time.monotonic() + _REFLECT_S
-            return made
-        return kept
-
-    def forget(self) -> None:
-        self._kept = None
 
 
 def watch_sensor(
@@ -107,7 +87,7 @@ def watch_sensor(
     """The watch of a sync. ``jobs`` are those of the sync."""
     definition = steps.definition
     names = SyncNames.of(definition.name)
-    kept = _KeptDatabases(definition)
+    kept = KeptDatabases(definition)
 
     @dg.sensor(
         name=names.watch_sensor,
@@ -126,25 +106,22 @@ def watch_sensor(
         from product_sync.state.store import StateFolder
 
         state, now = WatchState.read(context.cursor), time.time()
-        databases = kept.get()
 
         def without_a_look(why: str) -> dg.SensorResult:
-            _notify(context, state, _lag(settings, definition, _not_seen(databases, now)))
+            _notify(context, state, _lag(settings, definition, _not_seen(definition, now)))
             return dg.SensorResult(skip_reason=why, cursor=state.write())
 
         # A look would keep as unsettled what the pass settles, such as an extra row, and ask for another pass.
         passes = dg.RunsFilter(job_name=names.changes_job, statuses=list(UNFINISHED))
         if unfinished := context.instance.get_runs(passes, limit=1):
             return without_a_look(f"Run {unfinished[0].run_id} compares the changes; the next tick looks again.")
+        settle_s = RunOptions.resolve(os.environ, steps.defaults).settle_seconds
         try:
-            folder = StateFolder(state_root(os.environ), databases.state_key)
-            found = look(databases, folder, settle_s=RunOptions.resolve(os.environ, steps.defaults).settle_seconds)
+            with kept.use(os.environ) as databases:
+                folder = StateFolder(state_root(os.environ), databases.state_key)
+                found = look(databases, folder, settle_s=settle_s)
         except (NotAttempted, SourceReadError) as error:
-            kept.forget()
             return without_a_look(str(error))
-        except Exception:
-            kept.forget()
-            raise
         _notify(context, state, [*_lag(settings, definition, found), *_stream(definition, found)])
         text, request = _decide(context.instance, definition, found)
         records = state.must_record(found, _condition(found), now)
@@ -182,9 +159,10 @@ def _decide(
     if last is not None:
         if last.dagster_run.status is not dg.DagsterRunStatus.SUCCESS:
             wait_s = max(wait_s, RETRY_S)
-        left_s = wait_s - (datetime.now(UTC) - last.create_timestamp).total_seconds()
-        if left_s > 0:
-            return f"{text} The last run of {wanted} is {last.dagster_run.run_id}; the next is in {left_s:.0f} s.", None
+        age_s = (datetime.now(UTC) - last.create_timestamp).total_seconds()
+        if 0 <= age_s < wait_s:
+            then = f"the next is in {wait_s - age_s:.0f} s"
+            return f"{text} The last run of {wanted} is {last.dagster_run.run_id}; {then}.", None
     return f"{text} A run of {wanted} is requested.", dg.RunRequest(job_name=wanted)
 
 
@@ -229,12 +207,12 @@ def _observations(names: SyncNames, found: "Look", state: WatchState) -> list[dg
     return [*observed, dg.AssetObservation(asset_key=names.proof, metadata=of_proof)] if of_proof else observed
 
 
-def _not_seen(databases: Databases, now: float) -> "Look | None":
+def _not_seen(definition: SyncDefinition, now: float) -> "Look | None":
     """The stored position while a side cannot be read. Opens no connection, so this machine's clock gives the lag."""
     from product_sync.pipeline.watch import Look
     from product_sync.state.change_position import read_position
 
-    folder = find_by_sides(state_root(os.environ), sides_key(databases))
+    folder = find_by_sides(state_root(os.environ), sides_key(Databases.of(definition, os.environ)))
     stored = read_position(folder) if folder else None
     return Look(stored, lag_s=max(0.0, now - stored.position.time.seconds)) if stored else None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.typed_settings import Environment
@@ -32,7 +32,7 @@ class Databases:
     target: TargetAddress
 
     @classmethod
-    def of(cls, definition: SyncDefinition, env: Environment) -> Databases:
+    def of(cls, definition: SyncDefinition, env: Environment) -> Self:
         """Raises `ConfigurationError` for a variable that is not set."""
         source = SourceAddress.from_environment(env, definition.source)
         return cls(definition, source, TargetAddress.from_environment(env, definition.target))

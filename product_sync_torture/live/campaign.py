@@ -25,7 +25,7 @@ from pymongo import MongoClient
 from product_sync import api
 from product_sync.embedded.servers import Servers
 from product_sync.orchestration.watch_sensor import RETRY_S
-from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.kept_databases import KeptDatabases
 from product_sync.pipeline.watch import look
 from product_sync.schema.definition import load_definitions
 from product_sync.state.store import StateFolder
@@ -123,12 +123,12 @@ def play(servers: Servers, consumer: Consumer, traffic: Traffic, seed: int, *, f
 def _follow(instance: dg.DagsterInstance, shop: LiveShop, state: Path, said: Counter[str], runs: list[Run]) -> None:
     """Look, and run what the sensor of the watch would ask for, until all events have arrived and are compared."""
     [definition] = load_definitions(os.environ)
-    databases = Databases.of(definition, os.environ)
-    folder = StateFolder(state, databases.state_key)
+    kept = KeptDatabases(definition)
     tried_at, give_up_at = time.monotonic(), math.inf
     for number in itertools.count(1):
         time.sleep(_LOOK_EVERY_S)
-        found = look(databases, folder, settle_s=_SETTLE_S)
+        with kept.use(os.environ) as databases:
+            found = look(databases, StateFolder(state, databases.state_key), settle_s=_SETTLE_S)
         said["watch: looks"] += 1
         said["watch: products compared"] += found.compared
         recheck = (60.0, 0.0)[number % 2]

@@ -27,6 +27,9 @@ _DEFAULTS: dict[str, Any] = {
     "socketTimeoutMS": 60_000,
     "retryReads": True,
 }
+#: For a connection that is used every half minute. By default the driver asks each server every ten seconds how it is,
+#: which would be most of the traffic. An error makes it ask at once.
+_SELDOM: dict[str, Any] = {"serverMonitoringMode": "poll", "heartbeatFrequencyMS": 3_600_000, "maxIdleTimeMS": 300_000}
 
 
 def check_address(address: SourceAddress) -> Place:
@@ -43,17 +46,20 @@ def check_address(address: SourceAddress) -> Place:
 
 
 @contextmanager
-def connect(address: SourceAddress, *, within_s: float | None = None) -> Iterator[Database[dict[str, Any]]]:
+def connect(
+    address: SourceAddress, *, within_s: float | None = None, seldom_used: bool = False
+) -> Iterator[Database[dict[str, Any]]]:
     """The database that the URL names, on a connection that has replied once.
 
     The server looks up the user in the URL's ``authSource``, else in its database. ``within_s`` replaces the URL's time
-    limits: seconds to find a server, to connect, and for each reply.
+    limits: seconds to find a server, to connect, and for each reply. ``seldom_used`` is for a connection that stays
+    open and is used now and then.
 
     Raises `ConfigurationError` for an unusable URL and for a user without a password or the reverse, `Unreachable`
     after about ten seconds without a server, `AccessDenied` for a wrong user or password.
     """
     place = check_address(address)
-    client = _client(address, place, _limits(within_s))
+    client = _client(address, place, _DEFAULTS | (_SELDOM if seldom_used else {}), _limits(within_s))
     database = client[place.database]
     try:
         try:
@@ -71,8 +77,8 @@ def _limits(within_s: float | None) -> dict[str, Any]:
     return {} if within_s is None else dict.fromkeys(names, int(within_s * 1000))
 
 
-def _client(address: SourceAddress, place: Place, limits: dict[str, Any]) -> SourceClient:
-    settings = {name: value for name, value in _DEFAULTS.items() if name.lower() not in place.options}
+def _client(address: SourceAddress, place: Place, defaults: dict[str, Any], limits: dict[str, Any]) -> SourceClient:
+    settings = {name: value for name, value in defaults.items() if name.lower() not in place.options}
     settings |= limits
     if address.user:
         settings |= {"username": address.user, "password": address.password}

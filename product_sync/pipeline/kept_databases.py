@@ -1,0 +1,80 @@
+"""The two sides for the watch, which looks at them every half minute from a process that lives for weeks.
+
+The connection to the source stays open between the looks, and the columns of the table are kept. To make both anew for
+each look would cost a login, three connections and twice the replies of MongoDB (docs/decisions/0200). Both end after
+ten minutes and after an error, so that nothing lasts that a server no longer has.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import Any, Final
+
+from product_sync.pipeline.databases import Databases
+from product_sync.runtime.clock import SYSTEM_TIMING, Timing
+from product_sync.runtime.typed_settings import Environment
+from product_sync.schema.definition import SyncDefinition
+from product_sync.schema.scope import EVERYTHING, Scope
+from product_sync.sources import mongodb
+
+_KEEP_S: Final = 600.0
+
+
+class ConnectedDatabases(Databases):
+    """`Databases` whose connection to the source, once it is opened, stays open until `close`."""
+
+    @contextmanager
+    def open_source(self, timing: Timing = SYSTEM_TIMING, scope: Scope = EVERYTHING) -> Iterator[mongodb.MongoSource]:
+        yield mongodb.MongoSource(self._database, self.row_schema, timing=timing, scope=scope)
+
+    def close(self) -> None:
+        self._open.close()
+
+    @cached_property
+    def _database(self) -> Any:
+        """The driver's database."""
+        return self._open.enter_context(mongodb.connect(self.source, seldom_used=True))
+
+    @cached_property
+    def _open(self) -> ExitStack:
+        return ExitStack()
+
+
+class KeptDatabases:
+    """Gives the same `ConnectedDatabases` again and again, to one thread at a time. Its end closes the connection."""
+
+    def __init__(self, definition: SyncDefinition) -> None:
+        self._definition = definition
+        self._kept: ConnectedDatabases | None = None
+        self._until = 0.0
+        self._alone = threading.Lock()
+        self._open = ExitStack()
+        weakref.finalize(self, self._open.close)
+
+    @contextmanager
+    def use(self, env: Environment) -> Iterator[ConnectedDatabases]:
+        """Raises `ConfigurationError` for a variable that is not set. An error of the block ends what is kept."""
+        with self._alone:
+            try:
+                yield self._current(env)
+            except BaseException:
+                self._forget()
+                raise
+
+    def _current(self, env: Environment) -> ConnectedDatabases:
+        made, kept = ConnectedDatabases.of(self._definition, env), self._kept
+        if kept is None or time.monotonic() > self._until or (made.source, made.target) != (kept.source, kept.target):
+            self._forget()
+            self._open.callback(made.close)
+            self._kept, self._until = made, time.monotonic() + _KEEP_S
+            return made
+        return kept
+
+    def _forget(self) -> None:
+        self._kept = None
+        self._open.close()

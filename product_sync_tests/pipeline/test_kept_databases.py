@@ -1,0 +1,96 @@
+"""The connection of the watch: it is opened once, costs nearly nothing, and is made anew after an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from product_sync.errors import Unreachable
+from product_sync.pipeline import kept_databases
+from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.kept_databases import KeptDatabases
+from product_sync.pipeline.watch import Look, look
+from product_sync.schema.definition import load_definition
+from product_sync.state.store import StateFolder
+from product_sync_tests.pipeline.test_watch import prove
+from product_sync_tests.shop import Shop, product, shop
+
+__all__ = ["shop"]
+
+
+class Watcher:
+    """Looks at the shop as the sensor does."""
+
+    def __init__(self, shop: Shop) -> None:
+        shop.put(product("a"))
+        self._folder: StateFolder = prove(shop)
+        self._kept = KeptDatabases(load_definition())
+
+    def look(self) -> Look:
+        with self._kept.use(os.environ) as databases:
+            return look(databases, self._folder, settle_s=0.0)
+
+    def connection(self) -> object:
+        with self._kept.use(os.environ) as databases, databases.open_source():
+            return databases._database
+
+
+@contextmanager
+def traffic(shop: Shop) -> Iterator[list[int]]:
+    """What MongoDB sends while the block runs: bytes, replies, new connections."""
+    with MongoClient[dict[str, Any]](shop.mongodb_url) as client:
+
+        def now() -> list[int]:
+            status = client.admin.command("serverStatus")
+            network, connections = status["network"], status["connections"]
+            return [int(network["bytesOut"]), int(network["numRequests"]), int(connections["totalCreated"])]
+
+        before, began, found = now(), now(), [0, 0, 0]
+        yield found
+        ended = now()
+        # Less the question for these numbers itself.
+        found[:] = [last - first - (first - zero) for last, first, zero in zip(ended, began, before, strict=True)]
+
+
+def test_a_look_at_nothing_new_is_six_replies_of_mongodb_and_none_of_postgresql(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = Watcher(shop)
+    watcher.look()
+    monkeypatch.delattr(Databases, "reader")
+    found = []
+    for _ in range(5):
+        with traffic(shop) as sent:
+            assert watcher.look().events == 0
+        found.append(tuple(sent))
+    size, replies, connections = sorted(found)[2]
+    assert (replies, connections) == (6, 0)
+    assert size < 3_000
+
+
+def test_an_error_and_ten_minutes_end_the_connection(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher(shop)
+    first = watcher.connection()
+    assert watcher.connection() is first
+    with pytest.raises(Unreachable), watcher._kept.use(os.environ):
+        raise Unreachable("the server is down")
+    second = watcher.connection()
+    assert second is not first
+    monkeypatch.setattr(kept_databases, "_KEEP_S", -1.0)
+    with pytest.raises(Unreachable), watcher._kept.use(os.environ):
+        raise Unreachable("the server is down")
+    third = watcher.connection()
+    assert watcher.connection() is not third
+    assert watcher.look().events == 0
+
+
+def test_another_address_is_another_connection(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher(shop)
+    first = watcher.connection()
+    monkeypatch.setenv("PRODUCT_SERVICE_MONGODB_URL", f"{shop.mongodb_url}&appname=another")
+    assert watcher.connection() is not first
