@@ -8,6 +8,7 @@ import dagster as dg
 
 from product_sync.orchestration.names import FULL_PROOF_IS_RECENT, SyncNames
 from product_sync.pipeline.databases import Databases
+from product_sync.pipeline.pending_diff import CLOCKS_DIFFER
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import ScheduleSettings, state_root
 
@@ -53,13 +54,19 @@ def _result(settings: ScheduleSettings, folder: "StateFolder", now: float) -> di
     if proof is None:
         text = "No full sync of these two sides has passed yet."
         return {"passed": False, "severity": dg.AssetCheckSeverity.WARN, "description": text, "metadata": {}}
-    age_h = max(0.0, now - proof.at.timestamp()) / 3_600
-    text = f"The last full sync that passed is run {proof.run_id}, which began to read {age_h:.1f} hours ago."
+    age_h = (now - proof.at.timestamp()) / 3_600
+    is_ahead = age_h < -CLOCKS_DIFFER.total_seconds() / 3_600
+    passed = age_h <= limit_h and not is_ahead
+    text = f"The last full sync that passed is run {proof.run_id}, which began to read"
+    if is_ahead:  # it would count as recent for years
+        text += f" {-age_h:.1f} hours from now, by this machine's clock. Look at the clock, then start a full sync."
+    else:
+        text += f" {max(0.0, age_h):.1f} hours ago."
     if age_h > limit_h:
         text += f" The limit is {limit_h} hours. Start a full sync, and look at the schedule."
     return {
-        "passed": age_h <= limit_h,
-        "severity": dg.AssetCheckSeverity.WARN if limit_h < age_h <= 2 * limit_h else dg.AssetCheckSeverity.ERROR,
+        "passed": passed,
+        "severity": dg.AssetCheckSeverity.ERROR if passed or age_h > 2 * limit_h else dg.AssetCheckSeverity.WARN,
         "description": text,
         "metadata": {"full_proof_at": dg.MetadataValue.timestamp(proof.at), "age_h": round(age_h, 2)},
     }

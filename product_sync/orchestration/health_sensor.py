@@ -48,7 +48,8 @@ class HealthState:
 
     def must_record(self, levels: dict[str, str], now: float) -> bool:
         """Whether ``levels`` have changed or the last record is old. If so, they count as recorded from then on."""
-        if levels == self.levels and now - self.recorded_at < RECORD_EVERY_S:
+        # The age is negative if the clock was set back.
+        if levels == self.levels and 0 <= now - self.recorded_at < RECORD_EVERY_S:
             return False
         self.levels, self.recorded_at = levels, now
         return True

@@ -179,6 +179,7 @@ def test_what_stays_the_same_is_recorded_once_an_hour_and_what_changes_at_once()
     assert state.must_record(failed, 24 * 3600.0)
     assert not state.must_record(failed, 24 * 3600.0 + 300)
     assert state.must_record(fine, 24 * 3600.0 + 600)
+    assert state.must_record(fine, 60.0), "the clock was set back"
     assert HealthState.read(state.write()) == state
 
 

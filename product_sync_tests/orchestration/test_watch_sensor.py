@@ -15,7 +15,7 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync import api
-from product_sync.orchestration import full_proof_check
+from product_sync.orchestration import full_proof_check, watch_sensor
 from product_sync.orchestration.names import FULL_PROOF_IS_RECENT, PRODUCT
 from product_sync.pipeline import watch
 from product_sync.pipeline.databases import Databases
@@ -221,10 +221,34 @@ def test_an_old_full_proof_is_a_warning_and_then_an_error(shop: Shop) -> None:
     assert shop.run().success
     [folder] = [StateFolder(shop.state, path.parent.name) for path in shop.state.glob("*/changes.json")]
     settings = ScheduleSettings.from_environment({"SYNC_FULL_PROOF_HOURS": "24"})
-    for hours, passed, severity in [(1, True, "ERROR"), (25, False, "WARN"), (49, False, "ERROR")]:
+    for hours, passed, severity in [(1, True, "ERROR"), (25, False, "WARN"), (49, False, "ERROR"), (-1, False, "WARN")]:
         at = (datetime.now(UTC) + timedelta(hours=hours)).timestamp()
         result = full_proof_check._result(settings, folder, at)
         assert (result["passed"], result["severity"].name) == (passed, severity)
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(days=400)], ids=["set back", "set ahead"])
+def test_a_clock_of_this_machine_that_jumps_stops_no_record_and_no_run(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, jump: timedelta
+) -> None:
+    shop.put(product("a"))
+    assert shop.run().success
+    watching = Watch(shop)
+    assert watching.tick().asset_events
+    shop.put(product("a", price=7))
+    record_run(shop.instance, dg.DagsterRunStatus.FAILURE, job=PRODUCT.changes_job)
+    assert "the next is in" in watching.said()
+
+    class Jumped:
+        now = staticmethod(lambda zone: datetime.now(zone) + jump)
+
+    monkeypatch.setattr(watch_sensor, "datetime", Jumped)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump.total_seconds())
+    ticked = watching.tick()
+    assert [each.job_name for each in ticked.run_requests or ()] == [PRODUCT.changes_job]
+    assert observed(ticked, PRODUCT.changes)["lag_s"] == 0.0
+    assert not checked(ticked).passed, "nobody knows how old the last full proof is"
 
 
 def test_the_lag_raises_an_alert(shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

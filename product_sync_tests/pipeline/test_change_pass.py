@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load
 from product_sync.pipeline.run_checks import RunChecks
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.runtime.clock import SYSTEM_TIMING
 from product_sync.runtime.progress import Progress
 from product_sync.schema.definition import load_definition
 from product_sync.state.change_position import StoredPosition, read_position
@@ -164,6 +167,29 @@ def test_an_event_that_is_on_its_way_is_waited_for_once(shop: Shop) -> None:
     waited.clear()
     begun(shop, **settings)
     assert not waited, "nothing differs"
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(days=400)], ids=["set back", "set ahead"])
+def test_a_clock_of_this_machine_that_jumps_before_a_pass_changes_no_age_and_no_lag(
+    shop: Shop, jump: timedelta
+) -> None:
+    shop.put(product("a"), product("b"))
+    synced(shop)
+    before = stored(shop)
+    shop.put(product("a", price=7))
+    jumped = replace(SYSTEM_TIMING, now=lambda: datetime.now(UTC) + jump)
+    for settle_seconds, young in ((3_600.0, ["a"]), (0.0, [])):
+        sync_run = begin(shop, changes=True, settle_seconds=settle_seconds, timing=jumped)
+        change_pass.begin(sync_run)
+        made = change_pass.of(sync_run.files)
+        assert (made.events, list(made.young), made.lag_s) == (1, young, 0.0)
+    load(read_and_compare(sync_run))
+    run_checks.check_result(sync_run)
+    assert (shop.rows["a"][0], unsettled(shop)) == (7, {})
+    assert 0.0 <= (change_pass.longest_repair_s(sync_run, {}) or 0.0) < 60.0
+    after = stored(shop)
+    assert before.position.time < after.position.time
+    assert (after.position.time.at - before.position.time.at) < timedelta(minutes=5), "it is the time of the source"
 
 
 def begun(shop: Shop, **settings: Any) -> SyncRun:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -22,7 +23,7 @@ from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load, loaded
 from product_sync.pipeline.pending_diff import newest_diff
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run
-from product_sync.runtime.clock import SYSTEM_TIMING
+from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.progress import OnProgress, Progress, no_progress
 from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import load_definition
@@ -39,7 +40,9 @@ def databases_of(shop: Shop) -> Databases:
     return Databases(load_definition(), SourceAddress(shop.mongodb_url), TargetAddress(shop.cart_url))
 
 
-def begin(shop: Shop, *, on_progress: OnProgress = no_progress, **settings: object) -> SyncRun:
+def begin(
+    shop: Shop, *, on_progress: OnProgress = no_progress, timing: Timing = SYSTEM_TIMING, **settings: object
+) -> SyncRun:
     """The session of a new run."""
     return open_sync_run(
         databases_of(shop),
@@ -47,6 +50,7 @@ def begin(shop: Shop, *, on_progress: OnProgress = no_progress, **settings: obje
         state_root=shop.state,
         run_id=str(uuid4()),
         on_progress=on_progress,
+        timing=timing,
     )
 
 
@@ -240,7 +244,7 @@ def test_an_adaptive_load_gives_way_while_others_wait_for_locks_and_recovers(
             if "waits for a lock" in caplog.text:
                 holder.rollback()
 
-        smallest = {"pacing": "adaptive", "target_batch_s": 0.0001, "batch_size": 10}
+        smallest: dict[str, Any] = {"pacing": "adaptive", "target_batch_s": 0.0001, "batch_size": 10}
         assert load(read_and_compare(begin(shop, on_progress=release, **smallest))).inserted == 80
         waiter.result()
     messages = [record.message for record in caplog.records if record.levelname == "WARNING"]
