@@ -5,26 +5,33 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from typing import Any
 from uuid import UUID
 
 import pytest
+from bson import decode, encode
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient, ReplaceOne
+from pymongo.collection import Collection
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
 from product_sync.conversion.ids import source_id
 from product_sync.errors import ChangesLost
 from product_sync.schema.changes import ChangePosition, Changes
 from product_sync.schema.records import IdType, Reason, SourceId
+from product_sync.sources.mongodb import changes as changes_module
 from product_sync.sources.mongodb.source import MongoSource
 from product_sync_tests.row_schemas import document, element, string
 from product_sync_tests.source_contract import product, product_row_schema
 
 MANY = 100_000
+#: Bytes of the largest document that MongoDB stores.
+MAX_BSON = 16 * 1024 * 1024
 Shop = Database[dict[str, Any]]
 
 
@@ -120,11 +127,43 @@ def test_a_reading_without_time_reads_at_least_one_event(shop: Shop) -> None:
     assert set(changes(shop, found.position).ids) == string_ids("d")
 
 
-def test_the_event_of_a_document_of_15_mb_is_read(shop: Shop) -> None:
-    shop.products.insert_one(product("wide", text="x" * 15_000_000))
+def test_an_update_whose_event_with_the_document_would_exceed_16_mb_is_read(shop: Shop) -> None:
+    room = MAX_BSON - len(encode(product("wide", text="")))
+    shop.products.insert_one(product("wide", text="x" * room))
     before = position(shop)
-    shop.products.update_one({"_id": "wide"}, {"$set": {"text": "y" * 15_000_000}})
+    shop.products.update_one({"_id": "wide"}, {"$set": {"text": "y" * room}})
+    resumed = decode(bytes.fromhex(before.token.partition(":")[0]))
+    with (
+        pytest.raises(OperationFailure, match="BSONObj size"),
+        shop.products.watch(resume_after=resumed, full_document="updateLookup") as whole,
+    ):
+        whole.try_next()
     assert set(changes(shop, before).ids) == string_ids("wide")
+
+
+def test_an_event_of_an_unknown_kind_that_names_a_document_is_a_change(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server gives its events another name, as a later version may."""
+    renamed = {"$addFields": {"operationType": "erase"}}
+    monkeypatch.setattr(changes_module, "_PIPELINE", [renamed, *changes_module._PIPELINE])
+    before = position(shop)
+    shop.products.delete_one({"_id": "a"})
+    assert set(changes(shop, before).ids) == string_ids("a")
+
+
+def test_an_event_that_names_no_document_ends_the_following_and_is_named(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``showExpandedEvents`` the server sends kinds that it does not send otherwise."""
+    monkeypatch.setattr(Collection, "watch", partialmethod(Collection.watch, show_expanded_events=True))
+    before = position(shop)
+    shop.products.update_one({"_id": "a"}, {"$set": {"price": 2}})
+    shop.products.create_index("price")
+    with pytest.raises(ChangesLost) as lost:
+        changes(shop, before)
+    assert (lost.value.reason, "'createIndexes'" in lost.value.message) == ("unknown_event", True)
+    assert "full sync" in lost.value.hint
 
 
 @pytest.mark.parametrize(
