@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 import pytest
 from pymongo import MongoClient
 
@@ -54,6 +55,17 @@ mutation ($parameters: ExecutionParams!) {
 """
 TERMINATE = "mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"
 START_SCHEDULE = "mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) { __typename } }"
+START_SENSOR = "mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename } }"
+STOP_SENSOR = "mutation ($id: String!) { stopSensor(id: $id) { __typename } }"
+WATCH = """
+query ($selector: SensorSelector!) {
+  sensorOrError(sensorSelector: $selector) {
+    ... on Sensor { id sensorState { ticks(limit: 1000) { status skipReason } } }
+  }
+}
+"""
+#: Seconds between two looks of the watch, and until an event counts as lost. Dagster's daemon has sensors every 5 s.
+LOOK_S, SETTLE_S, DAEMON_S = 2, 1, 5
 LOCATION = {"repositoryLocationName": "product_sync", "repositoryName": "__repository__"}
 
 
@@ -65,6 +77,11 @@ class Server:
     shop: Shop
     web: WebReceiver
     mail: MailReceiver
+    pid: int
+
+    def processes(self) -> set[int]:
+        """The webserver, the daemon, the code server and the runs, with all that they have started."""
+        return {child.pid for child in psutil.Process(self.pid).children(recursive=True)}
 
     def ask(self, query: str, **variables: object) -> dict[str, Any]:
         body = json.dumps({"query": query, "variables": variables}).encode()
@@ -130,6 +147,8 @@ def server(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             "DAGSTER_PG_URL": storage_url.replace("postgresql://", "postgresql+psycopg2://"),
             "SYNC_CRON_SCHEDULE": "* * * * *",
             "SYNC_BATCH_DELAY_MS": "0",
+            "SYNC_CHANGES_SECONDS": str(LOOK_S),
+            "SYNC_SETTLE_SECONDS": str(SETTLE_S),
             "PRODUCT_SYNC_ALERT_URLS": f"{web.apprise} {mail.apprise}",
             "PRODUCT_SYNC_ALERT_QUIET_MINUTES": "0",
             "PRODUCT_SYNC_UI_URL": f"http://127.0.0.1:{port}",
@@ -138,15 +157,15 @@ def server(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             patch.setenv(variable, value)
         with (
             dg.DagsterInstance.from_config(str(home)) as instance,
-            dagster_dev(home, port),
+            dagster_dev(home, port) as pid,
         ):
             shop = Shop(mongodb_url, cart_url, home / "state", instance)
-            yield Server(f"http://127.0.0.1:{port}/graphql", shop, web, mail)
+            yield Server(f"http://127.0.0.1:{port}/graphql", shop, web, mail, pid)
 
 
 @contextmanager
-def dagster_dev(home: Path, port: int) -> Iterator[None]:
-    """``dagster dev`` with the project's workspace, until the block ends."""
+def dagster_dev(home: Path, port: int) -> Iterator[int]:
+    """``dagster dev`` with the project's workspace, until the block ends; its process."""
     command = [DAGSTER, "dev", "-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
     log = home / "dagster-dev.log"
     with log.open("wb") as output:
@@ -162,7 +181,7 @@ def dagster_dev(home: Path, port: int) -> Iterator[None]:
 
     try:
         wait_until(answers)
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -368,6 +387,49 @@ def titles_since(web: WebReceiver, run_id: str) -> list[str]:
     """Of the alerts that came after the one about this run."""
     about = [place for place, alert in enumerate(web.alerts) if run_id in alert["message"]]
     return web.titles()[about[0] + 1 :] if about else []
+
+
+def test_the_watch_repairs_a_lost_event_in_time_and_starts_no_process_for_anything_else(server: Server) -> None:
+    shop, selector = server.shop, {**LOCATION, "sensorName": PRODUCT.watch_sensor}
+
+    def watch() -> dict[str, Any]:
+        found: dict[str, Any] = server.ask(WATCH, selector=selector)["sensorOrError"]
+        return found
+
+    def looks() -> list[str]:
+        """What the ticks said, the newest first."""
+        return [str(tick["skipReason"]) for tick in watch()["sensorState"]["ticks"] if tick["status"] == "SKIPPED"]
+
+    def wait_for_a_look() -> None:
+        before = len(looks())
+        wait_until(lambda: len(looks()) > before)
+
+    shop.put(product("lost"), product("arrived"))
+    assert server.finished(server.launch(PRODUCT.sync_job)).success
+    server.ask(START_SENSOR, selector=selector)
+    shop.put(product("lost", price=7), product("arrived", price=7))
+    shop.sql("UPDATE product SET price = 7 WHERE id = 'arrived'")
+    lost_at = time.time()
+    wait_until(lambda: shop.rows["lost"][0] == 7)
+    took_s = time.time() - lost_at
+    passes = dg.RunsFilter(job_name=PRODUCT.changes_job)
+    [record] = shop.instance.get_run_records(passes)
+    repaired = server.finished(record.dagster_run.run_id)
+    assert (repaired.success, repaired.materialized[PRODUCT.load]["updated"]) == (True, 1)
+    ended = server.record(record.dagster_run.run_id).end_time
+    assert ended is not None
+    run_s = ended - record.create_timestamp.timestamp()
+    assert took_s < LOOK_S + SETTLE_S + DAEMON_S + run_s + DAEMON_S, f"a run of {run_s:.1f} s"
+
+    wait_for_a_look()
+    before = server.processes()
+    shop.put(product("arrived", price=8))
+    shop.sql("UPDATE product SET price = 8 WHERE id = 'arrived'")
+    wait_for_a_look()
+    assert looks()[0].endswith("0 differ.")
+    assert server.processes() == before
+    assert len(shop.instance.get_run_records(passes)) == 1
+    server.ask(STOP_SENSOR, id=watch()["id"])
 
 
 def test_the_daemon_runs_the_schedule(server: Server) -> None:
