@@ -17,7 +17,7 @@ import bson
 import pyarrow as pa
 
 from product_sync.conversion.document import CODEC_OPTIONS, RowConverter
-from product_sync.conversion.ids import source_key, to_bson
+from product_sync.conversion.ids import source_id, source_key, to_bson
 from product_sync.errors import (
     ChangesUnavailable,
     CommitOutcomeUnknown,
@@ -131,6 +131,13 @@ class FakeSource:
 
     def sample(self) -> list[bytes]:
         return [bson.encode(document) for document in itertools.islice(self._documents.values(), 100)]
+
+    def sample_ids(self, count: int) -> list[str]:
+        found = (
+            source_id(bson_id)
+            for bson_id in itertools.islice((each["_id"] for each in self._documents.values()), count)
+        )
+        return [each.text for each in found if each]
 
     def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
         self.script.play("source.fetch")

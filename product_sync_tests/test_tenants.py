@@ -140,7 +140,7 @@ def test_the_index_of_the_key_serves_the_reads_and_writes_of_a_tenant(market: Ma
         few = binary.ids(["p7", "p57"])
         assert "Seq Scan" not in plan(row_sql.update(row_schema), few, few, few)
         if key == "tenant, id":
-            assert "Seq Scan" not in plan(row_sql.select_all(row_schema))
+            assert "Seq Scan" not in plan(row_sql.select_all(row_schema, row_sql.is_ours(row_schema)))
 
 
 def test_a_row_of_another_tenant_in_the_way_is_named_and_stays(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
 from product_sync.schema.row_schema import RowSchema, resolve_mapping
-from product_sync.schema.scope import EVERYTHING, Scope
+from product_sync.schema.scope import EVERYTHING, ReadScope
 from product_sync.sources import mongodb
 from product_sync.targets.postgres import lock
 from product_sync.targets.postgres.connection import without_credentials
@@ -38,12 +38,14 @@ class Databases:
         return cls(definition, source, TargetAddress.from_environment(env, definition.target))
 
     @contextmanager
-    def open_source(self, timing: Timing = SYSTEM_TIMING, scope: Scope = EVERYTHING) -> Iterator[mongodb.MongoSource]:
+    def open_source(
+        self, timing: Timing = SYSTEM_TIMING, scope: ReadScope = EVERYTHING
+    ) -> Iterator[mongodb.MongoSource]:
         """The source, on a connection that has replied once. Raises as `mongodb.connect`."""
         with mongodb.connect(self.source) as database:
             yield mongodb.MongoSource(database, self.row_schema, timing=timing, scope=scope)
 
-    def reader(self, on_wait: OnWait = log_wait, scope: Scope = EVERYTHING) -> PostgresReader:
+    def reader(self, on_wait: OnWait = log_wait, scope: ReadScope = EVERYTHING) -> PostgresReader:
         """The reader of the target."""
         return PostgresReader(self.target, self.row_schema, on_wait=on_wait, scope=scope)
 

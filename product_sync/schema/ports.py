@@ -39,6 +39,10 @@ class Source(Protocol):
         """Some whole documents as BSON, with the values of the expressions as further fields, to show which fields
         there are; none if the source is limited to named ids."""
 
+    def sample_ids(self, count: int) -> list[str]:
+        """The texts of about ``count`` ids of the whole source at random; fewer if some have no text, or a filter
+        leaves them out."""
+
     def fetch(self, ids: Sequence[SourceId]) -> SourceBatch:
         """The current documents of these ids, read from the primary. Deleted ones are absent."""
 

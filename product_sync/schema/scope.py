@@ -1,12 +1,14 @@
 """What a run looks at: everything, the products that a person names, or those that the source has changed.
 
 The readers of both sides take the scope. Comparing, loading and verifying do not know it: they take what was read. A
-verdict always names its scope, because a few products that agree do not show that the copy agrees.
+verdict always names its scope, because a few products that agree do not show that the copy agrees. A run of everything
+may be cut into shards: then each shard reads a range of ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -22,6 +24,29 @@ class Everything:
 
     def __str__(self) -> str:
         return "everything"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """The products whose id, as text, is not below ``first`` and below ``end``, if there is an end. The order is that
+    of the bytes of UTF-8, whatever the databases' collations are. A document whose ``_id`` has no text is in one of the
+    ranges too. The first one begins with the empty text.
+
+    Both bounds are printable ASCII without a blank at the end, so that they mean the same in every encoding and in
+    char(n). It is range ``number`` of ``of``, counted from 0."""
+
+    first: str = ""
+    end: str | None = None
+    number: int = 0
+    of: int = 1
+
+    kind = "range"
+
+    def __contains__(self, text: str) -> bool:
+        return self.first <= text and (self.end is None or text < self.end)
+
+    def __str__(self) -> str:
+        return f"shard {self.number + 1} of {self.of}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +83,23 @@ class Changed(Ids):
 
 
 Scope = Everything | Ids
+#: What a reader of one side reads.
+ReadScope = Scope | KeyRange
 EVERYTHING: Final = Everything()
+#: The most characters of a bound: an id may have megabytes.
+_LONGEST_BOUND: Final = 64
+_NOT_IN_BOUND: Final = re.compile(r"[^ -~]")
+
+
+def key_ranges(sample: Iterable[str], count: int) -> list[KeyRange]:
+    """At most ``count`` ranges of about the same size that together hold every id. ``sample`` are ids at random; with
+    few different ones there are fewer ranges."""
+    texts = sorted(sample)
+    chosen = (texts[len(texts) * number // count] for number in range(1, count)) if texts else ()
+    bounds = sorted({_bound(text) for text in chosen} - {""})
+    pairs = zip(["", *bounds], [*bounds, None], strict=True)
+    return [KeyRange(first, end, number, len(bounds) + 1) for number, (first, end) in enumerate(pairs)]
+
+
+def _bound(text: str) -> str:
+    return _NOT_IN_BOUND.split(text[:_LONGEST_BOUND], maxsplit=1)[0].rstrip()

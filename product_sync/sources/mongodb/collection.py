@@ -41,6 +41,7 @@ _LOGGER = logging.getLogger(__name__)
 #: The hint of every read. By its key, because the index of a clustered collection has another name.
 BY_ID: Final = {"_id": 1}
 _ID_INDEX: Final = list(BY_ID.items())
+_ONLY_ID: Final = {"$project": {"_id": 1}}
 _NAMED_AT_MOST: Final = 10
 _BAD_VALUE: Final = 2
 _EXPIRED: Final = 50
@@ -108,6 +109,17 @@ class SourceCollection:
                 f"The collection {self._name!r} was replaced by another of the same name while it was being read.",
                 hint="Start the sync again when the catalogue is complete.",
             )
+
+    def has_collation(self) -> bool:
+        """Whether the collection has a collation, which orders and compares its strings in another way."""
+        found = self._with_retries(partial(_found, self._database, self._name))
+        return "collation" in (found or {}).get("options", {})
+
+    def sample_ids(self, count: int) -> list[bytes]:
+        """The ``_id``s of about ``count`` documents at random, as BSON documents; fewer with a filter."""
+        stages = [{"$sample": {"size": count}}, *([{"$match": self._filter}] if self._filter else ()), _ONLY_ID]
+        raw = self._primary.with_options(codec_options=_RAW, read_preference=self._database.read_preference)
+        return self._with_retries(lambda: [bytes(found.raw) for found in raw.aggregate(stages)])
 
     def read_after(self, time: ClusterTime) -> None:
         """Every later read has seen what was written up to ``time``. The primary is asked once: the driver never goes
@@ -221,7 +233,7 @@ def collection_uuid(database: _Database, name: str) -> object:
 
     Raises `SourceMissing` if there is none, `ConfigurationError` for a view or a time series, and driver errors.
     """
-    found = next(iter(database.list_collections(filter={"name": name})), None)
+    found = _found(database, name)
     if found is None:
         raise _missing(database, name)
     if found["type"] != "collection":
@@ -231,6 +243,11 @@ def collection_uuid(database: _Database, name: str) -> object:
             " _id to be read by.",
         )
     return found["info"]["uuid"]
+
+
+def _found(database: _Database, name: str) -> Any:
+    """What the server says of the collection; ``None`` if there is none."""
+    return next(iter(database.list_collections(filter={"name": name})), None)
 
 
 def has_reached(database: _Database, name: str, time: ClusterTime, level: str, member: Any) -> bool:

@@ -11,8 +11,9 @@ changes. A document that was inserted or deleted during the read may be in it or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from pymongo.database import Database
 from product_sync.conversion.document import decode
 from product_sync.conversion.elements import Documents
 from product_sync.conversion.ids import possible_ids, source_key
+from product_sync.conversion.ids import source_id as source_id_of
 from product_sync.conversion.page import PageConverter
 from product_sync.runtime import prefetch
 from product_sync.runtime.backoff import RetryPolicy
@@ -29,12 +31,13 @@ from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.schema.changes import ChangePosition
 from product_sync.schema.records import IdType, SourceBatch, SourceId
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
-from product_sync.schema.scope import EVERYTHING, Everything, Ids, Scope
-from product_sync.sources.mongodb import paging
+from product_sync.schema.scope import EVERYTHING, Everything, Ids, KeyRange, ReadScope
+from product_sync.sources.mongodb import key_segments, paging
 from product_sync.sources.mongodb.changes import MongoChanges
 from product_sync.sources.mongodb.collection import Query, SourceCollection
 from product_sync.sources.mongodb.expressions import ID_ONLY, MappedDocuments, sample
 from product_sync.sources.mongodb.id_match import IdMatch
+from product_sync.sources.mongodb.key_segments import WHOLE, Segment
 
 #: Ids in one ``$in``: far below the limit of 48 MB for a message, and answered quickly.
 _IDS_AT_ONCE = 1_000
@@ -65,7 +68,7 @@ class MongoSource:
         page_bytes: int = 8 * 1024 * 1024,
         retry: RetryPolicy = _RETRY,
         timing: Timing = SYSTEM_TIMING,
-        scope: Scope = EVERYTHING,
+        scope: ReadScope = EVERYTHING,
     ) -> None:
         self._scope = scope
         self._collection = SourceCollection(database, row_schema, retry=retry, timing=timing)
@@ -83,14 +86,18 @@ class MongoSource:
         pages would come from two catalogues, or from an incomplete one.
         """
         self._collection.require_readable()
-        if isinstance(self._scope, Everything):
-            yield from self._all_pages()
-        else:
-            yield from self._named_pages(self._scope)
+        match self._scope:
+            case Everything():
+                yield from self._all_pages([WHOLE])
+            case KeyRange():
+                has_collation = self._collection.has_collation()
+                yield from self._all_pages(key_segments.segments(self._scope, has_collation=has_collation))
+            case Ids():
+                yield from self._named_pages(self._scope)
         self._collection.confirm_unchanged()
 
-    def _all_pages(self) -> Iterator[SourceBatch]:
-        for documents in prefetch.prefetched(self._replies()):
+    def _all_pages(self, segments: Iterable[Segment]) -> Iterator[SourceBatch]:
+        for documents in prefetch.prefetched(chain.from_iterable(map(self._replies, segments))):
             for page in documents.pages(self._page_bytes):
                 yield self._converter.batch(page)
 
@@ -102,7 +109,8 @@ class MongoSource:
 
     def estimated_count(self) -> int:
         """See `Source.estimated_count`; with documents that the filter leaves out. 0 for a missing collection."""
-        return self._collection.estimated_count()
+        count = self._collection.estimated_count()
+        return count // self._scope.of if isinstance(self._scope, KeyRange) else count
 
     def whole_count(self) -> tuple[int, bool]:
         """See `Source.whole_count`."""
@@ -116,6 +124,12 @@ class MongoSource:
         """See `Source.sample`."""
         is_limited = not isinstance(self._scope, Everything)
         return [] if is_limited else sample(self._collection, self._row_schema, _SAMPLED)
+
+    def sample_ids(self, count: int) -> list[str]:
+        """See `Source.sample_ids`."""
+        self._collection.confirm_found()
+        found = (source_id_of(decode(document)["_id"]) for document in self._collection.sample_ids(count))
+        return [each.text for each in found if each]
 
     def count(self) -> int:
         """How many documents match the filter now. Raises the same errors as `snapshot`."""
@@ -179,20 +193,21 @@ class MongoSource:
         """See `Source.read_after`. Raises `ChangesUnavailable` if the member that is read lags far behind."""
         self._collection.read_after(position.time)
 
-    def _replies(self) -> Iterator[Documents]:
+    def _replies(self, segment: Segment) -> Iterator[Documents]:
         last, rows = None, self._page_rows
-        while documents := self._page(last, rows):
+        while documents := self._page(segment, last, rows):
             yield documents
             last = documents[len(documents) - 1]
             # For a moment a reply of 16 MiB exists four times, so fewer wide documents are requested.
             rows = max(1, min(self._page_rows, self._page_bytes * len(documents) // documents.size))
 
-    def _page(self, last: bytes | None, rows: int) -> Documents:
-        """At most ``rows`` documents after ``last``, in the order of ``_id``; empty at the end."""
+    def _page(self, segment: Segment, last: bytes | None, rows: int) -> Documents:
+        """At most ``rows`` documents of ``segment`` after ``last``, in the order of ``_id``; empty at the end."""
         if last is None:
-            return self._mapped.page({}, rows)
-        for query in paging.following(last):
-            if documents := self._mapped.page(query, rows):
+            return self._mapped.page(segment.query, rows)
+        queries = paging.following(last)
+        for query in queries[:1] if segment.is_one_type else queries:
+            if documents := self._mapped.page({"$and": [segment.query, query]} if segment.query else query, rows):
                 break
         return documents
 

@@ -236,3 +236,23 @@ FOREIGN_KEYS: Final = sql.SQL(
     ORDER BY 1
     """
 )
+
+# Says whether the collation of the column $2 orders texts by their bytes, so that the index of the key serves a range
+# of ids: C and POSIX do, and the built-in provider ('b'). Servers before 15 have no datlocprovider.
+IS_IN_BYTE_ORDER: Final = sql.SQL(
+    """
+    WITH chosen AS (
+        SELECT collprovider::pg_catalog.text AS provider, collcollate::pg_catalog.text AS name
+        FROM pg_catalog.pg_attribute
+        JOIN pg_catalog.pg_collation AS collation_ ON collation_.oid = attcollation
+        WHERE attrelid = $1::pg_catalog.oid AND attname = $2::pg_catalog.text
+    ), used AS (
+        SELECT provider, name FROM chosen WHERE provider <> 'd'
+        UNION ALL
+        SELECT COALESCE(pg_catalog.to_jsonb(database_) ->> 'datlocprovider', 'c'), datcollate::pg_catalog.text
+        FROM pg_catalog.pg_database AS database_, chosen
+        WHERE datname = pg_catalog.current_database() AND chosen.provider = 'd'
+    )
+    SELECT provider = 'b' OR provider = 'c' AND name IN ('C', 'POSIX') FROM used
+    """
+)

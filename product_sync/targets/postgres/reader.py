@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import cached_property
 from typing import Final
 
 import psycopg
 import pyarrow as pa
+from psycopg import sql
 
 from product_sync.conversion.ids import can_be_in
 from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.row_schema import RowSchema
-from product_sync.schema.scope import EVERYTHING, Everything, Scope
-from product_sync.targets.postgres import adbc_stream, binary, catalog_sql, constraints, row_sql, session_sql
+from product_sync.schema.scope import EVERYTHING, Ids, KeyRange, ReadScope
+from product_sync.targets.postgres import (
+    adbc_stream,
+    binary,
+    catalog_sql,
+    constraints,
+    key_range_sql,
+    row_sql,
+    session_sql,
+)
 from product_sync.targets.postgres.column_types import wire_format
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.errors import changed_meanwhile, read_error, waited_too_long
@@ -49,7 +59,7 @@ class PostgresReader:
         batch_rows: int = BATCH_ROWS,
         on_wait: OnWait = log_wait,
         patience: Patience = PATIENCE,
-        scope: Scope = EVERYTHING,
+        scope: ReadScope = EVERYTHING,
     ) -> None:
         self._address = address
         self._scope = scope
@@ -59,11 +69,14 @@ class PostgresReader:
         self._batch_rows = batch_rows
 
     def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
-        if isinstance(self._scope, Everything):
+        if isinstance(self._scope, Ids):
+            yield from self._named_rows(self._scope)
+        else:
             yield from self._all_rows()
-            return
+
+    def _named_rows(self, scope: Ids) -> Iterator[pa.RecordBatch]:
         key_type = self._row_schema.key.type
-        ids = [text for text in self._scope.texts if can_be_in(key_type, text)]
+        ids = [text for text in scope.texts if can_be_in(key_type, text)]
         with self._reading() as connection:
             for start in range(0, len(ids), self._batch_rows):
                 yield from fetch(connection, self._row_schema, ids[start : start + self._batch_rows]).to_batches()
@@ -71,17 +84,30 @@ class PostgresReader:
     def _all_rows(self) -> Iterator[pa.RecordBatch]:
         # Raises a readable error if no connection can be made.
         connect(self._address).close()
-        statement = row_sql.select_all(self._row_schema).as_string()
+        statement = row_sql.select_all(self._row_schema, self._wanted).as_string()
         for batch in adbc_stream.record_batches(
             self._address, self._row_schema, statement, on_wait=self._on_wait, patience=self._patience
         ):
             for start in range(0, batch.num_rows, self._batch_rows):
                 yield batch.slice(start, self._batch_rows)
 
-    def estimated_count(self) -> int:
+    @cached_property
+    def _wanted(self) -> sql.Composable:
+        """Whether a row is in the scope, if that names no ids, and one of this sync."""
+        ours, key = row_sql.is_ours(self._row_schema), self._row_schema.key
+        if not isinstance(self._scope, KeyRange):
+            return ours
         with self._reading() as connection:
-            if self._row_schema.tenant:
-                row = connection.execute(row_sql.estimate(self._row_schema)).fetchone()
+            oid = table_oid(connection, self._row_schema.table)
+            row = connection.execute(catalog_sql.IS_IN_BYTE_ORDER, [oid, key.name]).fetchone()
+        in_range = key_range_sql.is_in_range(key, self._scope, in_byte_order=row == (True,))
+        return sql.SQL("{} AND {}").format(ours, in_range)
+
+    def estimated_count(self) -> int:
+        wanted = self._wanted
+        with self._reading() as connection:
+            if self._row_schema.tenant or isinstance(self._scope, KeyRange):
+                row = connection.execute(row_sql.estimate(self._row_schema, wanted)).fetchone()
                 return 0 if row is None else int(row[0][0]["Plan"]["Plan Rows"])
             oid = table_oid(connection, self._row_schema.table)
             row = connection.execute(catalog_sql.ESTIMATED_COUNT, [oid]).fetchone()

@@ -32,9 +32,9 @@ def is_ours(row_schema: RowSchema, alias: str = "p") -> sql.Composable:
     )
 
 
-def select_all(row_schema: RowSchema) -> sql.Composed:
-    """Reads every row, in canonical values."""
-    return sql.SQL("SELECT {} FROM {} AS p WHERE {}").format(_shown(row_schema), table(row_schema), is_ours(row_schema))
+def select_all(row_schema: RowSchema, wanted: sql.Composable) -> sql.Composed:
+    """Reads every row for which ``wanted`` holds, in canonical values."""
+    return sql.SQL("SELECT {} FROM {} AS p WHERE {}").format(_shown(row_schema), table(row_schema), wanted)
 
 
 def count(row_schema: RowSchema) -> sql.Composed:
@@ -42,9 +42,9 @@ def count(row_schema: RowSchema) -> sql.Composed:
     return sql.SQL("SELECT pg_catalog.count(*) FROM {} AS p WHERE {}").format(table(row_schema), is_ours(row_schema))
 
 
-def estimate(row_schema: RowSchema) -> sql.Composed:
-    """Lets the planner estimate the number of rows by its statistics of the tenant's columns."""
-    return sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} AS p WHERE {}").format(table(row_schema), is_ours(row_schema))
+def estimate(row_schema: RowSchema, wanted: sql.Composable) -> sql.Composed:
+    """Lets the planner estimate by its statistics for how many rows ``wanted`` holds."""
+    return sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} AS p WHERE {}").format(table(row_schema), wanted)
 
 
 def select_by_ids(row_schema: RowSchema) -> sql.Composed:
