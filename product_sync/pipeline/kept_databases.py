@@ -19,7 +19,7 @@ from product_sync.pipeline.databases import Databases
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.typed_settings import Environment
 from product_sync.schema.definition import SyncDefinition
-from product_sync.schema.scope import EVERYTHING, Scope
+from product_sync.schema.scope import EVERYTHING, ReadScope
 from product_sync.sources import mongodb
 
 _KEEP_S: Final = 600.0
@@ -29,7 +29,9 @@ class ConnectedDatabases(Databases):
     """`Databases` whose connection to the source, once it is opened, stays open until `close`."""
 
     @contextmanager
-    def open_source(self, timing: Timing = SYSTEM_TIMING, scope: Scope = EVERYTHING) -> Iterator[mongodb.MongoSource]:
+    def open_source(
+        self, timing: Timing = SYSTEM_TIMING, scope: ReadScope = EVERYTHING
+    ) -> Iterator[mongodb.MongoSource]:
         yield mongodb.MongoSource(self._database, self.row_schema, timing=timing, scope=scope)
 
     def close(self) -> None:
