@@ -1,7 +1,7 @@
 """Joins several files by key, one range of keys after the other, so that each range fits into memory.
 
-The size of a range is known before it is read. If the inputs do not fit into memory together, each of them is first
-sorted by range into a temporary file (docs/decisions/0080).
+The size of a range is known before it is read. If the inputs do not fit into memory together, an input whose keys rise
+is cut into ranges while it is read; any other is first sorted by range into a temporary file (docs/decisions/0080).
 """
 
 from __future__ import annotations
@@ -108,24 +108,11 @@ def _group_bytes(group: Any, columns: Sequence[str] | None) -> int:
 class _Part:
     """One range of one input."""
 
-    spill: Spill
-    part: int
+    schema: pa.Schema
     key: str
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self.spill.schema
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.spill.nbytes[self.part])
-
-    @property
-    def num_rows(self) -> int:
-        return int(self.spill.num_rows[self.part])
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        return self.spill.batches(self.part)
+    nbytes: int
+    num_rows: int
+    batches: Callable[[], Iterator[pa.RecordBatch]]
 
     def weighed_keys(self) -> Iterator[tuple[pa.Array, NDArray[np.float64]]]:
         for batch in self.batches():
@@ -137,47 +124,79 @@ def by_key(
 ) -> Iterator[tuple[pa.Table, ...]]:
     """For each range of keys, the rows of every input, unordered. All rows of a key are in one range, and the ranges
     rise. Temporary files are in ``folder``."""
-    borders = []
+    borders, rising = list[str](), list[bool]()
     if sum(one.nbytes for one in inputs) > limits.range_bytes:
-        borders = _borders(inputs, limits.range_bytes // 2)
+        borders, rising = _borders(inputs, limits.range_bytes // 2)
     if not borders:
         yield tuple(pa.Table.from_batches(one.batches(), one.schema) for one in inputs)
         return
     with ExitStack() as stack:
-        spills = [
-            stack.enter_context(spilled(folder, one.schema, len(borders) + 1, waiting_bytes=limits.waiting_bytes))
-            for one in inputs
+        cut = [
+            _cut(one, borders)
+            if is_rising
+            else _sorted(
+                one,
+                borders,
+                stack.enter_context(spilled(folder, one.schema, len(borders) + 1, waiting_bytes=limits.waiting_bytes)),
+            )
+            for one, is_rising in zip(inputs, rising, strict=True)
         ]
-        for one, spill in zip(inputs, spills, strict=True):
-            for batch in one.batches():
-                spill.add(batch, _ranges(batch.column(one.key), borders))
-            spill.finish()
         release = MemoryRelease()
-        for part in range(len(borders) + 1):
-            of_range = [_Part(spill, part, one.key) for one, spill in zip(inputs, spills, strict=True)]
+        for of_range in zip(*cut, strict=True):
             yield from by_key(of_range, folder, limits)
             release.passed(sum(one.nbytes for one in of_range))
 
 
-def _borders(inputs: Sequence[Input], range_bytes: int) -> list[str]:
-    """The first key of every range but the lowest. Empty if there is only one key."""
+def _cut(one: FileInput | _Part, borders: list[str]) -> Iterator[_Part]:
+    """The ranges of an input whose keys rise. Each is in memory."""
+    batches, rest = iter(one.batches()), None
+    for border in [*borders, None]:
+        found: list[pa.RecordBatch] = []
+        while (batch := rest or next(batches, None)) is not None:
+            end = batch.num_rows if border is None else _place(batch.column(one.key), border)
+            if end:
+                found.append(batch.slice(0, end))
+            if end < batch.num_rows:
+                rest = batch.slice(end)
+                break
+            rest = None
+        size, rows = sum(int(row_bytes(batch).sum()) for batch in found), sum(batch.num_rows for batch in found)
+        yield _Part(one.schema, one.key, size, rows, partial(iter, found))
+
+
+def _sorted(one: FileInput | _Part, borders: list[str], spill: Spill) -> Iterator[_Part]:
+    """The ranges of any input. They are in the file of ``spill``."""
+    for batch in one.batches():
+        spill.add(batch, _ranges(batch.column(one.key), borders))
+    spill.finish()
+    for part in range(len(borders) + 1):
+        size, rows = int(spill.nbytes[part]), int(spill.num_rows[part])
+        yield _Part(one.schema, one.key, size, rows, partial(spill.batches, part))
+
+
+def _borders(inputs: Sequence[Input], range_bytes: int) -> tuple[list[str], list[bool]]:
+    """The first key of every range but the lowest; none if there is only one key. And which inputs have rising keys."""
     step = max(1, sum(one.num_rows for one in inputs) // _SAMPLES)
-    keys, weights = [], []
+    keys, weights, rising = [], [], []
     for one in inputs:
-        first = 0
+        first, last, is_rising = 0, None, True
         for part, sizes in one.weighed_keys():
+            is_rising = is_rising and rises(part) and (last is None or last < part[0].as_py())
+            last = part[-1].as_py()
             places = np.arange(first, len(part), step)
             first = int(first - len(part)) % step
             if len(places):
                 keys.append(part.take(pa.array(places)))
                 # The bytes of a row that is not sampled count for the sampled row before it.
                 weights.append(np.add.reduceat(sizes, places))
+        rising.append(is_rising)
     sampled = pa.concat_arrays(keys)
     order = pc.sort_indices(sampled)
     sampled = sampled.take(order)
     filled = np.cumsum(np.concatenate(weights)[order.to_numpy()]) // range_bytes
     starts = np.flatnonzero(np.diff(filled, prepend=0))
-    return [key for key in pc.unique(sampled.take(pa.array(starts))).to_pylist() if key != sampled[0].as_py()]
+    borders = pc.unique(sampled.take(pa.array(starts))).to_pylist()
+    return [key for key in borders if key != sampled[0].as_py()], rising
 
 
 def _ranges(keys: pa.Array, borders: list[str]) -> NDArray[np.int64]:
@@ -189,10 +208,15 @@ def _ranges(keys: pa.Array, borders: list[str]) -> NDArray[np.int64]:
     if low == high:
         return np.full(len(keys), low)
     if high - low < len(keys) // 16 and rises(keys):
-        edges = [bisect_left(range(len(keys)), border, key=lambda at: keys[at].as_py()) for border in borders[low:high]]
+        edges = [_place(keys, border) for border in borders[low:high]]
         return low + np.searchsorted(edges, np.arange(len(keys)), side="right")
     place = partial(bisect_right, borders)
     return np.fromiter(map(place, keys.to_pylist()), np.int64, len(keys))
+
+
+def _place(keys: pa.Array, border: str) -> int:
+    """How many of the rising keys are below ``border``."""
+    return bisect_left(range(len(keys)), border, key=lambda at: keys[at].as_py())
 
 
 def rises(keys: pa.Array) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from product_sync.compare.key_ranges import FileInput, Limits, by_key
 from product_sync.state.files import parquet_writer
-from product_sync.state.spill import row_bytes
+from product_sync.state.spill import Spill, row_bytes
 
 SCHEMA = pa.schema({"key": pa.string(), "text": pa.string(), "number": pa.int64()})
 KEYS = st.one_of(st.text(max_size=3), st.integers(0, 400).map(lambda number: f"7{number:023x}"))
@@ -58,6 +58,16 @@ def test_every_row_comes_once_and_all_of_a_key_together(
     assert {path.name for path in tmp_path.iterdir()} == {"left", "right"}
 
 
+def test_an_input_whose_keys_rise_is_not_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(f"{number:04d}", "x" * 100, number) for number in range(1_000)]
+    inputs = [written(tmp_path / "left", rows), written(tmp_path / "right", rows[::3])]
+    monkeypatch.delattr(Spill, "add")
+    ranges = list(by_key(inputs, tmp_path, Limits(10_000, 5_000)))
+    assert len(ranges) > 10
+    assert [row for left, _ in ranges for row in tuples(left)] == rows
+    assert [row for _, right in ranges for row in tuples(right)] == rows[::3]
+
+
 def size_of(parts: tuple[pa.Table, ...], key: str) -> int:
     return sum(
         int(row_bytes(batch)[np.array(batch["key"].to_pylist(), object) == key].sum())
@@ -84,7 +94,7 @@ def test_a_key_that_has_more_than_fits_comes_whole(tmp_path: Path) -> None:
 
 def test_rows_are_put_aside_once_and_not_for_each_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows of a file are read twice: their keys for the borders, and then once to be put aside."""
-    one = written(tmp_path / "rows", [(f"{number:04d}", "x" * 100, number) for number in range(1_000)])
+    one = written(tmp_path / "rows", [(f"{number:04d}", "x" * 100, number) for number in reversed(range(1_000))])
     read = 0
     batches = FileInput.batches
 
