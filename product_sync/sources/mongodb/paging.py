@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import bson
 import numpy as np
@@ -89,11 +90,17 @@ def _array_elements(values: NDArray[np.uint8]) -> Iterator[bytes]:
     same size, so they are made together."""
     start, digits = 0, 1
     while start < len(values):
-        end = min(10**digits, len(values))
-        names = np.array([b"\x07%d\0" % place for place in range(start, end)], f"S{digits + 2}")
-        head = names.view(np.uint8).reshape(end - start, digits + 2)
-        yield np.hstack([head, values[start:end]]).tobytes()
-        start, digits = end, digits + 1
+        part = values[start : 10**digits]
+        yield np.hstack([_element_heads(digits)[: len(part)], part]).tobytes()
+        start, digits = start + len(part), digits + 1
+
+
+@cache
+def _element_heads(digits: int) -> NDArray[np.uint8]:
+    """The type and the name of each element of an array whose place has so many digits."""
+    places = range(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+    heads = np.array([b"\x07%d\0" % place for place in places], f"S{digits + 2}")
+    return heads.view(np.uint8).reshape(len(places), digits + 2)
 
 
 def _by_id(condition: bytes) -> RawBSONDocument:
