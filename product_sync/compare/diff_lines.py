@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +17,7 @@ from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.types import TypeName
 from product_sync.state.files import opened, pages, read_schema
+from product_sync.state.spill import row_bytes
 
 #: The most bytes of the rows of one op that are shown.
 _SHOWN_BYTES = 8 * 1024 * 1024
@@ -63,16 +65,16 @@ def first_differences(path: Path, row_schema: RowSchema, limit_per_op: int = 10)
 def first_rows(path: Path, op: Op, limit: int, most_bytes: int = _SHOWN_BYTES) -> pa.Table:
     """The first ``limit`` rows of ``op``, by id, without those that were refused before. If they have more than
     ``most_bytes``, fewer rows are returned, but at least one."""
-    found = read_schema(path).empty_table()
+    found, left, bytes_left = [read_schema(path).empty_table()], limit, float(most_bytes)
     for rows in _rows_of(path, op):
-        for index in range(min(limit - found.num_rows, rows.num_rows)):
-            row = rows.slice(index, 1)
-            if found.num_rows and found.nbytes + row.nbytes > most_bytes:
-                return found
-            found = pa.concat_tables([found, row])
-        if found.num_rows == limit:
+        head = rows.slice(0, left).combine_chunks()
+        ends = np.cumsum(row_bytes(head.to_batches()[0]))
+        fits = max(int(np.searchsorted(ends, bytes_left, side="right")), 1 if left == limit else 0)
+        found.append(head.slice(0, fits))
+        if fits == left or fits < head.num_rows:
             break
-    return found
+        left, bytes_left = left - fits, bytes_left - ends[-1]
+    return pa.concat_tables(found)
 
 
 def _rows_of(path: Path, op: Op) -> Iterator[pa.Table]:

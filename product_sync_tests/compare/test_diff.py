@@ -13,7 +13,7 @@ from bson import ObjectId
 
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
-from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
+from product_sync.compare.diff_lines import Difference, changed_columns, first_differences, first_rows
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
@@ -212,3 +212,14 @@ def test_the_first_differences_show_old_and_new_values(tmp_path: Path) -> None:
     assert price == Difference(Op.UPDATE, "b", "price", "100", "2")
     assert (extra.id, extra.new) == ("z", None)
     assert extra.old == "title: Product z, price: 100, image: picture.png, sellerId: seller, quantity: 1"
+
+
+def test_the_first_rows_of_a_kind_have_a_bound_and_there_is_always_one(tmp_path: Path) -> None:
+    ids = [f"p{number:02}" for number in range(20)]
+    bench = make_bench(tmp_path, [document(name, title="x" * 1_000) for name in ids], [row("z")])
+    bench.compare()
+    path = bench.path("diff")
+    assert first_rows(path, Op.INSERT, 7)["id"].to_pylist() == ids[:7]
+    assert first_rows(path, Op.INSERT, 7, most_bytes=5_000)["id"].to_pylist() == ids[:4]
+    assert first_rows(path, Op.INSERT, 7, most_bytes=1)["id"].to_pylist() == ids[:1]
+    assert first_rows(path, Op.UPDATE, 7).num_rows == 0
