@@ -29,7 +29,12 @@ _ORDER: Final = [(refused, op) for refused in (False, True) for op in Op]
 
 
 def of_op(rows: pa.Table, op: Op) -> pa.Table:
-    return rows.filter(pc.equal(rows["op"], str(op)))
+    return where(rows, pc.equal(rows["op"], str(op)))
+
+
+def where(rows: pa.Table, marks: pa.ChunkedArray) -> pa.Table:
+    """The marked rows. Copies nothing if all are marked."""
+    return rows if pc.all(marks, min_count=0).as_py() else rows.filter(marks)
 
 
 def ids(rows: pa.Table) -> list[str]:

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from product_sync.compare.diff_rows import where
 from product_sync.schema.records import Op
 from product_sync.state.files import opened, pages
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
-_PAGE_ROWS = 4_096
+_PAGE_ROWS = 16_384
 
 
 def read_batches(
@@ -59,7 +60,7 @@ def _pages(file: pq.ParquetFile, ops: Collection[Op]) -> Iterator[pa.Table]:
     wanted = pa.array([str(op) for op in ops], pa.string())
     for page in pages(file, rows=_PAGE_ROWS):
         rows = pa.Table.from_batches([page])
-        rows = rows.filter(pc.is_in(rows["op"], value_set=wanted))
+        rows = where(rows, pc.is_in(rows["op"], value_set=wanted))
         if rows.num_rows:
             yield rows
 

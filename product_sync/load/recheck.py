@@ -54,9 +54,9 @@ def recheck(
         as_planned = same_values(inserted, diff_rows.new_rows(inserts, row_schema), row_schema.values)
         to_insert = pc.and_(to_insert, as_planned)
     batch = WriteBatch(
-        inserts=inserted.filter(to_insert),
-        new=new.filter(to_update),
-        old=old.filter(to_update),
+        inserts=diff_rows.where(inserted, to_insert),
+        new=diff_rows.where(new, to_update),
+        old=diff_rows.where(old, to_update),
         deletes=row_schema.target_schema.empty_table(),
     )
     return Rechecked(batch, rows.num_rows - wanted - len(rejects), wanted - batch.num_rows, rejects)
