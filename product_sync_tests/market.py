@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,10 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync.embedded.servers import Servers
+from product_sync.orchestration.local_history import folder_of
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
+from product_sync_tests.run_history import put_history
+from product_sync_tests.warm_process import WarmProcess, started
 
 #: Variables that would let the machine's own configuration into a test.
 _OURS = ("PRODUCT_", "CART_", "MONGO_", "SYNC_", "DAGSTER_", "PG", "TIMEZONE", "ENABLE_SCHEDULER", "COLUMNS")
@@ -102,6 +104,10 @@ class Market:
         """The whole target by id, with ``xmin``: a row that was written again, even with equal values, differs."""
         return {row[1]: row for row in self.sql("SELECT xmin::text, * FROM product ORDER BY id")}
 
+    def forget_all(self) -> None:
+        """Remove the state folder: what a command finds the first time."""
+        shutil.rmtree(self.state)
+
     def remembered(self) -> dict[str, bytes]:
         """What the state folder keeps from run to run: the quarantine and the baseline."""
         found = [*self.state.glob("*/quarantine.parquet"), *self.state.glob("*/baseline.json")]
@@ -117,18 +123,8 @@ class Market:
     @contextmanager
     def start(self, *arguments: str, **env: str) -> Iterator[Running]:
         """A command under way, killed at the end of the block if it still runs then."""
-        with subprocess.Popen(
-            [sys.executable, "-m", "product_sync.cli", *arguments],
-            env={**self.env, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield Running(process)
-            finally:
-                process.kill()
+        with started("product_sync.cli", *arguments, env={**self.env, **env}) as process:
+            yield Running(process)
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Give this process the variables that a command would have, for calls of `product_sync.api`."""
@@ -145,7 +141,8 @@ def clean_environment() -> dict[str, str]:
 
 @contextmanager
 def open_market(servers: Servers, state: Path) -> Iterator[Market]:
-    """Empty databases and a state folder that is not there yet."""
+    """Empty databases and a state folder that holds nothing but a run history without runs."""
+    put_history(folder_of(state))
     with mongodb_database(servers) as mongodb_url, cart_database(servers) as cart_url:
         create_product_table(cart_url)
         yield Market(mongodb_url, cart_url, state)
@@ -155,11 +152,11 @@ def open_market(servers: Servers, state: Path) -> Iterator[Market]:
 class Running:
     """A command under way."""
 
-    process: subprocess.Popen[str]
+    process: WarmProcess
 
     def outcome(self) -> Outcome:
-        stdout, stderr = self.process.communicate(timeout=_TIMEOUT_S)
-        return Outcome(self.process.returncode, stdout, stderr)
+        completed = self.process.completed(_TIMEOUT_S)
+        return Outcome(completed.returncode, completed.stdout, completed.stderr)
 
     def wait_until(self, holds: Callable[[], object]) -> None:
         """Look again and again while the command runs; fail if it ends before."""

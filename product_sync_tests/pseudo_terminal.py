@@ -7,12 +7,13 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from product_sync_tests.warm_process import WarmProcess
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _TIMEOUT_S = 60.0
@@ -62,16 +63,10 @@ class _Screen:
         return _CONTROL.sub("", b"".join(self._parts).decode()).replace("\r\n", "\n")
 
 
-def on_terminal(command: Sequence[str], env: Mapping[str, str], columns: int = 80) -> Shown:
-    """Run Python with these arguments to its end on a terminal of so many columns."""
+def on_terminal(module: str, *arguments: str, env: Mapping[str, str], columns: int = 80) -> Shown:
+    """Run a module to its end on a terminal of so many columns."""
     output, bars = _Screen(columns), _Screen(columns)
     variables = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    with subprocess.Popen(
-        [sys.executable, *command],
-        env=variables | {"TERM": "xterm-256color"},
-        stdin=subprocess.DEVNULL,
-        stdout=output.theirs,
-        stderr=bars.theirs,
-    ) as process:
-        process.wait(_TIMEOUT_S)
-    return Shown(process.returncode, output.text(), bars.text())
+    screens = Path(os.ttyname(output.theirs)), Path(os.ttyname(bars.theirs))
+    process = WarmProcess(module, *arguments, env=variables | {"TERM": "xterm-256color"}, output=screens)
+    return Shown(process.wait(_TIMEOUT_S), output.text(), bars.text())

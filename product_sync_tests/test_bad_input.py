@@ -79,6 +79,7 @@ class TestSettings:
     def test_a_batch_size_out_of_bounds_is_refused_before_anything_is_opened(
         self, refused: Refused, market: Market
     ) -> None:
+        market.forget_all()
         refused("configuration", CONFIGURATION, "1000000", "1 to 100000", run=lambda: api.sync(batch_size=1_000_000))
         assert not market.state.exists()
 

@@ -121,6 +121,7 @@ def test_a_negative_count_of_the_source_is_refused_before_anything_is_read(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     market.enter(monkeypatch)
+    market.forget_all()
     for report in (api.sync(accept_source_count=-1), api.validate(accept_source_count=-1)):
         assert report.exit_status == 2
         assert "accept_source_count is -1. Expected: a whole number, 0 or more (documents)." in str(report.failure)

@@ -110,6 +110,7 @@ def test_a_check_that_stops_a_sync_stops_the_dry_run_too_and_is_in_the_predictio
 
 
 def test_a_check_without_a_dry_run_is_refused_and_the_command_says_all_of_it(market: Market, sync: Sync) -> None:
+    market.forget_all()
     assert sync(check=True).exit_status == 2
     assert not market.state.exists()
     market.stock([*products(20), product(7000, price="a lot")])

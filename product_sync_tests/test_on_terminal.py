@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +15,12 @@ from rich.cells import cell_len
 
 from product_sync import api
 from product_sync.embedded.servers import Servers
-from product_sync.results import Report, StatsReport, SyncReport, ValidationReport
 from product_sync.terminal.text import WIDTH_WITHOUT_TERMINAL
+from product_sync_tests.largest_reports import LONG_ID
 from product_sync_tests.market import Market, open_market, product, products
 from product_sync_tests.pseudo_terminal import Shown, on_terminal
+from product_sync_tests.warm_process import started
 
-LONG_ID = "ring-" + "x" * 90
 AWKWARD = "it's a ring; $HOME"
 BORDERS = "┌┐└┘├┤"
 
@@ -49,7 +46,7 @@ def day(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         market.copy([{**catalogue[0], "price": 1}, *catalogue[1:]])
 
         def run(*arguments: str) -> Shown:
-            return on_terminal(["-m", "product_sync.cli", *arguments], market.env)
+            return on_terminal("product_sync.cli", *arguments, env=market.env)
 
         budget = ("--quarantine-budget", "0.5")
         yield Day(
@@ -131,43 +128,14 @@ def test_moments_have_their_zone(day: Day) -> None:
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", day.show.output)
 
 
-REPORTS: list[Report] = [
-    SyncReport(
-        run_id="0" * 36, dry_run=True, plan_id="1" * 36, source_count=10_000_000, target_count=10_000_000,
-        missing=10_000_000, changed=10_000_000, extra=0, inserted=0, updated=0, deleted=0, quarantined=1,
-        duration_s=123_456.7, estimated_s=1_234_567.8,
-        first_differences=[{"op": "extra", "id": LONG_ID, "column": "", "old": "x" * 300, "new": ""}],
-    ),
-    SyncReport(
-        run_id="0" * 36, source_count=10_000_000, target_count=10_000_000, missing=10_000_000, changed=10_000_000,
-        extra=10_000_000, inserted=10_000_000, updated=10_000_000, deleted=10_000_000, quarantined=0,
-        conflicts=10_000_000, in_flight=10_000_000, taken_back=10_000_000, kept_referenced=10_000_000,
-        batches=100_000, failed_batches=100_000, not_attempted_batches=100_000, duration_s=1.0, valid=True,
-    ),
-    ValidationReport(
-        source_count=10_000_000, target_count=10_000_000, missing_in_target=1, changed=0, extra_in_target=0,
-        quarantined=0, missing_ids=[LONG_ID], changed_ids=[], extra_ids=["-5"], valid=False,
-    ),
-    StatsReport(source_count=1, target_count=1, last_sync_at="2026-01-02T03:04:05+01:00", last_sync_run_id="0" * 36),
-]  # fmt: skip
-_SHOW = """
-import pickle, sys
-from product_sync.terminal import summaries
-for report in pickle.load(open(sys.argv[1], "rb")):
-    kind = type(report).__name__.removesuffix("Report").lower()
-    getattr(summaries, {"sync": "show_sync", "validation": "show_validation", "stats": "show_stats"}[kind])(report)
-"""
-
-
 @pytest.mark.parametrize("columns", [60, 80, 200, None])
-def test_the_largest_numbers_fit_terminals_of_every_width_and_a_file(columns: int | None, tmp_path: Path) -> None:
-    (tmp_path / "reports").write_bytes(pickle.dumps(REPORTS))
-    command = ["-c", _SHOW, str(tmp_path / "reports")]
+def test_the_largest_numbers_fit_terminals_of_every_width_and_a_file(columns: int | None) -> None:
+    module = "product_sync_tests.largest_reports"
     if columns is None:
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, check=True)
-        output, columns = done.stdout, WIDTH_WITHOUT_TERMINAL
+        with started(module, env=os.environ) as process:
+            output, columns = process.completed().stdout, WIDTH_WITHOUT_TERMINAL
     else:
-        output = on_terminal(command, os.environ, columns).output
+        output = on_terminal(module, env=os.environ, columns=columns).output
     lines = output.splitlines()
     assert_borders_are_whole(lines, columns)
     assert output.count("10,000,000") == 18

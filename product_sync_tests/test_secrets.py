@@ -11,8 +11,6 @@ import base64
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -33,9 +31,11 @@ from product_sync.runtime.progress import Progress
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.network import proxy
 from product_sync_tests.planted import findings, forms
+from product_sync_tests.run_history import put_history
 from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
 from product_sync_tests.targets.postgres_tables import Role, role
 from product_sync_tests.tls import issue, through, tls_proxy
+from product_sync_tests.warm_process import started
 
 SOURCE_PASSWORD = "m0ngo p@ss/w:rd%é-planted"
 TARGET_PASSWORD = "pg p@ss/w:rd%ü-planted"
@@ -99,17 +99,11 @@ class Scene:
 
     def dagster(self) -> int:
         """`dagster job execute` in a process, with compute logs in DAGSTER_HOME."""
-        command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "product_sync.definitions"]
-        process = subprocess.Popen(
-            [*command, "-j", "product_sync"],
-            env={**self.market.env, "DAGSTER_HOME": str(self.home)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        output, _ = process.communicate(timeout=120)
-        self.said.append(output)
-        return process.returncode
+        job = ("job", "execute", "-m", "product_sync.definitions", "-j", "product_sync")
+        with started("dagster", *job, env={**self.market.env, "DAGSTER_HOME": str(self.home)}) as process:
+            ended = process.completed()
+        self.said += [ended.stdout, ended.stderr]
+        return ended.returncode
 
     def leaks(self) -> list[str]:
         captured = self.capture.readouterr()
@@ -128,7 +122,7 @@ def scene(
 ) -> Iterator[Scene]:
     caplog.set_level("DEBUG", logger="product_sync")
     home = tmp_path / "home"
-    home.mkdir()
+    put_history(home)
     (home / "dagster.yaml").write_text(_HOME)
     with role(market.cart_url, "GRANT SELECT, INSERT, UPDATE ON product TO {}", password=TARGET_PASSWORD) as clerk:
         made = Scene(market, guarded, clerk, home, monkeypatch, capfd, caplog)

@@ -19,6 +19,7 @@ from product_sync_tests.market import Market, product, products
 from product_sync_tests.notify.test_dispatch import SECRETS, samples
 from product_sync_tests.orchestration.test_notifications import Daemon
 from product_sync_tests.receivers import WebReceiver, web_receiver
+from product_sync_tests.run_history import put_history
 
 BAD = product(7_000, price="a lot")
 NOWHERE = "postgresql://syncer:sesame@127.0.0.1:1/cart"
@@ -124,6 +125,7 @@ def test_with_a_daemon_the_command_sends_only_what_no_run_shows(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    put_history(tmp_path)
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     market.stock([BAD])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -17,7 +18,9 @@ from pymongo import MongoClient
 
 from product_sync.orchestration import names
 from product_sync.orchestration.names import PRODUCT
+from product_sync_tests.run_history import put_history
 from product_sync_tests.shop import Outcome, Shop, ids, product, project
+from product_sync_tests.warm_process import started
 
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
 EXECUTE = [DAGSTER, "job", "execute", "-m", "product_sync.definitions", "-j"]
@@ -28,7 +31,7 @@ CONFIGURATION = Path(__file__).parents[2] / "dagster.yaml"
 def home(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Dagster instance with the project's settings, on SQLite."""
     folder = tmp_path / "home"
-    folder.mkdir()
+    put_history(folder)
     lines = CONFIGURATION.read_text().splitlines(keepends=True)
     (folder / "dagster.yaml").write_text(
         "".join(line for line in lines if line.startswith(("telemetry", "nux", "python_logs")))
@@ -46,11 +49,9 @@ def instance(home: Path) -> Iterator[dg.DagsterInstance]:
 
 def execute(job: str, *, config: str = "", folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the command; ``config`` is the content of the file for ``-c``."""
-    command = [*EXECUTE, job]
-    if config:
-        (folder / "run.yaml").write_text(config)
-        command += ["-c", str(folder / "run.yaml")]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    (folder / "run.yaml").write_text(config or "{}")
+    with started("dagster", *EXECUTE[1:], job, "-c", str(folder / "run.yaml"), env=os.environ) as process:
+        return process.completed()
 
 
 def printed(stderr: str) -> list[str]:
@@ -76,10 +77,8 @@ def test_definitions_load_with_no_variable_set_and_no_server_reachable(tmp_path:
 
 
 def test_dagster_finds_the_definitions_valid(home: Path) -> None:
-    done = subprocess.run(
-        [DAGSTER, "definitions", "validate", "-m", "product_sync.definitions"],
-        check=False, capture_output=True, text=True, timeout=120, cwd=home,
-    )  # fmt: skip
+    with started("dagster", "definitions", "validate", "-m", "product_sync.definitions", env=os.environ) as process:
+        done = process.completed()
     assert done.returncode == 0, done.stderr
 
 

@@ -24,6 +24,7 @@ from product_sync.settings import PageSettings, ScheduleSettings
 from product_sync_tests.orchestration.test_notifications import Daemon
 from product_sync_tests.orchestration.test_server import wait_until
 from product_sync_tests.receivers import web_receiver
+from product_sync_tests.run_history import put_history
 from product_sync_tests.shop import QUICK, Outcome, Shop, ids, product, project, record_run
 
 SELLER = SyncNames.of("seller")
@@ -157,6 +158,7 @@ def test_the_lock_is_of_one_table(mall: Shop) -> None:
 
 
 def test_a_schedule_waits_for_runs_of_its_own_sync_only(mall: Shop, tmp_path: Path) -> None:
+    put_history(tmp_path)
     mall.instance = dg.DagsterInstance.local_temp(str(tmp_path))
     repository = project(schedule=ScheduleSettings.from_environment({})).get_repository_def()
 
@@ -248,6 +250,7 @@ def test_two_syncs_run_beside_each_other_where_the_queue_allows_it_and_two_of_on
     mall: Shop, tmp_path: Path
 ) -> None:
     """Dagster's queue with a limit of two runs, its daemon, and each run in a process of its own."""
+    put_history(tmp_path)
     (tmp_path / "dagster.yaml").write_text(
         "{concurrency: {runs: {max_concurrent_runs: 2}}, telemetry: {enabled: false}}"
     )

@@ -140,7 +140,7 @@ class TestTheCommand:
     """As a process of its own."""
 
     def test_on_a_terminal_it_shows_whole_ids_reasons_and_advice(self, market: Market) -> None:
-        shown = on_terminal(["-m", "product_sync.cli", "quarantine"], market.env, 60)
+        shown = on_terminal("product_sync.cli", "quarantine", env=market.env, columns=60)
         assert shown.status == 0
         assert f"  {OBJECT_ID}  (objectId)" in shown.lines
         assert """  'it'"'"'s'  (string)""" in shown.lines

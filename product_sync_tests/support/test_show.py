@@ -316,6 +316,7 @@ def test_a_side_that_cannot_be_read_is_said_and_no_password_shown(monkeypatch: p
 
 
 def test_nothing_is_written_anywhere(here: Market) -> None:
+    here.forget_all()
     before = here.rows()
     show("p0001")
     show("p9999")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from product_sync_tests.warm_process import WarmProcess
+from product_sync_torture.faults import campaign
 from product_sync_torture.faults.campaign import Round, keep, kept, make_history, play
 from product_sync_torture.faults.judge import (
     Drift,
@@ -37,6 +42,17 @@ SLICE = [
 ]
 
 
+@contextmanager
+def warm(command: Sequence[str], out: Any) -> Iterator[WarmProcess]:
+    """Without the imports of each command."""
+    module, *arguments = command
+    process = WarmProcess(module, *arguments, env=os.environ, output=(Path(out.name), Path(os.devnull)))
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
 @pytest.fixture(scope="module")
 def own_servers() -> Iterator[Machines]:
     """Servers that may be killed."""
@@ -50,7 +66,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", SLICE)
-def test_after_a_fault_at_any_step_the_next_run_does_the_rest(own_servers: Machines, home: Path, name: str) -> None:
+def test_after_a_fault_at_any_step_the_next_run_does_the_rest(
+    own_servers: Machines, home: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "start", warm)
     (fault,) = [fault for fault in FAULTS if fault.name == name]
     played = play(own_servers, home, fault, seed=SEED)
     assert played.violations == []

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import dagster as dg
 
@@ -28,7 +28,7 @@ from product_sync.schema.definition import load_definitions
 from product_sync.settings import RunArguments
 from product_sync.state.store import StateFolder
 from product_sync_torture.faults.judge import Ending, Evidence, Run, judge
-from product_sync_torture.faults.kinds import Fault, Injection, Place
+from product_sync_torture.faults.kinds import Fault, Injection, Place, Process
 from product_sync_torture.faults.machines import Machines
 from product_sync_torture.faults.scene import BATCH_SIZE, Scene, plan_drift
 from product_sync_torture.surroundings import environment
@@ -150,7 +150,7 @@ def _faulted_run(
     place = fault.place()
     with ExitStack() as stack, (folder / "out").open("w+b") as out:
         place.prepare(scene, random_, stack)
-        process = stack.enter_context(_sync(out, in_pass=fault.in_pass))
+        process = stack.enter_context(start(_command(in_pass=fault.in_pass), out))
         if not _reach(place, process):
             return None
         fault.inject(Injection(scene, random_, process, place.go_on, stack))
@@ -163,20 +163,22 @@ def _faulted_run(
     return status, json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
 
 
+def _command(*, in_pass: bool) -> list[str]:
+    command = ["product_sync.cli", "sync", "--json", "--batch-size", str(BATCH_SIZE), "--delay-ms", str(_DELAY_MS)]
+    return [*command, "--changes", "--settle-seconds", str(_SETTLE_S)] if in_pass else command
+
+
 @contextmanager
-def _sync(out: Any, *, in_pass: bool) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``product-sync sync --json`` in its own process."""
-    command = [sys.executable, "-m", "product_sync.cli", "sync", "--json"]
-    command += ["--batch-size", str(BATCH_SIZE), "--delay-ms", str(_DELAY_MS)]
-    command += ["--changes", "--settle-seconds", str(_SETTLE_S)] if in_pass else []
-    with subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=dict(os.environ)) as process:  # noqa: S603
+def start(command: Sequence[str], out: IO[bytes]) -> Iterator[Process]:
+    """Run a module and its arguments in a process of its own."""
+    with subprocess.Popen([sys.executable, "-m", *command], stdout=out, stderr=subprocess.DEVNULL) as process:  # noqa: S603
         try:
             yield process
         finally:
             process.kill()
 
 
-def _reach(place: Place, process: subprocess.Popen[bytes]) -> bool:
+def _reach(place: Place, process: Process) -> bool:
     while not place.reached():
         if process.poll() is not None:
             return False

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from product_sync_torture.faults.gates import Gate, Side, Stop, Way
 from product_sync_torture.faults.judge import Ending, Expected
@@ -24,13 +23,25 @@ _LOAD: Final = (Step.BEGIN, Step.WRITE, Step.COMMIT)
 _ANY: Final = tuple(step for step in Step if step is not Step.NOISE)
 
 
+class Process(Protocol):
+    """The process of a run, as `subprocess.Popen` has it."""
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+
 @dataclass
 class Injection:
     """The fault of one round. ``stack`` undoes it."""
 
     scene: Scene
     random: random.Random
-    process: subprocess.Popen[bytes]
+    process: Process
     go_on: Callable[[Way], None]
     stack: ExitStack
 
