@@ -42,7 +42,7 @@ def cart_database(servers: Servers) -> Iterator[str]:
     """The URL, as superuser, of a database that is empty and gone afterwards."""
     name = f"test_{uuid4().hex[:12]}"
     with psycopg.connect(servers.postgres_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        connection.execute(sql.SQL("CREATE DATABASE {} STRATEGY file_copy").format(sql.Identifier(name)))
     try:
         yield _with_database(servers.postgres_url, name)
     finally:

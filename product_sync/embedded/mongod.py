@@ -86,9 +86,10 @@ def _executable(path: Path) -> Path | None:
 class Mongod:
     """One server on one data folder. `launch` starts it; `wait_until_writable` makes it the primary."""
 
-    def __init__(self, process: ServerProcess, *, port: int, folder: Path, executable: Path) -> None:
+    def __init__(self, process: ServerProcess, *, port: int, folder: Path, executable: Path, durable: bool) -> None:
         self.process = process
         self.port = port
+        self._durable = durable
         self._folder = folder
         self._executable = executable
 
@@ -122,7 +123,8 @@ class Mongod:
             config = client.admin.command("replSetGetConfig")["config"]
         except OperationFailure as error:
             if error.code == _NOT_YET_INITIALIZED:
-                client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [member]})
+                journal = {"writeConcernMajorityJournalDefault": self._durable}
+                client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [member], **journal})
             return
         if config["members"][0]["host"] != member["host"]:
             config["members"] = [config["members"][0] | member]
@@ -151,10 +153,11 @@ class Mongod:
         )
 
 
-def launch(folder: Path, *, port: int, executable: Path) -> Mongod:
+def launch(folder: Path, *, port: int, executable: Path, durable: bool = True) -> Mongod:
     """Start a server on ``folder``, which is created if needed, and do not wait until it is ready.
 
-    A server that a killed run left on the folder is stopped first.
+    A server that a killed run left on the folder is stopped first. With ``durable=False`` (tests) no write waits for
+    the journal.
     """
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -176,7 +179,7 @@ def launch(folder: Path, *, port: int, executable: Path) -> Mongod:
             f"{executable} cannot be started: {error.strerror}.",
             hint=f"It may be built for another system. Set {VARIABLE} to a mongod that runs here.",
         ) from error
-    return Mongod(process, port=port, folder=data, executable=executable)
+    return Mongod(process, port=port, folder=data, executable=executable, durable=durable)
 
 
 def stop_leftover(folder: Path) -> None:

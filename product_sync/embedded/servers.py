@@ -56,8 +56,8 @@ def running(
 ) -> Iterator[Servers]:
     """Start both servers on ``folder``, which is created if needed, and stop them at the end. The start takes 1 to 2 s.
 
-    Without ports, those of the last run are used again if they are free, so that URLs stay valid. ``durable=False``
-    turns PostgreSQL's flushing to disk off, for tests. ``say`` gets a sentence if the data is not in ``folder``.
+    Without ports, those of the last run are used again if they are free, so that URLs stay valid. With
+    ``durable=False``, for tests, no write waits for the disk. ``say`` gets a sentence if the data is not in ``folder``.
 
     Raises `EmbeddedServerError` (`FolderInUseError`, `PortInUseError`) with nothing left running. If this process is
     killed, the watchers or the next start on this folder stop the servers.
@@ -92,7 +92,7 @@ def _start(
         mongodb_port, postgres_port = _choose_ports(folder, ports)
         with ExitStack() as attempted:
             # Both start at the same time, because each mostly waits for its disk.
-            mongo = mongod.launch(folder / "mongodb", port=mongodb_port, executable=executable)
+            mongo = mongod.launch(folder / "mongodb", port=mongodb_port, executable=executable, durable=durable)
             attempted.callback(mongo.process.stop)
             pg = postgres.launch(folder, port=postgres_port, log=folder / "postgres.log", durable=durable, say=say)
             attempted.callback(pg.process.stop)

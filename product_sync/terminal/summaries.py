@@ -27,7 +27,8 @@ def show_sync(report: SyncReport, again: Sequence[str] = (), mapping: Sequence[s
     repeat those in ``mapping``."""
     if report.source_count is None and report.target_count is None:
         return
-    heading("Dry run: nothing was written" if report.dry_run else "Sync")
+    if report.dry_run:
+        heading("Dry run: nothing was written")
     if report.run_id:
         line(f"Run: {report.run_id}")
     table(_rows_of(report), _NUMBERS)
