@@ -9,7 +9,7 @@ import pytest
 from bson.objectid import ObjectId
 
 from product_sync.errors import ChecksFailed, ConfigurationError, StalePlan
-from product_sync.notify.events import CheckOutcome, FinishedRun, status_updates
+from product_sync.notify.events import FinishedRun, status_updates
 from product_sync.notify.run_metrics import RunMetrics
 from product_sync.pipeline import run_checks
 from product_sync.pipeline.dry_run import dry_run
@@ -126,7 +126,7 @@ def test_a_run_has_one_scope(shop: Shop) -> None:
 
 
 def test_a_part_that_agrees_is_no_recovery_and_no_heartbeat(shop: Shop) -> None:
-    checks = [CheckOutcome("target_matches_source", True, Severity.ERROR, "", {})]
+    checks = [CheckResult("target_matches_source", True, Severity.ERROR, {}, "")]
     run = FinishedRun("r", "product_sync", True, 1.0, checks=checks, counts={"inserted": 2}, loaded=True, scope="ids")
     assert not run.verified
     assert list(status_updates(run, "")) == []
@@ -144,8 +144,8 @@ def test_a_part_that_agrees_is_no_recovery_and_no_heartbeat(shop: Shop) -> None:
 
 def test_a_verified_run_of_everything_ends_the_alerts_of_passes_and_nothing_else_of_them() -> None:
     checks = [
-        CheckOutcome("target_matches_source", True, Severity.ERROR, "", {}),
-        CheckOutcome("no_extra_products", False, Severity.WARN, "", {}),
+        CheckResult("target_matches_source", True, Severity.ERROR, {}, ""),
+        CheckResult("no_extra_products", False, Severity.WARN, {}, ""),
     ]
     run = FinishedRun("r", "product_sync", True, 1.0, checks=checks, loaded=True)
     levels = {each.subject: str(each.level) for each in status_updates(run, "")}

@@ -10,23 +10,12 @@ from dataclasses import dataclass, field
 
 from product_sync.notify.alerts import Level, StatusUpdate
 from product_sync.schema.definition import DEFAULT_NAME
-from product_sync.verify.checks import Severity
+from product_sync.verify.checks import CheckResult
 
 Number = int | float
 
 #: Dagster's name for the job of the Materialize button.
 _BY_HAND = "__ASSET_JOB"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckOutcome:
-    """One recorded evaluation of a check."""
-
-    check: str
-    passed: bool
-    severity: Severity
-    description: str
-    numbers: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +33,7 @@ class FinishedRun:
     ended_at: float
     duration_s: float | None = None
     failure: str = ""
-    checks: Sequence[CheckOutcome] = ()
+    checks: Sequence[CheckResult] = ()
     counts: Mapping[str, Number] = field(default_factory=dict)
     loaded: bool = False
     sync: str = DEFAULT_NAME
@@ -95,11 +84,11 @@ def status_updates(run: FinishedRun, ui_url: str) -> Iterator[StatusUpdate]:
         yield StatusUpdate(subject, name, Level.ERROR, run.ended_at, text, run.sync)
 
 
-def _level(check: CheckOutcome) -> Level:
+def _level(check: CheckResult) -> Level:
     return Level.OK if check.passed else Level(check.severity)
 
 
-def _check_text(check: CheckOutcome, link: str) -> str:
+def _check_text(check: CheckResult, link: str) -> str:
     """Long lists of ids come last, because a long text is cut. Ids that the description has are left out."""
     lists = {name: ", ".join(map(str, value)) for name, value in check.numbers.items() if isinstance(value, list)}
     numbers = [

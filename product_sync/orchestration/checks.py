@@ -26,7 +26,7 @@ from product_sync.orchestration.resources import Steps
 from product_sync.orchestration.step_errors import CheckFailed
 from product_sync.pipeline import run_checks
 from product_sync.pipeline.sync_run import SyncRun
-from product_sync.verify.checks import CheckResult, Severity
+from product_sync.verify.checks import CheckResult
 
 
 def sync_checks(steps: Steps) -> list[dg.AssetChecksDefinition]:
@@ -123,7 +123,7 @@ def load_checks(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterato
         try:
             compared = _compared(context, sync_run, selected)
         except ProductSyncError as error:
-            if not any(map(_is_red, loaded)):
+            if not any(each.is_red for each in loaded):
                 raise
             # The error that stopped the load is the cause, so the step ends with it.
             context.log.warning("The target could not be compared with the source: %s", error)
@@ -167,7 +167,7 @@ def _record(
     """Log and record each check result."""
     keys = {key.name: key for key in context.selected_asset_check_keys}
     for check_result in check_results:
-        if not _is_red(check_result):
+        if not check_result.is_red:
             context.log.log(
                 logging.INFO if check_result.passed else logging.WARNING, run_log.check_result(check_result)
             )
@@ -176,12 +176,8 @@ def _record(
 
 def _raise_if_red(check_results: Sequence[CheckResult]) -> None:
     """End the step with the sentences of the red checks. Dagster itself would give only their names."""
-    if red := [run_log.check_result(check_result) for check_result in check_results if _is_red(check_result)]:
+    if red := [run_log.check_result(check_result) for check_result in check_results if check_result.is_red]:
         raise CheckFailed(ChecksFailed(" ".join(red)))
-
-
-def _is_red(check_result: CheckResult) -> bool:
-    return not check_result.passed and check_result.severity is Severity.ERROR
 
 
 def _result(check_result: CheckResult, key: dg.AssetCheckKey) -> dg.AssetCheckResult:

@@ -7,6 +7,8 @@ from typing import Any, TypeGuard
 import dagster as dg
 from dagster import DagsterEventType as Kind
 
+from product_sync.verify.checks import CheckResult, Severity
+
 Metadata = Mapping[str, dg.MetadataValue[Any]]
 
 _READ = {
@@ -23,7 +25,7 @@ class RunEvents:
 
     recorded: list[tuple[dg.AssetKey, Metadata]] = field(default_factory=list)
     materialized: set[dg.AssetKey] = field(default_factory=set)
-    checks: dict[str, dg.AssetCheckEvaluation] = field(default_factory=dict)
+    checks: dict[str, CheckResult] = field(default_factory=dict)
     failures: list[dg.DagsterEvent] = field(default_factory=list)
 
     def metadata(self, assets: Collection[dg.AssetKey] | None = None) -> dict[str, dg.MetadataValue[Any]]:
@@ -46,7 +48,13 @@ def read_events(instance: dg.DagsterInstance, run_id: str, assets: Collection[dg
             evaluation = event.asset_check_evaluation_data
             if evaluation.asset_key not in assets:
                 continue
-            events.checks[evaluation.check_name] = evaluation
+            events.checks[evaluation.check_name] = CheckResult(
+                evaluation.check_name,
+                evaluation.passed,
+                Severity(evaluation.severity.value),
+                {name: value.value for name, value in evaluation.metadata.items()},
+                evaluation.description or "",
+            )
         elif event.event_type in (Kind.STEP_FAILURE, Kind.RUN_FAILURE):
             events.failures.append(event)
         elif event.event_type is Kind.ASSET_OBSERVATION:

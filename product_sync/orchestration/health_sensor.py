@@ -3,20 +3,19 @@
 It does not launch a run, because that run would wait behind the load (docs/decisions/0060).
 """
 
-import json
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from product_sync.notify.alerts import AlertState
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import send_updates
 from product_sync.orchestration.connection_checks import evaluations
 from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
+from product_sync.orchestration.sensor_state import SensorState
 from product_sync.schema.definition import SyncDefinition
 
 if TYPE_CHECKING:
@@ -27,24 +26,11 @@ RECORD_EVERY_S = 3_600.0
 
 
 @dataclass(slots=True)
-class HealthState:
+class HealthState(SensorState):
     """The sensor's cursor. ``levels`` are those of the newest record, made at ``recorded_at`` (seconds since 1970)."""
 
-    alerts: AlertState = field(default_factory=AlertState)
     levels: dict[str, str] = field(default_factory=dict)
     recorded_at: float = 0.0
-
-    @classmethod
-    def read(cls, text: str | None) -> "HealthState":
-        """From the ``text`` of `write`; a new state if this version cannot read it."""
-        try:
-            content: dict[str, Any] = json.loads(text or "")
-            return cls(AlertState.from_json(content["alerts"]), dict(content["levels"]), float(content["recorded_at"]))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return cls()
-
-    def write(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
 
     def must_record(self, levels: dict[str, str], now: float) -> bool:
         """Whether ``levels`` have changed or the last record is old. If so, they count as recorded from then on."""

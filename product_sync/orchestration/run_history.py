@@ -5,16 +5,15 @@ alerts. Dagster creates the rows of check evaluations when a check is planned, s
 result. And the times by which Dagster selects runs are local times if its PostgreSQL is not set to UTC.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import dagster as dg
 
-from product_sync.notify.events import CheckOutcome, FinishedRun
-from product_sync.orchestration.event_log import Metadata, is_number, read_events
+from product_sync.notify.events import FinishedRun
+from product_sync.orchestration.event_log import is_number, read_events
 from product_sync.orchestration.failures import failure_of
 from product_sync.orchestration.names import PRODUCT, SCOPE_TAG, TARGET_MATCHES_SOURCE, SyncNames, syncs_of
 from product_sync.orchestration.skipped import is_skipped
-from product_sync.verify.checks import Severity
 
 _SUCCEEDED = {dg.DagsterRunStatus.SUCCESS: True, dg.DagsterRunStatus.FAILURE: False, dg.DagsterRunStatus.CANCELED: None}
 #: Seconds by which the clocks of two hosts may differ, or a record may be late.
@@ -62,11 +61,10 @@ def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord, names: Syn
     try:
         events = read_events(instance, run.run_id, names.recorded)
         # The drift report has counts of other moments under the same names.
-        counts = _numbers(events.metadata(names.assets))
-        checks = [_check(evaluation) for evaluation in events.checks.values()]
+        counts = _numbers({name: value.value for name, value in events.metadata(names.assets).items()})
         if matches := events.checks.get(TARGET_MATCHES_SOURCE):
             # A validation has no other counts. A sync's own counts win: its check counts what is left at the end.
-            counts = _numbers(matches.metadata) | counts
+            counts = _numbers(matches.numbers) | counts
         failures = [found for event in events.failures if (found := failure_of(instance, run.run_id, event))]
         return FinishedRun(
             run_id=run.run_id,
@@ -75,7 +73,7 @@ def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord, names: Syn
             ended_at=_ended_at(record),
             duration_s=record.end_time - record.start_time if record.start_time and record.end_time else None,
             failure=failures[0] if failures else "",
-            checks=checks,
+            checks=list(events.checks.values()),
             counts=counts,
             loaded=dg.AssetKey(names.load) in events.materialized,
             sync=sync,
@@ -86,15 +84,5 @@ def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord, names: Syn
         return FinishedRun(run.run_id, run.job_name, False, _ended_at(record), failure=failure, sync=sync)
 
 
-def _check(evaluation: dg.AssetCheckEvaluation) -> CheckOutcome:
-    return CheckOutcome(
-        evaluation.check_name,
-        evaluation.passed,
-        Severity(evaluation.severity.value),
-        evaluation.description or "",
-        {name: value.value for name, value in evaluation.metadata.items()},
-    )
-
-
-def _numbers(metadata: Metadata) -> dict[str, int | float]:
-    return {name: value.value for name, value in metadata.items() if is_number(value.value)}
+def _numbers(values: Mapping[str, object]) -> dict[str, int | float]:
+    return {name: value for name, value in values.items() if is_number(value)}

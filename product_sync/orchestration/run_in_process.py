@@ -11,12 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from product_sync.errors import (
-    ChecksFailed,
-    ConfigurationError,
-    LoadStopped,
-    SyncCancelled,
-)
+from product_sync.errors import ChecksFailed, ConfigurationError, LoadStopped, SyncCancelled
 from product_sync.load.result import LoadResult
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.dead_runs import process_tags, reap_dead_runs
@@ -41,6 +36,7 @@ from product_sync.results import ExclusionReport, PredictedCheck, SampleValue, S
 from product_sync.runtime.progress import waiting
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import ReportSettings, RunOptions
+from product_sync.verify.checks import CheckResult
 
 #: The counts that a load updates while it runs.
 _DONE = (
@@ -98,8 +94,7 @@ def run_sync(
             recorded.fill_prediction(report)
             report.sample_product = [SampleValue(**value) for value in recorded.records("sample_product")] or None
         if matches := recorded.check(TARGET_MATCHES_SOURCE):
-            report.valid = matches.passed
-            found = _plain(matches)
+            report.valid, found = matches.passed, matches.numbers
             report.in_flight, report.looked_at = found["in_flight"], found.get("scope")
             if "position_at" in found:
                 report.position_at, report.full_proof_at = found["position_at"], found["full_proof_at"]
@@ -129,8 +124,7 @@ def run_validation(
     finally:
         recorded = _Recorded(instance, run_id, definition)
         if matches := recorded.check(TARGET_MATCHES_SOURCE):
-            found = _plain(matches)
-            report.valid = matches.passed
+            report.valid, found = matches.passed, matches.numbers
             report.source_count, report.target_count = found["source_count"], found["target_count"]
             report.missing_in_target, report.changed = found["missing"], found["changed"]
             report.extra_in_target, report.quarantined = found["extra"], found["quarantined"]
@@ -172,10 +166,6 @@ def _fill_load(report: SyncReport, loads: Sequence[LoadResult]) -> None:
             setattr(report, name, getattr(result, name))
 
 
-def _plain(check: dg.AssetCheckEvaluation) -> dict[str, Any]:
-    return {name: value.value for name, value in check.metadata.items()}
-
-
 class _Recorded:
     """The events of a run: the metadata of its steps and the evaluations of its checks."""
 
@@ -195,13 +185,6 @@ class _Recorded:
         if self._record is None or not self._record.start_time or not self._record.end_time:
             return None
         return round(self._record.end_time - self._record.start_time, 3)
-
-    @property
-    def failed_checks(self) -> list[dg.AssetCheckEvaluation]:
-        return [
-            check for check in self._checks.values()
-            if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
-        ]  # fmt: skip
 
     def number(self, name: str) -> int | float | None:
         value = self._metadata[name].value if name in self._metadata else None
@@ -232,12 +215,12 @@ class _Recorded:
     def found_by_column(self) -> dict[str, int] | None:
         """``None`` also for a run on some products only, which does not count."""
         fits = self.check(MAPPING_FITS_SOURCE)
-        return dict(_plain(fits)["found_by_column"]) or None if fits else None
+        return (fits.numbers["found_by_column"] or None) if fits else None
 
     def quarantined_by_reason(self) -> dict[str, int] | None:
         """The counts of the check of the quarantine, without those that are zero."""
         budget = self.check(QUARANTINE_WITHIN_BUDGET)
-        counts = _plain(budget).items() if budget else ()
+        counts = budget.numbers.items() if budget else ()
         return {name: count for name, count in counts if count and name not in _NOT_REASONS} if budget else None
 
     def fill_prediction(self, report: SyncReport) -> None:
@@ -251,20 +234,20 @@ class _Recorded:
             report.no_estimate_because = self.text("estimate") if report.estimated_s is None else None
         elif self._checks:
             report.predicted_checks = [
-                PredictedCheck(check.check_name, check.passed, check.severity.value, check.description or "")
+                PredictedCheck(check.check, check.passed, check.severity, check.description)
                 for check in self._checks.values()
             ]
         if report.predicted_checks is not None:
             failed = any(check.would_fail for check in report.predicted_checks)
             report.would_pass = not failed if failed or report.lacking is not None else None
 
-    def check(self, name: str) -> dg.AssetCheckEvaluation | None:
+    def check(self, name: str) -> CheckResult | None:
         return self._checks.get(name)
 
     def raise_for_checks(self) -> None:
-        if failed := self.failed_checks:
-            said = " ".join(f"{check.check_name}: {check.description}" for check in failed)
-            raise ChecksFailed(said, hint=self._where_to_look({check.check_name for check in failed}))
+        if failed := [check for check in self._checks.values() if check.is_red]:
+            said = " ".join(f"{check.check}: {check.description}" for check in failed)
+            raise ChecksFailed(said, hint=self._where_to_look({check.check for check in failed}))
 
     def _where_to_look(self, failed: set[str]) -> str:
         """Where the details are: the run's page if the UI has an address and the run compared anything; else the drift

@@ -4,18 +4,17 @@ The comparison runs in the code location's process, which is warm: in the steady
 watch asks for passes through the queue like any other, so there is one run at a time (docs/decisions/0171).
 """
 
-import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from product_sync.errors import NotAttempted, SourceReadError
-from product_sync.notify.alerts import AlertState, Level, StatusUpdate
+from product_sync.notify.alerts import Level, StatusUpdate
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import send_updates
 from product_sync.orchestration.full_proof_check import full_proof_evaluation
@@ -23,6 +22,7 @@ from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.resources import Steps
 from product_sync.orchestration.schedules import UNFINISHED, why_not_now
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
+from product_sync.orchestration.sensor_state import SensorState
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.kept_databases import KeptDatabases
 from product_sync.pipeline.sides import find_by_sides, sides_key
@@ -47,27 +47,14 @@ _LAG, _STREAM = "changes/lag", "changes/stream"
 
 
 @dataclass(slots=True)
-class WatchState:
+class WatchState(SensorState):
     """The sensor's cursor. ``events`` and ``compared`` count since the last record, which was made at ``recorded_at``
     (seconds since 1970) of a watch in the state ``recorded``."""
 
-    alerts: AlertState = field(default_factory=AlertState)
     events: int = 0
     compared: int = 0
     recorded: str = ""
     recorded_at: float = 0.0
-
-    @classmethod
-    def read(cls, text: str | None) -> "WatchState":
-        """From the ``text`` of `write`; a new state if this version cannot read it."""
-        try:
-            content: dict[str, Any] = json.loads(text or "")
-            return cls(**{**content, "alerts": AlertState.from_json(content["alerts"])})
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return cls()
-
-    def write(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
 
     def must_record(self, found: "Look", condition: str, now: float) -> bool:
         """Whether the condition has changed or the last record is old. If so, it counts as recorded from then on."""

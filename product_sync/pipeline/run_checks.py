@@ -21,7 +21,7 @@ from product_sync.state import store
 from product_sync.state.files import row_count
 from product_sync.state.storage_errors import names_storage
 from product_sync.verify import checks
-from product_sync.verify.checks import CheckResult, Severity
+from product_sync.verify.checks import CheckResult
 from product_sync.verify.verification import Verification, compare_afresh, confirm
 
 
@@ -96,7 +96,7 @@ def check_result(sync_run: SyncRun) -> RunChecks:
             change_to_repair_s=change_pass.longest_repair_s(sync_run, differing.reasons),
         )
         return RunChecks(_with_position(judged, settled), proven=None, followed=settled)
-    if sync_run.is_partial or not all(map(_passes, [*judged, check_load(sync_run)])):
+    if sync_run.is_partial or any(each.is_red for each in [*judged, check_load(sync_run)]):
         return RunChecks(judged, proven=None)
     sync_run.folder.write_baseline(verification.source_count, sync_run.files.run_id)
     followed = change_pass.record_proof(sync_run, differing.reasons)
@@ -113,10 +113,6 @@ def _with_position(judged: list[CheckResult], followed: Followed | None) -> list
         "full_proof_at": followed.full_proof_at.isoformat(),
     }
     return [replace(judged[0], numbers={**judged[0].numbers, **position}), *judged[1:]]
-
-
-def _passes(check_result: CheckResult) -> bool:
-    return check_result.passed or check_result.severity is Severity.WARN
 
 
 def _by_reason(sync_run: SyncRun, verification: Verification) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from product_sync.compare.diff import DiffCounts
 from product_sync.load.result import LoadResult
@@ -40,7 +41,7 @@ class CheckResult:
     check: str
     passed: bool
     severity: Severity
-    numbers: Mapping[str, int | float | str | list[str] | dict[str, int] | None]
+    numbers: Mapping[str, Any]
     description: str
 
     @property

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from product_sync.notify.dispatch import DispatchResult, NotificationState, notify_of_runs
-from product_sync.notify.events import CheckOutcome, FinishedRun
+from product_sync.notify.events import FinishedRun
 from product_sync.settings import (
     ALERT_URLS,
     HEARTBEAT_URL,
@@ -21,16 +21,16 @@ from product_sync.settings import (
     UI_URL,
     NotificationSettings,
 )
-from product_sync.verify.checks import Severity
+from product_sync.verify.checks import CheckResult, Severity
 from product_sync_tests.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver
 
 LOG = logging.getLogger("product_sync.notify.dispatch")
-MISSING = CheckOutcome(
+MISSING = CheckResult(
     "target_matches_source",
     False,
     Severity.ERROR,
-    "2 missing (first: p1, p2), 1 changed. Run product-sync sync.",
     {"missing": 2, "changed": 1, "missing_ids": ["p1", "p2"], "changed_ids": ["p3"], "baseline": None},
+    "2 missing (first: p1, p2), 1 changed. Run product-sync sync.",
 )
 SECRETS = ("sesame", "opensesame", "robot")
 
@@ -40,7 +40,7 @@ def failed(run_id: str = "r1", at: float = 1_000_000.0) -> FinishedRun:
 
 
 def passed(run_id: str = "r2", at: float = 1_000_060.0, **counts: float) -> FinishedRun:
-    fine = CheckOutcome("target_matches_source", True, Severity.ERROR, "The target agrees.", {})
+    fine = CheckResult("target_matches_source", True, Severity.ERROR, {}, "The target agrees.")
     return FinishedRun(run_id, "product_sync", True, at, 1.5, checks=(fine,), counts=counts, loaded=True)
 
 

@@ -189,6 +189,6 @@ def test_a_cursor_that_cannot_be_read_starts_anew() -> None:
         "",
         "[]",
         '{"alerts": 3}',
-        '{"alerts": {"subjects": {}, "outbox": [], "dropped": 0}, "levels": 1}',
+        '{"alerts": {"subjects": {}, "outbox": [], "dropped": 0}, "of_an_older_version": 1}',
     ):
         assert HealthState.read(text) == HealthState()
