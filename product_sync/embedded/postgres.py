@@ -20,7 +20,7 @@ from pathlib import Path
 
 from product_sync.embedded.errors import EmbeddedServerError
 from product_sync.embedded.libraries import EXIT_LOADER, missing_libraries
-from product_sync.embedded.placement import DISTRIBUTION, MAJOR_VERSION, places, server_account
+from product_sync.embedded.placement import DISTRIBUTION, places, server_account
 from product_sync.embedded.process import LOOPBACK, Account, ServerProcess, port_in_use, stop_server
 
 SUPERUSER = "postgres"
@@ -58,7 +58,7 @@ class Postgres:
             return port_in_use(_NAME, self.port)
         return EmbeddedServerError(
             f"PostgreSQL ended with status {self.process.exit_status()} while it started: {_last_error(log)}",
-            hint=f"Its log is {self.process.log}. If the sample data is damaged, delete its folder.",
+            hint=f"Its log is {self.process.log}. If the data is damaged or of another version, delete {self.home}.",
         )
 
 
@@ -73,7 +73,6 @@ def launch(folder: Path, *, port: int, log: Path, durable: bool, say: Callable[[
     data = home / "data"
     _check_owner(data, account)
     stop_leftover(home)
-    _check_version(data)
     if not data.exists():
         _initialise(binaries, home, account)
     executable = binaries / "bin" / "postgres"
@@ -156,18 +155,6 @@ def _check_owner(data: Path, account: Account | None) -> None:
         raise EmbeddedServerError(
             f"The data folder {data} was created by another user (as root, or not as root).",
             hint="Start again as that user, or delete the folder, which holds sample data, as that user.",
-        )
-
-
-def _check_version(data: Path) -> None:
-    try:
-        version = (data / "PG_VERSION").read_text().strip()
-    except FileNotFoundError:
-        return
-    if version != MAJOR_VERSION:
-        raise EmbeddedServerError(
-            f"The data folder {data} was created by PostgreSQL {version}; this is {MAJOR_VERSION}.",
-            hint="Delete that folder, which holds only sample data, and start again.",
         )
 
 

@@ -196,20 +196,6 @@ def is_free(port: int) -> bool:
 
 def port_in_use(server: str, port: int) -> PortInUseError:
     return PortInUseError(
-        f"{server} cannot listen on {LOOPBACK}:{port}: the port is in use{_holder(port)}.",
-        hint="Stop that process, or choose another port. Without a port, a free one is taken.",
+        f"{server} cannot listen on {LOOPBACK}:{port}: the port is in use.",
+        hint="Stop the process that uses it, or choose another port. Without a port, a free one is taken.",
     )
-
-
-def _holder(port: int) -> str:
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:
-        return ""
-    for connection in connections:
-        if connection.status != psutil.CONN_LISTEN or not connection.laddr or not connection.pid:
-            continue
-        if connection.laddr.port == port:
-            with contextlib.suppress(psutil.Error):
-                return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
-    return ""

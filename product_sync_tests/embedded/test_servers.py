@@ -19,7 +19,6 @@ from pymongo import MongoClient
 
 from product_sync.embedded import mongod, postgres
 from product_sync.embedded.errors import EmbeddedServerError, FolderInUseError, PortInUseError
-from product_sync.embedded.placement import server_account
 from product_sync.embedded.servers import Servers, remove, running
 
 _WAIT_S = 20.0
@@ -158,25 +157,21 @@ def test_two_on_one_folder_are_refused_by_name(folder: Path) -> None:
         assert len(_servers_on(folder)) == 2
 
 
-def test_a_port_in_use_is_named_with_who_has_it(folder: Path) -> None:
+def test_a_port_in_use_is_named(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for asked in ({"mongodb_port": port}, {"postgres_port": port}):
-            with pytest.raises(PortInUseError, match=rf"127\.0\.0\.1:{port}: .* \(process {os.getpid()}\)"):  # noqa: SIM117
-                with running(folder, **asked):
-                    pass
+            with pytest.raises(PortInUseError, match=rf"127\.0\.0\.1:{port}: "), running(folder, **asked):
+                pass
     assert _servers_on(folder) == []
 
 
-def test_data_of_another_postgresql_is_refused_with_the_way_out(folder: Path) -> None:
-    data = folder / "postgres" / "data"
-    data.mkdir(parents=True)
-    (data / "PG_VERSION").write_text("16\n")
-    account = server_account()
-    if account is not None:
-        os.chown(data, account.uid, account.gid)
+def test_data_of_another_postgresql_is_named_as_the_server_names_it_with_the_way_out(folder: Path) -> None:
+    with running(folder, durable=False) as started:
+        version = started.postgres_folder / "data" / "PG_VERSION"
+    version.write_text("16\n")
     with (
-        pytest.raises(EmbeddedServerError, match=r"created by PostgreSQL 16; this is 18.*[Dd]elete that"),
+        pytest.raises(EmbeddedServerError, match=r"incompatible with server.* of another version, delete"),
         running(folder),
     ):
         pass
