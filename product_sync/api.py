@@ -128,8 +128,8 @@ def stats(
     report = StatsReport()
     with _ending(report):
         databases = _find_databases(report, sync, mapping)
-        from product_sync.orchestration import past_syncs
         from product_sync.orchestration.names import SyncNames
+        from product_sync.orchestration.run_history import last_successful_sync
         from product_sync.pipeline import change_pass
         from product_sync.pipeline.pending_diff import CLOCKS_DIFFER
         from product_sync.state.store import StateFolder
@@ -139,9 +139,8 @@ def stats(
             report.position_at, report.unsettled = followed.position_at.isoformat(), followed.unsettled
             report.full_proof_at = followed.full_proof_at.isoformat()
         with _recording(instance) as recorded:
-            if last := past_syncs.last_successful_sync(
-                recorded, SyncNames.of(databases.definition.name), databases.state_key
-            ):
+            names = SyncNames.of(databases.definition.name)
+            if last := last_successful_sync(recorded, names, databases.state_key):
                 report.last_sync_at, report.last_sync_run_id = last.ended_at.isoformat(), last.run_id
         # A success that is still to come is of a clock that was ahead, and says nothing.
         if max_age is not None and (last is None or not -CLOCKS_DIFFER <= datetime.now(UTC) - last.ended_at <= max_age):

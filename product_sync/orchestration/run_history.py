@@ -6,13 +6,15 @@ result. And the times by which Dagster selects runs are local times if its Postg
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from product_sync.notify.events import FinishedRun
-from product_sync.orchestration.event_log import is_number, read_events
+from product_sync.orchestration.event_log import is_number, materializations, read_events, successful_run
 from product_sync.orchestration.failures import failure_of
-from product_sync.orchestration.names import PRODUCT, SCOPE_TAG, TARGET_MATCHES_SOURCE, SyncNames, syncs_of
+from product_sync.orchestration.names import PRODUCT, SCOPE_TAG, STATE_KEY, TARGET_MATCHES_SOURCE, SyncNames, syncs_of
 from product_sync.orchestration.skipped import is_skipped
 
 _SUCCEEDED = {dg.DagsterRunStatus.SUCCESS: True, dg.DagsterRunStatus.FAILURE: False, dg.DagsterRunStatus.CANCELED: None}
@@ -20,6 +22,8 @@ _SUCCEEDED = {dg.DagsterRunStatus.SUCCESS: True, dg.DagsterRunStatus.FAILURE: Fa
 OVERLAP_S = 3_600.0
 #: Number of runs to read, the newest first; more if all of them are new, up to a bound.
 _READ_FIRST, _AT_MOST = 100, 5_000
+#: How many loads are searched for a successful one.
+_LOADS = 1_000
 
 
 def finished_runs(
@@ -38,6 +42,22 @@ def finished_runs(
         for record in sorted(new, key=_ended_at)
         for names in syncs_of(record.dagster_run, syncs)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class PastSync:
+    run_id: str
+    ended_at: datetime
+
+
+def last_successful_sync(instance: dg.DagsterInstance, names: SyncNames, state_key: str) -> PastSync | None:
+    """The newest successful run that loaded these two sides. A dry run records no load, so it does not count."""
+    for run_id, metadata in materializations(instance, dg.AssetKey(names.load), _LOADS):
+        if STATE_KEY in metadata and metadata[STATE_KEY].value == state_key:
+            run = successful_run(instance, run_id)
+            if run and run.end_time:
+                return PastSync(run_id, datetime.fromtimestamp(run.end_time, UTC))
+    return None
 
 
 def _newest(instance: dg.DagsterInstance, since: float) -> list[dg.RunRecord]:

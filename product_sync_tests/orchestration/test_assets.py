@@ -14,8 +14,7 @@ import pytest
 
 from product_sync.orchestration import names
 from product_sync.orchestration.names import PRODUCT
-from product_sync.orchestration.past_syncs import last_successful_sync
-from product_sync.orchestration.run_history import finished_runs
+from product_sync.orchestration.run_history import finished_runs, last_successful_sync
 from product_sync.runtime.progress import Progress
 from product_sync.schema.definition import DEFAULT_MAPPING
 from product_sync_tests.shop import Shop, ids, product

@@ -7,7 +7,7 @@ import pytest
 
 from product_sync.orchestration import names
 from product_sync.orchestration.names import PRODUCT
-from product_sync.orchestration.past_syncs import last_successful_sync
+from product_sync.orchestration.run_history import last_successful_sync
 from product_sync_tests.shop import Outcome, Shop, ids, product, project
 
 LOAD_CHECKS = {

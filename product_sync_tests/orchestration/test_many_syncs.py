@@ -16,8 +16,7 @@ from pymongo import MongoClient
 from product_sync.errors import ConfigurationError
 from product_sync.orchestration.build import build_sync_definitions
 from product_sync.orchestration.names import PRODUCT, SYNC_TAG, TABLE_TAG, SyncNames, syncs_of
-from product_sync.orchestration.past_syncs import last_successful_sync
-from product_sync.orchestration.run_history import finished_runs
+from product_sync.orchestration.run_history import finished_runs, last_successful_sync
 from product_sync.pipeline.databases import Databases
 from product_sync.schema.definition import DEFAULT_MAPPING, load_definition, load_definitions
 from product_sync.settings import PageSettings, ScheduleSettings
