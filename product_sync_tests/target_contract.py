@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pytest
 
 from product_sync.errors import RowsExcluded, RowsRefused
-from product_sync.schema.definition import ColumnSpec, SourceSpec, SyncDefinition, TargetSpec
+from product_sync.schema.column_spec import ColumnSpec
+from product_sync.schema.definition import SourceSpec, SyncDefinition, TargetSpec
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 from product_sync.schema.ports import TargetReader, TargetWriter, WriteBatch, Written
 from product_sync.schema.records import TableColumn, TargetTable

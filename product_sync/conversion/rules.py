@@ -26,7 +26,7 @@ from product_sync.conversion.ids import is_canonical_uuid, source_id
 from product_sync.conversion.numbers import Rules
 from product_sync.conversion.page_columns import EARLIEST_DAY, EARLIEST_MS, LATEST_DAY, LATEST_MS, PageColumn
 from product_sync.conversion.zones import DAY_MS, UTC, local
-from product_sync.schema.definition import Kind
+from product_sync.schema.column_spec import Kind
 from product_sync.schema.records import IdType, Reason, SourceId
 from product_sync.schema.row_schema import RowColumn
 from product_sync.schema.types import ColumnType, TypeName

@@ -17,7 +17,8 @@ from functools import cached_property
 import pyarrow as pa
 
 from product_sync.errors import MappingError, TableError
-from product_sync.schema.definition import Kind, SyncDefinition
+from product_sync.schema.column_spec import Kind
+from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.key import tenant_columns
 from product_sync.schema.records import TargetTable
 from product_sync.schema.table_requirements import require_columns, require_zones

@@ -35,7 +35,8 @@ from product_sync.results import (
     SyncReport,
     ValidationReport,
 )
-from product_sync.schema.definition import MAPPING, ColumnSpec, load_definition
+from product_sync.schema.column_spec import ColumnSpec
+from product_sync.schema.definition import MAPPING, load_definition
 from product_sync.schema.records import Reason
 from product_sync.settings import ExecutorSettings, NotificationSettings, PageSettings, RunOptions, ScheduleSettings
 from product_sync_tests.docs.pages import ROOT, Page, Row, all_pages, codes, page

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from product_sync.errors import MappingError
-from product_sync.schema.definition import DEFAULT_MAPPING, Kind, SyncDefinition, load_definition
+from product_sync.schema.column_spec import Kind
+from product_sync.schema.definition import DEFAULT_MAPPING, SyncDefinition, load_definition
 from product_sync.schema.source_filter import query_of
 
 HEAD = "source: {collection: products}\ntarget: {table: product}\n"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from product_sync.errors import ConfigurationError, MappingError
-from product_sync.schema.definition import ColumnSpec, Labels, SourceSpec, SyncDefinition, TargetSpec, load_definition
+from product_sync.schema.column_spec import ColumnSpec
+from product_sync.schema.definition import Labels, SourceSpec, SyncDefinition, TargetSpec, load_definition
 
 COLUMN = f"Allowed: {', '.join(ColumnSpec.model_fields)}."
 FILE = "Allowed: name, source, target, columns, labels."

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from product_sync.errors import MappingError, TableError
-from product_sync.schema.definition import Kind, load_definition
+from product_sync.schema.column_spec import Kind
+from product_sync.schema.definition import load_definition
 from product_sync.schema.records import TableColumn
 from product_sync.schema.row_schema import resolve_mapping
 from product_sync.schema.types import ColumnType, TypeName

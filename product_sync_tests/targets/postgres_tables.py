@@ -15,7 +15,8 @@ from psycopg import sql
 
 from product_sync.errors import SyncAlreadyRunning, TransientError
 from product_sync.schema.addresses import TargetAddress
-from product_sync.schema.definition import ColumnSpec, SourceSpec, SyncDefinition, TargetSpec
+from product_sync.schema.column_spec import ColumnSpec
+from product_sync.schema.definition import SourceSpec, SyncDefinition, TargetSpec
 from product_sync.schema.records import TargetTable
 from product_sync.schema.row_schema import RowSchema, resolve_mapping
 from product_sync.schema.types import TypeName
