@@ -13,7 +13,8 @@ from product_sync.conversion.document import CODEC_OPTIONS
 from product_sync.embedded.servers import Servers
 from product_sync_torture.documents import values
 from product_sync_torture.documents.campaign import play
-from product_sync_torture.documents.oracle import COLUMNS, NESTED, Column, Json, Wrong, equal, expect_column, expect_id
+from product_sync_torture.documents.columns import COLUMNS, NESTED, Column, expect_column
+from product_sync_torture.documents.oracle import Json, Wrong, equal, expect_id
 from product_sync_torture.documents.values import Value
 
 BY_NAME: dict[str, Column] = {column.name: column for column in (*COLUMNS, NESTED)}

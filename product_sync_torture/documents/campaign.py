@@ -29,8 +29,8 @@ from product_sync_tests.citext import create_citext
 from product_sync_tests.databases import cart_database, mongodb_database
 from product_sync_torture.documents import values
 from product_sync_torture.documents.catalogue import Made, catalogue, mended
+from product_sync_torture.documents.columns import COLUMNS, NESTED, TYPES, Column
 from product_sync_torture.documents.judge import LONGEST_KEY, OLD_TITLE, wrong_places
-from product_sync_torture.documents.oracle import COLUMNS, NESTED, TYPES, Column
 from product_sync_torture.surroundings import environment
 
 #: The driver sends at most 16 MB in a command with raw documents.

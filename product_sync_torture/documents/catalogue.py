@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from product_sync_torture.documents import values
-from product_sync_torture.documents.oracle import Column, Wrong, computed, expect_column, expect_id
+from product_sync_torture.documents.columns import Column, computed, expect_column
+from product_sync_torture.documents.oracle import Wrong, expect_id
 from product_sync_torture.documents.values import Value
 
 _BAD: Final = 0.45

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from product_sync_torture.documents import values
 from product_sync_torture.documents.catalogue import Made
-from product_sync_torture.documents.oracle import Column, equal
+from product_sync_torture.documents.columns import Column
+from product_sync_torture.documents.oracle import equal
 
 #: The title of the outdated rows that a sync must not overwrite if the document is bad.
 OLD_TITLE: Final = "left from before"
