@@ -23,7 +23,7 @@ from click.core import ParameterSource
 from product_sync.errors import ConfigurationError, ProductSyncError, SyncCancelled
 from product_sync.results import Report, SyncReport, ValidationReport
 from product_sync.runtime import hints, output_streams, signals
-from product_sync.runtime.process import end_at_once, stay_small
+from product_sync.runtime.process import collect_seldom, end_at_once, stay_small
 from product_sync.terminal.answers import LogLines, fail, finish, print_report, unfinished, wants_json
 
 _folder_option = click.option(
@@ -281,6 +281,7 @@ def _notify(error: Exception, arguments: list[str], started_at: datetime) -> Non
 
 def run() -> NoReturn:
     """Entry point of the console script. A closed output stream does not end the command."""
+    collect_seldom()
     output_streams.make_lenient()
     status: object = 0
     try:

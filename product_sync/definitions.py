@@ -8,9 +8,10 @@ import os
 
 import dagster as dg
 
-from product_sync.runtime.process import end_without_collecting, stay_small
+from product_sync.runtime.process import collect_seldom, end_without_collecting, stay_small
 
 # Before Arrow is imported (docs/decisions/0112).
+collect_seldom()
 stay_small()
 end_without_collecting()
 

@@ -1,13 +1,17 @@
-"""Makes Dagster's SQLite storage quicker (docs/decisions/0111)."""
+"""Makes Dagster's SQLite storage quicker (docs/decisions/0111, 0201)."""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
+from dagster._core.storage import sql
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
 
 _INDEX = "index"
+_MODULES: Final[tuple[Any, ...]] = (sqlite_event_log, sqlite_run_storage)
 
 
 @contextmanager
@@ -19,6 +23,7 @@ def kept_open(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
     """
     storage: Any = instance.event_log_storage
     with ExitStack() as stack:
+        stack.enter_context(_one_engine_for_each_file())
         for shard in (run_id, _INDEX) if hasattr(storage, "path_for_shard") else ():
             # If a file cannot be opened, Dagster's own connection reports it.
             with suppress(sqlite3.Error):
@@ -27,4 +32,22 @@ def kept_open(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
                 # Dagster sets this too, but a file of a new run does not exist yet. The query attaches us to the log.
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
                 connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+        yield
+
+
+@contextmanager
+def _one_engine_for_each_file() -> Iterator[None]:
+    """Dagster makes an engine of SQLAlchemy for each access, and a new engine compiles each statement again."""
+    engines: dict[str, Any] = {}
+
+    def create_engine(url: str, **options: Any) -> Any:
+        if url not in engines:
+            engines[url] = sql.create_engine(url, **options)
+        return engines[url]
+
+    with ExitStack() as stack:
+        for module in _MODULES:
+            if module.create_engine.__module__ != __name__:  # else a block around this one has its engines
+                stack.callback(setattr, module, "create_engine", module.create_engine)
+                module.create_engine = create_engine
         yield

@@ -1,12 +1,14 @@
 """A run's event log stays open, so that each event costs one wait for the disk."""
 
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import dagster as dg
 import pytest
+from dagster._core.storage import sql
 
-from product_sync.orchestration.sqlite_connections import kept_open
+from product_sync.orchestration.sqlite_connections import _MODULES, kept_open
 
 
 @dg.op
@@ -29,6 +31,25 @@ def test_the_log_of_sqlite_is_not_written_back_after_each_event(tmp_path: Path) 
         assert list(tmp_path.rglob("*.db-wal")) == []
         events = instance.all_logs(run_id)
         assert [event.user_message for event in events if event.dagster_event is None] == ["said"]
+
+
+def test_each_file_has_one_engine_while_a_run_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    create_engine = sql.create_engine
+
+    def counting(url: str, **options: Any) -> Any:
+        made.append(Path(url).name)
+        return create_engine(url, **options)
+
+    monkeypatch.setattr(sql, "create_engine", counting)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        run_id = str(uuid4())
+        with kept_open(instance, run_id):
+            with kept_open(instance, run_id):
+                instance.get_runs()
+            saying.execute_in_process(instance=instance, run_id=run_id)
+        assert sorted(made) == sorted([f"{run_id}.db", "index.db", "runs.db"])
+    assert [vars(module)["create_engine"] for module in _MODULES] == [create_engine, create_engine], "it is Dagster's"
 
 
 def test_a_log_that_cannot_be_opened_is_left_to_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

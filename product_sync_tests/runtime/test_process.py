@@ -172,3 +172,17 @@ def test_dagster_s_processes_are_as_small_as_the_command() -> None:
         "print(pa.table({'a': [1]}).to_pandas()['a'][0])\n"
     )
     assert run(program).stdout.split() == ["system", "False", "1"]
+
+
+@pytest.mark.parametrize(("prepare", "searched"), [("", True), ("collect_seldom()", False)])
+def test_the_objects_that_importing_dagster_makes_are_not_searched_again_and_again(
+    prepare: str, searched: bool
+) -> None:
+    program = (
+        "import gc\n"
+        "from product_sync.runtime.process import collect_seldom\n"
+        f"{prepare}\n"
+        "from product_sync.orchestration import run_in_process\n"
+        "print(gc.get_stats()[2]['collections'] > 0)\n"
+    )
+    assert run(program).stdout.split() == [str(searched)]
