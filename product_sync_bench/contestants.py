@@ -21,6 +21,7 @@ DAGSTER_JOB: Final = "dagster job execute"
 #: What is ours, the command and Dagster's own way to start the same job.
 OURS: Final = frozenset({PRODUCT_SYNC, DAGSTER_JOB})
 PLAIN_SCRIPT: Final = "pymongo + psycopg"
+INGESTR_CHANGES: Final = "ingestr, change stream"
 EMPTY_JOB: Final = "dagster job execute, four empty assets"
 
 
@@ -67,19 +68,23 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """``keeps_table``: it merges rows and does not replace the table. ``setup`` is SQL that runs on the target."""
+    """``keeps_table``: it merges rows and does not replace the table. ``setup`` is SQL that runs on the target.
+    ``before`` and ``after`` are SQL too, for right before and after the run; what they do is no alteration."""
 
     name: str
     how: str
     arguments: tuple[str, ...]
     keeps_table: bool = True
     setup: str = ""
+    before: str = ""
+    after: str = ""
 
     def command(self, place: Place) -> list[str]:
         values = {
             "{folder}": str(place.folder),
             "{rows}": str(place.rows_file),
             "{database}": place.source_database,
+            "{cdc}": place.source_url.replace("://", "+cdc://", 1),
         }
         return [_filled(argument, values) for argument in self.arguments]
 
@@ -149,6 +154,25 @@ def peers() -> list[Contestant]:
     ]
 
 
+def ingestr_changes() -> Contestant:
+    """Another tool that follows the change stream. It keeps its position in columns that it adds to the table."""
+    return Contestant(
+        INGESTR_CHANGES,
+        "source `mongodb+cdc`, strategy `merge`; the table's `id` is called `_id` meanwhile, because it takes no other"
+        " key. The first run merges everything. Before each later run one row is changed in the target alone, as if an"
+        " event had been lost before the position: it stays wrong until everything is merged again. A pass of"
+        " product_sync does not read such a row either; its full sync repairs it",
+        (
+            *(_script("ingestr"), "ingest", "--source-uri", "{cdc}", "--source-table", "{database}.products"),
+            *("--dest-table", "public.product", "--incremental-strategy", "merge", "--primary-key", "_id"),
+            *("--columns", "_id:string,title:string,price:int,image:string,sellerId:string,quantity:int"),
+            *("--no-inference", "--no-load-timestamp", "--schema-naming", "direct", "--progress", "log", "--yes"),
+        ),
+        before="ALTER TABLE product RENAME COLUMN id TO _id",
+        after="ALTER TABLE product RENAME COLUMN _id TO id",
+    )
+
+
 def drain() -> Contestant:
     return Contestant("MongoDB: raw drain", "six fields, raw BSON, batches of 5,000", _floor("drain.py"))
 
@@ -170,7 +194,8 @@ def empty_job() -> Contestant:
 
 def names() -> frozenset[str]:
     """All names. Raises `MissingContestantError`."""
-    everyone = (product_sync(), dagster_job(), *peers(), drain(), copy_out(), copy_in(), empty_job())
+    ours, floors = (product_sync(), dagster_job()), (drain(), copy_out(), copy_in(), empty_job())
+    everyone = (*ours, *peers(), ingestr_changes(), *floors)
     return frozenset(one.name for one in everyone)
 
 

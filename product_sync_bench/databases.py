@@ -172,10 +172,14 @@ class Target:
         self._create(_TARGET, self._template(state))
         for setting in _STATEMENT_LOG if logged else ():
             self._admin.execute(sql.SQL(setting).format(sql.Identifier(_TARGET)))
-        if setup:
-            with psycopg.connect(self.url) as connection:
-                connection.execute(setup.encode())
+        self.execute(setup)
         self._admin.execute("CHECKPOINT")
+
+    def execute(self, statement: LiteralString | str) -> None:
+        """Execute SQL on the target, if there is any."""
+        if statement:
+            with psycopg.connect(self.url) as connection:
+                connection.execute(statement.encode())
 
     def lose_events(self, ids: Sequence[str]) -> None:
         """Give the rows of ``ids`` another price. The counts of the run begin after it."""

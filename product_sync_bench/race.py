@@ -28,6 +28,7 @@ from product_sync_bench.results import (
     COMPUTED,
     DRIFT,
     EVERYTHING,
+    FIRST_RUN,
     FLOORS,
     INITIAL,
     IRREGULAR,
@@ -63,7 +64,8 @@ _DAGSTER = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
 @dataclass(frozen=True, slots=True)
 class _Heat:
     """One contestant in one scenario. ``once``: whose wall time is nearly all pause needs no median. ``changed`` is how
-    many products the source changes before; ``looks``: measured in this process."""
+    many products the source changes before; ``looks``: measured in this process. ``goes_on``: on the target that the
+    heat before has left, of which one more row is changed."""
 
     group: str
     scenario: str
@@ -73,6 +75,7 @@ class _Heat:
     once: bool = False
     changed: int = 0
     looks: bool = False
+    goes_on: bool = False
 
 
 class Race:
@@ -156,7 +159,8 @@ class Race:
 
     def _measure(self, target: Target, heat: _Heat, digest: str, section: Section) -> None:
         contestant = heat.contestant
-        target.begin(_STATES.get(heat.scenario, EQUAL), contestant.setup)
+        if not heat.goes_on:
+            target.begin(_STATES.get(heat.scenario, EQUAL), contestant.setup)
         with psycopg.connect(target.url) as connection:
             before = verification.shape(connection)
         cost, felt, log = self._start(target, heat)
@@ -185,10 +189,14 @@ class Race:
         if heat.looks:
             self._watch.look(place)
         change(place, target, heat.changed)
+        if heat.goes_on:
+            target.lose_events([str(self._catalogue.row(self._catalogue.count - 1)[0])])
+        target.execute(heat.contestant.before)
         with target.feeling() as felt:
             if heat.looks:
                 return self._watch.look(place), felt, log
             cost = measure(heat.contestant.command(place), env=place.environment(), folder=own, log=log, limit_s=limit)
+        target.execute(heat.contestant.after)
         return cost, felt, log
 
 
@@ -198,6 +206,7 @@ def _change_heats(products: int) -> list[_Heat]:
     look = replace(
         ours, how="what `product_sync_watch` does every half minute, measured from inside; it writes nothing"
     )
+    ingestr = contestants.ingestr_changes()
     sizes = {scenario: count for scenario, count in _CHANGED.items() if count <= products}
     return [
         *(_Heat(CHANGES, scenario, ours.name, ours, changed=count) for scenario, count in sizes.items()),
@@ -205,6 +214,11 @@ def _change_heats(products: int) -> list[_Heat]:
             _Heat(CHANGES, scenario, LOOK, look, verified=False, changed=count, looks=True)
             for scenario, count in sizes.items()
             if count <= _LOOKS_UP_TO
+        ),
+        _Heat(CHANGES, FIRST_RUN, ingestr.name, ingestr),
+        *(
+            _Heat(CHANGES, scenario, ingestr.name, ingestr, changed=count, goes_on=True)
+            for scenario, count in sizes.items()
         ),
     ]
 
