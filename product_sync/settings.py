@@ -29,6 +29,7 @@ from product_sync.runtime.typed_settings import Environment, Settings, WebAddres
 
 BATCH_SIZE, BATCH_DELAY_MS = "SYNC_BATCH_SIZE", "SYNC_BATCH_DELAY_MS"
 PACING = "SYNC_PACING"
+SHARDS = "SYNC_SHARDS"
 QUARANTINE_BUDGET = "SYNC_QUARANTINE_BUDGET"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
 CHANGES_SECONDS, CHANGES_LAG = "SYNC_CHANGES_SECONDS", "SYNC_CHANGES_LAG_MINUTES"
@@ -83,6 +84,10 @@ class RunOptions(Settings):
         0.2, "Refuse a plan if the drift has grown by more than this share since then", "share of the plan", ge=0
     )
     extra: Literal["report", "delete"] = setting("report", "Report or delete the rows that only the target has")
+    shards: int = setting(
+        1, "Read and compare both sides in at most this many ranges of ids", "ranges of ids", variable=SHARDS, ge=1,
+        le=1_000,
+    )  # fmt: skip
     batch_size: int = setting(
         DEFAULT_BATCH_SIZE, "Most rows per transaction", "rows", variable=BATCH_SIZE, ge=1, le=MAX_BATCH_SIZE
     )
@@ -178,6 +183,7 @@ class RunArguments(TypedDict, total=False):
     max_plan_age_s: float | None
     max_drift_growth: float | None
     extra: Literal["report", "delete"] | None
+    shards: int | None
     batch_size: int | None
     batch_delay_ms: int | None
     pacing: Literal["fixed", "adaptive"] | None

@@ -123,7 +123,7 @@ class SourceRecording:
                 id_types |= _id_types(page)
                 self._found.add(page)
                 if self._sample is None:
-                    self._sample = self._read_sample()
+                    self._sample = read_sample(self._source, row_schema)
                 if page.rejects:
                     rejects.write(quarantine.rejects_batch(row_schema, page.rejects, Stage.CONVERT))
                 self._meter.advance(page.documents)
@@ -139,13 +139,6 @@ class SourceRecording:
         finally:
             converted.unlink(missing_ok=True)
 
-    def _read_sample(self) -> Sample:
-        """Beside the pages, which contain the mapped fields only. Nothing depends on it, so its failure is no error."""
-        try:
-            return take_sample(self._source.sample(), self._row_schema)
-        except ProductSyncError:
-            return NO_SAMPLE
-
     def snapshot(self) -> SourceSnapshot:
         """The counts, after all rows are read."""
         return SourceSnapshot(
@@ -158,6 +151,15 @@ class SourceRecording:
             found=self._found.counts,
             sample=self._sample or NO_SAMPLE,
         )
+
+
+def read_sample(source: Source, row_schema: RowSchema) -> Sample:
+    """A sample beside the pages, which contain the mapped fields only. Nothing depends on it, so its failure is no
+    error."""
+    try:
+        return take_sample(source.sample(), row_schema)
+    except ProductSyncError:
+        return NO_SAMPLE
 
 
 def snapshot_target(

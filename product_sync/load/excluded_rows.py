@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -35,6 +35,7 @@ from product_sync.schema.obstacle import ObstacleKind
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
+from product_sync.state.files import ParquetSink
 
 #: Rows that the server is asked about at once.
 _ASKED_ROWS: Final = 2_000
@@ -69,8 +70,9 @@ class ExcludedRows:
         self._batch_size = batch_size
         self._logger = logger
 
-    def write(self) -> None:
-        """Writes the postponed rows that can be written, and counts the others as excluded."""
+    def write(self, leave: ParquetSink | None = None) -> None:
+        """Writes the postponed rows that can be written, and counts the others as excluded, or adds them to ``leave``
+        because rows of other shards may be in their way."""
         number = 0
         while (postponed := self._work.postponed).num_rows:
             number += 1
@@ -82,7 +84,10 @@ class ExcludedRows:
             finally:
                 postponed.close()
             if self._work.postponed.num_rows == postponed.num_rows:
-                self._exclude(self._work.postponed)
+                if leave is None:
+                    self._exclude(self._work.postponed)
+                else:
+                    _leave(self._work.postponed, leave)
                 return
 
     def _write_window(self, rows: pa.Table) -> None:
@@ -106,6 +111,13 @@ class ExcludedRows:
                 self._loop.read(rows, partial(self._work.exclude, rows, waiting))
         finally:
             left.close()
+
+
+def _leave(left: PostponedRows, to: ParquetSink) -> None:
+    with closing(left):
+        for rows in left.windows():
+            for batch in rows.to_batches():
+                to.write(batch)
 
 
 class _Window:

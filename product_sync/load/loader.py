@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -78,6 +78,7 @@ def load(
     deletion_facts: DeletionFacts | None = None,
     policy: LoadPolicy = DEFAULT_POLICY,
     result: LoadResult | None = None,
+    leave: Path | None = None,
     logger: logging.Logger = _LOGGER,
 ) -> LoadResult:
     """Writes the differences in ``plan`` (a diff file) to the target, and the refused rows to ``rejects_out``.
@@ -85,7 +86,8 @@ def load(
     ``source_taken_at`` is when the read of the source snapshot began (aware, UTC). Extra rows are deleted only with
     ``deletion_facts``, and after all other rows. Failures of the databases end in the result. Other errors, for example
     a cancellation, propagate; then ``result``, if it was passed in, holds what was done. The rows that it counts as
-    ``skipped_since_plan`` beforehand belong to the planned rows.
+    ``skipped_since_plan`` beforehand belong to the planned rows. With ``leave``, rows that wait for rows outside of
+    ``plan`` are not counted as excluded, but written to that file.
     """
     result = LoadResult() if result is None else result
     result.planned = result.skipped_since_plan + count_rows(plan, WRITES)
@@ -102,6 +104,7 @@ def load(
         parquet_writer(rejects_out, quarantine.rejects_schema(row_schema), metadata=metadata) as rejects,
         tempfile.TemporaryDirectory(dir=rejects_out.parent, prefix="postponed-") as folder,
         closing(PostponedRows(Path(folder, "first.parquet"), row_schema.diff_schema)) as postponed,
+        parquet_writer(leave, row_schema.diff_schema, metadata=metadata) if leave else nullcontext() as left,
     ):
         work = BatchWork(
             row_schema,
@@ -129,7 +132,8 @@ def load(
             loop.run(plan, WRITES, write)
             if deleting:
                 loop.run(plan, (Op.EXTRA,), delete)
-            ExcludedRows(row_schema, work, transactions, loop, Path(folder), pacing.batch_size, logger).write()
+            excluded = ExcludedRows(row_schema, work, transactions, loop, Path(folder), pacing.batch_size, logger)
+            excluded.write(leave=left)
         finally:
             result.retries = transactions.retries
             result.duration_s = meter.elapsed_s

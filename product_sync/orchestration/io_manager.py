@@ -14,6 +14,7 @@ from product_sync.pipeline.databases import Databases
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import state_root
 from product_sync.state import store
+from product_sync.state.files import opened
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder, keys_with
 
@@ -46,7 +47,6 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
         import pandas as pd
-        import pyarrow.parquet as pq
 
         name, files = context.asset_key.to_user_string(), _files(SyncNames.of(self.definition.name))
         root = state_root(os.environ)
@@ -64,7 +64,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             if path.suffix == ".json":
                 return pd.DataFrame([store.read_json(path)])
             # As datetime64: Python's own dates do not reach as far as PostgreSQL's.
-            frame: pd.DataFrame = pq.read_table(path).to_pandas(date_as_object=False)
+            with opened(path) as file:
+                frame: pd.DataFrame = file.read().to_pandas(date_as_object=False)
             return frame
 
 

@@ -217,9 +217,13 @@ def longest_repair_s(run: SyncRun, differing: Mapping[SourceId, UnsettledReason]
 
 def take_position(run: SyncRun, source: Source) -> None:
     """Note the position of a full run that begins to read now, or why the source cannot be followed. A pass reads what
-    is not older than the changes that it has read."""
+    is not older than the changes that it has read, a shard what is not older than the position of its run."""
     if run.settings.changes:
         source.read_after(of(run.files).position)
+    if run.part is not None:
+        if noted := (run.files.whole.read_json(store.CHANGE_POSITION) or {}).get("position"):
+            source.read_after(change_position.position_of(noted))
+        return
     if run.is_partial or run.settings.dry_run:
         return
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from product_sync.compare import quarantine
@@ -11,6 +13,8 @@ from product_sync.compare.diff import DiffCounts
 from product_sync.errors import AccessDenied
 from product_sync.load import loader
 from product_sync.load.deletion import DeletionFacts
+from product_sync.load.loader import LoadPolicy
+from product_sync.load.pacing import Pacing
 from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
 from product_sync.pipeline import saved_plan
 from product_sync.pipeline.pacing import pacing_of_load
@@ -18,10 +22,21 @@ from product_sync.pipeline.partial_run import target_size
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.preconditions import denied
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.schema.ports import Source, TargetWriter
 from product_sync.schema.records import Op, SourceId
 from product_sync.state import store
 from product_sync.state.storage_errors import names_storage
+from product_sync.state.store import RunFiles
 from product_sync.targets.postgres.health import Privileges, TargetHealth
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What a load works with."""
+
+    source: Source
+    writer: TargetWriter
+    pacing: Pacing
 
 
 @names_storage
@@ -31,7 +46,7 @@ def load(run: SyncRun) -> LoadResult:
     When it is cancelled the quarantine stays as it was, and the next run meets the refused rows again. Raises
     `ChecksFailed` for a change that is not plausible and `NotAttempted` where nothing can be written.
     """
-    todo = _only_planned(run, run.pending())
+    todo = only_planned(run, run.pending())
     began = run.timing.now()
     result = LoadResult(skipped_since_plan=todo.skipped)
     target = run.target_health()
@@ -44,40 +59,57 @@ def load(run: SyncRun) -> LoadResult:
     ):
         run.files.write_json(store.LOAD_BEGAN, {})
         run.on_load(result)
-        try:
-            loader.load(
-                todo.path,
-                run.row_schema,
-                source,
-                writer,
-                run.files.path(store.LOAD_REJECTS),
-                source_taken_at=todo.source_taken_at,
-                pacing=pacing,
-                timing=run.timing,
-                on_progress=run.on_progress,
-                metadata=run.metadata,
-                deletion_facts=deletion_facts(run, todo, target),
-                policy=run.load_policy,
-                result=result,
-            )
-        finally:
-            run.files.write_json(store.LOAD_RESULT, asdict(result))
-        _update_quarantine(run, todo, result, began)
+        sides, facts = Sides(source, writer, pacing), deletion_facts(run, todo, target)
+        write_diff(run, run.files, todo.path, todo.source_taken_at, sides, facts, result, run.load_policy)
+        update_quarantine(run, todo.source, [run.files.path(store.LOAD_REJECTS)], result, began)
     run.files.write_json(store.LOAD_RESULT, asdict(result))
     return result
+
+
+def write_diff(
+    run: SyncRun,
+    files: RunFiles,
+    path: Path,
+    source_taken_at: datetime,
+    sides: Sides,
+    facts: DeletionFacts | None,
+    result: LoadResult,
+    policy: LoadPolicy,
+    leave: Path | None = None,
+) -> None:
+    """Write the differences in ``path``. What was done is in ``files`` in any case."""
+    try:
+        loader.load(
+            path,
+            run.row_schema,
+            sides.source,
+            sides.writer,
+            files.path(store.LOAD_REJECTS),
+            source_taken_at=source_taken_at,
+            pacing=sides.pacing,
+            timing=run.timing,
+            on_progress=run.on_progress,
+            metadata=run.metadata,
+            deletion_facts=facts,
+            policy=policy,
+            result=result,
+            leave=leave,
+        )
+    finally:
+        files.write_json(store.LOAD_RESULT, asdict(result))
 
 
 @names_storage
 def loaded(run: SyncRun) -> LoadResult:
     """What the newest load did, this run's first."""
-    return _load_result(run.newest(store.LOAD_RESULT).read_json(store.LOAD_RESULT) or {})
+    return load_result_of(run.newest(store.LOAD_RESULT).read_json(store.LOAD_RESULT) or {})
 
 
 @names_storage
 def loaded_so_far(run: SyncRun) -> LoadResult | None:
     """What the load of this run has done, finished or not; ``None`` where it has not begun."""
     content = run.files.read_json(store.LOAD_RESULT)
-    return _load_result(content) if content else None
+    return load_result_of(content) if content else None
 
 
 def lacking_privileges(run: SyncRun, counts: DiffCounts, privileges: Privileges) -> list[str]:
@@ -109,7 +141,7 @@ def deletion_facts(run: SyncRun, todo: PendingDiff, target: TargetHealth) -> Del
     )
 
 
-def _only_planned(run: SyncRun, fresh: PendingDiff) -> PendingDiff:
+def only_planned(run: SyncRun, fresh: PendingDiff) -> PendingDiff:
     """The rows of ``fresh`` that the plan of this run has too; all of them if it executes no plan."""
     if not run.settings.plan:
         return fresh
@@ -120,12 +152,15 @@ def _only_planned(run: SyncRun, fresh: PendingDiff) -> PendingDiff:
     )
 
 
-def _update_quarantine(run: SyncRun, done: PendingDiff, result: LoadResult, since: datetime) -> None:
+def update_quarantine(
+    run: SyncRun, source: RunFiles, rejects: Sequence[Path], result: LoadResult, since: datetime
+) -> None:
+    """Merge the rejects of the source snapshot and those of the load into the quarantine."""
     started = run.timing.monotonic()
     with run.folder.alone_with_quarantine():
         quarantine.merge(
             run.previous_quarantine,
-            [done.source.path(store.REJECTS), run.files.path(store.LOAD_REJECTS)],
+            [source.path(store.REJECTS), *rejects],
             run.folder.quarantine,
             now=run.timing.now(),
             run_id=run.files.run_id,
@@ -136,7 +171,7 @@ def _update_quarantine(run: SyncRun, done: PendingDiff, result: LoadResult, sinc
     result.quarantine_s = run.timing.monotonic() - started
 
 
-def _load_result(content: dict[str, Any]) -> LoadResult:
+def load_result_of(content: dict[str, Any]) -> LoadResult:
     """`LoadResult` as `dataclasses.asdict` wrote it to JSON."""
     failures = [BatchFailure(**{**failure, "keys": tuple(failure["keys"])}) for failure in content["failures"]]
     untried = [SourceId(*source_id) for source_id in content["untried"]]

@@ -7,11 +7,10 @@ sides.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
-from product_sync.pipeline import change_pass
+from product_sync.pipeline import change_pass, shards
 from product_sync.pipeline.change_pass import Differing, Followed
 from product_sync.pipeline.load_diff import loaded
 from product_sync.pipeline.partial_run import source_size
@@ -139,7 +138,12 @@ def _verification(sync_run: SyncRun, differing: Differing) -> Verification:
     proven = _diff_is_the_proof(sync_run)
     _read_once(sync_run)
     differences = sync_run.files.path(store.DIFF if proven else store.VERIFIED_DIFF)
-    counts = counts_of(sync_run.files) if proven else _compare_afresh(sync_run, differences)
+    if proven:
+        counts = counts_of(sync_run.files)
+    elif sync_run.files.has(store.CUT):
+        counts = shards.verified(sync_run, _compare_afresh)
+    else:
+        counts = _compare_afresh(sync_run)
     reader = sync_run.reader
     if sync_run.settings.changes and counts.refused:
         differing.add_refused(differences)
@@ -157,11 +161,19 @@ def _verification(sync_run: SyncRun, differing: Differing) -> Verification:
         )
 
 
-def _compare_afresh(sync_run: SyncRun, out: Path) -> DiffCounts:
+@names_storage
+def verify_shard(sync_run: SyncRun, number: int) -> None:
+    """Compare a shard with the target as it is after the load, if `check_result` will need it."""
+    if not _diff_is_the_proof(sync_run):
+        shards.verify(sync_run, number, _compare_afresh)
+
+
+def _compare_afresh(sync_run: SyncRun) -> DiffCounts:
     """Compare the source snapshot with the target as it is after the load of this run."""
     path, files = sync_run.files.path, sync_run.files
+    out = path(store.VERIFIED_DIFF)
     source, quarantined = (path(store.SOURCE_ROWS), path(store.REJECTS)), sync_run.previous_quarantine
-    if files.has(store.TARGET_ROWS) and not files.has(store.LOAD_BEGAN):
+    if files.has(store.TARGET_ROWS) and not files.whole.has(store.LOAD_BEGAN):
         read, unmatched = path(store.TARGET_ROWS), sync_run.unmatched(files, path(store.TARGET_ROWS))
         return diff(
             sync_run.row_schema, *source, read, quarantined, out, metadata=sync_run.metadata, unmatched=unmatched

@@ -24,7 +24,7 @@ from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
 from product_sync.settings import RunOptions
 from product_sync.state import store
-from product_sync.state.files import read_metadata
+from product_sync.state.files import copy, read_metadata
 from product_sync.state.store import RunFiles, StateFolder
 
 
@@ -42,8 +42,8 @@ def keep(folder: StateFolder, made: PendingDiff, options: RunOptions) -> str:
     run = RunFiles(made.path.parent)
     kept = folder.plan(run.run_id)
     kept.folder.mkdir(parents=True, exist_ok=True)
-    for name in (store.DIFF, store.DIFF_COUNTS):
-        shutil.copy(run.path(name), kept.path(name))
+    copy(run.path(store.DIFF), kept.path(store.DIFF))
+    shutil.copy(run.path(store.DIFF_COUNTS), kept.path(store.DIFF_COUNTS))
     kept.write_json(store.PLAN, {"extra": options.extra, "scope": options.scope})
     return run.run_id
 

@@ -21,7 +21,7 @@ from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapsh
 from product_sync.conversion.ids import named_ids
 from product_sync.load.loader import LoadPolicy
 from product_sync.load.result import LoadResult
-from product_sync.pipeline import change_pass, partial_run, pending_diff, saved_plan
+from product_sync.pipeline import change_pass, partial_run, pending_diff, saved_plan, shards
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.pacing import flush_within_s
 from product_sync.pipeline.pending_diff import PendingDiff
@@ -33,7 +33,7 @@ from product_sync.runtime.hints import SyncCommands
 from product_sync.runtime.progress import OnProgress, Progress, waiting
 from product_sync.schema.records import Reason
 from product_sync.schema.row_schema import RowSchema
-from product_sync.schema.scope import EVERYTHING, Scope
+from product_sync.schema.scope import EVERYTHING, KeyRange, Scope
 from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT, row_count
@@ -86,7 +86,7 @@ class _Reading(TypedDict):
 @dataclass(frozen=True)
 class SyncRun:
     """Made by `open_sync_run`, one for each step of a run. In a re-execution (``is_reexecution``) some steps may be
-    left out, because an earlier run has executed them."""
+    left out, because an earlier run has executed them. A ``part`` of a run reads the ids of a range only (`shards`)."""
 
     databases: Databases
     settings: RunOptions
@@ -96,6 +96,7 @@ class SyncRun:
     timing: Timing
     on_load: OnLoad = _ignore_load
     is_reexecution: bool = False
+    part: KeyRange | None = None
 
     # Gather.
 
@@ -109,32 +110,37 @@ class SyncRun:
     @names_storage
     def snapshot_both(self) -> tuple[SourceSnapshot, TargetSnapshot]:
         """Read both sides at once into the files of this run. Raises as `snapshot_source`."""
-        self._require_usable_plan()
+        self.require_usable_plan()
+        if self.settings.shards > 1 and not self.is_partial:
+            return shards.read(self)
         if self.settings.changes:
             change_pass.begin(self)
-        snapshots = self._read_both()
+        snapshots = self.read_both()
         if self.settings.changes and change_pass.waits_for_events(self):
-            snapshots = self._read_both()
+            snapshots = self.read_both()
         return snapshots
 
-    def _read_both(self) -> tuple[SourceSnapshot, TargetSnapshot]:
+    def read_both(self) -> tuple[SourceSnapshot, TargetSnapshot]:
+        """Read both sides of this run, or of this part of one."""
         files = self._both_files(self.files, self.files.path(store.TARGET_ROWS))
         with self.source() as source:
             change_pass.take_position(self, source)
             new, old = snapshot_both(source, self.reader, self.row_schema, files, **self._reading)
+            if self.part is not None:
+                return new, old
             self._note_source(new, partial_run.whole_counts(self, source))
-            return self._with_filtered_out(new, source), old
+            return self.with_filtered_out(new, source), old
 
     @names_storage
     def snapshot_source(self) -> SourceSnapshot:
         """Read every document into the files of this run. Raises `StalePlan` if this run's plan cannot be used."""
-        self._require_usable_plan()
+        self.require_usable_plan()
         rows, rejects = self.files.path(store.SOURCE_ROWS), self.files.path(store.REJECTS)
         with self.source() as source:
             change_pass.take_position(self, source)
             snapshot = snapshot_source(source, self.row_schema, rows, rejects, **self._reading)
             self._note_source(snapshot)
-            return self._with_filtered_out(snapshot, source)
+            return self.with_filtered_out(snapshot, source)
 
     @names_storage
     def snapshot_target(self) -> TargetSnapshot:
@@ -145,7 +151,8 @@ class SyncRun:
     def _reading(self) -> _Reading:
         return {"metadata": self.metadata, "timing": self.timing, "on_progress": self.on_progress}
 
-    def _require_usable_plan(self) -> None:
+    def require_usable_plan(self) -> None:
+        """Raise `StalePlan` if this run executes a plan that cannot be used."""
         if self.settings.plan:
             saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now(), self.commands)
 
@@ -160,7 +167,7 @@ class SyncRun:
             read["product"] = [asdict(value) for value in snapshot.sample.product]
         self.files.write_json(store.SOURCE_COUNT, read)
 
-    def _with_filtered_out(self, snapshot: SourceSnapshot, source: Source) -> SourceSnapshot:
+    def with_filtered_out(self, snapshot: SourceSnapshot, source: Source) -> SourceSnapshot:
         """A partial run does not know which documents of the collection the filter leaves out."""
         if self.is_partial or not self.row_schema.filter:
             return snapshot
@@ -187,25 +194,30 @@ class SyncRun:
         started = self.timing.monotonic()
         source, target = self.newest(store.SOURCE_COUNT), self.newest(store.TARGET_ROWS)
         pending_diff.require(self.check_source(source))
-        source_rows, target_rows = source.path(store.SOURCE_ROWS), target.path(store.TARGET_ROWS)
-        taken_at = min(pending_diff.taken_at(source_rows), pending_diff.taken_at(target_rows))
-        out = self.files.path(store.DIFF)
-        counts = diff(
-            self.row_schema,
-            source_rows,
-            source.path(store.REJECTS),
-            target_rows,
-            self.previous_quarantine,
-            out,
-            metadata={**self.metadata, TAKEN_AT: taken_at.isoformat(), pending_diff.SOURCE_RUN: source.run_id},
-            unmatched=self.unmatched(source, target_rows),
-        )
+        is_cut = source == target == self.files and self.files.has(store.CUT)
+        counts = shards.diff(self) if is_cut else self.compare(source, target)
         self.files.write_json(store.DIFF_COUNTS, asdict(counts))
+        out = self.files.path(store.DIFF)
         return DiffSummary(
             counts,
             changed_columns(out, self.row_schema),
             first_differences(out, self.row_schema, SHOWN),
             self.timing.monotonic() - started,
+        )
+
+    def compare(self, source: RunFiles, target: RunFiles) -> DiffCounts:
+        """Compare the snapshots of two runs, and write every difference into the files of this one."""
+        source_rows, target_rows = source.path(store.SOURCE_ROWS), target.path(store.TARGET_ROWS)
+        taken_at = min(pending_diff.taken_at(source_rows), pending_diff.taken_at(target_rows))
+        return diff(
+            self.row_schema,
+            source_rows,
+            source.path(store.REJECTS),
+            target_rows,
+            self.previous_quarantine,
+            self.files.path(store.DIFF),
+            metadata={**self.metadata, TAKEN_AT: taken_at.isoformat(), pending_diff.SOURCE_RUN: source.run_id},
+            unmatched=self.unmatched(source, target_rows),
         )
 
     @names_storage
@@ -293,13 +305,13 @@ class SyncRun:
         return self.folder.sound_quarantine()
 
     def source(self) -> AbstractContextManager[Source]:
-        return self.databases.open_source(self.timing, self.scope)
+        return self.databases.open_source(self.timing, self.part or self.scope)
 
     @property
     def reader(self) -> TargetReader:
-        return self.databases.reader(self._hear_wait, self.scope)
+        return self.databases.reader(self._hear_wait, self.part or self.scope)
 
-    def writer(self, *, probing: bool = False) -> PostgresWriter:
+    def writer(self, *, probing: bool = False, shares_lock: bool = False) -> PostgresWriter:
         return PostgresWriter(
             self.databases.target,
             self.row_schema,
@@ -308,6 +320,7 @@ class SyncRun:
             lock_wait_s=self.settings.lock_wait_s,
             on_wait=self._hear_wait,
             probing=probing,
+            shares_lock=shares_lock,
         )
 
     def _hear_wait(self, note: str) -> None:

@@ -10,12 +10,14 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from product_sync.state.joined_parquet import Joined, JoinedParquet, joined_at
 from product_sync.state.storage_errors import opening_parquet
 
 #: Metadata of every file: the source and target that it belongs to (`RowSchema.state_key`), the run that wrote it, and
@@ -129,10 +131,28 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def opened(path: Path) -> pq.ParquetFile:
+def opened(path: Path) -> pq.ParquetFile | JoinedParquet:
     """Open a file for reading, as a context manager. Arrow's read-ahead is off: it would keep every byte until the file
     is closed, 55 MB for each million products of a load."""
-    return pq.ParquetFile(path, pre_buffer=False)
+    joined = joined_at(path)
+    return JoinedParquet(joined.parts) if joined else pq.ParquetFile(path, pre_buffer=False)
+
+
+def join(path: Path, parts: Sequence[Path]) -> None:
+    """Make a table of files with the same columns, which stay where they are, below the folder of ``path``. Its
+    metadata is that of the first one, with the earliest `TAKEN_AT`."""
+    metadata = [read_metadata(part) for part in parts]
+    times = [each[TAKEN_AT] for each in metadata if TAKEN_AT in each]
+    earliest = {TAKEN_AT: min(times, key=datetime.fromisoformat)} if times else {}
+    with replaced_durably(path) as file:
+        file.write(Joined(parts, metadata[0] | earliest).as_bytes(path.parent))
+
+
+def copy(path: Path, to: Path) -> None:
+    """Copy a table into one file."""
+    with opened(path) as file, parquet_writer(to, read_schema(path), metadata=read_metadata(path)) as sink:
+        for page in pages(file):
+            sink.write(page)
 
 
 def sliced(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
@@ -146,7 +166,7 @@ def sliced(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
 
 
 def pages(
-    file: pq.ParquetFile,
+    file: pq.ParquetFile | JoinedParquet,
     *,
     rows: int = PAGE_ROWS,
     most_bytes: int = PAGE_BYTES,
@@ -176,19 +196,21 @@ def group_bytes(group: Any, columns: Sequence[str] | None = None) -> int:
 
 def read_metadata(path: Path) -> dict[str, str]:
     with opening_parquet(path):
+        if joined := joined_at(path):
+            return dict(joined.metadata)
         metadata = pq.read_schema(path).metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def read_schema(path: Path) -> pa.Schema:
     """The columns of a file, without its metadata."""
-    with opening_parquet(path):
-        return pq.read_schema(path).remove_metadata()
+    with opening_parquet(path), opened(path) as file:
+        return file.schema_arrow.remove_metadata()
 
 
 def row_count(path: Path) -> int:
-    with opening_parquet(path):
-        return int(pq.read_metadata(path).num_rows)
+    with opening_parquet(path), opened(path) as file:
+        return int(file.metadata.num_rows)
 
 
 def check_parquet(path: Path) -> None:

@@ -7,6 +7,7 @@ Files appear whole or not at all (temporary file and rename).
     <root>/<state key>/quarantine.parquet
     <root>/<state key>/baseline.json
     <root>/<state key>/runs/<run id>/{source,rejects,target,diff,...}.parquet, load.json
+    <root>/<state key>/runs/<run id>/shards/<number>/...    the tables that those of the run consist of
     <root>/<state key>/partial_runs/<run id>/...    runs that read only some products
     <root>/<state key>/plans/<run id>/{diff.parquet,diff.json,plan.json}
     <root>/<state key>/reports/{history.json,<run id>.html}
@@ -33,6 +34,8 @@ from product_sync.state.files import check_parquet, replaced_durably
 from product_sync.state.retention import PARTIAL_RUNS, RUNS, changed_at, newest_runs, remove_old_files
 from product_sync.state.storage_errors import damaged
 
+#: The ranges of ids of a run with shards. Each shard has a folder of its own below `SHARDS`.
+CUT, SHARDS = "cut.json", "shards"
 SOURCE_ROWS = "source.parquet"
 SOURCE_COUNT = "source.json"
 REJECTS = "rejects.parquet"
@@ -43,6 +46,8 @@ DIFF = "diff.parquet"
 DIFF_COUNTS = "diff.json"
 LOAD_REJECTS = "load_rejects.parquet"
 LOAD_RESULT = "load.json"
+#: Rows of a shard that wait for other rows, perhaps of other shards.
+WAITING = "waiting.parquet"
 #: Written before the first batch: without a readable result, the load may still have written rows.
 LOAD_BEGAN = "load_began.json"
 #: The position in the source's changes that a full run took, and the changes that a pass has read.
@@ -50,6 +55,7 @@ CHANGE_POSITION = "change_position.json"
 CHANGED_IDS = "changed_ids.json"
 VERIFIED_TARGET_ROWS = "verified_target.parquet"
 VERIFIED_DIFF = "verified_diff.parquet"
+VERIFIED_COUNTS = "verified.json"
 APPROVED_DIFF = "approved_diff.parquet"
 PLAN = "plan.json"
 #: Drift reports are small, and people read them long after their run.
@@ -69,7 +75,16 @@ class RunFiles:
 
     @property
     def run_id(self) -> str:
-        return self.folder.name
+        return self.whole.folder.name
+
+    @property
+    def whole(self) -> RunFiles:
+        """The files of the run; of a shard, those of its run."""
+        return RunFiles(self.folder.parent.parent) if self.folder.parent.name == SHARDS else self
+
+    def shard(self, number: int) -> RunFiles:
+        """The files of a shard. Its folder exists once it has written one."""
+        return RunFiles(self.folder / SHARDS / str(number))
 
     def path(self, name: str) -> Path:
         return self.folder / name

@@ -109,7 +109,7 @@ def confirm(
         meter.pause(settle_s, "second reading")
         for chunk in read_batches(differences, tuple(Op), lambda: _CHUNK_ROWS):
             if chunk["refused_before"][0].as_py():
-                break
+                continue
             standing = dict(_confirmed(chunk, row_schema, source, reader))
             on_confirmed(chunk, standing)
             for op, ids in standing.items():

@@ -41,14 +41,19 @@ def databases_of(shop: Shop) -> Databases:
 
 
 def begin(
-    shop: Shop, *, on_progress: OnProgress = no_progress, timing: Timing = SYSTEM_TIMING, **settings: object
+    shop: Shop,
+    *,
+    run_id: str = "",
+    on_progress: OnProgress = no_progress,
+    timing: Timing = SYSTEM_TIMING,
+    **settings: object,
 ) -> SyncRun:
-    """The session of a new run."""
+    """The session of a new run, or of ``run_id``."""
     return open_sync_run(
         databases_of(shop),
         RunOptions.resolve({}, {"batch_delay_ms": 0, "settle_seconds": 0.0, **settings}),
         state_root=shop.state,
-        run_id=str(uuid4()),
+        run_id=run_id or str(uuid4()),
         on_progress=on_progress,
         timing=timing,
     )

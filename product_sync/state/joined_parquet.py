@@ -1,0 +1,102 @@
+"""Reads several Parquet files as one: the table of a run whose shards have each written a part of it.
+
+The path of the table holds the names of its parts (`files.join`). `files.opened` reads either kind, so whoever reads a
+table does not know how many files it has (docs/decisions/0194).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The parts of a table in the order of its rows, and its own metadata."""
+
+    parts: Sequence[Path]
+    metadata: Mapping[str, str]
+
+    def as_bytes(self, folder: Path) -> bytes:
+        """The content of the file in ``folder`` that stands for the table."""
+        parts = [path.relative_to(folder).as_posix() for path in self.parts]
+        return json.dumps({"parts": parts, "metadata": dict(self.metadata)}).encode()
+
+
+def joined_at(path: Path) -> Joined | None:
+    """The table at ``path``, if it has several files. A Parquet file begins with its own mark."""
+    with path.open("rb") as file:
+        if file.read(1) != b"{":
+            return None
+        content = json.loads(b"{" + file.read())
+    return Joined([path.parent / part for part in content["parts"]], content["metadata"])
+
+
+class JoinedParquet:
+    """As much of `pq.ParquetFile` as the program uses. One part is open at a time."""
+
+    def __init__(self, parts: Sequence[Path]) -> None:
+        self._parts = parts
+        self._metadata = [pq.read_metadata(path) for path in parts]
+        counts = [each.num_row_groups for each in self._metadata]
+        self._groups = [(part, group) for part, count in enumerate(counts) for group in range(count)]
+        self._open: tuple[int, Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    @property
+    def metadata(self) -> Self:
+        """The counts and the row groups, as of `pq.FileMetaData`."""
+        return self
+
+    @property
+    def num_rows(self) -> int:
+        return sum(each.num_rows for each in self._metadata)
+
+    @property
+    def num_row_groups(self) -> int:
+        return len(self._groups)
+
+    def row_group(self, at: int) -> Any:
+        """The metadata of a row group."""
+        part, group = self._groups[at]
+        return self._metadata[part].row_group(group)
+
+    @property
+    def schema_arrow(self) -> pa.Schema:
+        return self._part(0).schema_arrow
+
+    def read(self) -> pa.Table:
+        return pa.concat_tables([pq.ParquetFile(path).read() for path in self._parts])
+
+    def read_row_group(self, at: int, columns: Sequence[str] | None = None) -> pa.Table:
+        part, group = self._groups[at]
+        return self._part(part).read_row_group(group, columns=columns)
+
+    def iter_batches(
+        self, batch_size: int, row_groups: Sequence[int] | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        for at in range(len(self._groups)) if row_groups is None else row_groups:
+            part, group = self._groups[at]
+            yield from self._part(part).iter_batches(batch_size=batch_size, row_groups=[group], columns=columns)
+
+    def _part(self, number: int) -> Any:
+        if self._open is None or self._open[0] != number:
+            self._close()
+            self._open = number, pq.ParquetFile(self._parts[number], pre_buffer=False)
+        return self._open[1]
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None

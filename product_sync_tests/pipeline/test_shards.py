@@ -1,0 +1,202 @@
+"""A run in shards comes to the same as a run without: the same rows, differences, verdicts and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from bson import Binary, Int64, ObjectId
+
+from product_sync.errors import ChecksFailed
+from product_sync.load.result import LoadResult
+from product_sync.orchestration.names import PRODUCT
+from product_sync.pipeline import run_checks, sharded_run
+from product_sync.pipeline.dry_run import dry_run
+from product_sync.pipeline.load_diff import loaded
+from product_sync.pipeline.sync_run import SyncRun
+from product_sync.state import store
+from product_sync.verify.checks import CheckResult
+from product_sync_tests.pipeline.test_sync_run import begin, read_and_compare
+from product_sync_tests.shop import Outcome, Shop, ids, product, shop
+
+__all__ = ["shop"]
+
+#: Parts of the names of what differs from run to run: times, addresses, the number of batches.
+_NOT_COMPARED = (
+    "duration", "_s", "_at", "rows_per_second", "report", "dagster/", "batches", "plan_id", "quarantine_entries",
+    "first_quarantined",
+)  # fmt: skip
+
+
+def stock(shop: Shop) -> None:
+    """Documents of every kind of id, good and bad ones, and rows that miss, differ or are too many."""
+    numbers = range(60)
+    kinds: list[Any] = [
+        *(ObjectId(f"{number * 7919:08x}{number:016x}") for number in numbers),
+        *(f"sku-{number}" for number in numbers),
+        *(str(number * 13) for number in numbers),
+        *(Int64(number * 17 + 1_000) for number in numbers),
+        *(Binary.from_uuid(UUID(int=number << 120 | number)) for number in range(20)),
+    ]
+    documents = [product("x", _id=bson_id, price=number) for number, bson_id in enumerate(kinds)]
+    twice = [product("x", _id=ObjectId(f"{5:024x}")), product(f"{5:024x}"), product("x", _id=7), product("7")]
+    bad = [
+        product("x", _id=1.5),
+        product("x", _id={"a": 1}),
+        product("bad", price="12"),
+        product("sku-bad", title=None),
+    ]
+    shop.put(*documents, *twice, *bad)
+
+
+def drift(shop: Shop) -> None:
+    shop.sql("DELETE FROM product WHERE price % 7 = 3")
+    shop.sql("UPDATE product SET price = price + 1000 WHERE price % 11 = 5")
+    shop.sql("INSERT INTO product SELECT 'extra-' || n, 't', n, 'i', 's', 1 FROM generate_series(1, 4) AS n")
+
+
+def found(outcome: Outcome) -> dict[str, Any]:
+    """What Dagster recorded of a run."""
+    recorded = {**outcome.materialized, **outcome.observed}
+    checks = {name: [each.passed, each.description, _plain(each.metadata)] for name, each in outcome.checks.items()}
+    return {"success": outcome.success, "checks": checks} | {asset: _plain(each) for asset, each in recorded.items()}
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: getattr(value, "value", value)
+        for name, value in metadata.items()
+        if not any(part in name for part in _NOT_COMPARED)
+    }
+
+
+def quarantine_of(shop: Shop) -> dict[str, Any]:
+    return {key: [entry["reasons"].tolist(), entry["attempts"]] for key, entry in shop.quarantine.items()}
+
+
+def table(shop: Shop) -> list[tuple[Any, ...]]:
+    return shop.sql("SELECT * FROM product ORDER BY id")
+
+
+def test_everything_is_the_same_with_any_number_of_shards(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock(shop)
+    wanted: list[Any] = []
+    for shards in (1, 4):
+        shop.sql("TRUNCATE product")
+        shop.state = tmp_path / f"{shards}"
+        monkeypatch.setenv("PRODUCT_SYNC_STATE", str(shop.state))
+        made: list[Any] = []
+        for step, switches in (("initial", {}), ("drift", {"dry_run": True}), ("", {"extra": "delete"})):
+            if step == "drift":
+                drift(shop)
+            outcome = shop.run(shards=shards, quarantine_budget=0.1, **switches)
+            made += [found(outcome), table(shop), quarantine_of(shop)]
+            diff = shop.frame(PRODUCT.diff)
+            made += [diff.sort_values("id").to_dict("records"), len(shop.frame(PRODUCT.source_snapshot))]
+        made.append(found(shop.run(PRODUCT.validate_job, shards=shards, quarantine_budget=0.1)))
+        wanted = wanted or made
+        for one, other in zip(wanted, made, strict=True):
+            assert other == one
+    assert len(list(shop.state.glob("*/runs/*/shards/3"))) == 4
+
+
+def synced_by_steps(shop: Shop, **settings: Any) -> tuple[LoadResult, dict[str, CheckResult]]:
+    """A run whose steps have nothing in common but their files, each of them made twice, as a retry would."""
+
+    def step() -> SyncRun:
+        return begin(shop, run_id=run_id, shards=3, quarantine_budget=0.5, **settings)
+
+    run_id = str(uuid4())
+    for number in range(sharded_run.cut(step())):
+        sharded_run.read_and_diff(step(), number)
+        sharded_run.read_and_diff(step(), number)
+    for _ in range(2):
+        assert sharded_run.cut(step()) == 3
+        sharded_run.gather(step())
+        step().diff()
+    for number in range(sharded_run.begin_load(step())):
+        sharded_run.load(step(), number)
+    for number in range(sharded_run.settle(step())):
+        sharded_run.verify_shard(step(), number)
+    judged = run_checks.check_result(step())
+    return loaded(step()), {each.check: each for each in judged.check_results}
+
+
+def test_steps_in_processes_of_their_own_come_to_the_same(shop: Shop) -> None:
+    stock(shop)
+    made, checks = synced_by_steps(shop)
+    assert (made.planned, made.inserted, made.batches, made.stop) == (260, 260, 3, None)
+    assert checks["target_matches_source"].description == (
+        "The target agrees with all 268 documents of the source apart from 8 in quarantine."
+    )
+    assert {key: attempts for key, (_, attempts) in quarantine_of(shop).items() if attempts != 1} == {}
+    drift(shop)
+    made, checks = synced_by_steps(shop, extra="delete")
+    assert (made.inserted, made.updated, made.deleted, made.conflicts) == (37, 21, 4, 0)
+    assert checks["no_extra_products"].passed
+    made, checks = synced_by_steps(shop)
+    assert (made.planned, made.batches) == (0, 0)
+    assert checks["target_matches_source"].passed
+
+
+def test_rows_of_several_shards_that_wait_for_one_another_are_written_in_the_same_run(shop: Shop) -> None:
+    shop.sql("ALTER TABLE product ADD UNIQUE (title)")
+    names = ids(30)
+    shop.put(*(product(name, title=f"{number}") for number, name in enumerate(names)))
+    synced_by_steps(shop)
+    turned = [product(name, title=f"{(number + 1) % 30}") for number, name in enumerate(names)]
+    shop.put(*turned)
+    made, checks = synced_by_steps(shop, accept_changes=True)
+    assert (made.updated, made.excluded) == (30, 0), "a circle through all shards"
+    assert checks["target_matches_source"].passed
+    shop.put(product("p0000", title="7"))
+    made, checks = synced_by_steps(shop)
+    assert (made.updated, made.excluded) == (0, 1)
+    assert "p0000 is to have the same title as the row p0006 has" in checks["target_matches_source"].description
+
+
+def test_what_judges_the_whole_judges_the_sum_before_anything_is_written(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(300)))
+    synced_by_steps(shop)
+    before = shop.fingerprint
+    shop.sql("INSERT INTO product SELECT 'x' || n, 't', n, 'i', 's', 1 FROM generate_series(1, 20) AS n")
+    made, _ = synced_by_steps(shop, extra="delete")
+    assert made.no_deletion_because is not None
+    assert "20 of 320 rows" in made.no_deletion_because
+    shop.put(*(product(name, price=7) for name in ids(299)))
+    with pytest.raises(ChecksFailed, match="299 of 320 rows of the target would be overwritten"):
+        synced_by_steps(shop)
+    shop.remove(*ids(299))
+    with pytest.raises(ChecksFailed, match="1 document read, 300 at the last run"):
+        synced_by_steps(shop)
+    assert [row for row in shop.fingerprint if "x" not in row[2].split(",")[0]] == before
+
+
+def test_a_load_that_stops_in_one_shard_stops_in_the_others(shop: Shop) -> None:
+    shop.sql("ALTER TABLE product ADD CHECK (price < 500)")
+    shop.put(*(product(name) for name in ids(30)))
+    made, _ = synced_by_steps(shop, max_isolated_rows=4)
+    assert made.stop is not None
+    assert made.stop.code == "load_stopped"
+    assert (made.quarantined, made.planned) == (5, 30)
+    assert made.not_attempted_batches == 2
+
+
+def test_a_plan_is_executed_in_shards(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(30)))
+    plan = dry_run(read_and_compare(begin(shop, dry_run=True, shards=4))).plan_id
+    shop.put(product("p0003", price=7), product("new"))
+    made, _ = synced_by_steps(shop, plan=plan)
+    assert (made.planned, made.inserted, made.skipped_since_plan) == (30, 29, 1)
+    assert "new" not in shop.rows
+
+
+def test_a_run_of_some_products_has_no_shards(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(5)))
+    sync_run = read_and_compare(begin(shop, ids=["p0001"], shards=3))
+    assert not sync_run.files.has(store.CUT)
