@@ -34,6 +34,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "retry_s": (["--retry-s", "3"], 3.0),
     "lock_wait_s": (["--lock-wait-s", "5"], 5.0),
     "max_isolated_rows": (["--max-isolated-rows", "4"], 4),
+    "shards": (["--shards", "8"], 8),
     "max_delete_share": (["--max-delete-share", "0.1"], 0.1),
     "quarantine_budget": (["--quarantine-budget", "0"], 0.0),
     "probe": (["--no-probe"], False),

@@ -17,14 +17,14 @@ from product_sync.settings import (
     state_root,
 )
 
-WHOLE_NUMBERS = {"batch_size", "batch_delay_ms", "accept_source_count", "max_isolated_rows"}
+WHOLE_NUMBERS = {"batch_size", "batch_delay_ms", "accept_source_count", "max_isolated_rows", "shards"}
 #: Settings that a person gives as a number. New ones belong here: the test below compares this with the declaration.
 NUMBERS = {
     "target_batch_s", "max_duty", "settle_seconds", "source_recheck_after_s", "retry_s", "lock_wait_s",
     "max_delete_share",
     "quarantine_budget", "max_plan_age_s", "max_drift_growth", *WHOLE_NUMBERS,
 }  # fmt: skip
-ABOVE_ZERO = {"batch_size", "target_batch_s", "max_duty"}
+ABOVE_ZERO = {"batch_size", "shards", "target_batch_s", "max_duty"}
 UNLIMITED = {"accept_source_count", "max_isolated_rows", "max_drift_growth"}
 
 
