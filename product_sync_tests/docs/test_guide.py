@@ -77,6 +77,7 @@ def defaults() -> dict[str, object]:
     schedule, pages = ScheduleSettings.from_environment({}), PageSettings.from_environment({})
     notification, sync = NotificationSettings.from_environment({}), RunOptions.resolve({}, {})
     known: dict[str, object] = {
+        settings.SHARDS: sync.shards,
         settings.BATCH_SIZE: sync.batch_size,
         settings.BATCH_DELAY_MS: sync.batch_delay_ms,
         settings.PACING: sync.pacing,
