@@ -24,10 +24,10 @@ from product_sync_tests.shop import Outcome, Shop, ids, product, shop
 
 __all__ = ["shop"]
 
-#: Parts of the names of what differs from run to run: times, addresses, the number of batches.
+#: Parts of the names of what differs from run to run: times, addresses, the number of batches, texts with times.
 _NOT_COMPARED = (
     "duration", "_s", "_at", "rows_per_second", "report", "dagster/", "batches", "plan_id", "quarantine_entries",
-    "first_quarantined",
+    "first_quarantined", "evidence",
 )  # fmt: skip
 
 
@@ -62,7 +62,8 @@ def found(outcome: Outcome) -> dict[str, Any]:
     """What Dagster recorded of a run."""
     recorded = {**outcome.materialized, **outcome.observed}
     checks = {name: [each.passed, each.description, _plain(each.metadata)] for name, each in outcome.checks.items()}
-    return {"success": outcome.success, "checks": checks} | {asset: _plain(each) for asset, each in recorded.items()}
+    told = {f"{asset} {name}": value for asset, each in recorded.items() for name, value in _plain(each).items()}
+    return {"success": outcome.success, **checks, **told}
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
