@@ -16,7 +16,7 @@ from product_sync.compare.rule import same_values
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.types import TypeName
-from product_sync.state.files import opened, pages, read_schema
+from product_sync.state.files import may_hold, opened, pages, read_schema
 from product_sync.state.spill import row_bytes
 
 #: The most bytes of the rows of one op that are shown.
@@ -81,6 +81,8 @@ def _rows_of(path: Path, op: Op) -> Iterator[pa.Table]:
     """The rows of ``op`` that were not refused before. Row groups without such rows are not read."""
     with opened(path) as file:
         for group in range(file.num_row_groups):
+            if not may_hold(file, group, "op", str(op), str(op)):
+                continue
             marks = file.read_row_group(group, columns=["op", "refused_before"])
             wanted = pc.and_(pc.equal(marks["op"], str(op)), pc.invert(marks["refused_before"]))
             if pc.any(wanted, min_count=0).as_py():

@@ -121,7 +121,7 @@ def diff_file(out: Path, row_schema: RowSchema, folder: Path, *, metadata: Mappi
     """A `DiffFile` that is written to ``out`` when the block ends. Every kind of rows but the first waits in a
     temporary file in ``folder``."""
     with (
-        parquet_writer(out, row_schema.diff_schema, metadata=metadata) as sink,
+        parquet_writer(out, row_schema.diff_schema, metadata=metadata, sought_by="op") as sink,
         spilled(folder, row_schema.diff_schema, len(_ORDER)) as later,
     ):
         yield DiffFile(sink, later)

@@ -184,6 +184,12 @@ def pages(
         yield from file.iter_batches(batch_size=size, row_groups=[group], columns=columns)
 
 
+def may_hold(file: pq.ParquetFile, group: int, column: str, first: str, last: str) -> bool:
+    """Whether a row group may hold a value from ``first`` to ``last`` in a column of text that is `sought_by`."""
+    bounds = file.metadata.row_group(group).column(file.schema_arrow.get_field_index(column)).statistics
+    return bounds is None or not bounds.has_min_max or (bounds.min <= last and first <= bounds.max)
+
+
 def group_bytes(group: Any, columns: Sequence[str] | None = None) -> int:
     """The Parquet bytes of a row group's columns, by its metadata: of all columns, or of the named ones."""
     chunks = (group.column(at) for at in range(group.num_columns))

@@ -19,7 +19,7 @@ from product_sync.compare.diff_lines import Difference, lines_of
 from product_sync.compare.rule import same_values
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
-from product_sync.state.files import opened, pages
+from product_sync.state.files import may_hold, opened, pages
 from product_sync.verify.drift_cause import Explanation, Observation, Side, explain
 
 #: A run that has begun since may have removed the file, or the file is damaged.
@@ -127,16 +127,14 @@ def _rows_of(file: EarlierFile, row_schema: RowSchema, ids: Sequence[str]) -> It
     schema, key = _schema(file, row_schema), row_schema.key.name
     wanted, first, last = pa.array(ids, pa.string()), min(ids), max(ids)
     with opened(file.rows) as read:
-        place = read.schema_arrow.get_field_index(key)
         for group in range(read.num_row_groups):
-            bounds = read.metadata.row_group(group).column(place).statistics
-            if bounds is not None and bounds.has_min_max and (bounds.max < first or bounds.min > last):
+            if not may_hold(read, group, key, first, last):
                 continue
             is_wanted = pc.is_in(read.read_row_group(group, columns=[key])[key], value_set=wanted)
             if not pc.any(is_wanted, min_count=0).as_py():
                 continue
             for page in pages(read, groups=[group]):
-                rows = pa.Table.from_batches([page]).filter(pc.is_in(page.column(place), value_set=wanted))
+                rows = pa.Table.from_batches([page]).filter(pc.is_in(page.column(key), value_set=wanted))
                 if rows.num_rows:
                     yield rows.cast(schema)
 
