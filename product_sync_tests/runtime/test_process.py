@@ -41,6 +41,19 @@ def test_arrow_takes_its_memory_from_the_system_unless_told_otherwise(chosen: di
     assert ran.stdout.split() == [pool, "False"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_numpy_starts_no_threads() -> None:
+    """Arrow starts one."""
+    program = (
+        "import os\n"
+        "from product_sync.runtime.process import stay_small\n"
+        "stay_small()\n"
+        "import numpy\n"
+        "print(len(os.listdir('/proc/self/task')))\n"
+    )
+    assert run(program).stdout.strip() == "2"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is the GNU C library's")
 @pytest.mark.parametrize(("prepare", "kept_mb"), [("", 8), ("stay_small()", 0)])
 def test_a_large_block_goes_back_to_the_system_as_soon_as_it_is_freed(prepare: str, kept_mb: int) -> None:
