@@ -32,7 +32,7 @@ from product_sync.results import (
 )
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.schema.definition import DEFAULT_NAME, SyncDefinition, load_definitions
-from product_sync.settings import CHANNELS, RunArguments, state_root
+from product_sync.settings import CHANNELS, RunArguments, history_root, state_root
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -332,5 +332,5 @@ def _recording(instance: dg.DagsterInstance | None) -> Iterator[dg.DagsterInstan
         return
     from product_sync.orchestration.instance import open_instance
 
-    with open_instance(os.environ, state_root(os.environ)) as opened:
+    with open_instance(os.environ, history_root(os.environ)) as opened:
         yield opened

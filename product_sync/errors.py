@@ -19,7 +19,8 @@ Driver errors are translated into this tree once, in the adapters (``raise ... f
     │   ├── ReadOnlyTarget                  a standby, or a role or database that is set read-only
     │   ├── StalePlan                       the diff is too old, or was made for another target
     │   ├── ChangesUnavailable              the source cannot be followed: only full runs
-    │   └── ChangesLost                     changes were missed: the next run must be full
+    │   ├── ChangesLost                     changes were missed: the next run must be full
+    │   └── StateStoreError                 the object store that holds the state does not answer
     ├── LocalStorageError             3     this machine: the state folder, its disk, open files
     ├── WriteError                          raised by a writer for one transaction
     │   ├── TransientError                  retry this batch
@@ -158,6 +159,12 @@ class ChangesLost(NotAttempted):
     def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+
+
+class StateStoreError(NotAttempted):
+    """The object store that holds the state did not answer in time. It can happen at any moment of a run."""
+
+    code = "state_store"
 
 
 class LocalStorageError(ProductSyncError):

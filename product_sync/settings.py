@@ -34,8 +34,8 @@ QUARANTINE_BUDGET = "SYNC_QUARANTINE_BUDGET"
 CRON, TIME_ZONE, ENABLE_SCHEDULER = "SYNC_CRON_SCHEDULE", "TIMEZONE", "ENABLE_SCHEDULER"
 CHANGES_SECONDS, CHANGES_LAG = "SYNC_CHANGES_SECONDS", "SYNC_CHANGES_LAG_MINUTES"
 FULL_PROOF_HOURS = "SYNC_FULL_PROOF_HOURS"
-STATE = "PRODUCT_SYNC_STATE"
 EXECUTOR, EXECUTOR_CONFIG = "SYNC_EXECUTOR", "SYNC_EXECUTOR_CONFIG"
+STATE, SCRATCH = "PRODUCT_SYNC_STATE", "PRODUCT_SYNC_SCRATCH"
 DAGSTER_HOME = "DAGSTER_HOME"
 FRESH_MINUTES, OWNERS, DOCS_URL = "PRODUCT_SYNC_FRESH_MINUTES", "PRODUCT_SYNC_OWNERS", "PRODUCT_SYNC_DOCS_URL"
 ALERT_URLS, UI_URL = "PRODUCT_SYNC_ALERT_URLS", "PRODUCT_SYNC_UI_URL"
@@ -285,10 +285,31 @@ class NotificationSettings(Settings):
 
 
 def state_root(env: Environment) -> Path:
-    """`PRODUCT_SYNC_STATE`, else a folder beside the Dagster instance, else one in the user's state folder. Raises
-    `ConfigurationError` for a user without a home directory."""
-    if folder := _path(env, STATE):
-        return folder
+    """`PRODUCT_SYNC_STATE`, else a folder beside the Dagster instance, else one in the user's state folder.
+
+    For a URL it is the scratch folder of this process (`state.mirror`). Raises `ConfigurationError` for a URL that
+    cannot be used, and for a user without a home directory.
+    """
+    if url := _state_url(env):
+        from product_sync.state.mirror import open_mirror
+        from product_sync.state.object_store import checked_url
+
+        return open_mirror(checked_url(url, STATE), _path(env, SCRATCH))
+    return _path(env, STATE) or _default_state_root(env)
+
+
+def history_root(env: Environment) -> Path:
+    """Where a command without DAGSTER_HOME records its runs: in the state folder; on this machine if the state is in an
+    object store, because a database cannot be."""
+    return _default_state_root(env) if _state_url(env) else state_root(env)
+
+
+def _state_url(env: Environment) -> str:
+    text = env.get(STATE, "").strip()
+    return text if "://" in text else ""
+
+
+def _default_state_root(env: Environment) -> Path:
     if home := dagster_home(env):
         return home / "product_sync_state"
     if base := _path(env, "XDG_STATE_HOME"):

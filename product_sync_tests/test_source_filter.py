@@ -55,7 +55,7 @@ def test_only_matching_products_are_copied_and_one_that_no_longer_matches_is_ext
     everything = market.run("sync", "--json")
     assert everything.answer["inserted"] == 1, "without the filter, from a state of its own"
     assert everything.answer["filtered_out"] is None
-    assert len(list(market.state.glob("*/sides.json"))) == 2
+    assert len(list(market.state.glob("sides/*.json"))) == 2
 
 
 def test_a_filter_that_the_server_refuses_is_an_error_of_the_mapping(market: Market, mapping: str) -> None:

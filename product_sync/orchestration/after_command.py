@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
-from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
 
 from product_sync.errors import ProductSyncError, SyncAlreadyRunning, SyncCancelled
@@ -28,7 +27,8 @@ from product_sync.orchestration.dead_runs import process_tags
 from product_sync.orchestration.instance import open_instance
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.schema.definition import DEFAULT_NAME
-from product_sync.state.damaged_files import set_aside
+from product_sync.settings import history_root
+from product_sync.state.replaced import Replaced
 from product_sync.state.store import write_text
 
 STATE_FILE = "notifications.json"
@@ -106,32 +106,31 @@ def _stored_state(root: Path | None) -> Iterator[NotificationState]:
     """The notification state of earlier commands, written back at the end. If it cannot be read or written, alerts are
     sent anyway, and may come again with the next command."""
     with ExitStack() as stack:
-        path, text = None, None
+        file, text = None, None
         try:
             if root is not None:
-                root.mkdir(parents=True, exist_ok=True)
-                path = root / STATE_FILE
-                stack.enter_context(FileLock(path.with_suffix(".lock"), timeout=LOCK_S))
-                text = _read(path) if path.exists() else None
-        except (OSError, FileLockTimeout) as error:
+                file = Replaced(root / STATE_FILE)
+                stack.enter_context(file.alone(LOCK_S))
+                text = _read(file) if file.read().exists() else None
+        except (OSError, FileLockTimeout, ProductSyncError) as error:
             _LOG.warning("The record of earlier alerts cannot be read: %s.", _shown(error))
-            path = None
+            file = None
         state = NotificationState.read(text, time.time())
         yield state
-        if path is not None:
+        if file is not None:
             try:
-                write_text(path, state.write())
-            except OSError as error:
+                file.change(lambda path: write_text(path, state.write()))
+            except (OSError, ProductSyncError) as error:
                 _LOG.warning("The record of alerts cannot be written, so alerts may come again: %s.", _shown(error))
 
 
-def _read(path: Path) -> str | None:
+def _read(file: Replaced) -> str | None:
     """The file's text. A damaged file is set aside and gives ``None``."""
     try:
-        text = path.read_bytes().decode()
+        text = file.path.read_bytes().decode()
         json.loads(text)
     except ValueError:
-        set_aside(path, "The record of alerts", "Alerts may come again, and the counters of the metrics restart.")
+        file.set_aside("The record of alerts", "Alerts may come again, and the counters of the metrics restart.")
         return None
     return text
 
@@ -157,7 +156,7 @@ def _runs(
     recorded = False
     try:
         if root is not None:
-            with open_instance(env, root) as instance:
+            with open_instance(env, history_root(env)) as instance:
                 recorded = _is_recorded(instance, command.job, started_at)
                 if not env.get("DAGSTER_HOME"):
                     runs += finished_runs(instance, state.notified_until, state.seen)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import dagster as dg
 import pyarrow as pa
 
-from product_sync.errors import ConfigurationError, LocalStorageError
+from product_sync.errors import ConfigurationError, LocalStorageError, StateStoreError
 from product_sync.load.result import LoadResult
 from product_sync.orchestration import run_log
 from product_sync.orchestration.metadata import Metadata, drift_metadata
@@ -19,6 +19,7 @@ from product_sync.orchestration.names import SyncNames
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.report import drift_report
 from product_sync.settings import ReportSettings
+from product_sync.state.mirror import mirror_of
 from product_sync.verify import accounting
 from product_sync.verify.checks import CheckResult
 
@@ -37,7 +38,7 @@ def record_drift_report(
         return
     try:
         metadata = _write(sync_run, outcome, result, ReportSettings.from_environment(os.environ))
-    except (ConfigurationError, LocalStorageError, OSError, pa.ArrowException) as error:
+    except (ConfigurationError, LocalStorageError, StateStoreError, OSError, pa.ArrowException) as error:
         context.log.warning("The drift report could not be written: %s", error)
         return
     context.log.info(run_log.report(str(metadata["report"].value)))
@@ -55,7 +56,7 @@ def conclude_drift_report(
         if path.exists():
             page = drift_page.conclude(path.read_text(encoding="utf-8"), accounting.conclusion(check_results))
             sync_run.folder.write_report(sync_run.files.run_id, page)
-    except (LocalStorageError, OSError) as error:
+    except (LocalStorageError, StateStoreError, OSError) as error:
         context.log.warning("The conclusion could not be written into the drift report: %s", error)
 
 
@@ -69,6 +70,6 @@ def _write(sync_run: SyncRun, outcome: str, result: LoadResult | None, settings:
     link = (
         dg.MetadataValue.url(f"{settings.reports_url}/{path.name}")
         if settings.reports_url
-        else dg.MetadataValue.path(path)
+        else dg.MetadataValue.path(mirror.url_of(path) if (mirror := mirror_of(path)) else path)
     )
     return drift_metadata(report, link, sync_run.timing.monotonic() - started)

@@ -19,10 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from product_sync.errors import ConfigurationError, LocalStorageError, ProductSyncError, Unreachable
 from product_sync.orchestration import local_history
-from product_sync.settings import DAGSTER_HOME, dagster_home
-from product_sync.settings import state_root as state_root_of
+from product_sync.settings import DAGSTER_HOME, dagster_home, history_root
 from product_sync.state.access import refused
-from product_sync.state.storage_errors import NO_ROOM, storage_error
+from product_sync.state.storage_errors import no_room, storage_error
 
 _E = TypeVar("_E", bound=BaseException)
 _RAISED_BY_STORAGE = (SQLAlchemyError, DagsterPostgresException, CommandError, sqlite3.Error)
@@ -53,7 +52,7 @@ def open_instance(env: Mapping[str, str], state_root: Path) -> Iterator[dg.Dagst
 def check_instance(env: Mapping[str, str]) -> None:
     """Open the instance of DAGSTER_HOME once, if it is set. Raises as `open_instance`."""
     if dagster_home(env) is not None:
-        with open_instance(env, state_root_of(env)):
+        with open_instance(env, history_root(env)):
             pass
 
 
@@ -94,7 +93,7 @@ def _translated(error: Exception, env: Mapping[str, str], folder: Path, *, is_lo
 def _of_sqlite(error: sqlite3.Error, folder: Path, *, is_local: bool) -> ProductSyncError:
     name, history = getattr(error, "sqlite_errorname", ""), f"The run history {folder}"
     if name == "SQLITE_FULL":
-        return LocalStorageError(f"{history} cannot be written: no space is left on its disk.", hint=NO_ROOM)
+        return LocalStorageError(f"{history} cannot be written: no space is left on its disk.", hint=no_room(folder))
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return LocalStorageError(f"{history} is locked by another process.", hint="Wait for that process, or end it.")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR")):

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from product_sync.errors import ConfigurationError, LocalStorageError
+from product_sync.errors import ConfigurationError, LocalStorageError, NotAttempted
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.notify.run_metrics import FOLLOWED, RunMetrics
@@ -94,7 +94,7 @@ def _follow(metrics: RunMetrics, definition: SyncDefinition) -> bool:
     try:
         folder = find_by_sides(state_root(os.environ), sides_key(Databases.of(definition, os.environ)))
         stored = read_position(folder) if folder else None
-    except (ConfigurationError, LocalStorageError, OSError):
+    except (ConfigurationError, LocalStorageError, NotAttempted, OSError):
         return False
     followed: dict[str, int | float] = {}
     if stored is not None:

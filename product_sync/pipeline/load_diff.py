@@ -58,6 +58,7 @@ def load(run: SyncRun) -> LoadResult:
         pacing_of_load(run.settings, run.databases.target, run.timing) as pacing,
     ):
         run.files.write_json(store.LOAD_BEGAN, {})
+        run.files.publish(store.LOAD_BEGAN)
         run.on_load(result)
         sides, facts = Sides(source, writer, pacing), deletion_facts(run, todo, target)
         write_diff(run, run.files, todo.path, todo.source_taken_at, sides, facts, result, run.load_policy)
@@ -157,17 +158,21 @@ def update_quarantine(
 ) -> None:
     """Merge the rejects of the source snapshot and those of the load into the quarantine."""
     started = run.timing.monotonic()
-    with run.folder.alone_with_quarantine():
+    documents = [source.path(store.REJECTS), *rejects]
+
+    def merge(path: Path) -> None:
         quarantine.merge(
             run.previous_quarantine,
-            [source.path(store.REJECTS), *rejects],
-            run.folder.quarantine,
+            documents,
+            path,
             now=run.timing.now(),
             run_id=run.files.run_id,
             untried=result.untried,
             since=since,
             scope=run.scope,
         )
+
+    run.folder.replace_quarantine(merge)
     result.quarantine_s = run.timing.monotonic() - started
 
 

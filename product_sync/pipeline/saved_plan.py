@@ -45,6 +45,7 @@ def keep(folder: StateFolder, made: PendingDiff, options: RunOptions) -> str:
     copy(run.path(store.DIFF), kept.path(store.DIFF))
     shutil.copy(run.path(store.DIFF_COUNTS), kept.path(store.DIFF_COUNTS))
     kept.write_json(store.PLAN, {"extra": options.extra, "scope": options.scope})
+    kept.publish()
     return run.run_id
 
 

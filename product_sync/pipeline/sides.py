@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from product_sync.errors import LocalStorageError
 from product_sync.pipeline.databases import Databases
+from product_sync.state.replaced import Replaced
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder, read_json, write_json
 
-SIDES = "sides.json"
+SIDES = "sides"
 
 
 def sides_key(databases: Databases) -> str:
@@ -26,25 +26,27 @@ def sides_key(databases: Databases) -> str:
 
 def note_sides(folder: StateFolder, sides: str) -> None:
     """Note that the newest run of these two sides used this folder."""
-    path = folder.folder / SIDES
+    file = _file(folder.root, sides)
     with local_storage(folder.root):
-        if _noted(path) == sides:
-            os.utime(path)
-        else:
-            write_json(path, {"sides": sides})
+        if _noted(file) != folder.key:
+            file.replace(lambda path: write_json(path, {"state_key": folder.key}))
 
 
 def find_by_sides(root: Path, sides: str) -> StateFolder | None:
     """The folder that the newest run of these two sides used; ``None`` if none has noted them."""
-    noted = [path for path in root.glob(f"*/{SIDES}") if _noted(path) == sides]
-    newest = max(noted, key=lambda path: path.stat().st_mtime, default=None)
-    return StateFolder(root, newest.parent.name) if newest else None
+    key = _noted(_file(root, sides))
+    return StateFolder(root, key) if key else None
 
 
-def _noted(path: Path) -> object:
-    """The note; a damaged one counts as none."""
+def _file(root: Path, sides: str) -> Replaced:
+    return Replaced(root / SIDES / f"{sides}.json")
+
+
+def _noted(file: Replaced) -> str:
+    """The state key that is noted; a damaged note counts as none."""
+    path = file.read()
     try:
         content = read_json(path)
     except LocalStorageError:
-        return None
-    return content and content.get("sides")
+        return ""
+    return str((content or {}).get("state_key", ""))

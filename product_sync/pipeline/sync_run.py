@@ -6,6 +6,7 @@ opened for a step and closed when the step ends.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
 from product_sync.conversion.ids import named_ids
+from product_sync.errors import ProductSyncError
 from product_sync.load.loader import LoadPolicy
 from product_sync.load.result import LoadResult
 from product_sync.pipeline import change_pass, partial_run, pending_diff, saved_plan, shards
@@ -37,6 +39,7 @@ from product_sync.schema.scope import EVERYTHING, KeyRange, Scope
 from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT, row_count
+from product_sync.state.mirror import mirror_of
 from product_sync.state.storage_errors import names_storage
 from product_sync.state.store import RunFiles, StateFolder
 from product_sync.targets.postgres.health import TargetHealth, health
@@ -47,6 +50,7 @@ from product_sync.verify.checks import CheckResult
 if TYPE_CHECKING:
     from product_sync.schema.ports import Source, TargetReader
 
+_LOGGER = logging.getLogger(__name__)
 OnLoad = Callable[[LoadResult], None]
 
 
@@ -266,6 +270,13 @@ class SyncRun:
 
     # What the steps share.
 
+    def publish_unfinished(self) -> None:
+        """Let later steps and runs know what a load that ends with an error has done so far."""
+        try:
+            self.files.publish(store.LOAD_BEGAN, store.LOAD_RESULT)
+        except ProductSyncError as error:
+            _LOGGER.warning("What this step has done could not be stored: %s", error)
+
     @property
     def is_partial(self) -> bool:
         """Whether this run looks at some products only."""
@@ -375,6 +386,8 @@ def open_sync_run(
     ``on_load`` is given the result of the load when that begins; the load counts in it as it goes.
     """
     folder = StateFolder(state_root, databases.state_key)
+    if mirror := mirror_of(state_root):
+        mirror.objects.retry_s = settings.retry_s
     files = folder.begin(run_id, timing.now(), partial=settings.is_partial)
     note_sides(folder, sides_key(databases))
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from product_sync.errors import ConfigurationError, LocalStorageError, ProductSyncError
-from product_sync.state.storage_errors import NO_ROOM, storage_error
+from product_sync.state.mirror import mirror_of
+from product_sync.state.storage_errors import no_room, storage_error, what_is
 
 #: Bytes for the run history and the small files of one run.
 MIN_FREE_BYTES = 2 * 1024 * 1024
@@ -49,6 +50,8 @@ def require_usable(root: Path, *, key: str | None = None, run_history: bool = Tr
         _require_usable(root, key, run_history=run_history, needed_bytes=needed_bytes)
     except OSError as error:
         raise refused(error, root) from error
+    if mirror := mirror_of(root):
+        mirror.require_usable()
 
 
 def _require_usable(root: Path, key: str | None, *, run_history: bool, needed_bytes: int) -> None:
@@ -117,8 +120,8 @@ def _require_room(root: Path, existing: Path, needed_bytes: int) -> None:
     free, needed = found.f_bavail * found.f_frsize, MIN_FREE_BYTES + needed_bytes
     if free < needed:
         raise LocalStorageError(
-            f"The disk of the state folder {root} has {_size(free)} of free space, and a run needs {_size(needed)}.",
-            hint=NO_ROOM,
+            f"The disk of the {what_is(root)} has {_size(free)} of free space, and a run needs {_size(needed)}.",
+            hint=no_room(root),
         )
 
 

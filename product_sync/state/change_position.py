@@ -9,21 +9,18 @@ another source, filter, mapping or target has another position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock
-
 from product_sync.errors import ChangesLost, ChangesUnavailable, LocalStorageError
 from product_sync.schema.changes import ChangePosition, ClusterTime, LostReason
 from product_sync.schema.ports import Source
 from product_sync.schema.records import SourceId
-from product_sync.state.damaged_files import set_aside
+from product_sync.state.replaced import Replaced
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder, read_json, write_json
 
@@ -109,8 +106,7 @@ def take_position(folder: StateFolder, source: Source) -> ChangePosition:
     stored = read_position(folder)
     position = source.change_feed().position()
     if stored and (stored.position.collection != position.collection or stored.position.time > position.time):
-        with _alone(folder) as path:
-            path.unlink(missing_ok=True)
+        _file(folder).replace(lambda path: path.unlink(missing_ok=True))
     source.read_after(position)
     return position
 
@@ -128,25 +124,31 @@ def record_full_proof(
     False if a newer full run has stored its own. If passes have gone further meanwhile, the further position stays,
     with the unsettled products of both.
     """
-    new = StoredPosition(position, FullProof(run_id, at, position.time), unsettled)
-    with _alone(folder):
-        stored = read_position(folder)
+    proof = FullProof(run_id, at, position.time)
+
+    def record(path: Path) -> bool:
+        new, stored = StoredPosition(position, proof, unsettled), read_position(folder)
         if stored is not None and stored.position.collection == position.collection:
-            if stored.proof.time > new.proof.time:
+            if stored.proof.time > proof.time:
                 return False
             if stored.position.time > position.time:
                 new = replace(new, position=stored.position, unsettled={**unsettled, **stored.unsettled})
-        _write(folder, new)
-    return True
+        _write(path, new)
+        return True
+
+    return _file(folder).replace(record)
 
 
 def record_proof_alone(folder: StateFolder, error: ChangesUnavailable, *, run_id: str, at: datetime) -> None:
     """Store that a full run has passed its checks that could take no position. A stored position stays: it does not
     depend on this run."""
-    with _alone(folder) as path:
+    proof = FullProof(run_id, at, ClusterTime(0, 0))
+
+    def record(path: Path) -> None:
         if read_position(folder) is None:
-            proof = FullProof(run_id, at, ClusterTime(0, 0))
             _write_lost(path, LostPosition(LostReason.UNAVAILABLE, error.message, error.hint, proof))
+
+    _file(folder).replace(record)
 
 
 def advance(
@@ -158,36 +160,37 @@ def advance(
     if a newer full proof has been stored, or the position was lost. Nothing is missed: the next pass compares the same
     changes again.
     """
-    with _alone(folder):
+
+    def record(path: Path) -> bool:
         stored = read_position(folder)
         if stored is None or stored.proof != since.proof:
             return False
+        new = StoredPosition(position, stored.proof, unsettled)
         if stored.position != since.position:
-            position = max(stored.position, position, key=lambda each: each.time)
-            unsettled = {**stored.unsettled, **unsettled}
-        _write(folder, StoredPosition(position, stored.proof, unsettled))
-    return True
+            later = max(stored.position, position, key=lambda each: each.time)
+            new = replace(new, position=later, unsettled={**stored.unsettled, **unsettled})
+        _write(path, new)
+        return True
+
+    return _file(folder).replace(record)
 
 
 def lose_position(folder: StateFolder, since: StoredPosition, error: ChangesLost) -> None:
     """Forget the position ``since``, and keep why, unless a full run has stored a new one meanwhile."""
-    with _alone(folder) as path:
+
+    def record(path: Path) -> None:
         stored = read_position(folder)
         if stored is not None and stored.proof == since.proof:
             _write_lost(path, LostPosition(error.reason, error.message, error.hint, stored.proof))
 
-
-@contextmanager
-def _alone(folder: StateFolder) -> Iterator[Path]:
-    """Wait until no other run changes the file."""
-    path = folder.folder / CHANGES
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        yield path
+    _file(folder).replace(record)
 
 
-def _write(folder: StateFolder, stored: StoredPosition) -> None:
-    path = folder.folder / CHANGES
+def _file(folder: StateFolder) -> Replaced:
+    return folder.replaced(CHANGES)
+
+
+def _write(path: Path, stored: StoredPosition) -> None:
     if len(stored.unsettled) > MAX_UNSETTLED:
         lost = LostPosition(
             LostReason.TOO_MANY_UNSETTLED,
@@ -205,14 +208,15 @@ def _write_lost(path: Path, lost: LostPosition) -> None:
 
 
 def _read(folder: StateFolder) -> StoredPosition | LostPosition | None:
-    path = folder.folder / CHANGES
+    file = _file(folder)
     with local_storage(folder.root):
+        path = file.read()
         try:
             content = read_json(path)
             return None if content is None else parsed(content)
         except (LocalStorageError, TypeError, KeyError, ValueError):
             said = "The position in the source's changes", "A full sync compares everything and stores a new one."
-            set_aside(path, *said)
+            file.set_aside(*said)
             return None
 
 

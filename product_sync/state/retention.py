@@ -15,6 +15,7 @@ from product_sync.state.files import TEMPORARY
 #: snapshot of some products for one of everything, and many short runs may not remove the files of the last full one.
 RUNS: Final = "runs"
 PARTIAL_RUNS: Final = "partial_runs"
+PLANS: Final = "plans"
 #: How many runs of each kind keep their files.
 KEPT_RUNS: Final = 5
 #: A run that gave a sign of life within this time keeps its files in any case. Otherwise several dry runs during a long
@@ -24,6 +25,8 @@ KEPT_AT_LEAST: Final = timedelta(hours=1)
 KEPT_PLANS: Final = timedelta(days=1)
 #: How long the runs of other state keys are kept: their mapping may no longer be in use.
 KEPT_UNUSED: Final = timedelta(days=30)
+#: Drift reports are small, and people read them long after their run.
+KEPT_REPORTS: Final = 100
 _LEFT_BY_KILLED: Final = f".*{TEMPORARY}"
 
 

@@ -19,17 +19,18 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 import pyarrow as pa
 
 from product_sync.errors import LocalStorageError
+from product_sync.state.mirror import mirror_of
 
-NO_ROOM = "Free some space there, or set PRODUCT_SYNC_STATE to a folder on a larger disk."
+_NO_ROOM = "Free some space there, or set {variable} to a folder on a larger disk."
 _NOT_ALLOWED = "Run it as the user who owns the folder, or set PRODUCT_SYNC_STATE to a folder of this user."
 
-#: What happened, and what to do. ``{root}`` is the state folder.
+#: What happened, and what to do. ``{root}`` is the state folder or the scratch folder, ``{variable}`` sets it.
 _BY_ERRNO: dict[int, tuple[str, str]] = {
-    errno.ENOSPC: ("The disk of the state folder {root} is full: no space is left on it.", NO_ROOM),
-    errno.EDQUOT: ("The disk quota of the state folder {root} is used up: no space is left.", NO_ROOM),
-    errno.EFBIG: ("The state folder {root} may not hold a file that large.", "Raise the limit: ulimit -f."),
-    errno.EROFS: ("The state folder {root} has become read-only.", "Check the disk: the kernel's log says why."),
-    errno.EIO: ("The disk of the state folder {root} has failed.", "Check the disk: the kernel's log says why."),
+    errno.ENOSPC: ("The disk of the {root} is full: no space is left on it.", _NO_ROOM),
+    errno.EDQUOT: ("The disk quota of the {root} is used up: no space is left.", _NO_ROOM),
+    errno.EFBIG: ("The {root} may not hold a file that large.", "Raise the limit: ulimit -f."),
+    errno.EROFS: ("The {root} has become read-only.", "Check the disk: the kernel's log says why."),
+    errno.EIO: ("The disk of the {root} has failed.", "Check the disk: the kernel's log says why."),
     errno.EACCES: ("{place} cannot be read and written by this user.", _NOT_ALLOWED),
     errno.EPERM: ("{place} cannot be changed by this user.", _NOT_ALLOWED),
     errno.EMFILE: ("This process has too many files open.", "Raise the limit of open files to 256: ulimit -n 256."),
@@ -94,15 +95,31 @@ def storage_error(error: OSError | pa.ArrowInvalid, root: Path) -> LocalStorageE
     if number is None:
         number = next((number for text, number in _ERRNO_BY_TEXT.items() if text in str(error)), None)
     if number is None and any(text in str(error) for text in _DAMAGED_TEXTS):
-        return damaged(Path(_place(error) or f"A file of the state folder {root}"))
+        return damaged(Path(_place(error) or f"A file of the {what_is(root)}"))
     if number is None and not isinstance(error, OSError):
         return None
     message, hint = _BY_ERRNO.get(number or 0, ("", ""))
     if not message:
         said = os.strerror(number) if number else str(error).partition("\n")[0]
-        message, hint = f"The state folder {{root}} could not be read or written: {said}.", "Check its disk."
-    place = _place(error) or f"A file of the state folder {root}"
-    return LocalStorageError(message.format(root=root, place=place), hint=hint)
+        message, hint = f"The {{root}} could not be read or written: {said}.", "Check its disk."
+    place = _place(error) or f"A file of the {what_is(root)}"
+    return LocalStorageError(
+        message.format(root=what_is(root), place=place), hint=hint.format(variable=_variable(root))
+    )
+
+
+def what_is(root: Path) -> str:
+    """The root of the state, by its name."""
+    return f"scratch folder {root}" if mirror_of(root) else f"state folder {root}"
+
+
+def no_room(root: Path) -> str:
+    """What to do about a full disk."""
+    return _NO_ROOM.format(variable=_variable(root))
+
+
+def _variable(root: Path) -> str:
+    return "PRODUCT_SYNC_SCRATCH" if mirror_of(root) else "PRODUCT_SYNC_STATE"
 
 
 def _place(error: Exception) -> str:

@@ -11,14 +11,16 @@ Files appear whole or not at all (temporary file and rename).
     <root>/<state key>/partial_runs/<run id>/...    runs that read only some products
     <root>/<state key>/plans/<run id>/{diff.parquet,diff.json,plan.json}
     <root>/<state key>/reports/{history.json,<run id>.html}
+
+With a URL in PRODUCT_SYNC_STATE, ``root`` is the scratch folder of this process (`state.mirror`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
@@ -27,11 +29,21 @@ from typing import Any
 
 from filelock import FileLock
 
-from product_sync.errors import LocalStorageError
+from product_sync.errors import LocalStorageError, StateStoreError
 from product_sync.state.access import refused, require_usable
-from product_sync.state.damaged_files import set_aside
 from product_sync.state.files import check_parquet, replaced_durably
-from product_sync.state.retention import PARTIAL_RUNS, RUNS, changed_at, newest_runs, remove_old_files
+from product_sync.state.mirror import COMPLETE, mirror_of
+from product_sync.state.object_retention import remove_old_objects
+from product_sync.state.replaced import Replaced
+from product_sync.state.retention import (
+    KEPT_REPORTS,
+    PARTIAL_RUNS,
+    PLANS,
+    RUNS,
+    changed_at,
+    newest_runs,
+    remove_old_files,
+)
 from product_sync.state.storage_errors import damaged
 
 #: The ranges of ids of a run with shards. Each shard has a folder of its own below `SHARDS`.
@@ -58,8 +70,6 @@ VERIFIED_DIFF = "verified_diff.parquet"
 VERIFIED_COUNTS = "verified.json"
 APPROVED_DIFF = "approved_diff.parquet"
 PLAN = "plan.json"
-#: Drift reports are small, and people read them long after their run.
-KEPT_REPORTS = 100
 #: How many runs the history of drift holds.
 KEPT_HISTORY = 30
 HISTORY = "history.json"
@@ -69,7 +79,11 @@ BASELINE = "baseline.json"
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The files of one run. Names that begin with ``verified_`` are those of the reading that proves the result."""
+    """The files of one run. Names that begin with ``verified_`` are those of the reading that proves the result.
+
+    With a store (`state.mirror`) a file is fetched when it is first asked for, and other processes see the files of a
+    step once it has published them.
+    """
 
     folder: Path
 
@@ -87,14 +101,42 @@ class RunFiles:
         return RunFiles(self.folder / SHARDS / str(number))
 
     def path(self, name: str) -> Path:
-        return self.folder / name
+        """Where the file is, or will be."""
+        path = self.folder / name
+        if mirror := mirror_of(path):
+            mirror.fetch(path)
+        return path
 
     def has(self, name: str) -> bool:
-        return self.path(name).exists()
+        path = self.folder / name
+        mirror = mirror_of(path)
+        return path.exists() or (mirror is not None and mirror.entry(path) is not None)
+
+    def size(self, name: str) -> int:
+        """The bytes of a file that is there."""
+        mirror = mirror_of(self.folder)
+        entry = mirror.entry(self.folder / name) if mirror else None
+        return entry.size if entry else (self.folder / name).stat().st_size
+
+    def changed_at(self, name: str) -> float:
+        """Seconds since 1970; 0 for a file that another run has just removed."""
+        mirror = mirror_of(self.folder)
+        entry = mirror.entry(self.folder / name) if mirror else None
+        return entry.modified if entry else changed_at(self.folder / name)
+
+    def publish(self, *only: str) -> None:
+        """Let other processes see the new files, or those of them named ``only``: all at once. Without a store they see
+        them anyway. Raises `StateStoreError`."""
+        if mirror := mirror_of(self.folder):
+            mirror.publish(self.folder, only)
 
     def touch(self, now: datetime) -> None:
         """Give a sign of life. ``now`` is aware."""
         os.utime(self.folder, (now.timestamp(), now.timestamp()))
+        if mirror := mirror_of(self.folder):
+            # A store that is away for a while ends no run that does not need it.
+            with suppress(StateStoreError):
+                mirror.give_sign_of_life(self.folder)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -135,27 +177,31 @@ class StateFolder:
     def folder(self) -> Path:
         return self.root / self.key
 
+    def replaced(self, name: str) -> Replaced:
+        """A file that outlives a run."""
+        return Replaced(self.folder / name)
+
     @property
     def quarantine(self) -> Path:
-        return self.folder / QUARANTINE
+        """The newest quarantine, which may not exist."""
+        return self.replaced(QUARANTINE).read()
 
     def sound_quarantine(self) -> Path | None:
         """The file of the quarantine, after it was read once to its end; ``None`` if there is none or it is damaged."""
+        path = self.quarantine
         try:
-            if self.quarantine.exists():
-                check_parquet(self.quarantine)
-                return self.quarantine
+            if path.exists():
+                check_parquet(path)
+                return path
         except LocalStorageError:
             lost = "Every document is tried again, and `first_seen` and `attempts` count from the next sync."
-            set_aside(self.quarantine, "The quarantine", lost)
+            self.replaced(QUARANTINE).set_aside("The quarantine", lost)
         return None
 
-    @contextmanager
-    def alone_with_quarantine(self) -> Iterator[None]:
-        """Wait until no other run replaces the quarantine. The sync's lock on the target is not enough: it is lost with
-        the connection, and then another sync may begin."""
-        with FileLock(self.quarantine.with_suffix(".lock")):
-            yield
+    def replace_quarantine(self, change: Callable[[Path], object]) -> None:
+        """Call ``change`` with the path of the quarantine while no other run replaces it. The sync's lock on the target
+        is not enough: it is lost with the connection, and then another sync may begin."""
+        self.replaced(QUARANTINE).replace(change)
 
     def run(self, run_id: str) -> RunFiles:
         """The files of this run, which may have been removed."""
@@ -164,7 +210,7 @@ class StateFolder:
 
     def plan(self, plan_id: str) -> RunFiles:
         """The files of a plan, which may not exist. `PLAN` is written last."""
-        return RunFiles(self.folder / "plans" / plan_id)
+        return RunFiles(self.folder / PLANS / plan_id)
 
     def begin(self, run_id: str, now: datetime, *, partial: bool = False) -> RunFiles:
         """Make the folder of this run and remove the files of old runs. ``now`` is aware. A ``partial`` run reads only
@@ -177,11 +223,22 @@ class StateFolder:
             if not files.folder.exists():
                 self._require_usable(now)
             files.folder.mkdir(parents=True, exist_ok=True)
+            self._see_published(files)
             files.touch(now)
             remove_old_files(self.folder, now, files.folder)
         except OSError as error:
             raise refused(error, self.root) from error
         return files
+
+    def _see_published(self, files: RunFiles) -> None:
+        """See what earlier steps of the run have stored. If there are none, remove the objects of old runs."""
+        mirror = mirror_of(self.root)
+        if mirror is None:
+            return
+        is_new = mirror.is_new(files.folder)
+        if not mirror.view(files.folder, afresh=True) and is_new:
+            mirror.give_sign_of_life(files.folder)
+            remove_old_objects(mirror, files.folder)
 
     def _require_usable(self, now: datetime) -> None:
         check = partial(require_usable, self.root, key=self.key, run_history=False)
@@ -193,48 +250,47 @@ class StateFolder:
 
     def add_to_history(self, drift: PastDrift) -> list[PastDrift]:
         """The drift of the last `KEPT_HISTORY` runs. This run is the last one."""
-        path = self.folder / "reports" / HISTORY
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            earlier = [run for run in self._read_history(path) if run.run_id != drift.run_id]
+        replaced = self.replaced(f"reports/{HISTORY}")
+
+        def add(path: Path) -> list[PastDrift]:
+            earlier = [run for run in _read_history(replaced) if run.run_id != drift.run_id]
             history = [*earlier, drift][-KEPT_HISTORY:]
             write_json(path, {"runs": [asdict(run) for run in history]})
-        return history
+            return history
 
-    def _read_history(self, path: Path) -> list[PastDrift]:
-        try:
-            content = read_json(path)
-            return [] if content is None else [PastDrift(**run) for run in content["runs"]]
-        except (LocalStorageError, TypeError, KeyError):
-            set_aside(path, "The history of drift", "The drift report shows the runs from now on.")
-            return []
+        return replaced.replace(add)
 
     def report(self, run_id: str) -> Path:
         """The drift report of a run, which may not exist."""
-        return self.folder / "reports" / f"{run_id}.html"
+        path = self.folder / "reports" / f"{run_id}.html"
+        if (mirror := mirror_of(path)) and not path.exists():
+            mirror.objects.get(mirror.name_of(path), path)
+        return path
 
     def write_report(self, run_id: str, page: str) -> Path:
         """Write the drift report of a run, and remove the oldest reports beyond `KEPT_REPORTS`."""
-        path = self.report(run_id)
+        path = self.folder / "reports" / f"{run_id}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, page)
+        if mirror := mirror_of(path):
+            mirror.objects.put(mirror.name_of(path), path)
         for old in sorted(path.parent.glob("*.html"), key=changed_at, reverse=True)[KEPT_REPORTS:]:
             old.unlink(missing_ok=True)
         return path
 
     def runs(self) -> list[RunFiles]:
         """The runs that read everything and still have files, the newest first."""
-        return [RunFiles(folder) for folder in newest_runs(self.folder)]
+        mirror = mirror_of(self.folder)
+        return [RunFiles(run) for run in (mirror.runs(self.folder / RUNS) if mirror else newest_runs(self.folder))]
 
     def newest(self, name: str) -> RunFiles | None:
         """The newest run that read everything and has this file."""
-        having = [run for run in self.runs() if run.has(name)]
-        return max(having, key=lambda run: changed_at(run.path(name)), default=None)
+        return _newest(self.runs(), name)
 
     def newest_file(self, name: str) -> Path | None:
         """The newest file of this name: that of the state key itself, or that of the newest run that has one."""
-        if (own := self.folder / name).exists():
-            return own
+        if name == QUARANTINE:
+            return own if (own := self.quarantine).exists() else None
         run = self.newest(name)
         return run.path(name) if run else None
 
@@ -244,7 +300,8 @@ class StateFolder:
         If the file is damaged, the largest count of the runs that still have files takes its place. Without a baseline,
         a source that has lost half of its documents would look complete.
         """
-        path = self.folder / BASELINE
+        replaced = self.replaced(BASELINE)
+        path = replaced.read()
         try:
             content = read_json(path)
             return None if content is None else int(content["source_count"])
@@ -253,9 +310,9 @@ class StateFolder:
             largest = max(counts, key=counts.__getitem__, default=None)
         if largest is None:
             lost = "Until a sync has succeeded, source_looks_complete cannot see that the source has shrunk."
-            set_aside(path, "The baseline", lost)
+            replaced.set_aside("The baseline", lost)
             return None
-        set_aside(path, "The baseline", f"The largest count of the last runs takes its place: {counts[largest]}.")
+        replaced.set_aside("The baseline", f"The largest count of the last runs takes its place: {counts[largest]}.")
         self.write_baseline(counts[largest], largest)
         return counts[largest]
 
@@ -269,29 +326,54 @@ class StateFolder:
                 continue
 
     def write_baseline(self, source_count: int, run_id: str) -> None:
-        write_json(self.folder / BASELINE, {"source_count": source_count, "run_id": run_id})
+        content = {"source_count": source_count, "run_id": run_id}
+        self.replaced(BASELINE).replace(lambda path: write_json(path, content))
 
     def _needed_bytes(self) -> int:
         """The size of the newest two snapshots. Each run writes both sides again."""
-        found = (self.newest(name) for name in (SOURCE_ROWS, TARGET_ROWS))
-        snapshots = zip(found, (SOURCE_ROWS, TARGET_ROWS), strict=True)
-        return sum(run.path(name).stat().st_size for run, name in snapshots if run)
+        runs = self.runs()
+        snapshots = [(_newest(runs, name), name) for name in (SOURCE_ROWS, TARGET_ROWS)]
+        return sum(run.size(name) for run, name in snapshots if run)
+
+
+def _newest(runs: Iterable[RunFiles], name: str) -> RunFiles | None:
+    having = [run for run in runs if run.has(name)]
+    return max(having, key=lambda run: run.changed_at(name), default=None)
+
+
+def _read_history(replaced: Replaced) -> list[PastDrift]:
+    try:
+        content = read_json(replaced.path)
+        return [] if content is None else [PastDrift(**run) for run in content["runs"]]
+    except (LocalStorageError, TypeError, KeyError):
+        replaced.set_aside("The history of drift", "The drift report shows the runs from now on.")
+        return []
 
 
 def keys_with(root: Path, name: str) -> list[str]:
     """The state keys below ``root`` that have a file of this name, in a run or outside of the runs."""
-    found = [*root.glob(f"*/runs/*/{name}"), *root.glob(f"*/{name}")]
+    if mirror := mirror_of(root):
+        replaced = Path(name)
+        found = mirror.found(f"*/{RUNS}/*/*/{name}", f"*/{replaced.stem}/*{replaced.suffix}")
+    else:
+        found = [*root.glob(f"*/{RUNS}/*/{name}"), *root.glob(f"*/{name}")]
     return sorted({path.relative_to(root).parts[0] for path in found})
 
 
 def has_plan(root: Path, plan_id: str) -> bool:
     """Whether there is a plan of this id below ``root``, under any state key."""
-    return any(root.glob(f"*/plans/{plan_id}/{PLAN}"))
+    if mirror := mirror_of(root):
+        return bool(mirror.found(f"*/{PLANS}/{plan_id}/*/{PLAN}"))
+    return any(root.glob(f"*/{PLANS}/{plan_id}/{PLAN}"))
 
 
 def find_run(root: Path, run_id: str) -> RunFiles | None:
     """The files of a run below ``root``, under any state key; ``None`` if it has none."""
-    folder = next((path for kind in (RUNS, PARTIAL_RUNS) for path in root.glob(f"*/{kind}/{run_id}")), None)
+    kinds = (RUNS, PARTIAL_RUNS)
+    folder = next((path for kind in kinds for path in root.glob(f"*/{kind}/{run_id}")), None)
+    if folder is None and (mirror := mirror_of(root)):
+        found = mirror.found(*(f"*/{kind}/{run_id}/*/{COMPLETE}" for kind in kinds))
+        folder = found[0].parents[1] if found else None
     return RunFiles(folder) if folder else None
 
 

@@ -47,7 +47,7 @@ PACKAGE = Path(product_sync.__file__).parent
 #: Read by the operating system's conventions, and not ours to explain.
 CONVENTIONS = {"PATH"}
 #: Whose default is a rule and not a value; the rules have tests of their own (`test_settings.py`, `embedded/`).
-RULES = {MAPPING, settings.STATE, "XDG_STATE_HOME", "PRODUCT_SYNC_MONGOD", "TMPDIR"}
+RULES = {MAPPING, settings.STATE, settings.SCRATCH, "XDG_STATE_HOME", "PRODUCT_SYNC_MONGOD", "TMPDIR"}
 
 
 @cache

@@ -62,7 +62,7 @@ def test_a_state_folder_that_cannot_be_read_keeps_back_no_alert(shop: Shop, web:
     shop.put(product("a"))
     daemon = Daemon(shop.instance)
     shop.run(PRODUCT.validate_job)
-    [sides] = shop.state.glob("*/sides.json")
+    [sides] = shop.state.glob("sides/*.json")
     sides.unlink()
     sides.mkdir()
     daemon.tick()

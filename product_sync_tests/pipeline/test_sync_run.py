@@ -171,7 +171,7 @@ def test_two_runs_do_not_replace_the_quarantine_at_once(shop: Shop) -> None:
     shop.put(product("bad", price="12"))
     sync_run = read_and_compare(begin(shop))
     loading = threading.Thread(target=load, args=[sync_run])
-    with sync_run.folder.alone_with_quarantine():
+    with sync_run.folder.replaced(store.QUARANTINE).alone():
         loading.start()
         loading.join(1.0)
         assert loading.is_alive()
