@@ -295,13 +295,16 @@ def state_root(env: Environment) -> Path:
         from product_sync.state.object_store import checked_url
 
         return open_mirror(checked_url(url, STATE), _path(env, SCRATCH))
-    return _path(env, STATE) or _default_state_root(env)
+    hint = f"Set {STATE} to a folder that this user can write to and that stays."
+    return _path(env, STATE) or _default_state_root(env, hint)
 
 
 def history_root(env: Environment) -> Path:
     """Where a command without DAGSTER_HOME records its runs: in the state folder; on this machine if the state is in an
     object store, because a database cannot be."""
-    return _default_state_root(env) if _state_url(env) else state_root(env)
+    if not _state_url(env):
+        return state_root(env)
+    return _default_state_root(env, hint="Set XDG_STATE_HOME to a folder for the run history, or DAGSTER_HOME.")
 
 
 def _state_url(env: Environment) -> str:
@@ -309,7 +312,7 @@ def _state_url(env: Environment) -> str:
     return text if "://" in text else ""
 
 
-def _default_state_root(env: Environment) -> Path:
+def _default_state_root(env: Environment, hint: str) -> Path:
     if home := dagster_home(env):
         return home / "product_sync_state"
     if base := _path(env, "XDG_STATE_HOME"):
@@ -317,10 +320,7 @@ def _default_state_root(env: Environment) -> Path:
     try:
         return Path.home().absolute() / ".local" / "state" / "product_sync"
     except RuntimeError:
-        raise ConfigurationError(
-            f"{STATE} is not set, and this user has no home directory for the state folder.",
-            hint=f"Set {STATE} to a folder that this user can write to and that stays.",
-        ) from None
+        raise ConfigurationError("This user has no home directory for the state folder.", hint=hint) from None
 
 
 def dagster_home(env: Environment) -> Path | None:

@@ -1,6 +1,6 @@
-"""A real S3 server for the tests: SeaweedFS, one for all tests of a process, with a bucket for each test.
+"""A real S3 server for the tests: SeaweedFS, one for all tests of a process, with a folder for each test.
 
-`s3_server` and `bucket` are fixtures; a test module imports them by name.
+`s3_server` and `store_url` are fixtures; a test module imports them by name.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 from product_sync.embedded.process import LOOPBACK, ServerProcess, free_port
 
 _START_S = 60.0
+_BUCKET = "tests"
 _KEY, _SECRET = "tests", "the-secret-of-the-tests"
 _READER, _READER_SECRET = "reader", "the-secret-of-the-reader"
 _PORTS = (
@@ -108,8 +109,9 @@ class S3Server:
         """Whether an object can be written: the volume server is ready a little later than the others."""
         try:
             files = self.files()
-            files.mkdir("ready") if not files.exists("ready") else None
-            files.pipe_file("ready/object", b"1")
+            if not files.exists(_BUCKET):
+                files.mkdir(_BUCKET)
+            files.pipe_file(f"{_BUCKET}/ready", b"1")
         except Exception:  # noqa: BLE001 - it is not ready yet
             return False
         return True
@@ -150,10 +152,8 @@ def s3_server() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a folder in a bucket of this test alone. This process has the variables of its client."""
+def store_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a folder of this test alone. This process has the variables of its client."""
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
-    name = f"b{uuid.uuid4().hex[:12]}"
-    s3_server.files().mkdir(name)
-    return f"s3://{name}/state"
+    return f"s3://{_BUCKET}/{uuid.uuid4().hex[:12]}"

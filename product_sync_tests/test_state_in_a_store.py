@@ -12,7 +12,7 @@ import pytest
 from product_sync import api
 from product_sync.results import SyncReport
 from product_sync_tests.market import Market, product, products
-from product_sync_tests.object_store import S3Server, bucket, s3_server  # noqa: F401 - fixtures
+from product_sync_tests.object_store import S3Server, s3_server, store_url  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,11 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def in_store(market: Market, bucket: str, s3_server: S3Server, tmp_path: Path) -> Market:  # noqa: F811 - the fixtures
+def in_store(market: Market, store_url: str, s3_server: S3Server, tmp_path: Path) -> Market:  # noqa: F811 - the fixtures
     """A market whose state is in the store."""
     market.env |= {
         **s3_server.env,
-        "PRODUCT_SYNC_STATE": bucket,
+        "PRODUCT_SYNC_STATE": store_url,
         "PRODUCT_SYNC_SCRATCH": str(tmp_path / "scratch"),
         "XDG_STATE_HOME": str(tmp_path / "home"),
         "SYNC_QUARANTINE_BUDGET": "1",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from product_sync.errors import NotAttempted, SourceReadError
+from product_sync.errors import NotAttempted, SourceReadError, StateStoreError
 from product_sync.notify.alerts import Level, StatusUpdate
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import send_updates
@@ -199,8 +199,11 @@ def _not_seen(definition: SyncDefinition, now: float) -> "Look | None":
     from product_sync.pipeline.watch import Look
     from product_sync.state.change_position import read_position
 
-    folder = find_by_sides(state_root(os.environ), sides_key(Databases.of(definition, os.environ)))
-    stored = read_position(folder) if folder else None
+    try:
+        folder = find_by_sides(state_root(os.environ), sides_key(Databases.of(definition, os.environ)))
+        stored = read_position(folder) if folder else None
+    except StateStoreError:
+        return None
     return Look(stored, lag_s=max(0.0, now - stored.position.time.seconds)) if stored else None
 
 

@@ -34,6 +34,8 @@ from product_sync.verify.snapshot_lookup import EarlierFile, Explained, explain_
 EXAMINED = 100
 #: How many earlier runs are examined.
 _EARLIER_RUNS = 5
+#: Bytes that are fetched from a store to examine earlier runs.
+_FETCHED_BYTES = 1024 * 1024 * 1024
 _SHOWN_QUARANTINED = 50
 
 
@@ -134,8 +136,9 @@ def created_at(line: Explained) -> datetime | None:
 
 
 def earlier_files(folder: StateFolder, own: set[str], before: datetime) -> Iterator[EarlierFile]:
-    """The snapshots of the newest runs before this one."""
+    """The snapshots of the newest runs before this one; of those in a store at most `_FETCHED_BYTES`."""
     runs = [run for run in folder.runs() if run.run_id not in own]
+    left = _FETCHED_BYTES
     for run in runs[:_EARLIER_RUNS]:
         files = [
             (Side.SOURCE, store.SOURCE_ROWS, store.REJECTS),
@@ -143,6 +146,9 @@ def earlier_files(folder: StateFolder, own: set[str], before: datetime) -> Itera
             (Side.TARGET, store.VERIFIED_TARGET_ROWS, None),
         ]
         for side, name, rejects in files:
+            left -= run.to_fetch(name)
+            if left < 0:
+                return
             try:
                 at = pending_diff.taken_at(run.path(name))
             except (OSError, KeyError, LocalStorageError):  # that run did not read it, or it was removed or damaged

@@ -23,8 +23,9 @@ MIN_FREE_BYTES = 2 * 1024 * 1024
 #: Written and removed, to find quotas, read-only file systems and full disks that report free space.
 _TRIAL_BYTES = 64 * 1024
 ANOTHER_FOLDER = "Set PRODUCT_SYNC_STATE to a folder that this user can write to."
-#: Files below the state folder that every run writes to: the record of alerts, and the local run history.
-_SHARED = ("notifications.*",)
+#: Files below the state folder that every run writes to: the record of alerts, the notes of whose state is where, and
+#: the local run history.
+_SHARED = ("notifications.*", "sides", "sides/*")
 _RUN_HISTORY = (
     "dagster.lock",
     "dagster",

@@ -131,12 +131,12 @@ class Mirror:
         """Whether this process has given no sign of life of the run of ``folder``."""
         return self._run(folder) not in self._alive_at
 
-    def give_sign_of_life(self, folder: Path) -> None:
+    def give_sign_of_life(self, folder: Path, retry_s: float | None = None) -> None:
         """Keep the files of a run that works for hours and publishes nothing."""
         run, now = self._run(folder), self.objects.timing.monotonic()
         if now - self._alive_at.get(run, -_ALIVE_EVERY_S) >= _ALIVE_EVERY_S:
             self._alive_at[run] = now
-            self.objects.put(f"{self.name_of(run)}/{ALIVE}", self.empty)
+            self.objects.put(f"{self.name_of(run)}/{ALIVE}", self.empty, retry_s)
 
     @cached_property
     def empty(self) -> Path:
@@ -157,6 +157,11 @@ def runs_of(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
         run = entry.name.split("/")[:_RUN_PARTS]
         by_run["/".join(run)].append(entry)
     return by_run
+
+
+def group_of(entry: Entry) -> str:
+    """The group of a published file. Groups of one process are in order."""
+    return entry.name.split("/")[_RUN_PARTS]
 
 
 def last_sign(entries: Iterable[Entry]) -> float:

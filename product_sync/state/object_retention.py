@@ -25,10 +25,11 @@ from product_sync.state.retention import (
 
 def remove_old_objects(mirror: Mirror, own: Path) -> None:
     """Remove what is too old of all syncs. ``own`` is the folder of the run that asks for it."""
-    mirror.objects.remove(entry.name for entry in _old(mirror.objects.entries(), mirror.name_of(own)))
+    mirror.objects.remove(entry.name for entry in old_objects(mirror.objects.entries(), mirror.name_of(own)))
 
 
-def _old(entries: list[Entry], own: str) -> Iterator[Entry]:
+def old_objects(entries: list[Entry], own: str) -> Iterator[Entry]:
+    """The objects to remove of ``entries``, which are all. ``own`` is the name of the run's folder."""
     runs = runs_of(entries)
     at = {run: last_sign(found) for run, found in runs.items()}
     own_key, newer = own.partition("/")[0], Counter[str]()

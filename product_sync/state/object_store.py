@@ -6,6 +6,8 @@ store that does not answer is asked again for `retry_s` seconds.
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -51,6 +53,7 @@ _EXPECTED: Final = "Expected: s3://bucket/folder, gs://bucket/folder or az://con
 _CREDENTIALS: Final = "Check the credentials and the rights: docs/object-store.md lists them."
 #: What a server of S3 answers where a new object is there already, or is being created by somebody else.
 _EXISTS: Final = ("PreconditionFailed", "ConditionalRequestConflict")
+_OF_DISKS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
 #: Packages of the drivers. Errors of other packages are faults of this program.
 _OF_DRIVERS: Final = ("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs")
 _WRONG_CREDENTIALS: Final = re.compile("Credential|ClientAuthentication|Refresh|TokenRetrieval|ProfileNotFound|Login")
@@ -100,6 +103,7 @@ class ObjectStore:
             self._fs: Any = fsspec.filesystem(
                 scheme, use_listings_cache=False, skip_instance_cache=True, **self._driver.options
             )
+            self._fs.retries = 1
         except ImportError as error:
             raise ConfigurationError(
                 f"The driver for {scheme}:// is not installed.",
@@ -117,7 +121,7 @@ class ObjectStore:
             for name, info in found.items()
             if info["type"] == "file"
         )
-        return [entry for entry in listed if entry.name.startswith(prefix)]
+        return [entry for entry in listed if entry.name and entry.name.startswith(prefix)]
 
     def get(self, name: str, path: Path) -> bool:
         """Write the object to ``path``, whole or not at all. False if there is no such object."""
@@ -134,9 +138,9 @@ class ObjectStore:
             part.replace(path)
         return True
 
-    def put(self, name: str, path: Path) -> None:
-        """Make ``path`` the object of this name, which may exist."""
-        self._patiently(lambda: self._fs.put_file(str(path), self._at(name), **self._driver.put))
+    def put(self, name: str, path: Path, retry_s: float | None = None) -> None:
+        """Make ``path`` the object of this name, which may exist. ``retry_s`` replaces that of the store."""
+        self._patiently(lambda: self._fs.put_file(str(path), self._at(name), **self._driver.put), retry_s)
 
     def create(self, name: str, path: Path) -> bool:
         """Make ``path`` a new object. False if there is another one of this name."""
@@ -151,7 +155,7 @@ class ObjectStore:
         """Whether the object has the content of ``path``: an attempt without an answer may have created it."""
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".get.") as folder:
             other = Path(folder) / path.name
-            return self.get(name, other) and _same_content(path, other)
+            return self.get(name, other) and filecmp.cmp(path, other, shallow=False)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects. One that is gone already is no error."""
@@ -166,7 +170,7 @@ class ObjectStore:
             first.write_text("1")
             second.write_text("2")
             name = f"{TRIAL}/{Path(folder).name}"
-            self._created(name, first)
+            self.create(name, first)
             try:
                 if self.create(name, second):
                     raise ConfigurationError(
@@ -177,21 +181,13 @@ class ObjectStore:
             finally:
                 self.remove([name])
 
-    def _created(self, name: str, path: Path) -> None:
-        try:
-            self._fs.put_file(str(path), self._at(name), mode="create", **self._driver.put)
-        except FileNotFoundError as error:
-            raise self._no_bucket() from error
-        except Exception as error:  # noqa: BLE001 - translated, or tried again
-            self._translated(error)
-            self.create(name, path)
-
     def _at(self, name: str) -> str:
         return f"{self._base}/{name}"
 
-    def _patiently(self, attempt: Callable[[], _T], **answers: Any) -> _T:
+    def _patiently(self, attempt: Callable[[], _T], retry_s: float | None = None, **answers: Any) -> _T:
         """The result of ``attempt``, or that of ``answers`` if the object is ``missing`` or ``exists``."""
-        backoff = Backoff(RetryPolicy(longest_s=5.0, total_s=self.retry_s), self.timing)
+        total_s = self.retry_s if retry_s is None else retry_s
+        backoff = Backoff(RetryPolicy(longest_s=5.0, total_s=total_s), self.timing)
         while True:
             backoff.attempt()
             try:
@@ -206,19 +202,15 @@ class ObjectStore:
     def _translated(self, error: Exception) -> ProductSyncError:
         """The error in words. Another library's text may hold a secret, so only its class and code are shown. Raises
         ``error`` if it is none of the store."""
+        if _is_of_this_machine(error):
+            raise error
         code = _code(error) or type(error).__name__
         if isinstance(error, FileNotFoundError):
             return self._no_bucket()
         if isinstance(error, PermissionError) or _WRONG_CREDENTIALS.search(type(error).__name__):
             return AccessDenied(f"The store {self.url} refuses this user: {code}.", hint=_CREDENTIALS)
-        module = type(error).__module__.partition(".")[0]
-        if isinstance(error, OSError) and not _is_of_a_disk(error):
-            return self._away(code)
-        if module not in _OF_DRIVERS:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _OF_DRIVERS:
             raise error
-        return self._away(code)
-
-    def _away(self, code: str) -> StateStoreError:
         return StateStoreError(
             f"The store {self.url} does not answer as it should: {code}.",
             hint="Check that it is up and can be reached from here, then run it again.",
@@ -247,18 +239,14 @@ def _code(error: BaseException) -> str:
     return ""
 
 
-def _is_of_a_disk(error: OSError) -> bool:
-    """Whether the file system has raised it: it names the local file, and the drivers' errors do not."""
-    return isinstance(error.filename, str) and error.filename.startswith("/")
+def _is_of_this_machine(error: Exception) -> bool:
+    """Whether the local file system has raised it: it names the local file, or says what no driver says."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in _OF_DISKS or (isinstance(error.filename, str) and error.filename.startswith("/"))
 
 
 def _modified(info: dict[str, Any]) -> float:
     """Each driver has its own name and form for it."""
     found = next(info[name] for name in ("LastModified", "last_modified", "mtime", "updated") if info.get(name))
     return (found if isinstance(found, datetime) else datetime.fromisoformat(str(found))).timestamp()
-
-
-def _same_content(one: Path, other: Path) -> bool:
-    import filecmp
-
-    return filecmp.cmp(one, other, shallow=False)

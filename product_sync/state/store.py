@@ -29,10 +29,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from product_sync.errors import LocalStorageError, StateStoreError
+from product_sync.errors import LocalStorageError, ProductSyncError
 from product_sync.state.access import refused, require_usable
 from product_sync.state.files import check_parquet, replaced_durably
-from product_sync.state.mirror import COMPLETE, mirror_of
+from product_sync.state.mirror import group_of, mirror_of
 from product_sync.state.object_retention import remove_old_objects
 from product_sync.state.replaced import Replaced
 from product_sync.state.retention import (
@@ -118,11 +118,16 @@ class RunFiles:
         entry = mirror.entry(self.folder / name) if mirror else None
         return entry.size if entry else (self.folder / name).stat().st_size
 
-    def changed_at(self, name: str) -> float:
-        """Seconds since 1970; 0 for a file that another run has just removed."""
+    def to_fetch(self, name: str) -> int:
+        """The bytes to fetch from the store before the file can be read."""
+        is_here = mirror_of(self.folder) is None or (self.folder / name).exists()
+        return 0 if is_here or not self.has(name) else self.size(name)
+
+    def age_rank(self, name: str) -> tuple[float, str]:
+        """Larger for a newer file: its time, and within a second of the store's clock the order of the groups."""
         mirror = mirror_of(self.folder)
         entry = mirror.entry(self.folder / name) if mirror else None
-        return entry.modified if entry else changed_at(self.folder / name)
+        return (entry.modified, group_of(entry)) if entry else (changed_at(self.folder / name), "")
 
     def publish(self, *only: str) -> None:
         """Let other processes see the new files, or those of them named ``only``: all at once. Without a store they see
@@ -134,9 +139,9 @@ class RunFiles:
         """Give a sign of life. ``now`` is aware."""
         os.utime(self.folder, (now.timestamp(), now.timestamp()))
         if mirror := mirror_of(self.folder):
-            # A store that is away for a while ends no run that does not need it.
-            with suppress(StateStoreError):
-                mirror.give_sign_of_life(self.folder)
+            # A store that is away for a while neither ends nor delays a run that does not need it now.
+            with suppress(ProductSyncError):
+                mirror.give_sign_of_life(self.folder, retry_s=0)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -210,7 +215,10 @@ class StateFolder:
 
     def plan(self, plan_id: str) -> RunFiles:
         """The files of a plan, which may not exist. `PLAN` is written last."""
-        return RunFiles(self.folder / PLANS / plan_id)
+        folder = self.folder / PLANS / plan_id
+        if mirror := mirror_of(folder):
+            mirror.view(folder, afresh=True)
+        return RunFiles(folder)
 
     def begin(self, run_id: str, now: datetime, *, partial: bool = False) -> RunFiles:
         """Make the folder of this run and remove the files of old runs. ``now`` is aware. A ``partial`` run reads only
@@ -338,7 +346,7 @@ class StateFolder:
 
 def _newest(runs: Iterable[RunFiles], name: str) -> RunFiles | None:
     having = [run for run in runs if run.has(name)]
-    return max(having, key=lambda run: run.changed_at(name), default=None)
+    return max(having, key=lambda run: run.age_rank(name), default=None)
 
 
 def _read_history(replaced: Replaced) -> list[PastDrift]:
@@ -368,12 +376,8 @@ def has_plan(root: Path, plan_id: str) -> bool:
 
 
 def find_run(root: Path, run_id: str) -> RunFiles | None:
-    """The files of a run below ``root``, under any state key; ``None`` if it has none."""
-    kinds = (RUNS, PARTIAL_RUNS)
-    folder = next((path for kind in kinds for path in root.glob(f"*/{kind}/{run_id}")), None)
-    if folder is None and (mirror := mirror_of(root)):
-        found = mirror.found(*(f"*/{kind}/{run_id}/*/{COMPLETE}" for kind in kinds))
-        folder = found[0].parents[1] if found else None
+    """The files of a run of this machine below ``root``, under any state key; ``None`` if it has none."""
+    folder = next((path for kind in (RUNS, PARTIAL_RUNS) for path in root.glob(f"*/{kind}/{run_id}")), None)
     return RunFiles(folder) if folder else None
 
 

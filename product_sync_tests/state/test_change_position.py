@@ -31,6 +31,7 @@ from product_sync.state.change_position import (
     record_full_proof,
     record_proof_alone,
 )
+from product_sync.state.mirror import mirror_of
 from product_sync.state.store import StateFolder
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -39,8 +40,8 @@ LOST = ChangesLost("The oplog is too short.", reason="history_lost", hint="Make 
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> StateFolder:
-    return StateFolder(tmp_path, "key")
+def folder(root: Path) -> StateFolder:
+    return StateFolder(root, "key")
 
 
 def at(second: int, *, collection: str = "uuid", token: str = "") -> ChangePosition:
@@ -184,12 +185,12 @@ def test_a_full_run_of_a_source_that_cannot_be_followed_is_a_proof_without_a_pos
 
 
 _ADVANCE_FOR_EVER = """
-import itertools, sys
-from pathlib import Path
+import itertools, os
 from product_sync.schema.changes import ChangePosition, ClusterTime
+from product_sync.settings import state_root
 from product_sync.state.change_position import advance, read_position
 from product_sync.state.store import StateFolder
-folder = StateFolder(Path(sys.argv[1]), "key")
+folder = StateFolder(state_root(os.environ), "key")
 for second in itertools.count(11):
     stored = read_position(folder)
     advance(folder, stored, ChangePosition("token" * 1000, ClusterTime(second, 1), "uuid"), {})
@@ -199,8 +200,10 @@ for second in itertools.count(11):
 
 def test_a_kill_leaves_a_whole_position_that_is_not_older_than_the_last_one_stored(folder: StateFolder) -> None:
     prove(folder, at(10))
+    mirror = mirror_of(folder.root)
+    env = {**os.environ, "PRODUCT_SYNC_STATE": mirror.objects.url if mirror else str(folder.root)}
     with subprocess.Popen(
-        [sys.executable, "-c", _ADVANCE_FOR_EVER, str(folder.root)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _ADVANCE_FOR_EVER], stdout=subprocess.PIPE, text=True, env=env
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
