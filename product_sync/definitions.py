@@ -8,17 +8,18 @@ import os
 
 import dagster as dg
 
-from product_sync.runtime.process import collect_seldom, end_without_collecting, stay_small
+from product_sync.runtime.process import collect_seldom, end_sooner, stay_small
 
 # Before Arrow is imported (docs/decisions/0112).
 collect_seldom()
 stay_small()
-end_without_collecting()
 
 from product_sync.orchestration.build import build_definitions  # noqa: E402
 from product_sync.orchestration.executor import executor_of  # noqa: E402
 from product_sync.schema.definition import load_definitions  # noqa: E402
 from product_sync.settings import ExecutorSettings, PageSettings, ScheduleSettings  # noqa: E402
+
+end_sooner()
 
 defs: dg.Definitions = build_definitions(
     load_definitions(os.environ),

@@ -166,7 +166,7 @@ def test_a_reader_that_has_gone_is_told_as_ever() -> None:
 
 def test_unused_objects_are_not_searched_for_at_the_end() -> None:
     program = (
-        "from product_sync.runtime.process import end_without_collecting\n"
+        "from product_sync.runtime.process import end_sooner\n"
         "{prepare}\n"
         "class Ring:\n"
         "    def __init__(self): self.me = self\n"
@@ -174,7 +174,15 @@ def test_unused_objects_are_not_searched_for_at_the_end() -> None:
         "Ring()\n"
     )
     assert run(program.format(prepare="")).stdout == "found\n"
-    assert run(program.format(prepare="end_without_collecting()")).stdout == ""
+    assert run(program.format(prepare="end_sooner()")).stdout == ""
+
+
+def test_dagster_s_processes_do_not_wait_for_the_threads_of_closed_clients_at_the_end() -> None:
+    program = (
+        "{prepare}\nfrom pymongo.synchronous import monitor\nmonitor._shutdown_monitors = lambda: print('waits')\n"
+    )
+    assert run(program.format(prepare="")).stdout == "waits\n"
+    assert run(program.format(prepare="import product_sync.definitions")).stdout == ""
 
 
 def test_dagster_s_processes_are_as_small_as_the_command() -> None:
