@@ -27,8 +27,10 @@ _REMOVED_AT_ONCE = 20
 _AT_MOST = 200
 #: Seconds to wait for another command that opens the history. Creating it takes two to five.
 _LOCK_S = 120.0
+#: The output of a command is not copied into the history (docs/decisions/0206).
 _CONFIG = """\
 telemetry: {enabled: false}
+compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}
 nux: {enabled: false}
 python_logs: {managed_python_loggers: [product_sync], python_log_level: INFO}
 """
