@@ -136,7 +136,7 @@ class TestChecks:
     def test_a_validation_that_finds_a_difference_names_it_and_fails(self, market: Market) -> None:
         market.stock(products(3))
         market.copy([product(1, title="Old"), product(2), product(9)])
-        report = api.validate()
+        report = api.validate(settle_seconds=0)
         assert (report.exit_status, report.valid) == (1, False)
         assert (report.missing_ids, report.changed_ids, report.extra_ids) == (["p0000"], ["p0001"], ["p0009"])
         assert len(market.rows()) == 3

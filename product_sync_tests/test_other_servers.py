@@ -194,7 +194,7 @@ class TestReadOnly:
         try:
             report = refused("read_only", 3, database(market), "default_transaction_read_only")
             assert api.sync(dry_run=True).raise_for_error().missing == 1
-            assert api.validate().missing_in_target == 1
+            assert api.validate(settle_seconds=0).missing_in_target == 1
         finally:
             assert report.error
             market.sql(report.error.hint)

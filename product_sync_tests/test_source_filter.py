@@ -37,7 +37,7 @@ def test_only_matching_products_are_copied_and_one_that_no_longer_matches_is_ext
     with MongoClient[dict[str, Any]](market.mongodb_url) as client:
         client.get_default_database()["products"].update_one({"_id": "p0000"}, {"$set": {"status": "sold"}})
 
-    reported = market.run("sync", "--mapping", mapping, "--delay-ms", "0", "--json")
+    reported = market.run("sync", "--mapping", mapping, "--settle-seconds", "0", "--json")
     counts = [reported.answer[name] for name in ("extra", "updated")]
     assert (counts, len(market.rows())) == ([1, 1], 30), reported.everything
     assert market.sql('SELECT DISTINCT "sellerId" FROM product') == [("house",)]
