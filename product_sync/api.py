@@ -10,7 +10,6 @@ returned whatever happened; ``report.raise_for_error()`` turns what ended it int
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 
     from product_sync.orchestration.resources import Listener
     from product_sync.pipeline.databases import Databases
-
-
-_LOG = logging.getLogger("product_sync.notify.dispatch")
 
 
 def sync(
@@ -286,15 +282,10 @@ def _notifying(report: SyncReport | ValidationReport, instance: dg.DagsterInstan
 
 def notify_of_error(report: SyncReport | ValidationReport, error: BaseException, started_at: datetime) -> None:
     """Send alerts about an error that ended the command of ``report``, once for each error. Raises nothing."""
-    if not _has_channels():
-        return
-    try:
+    if _has_channels():
         from product_sync.orchestration import after_command
 
         job, sync = _job_of(report)
-    except Exception as broken:  # noqa: BLE001 - the first error is the one that counts
-        _LOG.error("Nobody could be notified: %s.", type(broken).__name__)
-    else:
         after_command.notify_of_error(os.environ, lambda: state_root(os.environ), job, error, started_at, sync)
 
 

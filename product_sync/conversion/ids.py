@@ -89,10 +89,7 @@ def named_ids(given: Iterable[str]) -> Ids:
     `ConfigurationError` for text that no database accepts."""
     texts, others = set(), set()
     for text in given:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ConfigurationError("The id is not valid UTF-8.", hint="Give the id as the target has it.") from None
+        require_utf8(text)
         texts.add(text)
         if text.startswith(("{", '"')):
             with suppress(ValueError):
@@ -103,6 +100,14 @@ def named_ids(given: Iterable[str]) -> Ids:
                     document = base64.b64encode(bson.encode({"_id": bson_id})).decode()
                     others.add(SourceId(IdType.OTHER, document))
     return Ids(sorted(texts), sorted(others))
+
+
+def require_utf8(given: str) -> None:
+    """Raises `ConfigurationError` for an id that no database accepts."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError("The id is not valid UTF-8.", hint="Give the id as the target has it.") from None
 
 
 def is_canonical_uuid(text: str) -> bool:

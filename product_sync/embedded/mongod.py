@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 
 from pymongo import MongoClient
@@ -22,6 +21,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from product_sync.embedded.errors import EmbeddedServerError
 from product_sync.embedded.libraries import EXIT_LOADER, missing_libraries
+from product_sync.embedded.placement import files_of
 from product_sync.embedded.process import LOOPBACK, ServerProcess, port_in_use, stop_server
 
 VARIABLE = "PRODUCT_SYNC_MONGOD"
@@ -57,15 +57,9 @@ def find_mongod(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def _from_wheel() -> Path | None:
-    for distribution in _DISTRIBUTIONS:
-        try:
-            files = metadata.files(distribution) or []
-        except metadata.PackageNotFoundError:
-            continue
-        for file in files:
-            if file.name in {"mongod", "mongod.exe"}:
-                return _executable(Path(str(file.locate())))
-    return None
+    found = (path for each in _DISTRIBUTIONS for path in files_of(each) if path.name in {"mongod", "mongod.exe"})
+    path = next(found, None)
+    return _executable(path) if path else None
 
 
 def _executable(path: Path) -> Path | None:

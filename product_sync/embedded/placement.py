@@ -14,7 +14,7 @@ import pwd
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -69,17 +69,19 @@ def places(folder: Path, account: Account | None, say: Callable[[str], None]) ->
 
 def _wheel() -> Path:
     """The folder of PostgreSQL 18 in the wheel. Importing the package would create its lock files."""
-    try:
-        files = metadata.files(DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
+    for file in files_of(DISTRIBUTION):
         if file.name == "postgres" and f"pginstall{MAJOR_VERSION}" in file.parts:
-            return Path(str(file.locate())).parent.parent
+            return file.parent.parent
     raise EmbeddedServerError(
         f"There is no PostgreSQL: the package {DISTRIBUTION}, which holds it, is not installed.",
         hint="Install product_sync[embedded], or use your own servers (CART_DB_URL, PRODUCT_SERVICE_MONGODB_URL).",
     )
+
+
+def files_of(distribution: str) -> Iterator[Path]:
+    """The files of an installed package; none if it is not installed."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        yield from (Path(str(file.locate())) for file in metadata.files(distribution) or ())
 
 
 def outside_folders(folder: Path) -> list[Path]:

@@ -31,10 +31,10 @@ from product_sync.pipeline.dry_run import DryRunResult
 from product_sync.pipeline.load_diff import loaded
 from product_sync.pipeline.sync_run import SHOWN, DiffSummary, SyncRun
 from product_sync.report.drift_report import DriftReport
+from product_sync.results import PredictedCheck
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.scope import Everything
-from product_sync.verify.checks import CheckResult
 from product_sync.verify.verification import Verification
 
 Metadata = dict[str, Any]
@@ -104,7 +104,10 @@ def preview_metadata(sync_run: SyncRun, preview: DryRunResult) -> Metadata:
         "estimate": preview.estimate.because or "measured: the first batch was run and rolled back",
         "privileges": preview.lacking or "sufficient",
         "predicted_checks": dg.MetadataValue.json(
-            [as_record(check_result) for check_result in preview.prediction.check_results]
+            [
+                asdict(PredictedCheck(each.check, each.passed, str(each.severity), each.description))
+                for each in preview.prediction.check_results
+            ]
         ),
         **by_kind(preview.first),
         "sample": sample(preview.sample_product),
@@ -113,16 +116,6 @@ def preview_metadata(sync_run: SyncRun, preview: DryRunResult) -> Metadata:
         "first_quarantined": entries(rejects),
         "first_differences": whole_differences(preview.first),
         "quarantine_entries": whole_entries(rejects),
-    }
-
-
-def as_record(check_result: CheckResult) -> dict[str, str | bool]:
-    """A check result as JSON, for programs."""
-    return {
-        "check": check_result.check,
-        "passed": check_result.passed,
-        "severity": str(check_result.severity),
-        "description": check_result.description,
     }
 
 

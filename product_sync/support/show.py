@@ -15,8 +15,7 @@ import pyarrow as pa
 from product_sync.compare import quarantine
 from product_sync.compare.quarantine_entries import entries_of
 from product_sync.conversion.extended_json import parse_json
-from product_sync.conversion.ids import can_be_in, possible_ids, source_id, source_key
-from product_sync.errors import ConfigurationError
+from product_sync.conversion.ids import can_be_in, possible_ids, require_utf8, source_id, source_key
 from product_sync.load.exclusions import in_the_way_now
 from product_sync.pipeline.databases import Databases
 from product_sync.report.drift_report import earlier_files
@@ -50,10 +49,7 @@ class Wanted:
 def interpretations_of(given: str) -> list[Wanted]:
     """The ways to read an id. Text comes first, because an id may only look like extended JSON. Raises
     `ConfigurationError` for text that no database accepts."""
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        raise ConfigurationError("The id is not valid UTF-8.", hint="Give the id as the target has it.") from None
+    require_utf8(given)
     if not given.startswith(("{", '"')):
         return [Wanted(given)]
     try:

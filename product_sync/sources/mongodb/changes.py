@@ -10,10 +10,10 @@ has reached this time, then the stream until it is empty.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import bson
 from bson.codec_options import CodecOptions
@@ -22,15 +22,15 @@ from bson.timestamp import Timestamp
 from pymongo import ReadPreference
 from pymongo.change_stream import ChangeStream
 from pymongo.database import Database
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure
 
 from product_sync.errors import ChangesLost, ChangesUnavailable, ProductSyncError
 from product_sync.runtime.backoff import Backoff, RetryPolicy
 from product_sync.runtime.clock import Timing
 from product_sync.schema.changes import ChangePosition, Changes, ClusterTime, LostReason
 from product_sync.schema.records import SourceId
-from product_sync.sources.mongodb.collection import REPLICATION_MS, collection_uuid, has_reached
-from product_sync.sources.mongodb.errors import failed_in_mid_read, is_transient, reason, translated
+from product_sync.sources.mongodb.collection import REPLICATION_MS, collection_uuid, has_reached, with_retries
+from product_sync.sources.mongodb.errors import reason, translated
 from product_sync.sources.mongodb.id_match import id_of_element
 from product_sync.sources.mongodb.paging import only_id
 
@@ -71,7 +71,6 @@ _FULL_RUN = "The next full sync compares everything, and changes are followed ag
 _LONGER_OPLOG = f"{_FULL_RUN} Give the source a longer oplog, or follow the changes at shorter intervals."
 
 _Database = Database[dict[str, Any]]
-_Result = TypeVar("_Result")
 
 
 class MongoChanges:
@@ -87,11 +86,12 @@ class MongoChanges:
     def position(self) -> ChangePosition:
         """See `ChangeFeed.position`. The time is asked for after the stream was opened, so that a read that waits for
         this time has seen everything before the token."""
-        return self._with_retries(self._position, self._unavailable)
+        return with_retries(self._position, self._database, Backoff(self._retry, self._timing), self._unavailable)
 
     def changes(self, since: ChangePosition, *, max_events: int, within_s: float) -> Changes:
         """See `ChangeFeed.changes`."""
-        return self._with_retries(partial(self._changes, since, max_events, within_s), self._lost)
+        read = partial(self._changes, since, max_events, within_s)
+        return with_retries(read, self._database, Backoff(self._retry, self._timing), self._lost)
 
     def _position(self) -> ChangePosition:
         collection = self._collection_uuid()
@@ -165,21 +165,6 @@ class MongoChanges:
 
     def _majority_has(self, time: ClusterTime) -> bool:
         return has_reached(self._database, self._name, time, "majority", ReadPreference.PRIMARY)
-
-    def _with_retries(
-        self, read: Callable[[], _Result], fatal: Callable[[OperationFailure], ProductSyncError]
-    ) -> _Result:
-        backoff = Backoff(self._retry, self._timing)
-        while True:
-            backoff.attempt()
-            try:
-                return read()
-            except PyMongoError as error:
-                if is_transient(error) and backoff.wait():
-                    continue
-                if isinstance(error, OperationFailure) and not is_transient(error):
-                    raise fatal(error) from error
-                raise failed_in_mid_read(error, self._database) from error
 
     def _unavailable(self, error: OperationFailure) -> ProductSyncError:
         """The error if no stream can be opened at all."""

@@ -26,7 +26,7 @@ from pymongo.read_concern import ReadConcern
 
 from product_sync.conversion.document import IN_NO_DOCUMENT
 from product_sync.conversion.elements import Documents, elements
-from product_sync.errors import ChangesUnavailable, ConfigurationError, SourceMissing, SourceReadError
+from product_sync.errors import ChangesUnavailable, ConfigurationError, ProductSyncError, SourceMissing, SourceReadError
 from product_sync.runtime.backoff import Backoff, RetryPolicy
 from product_sync.runtime.clock import Timing
 from product_sync.schema.changes import ClusterTime
@@ -205,15 +205,27 @@ class SourceCollection:
         return {"$and": [query, self._filter]} if self._filter else query
 
     def _with_retries(self, read: Callable[[], _Result]) -> _Result:
-        """Run ``read`` until it succeeds, fails for good, or the time for retries is used up."""
-        backoff = Backoff(self._retry, self._timing)
-        while True:
-            backoff.attempt()
-            try:
-                return read()
-            except PyMongoError as error:
-                if not is_transient(error) or not backoff.wait():
-                    raise failed_in_mid_read(error, self._database) from error
+        return with_retries(read, self._database, Backoff(self._retry, self._timing))
+
+
+def with_retries(
+    read: Callable[[], _Result],
+    database: Database[Any],
+    backoff: Backoff,
+    fatal: Callable[[OperationFailure], ProductSyncError] | None = None,
+) -> _Result:
+    """Run ``read`` until it succeeds, fails for good, or the time for retries is used up. ``fatal`` makes the error of
+    a refused operation."""
+    while True:
+        backoff.attempt()
+        try:
+            return read()
+        except PyMongoError as error:
+            if is_transient(error) and backoff.wait():
+                continue
+            if fatal and isinstance(error, OperationFailure) and not is_transient(error):
+                raise fatal(error) from error
+            raise failed_in_mid_read(error, database) from error
 
 
 def _first_batch(cursor: bytes) -> Documents:
