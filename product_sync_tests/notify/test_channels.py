@@ -14,7 +14,7 @@ from product_sync import api, cli
 from product_sync.errors import ConfigurationError, ProductSyncError
 from product_sync.notify.channels import resolve_channels
 from product_sync.results import Report
-from product_sync.settings import PageSettings, ScheduleSettings
+from product_sync.settings import ExecutorSettings, PageSettings, ScheduleSettings
 from product_sync.terminal import summaries
 from product_sync_tests.docs.pages import codes, page
 from product_sync_tests.market import clean_environment
@@ -47,6 +47,7 @@ OF_A_RUN = CHANNELS | {
     "SYNC_BATCH_SIZE": "0",
     "SYNC_BATCH_DELAY_MS": "soon",
     "SYNC_PACING": "quick",
+    "SYNC_SHARDS": "0",
     "SYNC_QUARANTINE_BUDGET": "2",
     "DAGSTER_HOME": "/nowhere",
 }
@@ -57,6 +58,8 @@ OF_THE_DEFINITIONS = {
     "SYNC_CHANGES_SECONDS": "-1",
     "SYNC_CHANGES_LAG_MINUTES": "0",
     "SYNC_FULL_PROOF_HOURS": "a day",
+    "SYNC_EXECUTOR": "elsewhere",
+    "SYNC_EXECUTOR_CONFIG": "/nowhere.yaml",
     "PRODUCT_SYNC_FRESH_MINUTES": "-1",
     "PRODUCT_SYNC_OWNERS": "somebody",
     "PRODUCT_SYNC_DOCS_URL": "docs.example",
@@ -139,6 +142,7 @@ def test_every_mistake_is_named_at_once_and_the_same_ones_by_doctor(
 @pytest.mark.parametrize("name", OF_THE_DEFINITIONS)
 def test_a_wrong_value_of_the_definitions_is_refused_when_they_are_loaded(name: str) -> None:
     from product_sync.orchestration.build import build_definitions
+    from product_sync.orchestration.executor import executor_of
     from product_sync.schema.definition import load_definitions
 
     env = {name: OF_THE_DEFINITIONS[name]}
@@ -147,6 +151,7 @@ def test_a_wrong_value_of_the_definitions_is_refused_when_they_are_loaded(name: 
             load_definitions({}),
             schedule=ScheduleSettings.from_environment(env),
             pages=PageSettings.from_environment(env),
+            executor=executor_of(ExecutorSettings.from_environment(env)),
         )
 
 
