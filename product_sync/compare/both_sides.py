@@ -28,6 +28,7 @@ from product_sync.runtime.progress import OnProgress
 from product_sync.schema.ports import Source, TargetReader
 from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import RUN_ID, TAKEN_AT, read_metadata, release_memory
+from product_sync.state.mirror import is_there
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class BothFiles:
 
     def found_unmatched(self) -> tuple[Path, Path] | None:
         """The rows without an identical partner, if these files belong to these two snapshots."""
-        if not all(path.exists() for path in self.unmatched):
+        if not all(map(is_there, self.unmatched)):
             return None
         read = _read(read_metadata(self.source_rows), read_metadata(self.target_rows))
         return self.unmatched if all(read.items() <= read_metadata(path).items() for path in self.unmatched) else None

@@ -7,7 +7,6 @@ source.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -43,7 +42,7 @@ def keep(folder: StateFolder, made: PendingDiff, options: RunOptions) -> str:
     kept = folder.plan(run.run_id)
     kept.folder.mkdir(parents=True, exist_ok=True)
     copy(run.path(store.DIFF), kept.path(store.DIFF))
-    shutil.copy(run.path(store.DIFF_COUNTS), kept.path(store.DIFF_COUNTS))
+    kept.write_json(store.DIFF_COUNTS, run.read_json(store.DIFF_COUNTS) or {})
     kept.write_json(store.PLAN, {"extra": options.extra, "scope": options.scope})
     kept.publish()
     return run.run_id

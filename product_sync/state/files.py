@@ -17,7 +17,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from product_sync.state.joined_parquet import Joined, JoinedParquet, joined_at
+from product_sync.state.joined_parquet import Joined, JoinedParquet, footer, joined_at
+from product_sync.state.mirror import here
 from product_sync.state.storage_errors import opening_parquet
 
 #: Metadata of every file: the source and target that it belongs to (`RowSchema.state_key`), the run that wrote it, and
@@ -135,7 +136,7 @@ def opened(path: Path) -> pq.ParquetFile | JoinedParquet:
     """Open a file for reading, as a context manager. Arrow's read-ahead is off: it would keep every byte until the file
     is closed, 55 MB for each million products of a load."""
     joined = joined_at(path)
-    return JoinedParquet(joined.parts) if joined else pq.ParquetFile(path, pre_buffer=False)
+    return JoinedParquet(joined.parts) if joined else pq.ParquetFile(here(path), pre_buffer=False)
 
 
 def join(path: Path, parts: Sequence[Path]) -> None:
@@ -204,7 +205,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     with opening_parquet(path):
         if joined := joined_at(path):
             return dict(joined.metadata)
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = footer(path).schema.to_arrow_schema().metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
@@ -215,8 +216,9 @@ def read_schema(path: Path) -> pa.Schema:
 
 
 def row_count(path: Path) -> int:
-    with opening_parquet(path), opened(path) as file:
-        return int(file.metadata.num_rows)
+    with opening_parquet(path):
+        joined = joined_at(path)
+        return int(JoinedParquet(joined.parts).num_rows if joined else footer(path).num_rows)
 
 
 def check_parquet(path: Path) -> None:

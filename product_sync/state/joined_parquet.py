@@ -15,6 +15,8 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from product_sync.state.mirror import here, mirror_of
+
 
 @dataclass(frozen=True, slots=True)
 class Joined:
@@ -31,11 +33,21 @@ class Joined:
 
 def joined_at(path: Path) -> Joined | None:
     """The table at ``path``, if it has several files. A Parquet file begins with its own mark."""
-    with path.open("rb") as file:
+    if (mirror := mirror_of(path)) and mirror.is_large(path):
+        return None
+    with here(path).open("rb") as file:
         if file.read(1) != b"{":
             return None
         content = json.loads(b"{" + file.read())
     return Joined([path.parent / part for part in content["parts"]], content["metadata"])
+
+
+def footer(path: Path) -> Any:
+    """The metadata of a Parquet file. A large one in a store is not fetched for it."""
+    mirror = mirror_of(path)
+    if mirror and mirror.is_large(path) and (entry := mirror.entry(path)):
+        return mirror.objects.read(entry.name, pq.read_metadata)
+    return pq.read_metadata(here(path))
 
 
 class JoinedParquet:
@@ -43,7 +55,7 @@ class JoinedParquet:
 
     def __init__(self, parts: Sequence[Path]) -> None:
         self._parts = parts
-        self._metadata = [pq.read_metadata(path) for path in parts]
+        self._metadata = [footer(path) for path in parts]
         counts = [each.num_row_groups for each in self._metadata]
         self._groups = [(part, group) for part, count in enumerate(counts) for group in range(count)]
         self._open: tuple[int, Any] | None = None
@@ -77,7 +89,7 @@ class JoinedParquet:
         return self._part(0).schema_arrow
 
     def read(self) -> pa.Table:
-        return pa.concat_tables([pq.ParquetFile(path).read() for path in self._parts])
+        return pa.concat_tables([pq.ParquetFile(here(path)).read() for path in self._parts])
 
     def read_row_group(self, at: int, columns: Sequence[str] | None = None) -> pa.Table:
         part, group = self._groups[at]
@@ -93,7 +105,7 @@ class JoinedParquet:
     def _part(self, number: int) -> Any:
         if self._open is None or self._open[0] != number:
             self._close()
-            self._open = number, pq.ParquetFile(self._parts[number], pre_buffer=False)
+            self._open = number, pq.ParquetFile(here(self._parts[number]), pre_buffer=False)
         return self._open[1]
 
     def _close(self) -> None:

@@ -39,6 +39,8 @@ ALIVE: Final = ".alive"
 _ALIVE_EVERY_S: Final = 600.0
 _PREFIX: Final = "product_sync_scratch_"
 _LOCK: Final = ".lock"
+#: Files up to this size are fetched whole. Of larger ones the metadata is read alone.
+_SMALL_BYTES: Final = 1024 * 1024
 #: The parts of a path below the root that name a run or a plan: state key, folder of runs, id.
 _RUN_PARTS: Final = 3
 
@@ -104,6 +106,15 @@ class Mirror:
         """Bring a published file here, unless there is one already."""
         if not path.exists() and (entry := self.entry(path)) and self.objects.get(entry.name, path):
             self._same[path] = _stamp(path)
+
+    def has(self, path: Path) -> bool:
+        """Whether a file of a run is here, or published."""
+        return path.exists() or self.entry(path) is not None
+
+    def is_large(self, path: Path) -> bool:
+        """Whether a file is not here and costs more to fetch than to look into."""
+        entry = None if path.exists() else self.entry(path)
+        return entry is not None and entry.size > _SMALL_BYTES
 
     def publish(self, folder: Path, only: Collection[str] = ()) -> None:
         """Make one group of the new files below ``folder``, a run or a part of one; of those named ``only``, if any."""
@@ -194,6 +205,19 @@ _MIRRORS: dict[tuple[str, Path | None], Mirror] = {}
 def mirror_of(path: Path) -> Mirror | None:
     """The mirror that ``path`` belongs to; ``None`` for a file of a local state folder."""
     return next((mirror for mirror in _MIRRORS.values() if path.is_relative_to(mirror.root)), None)
+
+
+def is_there(path: Path) -> bool:
+    """Whether the file of a run exists, here or in the store."""
+    mirror = mirror_of(path)
+    return mirror.has(path) if mirror else path.exists()
+
+
+def here(path: Path) -> Path:
+    """``path``, after its file was fetched from the store if it is a published one of a run."""
+    if mirror := mirror_of(path):
+        mirror.fetch(path)
+    return path
 
 
 def open_mirror(url: str, scratch: Path | None = None) -> Path:

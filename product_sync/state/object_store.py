@@ -138,6 +138,15 @@ class ObjectStore:
             part.replace(path)
         return True
 
+    def read(self, name: str, use: Callable[[Any], _T]) -> _T:
+        """The result of ``use``, which reads parts of the object as of a file."""
+
+        def read() -> _T:
+            with self._fs.open(self._at(name), "rb", cache_type="none") as file:
+                return use(file)
+
+        return self._patiently(read)
+
     def put(self, name: str, path: Path, retry_s: float | None = None) -> None:
         """Make ``path`` the object of this name, which may exist. ``retry_s`` replaces that of the store."""
         self._patiently(lambda: self._fs.put_file(str(path), self._at(name), **self._driver.put), retry_s)

@@ -32,7 +32,7 @@ from filelock import FileLock
 from product_sync.errors import LocalStorageError, ProductSyncError
 from product_sync.state.access import refused, require_usable
 from product_sync.state.files import check_parquet, replaced_durably
-from product_sync.state.mirror import group_of, mirror_of
+from product_sync.state.mirror import group_of, here, is_there, mirror_of
 from product_sync.state.object_retention import remove_old_objects
 from product_sync.state.replaced import Replaced
 from product_sync.state.retention import (
@@ -81,7 +81,7 @@ BASELINE = "baseline.json"
 class RunFiles:
     """The files of one run. Names that begin with ``verified_`` are those of the reading that proves the result.
 
-    With a store (`state.mirror`) a file is fetched when it is first asked for, and other processes see the files of a
+    With a store (`state.mirror`) a file is fetched when it is first read, and other processes see the files of a
     step once it has published them.
     """
 
@@ -101,27 +101,23 @@ class RunFiles:
         return RunFiles(self.folder / SHARDS / str(number))
 
     def path(self, name: str) -> Path:
-        """Where the file is, or will be."""
-        path = self.folder / name
-        if mirror := mirror_of(path):
-            mirror.fetch(path)
-        return path
+        """Where the file is, or will be. What reads it fetches it (`mirror.here`)."""
+        return self.folder / name
 
     def has(self, name: str) -> bool:
-        path = self.folder / name
-        mirror = mirror_of(path)
-        return path.exists() or (mirror is not None and mirror.entry(path) is not None)
+        return is_there(self.path(name))
 
     def size(self, name: str) -> int:
-        """The bytes of a file that is there."""
-        mirror = mirror_of(self.folder)
-        entry = mirror.entry(self.folder / name) if mirror else None
-        return entry.size if entry else (self.folder / name).stat().st_size
+        """The bytes of a file, with those of the same name of shards."""
+        if mirror := mirror_of(self.folder):
+            found = [entry.size for path, entry in mirror.view(self.folder).items() if Path(path).name == name]
+        else:
+            found = [path.stat().st_size for path in self.folder.rglob(name)]
+        return sum(found)
 
     def to_fetch(self, name: str) -> int:
-        """The bytes to fetch from the store before the file can be read."""
-        is_here = mirror_of(self.folder) is None or (self.folder / name).exists()
-        return 0 if is_here or not self.has(name) else self.size(name)
+        """The bytes to fetch from the store before all of the file can be read."""
+        return 0 if mirror_of(self.folder) is None or self.path(name).exists() else self.size(name)
 
     def age_rank(self, name: str) -> tuple[float, str]:
         """Larger for a newer file: its time, and within a second of the store's clock the order of the groups."""
@@ -154,7 +150,7 @@ class RunFiles:
         write_json(self.path(name), content)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        return read_json(self.path(name))
+        return read_json(here(self.path(name)))
 
 
 @dataclass(frozen=True, slots=True)

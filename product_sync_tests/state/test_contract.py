@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from product_sync.pipeline.sides import find_by_sides, note_sides
+from product_sync.state.files import join, opened, read_metadata, row_count
 from product_sync.state.store import (
     BASELINE,
     KEPT_HISTORY,
@@ -57,6 +58,26 @@ def test_another_process_reads_the_files_of_a_run(root: Path, elsewhere: Path) -
     other.publish()
     again = StateFolder(root, "key").begin("run", NOW)
     assert again.read_json("load.json") == {"inserted": 1}
+
+
+def test_a_table_of_shards_is_counted_elsewhere_without_its_rows_and_then_read(
+    root: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("product_sync.state.mirror._SMALL_BYTES", 1_000)
+    files = StateFolder(root, "key").begin("run", NOW)
+    parts = [pa.table({"id": [f"{shard}-{number}" for number in range(1_000)]}) for shard in range(2)]
+    for number, rows in enumerate(parts):
+        path = files.shard(number).path("source.parquet")
+        write_parquet(path, rows.schema, rows.to_batches(), metadata={"run_id": "run"})
+    join(files.path("source.parquet"), [files.shard(number).path("source.parquet") for number in range(2)])
+    files.publish()
+    other = StateFolder(elsewhere, "key").begin("run", NOW)
+    first = other.shard(0).path("source.parquet")
+    assert (row_count(first), read_metadata(first)["run_id"]) == (1_000, "run")
+    assert row_count(other.path("source.parquet")) == 2_000
+    assert root == elsewhere or not first.exists(), "only its metadata was read"
+    with opened(other.path("source.parquet")) as file:
+        assert file.read() == pa.concat_tables(parts)
 
 
 def test_a_step_that_is_repeated_elsewhere_replaces_what_it_has_left(root: Path, elsewhere: Path) -> None:
