@@ -98,19 +98,22 @@ def watch_sensor(
             _notify(context, state, _lag(settings, definition, _not_seen(definition, now)))
             return dg.SensorResult(skip_reason=why, cursor=state.write())
 
-        # A look would keep as unsettled what the pass settles, such as an extra row, and ask for another pass.
-        passes = dg.RunsFilter(job_name=names.changes_job, statuses=list(UNFINISHED))
-        if unfinished := context.instance.get_runs(passes, limit=1):
-            return without_a_look(f"Run {unfinished[0].run_id} compares the changes; the next tick looks again.")
+        def unfinished_pass() -> str:
+            """Opens Dagster's storage, which costs more than a look: nothing else in a quiet tick does."""
+            passes = dg.RunsFilter(job_name=names.changes_job, statuses=list(UNFINISHED))
+            return next((run.run_id for run in context.instance.get_runs(passes, limit=1)), "")
+
         settle_s = RunOptions.resolve(os.environ, steps.defaults).settle_seconds
         try:
             with kept.use(os.environ) as databases:
                 folder = StateFolder(state_root(os.environ), databases.state_key)
-                found = look(databases, folder, settle_s=settle_s)
+                found = look(databases, folder, settle_s=settle_s, unfinished_pass=unfinished_pass)
         except (NotAttempted, SourceReadError) as error:
             return without_a_look(str(error))
+        if found.waits_for:
+            return without_a_look(f"Run {found.waits_for} compares the changes; the next tick looks again.")
         _notify(context, state, [*_lag(settings, definition, found), *_stream(definition, found)])
-        text, request = _decide(context.instance, definition, found)
+        text, request = _decide(context, definition, found)
         records = state.must_record(found, _condition(found), now)
         events: list[Any] = []
         if records:
@@ -126,7 +129,7 @@ def watch_sensor(
 
 
 def _decide(
-    instance: dg.DagsterInstance, definition: SyncDefinition, found: "Look"
+    context: dg.SensorEvaluationContext, definition: SyncDefinition, found: "Look"
 ) -> tuple[str, dg.RunRequest | None]:
     """What the tick says, and the run that it asks for."""
     text, names = said(found), SyncNames.of(definition.name)
@@ -140,6 +143,7 @@ def _decide(
         wanted, wait_s = names.changes_job, RETRY_S
     else:
         return text, None
+    instance = context.instance
     if reason := why_not_now(instance, definition):
         return f"{text} {reason}", None
     last = next(iter(instance.get_run_records(dg.RunsFilter(job_name=wanted), limit=1)), None)

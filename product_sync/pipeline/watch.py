@@ -7,8 +7,8 @@ differs stays in the unsettled set until a run, or the event that was on its way
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -46,7 +46,8 @@ class Look:
 
     ``due`` are the products that differ although their event is older than the settle time, and that no run has tried
     yet; ``tried`` are those that a run could not settle. ``backlog`` says that there are too many events for a look, or
-    that too many products differ to be kept as unsettled: then the position has not moved.
+    that too many products differ to be kept as unsettled: then the position has not moved. Nor has it if products
+    differ while the run ``waits_for`` compares them.
     """
 
     stored: StoredPosition | None
@@ -57,11 +58,26 @@ class Look:
     due: Collection[SourceId] = ()
     tried: Collection[SourceId] = ()
     backlog: bool = False
+    waits_for: str = ""
     unsettled: Mapping[SourceId, Unsettled] = field(default_factory=dict)
 
 
-def look(databases: Databases, folder: StateFolder, *, settle_s: float, timing: Timing = SYSTEM_TIMING) -> Look:
+def _no_pass() -> str:
+    return ""
+
+
+def look(
+    databases: Databases,
+    folder: StateFolder,
+    *,
+    settle_s: float,
+    unfinished_pass: Callable[[], str] = _no_pass,
+    timing: Timing = SYSTEM_TIMING,
+) -> Look:
     """Compare what changed since the stored position, and store the new one.
+
+    If a product differs, ``unfinished_pass`` is asked for the id of a pass that is queued or at work: the look would
+    keep as unsettled what the pass settles, such as an extra row, and another pass would follow, without end.
 
     Raises `ChangesUnavailable` if the source cannot be followed, and the errors of reading either side. Then the
     position stays as it was.
@@ -83,6 +99,8 @@ def look(databases: Databases, folder: StateFolder, *, settle_s: float, timing: 
         differing = _differing(databases, folder, source, changes, ids) if ids else {}
     if len(differing) > MAX_UNSETTLED:
         return backlog
+    if differing and (run_id := unfinished_pass()):
+        return replace(backlog, backlog=False, waits_for=run_id)
     unsettled = {each: _unsettled(since, changes, each, is_refused) for each, is_refused in differing.items()}
     change_position.advance(folder, since, changes.position, unsettled)
     due: list[SourceId] = []

@@ -34,9 +34,9 @@ LOOKS = 40
 def _settles_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event is given up at once, and not after five seconds."""
 
-    def look_now(databases: Databases, folder: StateFolder, *, settle_s: float) -> watch.Look:
+    def look_now(databases: Databases, folder: StateFolder, *, settle_s: float, **options: Any) -> watch.Look:
         assert settle_s == 5.0
-        return look(databases, folder, settle_s=0.0)
+        return look(databases, folder, settle_s=0.0, **options)
 
     monkeypatch.setattr(watch, "look", look_now)
 
@@ -127,7 +127,7 @@ def test_while_a_run_is_queued_or_at_work_it_looks_and_starts_none(shop: Shop) -
     assert watching.requested() == [PRODUCT.changes_job]
 
 
-def test_while_a_pass_is_at_work_it_does_not_look_so_that_what_that_has_settled_stays_settled(shop: Shop) -> None:
+def test_while_a_pass_is_at_work_it_keeps_nothing_so_that_what_that_has_settled_stays_settled(shop: Shop) -> None:
     shop.put(*(product(name) for name in ids(20)))
     assert shop.run().success
     watching = Watch(shop)
@@ -142,6 +142,17 @@ def test_while_a_pass_is_at_work_it_does_not_look_so_that_what_that_has_settled_
     assert shop.run(PRODUCT.changes_job).success
     assert "p0004" in shop.rows
     assert watching.said().endswith("0 differ.")
+
+
+def test_a_tick_that_finds_nothing_new_does_not_open_dagsters_storage(shop: Shop) -> None:
+    shop.put(product("a"))
+    assert shop.run().success
+    watching = Watch(shop)
+    watching.tick()
+    shop.put(product("a", note="not mapped"))
+    without_storage = dg.build_sensor_context(cursor=watching.cursor, repository_def=watching.repository)
+    data = watching.sensor.evaluate_tick(without_storage)
+    assert (data.skip_message or "").endswith("1 changes, 1 product compared, 0 differ.")
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
