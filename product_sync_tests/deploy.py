@@ -21,9 +21,25 @@ def compose() -> dict[str, Any]:
     return content
 
 
-def helm_values() -> dict[str, Any]:
+def helm_values(*, folder: bool = False) -> dict[str, Any]:
+    """The values; with ``folder`` those of ``--values values.yaml --values values-folder.yaml``."""
     content: dict[str, Any] = yaml.safe_load((DEPLOY / "helm" / "values.yaml").read_text())
-    return content
+    over = yaml.safe_load((DEPLOY / "helm" / "values-folder.yaml").read_text()) if folder else {}
+    values: dict[str, Any] = _merged(content, over)
+    return values
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """As Helm does it: maps are merged, everything else is replaced."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
+
+
+def env_files(service: dict[str, Any]) -> list[str]:
+    """The names of the env files of a service of the compose file, those too that may be missing."""
+    files = service["env_file"]
+    return [each["path"] if isinstance(each, dict) else each for each in ([files] if isinstance(files, str) else files)]
 
 
 class _Repeating(dict[str, Any]):

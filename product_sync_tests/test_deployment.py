@@ -13,25 +13,42 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
+from dagster_k8s import K8sRunLauncher
+from dagster_k8s.container_context import K8sContainerContext
+from dagster_k8s.job import UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 from psycopg.conninfo import conninfo_to_dict
 
 from product_sync.embedded.servers import Servers
 from product_sync_tests.databases import cart_database
-from product_sync_tests.deploy import DEPLOY, OURS, ROOT, UNITS, compose, env_file, helm_values, started, unit
+from product_sync_tests.deploy import (
+    DEPLOY,
+    OURS,
+    ROOT,
+    UNITS,
+    compose,
+    env_file,
+    env_files,
+    helm_values,
+    started,
+    unit,
+)
 from product_sync_tests.docs.test_guide import defaults, told, variables_read, written
 from product_sync_tests.market import Market, products
+
+STATE = "PRODUCT_SYNC_STATE"
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 FOR_DAGSTER = {"DAGSTER_HOME", "DAGSTER_PG_URL"}
 #: Where the files of `deploy/` set the variable, or nobody needs it there.
 ELSEWHERE = FOR_DAGSTER | {"PRODUCT_SYNC_STATE", "XDG_STATE_HOME", "PRODUCT_SYNC_MONGOD", "TMPDIR"}
+#: Of the driver of S3 (docs/scale.md).
+OF_S3 = {"AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 #: Of the official image of PostgreSQL.
 OF_POSTGRES = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD"}
 #: Directives of systemd.unit(5), systemd.service(5), systemd.exec(5), systemd.kill(5) and systemd.timer(5) in use.
@@ -68,10 +85,14 @@ CHART: dict[str, Any] = {
                 "name": None, "image": {"repository", "tag", "pullPolicy"}, "dagsterApiGrpcArgs": None, "port": None,
                 "env": None, "envSecrets": None, "volumes": None, "volumeMounts": None, "podSecurityContext": None,
                 "securityContext": None, "resources": None, "readinessProbe": None,
+                "includeConfigInLaunchedRuns": {"enabled"},
             }
         ],
     },
-    "runLauncher": {"type": None, "config": {"customRunLauncher": {"module", "class", "config"}}},
+    "runLauncher": {
+        "type": None,
+        "config": {"customRunLauncher": {"module", "class", "config"}, "k8sRunLauncher": {"imagePullPolicy"}},
+    },
     "postgresql": {"enabled", "postgresqlHost", "postgresqlScheme", "postgresqlUsername", "postgresqlDatabase"},
     "generatePostgresqlPasswordSecret": None,
     "rabbitmq": {"enabled"},
@@ -93,6 +114,7 @@ class TestVariables:
     def test_every_variable_of_an_env_file_is_read_by_somebody(self) -> None:
         assert env_file("dagster.env").keys() <= FOR_DAGSTER | OF_POSTGRES
         assert env_file("sync.env").keys() <= variables_read()
+        assert env_file("store.env").keys() == {STATE} | OF_S3
 
     def test_every_variable_of_the_sync_is_in_its_env_file(self) -> None:
         assert env_file("sync.env").keys() == variables_read() - ELSEWHERE
@@ -111,13 +133,13 @@ class TestVariables:
             assert {name for name, _ in set_by(path)} <= variables_read() | {"PATH"}, path.name
         own = {"PATH", "PYTHONUNBUFFERED", "ARROW_DEFAULT_MEMORY_POOL"}
         assert set(re.findall(r"^(?:ENV|   ) (\w+)=", DOCKERFILE, re.MULTILINE)) <= variables_read() | own
-        [deployment] = helm_values()["dagster-user-deployments"]["deployments"]
-        assert {variable["name"] for variable in deployment["env"]} <= variables_read()
+        assert {variable["name"] for variable in deployment(folder=True)["env"]} <= variables_read()
 
     def test_only_the_code_location_knows_the_two_sides(self) -> None:
         services = compose()["services"]
-        assert [name for name in OURS if "sync.env" in services[name]["env_file"]] == ["code-location"]
-        assert all("dagster.env" in services[name]["env_file"] for name in OURS)
+        for file in ("sync.env", "store.env"):
+            assert [name for name in OURS if file in env_files(services[name])] == ["code-location"]
+        assert all("dagster.env" in env_files(services[name]) for name in OURS)
         for name in OURS:
             files = unit(DEPLOY / "systemd" / f"product-sync-{name}.service")["Service"]["EnvironmentFile"]
             assert ("/etc/product_sync/sync.env" in files) is (name == "code-location")
@@ -216,33 +238,40 @@ class TestSystemd:
         assert (DEPLOY / "systemd" / "product-sync.timer") in UNITS
 
 
+def deployment(*, folder: bool) -> dict[str, Any]:
+    """The code location in the values of Helm."""
+    [found] = helm_values(folder=folder)["dagster-user-deployments"]["deployments"]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["the state in a store", "the state in a folder"])
 class TestHelm:
-    def test_every_key_is_one_that_the_chart_knows(self) -> None:
-        unknown(helm_values(), CHART, "values")
+    def test_every_key_is_one_that_the_chart_knows(self, folder: bool) -> None:
+        unknown(helm_values(folder=folder), CHART, "values")
 
-    def test_the_code_location_is_started_as_in_the_compose_file(self) -> None:
-        [deployment] = helm_values()["dagster-user-deployments"]["deployments"]
+    def test_the_code_location_is_started_as_in_the_compose_file(self, folder: bool) -> None:
         command = compose()["services"]["code-location"]["command"]
-        assert command[-2:] == deployment["dagsterApiGrpcArgs"]
-        assert command[command.index("-p") + 1] == str(deployment["port"])
+        assert command[-2:] == deployment(folder=folder)["dagsterApiGrpcArgs"]
+        assert command[command.index("-p") + 1] == str(deployment(folder=folder)["port"])
 
-    def test_its_user_and_folders_are_those_of_the_image(self) -> None:
-        [deployment] = helm_values()["dagster-user-deployments"]["deployments"]
-        assert f"USER {deployment['securityContext']['runAsUser']}\n" in DOCKERFILE
-        assert f"DAGSTER_HOME={helm_values()['dagsterHome']} " in DOCKERFILE
-        [mount] = deployment["volumeMounts"]
-        assert f"PRODUCT_SYNC_STATE={mount['mountPath']}\n" in DOCKERFILE
+    def test_its_user_and_folders_are_those_of_the_image(self, folder: bool) -> None:
+        assert f"USER {deployment(folder=folder)['securityContext']['runAsUser']}\n" in DOCKERFILE
+        assert f"DAGSTER_HOME={helm_values(folder=folder)['dagsterHome']} " in DOCKERFILE
+        mounts = [mount["mountPath"] for mount in deployment(folder=folder).get("volumeMounts", ())]
+        assert mounts == (re.findall(r"PRODUCT_SYNC_STATE=(.+)\n", DOCKERFILE) if folder else [])
 
-    def test_the_instance_that_the_chart_makes_of_it_is_one(self, servers: Servers, tmp_path: Path) -> None:
+    def test_the_instance_that_the_chart_makes_of_it_is_one(
+        self, folder: bool, servers: Servers, tmp_path: Path
+    ) -> None:
         """The chart's templates write this into dagster.yaml."""
-        values = helm_values()
-        launcher = values["runLauncher"]["config"]["customRunLauncher"]
-        assert issubclass(getattr(import_module(launcher["module"]), launcher["class"]), dg.DefaultRunLauncher)
+        values = helm_values(folder=folder)
         queue = values["dagsterDaemon"]["runCoordinator"]["config"]["queuedRunCoordinator"]
+        (tmp_path / "kubeconfig").write_text(KUBECONFIG)
         with cart_database(servers) as url:
             content = {
                 "storage": {"postgres": {"postgres_db": database(url, values["postgresql"])}},
-                "run_launcher": launcher,
+                "run_launcher": launcher(values["runLauncher"], tmp_path / "kubeconfig"),
                 "run_coordinator": {
                     "module": "dagster",
                     "class": values["dagsterDaemon"]["runCoordinator"]["type"],
@@ -258,7 +287,68 @@ class TestHelm:
             with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
                 run = instance.create_run_for_job(nothing)
                 instance.report_engine_event("an event is written, which is what the driver decides about", run)
-                assert instance.run_launcher.__class__ is dg.DefaultRunLauncher
+                assert instance.run_launcher.__class__ is (dg.DefaultRunLauncher if folder else K8sRunLauncher)
+                if not folder:
+                    nothing_is_mounted_in_the_pod_of(run, instance, deployment(folder=False))
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: none, cluster: {server: "http://127.0.0.1:1"}}]
+contexts: [{name: none, context: {cluster: none, user: none}}]
+users: [{name: none, user: {token: none}}]
+current-context: none
+"""
+
+
+def launcher(values: dict[str, Any], kubeconfig: Path) -> dict[str, Any]:
+    """What the chart's template writes of ``runLauncher``; in the cluster it finds the config of the cluster."""
+    if values["type"] == "CustomRunLauncher":
+        given: dict[str, Any] = values["config"]["customRunLauncher"]
+        return given
+    assert values["type"] == "K8sRunLauncher", "the chart's own"
+    config = {
+        "load_incluster_config": False,
+        "kubeconfig_file": str(kubeconfig),
+        "job_namespace": "shop",
+        "image_pull_policy": values["config"]["k8sRunLauncher"]["imagePullPolicy"],
+        "service_account_name": "dagster",
+        "dagster_home": helm_values()["dagsterHome"],
+        "instance_config_map": "dagster-instance",
+        "postgres_password_secret": "dagster-postgresql-secret",
+    }
+    return {"module": "dagster_k8s", "class": "K8sRunLauncher", "config": config}
+
+
+def nothing_is_mounted_in_the_pod_of(
+    run: dg.DagsterRun, instance: dg.DagsterInstance, code_location: dict[str, Any]
+) -> None:
+    """The job of Kubernetes for a run, as the launcher makes it of what the chart gives the code location."""
+    assert code_location["includeConfigInLaunchedRuns"] == {"enabled": True}
+    run_launcher = instance.run_launcher
+    assert isinstance(run_launcher, K8sRunLauncher)
+    context = run_launcher.get_container_context_for_run(run).merge(
+        K8sContainerContext(
+            env_secrets=[secret["name"] for secret in code_location["envSecrets"]],
+            resources=code_location["resources"],
+            run_k8s_config=UserDefinedDagsterK8sConfig(
+                container_config={"security_context": code_location["securityContext"]}
+            ),
+        )
+    )
+    job = construct_dagster_k8s_job(
+        context.get_k8s_job_config(job_image="product_sync:0.1.0", run_launcher=run_launcher),
+        args=["dagster", "api", "execute_run"],
+        job_name="run",
+        user_defined_k8s_config=context.run_k8s_config,
+    )
+    pod = job.spec.template.spec
+    [container] = pod.containers
+    assert (pod.volumes, container.volume_mounts) == ([], [])
+    assert {source.secret_ref.name for source in container.env_from} == {"product-sync", "product-sync-store"}
+    assert container.security_context.run_as_non_root
+    assert container.resources.limits == {"memory": "1Gi"}
 
 
 @dg.op

@@ -24,7 +24,7 @@ import pytest
 from product_sync.embedded.process import free_port
 from product_sync.embedded.servers import Servers
 from product_sync_tests.databases import cart_database
-from product_sync_tests.deploy import DEPLOY, OURS, ROOT, compose, env_file
+from product_sync_tests.deploy import DEPLOY, OURS, ROOT, compose, env_file, env_files
 from product_sync_tests.market import Market, clean_environment, open_market, products
 
 _LAUNCH = """
@@ -101,8 +101,7 @@ def services(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
         def environment(name: str) -> dict[str, str]:
             """What the image and the env files of the service give it."""
-            files = compose()["services"][name]["env_file"]
-            given = [variable for file in ([files] if isinstance(files, str) else files) for variable in env_file(file)]
+            given = [variable for file in env_files(compose()["services"][name]) for variable in env_file(file)]
             path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
             image = {"PATH": path, "DAGSTER_HOME": str(home), "PRODUCT_SYNC_STATE": str(market.state)}
             return {**clean_environment(), **image, **{name: known[name] for name in given if name in known}}
