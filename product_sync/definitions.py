@@ -17,7 +17,7 @@ stay_small()
 from product_sync.orchestration.build import build_definitions  # noqa: E402
 from product_sync.orchestration.executor import executor_of  # noqa: E402
 from product_sync.schema.definition import load_definitions  # noqa: E402
-from product_sync.settings import ExecutorSettings, PageSettings, ScheduleSettings  # noqa: E402
+from product_sync.settings import ExecutorSettings, PageSettings, RunOptions, ScheduleSettings  # noqa: E402
 
 end_sooner()
 
@@ -26,4 +26,5 @@ defs: dg.Definitions = build_definitions(
     schedule=ScheduleSettings.from_environment(os.environ),
     pages=PageSettings.from_environment(os.environ),
     executor=executor_of(ExecutorSettings.from_environment(os.environ)),
+    shards=RunOptions.with_mistakes(os.environ)[0].shards,  # a mistake in another option is one of the run
 )

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.errors import ProductSyncError, SyncAlreadyRunning
+from product_sync.load.result import LoadResult
 from product_sync.orchestration import run_log
 from product_sync.orchestration.checks import load_check_specs, load_checks, without_checks
 from product_sync.orchestration.drift_reports import DRY, LOADED, NOT_LOADED, record_drift_report
@@ -34,9 +36,10 @@ from product_sync.pipeline.sync_run import SyncRun
 from product_sync.schema.definition import SyncDefinition
 
 Asset = dg.AssetsDefinition | dg.AssetSpec
+Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
 #: Read by the resource, because the whole run must know it.
-_LOAD_CONFIG = {
+LOAD_CONFIG = {
     "dry_run": dg.Field(
         bool, default_value=False, description="Do everything but write. Any switch that says so is enough."
     )
@@ -146,16 +149,7 @@ def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
         reads_target = dg.AssetKey(names.target_snapshot) in context.selected_asset_keys
         with steps.open(context, begins=True) as sync_run:
             source, target = sync_run.snapshot(source=reads_source, target=reads_target)
-            if sync_run.settings.changes:
-                context.log.info(run_log.changes_read(change_pass.of(sync_run.files), source_size(sync_run.files)))
-            if source:
-                context.log.info(run_log.source_read(source))
-                metadata = source_metadata(sync_run, source)
-                yield dg.MaterializeResult(asset_key=names.source_snapshot, metadata=metadata)
-            if target:
-                context.log.info(run_log.target_read(target))
-                metadata = target_metadata(sync_run, target)
-                yield dg.MaterializeResult(asset_key=names.target_snapshot, metadata=metadata)
+            yield from snapshot_results(context, names, sync_run, source, target)
 
     @dg.asset(
         name=names.diff,
@@ -177,7 +171,7 @@ def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
     @dg.multi_asset(
         name=names.load,
         required_resource_keys=steps.resource_keys,
-        config_schema=_LOAD_CONFIG,
+        config_schema=LOAD_CONFIG,
         specs=[
             dg.AssetSpec(
                 names.load,
@@ -199,7 +193,7 @@ def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
         check_specs=load_check_specs(names),
         can_subset=True,
     )
-    def load(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    def load(context: dg.AssetExecutionContext) -> Results:
         """Without an asset among what is selected, as in a validation, nothing is loaded and only the checks are
         made."""
         with steps.open(context) as sync_run:
@@ -211,22 +205,51 @@ def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
     return [snapshots, diff, load]
 
 
-def _load(
-    context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun
-) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+def snapshot_results(
+    context: dg.AssetExecutionContext,
+    names: SyncNames,
+    sync_run: SyncRun,
+    source: SourceSnapshot | None,
+    target: TargetSnapshot | None,
+) -> Iterator[dg.MaterializeResult[None]]:
+    """What is recorded of the sides that were read."""
+    if sync_run.settings.changes:
+        context.log.info(run_log.changes_read(change_pass.of(sync_run.files), source_size(sync_run.files)))
+    if source:
+        context.log.info(run_log.source_read(source))
+        metadata = source_metadata(sync_run, source)
+        yield dg.MaterializeResult(asset_key=names.source_snapshot, metadata=metadata)
+    if target:
+        context.log.info(run_log.target_read(target))
+        metadata = target_metadata(sync_run, target)
+        yield dg.MaterializeResult(asset_key=names.target_snapshot, metadata=metadata)
+
+
+def _load(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun) -> Results:
     if sync_run.settings.dry_run:
-        _record_dry_run(context, names, sync_run)
-        without_checks(context)
+        record_dry_run(context, names, sync_run)
         return
     try:
         result = load(sync_run)
     except BaseException as error:
-        if isinstance(error, SyncAlreadyRunning) and is_automatic(context.run) and not loaded_so_far(sync_run):
-            record_skipped(context, names, error)
-            without_checks(context)
+        if gives_way(context, names, sync_run, error):
             return
-        _record_unfinished_load(context, names, sync_run, error)
+        record_unfinished_load(context, names, sync_run, error)
         raise
+    yield from load_results(context, names, sync_run, result)
+
+
+def gives_way(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun, error: BaseException) -> bool:
+    """Whether a run that nobody has asked for is skipped because of ``error``: another sync is running."""
+    if not isinstance(error, SyncAlreadyRunning) or not is_automatic(context.run) or loaded_so_far(sync_run):
+        return False
+    record_skipped(context, names, error)
+    without_checks(context)
+    return True
+
+
+def load_results(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun, result: LoadResult) -> Results:
+    """What is recorded of a load, with its checks."""
     context.log.info(run_log.loaded(result))
     context.log.info(run_log.quarantined(*sync_run.quarantine_summary()))
     yield dg.MaterializeResult(asset_key=names.load, metadata=load_metadata(sync_run, result))
@@ -235,15 +258,17 @@ def _load(
     yield from load_checks(context, sync_run)
 
 
-def _record_dry_run(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun) -> None:
+def record_dry_run(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun) -> None:
+    """Predict the load. Its checks are not made."""
     preview = dry_run(sync_run)
     said, metadata = run_log.dry_run(preview), preview_metadata(sync_run, preview)
     context.log.log(logging.INFO if preview.prediction.would_pass else logging.WARNING, said)
     context.log_event(dg.AssetObservation(names.load, description=said, metadata=metadata))
     record_drift_report(context.op_execution_context, sync_run, f"{DRY} {preview.prediction.sentence}")
+    without_checks(context)
 
 
-def _record_unfinished_load(
+def record_unfinished_load(
     context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun, error: BaseException
 ) -> None:
     """A load that was interrupted, or could not go on, records what it had done: Dagster materialises nothing then."""

@@ -20,6 +20,7 @@ from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.resources import HOST_RESOURCE, Listener, Steps, sync_resource
 from product_sync.orchestration.schedules import sync_schedule
 from product_sync.orchestration.sensors import reap_dead_runs_sensor, tell_of_runs_sensor
+from product_sync.orchestration.sharded_assets import in_shards
 from product_sync.orchestration.watch_sensor import watch_sensor
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import PageSettings, RunOptions, ScheduleSettings
@@ -53,8 +54,9 @@ def build_sync_definitions(
             f"The options of every run of {definition.name!r} contain {', '.join(sorted(single))}.",
             hint="Expected: options that suit every run. Give this one in the run config of a single run.",
         )
-    of_jobs = in_charge(executor) if executor else None if defaults.get("shards", 1) > 1 else IN_PROCESS
-    return _of_sync(Steps(definition, HOST_RESOURCE, defaults), _RESOURCE, schedule, pages, of_jobs)
+    steps = Steps(definition, HOST_RESOURCE, defaults, shards=defaults.get("shards", 1))
+    of_jobs = in_charge(executor) if executor else None if steps.shards > 1 else IN_PROCESS
+    return _of_sync(steps, _RESOURCE, schedule, pages, of_jobs)
 
 
 def _of_sync(
@@ -66,6 +68,8 @@ def _of_sync(
 ) -> dg.Definitions:
     definition = steps.definition
     names, assets = SyncNames.of(definition.name), sync_assets(steps)
+    if steps.shards > 1:
+        assets = in_shards(steps, assets)
     jobs = sync_jobs(definition, steps.resource, executor)
     return dg.Definitions(
         assets=with_pages(names, assets, pages) if pages else assets,
@@ -93,8 +97,10 @@ def build_definitions(
     pages: PageSettings | None = None,
     listener: Listener | None = None,
     executor: dg.ExecutorDefinition = IN_PROCESS,
+    shards: int = 1,
 ) -> dg.Definitions:
-    """All definitions of a project of ours, as `build_sync_definitions`. ``listener`` is for runs in this process."""
+    """All definitions of a project of ours, as `build_sync_definitions`. ``listener`` is for runs in this process.
+    ``shards`` above 1 gives each shard steps of its own."""
     resource = sync_resource(listener) if listener else _RESOURCE
-    each = [_of_sync(Steps(sync), resource, schedule, pages, executor) for sync in syncs]
+    each = [_of_sync(Steps(sync, shards=shards), resource, schedule, pages, executor) for sync in syncs]
     return dg.Definitions.merge(*each, dg.Definitions(executor=executor, loggers={"console": console}))

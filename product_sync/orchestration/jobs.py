@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from product_sync.errors import ConfigurationError
+from product_sync.orchestration.executor import IN_PROCESS
 from product_sync.orchestration.names import (
     DRY_RUN_TAG,
     MAPPING_FITS_SOURCE,
@@ -71,7 +72,12 @@ def sync_jobs(
     }
 
     def job(
-        name: str, selection: dg.AssetSelection, description: str, tags: Mapping[str, str], **always: object
+        name: str,
+        selection: dg.AssetSelection,
+        description: str,
+        tags: Mapping[str, str],
+        executor: dg.ExecutorDefinition | None = executor,
+        **always: object,
     ) -> "UnresolvedAssetJobDefinition":
         return dg.define_asset_job(
             name,
@@ -96,7 +102,8 @@ def sync_jobs(
     return [
         job(names.sync_job, steps, does, {}),
         job(names.dry_run_job, steps, dry, {DRY_RUN_TAG: "true"}, dry_run=True),
-        job(names.changes_job, steps, f"The same as {same}, {only}.", {SCOPE_TAG: "changes"}, changes=True),
+        # A pass is small and has to be quick, so its steps are not distributed.
+        job(names.changes_job, steps, f"The same as {same}, {only}.", {SCOPE_TAG: "changes"}, IN_PROCESS, changes=True),
         job(names.validate_job, checks, "Read both sides again and compare them. Nothing is written.", {}),
     ]
 

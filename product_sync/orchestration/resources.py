@@ -155,11 +155,13 @@ class RunResource:
 @dataclass(frozen=True)
 class Steps:
     """Opens the steps of one sync. ``resource`` is the key of the resource in its project. The run config overrides the
-    options in ``defaults``, and these override the environment."""
+    options in ``defaults``, and these override the environment. With more than one of ``shards`` each shard has steps
+    of its own (`sharded_assets`); a run may still be cut into another number of them."""
 
     definition: SyncDefinition
     resource: str = RESOURCE
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    shards: int = 1
 
     @property
     def resource_keys(self) -> set[str]:

@@ -12,10 +12,22 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from product_sync.errors import ProductSyncError
+from product_sync.errors import (
+    ProductSyncError,
+    SourceReadError,
+    StateStoreError,
+    TargetLocked,
+    TooFewConnections,
+    TransientError,
+    Unreachable,
+)
 
 #: How SIGINT, SIGTERM and Terminate reach a step: by Dagster's error, or in a process of our own by Python's.
 INTERRUPTS = (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)
+
+
+#: A server or the store did not answer, so a step that has a retry policy may succeed a little later.
+_MAY_PASS = (SourceReadError, StateStoreError, TargetLocked, TooFewConnections, TransientError, Unreachable)
 
 
 class StepFailed(dg.Failure):
@@ -23,7 +35,7 @@ class StepFailed(dg.Failure):
 
     def __init__(self, error: ProductSyncError) -> None:
         metadata = {"code": error.code, **({"hint": error.hint} if error.hint else {})}
-        super().__init__(description=str(error), metadata=metadata, allow_retries=False)
+        super().__init__(description=str(error), metadata=metadata, allow_retries=isinstance(error, _MAY_PASS))
         self.error = error
 
 

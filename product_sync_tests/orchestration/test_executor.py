@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from product_sync.errors import ConfigurationError, SyncCancelled
 from product_sync.orchestration import ended_run, executor, names
@@ -19,7 +20,9 @@ from product_sync.orchestration.executor import executor_of, in_charge
 from product_sync.orchestration.names import PRODUCT
 from product_sync.schema.definition import load_definitions
 from product_sync.settings import EXECUTOR, EXECUTOR_CONFIG, ExecutorSettings
+from product_sync_tests.deploy import ROOT
 from product_sync_tests.shop import record_run
+from product_sync_tests.workers import celery_config
 
 _CELERY = "execution: {config: {broker: 'redis://redis.example:6379/0', backend: 'redis://redis.example:6379/1'}}"
 _K8S = "execution: {config: {job_namespace: shop, max_concurrent: 8, step_k8s_config: {container_config: {}}}}"
@@ -48,18 +51,33 @@ def settings(name: str, content: str, folder: Path) -> ExecutorSettings:
         ("dagster:multiprocess_executor", "execution: {config: {max_concurrent: 2}}", "multiprocess"),
     ],
 )
-def test_every_job_has_the_executor_that_the_settings_name_with_the_config_of_their_file(
+def test_the_jobs_have_the_executor_that_the_settings_name_with_the_config_of_their_file(
     name: str, content: str, called: str, tmp_path: Path
 ) -> None:
     chosen = executor_of(settings(name, content, tmp_path))
     assert chosen.name == called
     definitions = build_definitions(load_definitions({}), executor=chosen)
-    for job in PRODUCT.jobs:
+    passes = definitions.resolve_job_def(PRODUCT.changes_job)
+    assert passes.executor_def is executor.IN_PROCESS, "a pass is small, and is not distributed"
+    for job in (PRODUCT.sync_job, PRODUCT.dry_run_job, PRODUCT.validate_job):
         definition = definitions.resolve_job_def(job)
         assert definition.executor_def is chosen
         dg.validate_run_config(definition, {})
         with pytest.raises(dg.DagsterInvalidConfigError):
             dg.validate_run_config(definition, {"execution": {"config": {"no_such_key": 1}}})
+
+
+@pytest.mark.parametrize(("name", "title"), [("celery", "## Celery"), ("k8s", "## Kubernetes")])
+def test_the_configuration_that_the_guide_shows_is_one_for_that_executor(name: str, title: str, tmp_path: Path) -> None:
+    section = (ROOT / "docs" / "scale.md").read_text().partition(title)[2]
+    content = section.partition("```yaml\n")[2].partition("```")[0]
+    chosen = executor_of(settings(name, content, tmp_path))
+    job = build_definitions(load_definitions({}), executor=chosen).resolve_job_def(PRODUCT.sync_job)
+    dg.validate_run_config(job, yaml.safe_load(content))
+    if name == "celery":
+        shown = yaml.safe_load(content)["execution"]["config"]
+        tested = celery_config("redis://redis.example:6379", visibility_s=7200)
+        assert shown == tested, "what the workers of the tests have"
 
 
 @pytest.mark.parametrize(
