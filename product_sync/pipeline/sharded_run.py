@@ -3,7 +3,7 @@
 ::
 
     cut ─► read_and_diff[0…n] ─► gather    then the diff and the checks before the load, as of any run
-    begin_load ─► load[0…n] ─► settle ─► verify_shard[0…n]    then the checks after the load, as of any run
+    begin_load ─► load[0…n] ─► settle ─► verify[0…n]    then the checks after the load, as of any run
 
 The steps share nothing but the files of the run. A step may be repeated: it then finds rows that are written already,
 which it counts as conflicts. All shards are loaded before `settle` because a row may wait for one of another shard, and
@@ -24,7 +24,7 @@ from product_sync.load.result import LoadResult
 from product_sync.pipeline import load_diff, shards
 from product_sync.pipeline.load_diff import Sides
 from product_sync.pipeline.pacing import pacing_of_load
-from product_sync.pipeline.run_checks import verify_shard
+from product_sync.pipeline.run_checks import verify_shard as verify
 from product_sync.pipeline.shards import cut, gather, read_and_diff
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.state import store
@@ -32,7 +32,7 @@ from product_sync.state.files import join, row_count
 from product_sync.state.storage_errors import names_storage
 from product_sync.state.store import RunFiles
 
-__all__ = ["begin_load", "cut", "gather", "load", "read_and_diff", "settle", "verify_shard"]
+__all__ = ["begin_load", "cut", "gather", "load", "read_and_diff", "settle", "verify"]
 
 #: Failures and exclusions that a result explains.
 _KEPT: Final = 20

@@ -124,7 +124,7 @@ def synced_by_steps(shop: Shop, **settings: Any) -> tuple[LoadResult, dict[str, 
     for number in range(sharded_run.begin_load(step())):
         sharded_run.load(step(), number)
     for number in range(sharded_run.settle(step())):
-        sharded_run.verify_shard(step(), number)
+        sharded_run.verify(step(), number)
     judged = run_checks.check_result(step())
     return loaded(step()), {each.check: each for each in judged.check_results}
 
