@@ -6,7 +6,7 @@ query of its own with bounds of the ``_id`` index. ``_id``s of types that no row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,36 +36,44 @@ _OTHER_NUMBERS: Final[list[_Query]] = [
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A query by ``_id``; empty for all documents. With ``is_one_type`` all that it finds can be compared with
-    ``$gt``, as far as the type of the value allows (`paging`)."""
+    """Documents that are read in the order of their ``_id``: those that fit one of ``queries``, or all. With
+    ``is_one_type`` all of them can be compared with ``$gt``, as far as the type of the value allows (`paging`)."""
 
-    query: _Query
+    queries: Sequence[_Query] = ()
     is_one_type: bool = False
 
+    def query(self, following: _Query) -> _Query:
+        """Its documents that fit ``following`` too. That is part of each query: the server intersects the bounds of the
+        index only there."""
+        if not self.queries:
+            return following
+        both = [{"$and": [query, following]} if following else query for query in self.queries]
+        return {"$or": both} if len(both) > 1 else both[0]
 
-WHOLE: Final = Segment({})
+
+WHOLE: Final = Segment()
 
 
 def segments(scope: KeyRange, *, has_collation: bool) -> Iterator[Segment]:
     """The queries for ``scope``. In a collection with a collation, strings are not indexed in the order of their bytes:
     there the server looks at each string."""
     if object_ids := id_bounds.of_form(id_bounds.OBJECT_ID, scope):
-        yield Segment(_by_id(_between(ObjectId(object_ids.first), object_ids.end and ObjectId(object_ids.end))), True)
+        yield _by_id([_between(ObjectId(object_ids.first), object_ids.end and ObjectId(object_ids.end))])
     binary = [] if scope.first else [{"$lt": _FIRST_UUID}, {"$gt": _LAST_UUID}]
     if uuids := id_bounds.of_form(id_bounds.UUID, scope):
         end = {"$lt": _uuid(uuids.end)} if uuids.end else {"$lte": _LAST_UUID}
         binary.append({"$gte": _uuid(uuids.first), **end})
     numbers = [*([] if scope.first else _OTHER_NUMBERS), *map(_numbers, id_bounds.integers(scope))]
-    for conditions in (binary, numbers):
+    strings = _strings_by_letter(scope) if has_collation else _between(scope.first, scope.end)
+    for conditions in (binary, numbers, [strings]):
         if conditions:
-            yield Segment({"$or": [_by_id(condition) for condition in conditions]}, True)
-    yield Segment(_by_id(_strings_by_letter(scope) if has_collation else _between(scope.first, scope.end)), True)
+            yield _by_id(conditions)
     if not scope.first:
-        yield Segment(_by_id({"$type": _OTHER_TYPES}))
+        yield _by_id([{"$type": _OTHER_TYPES}], is_one_type=False)
 
 
-def _by_id(condition: _Query) -> _Query:
-    return {"_id": condition}
+def _by_id(conditions: Iterable[_Query], *, is_one_type: bool = True) -> Segment:
+    return Segment([{"_id": condition} for condition in conditions], is_one_type)
 
 
 def _between(first: Any, end: Any) -> _Query:

@@ -204,10 +204,10 @@ class MongoSource:
     def _page(self, segment: Segment, last: bytes | None, rows: int) -> Documents:
         """At most ``rows`` documents of ``segment`` after ``last``, in the order of ``_id``; empty at the end."""
         if last is None:
-            return self._mapped.page(segment.query, rows)
+            return self._mapped.page(segment.query({}), rows)
         queries = paging.following(last)
         for query in queries[:1] if segment.is_one_type else queries:
-            if documents := self._mapped.page({"$and": [segment.query, query]} if segment.query else query, rows):
+            if documents := self._mapped.page(segment.query(query), rows):
                 break
         return documents
 
