@@ -81,9 +81,9 @@ def newest_diff(folder: StateFolder, own: RunFiles, now: datetime) -> PendingDif
     return PendingDiff(path, counts_of(run), source, taken_at(source.path(store.SOURCE_ROWS)))
 
 
-def counts_of(run: RunFiles, name: str = store.DIFF_COUNTS) -> DiffCounts:
-    """The counts of the diff of ``run``, or other counts."""
-    return DiffCounts(**run.read_json(name) or {})
+def counts_of(run: RunFiles) -> DiffCounts:
+    """The counts of the diff of ``run``."""
+    return DiffCounts(**run.read_json(store.DIFF_COUNTS) or {})
 
 
 def taken_at(path: Path) -> datetime:

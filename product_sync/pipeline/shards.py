@@ -11,17 +11,18 @@ be repeated. `sharded_run` has those that write.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from product_sync.compare.diff import DiffCounts
+from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, read_sample
 from product_sync.pipeline import change_pass
-from product_sync.pipeline.pending_diff import counts_of, taken_at
+from product_sync.pipeline.pending_diff import taken_at
 from product_sync.runtime.progress import OnProgress, Progress
-from product_sync.schema.records import Reason
+from product_sync.schema.records import Op, Reason
 from product_sync.schema.scope import KeyRange, key_ranges
 from product_sync.state import store
 from product_sync.state.files import join, row_count
@@ -99,19 +100,12 @@ def _read(each: SyncRun) -> None:
     each.files.write_json(store.SOURCE_COUNT, content)
 
 
-def _diff(each: SyncRun) -> None:
-    each.files.write_json(store.DIFF_COUNTS, asdict(each.compare(each.files, each.files)))
-
-
 @names_storage
 def gather(run: SyncRun) -> tuple[SourceSnapshot, TargetSnapshot]:
     """Join what all shards have read. The counts are written last, as in a run without shards."""
-    parts = _parts(run)
-    for name in (store.REJECTS, store.TARGET_ROWS, store.SOURCE_ROWS):
-        _join(run, parts, name)
-    read = [part.read_json(store.SOURCE_COUNT) or {} for part in parts]
-    found = {name: sum(each["found"][name] for each in read) for name in read[0]["found"]}
-    rejects = sum((Counter[str](each["rejects"]) for each in read), Counter[str]())
+    _join(run, store.REJECTS, store.TARGET_ROWS, store.SOURCE_ROWS)
+    read = _of_all(run.files, store.SOURCE_COUNT)
+    found, rejects = (_added(each[name] for each in read) for name in ("found", "rejects"))
     documents, source_s, target_s = (sum(each[name] for each in read) for name in ("documents", "source_s", "target_s"))
     source_rows, target_rows = run.files.path(store.SOURCE_ROWS), run.files.path(store.TARGET_ROWS)
     rows = row_count(target_rows)
@@ -135,14 +129,34 @@ def gather(run: SyncRun) -> tuple[SourceSnapshot, TargetSnapshot]:
     return source, target
 
 
-def diff(run: SyncRun) -> DiffCounts:
-    """Compare the shards that are not compared yet, and join their differences."""
+def _diff(each: SyncRun) -> None:
+    counts = each.compare(each.files, each.files)
+    path, row_schema = each.files.path(store.DIFF), each.row_schema
+    first = [asdict(difference) for difference in first_differences(path, row_schema)]
+    content = {"counts": asdict(counts), "changed": changed_columns(path, row_schema), "first": first}
+    each.files.write_json(store.DIFF_COUNTS, content)
+
+
+def diff(run: SyncRun) -> tuple[DiffCounts, dict[str, int]]:
+    """Compare the shards that are not compared yet, and join their differences. Returns the counts, and by column in
+    how many of the changed rows it differs."""
     for each in _one_after_the_other(run):
         if not each.files.has(store.DIFF_COUNTS):
             _diff(each)
-    parts = _parts(run)
-    _join(run, parts, store.DIFF)
-    return _sum(map(counts_of, parts))
+    _join(run, store.DIFF)
+    compared = _of_all(run.files, store.DIFF_COUNTS)
+    return _sum(compared), _added(each["changed"] for each in compared)
+
+
+def first_of_all(files: RunFiles, limit_per_op: int) -> list[Difference]:
+    """As `first_differences` of all shards of a run, from what they have noted."""
+    lines = [line for each in _of_all(files, store.DIFF_COUNTS) for line in each["first"]]
+    shown: list[Difference] = []
+    for op in Op:
+        of_op = [line for line in lines if line["op"] == op]
+        ids = set(list(dict.fromkeys(line["id"] for line in of_op))[:limit_per_op])
+        shown += [Difference(**line | {"op": op}) for line in of_op if line["id"] in ids]
+    return shown
 
 
 def verify(run: SyncRun, number: int, compare: Compare) -> None:
@@ -155,30 +169,35 @@ def verified(run: SyncRun, compare: Compare) -> DiffCounts:
     for each in _one_after_the_other(run):
         if not each.files.has(store.VERIFIED_COUNTS):
             _verify(each, compare)
-    parts = _parts(run)
-    for name in (store.VERIFIED_TARGET_ROWS, store.VERIFIED_DIFF):
-        if parts[0].has(name):
-            _join(run, parts, name)
-    return _sum(counts_of(part, store.VERIFIED_COUNTS) for part in parts)
+    is_read_again = run.files.shard(0).has(store.VERIFIED_TARGET_ROWS)
+    _join(run, store.VERIFIED_DIFF, *([store.VERIFIED_TARGET_ROWS] if is_read_again else []))
+    return _sum(_of_all(run.files, store.VERIFIED_COUNTS))
 
 
 def _verify(each: SyncRun, compare: Compare) -> None:
-    each.files.write_json(store.VERIFIED_COUNTS, asdict(compare(each)))
+    each.files.write_json(store.VERIFIED_COUNTS, {"counts": asdict(compare(each))})
 
 
-def _parts(run: SyncRun) -> list[RunFiles]:
-    return [run.files.shard(each.number) for each in ranges_of(run.files)]
+def _of_all(files: RunFiles, name: str) -> list[dict[str, Any]]:
+    """What the shards of a run have noted in their files ``name``."""
+    return [files.shard(each.number).read_json(name) or {} for each in ranges_of(files)]
 
 
-def _join(run: SyncRun, parts: Sequence[RunFiles], name: str) -> None:
-    join(run.files.path(name), [part.path(name) for part in parts])
+def _join(run: SyncRun, *names: str) -> None:
+    for name in names:
+        join(run.files.path(name), [run.files.shard(each.number).path(name) for each in ranges_of(run.files)])
 
 
-def _sum(counts: Iterable[DiffCounts]) -> DiffCounts:
-    total: Counter[str] = Counter()
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sums by name, zeros too."""
+    total: dict[str, int] = {}
     for each in counts:
-        total.update(asdict(each))
-    return DiffCounts(**{each.name: total[each.name] for each in fields(DiffCounts)})
+        total |= {name: total.get(name, 0) + count for name, count in each.items()}
+    return total
+
+
+def _sum(compared: Iterable[Mapping[str, Any]]) -> DiffCounts:
+    return DiffCounts(**_added(each["counts"] for each in compared))
 
 
 def _one_after_the_other(run: SyncRun) -> Iterator[SyncRun]:

@@ -198,16 +198,13 @@ class SyncRun:
         started = self.timing.monotonic()
         source, target = self.newest(store.SOURCE_COUNT), self.newest(store.TARGET_ROWS)
         pending_diff.require(self.check_source(source))
-        is_cut = source == target == self.files and self.files.has(store.CUT)
-        counts = shards.diff(self) if is_cut else self.compare(source, target)
+        if source == target == self.files and self.files.has(store.CUT):
+            counts, changed = shards.diff(self)
+        else:
+            counts = self.compare(source, target)
+            changed = changed_columns(self.files.path(store.DIFF), self.row_schema)
         self.files.write_json(store.DIFF_COUNTS, asdict(counts))
-        out = self.files.path(store.DIFF)
-        return DiffSummary(
-            counts,
-            changed_columns(out, self.row_schema),
-            first_differences(out, self.row_schema, SHOWN),
-            self.timing.monotonic() - started,
-        )
+        return DiffSummary(counts, changed, self.first_differences(), self.timing.monotonic() - started)
 
     def compare(self, source: RunFiles, target: RunFiles) -> DiffCounts:
         """Compare the snapshots of two runs, and write every difference into the files of this one."""
@@ -233,7 +230,10 @@ class SyncRun:
     @names_storage
     def first_differences(self) -> list[Difference]:
         """The first rows of each kind in the newest diff."""
-        return first_differences(self.newest(store.DIFF_COUNTS).path(store.DIFF), self.row_schema, SHOWN)
+        made = self.newest(store.DIFF_COUNTS)
+        if made.has(store.CUT):
+            return shards.first_of_all(made, SHOWN)
+        return first_differences(made.path(store.DIFF), self.row_schema, SHOWN)
 
     @names_storage
     def check_source(self, run: RunFiles) -> CheckResult:
