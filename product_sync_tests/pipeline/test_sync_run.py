@@ -44,13 +44,14 @@ def begin(
     shop: Shop,
     *,
     run_id: str = "",
+    databases: Databases | None = None,
     on_progress: OnProgress = no_progress,
     timing: Timing = SYSTEM_TIMING,
     **settings: object,
 ) -> SyncRun:
     """The session of a new run, or of ``run_id``."""
     return open_sync_run(
-        databases_of(shop),
+        databases or databases_of(shop),
         RunOptions.resolve({}, {"batch_delay_ms": 0, "settle_seconds": 0.0, **settings}),
         state_root=shop.state,
         run_id=run_id or str(uuid4()),
