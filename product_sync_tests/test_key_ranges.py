@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -22,6 +23,7 @@ from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.scope import KeyRange, key_ranges
 from product_sync.schema.types import ColumnType
 from product_sync.sources.mongodb import MongoSource, connect
+from product_sync.targets.postgres import row_sql
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync_tests.databases import cart_database, mongodb_database
 from product_sync_tests.source_contract import product, product_row_schema
@@ -135,6 +137,32 @@ def test_each_row_is_in_one_range(sides: tuple[Shop, str], ids: list[str], count
 
 def _can_be_in(kind: ColumnType, text: str) -> bool:
     return can_be_in(kind, text) and len(text) <= (kind.length or len(text))
+
+
+def test_the_source_looks_only_at_the_documents_of_a_range(sides: tuple[Shop, str]) -> None:
+    numbers = range(900)
+    kinds = [(n, f"sku-{n}", ObjectId(f"{n * 7919:024x}"), Binary.from_uuid(UUID(int=n << 118))) for n in numbers]
+    total = _stocked(sides[0]["simple"], [bson_id for each in kinds for bson_id in each])
+
+    def looked_at() -> int:
+        executor = sides[0].client.admin.command("serverStatus")["metrics"]["queryExecutor"]
+        return int(executor["scanned"]) + int(executor["scannedObjects"])
+
+    before = looked_at()
+    for each in key_ranges([str(n) for n in numbers] + [f"{n * 7919:024x}" for n in numbers], 5):
+        list(MongoSource(sides[0], product_row_schema("simple"), scope=each, page_rows=100).snapshot())
+    assert looked_at() - before < 2.2 * total, "an entry of the index and a document each, and some at the borders"
+
+
+def test_the_target_seeks_a_range_in_the_index_of_the_key(sides: tuple[Shop, str]) -> None:
+    with psycopg.connect(sides[1]) as connection:
+        connection.execute("SET enable_seqscan = off")
+        for table in ("in_bytes", "by_default", "uuids", "whole", "big"):
+            row_schema = row_schema_of(sides[1], table)
+            reader = PostgresReader(TargetAddress(sides[1]), row_schema, scope=KeyRange("1", "5"))
+            [[plan]] = connection.execute(row_sql.estimate(row_schema, reader._wanted)).fetchall()
+            assert "Index Cond" in str(plan), table
+            assert "Filter" not in str(plan), table
 
 
 def test_a_cut_has_ranges_of_about_the_same_size_of_whatever_ids() -> None:

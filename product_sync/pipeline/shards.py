@@ -89,6 +89,7 @@ def read_and_diff(run: SyncRun, number: int) -> None:
 
 
 def _read(each: SyncRun) -> None:
+    _forget(each.files, store.DIFF_COUNTS)
     new, old = each.read_both()
     content = {
         "documents": new.documents,
@@ -171,11 +172,19 @@ def verified(run: SyncRun, compare: Compare) -> DiffCounts:
             _verify(each, compare)
     is_read_again = run.files.shard(0).has(store.VERIFIED_TARGET_ROWS)
     _join(run, store.VERIFIED_DIFF, *([store.VERIFIED_TARGET_ROWS] if is_read_again else []))
-    return _sum(_of_all(run.files, store.VERIFIED_COUNTS))
+    counts = _sum(_of_all(run.files, store.VERIFIED_COUNTS))
+    for part in ranges_of(run.files):
+        _forget(run.files.shard(part.number), store.VERIFIED_COUNTS)
+    return counts
 
 
 def _verify(each: SyncRun, compare: Compare) -> None:
     each.files.write_json(store.VERIFIED_COUNTS, {"counts": asdict(compare(each))})
+
+
+def _forget(files: RunFiles, name: str) -> None:
+    """What was noted is about an earlier reading, if the step is repeated in this process."""
+    files.path(name).unlink(missing_ok=True)
 
 
 def _of_all(files: RunFiles, name: str) -> list[dict[str, Any]]:

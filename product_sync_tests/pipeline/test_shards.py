@@ -10,13 +10,14 @@ from uuid import UUID, uuid4
 import pytest
 from bson import Binary, Int64, ObjectId
 
-from product_sync.errors import ChecksFailed
+from product_sync.errors import ChecksFailed, StalePlan
 from product_sync.load.result import LoadResult
 from product_sync.orchestration.names import PRODUCT
 from product_sync.pipeline import run_checks, sharded_run
 from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load, loaded
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.runtime.progress import Progress
 from product_sync.state import store
 from product_sync.verify.checks import CheckResult
 from product_sync_tests.pipeline.test_sync_run import begin, databases_of, read_and_compare
@@ -203,3 +204,35 @@ def test_a_run_of_some_products_has_no_shards(shop: Shop) -> None:
     shop.put(*(product(name) for name in ids(5)))
     sync_run = read_and_compare(begin(shop, ids=["p0001"], shards=3))
     assert not sync_run.files.has(store.CUT)
+
+
+def test_a_step_that_is_repeated_reads_again(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(30)))
+    sync_run = read_and_compare(begin(shop, shards=3))
+    shop.put(product("new"))
+    assert read_and_compare(sync_run).check_change().passed
+    assert load(sync_run).inserted == 31
+    assert run_checks.check_result(sync_run).proven
+    shop.sql("DELETE FROM product WHERE id = 'p0007'")
+    assert run_checks.check_result(sync_run).check_results[0].numbers["missing_ids"] == ["p0007"]
+
+
+def test_a_run_that_ends_in_the_middle_leaves_nothing_that_another_one_takes_for_whole(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(30)))
+    stopped = begin(shop, shards=3)
+    sharded_run.cut(stopped)
+    sharded_run.read_and_diff(stopped, 0)
+    with pytest.raises(StalePlan, match="no source snapshot"):
+        begin(shop).diff()
+    made, _ = synced_by_steps(shop)
+    assert made.inserted == 30
+
+
+def test_progress_is_that_of_the_whole_run(shop: Shop) -> None:
+    shop.put(*(product(name) for name in ids(30)))
+    told: list[Progress] = []
+    begin(shop, shards=3, on_progress=told.append).snapshot_both()
+    source = [each for each in told if each.stage == "read source"]
+    assert [each.done for each in source] == sorted(each.done for each in source)
+    assert (source[-1].done, source[-1].total, source[-1].ended) == (30, 30, True)
+    assert not any(each.ended for each in source[:-1])
