@@ -114,7 +114,7 @@ def _load(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) -> dg.A
     @op("verify", ins=_AFTER, out=_OUT)
     def verify(context: _Context) -> None:
         with steps.open(context) as run:
-            sharded_run.verify_shard(run, _shard(context))
+            sharded_run.verify(run, _shard(context))
 
     @op("conclude", ins=_AFTER | {"go": _IN}, out=_outs(original), config_schema=LOAD_CONFIG)
     def conclude(context: _Context) -> Results:
