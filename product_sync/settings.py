@@ -296,7 +296,7 @@ def state_root(env: Environment) -> Path:
 
         return open_mirror(checked_url(url, STATE), _path(env, SCRATCH))
     hint = f"Set {STATE} to a folder that this user can write to and that stays."
-    return _path(env, STATE) or _default_state_root(env, hint)
+    return _path(env, STATE) or _default_state_root(env, STATE, hint)
 
 
 def history_root(env: Environment) -> Path:
@@ -304,7 +304,9 @@ def history_root(env: Environment) -> Path:
     object store, because a database cannot be."""
     if not _state_url(env):
         return state_root(env)
-    return _default_state_root(env, hint="Set XDG_STATE_HOME to a folder for the run history, or DAGSTER_HOME.")
+    return _default_state_root(
+        env, "XDG_STATE_HOME", "Set XDG_STATE_HOME to a folder for the run history, or DAGSTER_HOME."
+    )
 
 
 def _state_url(env: Environment) -> str:
@@ -312,7 +314,7 @@ def _state_url(env: Environment) -> str:
     return text if "://" in text else ""
 
 
-def _default_state_root(env: Environment, hint: str) -> Path:
+def _default_state_root(env: Environment, variable: str, hint: str) -> Path:
     if home := dagster_home(env):
         return home / "product_sync_state"
     if base := _path(env, "XDG_STATE_HOME"):
@@ -320,7 +322,9 @@ def _default_state_root(env: Environment, hint: str) -> Path:
     try:
         return Path.home().absolute() / ".local" / "state" / "product_sync"
     except RuntimeError:
-        raise ConfigurationError("This user has no home directory for the state folder.", hint=hint) from None
+        raise ConfigurationError(
+            f"{variable} is not set, and this user has no home directory for the state folder.", hint=hint
+        ) from None
 
 
 def dagster_home(env: Environment) -> Path | None:
