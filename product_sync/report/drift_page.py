@@ -15,7 +15,7 @@ from pathlib import Path
 
 from product_sync.report.drift_report import EXAMINED, DriftReport, created_at
 from product_sync.schema.records import Op
-from product_sync.state.store import PastDrift
+from product_sync.state.drift_history import PastDrift
 
 _TEMPLATE = Path(__file__).with_name("drift_page.html")
 

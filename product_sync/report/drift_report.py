@@ -23,8 +23,9 @@ from product_sync.pipeline.sync_run import SyncRun
 from product_sync.schema.definition import Labels
 from product_sync.schema.records import IdType, Op
 from product_sync.state import store
+from product_sync.state.drift_history import PastDrift, add_to_history
 from product_sync.state.files import read_metadata
-from product_sync.state.store import PastDrift, StateFolder
+from product_sync.state.store import StateFolder
 from product_sync.verify import accounting
 from product_sync.verify.accounting import Line
 from product_sync.verify.drift_cause import Side
@@ -91,7 +92,8 @@ def gather(sync_run: SyncRun, outcome: str, result: LoadResult | None) -> DriftR
         rows = [(op, first_rows(diff, op, EXAMINED)) for op in Op]
         differences = explain_differences(rows, sync_run.row_schema, earlier, source_read_at)
     done = _done(result)
-    history = sync_run.folder.add_to_history(
+    history = add_to_history(
+        sync_run.folder,
         PastDrift(
             sync_run.files.run_id,
             now.isoformat(timespec="seconds"),
@@ -100,7 +102,7 @@ def gather(sync_run: SyncRun, outcome: str, result: LoadResult | None) -> DriftR
             counts.extra,
             counts.quarantined,
             done.get("conflicts"),
-        )
+        ),
     )
     rejects = source.path(store.REJECTS)
     return DriftReport(

@@ -21,7 +21,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -70,9 +70,6 @@ VERIFIED_DIFF = "verified_diff.parquet"
 VERIFIED_COUNTS = "verified.json"
 APPROVED_DIFF = "approved_diff.parquet"
 PLAN = "plan.json"
-#: How many runs the history of drift holds.
-KEPT_HISTORY = 30
-HISTORY = "history.json"
 QUARANTINE = "quarantine.parquet"
 BASELINE = "baseline.json"
 
@@ -151,20 +148,6 @@ class RunFiles:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         return read_json(here(self.path(name)))
-
-
-@dataclass(frozen=True, slots=True)
-class PastDrift:
-    """What a run found. ``conflicts`` were settled by others before they were written; ``None`` if nothing was to be
-    written. ``at`` is ISO 8601."""
-
-    run_id: str
-    at: str
-    missing: int
-    changed: int
-    extra: int
-    quarantined: int
-    conflicts: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,18 +235,6 @@ class StateFolder:
             remove_old_files(self.folder, now)
             check(needed_bytes=self._needed_bytes())
 
-    def add_to_history(self, drift: PastDrift) -> list[PastDrift]:
-        """The drift of the last `KEPT_HISTORY` runs. This run is the last one."""
-        replaced = self.replaced(f"reports/{HISTORY}")
-
-        def add(path: Path) -> list[PastDrift]:
-            earlier = [run for run in _read_history(replaced) if run.run_id != drift.run_id]
-            history = [*earlier, drift][-KEPT_HISTORY:]
-            write_json(path, {"runs": [asdict(run) for run in history]})
-            return history
-
-        return replaced.replace(add)
-
     def report(self, run_id: str) -> Path:
         """The drift report of a run, which may not exist."""
         path = self.folder / "reports" / f"{run_id}.html"
@@ -343,15 +314,6 @@ class StateFolder:
 def _newest(runs: Iterable[RunFiles], name: str) -> RunFiles | None:
     having = [run for run in runs if run.has(name)]
     return max(having, key=lambda run: run.age_rank(name), default=None)
-
-
-def _read_history(replaced: Replaced) -> list[PastDrift]:
-    try:
-        content = read_json(replaced.path)
-        return [] if content is None else [PastDrift(**run) for run in content["runs"]]
-    except (LocalStorageError, TypeError, KeyError):
-        replaced.set_aside("The history of drift", "The drift report shows the runs from now on.")
-        return []
 
 
 def keys_with(root: Path, name: str) -> list[str]:

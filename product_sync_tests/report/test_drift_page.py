@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from product_sync.report.drift_page import charts
-from product_sync.state.store import PastDrift
+from product_sync.state.drift_history import PastDrift
 
 
 def run(number: int, missing: int) -> PastDrift:

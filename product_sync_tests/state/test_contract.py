@@ -11,12 +11,11 @@ import pyarrow as pa
 import pytest
 
 from product_sync.pipeline.sides import find_by_sides, note_sides
+from product_sync.state.drift_history import KEPT_HISTORY, PastDrift, add_to_history
 from product_sync.state.files import join, opened, read_metadata, row_count
 from product_sync.state.store import (
     BASELINE,
-    KEPT_HISTORY,
     PLAN,
-    PastDrift,
     RunFiles,
     StateFolder,
     has_plan,
@@ -144,22 +143,22 @@ def test_a_drift_report_can_be_read_and_concluded_elsewhere(root: Path, elsewher
 def test_the_history_of_drift_goes_back_so_many_runs_and_has_each_run_once(root: Path, elsewhere: Path) -> None:
     folder = StateFolder(root, "key")
     for number in range(KEPT_HISTORY + 2):
-        folder.add_to_history(drift(f"run{number}"))
-    history = StateFolder(elsewhere, "key").add_to_history(drift(f"run{KEPT_HISTORY + 1}"))
+        add_to_history(folder, drift(f"run{number}"))
+    history = add_to_history(StateFolder(elsewhere, "key"), drift(f"run{KEPT_HISTORY + 1}"))
     assert [run.run_id for run in history] == [f"run{number}" for number in range(2, KEPT_HISTORY + 2)]
 
 
 def test_of_two_writers_at_once_neither_loses_what_the_other_has_added(root: Path, elsewhere: Path) -> None:
     def add(place: Path, name: str) -> None:
         for number in range(8):
-            StateFolder(place, "key").add_to_history(drift(f"{name}{number}"))
+            add_to_history(StateFolder(place, "key"), drift(f"{name}{number}"))
 
     threads = [threading.Thread(target=add, args=each) for each in ((root, "a"), (elsewhere, "b"))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    history = StateFolder(root, "key").add_to_history(drift("last"))
+    history = add_to_history(StateFolder(root, "key"), drift("last"))
     assert len(history) == 17
     assert {run.run_id for run in history} == {"last"} | {f"{name}{number}" for name in "ab" for number in range(8)}
 

@@ -15,13 +15,11 @@ import pytest
 from product_sync.errors import ConfigurationError, LocalStorageError
 from product_sync.pipeline.local_storage import require_local_storage
 from product_sync.state.damaged_files import KEPT_DAMAGED
+from product_sync.state.drift_history import PastDrift, add_to_history
 from product_sync.state.files import ROW_GROUP_ROWS
 from product_sync.state.retention import KEPT_REPORTS, KEPT_RUNS, KEPT_UNUSED
 from product_sync.state.store import (
-    KEPT_HISTORY,
-    PastDrift,
     StateFolder,
-    keys_with,
     read_json,
     write_json,
 )
@@ -67,16 +65,6 @@ def test_a_file_is_looked_for_in_the_newest_run_that_has_it(tmp_path: Path) -> N
     assert folder.newest("load.json") is None
 
 
-def test_states_of_two_keys_do_not_meet(tmp_path: Path) -> None:
-    one, other = StateFolder(tmp_path, "one"), StateFolder(tmp_path, "other")
-    begin(one, 1, timedelta())
-    one.write_baseline(10, "run1")
-    assert other.newest("diff.json") is None
-    assert other.read_baseline() is None
-    assert one.read_baseline() == 10
-    assert keys_with(tmp_path, "diff.json") == ["one"]
-
-
 def test_two_steps_of_one_run_take_turns(tmp_path: Path) -> None:
     files = StateFolder(tmp_path, "key").begin("run", NOW)
     inside = threading.Event()
@@ -109,15 +97,6 @@ def test_the_newest_drift_reports_are_kept_long_after_the_files_of_their_runs(tm
     assert len(kept) == KEPT_REPORTS
     assert {"last", f"run{KEPT_REPORTS + 2}"} <= kept
     assert "run3" not in kept
-
-
-def test_the_history_of_drift_goes_back_so_many_runs_and_has_each_run_once(tmp_path: Path) -> None:
-    folder = StateFolder(tmp_path, "key")
-    for number in range(KEPT_HISTORY + 5):
-        folder.add_to_history(PastDrift(f"run{number}", "2030-01-01", number, 0, 0, 0, 0))
-    history = folder.add_to_history(PastDrift(f"run{KEPT_HISTORY + 4}", "2030-01-01", 7, 0, 0, 0, 0))
-    assert len(history) == KEPT_HISTORY
-    assert [run.missing for run in history[-2:]] == [KEPT_HISTORY + 3, 7]
 
 
 DAMAGED_JSON = (b"", b"\0" * 60, b'{"source_count": ', b"[]", b'{"source_count": null}')
@@ -176,7 +155,7 @@ def test_a_damaged_history_of_drift_begins_anew(tmp_path: Path, content: str) ->
     path.parent.mkdir(parents=True)
     path.write_text(content)
     drift = PastDrift("run", "2030-01-01", 1, 0, 0, 0, 0)
-    assert folder.add_to_history(drift) == [drift]
+    assert add_to_history(folder, drift) == [drift]
     assert len(list(path.parent.glob("history.json.damaged-*"))) == 1
 
 
