@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from product_sync import api
-from product_sync.results import SyncReport
+from product_sync.errors import NotAttempted
+from product_sync.orchestration.after_command import notify_of_error
+from product_sync.orchestration.names import PRODUCT
+from product_sync.results import Report, SyncReport
+from product_sync.settings import state_root
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.object_store import S3Server, s3_server, store_url  # noqa: F401 - fixtures
+from product_sync_tests.receivers import web_receiver
 
 
 @pytest.fixture(scope="module")
@@ -44,34 +53,94 @@ def new_machine(in_store: Market, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     return lambda: monkeypatch.setenv("PRODUCT_SYNC_SCRATCH", str(tmp_path / f"machine{next(numbers)}"))
 
 
-def test_each_machine_finds_what_the_one_before_has_left(
-    in_store: Market, instance: dg.DagsterInstance, new_machine: Callable[[], None]
-) -> None:
-    def sync(**options: object) -> SyncReport:
-        new_machine()
-        report = api.sync(instance=instance, settle_seconds=0.0, **options)  # type: ignore[arg-type]
-        return report.raise_for_error()
+def story(market: Market, instance: dg.DagsterInstance, begins: Callable[[], None]) -> list[dict[str, Any]]:
+    """What a sync, a dry run, its plan, a pass and a validation answer. ``begins`` is called before each."""
 
-    in_store.stock([*products(19), product(70, price="12")])
-    assert sync().inserted == 19
-    in_store.sql("UPDATE product SET price = 1 WHERE id = 'p0001'")
+    def answer(report: Report) -> dict[str, Any]:
+        counts = {name: value for name, value in asdict(report.raise_for_error()).items() if isinstance(value, int)}
+        return counts | {"quarantined_by_reason": getattr(report, "quarantined_by_reason", None)}
+
+    def sync(**options: Any) -> SyncReport:
+        begins()
+        return api.sync(instance=instance, settle_seconds=0.0, **options)
+
+    market.stock([*products(19), product(70, price="12")])
+    answers = [answer(sync())]
+    market.sql("UPDATE product SET price = 1 WHERE id = 'p0001'")
     planned = sync(dry_run=True)
-    assert planned.changed == 1
-    applied = sync(plan=planned.run_id)
-    assert (applied.updated, applied.quarantined) == (1, 1)
-    in_store.unstock({"_id": "p0002"})
-    passed = sync(changes=True)
-    assert (passed.compared, passed.extra) == (1, 1)
-    new_machine()
+    answers += [answer(planned), answer(sync(plan=planned.run_id))]
+    market.unstock({"_id": "p0002"})
+    answers.append(answer(sync(changes=True)))
+    begins()
+    answers.append(answer(api.validate(instance=instance)))
+    begins()
     [entry] = api.quarantine().raise_for_error().entries
-    assert entry.attempts == 2
-    new_machine()
+    begins()
     shown = api.show("p0001").raise_for_error()
-    assert len({each.run_id for each in shown.earlier or ()}) == 3
+    begins()
+    followed = api.stats(instance=instance).raise_for_error()
+    answers.append({"attempts": entry.attempts, "earlier": [each.row for each in shown.earlier or ()]})
+    answers.append({"unsettled": followed.unsettled, "has_proof": followed.full_proof_at is not None})
+    return answers
+
+
+def test_on_a_new_machine_each_time_the_answers_are_those_of_a_folder(
+    in_store: Market,
+    instance: dg.DagsterInstance,
+    new_machine: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    of_store = story(in_store, instance, new_machine)
+    in_store.unstock({})
+    in_store.sql("TRUNCATE product")
+    monkeypatch.setenv("PRODUCT_SYNC_STATE", str(tmp_path / "state"))
+    assert of_store == story(in_store, instance, lambda: None)
+    first, dry, applied, passed, valid, seen, followed = of_store
+    assert (first["inserted"], dry["changed"], applied["updated"], passed["compared"], passed["extra"]) == (
+        19,
+        1,
+        1,
+        1,
+        1,
+    )
+    assert (valid["extra_in_target"], seen["attempts"], followed["has_proof"]) == (1, 2, True)
+    assert len(seen["earlier"]) > 3
+
+
+def test_a_bucket_that_may_only_be_read_is_refused_before_anything_is_read(
+    in_store: Market,
+    instance: dg.DagsterInstance,
+    new_machine: Callable[[], None],
+    s3_server: S3Server,  # noqa: F811 - the fixture
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_store.stock(products(3))
     new_machine()
-    assert api.stats(instance=instance).raise_for_error().full_proof_at is not None
+    for name, value in s3_server.reader_env.items():
+        monkeypatch.setenv(name, value)
+    refused = api.sync(instance=instance).failure
+    assert refused is not None
+    assert (refused.code, refused.exit_status) == ("access_denied", 3)
+    assert "refuses this user: AccessDenied" in refused.message
+    assert in_store.rows() == {}
     new_machine()
-    assert api.validate(instance=instance).raise_for_error().extra_in_target == 1
+    [problem] = api.doctor().settings_problems
+    assert problem == str(refused)
+    assert "the-secret" not in problem
+
+
+def test_a_command_on_another_machine_knows_which_alerts_were_sent(
+    in_store: Market, new_machine: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run history stays on each machine; the record of alerts does not."""
+    with web_receiver() as web:
+        monkeypatch.setenv("PRODUCT_SYNC_ALERT_URLS", web.apprise)
+        for _ in range(2):
+            new_machine()
+            root, failure = state_root(os.environ), NotAttempted("The source is away.")
+            notify_of_error(os.environ, lambda: root, PRODUCT.sync_job, failure, datetime.now(UTC))  # noqa: B023
+        assert len(web.titles()) == 1, "the second machine keeps the quiet time of the first"
 
 
 def test_a_command_leaves_nothing_in_its_scratch_folder_and_keeps_the_run_history_on_its_machine(

@@ -216,7 +216,7 @@ class ObjectStore:
         code = _code(error) or type(error).__name__
         if isinstance(error, FileNotFoundError):
             return self._no_bucket()
-        if isinstance(error, PermissionError) or _WRONG_CREDENTIALS.search(type(error).__name__):
+        if isinstance(error, PermissionError) or _is_about_credentials(error):
             return AccessDenied(f"The store {self.url} refuses this user: {code}.", hint=_CREDENTIALS)
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _OF_DRIVERS:
             raise error
@@ -246,6 +246,12 @@ def _code(error: BaseException) -> str:
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code", ""))
     return ""
+
+
+def _is_about_credentials(error: Exception) -> bool:
+    """As the drivers say it that do not raise `PermissionError`: by the status of the answer, or the error's name."""
+    status = getattr(error, "status_code", getattr(error, "code", None))
+    return status in (401, 403) or _WRONG_CREDENTIALS.search(type(error).__name__) is not None
 
 
 def _is_of_this_machine(error: Exception) -> bool:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from product_sync.pipeline.sides import find_by_sides, note_sides
-from product_sync.state.drift_history import KEPT_HISTORY, PastDrift, add_to_history
+from product_sync.state.drift_history import PastDrift, add_to_history
 from product_sync.state.files import join, opened, read_metadata, row_count
 from product_sync.state.store import (
     BASELINE,
@@ -140,17 +140,20 @@ def test_a_drift_report_can_be_read_and_concluded_elsewhere(root: Path, elsewher
     assert not StateFolder(elsewhere, "key").report("none").exists()
 
 
-def test_the_history_of_drift_goes_back_so_many_runs_and_has_each_run_once(root: Path, elsewhere: Path) -> None:
+def test_the_history_of_drift_goes_back_so_many_runs_and_has_each_run_once(
+    root: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("product_sync.state.drift_history.KEPT_HISTORY", 3)
     folder = StateFolder(root, "key")
-    for number in range(KEPT_HISTORY + 2):
+    for number in range(5):
         add_to_history(folder, drift(f"run{number}"))
-    history = add_to_history(StateFolder(elsewhere, "key"), drift(f"run{KEPT_HISTORY + 1}"))
-    assert [run.run_id for run in history] == [f"run{number}" for number in range(2, KEPT_HISTORY + 2)]
+    history = add_to_history(StateFolder(elsewhere, "key"), drift("run4"))
+    assert [run.run_id for run in history] == ["run2", "run3", "run4"]
 
 
 def test_of_two_writers_at_once_neither_loses_what_the_other_has_added(root: Path, elsewhere: Path) -> None:
     def add(place: Path, name: str) -> None:
-        for number in range(8):
+        for number in range(5):
             add_to_history(StateFolder(place, "key"), drift(f"{name}{number}"))
 
     threads = [threading.Thread(target=add, args=each) for each in ((root, "a"), (elsewhere, "b"))]
@@ -159,8 +162,8 @@ def test_of_two_writers_at_once_neither_loses_what_the_other_has_added(root: Pat
     for thread in threads:
         thread.join()
     history = add_to_history(StateFolder(root, "key"), drift("last"))
-    assert len(history) == 17
-    assert {run.run_id for run in history} == {"last"} | {f"{name}{number}" for name in "ab" for number in range(8)}
+    assert len(history) == 11
+    assert {run.run_id for run in history} == {"last"} | {f"{name}{number}" for name in "ab" for number in range(5)}
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"source_count": null}'])
