@@ -19,7 +19,12 @@ _SHOWN: Final = 5
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="product_sync_torture.faults", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=372, help="number of rounds; each plays the next fault")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3 * len(FAULTS),
+        help="number of rounds; each plays the next fault (three of each)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes, each with its own servers")
     parser.add_argument(
         "--seed", type=int, default=1, help="seed of the first round of each fault; later rounds count up"
