@@ -171,10 +171,10 @@ def said(found: "Look") -> str:
 
 
 def _condition(found: "Look") -> str:
-    """Changes of this are worth a record of their own."""
+    """Changes of this are worth a record of their own: also a new full proof, whose age a check judges."""
     if found.stored is None:
         return found.lost.reason if found.lost else "none"
-    return "differ" if found.unsettled else "agree"
+    return f"{'differ' if found.unsettled else 'agree'} since {found.stored.proof.run_id}"
 
 
 def _observations(names: SyncNames, found: "Look", state: WatchState) -> list[dg.AssetObservation]:

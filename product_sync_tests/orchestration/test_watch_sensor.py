@@ -216,6 +216,11 @@ def test_the_pages_the_metrics_and_the_statistics_say_up_to_when_changes_are_com
     assert observed(first, PRODUCT.proof).keys() == {"full_proof_at", "position_at"}
     assert checked(first).passed
     assert not watching.tick().asset_events, "nothing has changed since"
+    shop.remove("b")
+    assert shop.run().success
+    assert observed(watching.tick(), PRODUCT.changes)["full_proof_at"] > seen["full_proof_at"]
+    shop.put(product("b"))
+    watching.tick()
     monkeypatch.setenv(METRICS_FILE, str(tmp_path / "product_sync.prom"))
     Daemon(shop.instance).tick()
     exported = (tmp_path / "product_sync.prom").read_text()

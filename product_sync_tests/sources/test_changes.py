@@ -85,7 +85,7 @@ def test_a_document_that_the_driver_does_not_decode_is_no_obstacle(shop: Shop) -
 def test_many_changes_of_other_collections_move_the_position_and_hide_nothing(shop: Shop) -> None:
     before = position(shop)
     numbers: list[dict[str, Any]] = [
-        {"$set": {"n": {"$range": [0, 100_000]}}},
+        {"$set": {"n": {"$range": [0, 200_000]}}},
         {"$unwind": "$n"},
         {"$project": {"_id": "$n"}},
     ]
