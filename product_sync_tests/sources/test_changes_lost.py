@@ -46,9 +46,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMongod]:
         yield started
 
 
-def open_shop(server: PrivateMongod, login: str = READER, *, seldom_used: bool = False) -> Any:
+def open_shop(server: PrivateMongod, login: str = READER, *, seldom_used: bool = False, more: str = "") -> Any:
     """``seldom_used``: as the watch does. Then the driver learns of a failure only by an error."""
-    options = f"?authSource=admin&replicaSet={SET}{'' if seldom_used else '&heartbeatFrequencyMS=500'}"
+    options = f"?authSource=admin&replicaSet={SET}{'' if seldom_used else '&heartbeatFrequencyMS=500'}{more}"
     return connect(SourceAddress(server.url(login=login, options=options)), seldom_used=seldom_used)
 
 
@@ -80,6 +80,12 @@ def test_the_role_read_is_enough(server: PrivateMongod, shop: Shop) -> None:
         before = position(reading)
         set_price(shop, "a", 11)
         assert set(changes(reading, before).ids) == string_ids("a")
+
+
+def test_the_connection_of_the_watch_takes_every_read_preference_of_the_url(server: PrivateMongod) -> None:
+    stale = "&readPreference=secondaryPreferred&maxStalenessSeconds=90"
+    with open_shop(server, seldom_used=True, more=stale) as reading:
+        assert changes(reading, position(reading)).events == 0
 
 
 def test_a_user_without_the_right_is_refused_with_the_grant_to_give(server: PrivateMongod) -> None:

@@ -59,7 +59,9 @@ def connect(
     after about ten seconds without a server, `AccessDenied` for a wrong user or password.
     """
     place = check_address(address)
-    client = _client(address, place, _DEFAULTS | (_SELDOM if seldom_used else {}), _limits(within_s))
+    # `maxStalenessSeconds` needs what the servers say every ten seconds: the driver refuses it with a longer interval.
+    seldom = _SELDOM if seldom_used and "maxstalenessseconds" not in place.options else {}
+    client = _client(address, place, _DEFAULTS | seldom, _limits(within_s))
     database = client[place.database]
     try:
         try:
