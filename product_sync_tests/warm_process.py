@@ -1,7 +1,7 @@
 """`python -m` of a module, in a process of its own that has imported everything when it starts.
 
 A server imports the package once for each process of the tests and forks the commands: importing Dagster and the
-drivers takes two seconds. `test_output_streams.py`, `test_demo.py` and `test_dev.py` start commands as users do.
+drivers takes two seconds (docs/decisions/0207, which names the tests that start commands as users do).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class WarmProcess:
             raise subprocess.TimeoutExpired(self._command, timeout or 0.0)
         return status
 
-    def completed(self, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def completed(self, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """The status and the output of the process, when it has ended."""
         status = self.wait(timeout)
         stdout, stderr = (path.read_text() for path in self._output)

@@ -200,9 +200,8 @@ def _partial_result(report: SyncReport) -> None:
     apart = ", apart from the quarantined documents" if report.quarantined else ""
     agree = f"Both sides agree on them{apart}." if report.valid else "The two sides do not agree on them."
     line(f"Compared: {report.looked_at}. {agree} Nothing else was compared.", "green" if report.valid else "red")
-    if report.scope == "changes" and report.position_at and report.full_proof_at:
-        line(f"Changes are compared up to {moment(report.position_at)}; not settled: {number(report.unsettled)}.")
-        line(f"The last full sync that passed began at {moment(report.full_proof_at)}.")
+    if report.scope == "changes":
+        _followed(report)
 
 
 def show_stats(report: StatsReport) -> None:
@@ -220,6 +219,11 @@ def show_stats(report: StatsReport) -> None:
     line(f"Last sync that succeeded: {moment(report.last_sync_at) if report.last_sync_at else 'none yet'}")
     if report.last_sync_run_id:
         line(f"Its run: {report.last_sync_run_id}")
+    _followed(report)
+
+
+def _followed(report: SyncReport | StatsReport) -> None:
+    """Up to when changes are compared, if they are."""
     if report.position_at and report.full_proof_at:
         line(f"Changes are compared up to {moment(report.position_at)}; not settled: {number(report.unsettled)}.")
         line(f"The last full sync that passed began at {moment(report.full_proof_at)}.")

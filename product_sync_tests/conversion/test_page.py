@@ -132,7 +132,7 @@ def assert_same(row_schema: RowSchema, raws: Sequence[bytes]) -> None:
 
 
 @pytest.mark.parametrize("name", ALL_TYPES)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(values=st.lists(st.tuples(IDS, VALUES | MEMBERS), min_size=1, max_size=12))
 def test_a_column_of_mixed_values_is_read_as_one_by_one(name: str, values: list[tuple[Any, Any]]) -> None:
     row_schema = row_schema_of({name: ALL_TYPES[name]}, {name: ALL_SPECS.get(name, {})})
@@ -140,14 +140,14 @@ def test_a_column_of_mixed_values_is_read_as_one_by_one(name: str, values: list[
 
 
 @pytest.mark.parametrize("name", ["smallint", "integer", "bigint", "price", "narrow", "whole", "fine", "any", "double"])
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(numbers=st.lists(NUMBERS, min_size=1, max_size=30))
 def test_numbers_are_read_as_one_by_one(name: str, numbers: list[Any]) -> None:
     assert_same(row_schema_of({name: ALL_TYPES[name]}), [encoded({"_id": 1, name: number}) for number in numbers])
 
 
 @pytest.mark.parametrize("name", ["integer", "price", "narrow", "any"])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     numbers=st.lists(
         st.one_of(
@@ -189,7 +189,7 @@ REGULAR_ROW_SCHEMA = row_schema_of(
 )
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=300)
 @given(
     changes=st.lists(st.tuples(st.integers(0, len(encoded(REGULAR)) - 1), st.integers(0, 255)), min_size=1, max_size=3),
     cut=st.integers(0, 12),
