@@ -13,12 +13,12 @@ import yaml
 
 from product_sync.errors import ConfigurationError, SyncCancelled
 from product_sync.orchestration import ended_run, executor, names
-from product_sync.orchestration.build import build_definitions
+from product_sync.orchestration.build import build_definitions, build_sync_definitions
 from product_sync.orchestration.dead_runs import process_tags
 from product_sync.orchestration.ended_run import ends_with_its_run
 from product_sync.orchestration.executor import executor_of, in_charge
 from product_sync.orchestration.names import PRODUCT
-from product_sync.schema.definition import load_definitions
+from product_sync.schema.definition import load_definition, load_definitions
 from product_sync.settings import EXECUTOR, EXECUTOR_CONFIG, ExecutorSettings
 from product_sync_tests.deploy import ROOT
 from product_sync_tests.shop import record_run
@@ -65,6 +65,19 @@ def test_the_jobs_have_the_executor_that_the_settings_name_with_the_config_of_th
         dg.validate_run_config(definition, {})
         with pytest.raises(dg.DagsterInvalidConfigError):
             dg.validate_run_config(definition, {"execution": {"config": {"no_such_key": 1}}})
+
+
+def test_in_a_project_of_somebody_else_shards_run_on_its_executor_or_on_the_one_that_is_given() -> None:
+    theirs = dg.Definitions(executor=dg.multiprocess_executor)
+    cut = build_sync_definitions(load_definition(), options={"shards": 4})
+    job = dg.Definitions.merge(cut, theirs).resolve_job_def(PRODUCT.sync_job)
+    assert job.executor_def is dg.multiprocess_executor
+    assert isinstance(job.graph.node_named(PRODUCT.load).definition, dg.GraphDefinition)
+    whole = dg.Definitions.merge(build_sync_definitions(load_definition()), theirs).resolve_job_def(PRODUCT.sync_job)
+    assert whole.executor_def is executor.IN_PROCESS
+    assert isinstance(whole.graph.node_named(PRODUCT.load).definition, dg.OpDefinition)
+    given = build_sync_definitions(load_definition(), executor=dg.in_process_executor).resolve_job_def(PRODUCT.sync_job)
+    assert given.executor_def.name == "in_process"
 
 
 @pytest.mark.parametrize(("name", "title"), [("celery", "## Celery"), ("k8s", "## Kubernetes")])

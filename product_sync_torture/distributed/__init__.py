@@ -1,0 +1,1 @@
+"""Kills the processes of runs whose steps are distributed, in each phase."""
