@@ -28,7 +28,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from product_sync.errors import ConfigurationError
 from product_sync.state.object_store import Entry, ObjectStore
@@ -200,6 +200,8 @@ def _view(entries: Iterable[Entry], prefix: str) -> Iterable[tuple[str, Entry]]:
 
 
 _MIRRORS: dict[tuple[str, Path | None], Mirror] = {}
+#: The locks of the scratch folders of this process. A lock that nobody refers to is freed.
+_LOCKS: list[BaseFileLock] = []
 
 
 def mirror_of(path: Path) -> Mirror | None:
@@ -230,7 +232,8 @@ def open_mirror(url: str, scratch: Path | None = None) -> Path:
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
         root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=scratch))
-        FileLock(root / _LOCK, is_singleton=True).acquire()
+        lock = FileLock(root / _LOCK, is_singleton=True)
+        lock.acquire()
     except OSError as error:
         raise ConfigurationError(
             f"No scratch folder can be made in {scratch or tempfile.gettempdir()}: {error.strerror}.",
@@ -238,6 +241,7 @@ def open_mirror(url: str, scratch: Path | None = None) -> Path:
         ) from error
     _remove_left_by_killed(root)
     atexit.register(_remove, root, os.getpid())
+    _LOCKS.append(lock)
     _MIRRORS[url, scratch] = Mirror(root, objects)
     return root
 

@@ -97,6 +97,21 @@ def test_a_kill_in_the_middle_of_an_upload_leaves_nothing_to_read_and_the_next_a
     assert list((tmp_path / "killed").iterdir()) == [], "the next process has removed it"
 
 
+_OPEN = """
+import sys
+from pathlib import Path
+from product_sync.state.mirror import open_mirror
+print(open_mirror(sys.argv[1], Path(sys.argv[2])))
+"""
+
+
+def test_a_process_that_starts_leaves_the_scratch_folder_of_another_one_at_work(mirror: Mirror) -> None:
+    command = [sys.executable, "-c", _OPEN, mirror.objects.url, str(mirror.root.parent)]
+    other = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert other.stdout.strip().startswith(str(mirror.root.parent))
+    assert mirror.root.is_dir()
+
+
 def test_a_store_that_is_away_for_a_while_is_waited_for(
     mirror: Mirror, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
