@@ -65,7 +65,7 @@ OF_THE_DEFINITIONS = {
     "PRODUCT_SYNC_DOCS_URL": "docs.example",
 }
 #: Judged by others: the storage of Dagster, the servers of the demo, the folders of the operating system.
-OF_OTHERS = {"DAGSTER_PG_URL", "PRODUCT_SYNC_MONGOD", "TMPDIR", "XDG_STATE_HOME"}
+OF_OTHERS = {"DAGSTER_PG_URL", "PRODUCT_SYNC_MONGOD", "PRODUCT_SYNC_SCRATCH", "TMPDIR", "XDG_STATE_HOME"}
 
 
 def test_every_variable_of_the_guide_is_tried_here() -> None:

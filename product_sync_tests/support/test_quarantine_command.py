@@ -113,7 +113,7 @@ def test_it_is_there_when_both_databases_are_down(market: Market, monkeypatch: p
 def test_a_state_folder_of_an_older_version_is_found_by_asking_the_target(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [note] = market.state.glob(f"*/{SIDES}")
+    [note] = market.state.glob(f"{SIDES}/*.json")
     text = note.read_text()
     try:
         for damaged in ("{", None):
