@@ -21,7 +21,7 @@ import pytest
 
 from product_sync.embedded.process import LOOPBACK, ServerProcess, free_port
 
-_START_S = 60.0
+_START_S, _ATTEMPTS = 30.0, 3
 _BUCKET = "tests"
 _KEY, _SECRET = "tests", "the-secret-of-the-tests"
 _READER, _READER_SECRET = "reader", "the-secret-of-the-reader"
@@ -39,12 +39,16 @@ _PORTS = (
 )
 
 
+def _free_ports() -> dict[str, int]:
+    return {name: free_port() for name in _PORTS}
+
+
 @dataclass
 class S3Server:
     """A server that can be stopped and started again with its data. ``env`` is what a client's process needs."""
 
     folder: Path
-    ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in _PORTS})
+    ports: dict[str, int] = field(default_factory=_free_ports)
     process: ServerProcess | None = None
 
     @property
@@ -66,6 +70,25 @@ class S3Server:
         return {**self.env, "AWS_ACCESS_KEY_ID": _READER, "AWS_SECRET_ACCESS_KEY": _READER_SECRET}
 
     def start(self) -> None:
+        """Start it, with other ports if another process has taken one of them meanwhile."""
+        for _ in range(_ATTEMPTS):
+            self._launch()
+            if self._becomes_ready():
+                return
+            self.stop()
+            self.ports = _free_ports()
+        raise AssertionError((self.folder / "weed.log").read_text()[-2_000:])
+
+    def _becomes_ready(self) -> bool:
+        assert self.process is not None
+        deadline = time.monotonic() + _START_S
+        while not self._answers():
+            if self.process.exit_status() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def _launch(self) -> None:
         config = self.folder / "s3.json"
         config.write_text(
             json.dumps(
@@ -100,10 +123,6 @@ class S3Server:
             log=self.folder / "weed.log",
             stop_signal=signal.SIGKILL,
         )
-        deadline = time.monotonic() + _START_S
-        while not self._answers():
-            assert time.monotonic() < deadline, (self.folder / "weed.log").read_text()[-2_000:]
-            time.sleep(0.1)
 
     def _answers(self) -> bool:
         """Whether an object can be written: the volume server is ready a little later than the others."""

@@ -45,9 +45,9 @@ def joined_at(path: Path) -> Joined | None:
 def footer(path: Path) -> Any:
     """The metadata of a Parquet file. A large one in a store is not fetched for it."""
     mirror = mirror_of(path)
-    if mirror and mirror.is_large(path) and (entry := mirror.entry(path)):
-        return mirror.objects.read(entry.name, pq.read_metadata)
-    return pq.read_metadata(here(path))
+    entry = mirror.entry(path) if mirror and mirror.is_large(path) else None
+    found = mirror.objects.read(entry.name, pq.read_metadata) if mirror and entry else None
+    return found or pq.read_metadata(here(path))
 
 
 class JoinedParquet:

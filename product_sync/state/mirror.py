@@ -89,7 +89,10 @@ class Mirror:
     def runs(self, folder: Path) -> list[Path]:
         """The runs below ``folder`` that have published something, the newest first."""
         by_run = runs_of(self.objects.entries(f"{self.name_of(folder)}/"))
-        self._views |= {self.root / run: dict(_view(entries, f"{run}/")) for run, entries in by_run.items()}
+        for run, entries in by_run.items():
+            # A step of this process sees its own run as it was when the step began.
+            if self.is_new(self.root / run) or self.root / run not in self._views:
+                self._views[self.root / run] = dict(_view(entries, f"{run}/"))
         newest_first = sorted(by_run, key=lambda run: last_sign(by_run[run]), reverse=True)
         return [run for run in map(self.root.joinpath, newest_first) if self._views[run]]
 

@@ -138,14 +138,14 @@ class ObjectStore:
             part.replace(path)
         return True
 
-    def read(self, name: str, use: Callable[[Any], _T]) -> _T:
-        """The result of ``use``, which reads parts of the object as of a file."""
+    def read(self, name: str, use: Callable[[Any], _T]) -> _T | None:
+        """The result of ``use``, which reads parts of the object as of a file. ``None`` if there is no such object."""
 
-        def read() -> _T:
+        def read() -> _T | None:
             with self._fs.open(self._at(name), "rb", cache_type="none") as file:
                 return use(file)
 
-        return self._patiently(read)
+        return self._patiently(read, missing=None)
 
     def put(self, name: str, path: Path, retry_s: float | None = None) -> None:
         """Make ``path`` the object of this name, which may exist. ``retry_s`` replaces that of the store."""

@@ -80,8 +80,9 @@ class _Numbers:
     def fetch_newest(self) -> tuple[int, list[Entry]]:
         """Bring the content with the highest number here. Returns the number, 0 if there is none, and all objects."""
         while True:
-            entries = sorted(self._mirror.objects.entries(self._prefix), key=lambda entry: entry.name)
-            number = self._number(entries[-1]) if entries else 0
+            found = self._mirror.objects.entries(self._prefix)
+            entries = sorted((entry for entry in found if _stem(entry).isdecimal()), key=lambda entry: entry.name)
+            number = int(_stem(entries[-1])) if entries else 0
             if number != self._mirror.numbers.get(self._path) or not self._path.exists():
                 # An empty object says that there is no content. One that is gone was followed by three others.
                 if not number or not entries[-1].size:
@@ -131,9 +132,6 @@ class _Numbers:
         old = [entry.name for entry in entries[: 1 - _KEPT] if entry.modified < newest - _KEPT_S]
         self._mirror.objects.remove(old)
 
-    def _number(self, entry: Entry) -> int:
-        return int(Path(entry.name).stem)
-
     def _stamp(self) -> tuple[int, int, int] | None:
         """Replacing a file gives it another inode."""
         try:
@@ -141,3 +139,8 @@ class _Numbers:
         except FileNotFoundError:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _stem(entry: Entry) -> str:
+    """The number of a content, or the name of what somebody else has put there."""
+    return Path(entry.name).stem

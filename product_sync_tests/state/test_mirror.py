@@ -11,17 +11,27 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from product_sync.errors import AccessDenied, ConfigurationError, ProductSyncError, StateStoreError
+from product_sync.errors import (
+    AccessDenied,
+    ConfigurationError,
+    LocalStorageError,
+    ProductSyncError,
+    StateStoreError,
+)
 from product_sync.settings import state_root
 from product_sync.state import replaced
-from product_sync.state.mirror import ALIVE, COMPLETE, Mirror, mirror_of, open_mirror
+from product_sync.state.files import row_count
+from product_sync.state.mirror import ALIVE, COMPLETE, Mirror, here, mirror_of, open_mirror
 from product_sync.state.object_retention import old_objects
 from product_sync.state.object_store import Entry, ObjectStore
 from product_sync.state.retention import KEPT_REPORTS, KEPT_RUNS
+from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder
 from product_sync_tests.object_store import S3Server
+from product_sync_tests.parquet import write_parquet
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -64,7 +74,9 @@ _UPLOAD = """
 import os, sys
 from datetime import UTC, datetime
 from product_sync.settings import state_root
+from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder
+from product_sync_tests.parquet import write_parquet
 files = StateFolder(state_root(os.environ), "key").begin("run", datetime.now(UTC))
 files.path("source.parquet").write_bytes(os.urandom(30_000_000))
 files.path("source.json").write_text("{}")
@@ -93,7 +105,7 @@ def test_a_kill_in_the_middle_of_an_upload_leaves_nothing_to_read_and_the_next_a
     with upload() as process:
         assert process.communicate()[0] == "begins\nhas ended\n"
     found = other_machine(mirror, tmp_path).begin("run", NOW)
-    assert found.path("source.parquet").stat().st_size == 30_000_000
+    assert here(found.path("source.parquet")).stat().st_size == 30_000_000
     assert list((tmp_path / "killed").iterdir()) == [], "the next process has removed it"
 
 
@@ -183,6 +195,28 @@ def test_the_newest_numbers_of_a_replaced_file_stay_and_older_ones_go_after_an_h
     assert numbers == ["00000003", "00000004", "00000005"]
 
 
+def test_what_somebody_else_has_put_beside_the_numbers_is_left_alone(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("hello")
+    mirror.objects.put("key/baseline/note.txt", tmp_path / "note")
+    folder = StateFolder(mirror.root, "key")
+    folder.write_baseline(5, "run")
+    assert other_machine(mirror, tmp_path).read_baseline() == 5
+
+
+def test_a_large_file_that_another_run_has_removed_is_gone_and_not_a_missing_bucket(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("product_sync.state.mirror._SMALL_BYTES", 0)
+    files = StateFolder(mirror.root, "key").begin("run", NOW)
+    rows = pa.table({"id": ["a"]})
+    write_parquet(files.path("source.parquet"), rows.schema, rows.to_batches(), metadata={})
+    files.publish()
+    other = other_machine(mirror, tmp_path).begin("run", NOW)
+    mirror.objects.remove([entry.name for entry in mirror.objects.entries("key/runs/")])
+    with pytest.raises(LocalStorageError, match="is gone"), local_storage(mirror.root):
+        row_count(other.path("source.parquet"))
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -263,12 +297,13 @@ _FILLS_THE_DISK = """
 import os, resource, sys
 from datetime import UTC, datetime
 from product_sync.settings import state_root
-from product_sync.state.store import StateFolder
 from product_sync.state.storage_errors import local_storage
+from product_sync.state.store import StateFolder
+from product_sync.state.mirror import here
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 root = state_root(os.environ)
 with local_storage(root):
-    StateFolder(root, "key").begin("run", datetime.now(UTC)).path("source.parquet")
+    here(StateFolder(root, "key").begin("run", datetime.now(UTC)).path("source.parquet"))
 """
 
 
