@@ -26,6 +26,7 @@ from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.load_diff import loaded_so_far
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run, require_writable
 from product_sync.runtime import signals
+from product_sync.runtime.process import collect_again
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.runtime.typed_settings import Setting
 from product_sync.schema.definition import SyncDefinition
@@ -72,6 +73,7 @@ class RunResource:
     @contextmanager
     def at_work(self, context: dg.InitResourceContext) -> Iterator["RunResource"]:
         """Tag a dry run; send heartbeats."""
+        collect_again()
         signals.resend_lost_interrupts(dg.DagsterExecutionInterruptedError.__name__)
         if context.instance is not None and context.run is not None and self._given.get("dry_run"):
             context.instance.add_run_tags(context.run.run_id, {names.DRY_RUN_TAG: "true"})

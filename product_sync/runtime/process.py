@@ -13,6 +13,8 @@ from typing import Final, NoReturn
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
+#: How many new objects start a search for unused ones: Python's default, and that of `collect_seldom`.
+_USUAL, _SELDOM = gc.get_threshold()[0], 50_000
 
 
 def leave_pandas_out() -> None:
@@ -70,9 +72,19 @@ def collect_seldom() -> None:
     """Let Python search for unused objects less often (docs/decisions/0201).
 
     Importing Dagster makes a quarter of a million objects that all stay. With Python's own limit of 700 new ones they
-    are searched so often that this takes a fifth of the start. What is not in a cycle is freed at once anyway.
+    are searched so often that this takes a fifth of the start. `collect_again` ends it when a run begins.
     """
-    gc.set_threshold(50_000)
+    gc.set_threshold(_SELDOM)
+
+
+def collect_again() -> None:
+    """End `collect_seldom`, and leave everything that is imported by now out of all searches.
+
+    A document of megabytes can be part of a cycle. If such cycles are found late, a run takes 90 MB more.
+    """
+    if gc.get_threshold()[0] == _SELDOM:
+        gc.freeze()
+        gc.set_threshold(_USUAL)
 
 
 def end_sooner() -> None:

@@ -207,3 +207,20 @@ def test_the_objects_that_importing_dagster_makes_are_not_searched_again_and_aga
         "print(gc.get_stats()[2]['collections'] > 0)\n"
     )
     assert run(program).stdout.split() == [str(searched)]
+
+
+def test_a_run_begins_with_python_s_own_limit_and_without_the_imported_objects() -> None:
+    program = (
+        "import gc\n"
+        "before = gc.get_threshold()\n"
+        "from product_sync.runtime.process import collect_again, collect_seldom\n"
+        "collect_seldom()\n"
+        "seldom = gc.get_threshold()\n"
+        "collect_again()\n"
+        "frozen = gc.get_freeze_count()\n"
+        "ring = []\n"
+        "ring.append(ring)\n"
+        "collect_again()\n"
+        "print(before != seldom, before == gc.get_threshold(), frozen > 0, gc.get_freeze_count() == frozen)\n"
+    )
+    assert run(program).stdout.split() == ["True"] * 4
