@@ -57,9 +57,10 @@ CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON product FOR EACH ROW EXECUTE FUNCTION audit();
 """
+#: The process of the session that waits for the locked row: a session is called ``product_sync RUN HOST:PID``.
 _HALTED: Final = """
-SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-AND application_name LIKE 'product_sync%'
+SELECT split_part(application_name, ':', 2)::int FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND application_name LIKE 'product_sync%'
 """
 
 
@@ -126,6 +127,7 @@ def _play(scene: _Scene, kill: Kill, played: Round) -> list[str]:
         victim = scene.step_begun(kill.phase, process)
         if halted:
             scene.wait(lambda: scene.sql(_HALTED))
+            [(victim,)] = scene.sql(_HALTED)
         ended_at = scene.inject(kill, process, victim)
     try:
         process.communicate(timeout=_RUN_S)
