@@ -12,10 +12,14 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
 from product_sync.errors import ConfigurationError
+from product_sync.runtime.backoff import RetryPolicy
+from product_sync.runtime.clock import SYSTEM_TIMING
 from product_sync.schema.addresses import SourceAddress
 from product_sync.schema.records import IdType, Reason, SourceBatch, SourceId
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.sources.mongodb import MongoSource, connect
+from product_sync.sources.mongodb.collection import SourceCollection
+from product_sync.sources.mongodb.expressions import MappedDocuments
 from product_sync_tests.row_schemas import TEXT, row_schema_of
 from product_sync_tests.sources.test_source import IDS_OF_EVERY_TYPE
 
@@ -166,6 +170,18 @@ class TestFailures:
             shop["products"].insert_one({"_id": number, "name": "x" * 3_000_000, "price": "9" if number else "none"})
         batches = list(price(shop).snapshot())
         assert [sum(batch.rows.num_rows for batch in batches), len(failures(batches))] == [11, 1]
+
+    def test_a_page_that_is_read_by_its_ids_ends_as_early_as_any_other(self, shop: Shop) -> None:
+        """Several replies of the server make up such a page: it must not hold as many documents as fit each of them."""
+        for number in range(24):
+            price_text = "9" if number % 4 else "none"
+            shop["products"].insert_one({"_id": number, "name": "x" * 1_000_000, "price": price_text})
+        row_schema = row_schema_of(
+            {"title": TEXT, "price": NUMERIC},
+            {"title": {"source": "name"}, "price": {"expression": {"$toDecimal": "$price"}, "required": False}},
+        )
+        collection = SourceCollection(shop, row_schema, retry=RetryPolicy(), timing=SYSTEM_TIMING)
+        assert 8_000_000 < MappedDocuments(collection, row_schema).page({}, 1_000).size < 13_000_000
 
     def test_a_document_that_its_expressions_make_too_large_costs_itself(self, shop: Shop) -> None:
         """The server sends no document of more than 16 MB. Each expression alone has room beside the fields."""

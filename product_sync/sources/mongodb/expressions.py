@@ -27,6 +27,8 @@ ID_ONLY: Final = {"_id": 1}
 _WHOLE: Final = {"_id": 1, "document": "$$ROOT"}
 #: Ids in one command, if a page is read by its ids.
 _AT_ONCE: Final = 500
+#: Bytes of documents after which a page that is read by its ids ends.
+_ENOUGH_BYTES: Final = 8 * 1024 * 1024
 
 #: Reads the documents of a query with the fields of a projection.
 _Read = Callable[[Query, Query], Sequence[bytes] | Documents]
@@ -49,9 +51,12 @@ class MappedDocuments:
             self._require_evaluation_error(error)
         while ids := _ids(read(query, ID_ONLY)):
             documents: list[bytes] = []
+            size = 0
             for wanted, found in self._parts(read, ids):
-                documents += found
-                if documents and len(found) < wanted:
+                part = list(found)
+                documents += part
+                size += sum(map(len, part))
+                if documents and (len(part) < wanted or size >= _ENOUGH_BYTES):
                     break  # The reply may have been cut at 16 MiB. The next page continues here.
             if documents:
                 return Documents.joined(documents)
