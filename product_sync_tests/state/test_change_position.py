@@ -33,6 +33,7 @@ from product_sync.state.change_position import (
 )
 from product_sync.state.mirror import mirror_of
 from product_sync.state.store import StateFolder
+from product_sync_tests.state.test_contract import damage
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 A, B = SourceId(IdType.STRING, 'a"\n'), SourceId(IdType.OTHER, "CAFfaWQA")
@@ -155,7 +156,7 @@ def test_a_damaged_file_is_no_position_and_said(
     folder: StateFolder, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     prove(folder, at(10))
-    (folder.folder / CHANGES).write_bytes(content)
+    damage(folder, CHANGES, content)
     with caplog.at_level(logging.WARNING):
         assert read_position(folder) is None
     assert "full sync" in caplog.text
