@@ -34,14 +34,8 @@ def runs(shown: Page) -> list[Fence]:
 PAGES = [shown for shown in all_pages() if runs(shown)]
 
 
-@pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs of all pages are recorded: a database of its own for each would cost a second each."""
-    return tmp_path_factory.mktemp("history")
-
-
 @pytest.fixture
-def session(market: Market, history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+def session(market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     """Twenty products are missing, three have another price, and one cannot be copied.
 
     None is extra: a proof that has differences looks at them twice, five seconds apart.
@@ -49,8 +43,6 @@ def session(market: Market, history: Path, tmp_path: Path, monkeypatch: pytest.M
     catalogue = [product(number, shipping={"weightGrams": number}) for number in range(IN_SHOP)]
     market.stock([*catalogue, product(7000, price="a lot")])
     market.copy([{**each, "price": 1} for each in catalogue[:3]] + catalogue[3:COPIED])
-    market.state.mkdir()
-    (market.state / "dagster").symlink_to(history)
     folder = tmp_path / "folder"
     folder.mkdir()
     return Session(market, folder, monkeypatch)

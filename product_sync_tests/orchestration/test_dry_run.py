@@ -197,5 +197,5 @@ def with_user(url: str, user: str, password: str) -> str:
 
 
 def state_key(shop: Shop) -> str:
-    [folder] = [path for path in shop.state.iterdir() if path.is_dir()]
+    [folder] = [path.parent for path in shop.state.glob("*/runs")]
     return folder.name
