@@ -53,10 +53,14 @@ class MappedDocuments:
             documents: list[bytes] = []
             size = 0
             for wanted, found in self._parts(read, ids):
-                part = list(found)
+                part = found if isinstance(found, Documents) else Documents.joined(found)
+                if size + part.size >= _ENOUGH_BYTES:
+                    if not documents:
+                        return part
+                    break  # The next page reads this part again.
                 documents += part
-                size += sum(map(len, part))
-                if documents and (len(part) < wanted or size >= _ENOUGH_BYTES):
+                size += part.size
+                if documents and len(part) < wanted:
                     break  # The reply may have been cut at 16 MiB. The next page continues here.
             if documents:
                 return Documents.joined(documents)
@@ -112,17 +116,25 @@ class MappedDocuments:
         return iter((ids[:middle], ids[middle:]))
 
     def _single(self, read: _Read, bson_id: bytes) -> list[bytes]:
-        """The document with this id, or none. The expressions are added one by one, so that each failure is named."""
+        """The document with this id, or none. The expressions are added one by one, so that each failure is named. No
+        reply is kept while the next one is read: the document may have 16 MB."""
         by_id = paging.any_of([bson_id])
         kept = {name: field for name, field in self._projection.items() if name not in self._expressions}
-        documents, failures = list(read(by_id, kept)), dict[str, str]()
+        failures = dict[str, str]()
         for name, expression in self._expressions.items():
             try:
-                documents = list(read(by_id, {**kept, name: expression}))
+                read(by_id, {**kept, name: expression})
                 kept[name] = expression
             except SourceReadError as error:
                 self._require_evaluation_error(error)
                 failures[name] = server_message(error.__cause__)
+        try:
+            documents = list(read(by_id, kept))
+        except SourceReadError as error:
+            self._require_evaluation_error(error)
+            if len(failures) == len(self._expressions):
+                raise
+            return self._single(read, bson_id)  # the document has changed meanwhile
         return [with_failures(document, failures) if failures else document for document in documents]
 
 
