@@ -49,6 +49,7 @@ def celery_config(redis_url: str, *, visibility_s: int = VISIBILITY_S) -> dict[s
         "broker": f"{redis_url}/0",
         "backend": f"{redis_url}/1",
         "config_source": {
+            "worker_prefetch_multiplier": 1,
             "task_acks_late": True,
             "task_reject_on_worker_lost": True,
             "broker_transport_options": {"visibility_timeout": visibility_s},

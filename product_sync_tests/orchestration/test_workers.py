@@ -48,6 +48,7 @@ def test_eight_shards_on_two_workers_of_which_one_dies_in_its_load(
             assert not try_lock(unsharded, TargetTable("public", "product", ()))
         psutil.Process(victim).kill()
         _waiting(other, but_not=victim)
+        wait_until(lambda: all(worker.is_ready for worker in workers))
         other.rollback()
         said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said

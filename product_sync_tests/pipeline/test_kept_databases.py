@@ -57,7 +57,7 @@ def traffic(shop: Shop) -> Iterator[list[int]]:
         found[:] = [last - first - (first - zero) for last, first, zero in zip(ended, began, before, strict=True)]
 
 
-def test_a_look_at_nothing_new_is_six_replies_of_mongodb_and_none_of_postgresql(
+def test_a_look_at_nothing_new_is_at_most_six_replies_of_mongodb_and_none_of_postgresql(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watcher = Watcher(shop)
@@ -69,7 +69,9 @@ def test_a_look_at_nothing_new_is_six_replies_of_mongodb_and_none_of_postgresql(
             assert watcher.look().events == 0
         found.append(tuple(sent))
     size, replies, connections = sorted(found)[2]
-    assert (replies, connections) == (6, 0)
+    # The server counts a request at its end, which may be after the reply.
+    assert 0 < replies <= 6
+    assert connections == 0
     assert size < 3_000
 
 
