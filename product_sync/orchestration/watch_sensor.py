@@ -165,7 +165,7 @@ def said(found: "Look") -> str:
         return "No full sync of these two sides has passed yet, so there is nothing to follow from."
     up_to = f"Compared up to {found.stored.position.time.at:%Y-%m-%d %H:%M:%S} UTC"
     if found.backlog:
-        return f"{up_to}. At least {found.events:,} changes follow: a run compares them."
+        return f"{up_to}. More follows than a look can read ({found.events:,} changes or more): a run compares it."
     products = f"{found.compared:,} {'product' if found.compared == 1 else 'products'}"
     return f"{up_to}: {found.events:,} changes, {products} compared, {len(found.unsettled):,} differ."
 

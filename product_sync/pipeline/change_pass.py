@@ -35,9 +35,10 @@ from product_sync.state.store import RunFiles, StateFolder
 if TYPE_CHECKING:
     from product_sync.pipeline.sync_run import SyncRun
 
-#: Bounds of one pass. What lies behind them is compared by the next one.
+#: Bounds of one pass. What lies behind them is compared by the next one. The time is for an oplog with many millions of
+#: changes of other collections, which MongoDB searches before it replies.
 MAX_EVENTS: Final = 100_000
-WITHIN_S: Final = 60.0
+WITHIN_S: Final = 3_600.0
 _ROWS: Final = 2_000
 _LOGGER = logging.getLogger(__name__)
 

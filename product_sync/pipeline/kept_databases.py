@@ -1,8 +1,9 @@
 """The two sides for the watch, which looks at them every half minute from a process that lives for weeks.
 
-The connection to the source stays open between the looks, and the columns of the table are kept. To make both anew for
-each look would cost a login, three connections and twice the replies of MongoDB (docs/decisions/0200). Both end after
-ten minutes and after an error, so that nothing lasts that a server no longer has.
+The connection to the source and its change stream stay open between the looks, and the columns of the table are kept.
+To make them anew for each look would cost a login, three connections and six times the replies of MongoDB
+(docs/decisions/0200, 0215). They end after ten minutes and after an error, so that nothing lasts that a server no
+longer has.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
 from typing import Any, Final
 
@@ -26,13 +27,13 @@ _KEEP_S: Final = 600.0
 
 
 class ConnectedDatabases(Databases):
-    """`Databases` whose connection to the source, once it is opened, stays open until `close`."""
+    """`Databases` whose connection to the source and change stream, once opened, stay open until `close`."""
 
     @contextmanager
     def open_source(
         self, timing: Timing = SYSTEM_TIMING, scope: ReadScope = EVERYTHING
     ) -> Iterator[mongodb.MongoSource]:
-        yield mongodb.MongoSource(self._database, self.row_schema, timing=timing, scope=scope)
+        yield mongodb.MongoSource(self._database, self.row_schema, timing=timing, scope=scope, changes=self._changes)
 
     def close(self) -> None:
         self._open.close()
@@ -41,6 +42,11 @@ class ConnectedDatabases(Databases):
     def _database(self) -> Any:
         """The driver's database."""
         return self._open.enter_context(mongodb.connect(self.source, seldom_used=True))
+
+    @cached_property
+    def _changes(self) -> mongodb.MongoChanges:
+        name = self.definition.source.collection
+        return self._open.enter_context(closing(mongodb.MongoChanges(self._database, name, stays_open=True)))
 
     @cached_property
     def _open(self) -> ExitStack:

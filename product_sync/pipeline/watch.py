@@ -33,7 +33,7 @@ from product_sync.state.change_position import (
 )
 from product_sync.state.store import StateFolder
 
-#: Events of one look. With more, a run compares them.
+#: Events of one look, and how long it reads them. With more, a run compares them.
 MAX_EVENTS = 20_000
 WITHIN_S = 5.0
 _NOT_TRIED = (UnsettledReason.IN_FLIGHT, UnsettledReason.WAITS_FOR_RUN)
@@ -45,7 +45,7 @@ class Look:
     ``lost`` says why if one was lost.
 
     ``due`` are the products that differ although their event is older than the settle time, and that no run has tried
-    yet; ``tried`` are those that a run could not settle. ``backlog`` says that there are too many events for a look, or
+    yet; ``tried`` are those that a run could not settle. ``backlog`` says that a look cannot read all events, or
     that too many products differ to be kept as unsettled: then the position has not moved. Nor has it if products
     differ while the run ``waits_for`` compares them.
     """

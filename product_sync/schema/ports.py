@@ -73,7 +73,8 @@ class ChangeFeed(Protocol):
         has seen every change before the place; `changes` returns all others."""
 
     def changes(self, since: ChangePosition, *, max_events: int, within_s: float) -> Changes:
-        """The ids that changed after ``since``: at most about ``max_events`` events, for about ``within_s`` seconds.
+        """The ids that changed after ``since``: at most ``max_events`` events, read for about ``within_s`` seconds. If
+        the source needs longer to find the first one, there are none, and the position stays.
 
         Raises `ChangesLost` if events between ``since`` and now cannot be read any more.
         """

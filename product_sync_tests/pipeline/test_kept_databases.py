@@ -16,7 +16,9 @@ from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.kept_databases import KeptDatabases
 from product_sync.pipeline.watch import Look, look
 from product_sync.schema.definition import load_definition
+from product_sync.state import change_position
 from product_sync.state.store import StateFolder
+from product_sync_tests.pipeline.test_sync_run import databases_of
 from product_sync_tests.pipeline.test_watch import prove
 from product_sync_tests.shop import Shop, product, shop
 
@@ -57,22 +59,53 @@ def traffic(shop: Shop) -> Iterator[list[int]]:
         found[:] = [last - first - (first - zero) for last, first, zero in zip(ended, began, before, strict=True)]
 
 
-def test_a_look_at_nothing_new_is_at_most_six_replies_of_mongodb_and_none_of_postgresql(
+def open_cursors(shop: Shop) -> int:
+    with MongoClient[dict[str, Any]](shop.mongodb_url) as client:
+        return int(client.admin.command("serverStatus")["metrics"]["cursor"]["open"]["total"])
+
+
+def test_a_look_at_nothing_new_is_two_replies_of_mongodb_and_none_of_postgresql(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watcher = Watcher(shop)
     watcher.look()
     monkeypatch.delattr(Databases, "reader")
-    found = []
-    for _ in range(5):
+    found, positions = [], []
+    for number in range(5):
+        with MongoClient[dict[str, Any]](shop.mongodb_url) as client:
+            client.get_default_database().other.insert_one({"number": number})
         with traffic(shop) as sent:
-            assert watcher.look().events == 0
+            looked = watcher.look()
+        assert looked.events == 0
+        assert looked.lag_s <= 1.0
+        assert looked.stored is not None
+        positions.append(looked.stored.position.time)
         found.append(tuple(sent))
+    assert positions == sorted(set(positions)), "it moves on with each look"
     # The cheapest of them: the connections of other clients cost something too. A request is counted at its end.
     size, replies, connections = min(found)
-    assert 0 < replies <= 6
+    assert 0 < replies <= 2
     assert connections == 0
-    assert size < 3_000
+    assert size < 650
+
+
+def test_a_kept_stream_misses_nothing_and_gives_way_to_the_position_that_a_run_has_stored(shop: Shop) -> None:
+    cursors = open_cursors(shop)
+    watcher = Watcher(shop)
+    watcher.look()
+    assert watcher.look().events == 0
+    shop.put(product("a", price=7))
+    assert (watcher.look().events, watcher.look().events) == (1, 0)
+    before = change_position.read_position(watcher._folder)
+    assert before is not None
+    with MongoClient[dict[str, Any]](shop.mongodb_url) as client:
+        client.get_default_database().other.insert_one({})
+    elsewhere = look(databases_of(shop), watcher._folder, settle_s=0.0).stored
+    assert elsewhere is not None
+    assert elsewhere.position != before.position
+    shop.remove("a")
+    assert watcher.look().events == 1
+    assert open_cursors(shop) <= cursors + 1
 
 
 def test_an_error_and_ten_minutes_end_the_connection(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
 
-from product_sync.errors import ChangesLost, ChangesUnavailable
+from product_sync.errors import ChangesLost, ChangesUnavailable, ProductSyncError
 from product_sync.schema.addresses import SourceAddress
 from product_sync.schema.changes import ChangePosition, Changes, ClusterTime
 from product_sync.schema.records import IdType, SourceId
+from product_sync.sources.mongodb import MongoChanges
 from product_sync.sources.mongodb.client import connect
 from product_sync.sources.mongodb.collection import collection_uuid
 from product_sync.sources.mongodb.source import MongoSource
@@ -34,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMongod]:
     key = tmp_path_factory.mktemp("key") / "key"
     key.write_text("c2VjcmV0IG9mIGEgdGVzdA==")
     key.chmod(0o600)
-    short = ("--oplogSize", "1", "--syncdelay", "1")
+    short = ("--oplogSize", "1", "--syncdelay", "1", "--setParameter", "enableTestCommands=1")
     with private_mongod("--replSet", SET, "--keyFile", str(key), *short, directConnection=True) as started:
         started.make_primary(SET)
         with MongoClient[dict[str, Any]](started.url("admin"), directConnection=True) as client:
@@ -58,12 +60,17 @@ def shop(server: PrivateMongod) -> Iterator[Shop]:
         yield database
 
 
-def changes(shop: Shop, since: ChangePosition) -> Changes:
-    return MongoSource(shop, product_row_schema()).change_feed().changes(since, max_events=1_000, within_s=60.0)
+def changes(shop: Shop, since: ChangePosition, feed: MongoChanges | None = None) -> Changes:
+    return (feed or feed_of(shop)).changes(since, max_events=1_000, within_s=60.0)
+
+
+def feed_of(shop: Shop) -> MongoChanges:
+    """Its stream stays open from one reading to the next, as that of the watch does."""
+    return MongoChanges(shop, "products", stays_open=True)
 
 
 def position(shop: Shop) -> ChangePosition:
-    return MongoSource(shop, product_row_schema()).change_feed().position()
+    return feed_of(shop).position()
 
 
 def set_price(shop: Shop, name: str, price: int) -> None:
@@ -108,21 +115,53 @@ def test_a_standalone_server_is_refused_and_full_syncs_still_work() -> None:
 
 def test_a_failover_in_the_gap_loses_nothing(server: PrivateMongod, shop: Shop) -> None:
     set_price(shop, "a", 20)
-    with open_shop(server, seldom_used=True) as kept:
-        before = changes(kept, position(kept)).position
+    with open_shop(server, seldom_used=True) as kept, closing(feed_of(kept)) as feed:
+        before = changes(kept, position(kept), feed).position
         set_price(shop, "a", 21)
         shop.client.admin.command("replSetStepDown", 2, secondaryCatchUpPeriodSecs=0, force=True)
-        assert set(changes(kept, before).ids) == string_ids("a")
+        assert set(changes(kept, before, feed).ids) == string_ids("a")
+
+
+def test_a_change_that_no_majority_has_is_not_claimed_and_seen_when_one_has_it(
+    server: PrivateMongod, shop: Shop
+) -> None:
+    set_price(shop, "a", 25)
+    stalls = {"configureFailPoint": "disableSnapshotting", "mode": "alwaysOn"}
+    with open_shop(server, seldom_used=True) as kept, closing(feed_of(kept)) as feed:
+        before = changes(kept, position(kept), feed).position
+        shop.client.admin.command(stalls)
+        try:
+            shop.products.with_options(write_concern=WriteConcern(1)).update_one({"_id": "a"}, {"$set": {"price": 26}})
+            found = changes(kept, before, feed)
+            assert (found.events, found.position.time) == (0, before.time)
+            assert found.now > found.position.time
+        finally:
+            shop.client.admin.command(stalls | {"mode": "off"})
+        set_price(shop, "b", 27)
+        assert set(changes(kept, found.position, feed).ids) == string_ids("a", "b")
+
+
+def test_a_right_that_is_taken_away_is_missed_by_the_next_look(server: PrivateMongod, shop: Shop) -> None:
+    roles = [{"role": "read", "db": "shop"}]
+    with open_shop(server, seldom_used=True) as kept, closing(feed_of(kept)) as feed:
+        before = changes(kept, position(kept), feed).position
+        shop.client.admin.command("revokeRolesFromUser", "reader", roles=roles)
+        try:
+            with pytest.raises(ProductSyncError, match="lacks the privileges"):
+                changes(kept, before, feed)
+        finally:
+            shop.client.admin.command("grantRolesToUser", "reader", roles=roles)
+        assert changes(kept, before, feed).events == 0
 
 
 def test_a_crash_in_the_gap_loses_nothing(server: PrivateMongod, shop: Shop) -> None:
-    with open_shop(server, seldom_used=True) as kept:
+    with open_shop(server, seldom_used=True) as kept, closing(feed_of(kept)) as feed:
         since = position(kept)
         set_price(shop, "b", 30)
-        before = changes(kept, since).position
+        before = changes(kept, since, feed).position
         set_price(shop, "a", 31)
         server.crash_and_restart()
-        assert set(changes(kept, before).ids) == string_ids("a")
+        assert set(changes(kept, before, feed).ids) == string_ids("a")
         set_price(shop, "b", 32)
         assert set(changes(kept, before).ids) == string_ids("a", "b")
 
@@ -137,7 +176,8 @@ def test_a_restored_backup_is_never_taken_for_the_same_history(
     server.restart_with(lambda data: shutil.copytree(data, backup))
     no_event_yet = position(shop)
     set_price(shop, "a", 41)
-    after = changes(shop, at_backup).position
+    feed = feed_of(shop)
+    after = changes(shop, at_backup, feed).position
 
     def restore(data: Path) -> None:
         shutil.rmtree(data)
@@ -147,7 +187,7 @@ def test_a_restored_backup_is_never_taken_for_the_same_history(
     set_price(shop, "b", 42)
     for since in (after, no_event_yet):
         with pytest.raises(ChangesLost) as lost:
-            changes(shop, since)
+            changes(shop, since, feed)
         assert lost.value.reason in ("restored", "token_invalid", "history_lost")
     assert set(changes(shop, at_backup).ids) == string_ids("b")
 

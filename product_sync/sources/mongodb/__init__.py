@@ -6,6 +6,7 @@ Only this package imports pymongo. It returns plain values and Arrow batches and
 
 from __future__ import annotations
 
+from product_sync.sources.mongodb.changes import MongoChanges
 from product_sync.sources.mongodb.client import check_address, connect
 from product_sync.sources.mongodb.collection import require_readable
 from product_sync.sources.mongodb.health import SourceHealth, inspect
@@ -14,6 +15,7 @@ from product_sync.sources.mongodb.source import MongoSource
 from product_sync.sources.mongodb.url import parse, without_credentials
 
 __all__ = [
+    "MongoChanges",
     "MongoSource",
     "Replication",
     "SourceHealth",

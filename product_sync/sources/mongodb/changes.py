@@ -1,45 +1,39 @@
 """Reads the change stream of the collection: which ``_id``s changed after a position.
 
-Only the keys are read (``$project``), so that the event of a document of 15 MB arrives, and the content is read by id
-afterwards. The stream reports what a majority of the replica set holds. It is read from the primary: a member that lags
-behind would report an end that is not one.
+Only the keys are read; the content is read by id afterwards. The stream reports what a majority of the replica set
+holds. It is read from the primary: a member that lags behind would report an end that is not one.
 
 What "everything up to now" takes (docs/decisions/0170): the time of the primary, one read that waits until a majority
-has reached this time, then the stream until it is empty.
+has reached this time, then the stream until it is empty. A stream that was kept open answers with two replies whether
+anything has changed since (docs/decisions/0215).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-import bson
-from bson.codec_options import CodecOptions
-from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo import ReadPreference
-from pymongo.change_stream import ChangeStream
 from pymongo.database import Database
-from pymongo.errors import OperationFailure
+from pymongo.errors import ExecutionTimeout, NetworkTimeout, OperationFailure, PyMongoError
 
 from product_sync.errors import ChangesLost, ChangesUnavailable, ProductSyncError
 from product_sync.runtime.backoff import Backoff, RetryPolicy
-from product_sync.runtime.clock import Timing
+from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.schema.changes import ChangePosition, Changes, ClusterTime, LostReason
 from product_sync.schema.records import SourceId
+from product_sync.sources.mongodb.change_stream import ChangeStream
 from product_sync.sources.mongodb.collection import REPLICATION_MS, collection_uuid, has_reached, with_retries
 from product_sync.sources.mongodb.errors import reason, translated
 from product_sync.sources.mongodb.id_match import id_of_element
 from product_sync.sources.mongodb.paging import only_id
 
-_PIPELINE: Final = [{"$project": {"operationType": 1, "documentKey._id": 1, "clusterTime": 1}}]
-_RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
 #: Events in one reply.
 _BATCH: Final = 5_000
-#: Milliseconds that the server waits for an event at the end of the stream. The driver's default is a second.
-_AWAIT_MS: Final = 1
 
 _STANDALONE, _UNAUTHORIZED, _AUTHENTICATION_FAILED = 40573, 13, 18
 #: Codes of mongodb/mongo, ``src/mongo/base/error_codes.yml``. Any other one is about the token: 280, 260, 15, 9, and
@@ -70,18 +64,37 @@ _TEXTS: Final = {
 _FULL_RUN = "The next full sync compares everything, and changes are followed again from there."
 _LONGER_OPLOG = f"{_FULL_RUN} Give the source a longer oplog, or follow the changes at shorter intervals."
 
+_RETRY: Final = RetryPolicy()
+
 _Database = Database[dict[str, Any]]
 
 
 class MongoChanges:
     """`product_sync.schema.ports.ChangeFeed` of one collection. A read that fails for a transient reason, such as a
-    failover, starts again from the same position, as ``retry`` says."""
+    failover, starts again from the same position, as ``retry`` says. With ``stays_open`` the stream is kept until
+    `close`, for a next reading that begins where the last one has ended."""
 
-    def __init__(self, database: _Database, name: str, *, retry: RetryPolicy, timing: Timing) -> None:
+    def __init__(
+        self,
+        database: _Database,
+        name: str,
+        *,
+        retry: RetryPolicy = _RETRY,
+        timing: Timing = SYSTEM_TIMING,
+        stays_open: bool = False,
+    ) -> None:
         self._database = database
         self._name = name
         self._retry = retry
         self._timing = timing
+        self._stays_open = stays_open
+        self._kept: tuple[ChangeStream, ChangePosition] | None = None
+
+    def close(self) -> None:
+        """End the stream that was kept."""
+        if self._kept:
+            self._kept[0].close()
+        self._kept = None
 
     def position(self) -> ChangePosition:
         """See `ChangeFeed.position`. The time is asked for after the stream was opened, so that a read that waits for
@@ -90,14 +103,15 @@ class MongoChanges:
 
     def changes(self, since: ChangePosition, *, max_events: int, within_s: float) -> Changes:
         """See `ChangeFeed.changes`."""
+        if found := self._no_changes(since):
+            return found
         read = partial(self._changes, since, max_events, within_s)
         return with_retries(read, self._database, Backoff(self._retry, self._timing), self._lost)
 
     def _position(self) -> ChangePosition:
         collection = self._collection_uuid()
-        with self._stream() as stream:
-            stream.try_next()
-            resume = _token_of(stream)
+        with closing(ChangeStream(self._database, self._name)) as stream:
+            resume = stream.token
         time, _, server = self._now()
         if not self._majority_has(time):
             raise ChangesUnavailable(
@@ -105,6 +119,35 @@ class MongoChanges:
                 hint="Changes are followed again after a full sync that starts when the members have caught up.",
             )
         return ChangePosition(_Token(resume, "", server).text, time, collection)
+
+    def _no_changes(self, since: ChangePosition) -> Changes | None:
+        """The answer if the kept stream has no event after ``since``. With an event, an error or another position it is
+        ``None``, and `_changes` makes every check.
+
+        An open stream is of the same collection, process and history as before: a drop or rename is an event, a server
+        that was restarted does not know the stream, and one that is no longer the primary refuses the first command.
+        That one says up to when a majority has what the stream is asked for then, and the primary's clock.
+        """
+        if self._kept is None or self._kept[1] != since:
+            return None
+        (stream, _), self._kept = self._kept, None
+        command = {
+            "find": self._name, "projection": {"_id": 0, "now": "$$NOW"}, "limit": 1, "singleBatch": True,
+            "maxTimeMS": REPLICATION_MS, "readConcern": {"level": "majority"},
+        }  # fmt: skip
+        try:
+            reply = self._database.command(command, read_preference=ReadPreference.PRIMARY)
+            documents, time = reply["cursor"]["firstBatch"], _cluster_time(reply["operationTime"])
+            if not documents or time < since.time or not stream.is_still_at_end():
+                stream.close()
+                return None
+        except PyMongoError:
+            return None  # the server ends a stream that nobody reads any more
+        token = _Token.parse(since.token)._replace(resume=stream.token)
+        position = ChangePosition(token.text, time, since.collection)
+        self._kept = stream, position
+        now = _cluster_time(reply["$clusterTime"]["clusterTime"])
+        return Changes({}, 0, True, position, now, _clock(documents[0]["now"], now))
 
     def _changes(self, since: ChangePosition, max_events: int, within_s: float) -> Changes:
         if self._collection_uuid() != since.collection:
@@ -114,24 +157,32 @@ class MongoChanges:
         if now < since.time or (server != token.server and not token.event):
             raise self._lost_because(LostReason.RESTORED)
         confirmed = self._majority_has(now)
+        self.close()
         until = self._timing.monotonic() + within_s
         ids: dict[SourceId, ClusterTime] = {}
-        events, newest, at_end = 0, None, False
-        last: RawBSONDocument | None = None
-        with self._stream(token.resume if server == token.server else token.event) as stream:
-            while events < max_events and (self._timing.monotonic() < until or not events):
-                event = stream.try_next()
-                if event is None:
-                    at_end = True
+        events, newest, at_end = 0, since.time, False
+        token = token._replace(server=server, resume=token.resume if server == token.server else token.event)
+        with ExitStack() as opened:
+            while not at_end and events < max_events and (left_s := until - self._timing.monotonic()) > 0:
+                opened.close()
+                batch = min(_BATCH, max_events - events)
+                try:
+                    stream = ChangeStream(self._database, self._name, token.resume, max_events=batch, within_s=left_s)
+                except (ExecutionTimeout, NetworkTimeout):
                     break
-                newest = _cluster_time(event["clusterTime"])
-                ids[self._changed_id(event)] = newest
-                events, last = events + 1, event
-            resume = _token_of(stream)
-        seen = last["_id"].raw.hex() if last is not None else token.event
-        # At a bound, more events of the newest time may follow: those of one transaction.
-        time = now if at_end and confirmed else max(since.time, _before(newest or since.time))
-        position = ChangePosition(_Token(resume, seen, server).text, time, since.collection)
+                opened.callback(stream.close)
+                for event in stream.events:
+                    ids[self._changed_id(event)] = newest = _cluster_time(event["clusterTime"])
+                events += len(stream.events)
+                at_end = not stream.events
+                last = token.event if at_end else stream.events[-1]["_id"].raw.hex()
+                token = token._replace(resume=stream.token, event=last)
+            # At a bound, more events of the newest time may follow: those of one transaction.
+            time = now if at_end and confirmed else max(since.time, _before(newest))
+            position = ChangePosition(token.text, time, since.collection)
+            if at_end and self._stays_open:
+                opened.pop_all()
+                self._kept = stream, position
         return Changes(ids, events, at_end, position, now, clock)
 
     def _changed_id(self, event: Mapping[str, Any]) -> SourceId:
@@ -145,13 +196,6 @@ class MongoChanges:
             raise self._lost_because(LostReason.UNKNOWN_EVENT, f" ({kind!r})")
         return id_of_element(only_id(key.raw))
 
-    def _stream(self, after: str = "") -> ChangeStream[Any]:
-        token = RawBSONDocument(bytes.fromhex(after)) if after else None
-        collection = self._database.get_collection(
-            self._name, codec_options=_RAW, read_preference=ReadPreference.PRIMARY
-        )
-        return collection.watch(_PIPELINE, resume_after=token, batch_size=_BATCH, max_await_time_ms=_AWAIT_MS)
-
     def _collection_uuid(self) -> str:
         return str(collection_uuid(self._database, self._name))
 
@@ -160,8 +204,7 @@ class MongoChanges:
         if "operationTime" not in reply:
             raise _standalone()
         time = _cluster_time(reply["operationTime"])
-        clock = int(reply["localTime"].replace(tzinfo=UTC).timestamp())
-        return _Now(time, max(clock, time.seconds), str(reply["topologyVersion"]["processId"]))
+        return _Now(time, _clock(reply["localTime"], time), str(reply["topologyVersion"]["processId"]))
 
     def _majority_has(self, time: ClusterTime) -> bool:
         return has_reached(self._database, self._name, time, "majority", ReadPreference.PRIMARY)
@@ -226,14 +269,12 @@ class _Token(NamedTuple):
         return ":".join(self)
 
 
-def _token_of(stream: ChangeStream[Any]) -> str:
-    token = stream.resume_token
-    assert token is not None, "every reply of a supported server has a resume token"  # noqa: S101
-    return bson.encode(token).hex()
-
-
 def _cluster_time(timestamp: Timestamp) -> ClusterTime:
     return ClusterTime(timestamp.time, timestamp.inc)
+
+
+def _clock(told: datetime, time: ClusterTime) -> int:
+    return max(time.seconds, int(told.replace(tzinfo=UTC).timestamp()))
 
 
 def _before(time: ClusterTime) -> ClusterTime:

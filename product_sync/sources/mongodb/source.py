@@ -69,12 +69,13 @@ class MongoSource:
         retry: RetryPolicy = _RETRY,
         timing: Timing = SYSTEM_TIMING,
         scope: ReadScope = EVERYTHING,
+        changes: MongoChanges | None = None,
     ) -> None:
         self._scope = scope
         self._collection = SourceCollection(database, row_schema, retry=retry, timing=timing)
         self._mapped = MappedDocuments(self._collection, row_schema)
         self._row_schema = row_schema
-        self._changes = MongoChanges(database, row_schema.collection, retry=retry, timing=timing)
+        self._changes = changes or MongoChanges(database, row_schema.collection, retry=retry, timing=timing)
         self._page_rows = page_rows
         self._page_bytes = page_bytes
         self._converter = PageConverter(row_schema)
