@@ -3,30 +3,84 @@
 It costs a third of the driver's cursor and does not hold the interpreter. ADBC reads the binary form of COPY. It finds
 types by the text of their functions, and does not find them where a role has ``quote_all_identifiers``: then each value
 comes as its bytes, and `binary.canonical` decodes it.
+
+ADBC waits inside C, and Python runs a signal handler only when the call returns: behind a table lock, when the lock is
+freed. So its calls run in a thread, and the caller waits in Python. If it is interrupted, the statement is cancelled at
+the server.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
+from product_sync.runtime import prefetch
 from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres import binary, session_sql
 from product_sync.targets.postgres.column_types import wire_format
 from product_sync.targets.postgres.connection import conninfo
 from product_sync.targets.postgres.errors import changed_meanwhile, reading_failed, waited_too_long
-from product_sync.targets.postgres.interruptible_calls import BrokenOff, InterruptibleCalls, close, keep_from_closing
-from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watching
+from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, Watch, log_wait
 
 #: Bytes of a batch. ADBC ends a batch with the row that goes beyond.
 BATCH_BYTES: Final = 2 * 1024 * 1024
-
+#: Seconds between two checks whether the caller must stop waiting.
+_CHECK_EVERY_S: Final = 0.2
+#: Seconds that a server has to end a cancelled statement.
+_CANCEL_S: Final = 3.0
 _SQLSTATE: Final = re.compile(r"SQLSTATE: ([0-9A-Z]{5})")
+#: The objects that stuck calls use, kept from the garbage collector, which would close them during the call.
+_stuck: list[object] = []
+
+_T = TypeVar("_T")
+
+
+class _Left(Exception):
+    """The stream that the call belongs to was closed, so nobody needs its result."""
+
+
+class _BrokenOff(Exception):
+    """The server has not answered for too long."""
+
+
+class _Calls:
+    """Runs calls one after the other. ``cancel`` ends the running one, from another thread.
+
+    After `break_off` is set the running call raises `_BrokenOff`. ``is_stuck`` says that a call did not end: then the
+    objects that it uses must not be closed.
+    """
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        self.break_off = threading.Event()
+        self.is_busy = False
+        self.is_stuck = False
+
+    def __call__(self, call: Callable[[], _T]) -> _T:
+        self.is_busy = True
+        running = prefetch.run_in_thread(call)
+        try:
+            while not wait([running], _CHECK_EVERY_S).done:
+                if prefetch.is_abandoned():
+                    raise _Left
+                if self.break_off.is_set():
+                    raise _BrokenOff
+        except BaseException:
+            # A cancel request opens a connection, and may wait for a silent server too.
+            wait([prefetch.run_in_thread(self._cancel)], _CANCEL_S)
+            self.is_stuck = bool(wait([running], _CANCEL_S).not_done)
+            raise
+        finally:
+            self.is_busy = False
+        return running.result()
 
 
 def record_batches(
@@ -43,38 +97,37 @@ def record_batches(
     """
     import adbc_driver_postgresql.dbapi as adbc
 
-    table, ended = row_schema.table.qualified_name, ""
+    table = row_schema.table.qualified_name
+    watch: Watch | None = None
     try:
         connection = adbc.connect(conninfo(address))
         cursor = connection.cursor()
-        call = InterruptibleCalls(cursor.adbc_cancel)
+        call = _Calls(cursor.adbc_cancel)
         try:
-            backend = call(partial(_begin, cursor))
-            with watching(
+            watch = Watch(
                 address,
-                backend,
-                on_wait=on_wait,
+                call(partial(_begin, cursor)),
                 is_busy=lambda: call.is_busy,
-                break_off=call.break_off,
+                break_off=call.break_off.set,
+                on_wait=on_wait,
                 patience=patience,
-            ) as watch:
-                try:
-                    call(partial(cursor.execute, statement))
-                    reader = cursor.fetch_record_batch()
-                    while (batch := call(partial(next, reader, None))) is not None:
-                        yield _canonical(batch, row_schema)
-                finally:
-                    ended = watch.ended
+            )
+            with watch:
+                call(partial(cursor.execute, statement))
+                reader = cursor.fetch_record_batch()
+                while (batch := call(partial(next, reader, None))) is not None:
+                    yield _canonical(batch, row_schema)
         finally:
-            if call.is_stuck:
-                keep_from_closing(cursor, connection)
-            else:
-                close(cursor, connection)
-    except BrokenOff as error:
-        raise waited_too_long(ended, table=table) from error
-    except (adbc.Error, pa.ArrowException, OSError) as error:
-        if ended:
-            raise waited_too_long(ended, table=table) from error
+            for used in (cursor, connection):
+                if call.is_stuck:
+                    _stuck.append(used)
+                else:
+                    # The result of the read is known.
+                    with suppress(Exception):
+                        used.close()
+    except (_BrokenOff, adbc.Error, pa.ArrowException, OSError) as error:
+        if watch and watch.ended:
+            raise waited_too_long(watch.ended, table=table) from error
         # An error that occurs while batches arrive comes through Arrow, as text only.
         state, message = _parsed(str(error))
         raise reading_failed(state, message, table=table) from error

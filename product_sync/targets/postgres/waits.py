@@ -8,13 +8,14 @@ not say which session is in the way. So a second connection asks every few secon
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -49,9 +50,10 @@ PATIENCE: Final = Patience()
 
 
 class Watch:
-    """A session that is watched. ``ended`` says why its wait was ended, and is empty until then.
+    """Watches the session of the server process ``backend`` from a thread while its block runs.
 
-    ``is_busy`` says whether the session is in a statement; ``break_off`` ends that statement without the server.
+    ``ended`` says why the session's wait was ended, and is empty until then. ``is_busy`` says whether the session is in
+    a statement; ``break_off`` ends that statement without the server.
     """
 
     def __init__(
@@ -59,29 +61,33 @@ class Watch:
         address: TargetAddress,
         backend: int,
         *,
-        on_wait: OnWait,
         is_busy: Callable[[], bool],
         break_off: Callable[[], None],
+        on_wait: OnWait,
         patience: Patience,
     ) -> None:
         self._address = address
         self._backend = backend
-        self._on_wait = on_wait
         self._is_busy = is_busy
         self._break_off = break_off
+        self._on_wait = on_wait
         self._patience = patience
         self._stopped = threading.Event()
         self._since: tuple[str, float] | None = None
         self._reported_at = 0.0
         self.ended = ""
 
-    def run(self) -> None:
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._run, name="product_sync watch", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
         while not self._stopped.wait(self._patience.check_every_s):
             with suppress(psycopg.Error):
                 self._check()
-
-    def stop(self) -> None:
-        self._stopped.set()
 
     def _check(self) -> None:
         if not self._is_busy():
@@ -120,45 +126,21 @@ class Watch:
         return False
 
 
-@contextmanager
-def watching(
-    address: TargetAddress,
-    backend: int,
-    *,
-    on_wait: OnWait,
-    is_busy: Callable[[], bool],
-    break_off: Callable[[], None],
-    patience: Patience = PATIENCE,
-) -> Iterator[Watch]:
-    """Watches the session of the server process ``backend`` from a thread while the block runs."""
-    watch = Watch(address, backend, on_wait=on_wait, is_busy=is_busy, break_off=break_off, patience=patience)
-    threading.Thread(target=watch.run, name="product_sync watch", daemon=True).start()
-    try:
-        yield watch
-    finally:
-        watch.stop()
-
-
-@contextmanager
 def watched(
     connection: psycopg.Connection, address: TargetAddress, *, on_wait: OnWait = log_wait, patience: Patience = PATIENCE
-) -> Iterator[Watch]:
-    """`watching` for a connection of psycopg."""
+) -> Watch:
+    """The `Watch` of a connection of psycopg."""
 
     def is_busy() -> bool:
         return not connection.closed and connection.info.transaction_status is TransactionStatus.ACTIVE
 
     def break_off() -> None:
         # The driver, which waits in another thread, then finds the connection closed.
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=connection.fileno()) as ours:
-            try:
-                ours.shutdown(socket.SHUT_RDWR)
-            finally:
-                ours.detach()
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)
 
     backend = connection.info.backend_pid
-    with watching(address, backend, on_wait=on_wait, is_busy=is_busy, break_off=break_off, patience=patience) as watch:
-        yield watch
+    return Watch(address, backend, is_busy=is_busy, break_off=break_off, on_wait=on_wait, patience=patience)
 
 
 def _blocker(pid: int, name: str | None, state: str | None, seconds: float | None) -> str:
