@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import re
 import socket
+import ssl
+import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Final
 
 import psycopg
@@ -27,7 +30,6 @@ from product_sync.errors import (
 )
 from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres import binary
-from product_sync.targets.postgres.certificate import refused_because
 from product_sync.targets.postgres.errors import read_error
 
 _PORT: Final = "5432"
@@ -67,6 +69,11 @@ _CERTIFICATE: Final = re.compile(r"certificate verify failed")
 _WRONG_NAME: Final = re.compile(r"server certificate for .* does not match host name")
 _NO_ROOT: Final = re.compile(r"root certificate file .* does not exist|could not read root certificate file")
 _NO_TLS: Final = re.compile(r"server does not support SSL")
+#: libpq's default (manual, "Client Verification of Server Certificates").
+_ROOT: Final = "~/.postgresql/root.crt"
+#: The message with which a client asks for TLS (PostgreSQL manual, "SSL Session Encryption" and "Message Formats").
+_SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)
+_HANDSHAKE_S: Final = 5.0
 
 
 def connect(
@@ -243,9 +250,27 @@ def too_few_connections(user: str, reason: str) -> TooFewConnections:
 
 
 def _why_refused(parameters: dict[str, str]) -> str | None:
+    """OpenSSL's reason, such as ``certificate has expired``; ``None`` if it is not found.
+
+    libpq says the same for an expired certificate and for one of an unknown issuer. So the handshake is done again with
+    Python's ``ssl``. Nothing is sent over that connection, and the refusal stands.
+    """
     known = _with_defaults(parameters)
-    places = [(host, int(port)) for host, port in _places(known) if not host.startswith("/")]
-    return refused_because(places, known["sslrootcert"])
+    root = None if known["sslrootcert"] == "system" else Path(known["sslrootcert"] or _ROOT).expanduser()
+    for host, port in _places(known):
+        try:
+            context = ssl.create_default_context(cafile=root)
+            # libpq checks the name itself, and its message is clear.
+            context.check_hostname = False
+            with socket.create_connection((host, int(port)), timeout=_HANDSHAKE_S) as plain:
+                plain.sendall(_SSL_REQUEST)
+                if plain.recv(1) == b"S":
+                    context.wrap_socket(plain).close()
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message
+        except OSError:  # also for the path of a Unix socket
+            continue
+    return None
 
 
 def _reason(text: str) -> str:

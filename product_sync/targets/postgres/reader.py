@@ -21,15 +21,7 @@ from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.scope import EVERYTHING, Ids, KeyRange, ReadScope
-from product_sync.targets.postgres import (
-    adbc_stream,
-    binary,
-    catalog_sql,
-    constraints,
-    key_range_sql,
-    row_sql,
-    session_sql,
-)
+from product_sync.targets.postgres import adbc_stream, binary, catalog_sql, constraints, row_sql, session_sql
 from product_sync.targets.postgres.column_types import wire_format
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.errors import changed_meanwhile, read_error, waited_too_long
@@ -100,7 +92,7 @@ class PostgresReader:
         with self._reading() as connection:
             oid = table_oid(connection, self._row_schema.table)
             row = connection.execute(catalog_sql.IS_IN_BYTE_ORDER, [oid, key.name]).fetchone()
-        in_range = key_range_sql.is_in_range(key, self._scope, in_byte_order=row == (True,))
+        in_range = row_sql.is_in_range(key, self._scope, in_byte_order=row == (True,))
         return sql.SQL("{} AND {}").format(ours, in_range)
 
     def estimated_count(self) -> int:

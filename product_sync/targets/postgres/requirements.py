@@ -1,4 +1,4 @@
-"""Checks that a sync can write to the target, before anything is read or written.
+"""Checks the target table: before anything is read or written that a sync can write to it, later that it is unchanged.
 
 The writer, the start of a run and `doctor` use the same function, so that `doctor` never passes what a sync refuses.
 """
@@ -9,11 +9,13 @@ from typing import Final
 
 import psycopg
 
-from product_sync.errors import AccessDenied, ReadOnlyTarget, TableError, TransactionPooling
+from product_sync.errors import AccessDenied, EveryBatchWouldFail, ReadOnlyTarget, TableError, TransactionPooling
 from product_sync.runtime import hints
 from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TargetTable
+from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres import catalog_sql, session_sql
+from product_sync.targets.postgres.errors import START_AGAIN
 from product_sync.targets.postgres.lock import pools_transactions
 
 _SETTING: Final = "default_transaction_read_only"
@@ -66,12 +68,8 @@ def refuse_heirs(connection: psycopg.Connection, oid: int, name: str) -> None:
 
 
 def _refuse_read_only(connection: psycopg.Connection, address: TargetAddress, table: TargetTable) -> None:
-    in_recovery, is_on, source, database = connection.execute(session_sql.READ_ONLY).fetchone() or (
-        False,
-        False,
-        "",
-        "",
-    )
+    found = connection.execute(session_sql.READ_ONLY).fetchone()
+    in_recovery, is_on, source, database = found or (False, False, "", "")
     if in_recovery:
         raise ReadOnlyTarget(
             f"The server of {table.qualified_name} is in recovery: a standby cannot be written to.",
@@ -87,21 +85,16 @@ def _refuse_read_only(connection: psycopg.Connection, address: TargetAddress, ta
 
 
 def _end_of_read_only(source: str, role: str, database: str) -> str:
+    owners: dict[str, tuple[str, list[str]]] = {
+        "user": ("ROLE {}", [role]),
+        "database": ("DATABASE {}", [database]),
+        "database user": ("ROLE {} IN DATABASE {}", [role, database]),
+    }
+    if source not in owners:
+        return f"Use a role that may write, or turn {_SETTING} off where it is set. Some services set it on a full disk."
+    owner, names = owners[source]
     # READ WRITE: the session that executes it may be read-only too.
-    match source:
-        case "user":
-            return hints.sql("BEGIN READ WRITE; ALTER ROLE {} RESET default_transaction_read_only; COMMIT", role)
-        case "database":
-            return hints.sql(
-                "BEGIN READ WRITE; ALTER DATABASE {} RESET default_transaction_read_only; COMMIT", database
-            )
-        case "database user":
-            return hints.sql(
-                "BEGIN READ WRITE; ALTER ROLE {} IN DATABASE {} RESET default_transaction_read_only; COMMIT",
-                role,
-                database,
-            )
-    return f"Use a role that may write, or turn {_SETTING} off where it is set. Some services set it on a full disk."
+    return hints.sql(f"BEGIN READ WRITE; ALTER {owner} RESET {_SETTING}; COMMIT", *names)
 
 
 def _refuse_row_security(connection: psycopg.Connection, oid: int, table: TargetTable) -> None:
@@ -120,3 +113,32 @@ def _refuse_rules(connection: psycopg.Connection, oid: int, table: TargetTable) 
             " PostgreSQL refuses INSERT … ON CONFLICT there.",
             hint="Let triggers do what the rules do, or let `target` of the mapping file name another table.",
         )
+
+
+def require_unchanged(connection: psycopg.Connection, row_schema: RowSchema) -> None:
+    """Raises `EveryBatchWouldFail` if a mapped column has another type now or is gone, and driver errors.
+
+    PostgreSQL rounds an integer that it is sent for a column that has become real, and binary COPY takes its four bytes
+    for those of a float. Neither is an error to the server, so it has to be asked. After a transaction has written to
+    the table, the table is locked against such changes until the transaction ends.
+    """
+    if changes := changed(connection, row_schema):
+        raise EveryBatchWouldFail(changes, hint=START_AGAIN)
+
+
+def changed(connection: psycopg.Connection, row_schema: RowSchema) -> str:
+    """A sentence about the mapped columns that have changed; empty if none has, or if the whole table is gone."""
+    mapped = {column.name for column in (*row_schema.columns, *row_schema.written_at)}
+    reflected = {
+        column.name: column.declared.replace('"', "") for column in row_schema.table.columns if column.name in mapped
+    }
+    rows = connection.execute(catalog_sql.TYPES_NOW, [row_schema.table.schema, row_schema.table.name]).fetchall()
+    now: dict[str, str] = dict(rows)
+    changes = [
+        f"{name} is {now[name]} now and was {declared}" if name in now else f"{name} is gone"
+        for name, declared in reflected.items()
+        if now.get(name) != declared
+    ]
+    if not now or not changes:
+        return ""
+    return f"{row_schema.table.qualified_name} was changed during the run: {', '.join(changes)}."

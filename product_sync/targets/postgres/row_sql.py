@@ -1,4 +1,4 @@
-"""Statements that read and write rows of the target, composed from the row schema.
+"""Statements that read and write rows of the target, composed from the row schema and the scope.
 
 Values are bound, as one array per column; identifiers are composed. `session_sql` says how names are written.
 """
@@ -6,13 +6,19 @@ Values are bound, as one array per column; identifiers are composed. `session_sq
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import LiteralString
 
 from psycopg import sql
 
+from product_sync.conversion import id_bounds
 from product_sync.conversion.document import constant
 from product_sync.schema.row_schema import RowColumn, RowSchema
+from product_sync.schema.scope import KeyRange
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync.targets.postgres.column_types import WireFormat, wire_format
+from product_sync.targets.postgres.column_types import wire_format
+
+_LEAST, _MOST = -(2**63), 2**63 - 1
+_NO_ROW = sql.SQL("false")
 
 
 def table(row_schema: RowSchema) -> sql.Identifier:
@@ -30,6 +36,44 @@ def is_ours(row_schema: RowSchema, alias: str = "p") -> sql.Composable:
         if row_schema.tenant
         else sql.SQL("true")
     )
+
+
+def is_in_range(key: RowColumn, scope: KeyRange, *, in_byte_order: bool) -> sql.Composable:
+    """Whether the row ``p`` is in ``scope``, a range of texts in the order of their bytes, whatever the collation.
+
+    An integer or uuid column is compared by its own values, so that the index of the key serves the condition. A text
+    column keeps its own collation if that orders texts by their bytes, which ``in_byte_order`` says; else the server
+    compares each row.
+    """
+    column: sql.Composable = sql.Identifier("p", key.name)
+    if key.type.as_text:
+        return _integer_in(column, scope)
+    if key.type.name is TypeName.UUID:
+        found = id_bounds.of_form(id_bounds.UUID, scope)
+        return _between(column, found.first, found.end, "uuid") if found else _NO_ROW
+    if key.type.name is not TypeName.TEXT or not in_byte_order:
+        column = sql.SQL("{}::pg_catalog.text").format(column)
+    if not in_byte_order:
+        column = sql.SQL('{} COLLATE pg_catalog."C"').format(column)
+    return _between(column, scope.first, scope.end, "text")
+
+
+def _integer_in(column: sql.Composable, scope: KeyRange) -> sql.Composable:
+    within = sql.SQL("{} BETWEEN {}::pg_catalog.int8 AND {}::pg_catalog.int8")
+    intervals = [
+        within.format(column, sql.Literal(str(max(first, _LEAST))), sql.Literal(str(min(last, _MOST))))
+        for first, last in id_bounds.integers(scope)
+        if first <= _MOST and last >= _LEAST
+    ]
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(intervals)) if intervals else _NO_ROW
+
+
+def _between(column: sql.Composable, first: str, end: str | None, type_name: str) -> sql.Composable:
+    of_type = sql.SQL("{}::pg_catalog.{}")
+    bounds = [sql.SQL("{} >= {}").format(column, of_type.format(sql.Literal(first), sql.Identifier(type_name)))]
+    if end is not None:
+        bounds.append(sql.SQL("{} < {}").format(column, of_type.format(sql.Literal(end), sql.Identifier(type_name))))
+    return sql.SQL(" AND ").join(bounds)
 
 
 def select_all(row_schema: RowSchema, wanted: sql.Composable) -> sql.Composed:
@@ -143,7 +187,7 @@ def written_by(row_schema: RowSchema) -> sql.Composed:
         is_ours=is_ours(row_schema),
         key=key(row_schema),
         wrote=ids(row_schema),
-        deleted=_key_format(row_schema).parsed_ids("$3"),
+        deleted=ids(row_schema, "$3"),
     )
 
 
@@ -159,9 +203,9 @@ def key(row_schema: RowSchema) -> sql.Identifier:
     return sql.Identifier(row_schema.key.name)
 
 
-def ids(row_schema: RowSchema) -> sql.Composed:
-    """The ids in ``$1`` as an array of the key's type."""
-    return _key_format(row_schema).parsed_ids("$1")
+def ids(row_schema: RowSchema, parameter: LiteralString = "$1") -> sql.Composed:
+    """The ids in a parameter as an array of the key's type."""
+    return wire_format(row_schema.key.type).parsed_ids(parameter)
 
 
 def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
@@ -234,7 +278,3 @@ def _literal(column: RowColumn) -> sql.Composed:
 
 def _id(row_schema: RowSchema) -> sql.Composed:
     return sql.SQL("{}::pg_catalog.text").format(sql.Identifier("p", row_schema.key.name))
-
-
-def _key_format(row_schema: RowSchema) -> WireFormat:
-    return wire_format(row_schema.key.type)

@@ -32,12 +32,11 @@ from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch, Written
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.targets.postgres import binary, commit_outcome, constraints, reader, row_sql, session_sql
-from product_sync.targets.postgres.column_changes import changed, require_unchanged
 from product_sync.targets.postgres.connection import application_name, connect
 from product_sync.targets.postgres.copy_rows import CANCEL_S, copy_rows
 from product_sync.targets.postgres.errors import START_AGAIN, describe, read_error, write_error
 from product_sync.targets.postgres.lock import already_running, holder_of, try_lock, wait_for_lock
-from product_sync.targets.postgres.requirements import require_writable
+from product_sync.targets.postgres.requirements import changed, require_unchanged, require_writable
 from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watched
 
 #: From this many inserts on COPY is so much faster that a failed attempt is worth it.
