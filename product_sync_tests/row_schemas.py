@@ -29,7 +29,7 @@ def table_of(columns: abc.Mapping[str, ColumnType | None], *, nullable: bool = T
             )
             for name, column_type in columns.items()
         ),
-        primary_key=(key,),
+        has_primary_key=True,
         keys=((key,),),
     )
 

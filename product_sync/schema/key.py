@@ -71,7 +71,7 @@ def _no_key(table: TargetTable, key: str, constants: Sequence[str]) -> TableErro
             )
     names, target = (*constants, key), (table.schema, table.name)
     listed = ", ".join(["{}"] * len(names))
-    if not table.primary_key:
+    if not table.has_primary_key:
         return TableError(error, hint=hints.sql(f"ALTER TABLE {{}} ADD PRIMARY KEY ({listed})", target, *names))
     nullable = [column.name for column in table.columns if column.name in names and column.nullable]
     changes = "".join("ALTER {} SET NOT NULL, " for _ in nullable)

@@ -34,7 +34,7 @@ class TargetTable:
     schema: str
     name: str
     columns: tuple[TableColumn, ...]
-    primary_key: tuple[str, ...] = ()
+    has_primary_key: bool = False
     keys: tuple[tuple[str, ...], ...] = ()
 
     @property

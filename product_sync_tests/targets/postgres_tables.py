@@ -45,7 +45,7 @@ def row_schema_of(
 def map_all(table: TargetTable, *, not_updated: Sequence[str] = ()) -> RowSchema:
     columns = {
         column.name: ColumnSpec(
-            source="_id" if (column.name,) == table.primary_key else f"field{number}",
+            source="_id" if (column.name,) in table.keys else f"field{number}",
             required=not column.nullable,
             update=column.name not in not_updated,
             zone="UTC" if column.type.scalar.name is TypeName.TIMESTAMP else None,

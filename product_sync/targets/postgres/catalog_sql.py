@@ -9,26 +9,14 @@ from psycopg import sql
 # Makes the server show type names without quotes, whatever the role has set.
 PLAIN_NAMES: Final = sql.SQL("SET quote_all_identifiers = off")
 
-# Finds a table by its exact name: OID and kind.
+# Finds a table by its exact name: OID, kind, and whether it has a primary key.
 RELATION: Final = sql.SQL(
     """
-    SELECT class.oid, class.relkind
+    SELECT class.oid, class.relkind,
+           EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = class.oid AND contype = 'p')
     FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
     WHERE namespace.nspname = $1::pg_catalog.text AND class.relname = $2::pg_catalog.text
-    """
-)
-
-# Lists the columns of the primary key.
-PRIMARY_KEY: Final = sql.SQL(
-    """
-    SELECT attribute.attname::pg_catalog.text
-    FROM pg_catalog.pg_constraint AS pkey
-    CROSS JOIN pg_catalog.unnest(pkey.conkey) WITH ORDINALITY AS key (attnum, place)
-    JOIN pg_catalog.pg_attribute AS attribute
-        ON attribute.attrelid = pkey.conrelid AND attribute.attnum = key.attnum
-    WHERE pkey.conrelid = $1::pg_catalog.oid AND pkey.contype = 'p'
-    ORDER BY place
     """
 )
 
@@ -161,9 +149,6 @@ ESTIMATED_COUNT: Final = sql.SQL(
 # Says whether row-level security may hide rows from this role.
 ROW_SECURITY: Final = sql.SQL("SELECT pg_catalog.row_security_active($1::pg_catalog.oid)")
 
-# Says whether the role may delete rows of the table.
-MAY_DELETE: Final = sql.SQL("SELECT pg_catalog.has_table_privilege($1::pg_catalog.oid, 'DELETE')")
-
 # Lists those of the schemas in $1 that the role may not use.
 FORBIDDEN_SCHEMAS: Final = sql.SQL(
     """
@@ -173,7 +158,8 @@ FORBIDDEN_SCHEMAS: Final = sql.SQL(
     """
 )
 
-# Shows the role's rights per column. A grant on the table implies them; grants on the columns alone are enough.
+# Shows the role's rights per column. A grant on the table implies them; grants on the columns alone are enough. DELETE
+# is a right on the table.
 COLUMN_RIGHTS: Final = sql.SQL(
     """
     SELECT attribute.attname::pg_catalog.text, right_.name
@@ -181,6 +167,8 @@ COLUMN_RIGHTS: Final = sql.SQL(
     CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS right_ (name)
     WHERE attribute.attrelid = $1::pg_catalog.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
       AND pg_catalog.has_column_privilege(attribute.attrelid, attribute.attnum, right_.name)
+    UNION ALL
+    SELECT '', 'DELETE' WHERE pg_catalog.has_table_privilege($1::pg_catalog.oid, 'DELETE')
     """
 )
 

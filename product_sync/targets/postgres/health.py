@@ -118,11 +118,15 @@ def health(
     """Asks the server. Raises what `connected` raises, and `TableError` if the table is gone."""
     table = row_schema.table
     with connected(address, table.qualified_name) as connection:
-        oid = table_oid(connection, table)
-        holder = holder_of(connection, table)
+        oid, holder = table_oid(connection, table), holder_of(connection, table)
+        problem: ProductSyncError | None = None
+        try:
+            require_writable(connection, address, table)
+        except ProductSyncError as error:
+            problem = error
         return TargetHealth(
             server=_server(connection, clock),
-            problem=_problem(connection, address, table),
+            problem=problem,
             privileges=_privileges(connection, row_schema, oid),
             triggers=tuple(name for (name,) in connection.execute(catalog_sql.USER_TRIGGERS, [oid])),
             foreign_keys=tuple(ForeignKey(*found) for found in connection.execute(catalog_sql.FOREIGN_KEYS, [oid])),
@@ -158,7 +162,6 @@ def _server(connection: psycopg.Connection, clock: Callable[[], float]) -> Serve
 
 
 def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int) -> Privileges:
-    (delete,) = connection.execute(catalog_sql.MAY_DELETE, [oid]).fetchone() or (False,)
     # What is written is cast to an enum or citext by its full name.
     named = {column.type.scalar.own_name for column in row_schema.columns}
     schemas = sorted({row_schema.table.schema, *(each[0] for each in named if each is not None)})
@@ -176,7 +179,7 @@ def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int)
         select=usage and not lacking["SELECT"],
         insert=not forbidden and not lacking["INSERT"] and not sequences,
         update=not forbidden and not lacking["UPDATE"],
-        delete=usage and delete,
+        delete=usage and ("", "DELETE") in granted,
         lacking=(
             *(f"USAGE on schema {name}" for name in forbidden),
             *(f"{right} on {', '.join(names)}" for right, names in lacking.items() if names),
@@ -185,11 +188,3 @@ def _privileges(connection: psycopg.Connection, row_schema: RowSchema, oid: int)
         sequences=tuple(sequences),
         schemas=forbidden,
     )
-
-
-def _problem(connection: psycopg.Connection, address: TargetAddress, table: TargetTable) -> ProductSyncError | None:
-    try:
-        require_writable(connection, address, table)
-    except ProductSyncError as error:
-        return error
-    return None

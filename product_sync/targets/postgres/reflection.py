@@ -39,7 +39,7 @@ def reflect(address: TargetAddress, schema: str, table: str) -> TargetTable:
             relation = connection.execute(catalog_sql.RELATION, [schema, table]).fetchone()
             if relation is None:
                 raise _no_such_table(connection, address, schema, table)
-            oid, kind = relation
+            oid, kind, has_primary_key = relation
             if kind not in _TABLE_KINDS:
                 raise TableError(
                     f"{name} is a {_OTHER_KINDS.get(kind, 'relation of another kind')}, not a table.",
@@ -47,11 +47,10 @@ def reflect(address: TargetAddress, schema: str, table: str) -> TargetTable:
                 )
             refuse_heirs(connection, oid, name)
             columns = connection.execute(catalog_sql.COLUMNS, [oid]).fetchall()
-            primary_key = [str(column) for (column,) in connection.execute(catalog_sql.PRIMARY_KEY, [oid])]
             keys = [tuple(columns) for (columns,) in connection.execute(catalog_sql.KEYS, [oid])]
         except psycopg.Error as error:
             raise read_error(error, table=name, broken=connection.closed) from error
-    return TargetTable(schema, table, tuple(_column(*column) for column in columns), tuple(primary_key), tuple(keys))
+    return TargetTable(schema, table, tuple(_column(*column) for column in columns), has_primary_key, tuple(keys))
 
 
 def _no_such_table(connection: psycopg.Connection, address: TargetAddress, schema: str, table: str) -> TableError:
