@@ -46,7 +46,7 @@ BEGIN_UNFLUSHED_WRITE: Final = sql.SQL(
 
 # Begins a probe. It gives up a lock before the server looks for deadlocks (deadlock_timeout, 1 s), where the server
 # might end the sync's transaction instead.
-BEGIN_PROBE: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '200ms'")
+BEGIN_PROBE: Final = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '200ms'; SELECT ''")
 
 # Lets deferrable constraints be violated until COMMIT.
 DEFER_CONSTRAINTS: Final = sql.SQL("SET CONSTRAINTS ALL DEFERRED")

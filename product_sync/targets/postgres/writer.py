@@ -15,6 +15,7 @@ from typing import Final, Self
 
 import psycopg
 import pyarrow as pa
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from product_sync.errors import (
@@ -119,13 +120,13 @@ class PostgresWriter:
 
     def write(self, batch: WriteBatch) -> Written:
         with self._unless_table_changed():
-            return self._run(batch, self._begin, self._commit)
+            return self._run(batch, self._begin_write, self._commit)
 
     def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
         done = 0
         try:
             with self._unless_table_changed(), self._transaction():
-                transaction = self._begin()
+                transaction = self._begin(self._begin_write)
                 self._connection.execute(session_sql.DEFER_CONSTRAINTS)
                 total = Written()
                 for step in steps:
@@ -142,15 +143,18 @@ class PostgresWriter:
             raise
 
     def probe(self, batch: WriteBatch) -> Written:
-        return self._run(batch, self._begin_probe, self._check_deferred)
+        def check(_transaction: str, _written: Written) -> None:
+            self._connection.execute(session_sql.CHECK_DEFERRED)
+
+        return self._run(batch, session_sql.BEGIN_PROBE, check)
 
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
-        with self._transaction(), _table_errors_stop():
+        with self._transaction():
             self._connection.execute(session_sql.BEGIN_READ, prepare=False)
             return constraints.obstacles(self._connection, self._row_schema, batch)
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
-        with self._transaction(), _table_errors_stop():
+        with self._transaction():
             return reader.fetch(self._connection, self._row_schema, ids)
 
     def settle(self) -> None:
@@ -212,13 +216,13 @@ class PostgresWriter:
             raise _former_session_ended()
         raise already_running(holder, self._row_schema.table)
 
-    def _run(self, batch: WriteBatch, begin: Callable[[], str], end: Callable[[str, Written], None]) -> Written:
+    def _run(self, batch: WriteBatch, begin: sql.SQL, end: Callable[[str, Written], None]) -> Written:
         """One transaction. Many inserts go by COPY, which has no ON CONFLICT and does not say which rows a trigger
         swallowed. If it fails because of the rows, or takes fewer of them, it is rolled back, and the batch falls back
         to INSERT … RETURNING."""
         if self._copies and batch.inserts.num_rows >= _COPY_ROWS:
             with suppress(RowsRefused), self._transaction():
-                transaction = begin()
+                transaction = self._begin(begin)
                 if copy_rows(self._connection, self._row_schema, batch.inserts) == batch.inserts.num_rows:
                     inserted = frozenset(batch.inserts[self._row_schema.key.name].to_pylist())
                     written = replace(self._update_and_delete(batch), inserted=inserted)
@@ -226,28 +230,23 @@ class PostgresWriter:
                     end(transaction, written)
                     return written
         with self._transaction():
-            transaction = begin()
+            transaction = self._begin(begin)
             written = self._insert_update_and_delete(batch)
             require_unchanged(self._connection, self._row_schema)
             end(transaction, written)
         return written
 
-    def _begin(self) -> str:
-        begin = session_sql.BEGIN_UNFLUSHED_WRITE if self._flushes_later else session_sql.BEGIN_WRITE
-        cursor = self._connection.execute(begin, prepare=False)
+    @property
+    def _begin_write(self) -> sql.SQL:
+        return session_sql.BEGIN_UNFLUSHED_WRITE if self._flushes_later else session_sql.BEGIN_WRITE
+
+    def _begin(self, statement: sql.SQL) -> str:
+        """Begins a transaction; returns its id, which the statement selects at its end."""
+        cursor = self._connection.execute(statement, prepare=False)
         while cursor.nextset():
             pass
-        row = cursor.fetchone()
-        if row is None:
-            raise psycopg.InternalError("pg_current_xact_id() returned no row")
-        return str(row[0])
-
-    def _begin_probe(self) -> str:
-        self._connection.execute(session_sql.BEGIN_PROBE, prepare=False)
-        return ""
-
-    def _check_deferred(self, _transaction: str, _written: Written) -> None:
-        self._connection.execute(session_sql.CHECK_DEFERRED)
+        [(transaction,)] = cursor.fetchall()
+        return str(transaction)
 
     def _insert_update_and_delete(self, batch: WriteBatch) -> Written:
         inserted = self._execute(self._insert, (batch.inserts, self._row_schema.columns))
@@ -298,12 +297,14 @@ class PostgresWriter:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Afterwards no transaction is open, and driver errors are the port's."""
+        """Afterwards no transaction is open, and errors are the port's."""
         try:
             try:
                 yield
             finally:
                 self._roll_back()
+        except TableError as error:
+            raise EveryBatchWouldFail(error.message, hint=error.hint) from error
         except psycopg.Error as error:
             if why := self._watch.ended:
                 self._watch.ended = ""
@@ -336,19 +337,11 @@ class PostgresWriter:
             return False
 
 
-@contextmanager
-def _table_errors_stop() -> Iterator[None]:
-    try:
-        yield
-    except TableError as error:
-        raise EveryBatchWouldFail(error.message, hint=error.hint) from error
-
-
 def _former_session_ended() -> TransientError:
     return TransientError("The lost session still held the sync's lock; it was ended.", connection_lost=True)
 
 
-def _session(connection: psycopg.Connection) -> tuple[int, str | None]:
+def _session(connection: psycopg.Connection) -> tuple[int, str]:
     """The server process of a connection, and when it started."""
-    row = connection.execute(session_sql.BACKEND).fetchone()
-    return (connection.info.backend_pid, None) if row is None else (row[0], row[1])
+    [(backend, started)] = connection.execute(session_sql.BACKEND).fetchall()
+    return backend, started
