@@ -16,7 +16,7 @@ import filelock
 from product_sync.errors import LocalStorageError
 from product_sync.orchestration.event_log import materializations, successful_run
 from product_sync.orchestration.names import STATE_KEY
-from product_sync.state.damaged_files import set_aside
+from product_sync.state.replaced import set_aside
 from product_sync.state.store import write_text
 
 #: Finished runs that are kept, besides the last successful sync of each pair of databases.

@@ -172,7 +172,8 @@ def update_quarantine(
             scope=run.scope,
         )
 
-    run.folder.replace_quarantine(merge)
+    # Alone: the sync's lock may be lost with its connection, and then another sync may have begun.
+    run.folder.replaced(store.QUARANTINE).replace(merge)
     result.quarantine_s = run.timing.monotonic() - started
 
 

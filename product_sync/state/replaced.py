@@ -7,15 +7,16 @@ highest number counts. A run that finds its number taken reads again, changes ag
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
 from filelock import FileLock
 
 from product_sync.errors import StateStoreError
-from product_sync.state import damaged_files
 from product_sync.state.mirror import Mirror, mirror_of
 from product_sync.state.object_store import Entry
 
@@ -25,6 +26,8 @@ _KEPT_S: Final = 3_600.0
 #: A run that takes longer than this to change the content reads it again.
 _FRESH_S: Final = 1_200.0
 _MOST_ATTEMPTS: Final = 30
+#: How many damaged files or folders of one name are kept.
+KEPT_DAMAGED: Final = 3
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger("product_sync.state")
@@ -66,7 +69,7 @@ class Replaced:
             objects = mirror.url_of(self.path.with_suffix(""))
             _LOG.warning("%s was damaged: the newest object in %s. %s", what, objects, lost)
         else:
-            damaged_files.set_aside(self.path, what, lost)
+            set_aside(self.path, what, lost)
 
 
 class _Numbers:
@@ -144,3 +147,17 @@ class _Numbers:
 def _stem(entry: Entry) -> str:
     """The number of a content, or the name of what somebody else has put there."""
     return Path(entry.name).stem
+
+
+def set_aside(path: Path, what: str, lost: str) -> Path:
+    """Rename a damaged file or folder, so that it can be examined, and log a warning; returns the new path. ``what``
+    names the file, ``lost`` says what it costs."""
+    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+    path.rename(aside)
+    _LOG.warning("%s was damaged and has been set aside as %s. %s", what, aside, lost)
+    for old in sorted(path.parent.glob(f"{path.name}.damaged-*"))[:-KEPT_DAMAGED]:
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
+    return aside

@@ -1,15 +1,19 @@
-"""Removes what the state folder no longer needs: files of old runs, old plans, and leftovers of killed processes."""
+"""Removes what the state no longer needs: files of old runs, old plans, and leftovers of killed processes."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from product_sync.state.files import TEMPORARY
+from product_sync.state.mirror import Mirror, last_sign, runs_of
+from product_sync.state.object_store import TRIAL, Entry
 
 #: The folders of runs that read everything, and of those that read some products. They are apart: nobody may take a
 #: snapshot of some products for one of everything, and many short runs may not remove the files of the last full one.
@@ -67,6 +71,35 @@ def make_room(root: Path, now: datetime) -> None:
     for folder in {runs.parent for kind in (RUNS, PARTIAL_RUNS) for runs in root.glob(f"*/{kind}")}:
         with suppress(OSError):
             remove_old_files(folder, now)
+
+
+def remove_old_objects(mirror: Mirror, own: Path) -> None:
+    """As `remove_old_files`, in an object store and for all syncs. Ages are told by the clock of the store alone: the run
+    ``own`` has just given a sign of life."""
+    mirror.objects.remove(entry.name for entry in old_objects(mirror.objects.entries(), mirror.name_of(own)))
+
+
+def old_objects(entries: list[Entry], own: str) -> Iterator[Entry]:
+    """The objects to remove of ``entries``, which are all. ``own`` is the name of the run's folder."""
+    runs = runs_of(entries)
+    at = {run: last_sign(found) for run, found in runs.items()}
+    own_key, newer = own.partition("/")[0], Counter[str]()
+    for run in sorted(runs, key=at.__getitem__, reverse=True):
+        key, kind = [*run.split("/"), ""][:2]
+        age = at[own] - at[run]
+        if kind == PLANS:
+            is_old = age > KEPT_PLANS.total_seconds()
+        elif kind not in (RUNS, PARTIAL_RUNS):
+            is_old = key == TRIAL and age > KEPT_AT_LEAST.total_seconds()
+        elif key == own_key:
+            newer[kind] += 1
+            is_old = newer[kind] > KEPT_RUNS and age > KEPT_AT_LEAST.total_seconds()
+        else:
+            is_old = age > KEPT_UNUSED.total_seconds()
+        if is_old:
+            yield from runs[run]
+    reports = [entry for entry in entries if Path(entry.name).match(f"{own_key}/reports/*.html")]
+    yield from sorted(reports, key=lambda entry: entry.modified, reverse=True)[KEPT_REPORTS:]
 
 
 def newest_runs(folder: Path, kind: str = RUNS) -> list[Path]:

@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ from product_sync.errors import LocalStorageError, ProductSyncError
 from product_sync.state.access import refused, require_usable
 from product_sync.state.files import check_parquet, replaced_durably
 from product_sync.state.mirror import group_of, here, is_there, mirror_of
-from product_sync.state.object_retention import remove_old_objects
 from product_sync.state.replaced import Replaced
 from product_sync.state.retention import (
     KEPT_REPORTS,
@@ -43,6 +41,7 @@ from product_sync.state.retention import (
     changed_at,
     newest_runs,
     remove_old_files,
+    remove_old_objects,
 )
 from product_sync.state.storage_errors import damaged
 
@@ -182,11 +181,6 @@ class StateFolder:
             self.replaced(QUARANTINE).set_aside("The quarantine", lost)
         return None
 
-    def replace_quarantine(self, change: Callable[[Path], object]) -> None:
-        """Call ``change`` with the path of the quarantine while no other run replaces it. The sync's lock on the target
-        is not enough: it is lost with the connection, and then another sync may begin."""
-        self.replaced(QUARANTINE).replace(change)
-
     def run(self, run_id: str) -> RunFiles:
         """The files of this run, which may have been removed."""
         partial = self.folder / PARTIAL_RUNS / run_id
@@ -210,30 +204,24 @@ class StateFolder:
             if not files.folder.exists():
                 self._require_usable(now)
             files.folder.mkdir(parents=True, exist_ok=True)
-            self._see_published(files)
+            if mirror := mirror_of(self.root):
+                is_new = mirror.is_new(files.folder)
+                # What earlier steps of the run have stored. The first step removes the objects of old runs.
+                if not mirror.view(files.folder, afresh=True) and is_new:
+                    mirror.give_sign_of_life(files.folder)
+                    remove_old_objects(mirror, files.folder)
             files.touch(now)
             remove_old_files(self.folder, now, files.folder)
         except OSError as error:
             raise refused(error, self.root) from error
         return files
 
-    def _see_published(self, files: RunFiles) -> None:
-        """See what earlier steps of the run have stored. If there are none, remove the objects of old runs."""
-        mirror = mirror_of(self.root)
-        if mirror is None:
-            return
-        is_new = mirror.is_new(files.folder)
-        if not mirror.view(files.folder, afresh=True) and is_new:
-            mirror.give_sign_of_life(files.folder)
-            remove_old_objects(mirror, files.folder)
-
     def _require_usable(self, now: datetime) -> None:
-        check = partial(require_usable, self.root, key=self.key, run_history=False)
         try:
-            check(needed_bytes=self._needed_bytes())
+            require_usable(self.root, key=self.key, run_history=False, needed_bytes=self._needed_bytes())
         except LocalStorageError:
             remove_old_files(self.folder, now)
-            check(needed_bytes=self._needed_bytes())
+            require_usable(self.root, key=self.key, run_history=False, needed_bytes=self._needed_bytes())
 
     def report(self, run_id: str) -> Path:
         """The drift report of a run, which may not exist."""
@@ -258,16 +246,16 @@ class StateFolder:
         mirror = mirror_of(self.folder)
         return [RunFiles(run) for run in (mirror.runs(self.folder / RUNS) if mirror else newest_runs(self.folder))]
 
-    def newest(self, name: str) -> RunFiles | None:
-        """The newest run that read everything and has this file."""
-        return _newest(self.runs(), name)
+    def newest(self, name: str, runs: Iterable[RunFiles] | None = None) -> RunFiles | None:
+        """The newest of ``runs``, by default those that read everything, that has this file."""
+        having = [run for run in (self.runs() if runs is None else runs) if run.has(name)]
+        return max(having, key=lambda run: run.age_rank(name), default=None)
 
     def newest_file(self, name: str) -> Path | None:
         """The newest file of this name: that of the state key itself, or that of the newest run that has one."""
         if name == QUARANTINE:
             return own if (own := self.quarantine).exists() else None
-        run = self.newest(name)
-        return run.path(name) if run else None
+        return run.path(name) if (run := self.newest(name)) else None
 
     def read_baseline(self) -> int | None:
         """How many documents the source had when the target was last proven to match it; ``None`` before that.
@@ -307,13 +295,7 @@ class StateFolder:
     def _needed_bytes(self) -> int:
         """The size of the newest two snapshots. Each run writes both sides again."""
         runs = self.runs()
-        snapshots = [(_newest(runs, name), name) for name in (SOURCE_ROWS, TARGET_ROWS)]
-        return sum(run.size(name) for run, name in snapshots if run)
-
-
-def _newest(runs: Iterable[RunFiles], name: str) -> RunFiles | None:
-    having = [run for run in runs if run.has(name)]
-    return max(having, key=lambda run: run.age_rank(name), default=None)
+        return sum(run.size(name) for name in (SOURCE_ROWS, TARGET_ROWS) if (run := self.newest(name, runs)))
 
 
 def keys_with(root: Path, name: str) -> list[str]:

@@ -16,6 +16,7 @@ from product_sync.state.files import join, opened, read_metadata, row_count
 from product_sync.state.store import (
     BASELINE,
     PLAN,
+    QUARANTINE,
     RunFiles,
     StateFolder,
     has_plan,
@@ -191,7 +192,7 @@ def test_a_damaged_quarantine_is_left_out_until_it_is_replaced(
     with caplog.at_level(logging.WARNING, "product_sync"):
         assert other.sound_quarantine() is None
     assert "The quarantine was damaged" in caplog.text
-    other.replace_quarantine(lambda path: write_parquet(path, rows.schema, rows.to_batches(), metadata={}))
+    other.replaced(QUARANTINE).replace(lambda path: write_parquet(path, rows.schema, rows.to_batches(), metadata={}))
     found = folder.sound_quarantine()
     assert found is not None
     assert found.read_bytes() == other.quarantine.read_bytes()

@@ -25,9 +25,8 @@ from product_sync.settings import state_root
 from product_sync.state import replaced
 from product_sync.state.files import row_count
 from product_sync.state.mirror import ALIVE, COMPLETE, Mirror, here, mirror_of, open_mirror
-from product_sync.state.object_retention import old_objects
 from product_sync.state.object_store import Entry, ObjectStore
-from product_sync.state.retention import KEPT_REPORTS, KEPT_RUNS
+from product_sync.state.retention import KEPT_REPORTS, KEPT_RUNS, old_objects
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder
 from product_sync_tests.object_store import S3Server
@@ -174,8 +173,8 @@ def test_a_new_run_removes_the_objects_of_old_ones(
         files = StateFolder(mirror.root, "key").begin(f"run{number}", NOW)
         files.write_json("source.json", {})
         files.publish()
-    monkeypatch.setattr("product_sync.state.object_retention.KEPT_RUNS", 1)
-    monkeypatch.setattr("product_sync.state.object_retention.KEPT_AT_LEAST", timedelta(seconds=-1))
+    monkeypatch.setattr("product_sync.state.retention.KEPT_RUNS", 1)
+    monkeypatch.setattr("product_sync.state.retention.KEPT_AT_LEAST", timedelta(seconds=-1))
     folder = other_machine(mirror, tmp_path)
     folder.begin("last", NOW)
     assert folder.runs() == []
