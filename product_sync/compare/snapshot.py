@@ -6,18 +6,19 @@ in the file is older.
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from product_sync.compare import quarantine
-from product_sync.compare.found_columns import FoundColumns
+from product_sync.compare import prefilter, quarantine
 from product_sync.compare.sample import NO_SAMPLE, Sample, take_sample
 from product_sync.errors import ProductSyncError
 from product_sync.runtime import prefetch
@@ -26,10 +27,19 @@ from product_sync.runtime.progress import Meter, OnProgress
 from product_sync.schema.ports import Source, TargetReader
 from product_sync.schema.records import Reason, SourceBatch, Stage
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
-from product_sync.state.files import TAKEN_AT, parquet_writer, release_memory, row_count
+from product_sync.state.files import RUN_ID, TAKEN_AT, parquet_writer, read_metadata, release_memory, row_count
+from product_sync.state.mirror import is_there
 
 #: Bytes of rows that a thread may read ahead of the comparison, on each side.
 READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
+
+
+class Reading(TypedDict):
+    """The metadata of the files that a read writes, its clock, and who is told of its progress."""
+
+    metadata: Mapping[str, str]
+    timing: Timing
+    on_progress: OnProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,51 +70,34 @@ class TargetSnapshot:
 
 
 def snapshot_source(
-    source: Source,
-    row_schema: RowSchema,
-    rows_path: Path,
-    rejects_path: Path,
-    *,
-    metadata: Mapping[str, str],
-    timing: Timing,
-    on_progress: OnProgress,
+    source: Source, row_schema: RowSchema, rows_path: Path, rejects_path: Path, **reading: Unpack[Reading]
 ) -> SourceSnapshot:
     """Write every document to ``rows_path`` (``RowSchema.source_schema``) or ``rejects_path`` (`rejects_schema`).
 
     Documents that share a text id are in both files. A reader of the rows skips the ids of the rejects.
     """
-    recording = SourceRecording(
-        source, row_schema, rows_path, rejects_path, metadata=metadata, timing=timing, on_progress=on_progress
-    )
+    recording = _SourceRecording(source, row_schema, rows_path, rejects_path, reading)
     with closing(recording.rows(source.snapshot())) as rows:
         for _ in rows:
             pass
     return recording.snapshot()
 
 
-class SourceRecording:
+class _SourceRecording:
     """Writes the pages of a source to the files while they are read. Made when the read begins."""
 
     def __init__(
-        self,
-        source: Source,
-        row_schema: RowSchema,
-        rows_path: Path,
-        rejects_path: Path,
-        *,
-        metadata: Mapping[str, str],
-        timing: Timing,
-        on_progress: OnProgress,
+        self, source: Source, row_schema: RowSchema, rows_path: Path, rejects_path: Path, reading: Reading
     ) -> None:
-        self.taken_at = timing.now()
+        self.taken_at = reading["timing"].now()
+        self.stamped = {**reading["metadata"], TAKEN_AT: self.taken_at.isoformat()}
         self._row_schema = row_schema
         self._rows_path, self._rejects_path = rows_path, rejects_path
-        self.stamped = _stamped(metadata, self.taken_at)
         total = None if row_schema.filter else source.estimated_count()
-        self._meter = Meter("read source", total, on_progress, timing)
+        self._meter = Meter("read source", total, reading["on_progress"], reading["timing"])
         self._reasons: Mapping[Reason, int] = {}
         self._source = source
-        self._found = FoundColumns(row_schema)
+        self._absent: Counter[str] = Counter()
         self._sample: Sample | None = None
 
     def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
@@ -121,7 +114,7 @@ class SourceRecording:
             for page in pages:
                 rows.write(page.rows)
                 id_types |= _id_types(page)
-                self._found.add(page)
+                self._absent.update(page.absent)
                 if self._sample is None:
                     self._sample = read_sample(self._source, row_schema)
                 if page.rejects:
@@ -148,9 +141,19 @@ class SourceRecording:
             taken_at=self.taken_at,
             duration_s=self._meter.elapsed_s,
             rows_per_second=self._meter.rate,
-            found=self._found.counts,
+            found=found_by_column(self._row_schema, self._meter.done, self._absent),
             sample=self._sample or NO_SAMPLE,
         )
+
+
+def found_by_column(row_schema: RowSchema, documents: int, absent: Mapping[str, int]) -> dict[str, int]:
+    """In how many of ``documents`` the path of each column has a value, or its expression gives one. ``absent`` is that
+    of `SourceBatch`. A column with the same value in every row has no path.
+
+    A path that no document has is nearly always a mistake in the mapping: with a default, it would be written into
+    every row, and the copy would still be proven.
+    """
+    return {column.name: documents - absent.get(column.name, 0) for column in row_schema.columns if column.path}
 
 
 def read_sample(source: Source, row_schema: RowSchema) -> Sample:
@@ -163,16 +166,10 @@ def read_sample(source: Source, row_schema: RowSchema) -> Sample:
 
 
 def snapshot_target(
-    reader: TargetReader,
-    row_schema: RowSchema,
-    path: Path,
-    *,
-    metadata: Mapping[str, str],
-    timing: Timing,
-    on_progress: OnProgress,
+    reader: TargetReader, row_schema: RowSchema, path: Path, **reading: Unpack[Reading]
 ) -> TargetSnapshot:
     """Write every row of the target to ``path`` (``RowSchema.target_schema``), as one consistent state."""
-    recording = TargetRecording(reader, row_schema, path, metadata=metadata, timing=timing, on_progress=on_progress)
+    recording = _TargetRecording(reader, row_schema, path, reading)
     with closing(recording.rows(reader.snapshot())) as rows:
         for _ in rows:
             pass
@@ -180,24 +177,15 @@ def snapshot_target(
     return recording.snapshot()
 
 
-class TargetRecording:
+class _TargetRecording:
     """Writes the rows of a target to the file while they are read. Made when the read begins."""
 
-    def __init__(
-        self,
-        reader: TargetReader,
-        row_schema: RowSchema,
-        path: Path,
-        *,
-        metadata: Mapping[str, str],
-        timing: Timing,
-        on_progress: OnProgress,
-    ) -> None:
-        self.taken_at = timing.now()
+    def __init__(self, reader: TargetReader, row_schema: RowSchema, path: Path, reading: Reading) -> None:
+        self.taken_at = reading["timing"].now()
+        self.stamped = {**reading["metadata"], TAKEN_AT: self.taken_at.isoformat()}
         self._row_schema = row_schema
         self._path = path
-        self.stamped = _stamped(metadata, self.taken_at)
-        self._meter = Meter("read target", reader.estimated_count(), on_progress, timing)
+        self._meter = Meter("read target", reader.estimated_count(), reading["on_progress"], reading["timing"])
 
     def rows(self, batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The same batches. The file exists when all are read, and no part of it if the read stops early."""
@@ -216,17 +204,11 @@ class TargetRecording:
 
 @contextmanager
 def target_while_read(
-    reader: TargetReader,
-    row_schema: RowSchema,
-    path: Path,
-    *,
-    metadata: Mapping[str, str],
-    timing: Timing,
-    on_progress: OnProgress,
+    reader: TargetReader, row_schema: RowSchema, path: Path, **reading: Unpack[Reading]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """As `snapshot_target`, but yields the rows while another thread reads them. ``path`` exists when all are read, and
     no part of it if the read stops early."""
-    recording = TargetRecording(reader, row_schema, path, metadata=metadata, timing=timing, on_progress=on_progress)
+    recording = _TargetRecording(reader, row_schema, path, reading)
     with (
         prefetch.stream(reader.snapshot(), size=lambda batch: int(batch.nbytes), most=READ_AHEAD_BYTES) as read,
         closing(recording.rows(read)) as batches,
@@ -240,5 +222,72 @@ def _id_types(page: SourceBatch) -> set[str]:
     return rejected.union(pc.unique(page.rows[ID_TYPE]).to_pylist())
 
 
-def _stamped(metadata: Mapping[str, str], taken_at: datetime) -> dict[str, str]:
-    return {**metadata, TAKEN_AT: taken_at.isoformat()}
+@dataclass(frozen=True, slots=True)
+class BothFiles:
+    """The files of the two snapshots, and those of the rows without an identical partner."""
+
+    source_rows: Path
+    rejects: Path
+    target_rows: Path
+    unmatched: tuple[Path, Path]
+
+    def found_unmatched(self) -> tuple[Path, Path] | None:
+        """The rows without an identical partner, if these files belong to these two snapshots."""
+        if not all(map(is_there, self.unmatched)):
+            return None
+        read = _reading_of(read_metadata(self.source_rows), read_metadata(self.target_rows))
+        return self.unmatched if all(read.items() <= read_metadata(path).items() for path in self.unmatched) else None
+
+
+def snapshot_both(
+    source: Source,
+    reader: TargetReader,
+    row_schema: RowSchema,
+    files: BothFiles,
+    *,
+    window: prefilter.Window = prefilter.WINDOW,
+    **reading: Unpack[Reading],
+) -> tuple[SourceSnapshot, TargetSnapshot]:
+    """As `snapshot_source` and `snapshot_target` at the same time (docs/decisions/0077).
+
+    Two threads read, one side each; the calling thread writes both files and compares. The rows without an identical
+    partner are kept in ``files.unmatched``, so that the diff need not read the snapshots again; only if the rows of both
+    sides lie in a similar order.
+    """
+    new = _SourceRecording(source, row_schema, files.source_rows, files.rejects, reading)
+    old = _TargetRecording(reader, row_schema, files.target_rows, reading)
+    with (
+        tempfile.TemporaryDirectory(dir=files.source_rows.parent, prefix="pairs-") as folder,
+        prefetch.stream(source.snapshot(), size=lambda page: int(page.rows.nbytes), most=READ_AHEAD_BYTES) as pages,
+        prefetch.stream(reader.snapshot(), size=lambda batch: int(batch.nbytes), most=READ_AHEAD_BYTES) as batches,
+        closing(new.rows(pages)) as source_rows,
+        closing(old.rows(batches)) as target_rows,
+    ):
+        left = Path(folder, "source"), Path(folder, "target")
+        read = _reading_of(new.stamped, old.stamped)
+        pays = prefilter.unmatched(row_schema, source_rows, target_rows, left, window, metadata=read)
+        _read_rest(source_rows, target_rows)
+        if pays:
+            for path, place in zip(left, files.unmatched, strict=True):
+                path.replace(place)
+    release_memory()
+    return new.snapshot(), old.snapshot()
+
+
+def _reading_of(source: Mapping[str, str], target: Mapping[str, str]) -> dict[str, str]:
+    """Identify two snapshots by the metadata of their files: which run, and when it began to read."""
+    return {
+        name: f"{metadata.get(RUN_ID)} {metadata[TAKEN_AT]}"
+        for name, metadata in (("source", source), ("target", target))
+    }
+
+
+def _read_rest(*sides: Iterator[pa.RecordBatch]) -> None:
+    """Read both sides to their ends. The side with fewer rows is read next, so that neither waits for the other."""
+    rows = dict.fromkeys(sides, 0)
+    while rows:
+        behind = min(rows, key=rows.__getitem__)
+        if (batch := next(behind, None)) is not None:
+            rows[behind] += batch.num_rows
+        else:
+            del rows[behind]

@@ -12,13 +12,20 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from product_sync.compare import quarantine
-from product_sync.compare.both_sides import BothFiles, snapshot_both
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
-from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
+from product_sync.compare.snapshot import (
+    BothFiles,
+    Reading,
+    SourceSnapshot,
+    TargetSnapshot,
+    snapshot_both,
+    snapshot_source,
+    snapshot_target,
+)
 from product_sync.conversion.ids import named_ids
 from product_sync.errors import ProductSyncError
 from product_sync.load.loader import LoadPolicy
@@ -77,14 +84,6 @@ class DiffSummary:
     def rows_per_second(self) -> float:
         rows = self.counts.source_count + self.counts.target_count
         return rows / self.duration_s if self.duration_s else 0.0
-
-
-class _Reading(TypedDict):
-    """The arguments of every read of a run."""
-
-    metadata: Mapping[str, str]
-    timing: Timing
-    on_progress: OnProgress
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class SyncRun:
         return snapshot_target(self.reader, self.row_schema, self.files.path(store.TARGET_ROWS), **self._reading)
 
     @property
-    def _reading(self) -> _Reading:
+    def _reading(self) -> Reading:
         return {"metadata": self.metadata, "timing": self.timing, "on_progress": self.on_progress}
 
     def require_usable_plan(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from product_sync.compare.found_columns import FoundColumns
 from product_sync.compare.sample import take_sample
+from product_sync.compare.snapshot import found_by_column
 from product_sync.conversion.document import RowConverter
 from product_sync.errors import (
     MappingError,
@@ -82,10 +82,10 @@ def _examine_mapping(report: DoctorReport, databases: Databases) -> None:
         report.failure = report.failure or error
         return
     row_schema = databases.row_schema
-    found, sample = FoundColumns(row_schema), take_sample(documents, row_schema)
-    found.add(RowConverter(row_schema).batch(documents))
+    sample = take_sample(documents, row_schema)
+    found = found_by_column(row_schema, len(documents), RowConverter(row_schema).batch(documents).absent)
     advice = {column.name: sample.advice(column) for column in row_schema.values}
-    result = mapping_fits_source(len(documents), row_schema.values, found.counts, advice)
+    result = mapping_fits_source(len(documents), row_schema.values, found, advice)
     report.sample_product = list(sample.product)
     if not result.passed:
         notes.append(f"in a sample: {result.description}")

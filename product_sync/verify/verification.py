@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from product_sync.compare import diff_rows
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.rule import same_values
-from product_sync.compare.snapshot import target_while_read
+from product_sync.compare.snapshot import Reading, target_while_read
 from product_sync.load.batching import read_batches
 from product_sync.load.deletion import present_in_source
 from product_sync.runtime.clock import Timing
@@ -69,21 +70,16 @@ def compare_afresh(
     out: Path,
     *,
     reader: TargetReader,
-    timing: Timing,
-    on_progress: OnProgress,
-    metadata: Mapping[str, str],
+    **reading: Unpack[Reading],
 ) -> DiffCounts:
     """Read the target again into ``target_rows`` and compare it with the source snapshot at the same time.
 
     ``quarantine`` is the current one, with the entries of the load. The other files are those of `diff`.
     """
     release_memory()
-    with target_while_read(
-        reader, row_schema, target_rows, metadata=metadata, timing=timing, on_progress=on_progress
-    ) as batches:
-        return diff(
-            row_schema, source_rows, rejects, target_rows, quarantine, out, metadata=metadata, target_batches=batches
-        )
+    files = source_rows, rejects, target_rows, quarantine, out
+    with target_while_read(reader, row_schema, target_rows, **reading) as batches:
+        return diff(row_schema, *files, metadata=reading["metadata"], target_batches=batches)
 
 
 def confirm(

@@ -15,10 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from product_sync.compare import diff as diffs
-from product_sync.compare.both_sides import BothFiles, snapshot_both
 from product_sync.compare.diff import DiffCounts
 from product_sync.compare.prefilter import Window
-from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, snapshot_source, snapshot_target
+from product_sync.compare.snapshot import (
+    BothFiles,
+    SourceSnapshot,
+    TargetSnapshot,
+    snapshot_both,
+    snapshot_source,
+    snapshot_target,
+)
 from product_sync.errors import SourceReadError, Unreachable
 from product_sync.runtime.progress import Progress, no_progress
 from product_sync.state.files import RUN_ID, read_metadata

@@ -122,7 +122,8 @@ def test_a_column_that_may_be_absent_must_be_nullable_or_have_a_default() -> Non
 def test_the_column_of_the_id_must_identify_a_row(keys: tuple[tuple[str, ...], ...], hint: str) -> None:
     table = table_of({"id": TEXT, "price": INTEGER})
     table = dataclasses.replace(table, has_primary_key=bool(keys), keys=keys)
-    with pytest.raises(TableError, match=f"does not identify a row.*: {'; '.join(map(', '.join, keys)) or 'none'}") as caught:
+    named = "; ".join(map(", ".join, keys)) or "none"
+    with pytest.raises(TableError, match=f"does not identify a row.*: {named}") as caught:
         resolve_mapping(mapping_of({"price": {"source": "price"}}), table)
     assert hint in caught.value.hint
 

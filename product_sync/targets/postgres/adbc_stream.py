@@ -69,10 +69,7 @@ class _Calls:
         running = prefetch.run_in_thread(call)
         try:
             while not wait([running], _CHECK_EVERY_S).done:
-                if prefetch.is_abandoned():
-                    raise _Left
-                if self.break_off.is_set():
-                    raise _BrokenOff
+                self._require_patience()
         except BaseException:
             # A cancel request opens a connection, and may wait for a silent server too.
             wait([prefetch.run_in_thread(self._cancel)], _CANCEL_S)
@@ -81,6 +78,12 @@ class _Calls:
         finally:
             self.is_busy = False
         return running.result()
+
+    def _require_patience(self) -> None:
+        if prefetch.is_abandoned():
+            raise _Left
+        if self.break_off.is_set():
+            raise _BrokenOff
 
 
 def record_batches(

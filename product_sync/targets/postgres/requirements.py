@@ -91,7 +91,7 @@ def _end_of_read_only(source: str, role: str, database: str) -> str:
         "database user": ("ROLE {} IN DATABASE {}", [role, database]),
     }
     if source not in owners:
-        return f"Use a role that may write, or turn {_SETTING} off where it is set. Some services set it on a full disk."
+        return f"Use a role that may write, or turn {_SETTING} off. Some services set it on a full disk."
     owner, names = owners[source]
     # READ WRITE: the session that executes it may be read-only too.
     return hints.sql(f"BEGIN READ WRITE; ALTER {owner} RESET {_SETTING}; COMMIT", *names)
