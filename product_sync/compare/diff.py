@@ -63,7 +63,7 @@ def diff(
     ``source_rows`` has ``RowSchema.source_schema``, ``target_rows`` ``RowSchema.target_schema``, ``rejects`` and
     ``previous_quarantine`` the schemas of `quarantine`. ``target_batches``, if given, are the rows of ``target_rows``
     while that file is still being written (`snapshot.target_while_read`). ``unmatched``, if given, are the rows of each
-    side that were not found to be equal while they were read (`snapshot.snapshot_both`). A product in ``rejects`` is in none of
+    side that were not found to be equal while they were read (`snapshot_both`). A product in ``rejects`` is in none of
     the differences. A row is ``refused_before`` where the previous quarantine says that the database refused these
     values.
     """

@@ -37,25 +37,16 @@ def rejects_schema(row_schema: RowSchema) -> pa.Schema:
     """
     return pa.schema(
         [
-            pa.field("source_key", pa.string()),
-            pa.field("id", pa.string()),
-            pa.field(ID_TYPE, pa.string()),
-            pa.field("stage", pa.string()),
-            pa.field("columns", pa.list_(pa.string())),
-            pa.field("reasons", pa.list_(pa.string())),
-            pa.field("values", pa.list_(pa.string())),
-            pa.field("refused", _refused_type(row_schema)),
+            *((name, pa.string()) for name in ("source_key", "id", ID_TYPE, "stage")),
+            *((name, pa.list_(pa.string())) for name in ("columns", "reasons", "values")),
+            ("refused", _refused_type(row_schema)),
         ]
     )
 
 
-def quarantine_schema(row_schema: RowSchema) -> pa.Schema:
+def quarantine_schema(rejects_only: pa.Schema) -> pa.Schema:
     """`rejects_schema` with the history: when the document was first and last rejected, in how many runs, and the last
     run."""
-    return _with_history(rejects_schema(row_schema))
-
-
-def _with_history(rejects_only: pa.Schema) -> pa.Schema:
     return pa.schema(
         [
             *rejects_only,
@@ -181,7 +172,7 @@ def merge(
     ``now`` and ``since`` are aware. The metadata is that of the first of ``rejects``, with ``run_id``.
     """
     rejects_only = read_schema(rejects[0])
-    schema = _with_history(rejects_only)
+    schema = quarantine_schema(rejects_only)
     inputs = [FileInput(path, rejects_only, "source_key") for path in rejects]
     if previous is not None:
         inputs.append(FileInput(previous, schema, "source_key"))

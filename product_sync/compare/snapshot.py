@@ -251,8 +251,8 @@ def snapshot_both(
     """As `snapshot_source` and `snapshot_target` at the same time (docs/decisions/0077).
 
     Two threads read, one side each; the calling thread writes both files and compares. The rows without an identical
-    partner are kept in ``files.unmatched``, so that the diff need not read the snapshots again; only if the rows of both
-    sides lie in a similar order.
+    partner are kept in ``files.unmatched``, so that the diff need not read the snapshots again, but only if the rows of
+    both sides lie in a similar order.
     """
     new = _SourceRecording(source, row_schema, files.source_rows, files.rejects, reading)
     old = _TargetRecording(reader, row_schema, files.target_rows, reading)

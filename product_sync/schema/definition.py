@@ -209,7 +209,7 @@ def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) 
 
 
 def _require_distinct(definitions: Mapping[Path, SyncDefinition]) -> None:
-    """Each sync has a name and a table of its own, or rows of its own in a shared table (`key.tenant_columns`)."""
+    """Each sync has a name and a table of its own, or rows of its own in a shared table (`tenant_columns`)."""
     for (file, one), (other_file, other) in combinations(definitions.items(), 2):
         shared = ""
         if one.name == other.name:

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 from collections import abc
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,9 +18,8 @@ import pyarrow as pa
 from product_sync.errors import MappingError, TableError
 from product_sync.schema.column_spec import Kind
 from product_sync.schema.definition import SyncDefinition
-from product_sync.schema.key import tenant_columns
 from product_sync.schema.records import TargetTable
-from product_sync.schema.table_requirements import require_columns, require_zones
+from product_sync.schema.table_requirements import require_columns, require_zones, tenant_columns
 from product_sync.schema.types import ColumnType, TypeName
 
 #: Column of the source snapshot and the diff that holds the BSON type of the ``_id`` (`IdType`).
@@ -113,10 +111,8 @@ class RowSchema:
         """
         return pa.schema(
             [
-                pa.field("op", pa.string()),
-                pa.field("id", pa.string()),
-                pa.field(ID_TYPE, pa.string()),
-                pa.field("refused_before", pa.bool_()),
+                *((name, pa.string()) for name in ("op", "id", ID_TYPE)),
+                ("refused_before", pa.bool_()),
                 *(pa.field(NEW + column.name, column.type.arrow) for column in self.values),
                 *(pa.field(OLD + column.name, column.type.arrow) for column in self.values),
             ]
@@ -150,7 +146,7 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     """Join the mapping with the reflected table.
 
     Raises `TableError` for a missing column, an unsupported type, an unmapped NOT NULL column without a default, and an
-    id column that is in no key (`product_sync.schema.key`). Raises `MappingError` if the mapping allows NULL in a NOT
+    id column that is in no key (`tenant_columns`). Raises `MappingError` if the mapping allows NULL in a NOT
     NULL column.
     """
     found = {column.name: column for column in table.columns}
@@ -202,7 +198,7 @@ def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
     ]
     if unfilled:
         raise TableError(
-            f"Table {where} has NOT NULL columns without a default that are not mapped: {_names(unfilled)}.",
+            f"Table {where} has NOT NULL columns without a default that are not mapped: {', '.join(unfilled)}.",
             hint="Map them, or set a default in the table.",
         )
     values = [
@@ -221,7 +217,3 @@ def _paths(mapping: SyncDefinition) -> dict[str, tuple[str, ...]]:
     mapped = {spec.path[0] for spec in mapping.columns.values() if spec.path}
     free = (name for number in itertools.count() if (name := f"product_sync {number}") not in mapped)
     return {name: spec.path if spec.expression is None else (next(free),) for name, spec in mapping.columns.items()}
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -64,26 +64,17 @@ class TypeName(StrEnum):
     ARRAY = "array"
 
 
+#: All other types are strings.
 _ARROW: dict[TypeName, pa.DataType] = {
     TypeName.SMALLINT: pa.int16(),
     TypeName.INTEGER: pa.int32(),
     TypeName.BIGINT: pa.int64(),
-    TypeName.NUMERIC: pa.string(),
     TypeName.REAL: pa.float32(),
     TypeName.DOUBLE: pa.float64(),
-    TypeName.TEXT: pa.string(),
-    TypeName.VARCHAR: pa.string(),
-    TypeName.CHAR: pa.string(),
-    TypeName.CITEXT: pa.string(),
-    TypeName.ENUM: pa.string(),
     TypeName.BOOLEAN: pa.bool_(),
     TypeName.DATE: pa.date32(),
     TypeName.TIMESTAMP: pa.timestamp("us"),
     TypeName.TIMESTAMPTZ: pa.timestamp("us", tz="UTC"),
-    TypeName.UUID: pa.string(),
-    TypeName.JSON: pa.string(),
-    TypeName.JSONB: pa.string(),
-    TypeName.ARRAY: pa.string(),
 }
 
 
@@ -118,7 +109,7 @@ class ColumnType:
 
     @property
     def arrow(self) -> pa.DataType:
-        return pa.string() if self.as_text else _ARROW[self.name]
+        return pa.string() if self.as_text else _ARROW.get(self.name, pa.string())
 
     def __str__(self) -> str:
         if self.element is not None:

@@ -74,8 +74,8 @@ def make_room(root: Path, now: datetime) -> None:
 
 
 def remove_old_objects(mirror: Mirror, own: Path) -> None:
-    """As `remove_old_files`, in an object store and for all syncs. Ages are told by the clock of the store alone: the run
-    ``own`` has just given a sign of life."""
+    """As `remove_old_files`, in an object store and for all syncs. Ages are told by the clock of the store alone: the
+    run ``own`` has just given a sign of life."""
     mirror.objects.remove(entry.name for entry in old_objects(mirror.objects.entries(), mirror.name_of(own)))
 
 

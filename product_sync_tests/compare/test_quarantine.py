@@ -227,7 +227,7 @@ class TestMerge:
         ]
         previous = path if path.exists() else None
         merge(previous, files, path, now=NOW + run * HOUR, run_id=f"run-{run}", untried=untried)
-        assert pq.read_schema(path).remove_metadata().equals(quarantine_schema(ROW_SCHEMA))
+        assert pq.read_schema(path).remove_metadata().equals(quarantine_schema(rejects_schema(ROW_SCHEMA)))
         assert read_metadata(path) == {STATE_KEY: "key", RUN_ID: f"run-{run}"}
         return entries(path)
 
@@ -302,7 +302,7 @@ def test_the_refused_values_of_a_column_called_id_beside_the_key_are_found(tmp_p
     )
     history = {"first_seen": NOW, "last_seen": NOW, "attempts": 1, "run_id": "run"}
     entries = pa.Table.from_pylist(
-        [entry | history for entry in batch.to_pylist()], schema=quarantine_schema(row_schema)
+        [entry | history for entry in batch.to_pylist()], schema=quarantine_schema(rejects_schema(row_schema))
     )
     path = tmp_path / "quarantine"
     write_parquet(path, entries.schema, entries.to_batches(), metadata={STATE_KEY: "key", RUN_ID: "run"})
