@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import bson
@@ -100,8 +100,7 @@ class Planted:
         return self.missing - self.quarantined[Reason.REFUSED_BY_DATABASE]
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """The correct row of the target."""
 
     id: str
@@ -111,18 +110,13 @@ class _Row:
     seller: str
     quantity: int
 
-    def values(self) -> tuple[object, ...]:
-        return (self.id, self.title, self.price, self.image, self.seller, self.quantity)
 
-
-@dataclass(frozen=True, slots=True)
-class _Product:
+class _Product(NamedTuple):
     document: dict[str, Any]
     row: _Row
 
 
-@dataclass(frozen=True, slots=True)
-class _Bad:
+class _Bad(NamedTuple):
     """A document that cannot be copied. ``row`` is the row of its product, if the target has one."""
 
     document: Mapping[str, Any]
@@ -254,17 +248,15 @@ def _with_drift(random: Random, products: list[_Product]) -> list[_Row]:
 def _outdated(random: Random, row: _Row, column: str) -> _Row:
     match column:
         case "price":
-            return replace(
-                row, price=row.price + random.choice((-200, 100, 500)) if row.price > 200 else row.price + 100
-            )
+            return row._replace(price=row.price + (random.choice((-200, 100, 500)) if row.price > 200 else 100))
         case "title":
-            return replace(row, title=f"{row.title} (2022 model)")
+            return row._replace(title=f"{row.title} (2022 model)")
         case "quantity":
-            return replace(row, quantity=row.quantity + random.randrange(1, 30))
+            return row._replace(quantity=row.quantity + random.randrange(1, 30))
         case "image":
-            return replace(row, image=row.image.replace("images.example.com", "old-images.example.net"))
+            return row._replace(image=row.image.replace("images.example.com", "old-images.example.net"))
         case _:
-            return replace(row, seller=str(_seller(_SELLERS)))
+            return row._replace(seller=str(_seller(_SELLERS)))
 
 
 def _bad_documents(random: Random) -> Iterator[_Bad]:
@@ -332,7 +324,7 @@ def _fill_target(url: str, rows: list[_Row], items: list[tuple[object, ...]]) ->
         cursor.execute(_CREATE_PRODUCT)
         with cursor.copy(_COPY_PRODUCTS) as copy:
             for row in rows:
-                copy.write_row(row.values())
+                copy.write_row(row)
         cursor.execute(_CREATE_CART_ITEM)
         with cursor.copy(_COPY_CART_ITEMS) as copy:
             for item in items:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from product_sync.embedded import environment
 from product_sync.embedded.catalogue import fill
-from product_sync.embedded.errors import EmbeddedServerError, PortInUseError
+from product_sync.embedded.errors import EmbeddedServerError
 from product_sync.embedded.process import LOOPBACK, is_free, port_in_use
 from product_sync.embedded.report_server import serving_reports
 from product_sync.embedded.sellers import fill_sellers, mapping_folder
@@ -30,8 +30,7 @@ def run_dev(folder: Path, port: int, say: Callable[[str], None]) -> None:
     Raises `EmbeddedServerError` if the port is in use, or if a server or the UI does not start.
     """
     if not is_free(port):
-        taken = port_in_use("The Dagster UI", port)
-        raise PortInUseError(taken.message, hint="Stop that process, or choose another port.")
+        raise port_in_use("The Dagster UI", port)
     new = not (folder / "dagster").exists()
     with running(folder, say=say) as servers:
         if new:

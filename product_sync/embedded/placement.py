@@ -19,7 +19,6 @@ from importlib import metadata
 from pathlib import Path
 
 from product_sync.embedded.errors import EmbeddedServerError
-from product_sync.embedded.libraries import find_missing, missing_libraries
 from product_sync.embedded.process import Account
 
 MAJOR_VERSION = "18"
@@ -58,11 +57,10 @@ def places(folder: Path, account: Account | None, say: Callable[[str], None]) ->
         binaries = _copy(binaries, base / "postgres-binaries")
         say(f"PostgreSQL runs as {account.name}, which cannot run the installed binaries: a copy is in {binaries}.")
         if not _runs(account, binaries):
-            if find_missing(binaries / "bin" / "postgres"):
-                raise missing_libraries(binaries / "bin" / "postgres")
             raise EmbeddedServerError(
                 f"PostgreSQL runs as {account.name}, which can run neither the binaries nor their copy {binaries}.",
-                hint="Use a clone on a file system that is not mounted `noexec`, or run this as an ordinary user.",
+                hint=f"Run `ldd {binaries}/bin/postgres`, which names missing libraries; use a clone on a file system"
+                " that is not mounted `noexec`; or run this as an ordinary user.",
             )
     return binaries, home
 

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from product_sync.embedded.errors import EmbeddedServerError
-from product_sync.embedded.libraries import EXIT_LOADER, missing_libraries
 from product_sync.embedded.placement import DISTRIBUTION, places, server_account
 from product_sync.embedded.process import LOOPBACK, Account, ServerProcess, port_in_use, stop_server
 
@@ -31,13 +30,12 @@ _READY_TIMEOUT_S = 60.0
 class Postgres:
     """One server on one data folder. `launch` starts it; `wait_until_ready` waits for it."""
 
-    def __init__(self, process: ServerProcess, *, port: int, data: Path, password: str, executable: Path) -> None:
+    def __init__(self, process: ServerProcess, *, port: int, data: Path, password: str) -> None:
         self.process = process
         self.port = port
         self.home = data.parent
         self._data = data
         self._password = password
-        self._executable = executable
 
     def url(self, database: str, *, driver: str = "postgresql") -> str:
         return f"{driver}://{SUPERUSER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
@@ -52,8 +50,6 @@ class Postgres:
 
     def _died(self) -> EmbeddedServerError:
         log = self.process.log.read_text(errors="replace")
-        if self.process.exit_status() == EXIT_LOADER:
-            return missing_libraries(self._executable)
         if "could not bind" in log:
             return port_in_use(_NAME, self.port)
         return EmbeddedServerError(
@@ -88,7 +84,7 @@ def launch(folder: Path, *, port: int, log: Path, durable: bool, say: Callable[[
     except OSError as error:
         raise _cannot_start(executable, error) from error
     password = (home / "password").read_text().strip()
-    return Postgres(process, port=port, data=data, password=password, executable=executable)
+    return Postgres(process, port=port, data=data, password=password)
 
 
 def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
@@ -126,8 +122,6 @@ def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
         )
     except OSError as error:
         raise _cannot_start(binaries, error) from error
-    if done.returncode == EXIT_LOADER:
-        raise missing_libraries(binaries / "bin" / "initdb")
     if done.returncode != 0:
         raise EmbeddedServerError(
             f"PostgreSQL cannot make its data folder in {home}: {_last_error(done.stderr)}",

@@ -197,5 +197,5 @@ def is_free(port: int) -> bool:
 def port_in_use(server: str, port: int) -> PortInUseError:
     return PortInUseError(
         f"{server} cannot listen on {LOOPBACK}:{port}: the port is in use.",
-        hint="Stop the process that uses it, or choose another port. Without a port, a free one is taken.",
+        hint="Stop that process, or choose another port.",
     )

@@ -21,7 +21,7 @@ from psycopg import sql
 from product_sync.embedded import mongod, postgres
 from product_sync.embedded.errors import EmbeddedServerError, FolderInUseError, PortInUseError
 from product_sync.embedded.placement import outside_folders
-from product_sync.embedded.process import free_port, is_free, port_in_use
+from product_sync.embedded.process import free_port, is_free
 
 SOURCE_DATABASE, CART_DATABASE, DAGSTER_DATABASE = "shop", "cart", "dagster"
 _ATTEMPTS = 5
@@ -49,23 +49,20 @@ class Servers:
 def running(
     folder: Path,
     *,
-    mongodb_port: int | None = None,
-    postgres_port: int | None = None,
     durable: bool = True,
     say: Callable[[str], None] = _log.info,
 ) -> Iterator[Servers]:
     """Start both servers on ``folder``, which is created if needed, and stop them at the end. The start takes 1 to 2 s.
 
-    Without ports, those of the last run are used again if they are free, so that URLs stay valid. With
-    ``durable=False``, for tests, no write waits for the disk. ``say`` gets a sentence if the data is not in ``folder``.
+    The ports of the last run are used again if they are free, so that URLs stay valid. With ``durable=False``, for
+    tests, no write waits for the disk. ``say`` gets a sentence if the data is not in ``folder``.
 
     Raises `EmbeddedServerError` (`FolderInUseError`, `PortInUseError`) with nothing left running. If this process is
     killed, the watchers or the next start on this folder stop the servers.
     """
     folder = folder.resolve()
     with _locked(folder), ExitStack() as stack:
-        servers = _start(folder, stack, (mongodb_port, postgres_port), durable=durable, say=say)
-        yield servers
+        yield _start(folder, stack, durable=durable, say=say)
 
 
 def remove(folder: Path) -> None:
@@ -84,12 +81,10 @@ def remove(folder: Path) -> None:
             shutil.rmtree(home)
 
 
-def _start(
-    folder: Path, stack: ExitStack, ports: tuple[int | None, int | None], *, durable: bool, say: Callable[[str], None]
-) -> Servers:
+def _start(folder: Path, stack: ExitStack, *, durable: bool, say: Callable[[str], None]) -> Servers:
     executable = mongod.find_mongod()
     for attempt in range(1, _ATTEMPTS + 1):
-        mongodb_port, postgres_port = _choose_ports(folder, ports)
+        mongodb_port, postgres_port = _choose_ports(folder)
         with ExitStack() as attempted:
             # Both start at the same time, because each mostly waits for its disk.
             mongo = mongod.launch(folder / "mongodb", port=mongodb_port, executable=executable, durable=durable)
@@ -101,8 +96,8 @@ def _start(
                 pg.wait_until_ready()
                 mongo.wait_until_writable()
             except PortInUseError:
-                # Another process may take a free port before the server does. A requested port is not replaced.
-                if attempt == _ATTEMPTS or ports != (None, None):
+                # Another process may take a free port before the server does.
+                if attempt == _ATTEMPTS:
                     raise
                 _ports_file(folder).unlink(missing_ok=True)
                 continue
@@ -120,17 +115,14 @@ def _start(
     )
 
 
-def _choose_ports(folder: Path, asked: tuple[int | None, int | None]) -> tuple[int, int]:
-    """The requested ports (`PortInUseError` if in use), those of the last run if they are free, or free ones."""
-    for name, port in zip(("MongoDB", "PostgreSQL"), asked, strict=True):
-        if port is not None and not is_free(port):
-            raise port_in_use(name, port)
+def _choose_ports(folder: Path) -> tuple[int, int]:
+    """The ports of MongoDB and PostgreSQL: those of the last run if they are free, else free ones."""
     try:
         last = json.loads(_ports_file(folder).read_text())
-        remembered = [port if is_free(port) else None for port in (int(last[0]), int(last[1]))]
+        remembered = [int(last[0]), int(last[1])]
     except (FileNotFoundError, ValueError, IndexError, TypeError, KeyError):
-        remembered = [None, None]
-    mongodb, postgresql = (port or old or free_port() for port, old in zip(asked, remembered, strict=True))
+        return free_port(), free_port()
+    mongodb, postgresql = (port if is_free(port) else free_port() for port in remembered)
     return mongodb, postgresql
 
 

@@ -158,13 +158,21 @@ def test_two_on_one_folder_are_refused_by_name(folder: Path) -> None:
         assert len(_servers_on(folder)) == 2
 
 
-def test_a_port_in_use_is_named(folder: Path) -> None:
+def test_a_port_that_is_in_use_is_named_and_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for asked in ({"mongodb_port": port}, {"postgres_port": port}):
-            with pytest.raises(PortInUseError, match=rf"127\.0\.0\.1:{port}: "), running(folder, **asked):
-                pass
-    assert _servers_on(folder) == []
+        folder.mkdir(parents=True)
+        (folder / "ports.json").write_text(json.dumps([port, port]))
+        # As if another process took the ports after they were chosen.
+        monkeypatch.setattr("product_sync.embedded.servers.is_free", lambda _: True)
+        monkeypatch.setattr("product_sync.embedded.servers._ATTEMPTS", 1)
+        with pytest.raises(PortInUseError, match=rf"127\.0\.0\.1:{port}: "), running(folder, durable=False):
+            pass
+        assert _servers_on(folder) == []
+        monkeypatch.setattr("product_sync.embedded.servers._ATTEMPTS", 2)
+        with running(folder, durable=False) as servers:
+            assert f":{port}/" not in servers.mongodb_url
+            assert f":{port}/" not in servers.cart_url
 
 
 def test_data_of_another_postgresql_is_named_as_the_server_names_it_with_the_way_out(folder: Path) -> None:
