@@ -49,75 +49,45 @@ _MAKES_WAY: Final = {
 }
 
 
-class ExcludedRows:
-    """Writes what ``work`` has postponed, in batches of ``loop``."""
-
-    def __init__(
-        self,
-        row_schema: RowSchema,
-        work: BatchWork,
-        transactions: Transactions,
-        loop: BatchLoop,
-        folder: Path,
-        batch_size: Callable[[], int],
-        logger: logging.Logger,
-    ) -> None:
-        self._row_schema = row_schema
-        self._work = work
-        self._transactions = transactions
-        self._loop = loop
-        self._folder = folder
-        self._batch_size = batch_size
-        self._logger = logger
-
-    def write(self, leave: ParquetSink | None = None) -> None:
-        """Writes the postponed rows that can be written, and counts the others as excluded, or adds them to ``leave``
-        because rows of other shards may be in their way."""
-        number = 0
-        while (postponed := self._work.postponed).num_rows:
-            number += 1
-            self._logger.info("%d rows wait for other rows. They are written in order now.", postponed.num_rows)
-            self._work.postponed = PostponedRows(self._folder / f"pass-{number}.parquet", self._row_schema.diff_schema)
-            try:
-                for rows in postponed.windows():
-                    self._write_window(rows)
-            finally:
-                postponed.close()
-            if self._work.postponed.num_rows == postponed.num_rows:
+def write_excluded(
+    row_schema: RowSchema,
+    work: BatchWork,
+    transactions: Transactions,
+    loop: BatchLoop,
+    folder: Path,
+    batch_size: Callable[[], int],
+    logger: logging.Logger,
+    leave: ParquetSink | None = None,
+) -> None:
+    """Writes the rows that ``work`` has postponed and that can be written, in batches of ``loop``. The others are
+    counted as excluded, or added to ``leave`` because rows of other shards may be in their way."""
+    number = 0
+    while (postponed := work.postponed).num_rows:
+        number += 1
+        logger.info("%d rows wait for other rows. They are written in order now.", postponed.num_rows)
+        work.postponed = PostponedRows(folder / f"pass-{number}.parquet", row_schema.diff_schema)
+        with closing(postponed):
+            for rows in postponed.windows():
+                window = _Window(row_schema, work, transactions, rows)
+                if loop.read(rows, window.read):
+                    window.write(loop, batch_size)
+        if work.postponed.num_rows == postponed.num_rows:
+            with closing(work.postponed) as left:
                 if leave is None:
-                    self._exclude(self._work.postponed)
+                    _exclude(left, work, loop)
                 else:
-                    _leave(self._work.postponed, leave)
-                return
-
-    def _write_window(self, rows: pa.Table) -> None:
-        window = _Window(self._row_schema, self._work, self._transactions, rows)
-        if not self._loop.read(rows, window.read):
+                    for batch in chain.from_iterable(rows.to_batches() for rows in left.windows()):
+                        leave.write(batch)
             return
-        for stage in window.stages:
-            for steps in _groups(stage.levels, self._batch_size):
-                self._loop.run_one(window.rows_of(chain(*steps)), partial(window.write_levels, steps))
-            for circles in _packed(stage.circles, self._batch_size):
-                places = chain.from_iterable(circle.rows for circle in circles)
-                self._loop.run_one(window.rows_of(places), partial(window.write_circles, circles))
-
-    def _exclude(self, left: PostponedRows) -> None:
-        """Counts the rows that cannot be written, neither in an order nor with a parked value."""
-        try:
-            waiting = set[str]()
-            for rows in left.windows() if left.num_rows <= WINDOW_ROWS else ():
-                waiting.update(diff_rows.ids(rows))
-            for rows in left.windows():
-                self._loop.read(rows, partial(self._work.exclude, rows, waiting))
-        finally:
-            left.close()
 
 
-def _leave(left: PostponedRows, to: ParquetSink) -> None:
-    with closing(left):
-        for rows in left.windows():
-            for batch in rows.to_batches():
-                to.write(batch)
+def _exclude(left: PostponedRows, work: BatchWork, loop: BatchLoop) -> None:
+    """Counts the rows that cannot be written, neither in an order nor with a parked value."""
+    waiting = set[str]()
+    for rows in left.windows() if left.num_rows <= WINDOW_ROWS else ():
+        waiting.update(diff_rows.ids(rows))
+    for rows in left.windows():
+        loop.read(rows, partial(work.exclude, rows, waiting))
 
 
 class _Window:
@@ -131,7 +101,7 @@ class _Window:
         self._rows = rows
         self._batch = work.nothing
         self._ids: list[str] = []
-        self.stages: list[Stage] = []
+        self._stages: list[Stage] = []
 
     def read(self) -> None:
         """Reads the rows again, asks the server for their obstacles, and puts them into order."""
@@ -143,7 +113,7 @@ class _Window:
         hopeless = blocked(stuck, waits)
         self._postpone(hopeless)
         hopeful = set(range(len(ops))) - hopeless
-        self.stages = arrange(ops, hopeful, [wait for wait in waits if wait.row in hopeful and wait.on in hopeful])
+        self._stages = arrange(ops, hopeful, [wait for wait in waits if wait.row in hopeful and wait.on in hopeful])
 
     def _waits(self, ops: Sequence[Op]) -> tuple[set[int], list[Wait]]:
         """Rows that wait for a row which does not change, and which rows wait for which."""
@@ -160,20 +130,28 @@ class _Window:
                     waits.append(Wait(row, on, found.kind, found.columns, found.deferrable))
         return stuck, waits
 
-    def rows_of(self, places: Iterable[int]) -> pa.Table:
+    def write(self, loop: BatchLoop, batch_size: Callable[[], int]) -> None:
+        for stage in self._stages:
+            for steps in _groups(stage.levels, batch_size):
+                loop.run_one(self._rows_of(chain(*steps)), partial(self._write_levels, steps))
+            for circles in _packed(stage.circles, batch_size):
+                places = chain.from_iterable(circle.rows for circle in circles)
+                loop.run_one(self._rows_of(places), partial(self._write_circles, circles))
+
+    def _rows_of(self, places: Iterable[int]) -> pa.Table:
         """The rows of the diff."""
         return diff_rows.with_ids(self._rows, "id", [self._ids[place] for place in places])
 
-    def write_levels(self, steps: Sequence[Sequence[int]]) -> None:
+    def _write_levels(self, steps: Sequence[Sequence[int]]) -> None:
         """Writes rows of which none waits for a later one: in one transaction, or if that fails step by step."""
         if len(steps) > 1:
             with suppress(RowsRefused):
-                if self._work.write_in_order(self.rows_of(chain(*steps)), [self._batch.take(step) for step in steps]):
+                if self._work.write_in_order(self._rows_of(chain(*steps)), [self._batch.take(step) for step in steps]):
                     return
         for step in steps:
-            self._work.write_postponed(self.rows_of(step), self._batch.take(step))
+            self._work.write_postponed(self._rows_of(step), self._batch.take(step))
 
-    def write_circles(self, circles: Sequence[Circle]) -> None:
+    def _write_circles(self, circles: Sequence[Circle]) -> None:
         """Writes circles in one transaction, or if that fails one by one."""
         if len(circles) > 1:
             steps = [list(chain(*step)) for step in zip_longest(*(circle.steps for circle in circles), fillvalue=())]
@@ -217,7 +195,7 @@ class _Window:
         return values if attempt < most else None
 
     def _write_parked(self, circle: Circle, values: dict[int, dict[str, Any]]) -> bool:
-        return self._work.write_in_order(self.rows_of(circle.rows), list(self._steps(circle, values)))
+        return self._work.write_in_order(self._rows_of(circle.rows), list(self._steps(circle, values)))
 
     def _steps(self, circle: Circle, values: dict[int, dict[str, Any]]) -> Iterator[WriteBatch]:
         """First the rows that are parked, then the steps of the circle."""
@@ -257,7 +235,7 @@ class _Window:
         rows = circle.rows
         if number is not None and len(circle.steps[number]) == 1 and not isinstance(error, RowsExcluded):
             bad = circle.steps[number]
-            self._work.quarantine_refused(self.rows_of(bad), self._batch.take(bad), error)
+            self._work.quarantine_refused(self._rows_of(bad), self._batch.take(bad), error)
             rows = [place for place in rows if place not in bad]
         self._postpone(rows, f"{self._described(circle)}, and the database refuses one of them: {error.message}")
 
@@ -267,7 +245,7 @@ class _Window:
         return f"{len(circle.rows)} rows wait for one another in a circle ({first}{more})"
 
     def _postpone(self, places: Iterable[int], answer: str = "") -> None:
-        self._work.postpone(self.rows_of(places), answer)
+        self._work.postpone(self._rows_of(places), answer)
 
 
 def _with_values(table: pa.Table, values: Sequence[dict[str, Any]]) -> pa.Table:

@@ -22,7 +22,7 @@ from product_sync.load.batch import BatchWork
 from product_sync.load.batch_loop import BatchLoop, Write
 from product_sync.load.batching import count_rows
 from product_sync.load.deletion import DeletionFacts, reason_to_keep
-from product_sync.load.excluded_rows import ExcludedRows
+from product_sync.load.excluded_rows import write_excluded
 from product_sync.load.pacing import Pacing
 from product_sync.load.postponed_rows import PostponedRows
 from product_sync.load.result import LoadResult
@@ -132,8 +132,7 @@ def load(
             loop.run(plan, WRITES, write)
             if deleting:
                 loop.run(plan, (Op.EXTRA,), delete)
-            excluded = ExcludedRows(row_schema, work, transactions, loop, Path(folder), pacing.batch_size, logger)
-            excluded.write(leave=left)
+            write_excluded(row_schema, work, transactions, loop, Path(folder), pacing.batch_size, logger, left)
         finally:
             result.retries = transactions.retries
             result.duration_s = meter.elapsed_s

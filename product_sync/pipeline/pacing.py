@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from product_sync.load.adaptive_pacing import AdaptivePacing, AdaptiveSettings
-from product_sync.load.pacing import FixedPacing, Pacing
+from product_sync.load.pacing import AdaptivePacing, AdaptiveSettings, FixedPacing, Pacing
 from product_sync.runtime.clock import Timing
 from product_sync.schema.addresses import TargetAddress
 from product_sync.settings import RunOptions

@@ -210,7 +210,7 @@ def quarantine_within_budget(
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(by_reason.items()) if count)
         description = (
             f"{quarantined} of {count(source_count, 'document')} cannot be copied ({reasons})."
-            f"{f' That is more than {_percent(budget)} of the source (quarantine_budget).' if over else ''}"
+            f"{f' That is more than {100 * budget:g} % of the source (quarantine_budget).' if over else ''}"
             " Correct them in the source. The quarantine lists them."
         )
     return CheckResult(
@@ -268,10 +268,6 @@ def _found_in_none(documents: int, column: RowColumn) -> str:
 def _numbers(verification: Verification) -> dict[str, int | list[str]]:
     """Every count and every list of ids of a verification."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(verification).items()}
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g} %"
 
 
 def count(number: int, singular: str, plural: str = "") -> str:

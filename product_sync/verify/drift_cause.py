@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 
 from product_sync.schema.records import Op
 
@@ -126,20 +127,13 @@ def _extra(source: Sequence[Observation], target: Sequence[Observation]) -> tupl
 _EXPLAINED = {Op.INSERT: _missing, Op.UPDATE: _changed, Op.EXTRA: _extra}
 
 
-def _is_present(observation: Observation) -> bool:
-    return observation.present
+_is_present: _Test = attrgetter("present")
+_is_new: _Test = attrgetter("is_new")
+_is_old: _Test = attrgetter("is_old")
 
 
 def _is_absent(observation: Observation) -> bool:
     return not observation.present
-
-
-def _is_new(observation: Observation) -> bool:
-    return observation.is_new
-
-
-def _is_old(observation: Observation) -> bool:
-    return observation.is_old
 
 
 #: Whether the source was then as it is now.

@@ -82,7 +82,7 @@ def main() -> None:
     from product_sync import sync
 
     switches = json.loads(sys.argv[1])
-    logger = logging.getLogger("product_sync.load.adaptive_pacing")
+    logger = logging.getLogger("product_sync.load.pacing")
     logger.setLevel(logging.INFO)
     logger.addHandler(_Said())
     sync(on_progress=_on_progress, settle_seconds=0.0, **switches).raise_for_error()

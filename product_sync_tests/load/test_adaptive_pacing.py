@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from product_sync.load.adaptive_pacing import AdaptivePacing, AdaptiveSettings
-from product_sync.load.pacing import MAX_BATCH_SIZE
+from product_sync.load.pacing import MAX_BATCH_SIZE, AdaptivePacing, AdaptiveSettings
 from product_sync.schema.ports import Signals
 from product_sync_tests.fakes import FakeTime
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from product_sync.errors import EveryBatchWouldFail, TransientError
-from product_sync.load.adaptive_pacing import AdaptivePacing, AdaptiveSettings
 from product_sync.load.estimate import Estimate, estimate, not_probed
-from product_sync.load.pacing import FixedPacing, Pacing
+from product_sync.load.pacing import AdaptivePacing, AdaptiveSettings, FixedPacing, Pacing
 from product_sync_tests.load.bench import Bench, document, make_bench, row
 
 
