@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pymongo import MongoClient
@@ -60,21 +61,14 @@ def find_mongod(environment: Mapping[str, str] = os.environ) -> Path:
 def _from_wheel() -> Path | None:
     found = (path for each in _DISTRIBUTIONS for path in files_of(each) if path.name in {"mongod", "mongod.exe"})
     path = next(found, None)
-    return _executable(path) if path else None
+    return _executable(path) if path and path.is_file() else None
 
 
-def _executable(path: Path) -> Path | None:
+def _executable(path: Path) -> Path:
     """Make the file executable: wheels may lose the mode of a file."""
-    if not path.is_file():
-        return None
     if not os.access(path, os.X_OK):
-        try:
+        with suppress(OSError):  # the start says that it is not executable
             path.chmod(path.stat().st_mode | 0o111)
-        except OSError as error:
-            raise EmbeddedServerError(
-                f"{path} is not executable, and its mode cannot be changed: {error.strerror}.",
-                hint=f"Make it executable as its owner, or set {VARIABLE} to another mongod.",
-            ) from error
     return path
 
 

@@ -27,6 +27,8 @@ from product_sync.embedded.errors import EmbeddedServerError, PortInUseError
 LOOPBACK = "127.0.0.1"
 STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.01
+#: The watcher. Once it is dismissed it sends no signal: the process id may belong to another process by then.
+_WATCH = 'read -r server || exit; read -r dismissed || kill -s "$1" "$server"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,16 @@ class ServerProcess:
         self.name = name
         self.log = log
         self._stop_signal = stop_signal
-        self._watcher = _Watcher(stop_signal)
+        # Started before the server, so that the server is never without it.
+        self._watcher = subprocess.Popen(  # noqa: S603 - a constant script
+            ["/bin/sh", "-c", _WATCH, "watcher", stop_signal.name.removeprefix("SIG")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            text=True,
+        )
         try:
             with log.open("wb") as output:
                 self._process = subprocess.Popen(  # noqa: S603 - a list, no shell; the executable was looked up by us
@@ -73,9 +84,11 @@ class ServerProcess:
                     **(account.options() if account else {}),
                 )
         except OSError:
-            self._watcher.dismiss()
+            self._watcher.communicate()
             raise
-        self._watcher.watch(self._process.pid)
+        # A watcher may be killed. The next start on the folder is the second safeguard.
+        with contextlib.suppress(BrokenPipeError):
+            print(self._process.pid, file=self._watcher.stdin, flush=True)
 
     @property
     def pid(self) -> int:
@@ -109,44 +122,8 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._watcher.dismiss()
-
-
-class _Watcher:
-    """A shell that stops the server when its pipe closes.
-
-    It is started before the server, so that the server is never without it. After `dismiss` it sends no signal, because
-    the process id may belong to another process by then.
-    """
-
-    _SCRIPT = 'read -r server || exit; read -r dismissed || kill -s "$1" "$server"'
-
-    def __init__(self, stop_signal: signal.Signals) -> None:
-        self._shell = subprocess.Popen(  # noqa: S603 - a constant script
-            ["/bin/sh", "-c", self._SCRIPT, "watcher", stop_signal.name.removeprefix("SIG")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-            text=True,
-        )
-
-    def watch(self, pid: int) -> None:
-        self._send(str(pid))
-
-    def dismiss(self) -> None:
-        self._send("dismissed")
-        with contextlib.suppress(BrokenPipeError):
-            self._shell.communicate()
-
-    def _send(self, line: str) -> None:
-        pipe = self._shell.stdin
-        # The watcher may have been killed. The next start on the folder is the second safeguard.
-        with contextlib.suppress(BrokenPipeError):
-            if pipe is not None and not pipe.closed:
-                pipe.write(f"{line}\n")
-                pipe.flush()
+        if self._watcher.returncode is None:
+            self._watcher.communicate("dismissed\n")
 
 
 def stop_server(pid: int, *, executable: str, folder: Path, stop_signal: signal.Signals) -> None:
