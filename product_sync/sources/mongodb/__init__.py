@@ -9,8 +9,7 @@ from __future__ import annotations
 from product_sync.sources.mongodb.changes import MongoChanges
 from product_sync.sources.mongodb.client import check_address, connect
 from product_sync.sources.mongodb.collection import require_readable
-from product_sync.sources.mongodb.health import SourceHealth, inspect
-from product_sync.sources.mongodb.replication import Replication, replication
+from product_sync.sources.mongodb.health import Replication, SourceHealth, inspect, replication
 from product_sync.sources.mongodb.source import MongoSource
 from product_sync.sources.mongodb.url import parse, without_credentials
 

@@ -1,6 +1,7 @@
-"""What ``doctor`` shows about the source: version, latency, replica set, and the privileges of the user.
+"""What ``doctor`` and the health check show about the source: version, latency, privileges of the user, replica set.
 
-Otherwise a missing privilege would only show during a sync.
+Otherwise a missing privilege would only show during a sync. Without a primary every sync fails, and a set that lost a
+member may lose its primary next.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pymongo.database import Database
@@ -16,6 +18,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from product_sync.sources.mongodb.errors import translated
 
 _NEEDED = ("find", "listCollections")
+#: The states of a healthy member (MongoDB manual, "Replica Set Member States").
+_SOUND = frozenset({"PRIMARY", "SECONDARY", "ARBITER"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +101,78 @@ def _covers(resource: dict[str, Any], database: str, collection: str) -> bool:
     if resource.get("anyResource"):
         return True
     return resource.get("db") in ("", database) and resource.get("collection") in ("", collection)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """``behind_s`` is how many seconds it is behind the primary; ``None`` if that is unknown."""
+
+    name: str
+    state: str
+    behind_s: float | None
+
+    @property
+    def is_sound(self) -> bool:
+        return self.state in _SOUND
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """``name`` is ``None`` for a server outside of a replica set and for mongos. ``members`` is ``None`` without the
+    role ``clusterMonitor``."""
+
+    name: str | None
+    primary: str | None
+    members: tuple[Member, ...] | None
+
+    @property
+    def unsound(self) -> list[Member]:
+        return [member for member in self.members or () if not member.is_sound]
+
+    @property
+    def behind_s(self) -> float | None:
+        """How far the slowest member is behind the primary."""
+        known = [member.behind_s for member in self.members or () if member.behind_s is not None]
+        return max(known, default=None)
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return "no replica set"
+        if self.members is None:
+            members = "its members are not visible to this user (that takes the role clusterMonitor)"
+        else:
+            members = ", ".join(map(_in_words, self.members))
+        return f"replica set {self.name}, primary {self.primary or 'unknown'}: {members}"
+
+
+def replication(database: Database[dict[str, Any]]) -> Replication:
+    """Query the server. Raises the errors of `inspect`; a missing privilege is a result, not an error."""
+    try:
+        hello = database.client.admin.command("hello")
+        if "setName" not in hello:
+            return Replication(None, None, None)
+        return Replication(hello["setName"], hello.get("primary"), _members(database))
+    except PyMongoError as error:
+        raise translated(error, database) from error
+
+
+def _members(database: Database[dict[str, Any]]) -> tuple[Member, ...] | None:
+    try:
+        found = database.client.admin.command("replSetGetStatus")["members"]
+    except OperationFailure:
+        return None
+    newest = max((member["optimeDate"] for member in found if member["stateStr"] == "PRIMARY"), default=None)
+    return tuple(Member(member["name"], member["stateStr"], _behind(member, newest)) for member in found)
+
+
+def _behind(member: dict[str, Any], newest: datetime | None) -> float | None:
+    if newest is None or member["stateStr"] != "SECONDARY":
+        return None
+    # The primary's entry may be older than the latest message of a secondary.
+    at: datetime = member["optimeDate"]
+    return max(0.0, (newest - at).total_seconds())
+
+
+def _in_words(member: Member) -> str:
+    behind = "" if member.behind_s is None else f" {member.behind_s:.0f} s behind"
+    return f"{member.name} {member.state}{behind}"
