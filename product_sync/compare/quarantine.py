@@ -13,6 +13,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -251,9 +252,9 @@ def summary(path: Path) -> dict[Reason, int]:
     return {Reason(reason): count for reason, count in sorted(counts.items())}
 
 
-def first_entries(path: Path, n: int) -> pa.Table:
-    """The first ``n`` entries of a rejects or quarantine file by ``source_key``. The refused values, which may have
-    megabytes, are left null."""
+def first_entries(path: Path, n: int) -> list[dict[str, Any]]:
+    """The first ``n`` entries of a rejects or quarantine file by ``source_key``, without the refused values, which may
+    have megabytes."""
     schema = read_schema(path)
     names = [name for name in schema.names if name != "refused"]
     found = schema.empty_table().select(names)
@@ -261,8 +262,7 @@ def first_entries(path: Path, n: int) -> pa.Table:
         for page in pages(file, columns=names):
             found = pa.concat_tables([found, pa.Table.from_batches([page]).replace_schema_metadata()])
             found = found.take(pc.sort_indices(found["source_key"])[:n])
-    refused = pa.nulls(found.num_rows, schema.field("refused").type)
-    return found.add_column(schema.get_field_index("refused"), schema.field("refused"), refused)
+    return list(found.to_pylist())
 
 
 def refused_input(path: Path, row_schema: RowSchema) -> FileInput:

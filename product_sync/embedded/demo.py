@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from product_sync import api
 from product_sync.embedded import environment, sellers
@@ -42,11 +43,20 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
         planted = fill(servers.mongodb_url, servers.cart_url)
         sellers.fill_sellers(servers.mongodb_url, servers.cart_url)
         say(_what_was_planted(planted))
-        _dry_run(planted, say)
-        _sync(planted, say)
-        _validate(planted, say)
-        _sync_again(say)
-        _sync_sellers(say)
+        expected = {"missing": planted.missing, "changed": planted.changed, "extra": planted.extra}
+        _sync("1. product-sync sync --dry-run", expected, say, dry_run=True)
+        quarantined = sum(planted.quarantined.values())
+        expected = {"inserted": planted.loadable, "updated": planted.changed, "quarantined": quarantined}
+        _sync("2. product-sync sync", expected, say)
+        say("\n3. product-sync validate --json")
+        report = api.validate().raise_for_error()
+        say(json.dumps(report.as_json(), indent=1))
+        _expect(report, {"missing_in_target": 0, "changed": 0, "extra_in_target": planted.extra})
+        title = "4. product-sync sync, once more: nothing is left to write"
+        _sync(title, {"inserted": 0, "updated": 0}, say)
+        expected = {"inserted": sellers.MISSING, "updated": sellers.CHANGED, "extra": sellers.EXTRA}
+        title = "5. product-sync sync sellers: a second sync, with drift of its own"
+        _sync(title, expected, say, sync=sellers.definition())
     say("\nEverything is stopped. `make dev` shows these runs in the Dagster UI.")
 
 
@@ -61,55 +71,18 @@ def _what_was_planted(planted: Planted) -> str:
     )
 
 
-def _dry_run(planted: Planted, say: Callable[[str], None]) -> None:
-    say("\n1. product-sync sync --dry-run")
+def _sync(title: str, expected: Mapping[str, int], say: Callable[[str], None], **options: Any) -> None:
+    say(f"\n{title}")
     with progress_bar() as on_progress:
-        report = api.sync(dry_run=True, on_progress=on_progress)
+        report = api.sync(on_progress=on_progress, **options)
     print_report(report.raise_for_error(), False, show_sync)
-    _expect("missing", report.missing, planted.missing)
-    _expect("changed", report.changed, planted.changed)
-    _expect("extra", report.extra, planted.extra)
+    _expect(report, expected)
 
 
-def _sync(planted: Planted, say: Callable[[str], None]) -> None:
-    say("\n2. product-sync sync")
-    with progress_bar() as on_progress:
-        report = api.sync(on_progress=on_progress)
-    print_report(report.raise_for_error(), False, show_sync)
-    _expect("inserted", report.inserted, planted.loadable)
-    _expect("updated", report.updated, planted.changed)
-    _expect("quarantined", report.quarantined, sum(planted.quarantined.values()))
-
-
-def _validate(planted: Planted, say: Callable[[str], None]) -> None:
-    say("\n3. product-sync validate --json")
-    report = api.validate().raise_for_error()
-    say(json.dumps(report.as_json(), indent=1))
-    _expect("missing_in_target", report.missing_in_target, 0)
-    _expect("changed", report.changed, 0)
-    _expect("extra_in_target", report.extra_in_target, planted.extra)
-
-
-def _sync_again(say: Callable[[str], None]) -> None:
-    say("\n4. product-sync sync, once more: nothing is left to write")
-    report = api.sync()
-    print_report(report.raise_for_error(), False, show_sync)
-    _expect("inserted", report.inserted, 0)
-    _expect("updated", report.updated, 0)
-
-
-def _sync_sellers(say: Callable[[str], None]) -> None:
-    say("\n5. product-sync sync sellers: a second sync, with drift of its own")
-    report = api.sync(sellers.definition())
-    print_report(report.raise_for_error(), False, show_sync)
-    _expect("inserted", report.inserted, sellers.MISSING)
-    _expect("updated", report.updated, sellers.CHANGED)
-    _expect("extra", report.extra, sellers.EXTRA)
-
-
-def _expect(name: str, reported: object, planted: object) -> None:
-    if reported != planted:
-        raise DemoFailed(
-            f"The demo planted {name} = {planted}, the sync reported {reported}.",
-            hint="This is a bug: please report it.",
-        )
+def _expect(report: object, expected: Mapping[str, int]) -> None:
+    for name, planted in expected.items():
+        if (reported := getattr(report, name)) != planted:
+            raise DemoFailed(
+                f"The demo planted {name} = {planted}, the sync reported {reported}.",
+                hint="This is a bug: please report it.",
+            )

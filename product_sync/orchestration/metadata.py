@@ -154,7 +154,7 @@ def _load_numbers(result: LoadResult) -> Metadata:
 
 def quarantine_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:
     quarantined, by_reason = sync_run.quarantine_summary()
-    first = quarantine.first_entries(sync_run.folder.quarantine, SHOWN).to_pylist() if quarantined else []
+    first = quarantine.first_entries(sync_run.folder.quarantine, SHOWN) if quarantined else []
     return {
         "quarantined": quarantined,
         _ROW_COUNT: quarantined,

@@ -223,8 +223,7 @@ class SyncRun:
     @names_storage
     def first_rejects(self) -> list[dict[str, Any]]:
         """The first documents of the newest source snapshot that cannot be copied."""
-        entries = quarantine.first_entries(self.newest(store.SOURCE_COUNT).path(store.REJECTS), SHOWN)
-        return list(entries.to_pylist())
+        return quarantine.first_entries(self.newest(store.SOURCE_COUNT).path(store.REJECTS), SHOWN)
 
     @names_storage
     def first_differences(self) -> list[Difference]:

@@ -177,4 +177,4 @@ def _by_reason(rejects: Path, counts: DiffCounts) -> dict[str, int]:
 def _first_quarantined(rejects: Path, counts: DiffCounts) -> list[dict[str, Any]]:
     if counts.quarantined == counts.refused:
         return []
-    return list(quarantine.first_entries(rejects, _SHOWN_QUARANTINED).to_pylist())
+    return quarantine.first_entries(rejects, _SHOWN_QUARANTINED)

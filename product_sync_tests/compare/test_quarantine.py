@@ -121,7 +121,7 @@ class TestRejects:
     def test_no_rejects_make_an_empty_file_of_the_schema(self, tmp_path: Path) -> None:
         path = write_rejects(tmp_path / "rejects", [])
         assert summary(path) == {}
-        assert first_entries(path, 5).num_rows == 0
+        assert first_entries(path, 5) == []
 
     def test_refused_values_belong_to_their_reject(self) -> None:
         with pytest.raises(ValueError, match="1 rows of refused values for 2 rejects"):
@@ -325,8 +325,7 @@ def test_the_summary_counts_a_document_once_for_each_of_its_reasons(tmp_path: Pa
 
 def test_the_first_entries_are_the_same_at_each_call(tmp_path: Path) -> None:
     path = write_rejects(tmp_path / "rejects", [reject(f"{number:03}") for number in reversed(range(100))])
-    assert first_entries(path, 3)["source_key"].to_pylist() == ['"000"', '"001"', '"002"']
-    assert first_entries(path, 3).schema.equals(rejects_schema(ROW_SCHEMA))
+    assert [entry["source_key"] for entry in first_entries(path, 3)] == ['"000"', '"001"', '"002"']
 
 
 def test_every_supported_id_keeps_its_name_on_the_way_from_row_to_reject(tmp_path: Path) -> None:
