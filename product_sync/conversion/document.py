@@ -179,10 +179,6 @@ class _Field:
             return self.default
         return self._convert(value)
 
-    def offending(self, document: dict[str, Any]) -> Any:
-        """The value that `read` refused, or the one at which its path ended too early."""
-        return descend(document, self.path)[0]
-
 
 def constant(column: RowColumn) -> Any:
     """The canonical value of a column that has the same one in every row. Raises `MappingError` if it does not fit."""
@@ -319,14 +315,14 @@ class RowConverter:
                 defects.append(Defect(field.name, Reason.EXPRESSION_FAILED, cut(failures[field.path[0]])))
                 continue
             if field.path in repeated:
-                defects.append(Defect(field.name, Reason.REPEATED_FIELD, excerpt(field.offending(document))))
+                defects.append(Defect(field.name, Reason.REPEATED_FIELD, excerpt(descend(document, field.path)[0])))
                 continue
             try:
                 field.read(document, absent)
             except ConversionError as error:
                 # After a repetition the server may have left fields out (`projection`), so none is called missing.
                 if not (repeated and error.reason is Reason.MISSING_FIELD):
-                    shown = excerpt(error.value if error.place else field.offending(document))
+                    shown = excerpt(error.value if error.place else descend(document, field.path)[0])
                     place = f"{error.place[:_PLACE_LENGTH]}: " if error.place else ""
                     defects.append(Defect(field.name, error.reason, cut(place + shown)))
         return Reject(source_key(bson_id), identity, tuple(defects))

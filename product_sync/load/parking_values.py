@@ -7,6 +7,7 @@ that no other row has. It is never committed.
 from __future__ import annotations
 
 import secrets
+import uuid
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -57,8 +58,7 @@ def _random_value(kind: ColumnType) -> Any:
             length = min(kind.length or 32, 32)
             return "".join(secrets.choice(_LETTERS) for _ in range(length))
         case TypeName.UUID:
-            digits = secrets.token_hex(16)
-            return "-".join((digits[:8], digits[8:12], "4" + digits[13:16], "8" + digits[17:20], digits[20:]))
+            return str(uuid.uuid4())
         case TypeName.NUMERIC:
             whole = (kind.precision - (kind.scale or 0)) if kind.precision is not None else 18
             if whole > 0:

@@ -66,7 +66,10 @@ def _require_usable(root: Path, key: str | None, *, run_history: bool, needed_by
         _require_same_owner(root, path)
     _require_room(root, existing, needed_bytes)
     if existing == root:
-        _try_to_write(root)
+        with tempfile.TemporaryFile(dir=root) as file:
+            file.write(bytes(_TRIAL_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _require_usable_path(root: Path, *, run_history: bool) -> None:
@@ -124,13 +127,6 @@ def _require_room(root: Path, existing: Path, needed_bytes: int) -> None:
             f"The disk of the {what_is(root)} has {_size(free)} of free space, and a run needs {_size(needed)}.",
             hint=no_room(root),
         )
-
-
-def _try_to_write(root: Path) -> None:
-    with tempfile.TemporaryFile(dir=root) as file:
-        file.write(bytes(_TRIAL_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def refused(error: OSError, root: Path) -> ProductSyncError:

@@ -110,10 +110,6 @@ class Mirror:
         if not path.exists() and (entry := self.entry(path)) and self.objects.get(entry.name, path):
             self._same[path] = _stamp(path)
 
-    def has(self, path: Path) -> bool:
-        """Whether a file of a run is here, or published."""
-        return path.exists() or self.entry(path) is not None
-
     def is_large(self, path: Path) -> bool:
         """Whether a file is not here and costs more to fetch than to look into."""
         entry = None if path.exists() else self.entry(path)
@@ -214,8 +210,7 @@ def mirror_of(path: Path) -> Mirror | None:
 
 def is_there(path: Path) -> bool:
     """Whether the file of a run exists, here or in the store."""
-    mirror = mirror_of(path)
-    return mirror.has(path) if mirror else path.exists()
+    return path.exists() or bool((mirror := mirror_of(path)) and mirror.entry(path))
 
 
 def here(path: Path) -> Path:

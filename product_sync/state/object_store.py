@@ -215,7 +215,10 @@ class ObjectStore:
             raise error
         code = _code(error) or type(error).__name__
         if isinstance(error, FileNotFoundError):
-            return self._no_bucket()
+            return ConfigurationError(
+                f"There is no bucket for the store {self.url}.",
+                hint="Create the bucket, or correct PRODUCT_SYNC_STATE.",
+            )
         if isinstance(error, PermissionError) or _is_about_credentials(error):
             return AccessDenied(f"The store {self.url} refuses this user: {code}.", hint=_CREDENTIALS)
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _OF_DRIVERS:
@@ -223,11 +226,6 @@ class ObjectStore:
         return StateStoreError(
             f"The store {self.url} does not answer as it should: {code}.",
             hint="Check that it is up and can be reached from here, then run it again.",
-        )
-
-    def _no_bucket(self) -> ConfigurationError:
-        return ConfigurationError(
-            f"There is no bucket for the store {self.url}.", hint="Create the bucket, or correct PRODUCT_SYNC_STATE."
         )
 
 

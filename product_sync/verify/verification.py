@@ -36,10 +36,6 @@ _SHOWN_IDS = 10
 OnConfirmed = Callable[[pa.Table, Mapping[Op, Sequence[str]]], None]
 
 
-def _ignore(_rows: pa.Table, _confirmed: Mapping[Op, Sequence[str]]) -> None:
-    """The default: do nothing with the rows."""
-
-
 @dataclass(frozen=True, slots=True)
 class Verification:
     """The products that differ at both readings. ``in_flight`` differed at the first reading only, or changed in the
@@ -92,7 +88,7 @@ def confirm(
     timing: Timing,
     on_progress: OnProgress,
     settle_s: float = SETTLE_SECONDS,
-    on_confirmed: OnConfirmed = _ignore,
+    on_confirmed: OnConfirmed | None = None,
 ) -> Verification:
     """Read the differences of a diff file again from both sides, ``settle_s`` seconds later. ``counts`` are those of
     the same file. Without differences this returns at once. ``on_confirmed`` is given the rows, and the ids of those
@@ -107,7 +103,8 @@ def confirm(
             if chunk["refused_before"][0].as_py():
                 continue
             standing = dict(_confirmed(chunk, row_schema, source, reader))
-            on_confirmed(chunk, standing)
+            if on_confirmed:
+                on_confirmed(chunk, standing)
             for op, ids in standing.items():
                 confirmed[op] += len(ids)
                 first[op] += ids[: _SHOWN_IDS - len(first[op])]

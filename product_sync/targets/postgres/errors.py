@@ -112,10 +112,8 @@ def write_error(error: psycopg.Error, *, broken: bool, standby: bool = False) ->
     message is the server's first line with the constraint and the column, never its DETAIL, which quotes the row.
     """
     state, message = error.sqlstate, describe(error)
-    if broken or state is None:
-        return TransientError(message, sqlstate=state, connection_lost=True)
-    if state == "25006" and standby:
-        # A new connection may reach the new primary.
+    # After a failover, a new connection may reach the new primary.
+    if broken or state is None or (state == "25006" and standby):
         return TransientError(message, sqlstate=state, connection_lost=True)
     match consequence(state):
         case Consequence.RETRY:
