@@ -43,15 +43,14 @@ def server_account() -> Account | None:
 def places(folder: Path, account: Account | None, say: Callable[[str], None]) -> tuple[Path, Path]:
     """The folder of the binaries and the folder of the data. The server's user can enter both."""
     binaries = _wheel()
-    home = folder / "postgres"
     if account is None:
+        home = folder / "postgres"
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         return binaries, home
     folder.mkdir(parents=True, exist_ok=True)
-    base = folder
-    if not (_enters(account, folder) and _give(home, account)):
-        base = _make_outside(folder, account)
-        home = base / "postgres"
+    base = _base(folder, account)
+    home = base / "postgres"
+    if base != folder:
         say(f"PostgreSQL runs as {account.name}, which cannot enter {folder}: its data is in {base}.")
     if not _runs(account, binaries):
         binaries = _copy(binaries, base / "postgres-binaries")
@@ -101,16 +100,19 @@ def _is_ours(path: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
-def _make_outside(folder: Path, account: Account) -> Path:
-    """A folder that belongs to root and that only root and the server's user can enter."""
-    for path in _outside_candidates(folder):
+def _base(folder: Path, account: Account) -> Path:
+    """The folder for the server's files: ``folder`` if the server's user can enter it, else one outside that belongs to
+    root and that only root and this user can enter."""
+    for base in (folder, *_outside_candidates(folder)):
         with contextlib.suppress(OSError):
-            path.mkdir(mode=0o700, exist_ok=True)
-            if _is_ours(path):
-                os.chown(path, -1, account.gid)
-                path.chmod(0o750)
-                if _enters(account, path) and _give(path / "postgres", account):
-                    return path
+            base.mkdir(mode=0o700, exist_ok=True)
+            if base != folder:
+                if not _is_ours(base):
+                    continue
+                os.chown(base, -1, account.gid)
+                base.chmod(0o750)
+            if _enters(account, base) and _give(base / "postgres", account):
+                return base
     raise EmbeddedServerError(
         f"PostgreSQL runs as {account.name}, which cannot enter {folder}, nor a folder outside "
         f"(tried: {', '.join(map(str, _outside_candidates(folder)))}).",

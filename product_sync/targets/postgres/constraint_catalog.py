@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import psycopg
 from psycopg import sql
 
-# Lists unique indexes, except those of the key's columns $2, and exclusion constraints: the keys as expressions, the
+# Lists unique indexes by name, except those of the key's columns $2, and exclusion constraints: the keys as expressions, the
 # operator under which two keys exclude each other (equality for an index), the predicate, the columns that they use by
 # name, and the generated columns among them with their expressions. The columns come from pg_depend: of the index, of
 # its constraint, and of the expressions of generated columns.
-_INDEXES: Final = sql.SQL(
+INDEXES: Final = sql.SQL(
     """
     SELECT COALESCE(con.conname, class.relname)::pg_catalog.text,
            COALESCE(con.condeferrable, false),
@@ -83,8 +82,8 @@ _INDEXES: Final = sql.SQL(
     """
 )
 
-# Lists the table's foreign keys, with the referencing and the referenced columns, if the role may read both.
-_REFERENCES: Final = sql.SQL(
+# Lists the table's foreign keys by name, with the referencing and the referenced columns, if the role may read both.
+REFERENCES: Final = sql.SQL(
     """
     SELECT con.conname::pg_catalog.text, con.condeferrable, con.confrelid = con.conrelid,
            namespace.nspname::pg_catalog.text, class.relname::pg_catalog.text,
@@ -129,10 +128,6 @@ class Index:
     expressions: Sequence[str]
     may_be_read: bool
 
-    @property
-    def can_be_asked(self) -> bool:
-        return self.may_be_read and len(self.operators) == len(self.keys)
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -145,13 +140,3 @@ class Reference:
     table: str
     columns: Sequence[str]
     referenced: Sequence[str]
-
-
-def indexes_of(connection: psycopg.Connection, oid: int, key: Sequence[str]) -> list[Index]:
-    """The unique indexes and the exclusion constraints of a table, by name, without those of its ``key``."""
-    return [Index(*row) for row in connection.execute(_INDEXES, [oid, sorted(key)]).fetchall()]
-
-
-def references_of(connection: psycopg.Connection, oid: int) -> list[Reference]:
-    """The foreign keys of a table, by name."""
-    return [Reference(*row) for row in connection.execute(_REFERENCES, [oid]).fetchall()]

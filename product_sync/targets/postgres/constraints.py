@@ -21,7 +21,7 @@ from product_sync.schema.ports import WriteBatch
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.targets.postgres import binary, row_sql
-from product_sync.targets.postgres.constraint_catalog import Index, Reference, indexes_of, references_of
+from product_sync.targets.postgres.constraint_catalog import INDEXES, REFERENCES, Index, Reference
 from product_sync.targets.postgres.errors import describe
 from product_sync.targets.postgres.requirements import table_oid
 
@@ -34,14 +34,15 @@ _NUMBER, _IS_NEW = ColumnType(TypeName.INTEGER), ColumnType(TypeName.BOOLEAN)
 def obstacles(connection: psycopg.Connection, row_schema: RowSchema, batch: WriteBatch) -> list[Obstacle]:
     """As in the port. Runs in the transaction that is open, or in one for each statement."""
     oid = table_oid(connection, row_schema.table)
-    indexes, references = indexes_of(connection, oid, row_schema.key_names), references_of(connection, oid)
+    indexes = [Index(*row) for row in connection.execute(INDEXES, [oid, sorted(row_schema.key_names)])]
+    references = [Reference(*row) for row in connection.execute(REFERENCES, [oid])]
     found: list[Obstacle] = []
     for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
         part = batch.slice(start, _ROWS_AT_ONCE)
         wanted = _Wanted(row_schema, part)
         if wanted.num_rows:
             for index in indexes:
-                if index.can_be_asked:
+                if index.may_be_read and len(index.operators) == len(index.keys):
                     found += _excluding(connection, row_schema, wanted, index)
             for reference in references:
                 found += _not_there(connection, row_schema, wanted, reference)
