@@ -88,8 +88,6 @@ def _refused_array(row_schema: RowSchema, rows: int, refused: pa.Table | None) -
     struct = _refused_type(row_schema)
     if refused is None:
         return pa.nulls(rows, struct)
-    if refused.num_rows != rows:
-        raise ValueError(f"{refused.num_rows} rows of refused values for {rows} rejects")
     fields = [refused[column.name].combine_chunks().cast(column.type.arrow) for column in row_schema.values]
     return pa.StructArray.from_arrays(fields, fields=list(struct))
 

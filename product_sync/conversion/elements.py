@@ -171,16 +171,11 @@ class RepeatedFields:
         everything that is in ``raw``.
         """
         found = frozenset[tuple[str, ...]]()
-        if any(_contains_twice(raw, name) for name in self._names):
+        if any(raw.count(name) > 1 for name in self._names):
             found = frozenset(path for path, names in self._paths.items() if _is_repeated(raw, 0, names))
         if self._whole and not holds_all():
             found |= {path for path, names in self._whole.items() if _has_repeated_members(raw, 0, names)}
         return found
-
-
-def _contains_twice(raw: bytes, name: bytes) -> bool:
-    first = raw.find(name)
-    return first >= 0 and raw.find(name, first + 1) >= 0
 
 
 def _is_repeated(raw: bytes, at: int, path: tuple[bytes, ...]) -> bool:
@@ -230,10 +225,6 @@ class Documents:
             if len(starts) == next_power:
                 digits, next_power = digits + 1, next_power * 10
             start += _length(raw, start)[0] + 2 + digits
-        return cls._sized(raw, starts)
-
-    @classmethod
-    def _sized(cls, raw: bytes, starts: list[int]) -> Documents:
         begins = np.array(starts, np.int64)
         sizes = np.frombuffer(raw, np.uint8)[begins[:, np.newaxis] + np.arange(4)].view("<i4")[:, 0]
         return cls(raw, begins, begins + sizes)

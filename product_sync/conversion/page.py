@@ -10,7 +10,7 @@ compares the two).
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -34,11 +34,8 @@ _EMPTY_DOCUMENT: Final = 5
 WORTH_WHILE: Final = 64
 
 
-class _Field(NamedTuple):
-    """A field of all documents of a shape, and the BSON types that it may have."""
-
-    name: str
-    kinds: frozenset[int]
+#: The fields of all documents of a shape in their order, with the BSON types that each may have.
+_Shape = dict[str, frozenset[int]]
 
 
 class PageConverter:
@@ -110,20 +107,20 @@ class PageConverter:
             undecided = undecided[~is_read]
         return np.sort(np.concatenate([undecided, *others]))
 
-    def _shape(self, document: bytes) -> list[_Field] | None:
+    def _shape(self, document: bytes) -> _Shape | None:
         """The fields of a document if all documents like it can be read here, else ``None``."""
-        shape: dict[str, _Field] = {}
+        shape: _Shape = {}
         try:
             for element in elements(document):
                 name = element.name.decode("utf-8", "replace")
                 kinds = self._kinds_read_alike(name, element.kind)
                 if kinds is None or name in shape:
                     return None
-                shape[name] = _Field(name, kinds)
+                shape[name] = kinds
         except InvalidBSON:
             return None
         absent = self._by_field.keys() - shape.keys()
-        return None if any(not self._may_be_absent(name) for name in absent) else list(shape.values())
+        return None if any(not self._may_be_absent(name) for name in absent) else shape
 
     def _kinds_read_alike(self, name: str, kind: int) -> frozenset[int] | None:
         """The BSON types, ``kind`` among them, that the same steps read in this field. ``None`` for a field that is not
@@ -137,17 +134,15 @@ class PageConverter:
                 return kinds
         return None
 
-    def _absent_in(self, shape: list[_Field]) -> list[str]:
+    def _absent_in(self, shape: _Shape) -> list[str]:
         """The columns for which documents of this shape have no value."""
-        filled = {field.name for field in shape if field.kinds != {BsonType.NULL}}
+        filled = {name for name, kinds in shape.items() if kinds != {BsonType.NULL}}
         return [column.name for column in self._columns if column.path and column.path[0] not in filled]
 
     def _may_be_absent(self, name: str) -> bool:
         return not any(column is self._key or self._exact.is_required(column.name) for column in self._by_field[name])
 
-    def _read(
-        self, block: ByteBlock, starts: Positions, ends: Positions, shape: list[_Field]
-    ) -> tuple[Mask, pa.RecordBatch]:
+    def _read(self, block: ByteBlock, starts: Positions, ends: Positions, shape: _Shape) -> tuple[Mask, pa.RecordBatch]:
         """Which of the documents have this shape and only certain values, and the rows of these."""
         has_shape, found = _walk(block, starts, ends, shape)
         found = {name: values.only(has_shape) for name, values in found.items()}
@@ -158,7 +153,7 @@ class PageConverter:
             certain &= column.certain
         is_read = has_shape.copy()
         is_read[has_shape] = certain
-        (id_kind,) = next(field.kinds for field in shape if field.name == "_id")
+        (id_kind,) = shape["_id"]
         id_types = _repeated(pa.array([str(ID_TYPES[id_kind])]), rows)
         arrays = [id_types, *(column.values for column in columns)]
         batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
@@ -187,14 +182,14 @@ def _repeated(value: pa.Array, rows: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(np.zeros(rows, np.int8), value).dictionary_decode()
 
 
-def _walk(block: ByteBlock, starts: Positions, ends: Positions, shape: list[_Field]) -> tuple[Mask, dict[str, Values]]:
+def _walk(block: ByteBlock, starts: Positions, ends: Positions, shape: _Shape) -> tuple[Mask, dict[str, Values]]:
     """Walk through all documents side by side, field by field. Returns which of them are well-formed and have exactly
     these fields, and where the values are. The positions in the other documents mean nothing."""
     fits = block.integers(starts, "<i4") == ends - starts
     at = starts + 4
     last = ends - 1
     found: dict[str, Values] = {}
-    for name, kinds in shape:
+    for name, kinds in shape.items():
         kind = block.integers(at, "u1")
         title = name.encode() + b"\0"
         fits &= np.isin(kind, list(kinds)) & block.equal(at + 1, title)

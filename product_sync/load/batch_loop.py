@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -52,12 +51,6 @@ Write = Callable[[], PostCommitCheck | None]
 Prepare = Callable[[pa.Table], Write]
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    number: int
-    rows: pa.Table
-
-
 class BatchLoop:
     """Runs batches with the pauses of ``pacing``, and counts them in ``result``. ``failures_in_row`` failed batches in
     a row stop the load."""
@@ -80,7 +73,8 @@ class BatchLoop:
         self._result = result
         self._logger = logger
         self._failures_in_row = 0
-        self._unchecked: tuple[_Batch, PostCommitCheck] | None = None
+        #: The number and the rows of the last batch, and its check.
+        self._unchecked: tuple[int, pa.Table, PostCommitCheck] | None = None
 
     def run(self, plan: Path, ops: Collection[Op], prepare: Prepare) -> None:
         """Prepares and writes each batch of ``ops`` in the diff file."""
@@ -109,7 +103,7 @@ class BatchLoop:
         _, error = _tried(read)
         if error is not None:
             self._result.batches += 1
-            self._count_failure(_Batch(self._result.batches, rows), error)
+            self._count_failure(self._result.batches, rows, error)
         self._meter.advance(0)
         return error is None
 
@@ -145,7 +139,7 @@ class BatchLoop:
 
     def _attempt(self, rows: pa.Table, prepared: Callable[[], Write]) -> None:
         self._result.batches += 1
-        batch = _Batch(self._result.batches, rows)
+        number = self._result.batches
         self._transactions.begin_batch()
 
         def write() -> PostCommitCheck | None:
@@ -155,11 +149,11 @@ class BatchLoop:
         # First the batch before this one: failures count in the order of the batches.
         self._check_last()
         if error is not None:
-            self._count_failure(batch, error)
+            self._count_failure(number, rows, error)
         elif check is None:
             self._failures_in_row = 0
         else:
-            self._unchecked = batch, check
+            self._unchecked = number, rows, check
             if self._pacing.pausing:
                 self._check_last()
 
@@ -167,29 +161,23 @@ class BatchLoop:
         """Runs the check after the commit that is left of the last batch."""
         if self._unchecked is None:
             return
-        batch, check = self._unchecked
+        number, rows, check = self._unchecked
         self._unchecked = None
         _, error = _tried(check)
         if error is not None:
-            self._count_failure(batch, error)
+            self._count_failure(number, rows, error)
         else:
             self._failures_in_row = 0
 
-    def _count_failure(self, batch: _Batch, error: Exception) -> None:
+    def _count_failure(self, number: int, rows: pa.Table, error: Exception) -> None:
         self._failures_in_row += 1
         self._result.failed_batches += 1
-        self._note_untried(batch.rows)
-        keys = tuple(cut(row_id) for row_id in diff_rows.ids(batch.rows.slice(0, _LOGGED_KEYS)))
+        self._note_untried(rows)
+        keys = tuple(cut(row_id) for row_id in diff_rows.ids(rows.slice(0, _LOGGED_KEYS)))
         if len(self._result.failures) < _KEPT_FAILURES:
-            self._result.failures.append(BatchFailure(batch.number, batch.rows.num_rows, keys, str(error)))
-        self._logger.error(
-            "Batch %d of %d rows failed: %s Keys: %s%s",
-            batch.number,
-            batch.rows.num_rows,
-            error,
-            ", ".join(keys),
-            " …" if batch.rows.num_rows > len(keys) else "",
-        )
+            self._result.failures.append(BatchFailure(number, rows.num_rows, keys, str(error)))
+        shown = ", ".join(keys) + (" …" if rows.num_rows > len(keys) else "")
+        self._logger.error("Batch %d of %d rows failed: %s Keys: %s", number, rows.num_rows, error, shown)
         if isinstance(error, _OF_EVERY_BATCH):
             self._stop(error)
         elif self._failures_in_row >= self._max_failures_in_row:

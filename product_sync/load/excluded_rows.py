@@ -61,11 +61,9 @@ def write_excluded(
 ) -> None:
     """Writes the rows that ``work`` has postponed and that can be written, in batches of ``loop``. The others are
     counted as excluded, or added to ``leave`` because rows of other shards may be in their way."""
-    number = 0
     while (postponed := work.postponed).num_rows:
-        number += 1
         logger.info("%d rows wait for other rows. They are written in order now.", postponed.num_rows)
-        work.postponed = PostponedRows(folder / f"pass-{number}.parquet", row_schema.diff_schema)
+        work.postponed = PostponedRows(folder, row_schema.diff_schema)
         with closing(postponed):
             for rows in postponed.windows():
                 window = _Window(row_schema, work, transactions, rows)

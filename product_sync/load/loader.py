@@ -7,7 +7,6 @@ batch would meet stops the run, and the rest is reported as not attempted (desig
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -102,8 +101,7 @@ def load(
     transactions = Transactions(writer, policy.retry, timing, on_retry=lambda: meter.advance(0), logger=logger)
     with (
         parquet_writer(rejects_out, quarantine.rejects_schema(row_schema), metadata=metadata) as rejects,
-        tempfile.TemporaryDirectory(dir=rejects_out.parent, prefix="postponed-") as folder,
-        closing(PostponedRows(Path(folder, "first.parquet"), row_schema.diff_schema)) as postponed,
+        closing(PostponedRows(rejects_out.parent, row_schema.diff_schema)) as postponed,
         parquet_writer(leave, row_schema.diff_schema, metadata=metadata) if leave else nullcontext() as left,
     ):
         work = BatchWork(
@@ -125,14 +123,11 @@ def load(
             is_old = not 0 <= age_s <= policy.source_recheck_after_s
             return partial(work.write, rows, work.recheck(rows, inserts_are_old=is_old))
 
-        def delete(rows: pa.Table) -> Write:
-            return partial(work.delete, rows)
-
         try:
             loop.run(plan, WRITES, write)
             if deleting:
-                loop.run(plan, (Op.EXTRA,), delete)
-            write_excluded(row_schema, work, transactions, loop, Path(folder), pacing.batch_size, logger, left)
+                loop.run(plan, (Op.EXTRA,), lambda rows: partial(work.delete, rows))
+            write_excluded(row_schema, work, transactions, loop, rejects_out.parent, pacing.batch_size, logger, left)
         finally:
             result.retries = transactions.retries
             result.duration_s = meter.elapsed_s

@@ -112,14 +112,7 @@ class WriteBatch:
 
     def slice(self, offset: int, length: int) -> WriteBatch:
         """The rows ``offset`` to ``offset + length``, counted through inserts, updates and deletes."""
-        updates_at = self.inserts.num_rows
-        deletes_at = updates_at + self.new.num_rows
-        return WriteBatch(
-            inserts=_cut(self.inserts, offset, length),
-            new=_cut(self.new, offset - updates_at, length),
-            old=_cut(self.old, offset - updates_at, length),
-            deletes=_cut(self.deletes, offset - deletes_at, length),
-        )
+        return self.take(range(offset, min(offset + length, self.num_rows)))
 
     def take(self, places: Sequence[int]) -> WriteBatch:
         """The rows at ``places``, counted as in `slice`."""
@@ -136,13 +129,6 @@ class WriteBatch:
     def ids(self, key: str) -> list[str]:
         """The ids of all rows, in the same order."""
         return [row_id for table in (self.inserts, self.new, self.deletes) for row_id in table[key].to_pylist()]
-
-
-def _cut(table: pa.Table, offset: int, length: int) -> pa.Table:
-    """The rows ``offset`` to ``offset + length`` that exist in the table."""
-    start = min(max(offset, 0), table.num_rows)
-    stop = min(max(offset + length, start), table.num_rows)
-    return table.slice(start, stop - start)
 
 
 def _taken(table: pa.Table, places: Sequence[int]) -> pa.Table:

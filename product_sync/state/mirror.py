@@ -51,8 +51,10 @@ View = Mapping[str, Entry]
 class Mirror:
     """Exchanges files below ``root``, a local folder, with objects of the same place below the store's URL."""
 
-    def __init__(self, root: Path, objects: ObjectStore) -> None:
+    def __init__(self, root: Path, objects: ObjectStore, lock: BaseFileLock | None = None) -> None:
         self.root = root
+        #: A lock that nobody refers to is freed.
+        self._lock = lock
         self.objects = objects
         #: What each run had when a step of this process began, or later asked for the first time.
         self._views: dict[Path, dict[str, Entry]] = {}
@@ -199,8 +201,6 @@ def _view(entries: Iterable[Entry], prefix: str) -> Iterable[tuple[str, Entry]]:
 
 
 _MIRRORS: dict[tuple[str, Path | None], Mirror] = {}
-#: The locks of the scratch folders of this process. A lock that nobody refers to is freed.
-_LOCKS: list[BaseFileLock] = []
 
 
 def mirror_of(path: Path) -> Mirror | None:
@@ -239,8 +239,7 @@ def open_mirror(url: str, scratch: Path | None = None) -> Path:
         ) from error
     _remove_left_by_killed(root)
     atexit.register(_remove, root, os.getpid())
-    _LOCKS.append(lock)
-    _MIRRORS[url, scratch] = Mirror(root, objects)
+    _MIRRORS[url, scratch] = Mirror(root, objects, lock)
     return root
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from bson import Int64, ObjectId
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -122,10 +121,6 @@ class TestRejects:
         path = write_rejects(tmp_path / "rejects", [])
         assert summary(path) == {}
         assert first_entries(path, 5) == []
-
-    def test_refused_values_belong_to_their_reject(self) -> None:
-        with pytest.raises(ValueError, match="1 rows of refused values for 2 rejects"):
-            rejects_batch(ROW_SCHEMA, [reject(1), reject(2)], Stage.LOAD, refused_values(1))
 
 
 class TestDuplicates:

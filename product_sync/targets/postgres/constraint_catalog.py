@@ -8,10 +8,10 @@ from typing import Final
 
 from psycopg import sql
 
-# Lists by name unique indexes, except those of the key's columns $2, and exclusion constraints: the keys as expressions,
-# the operator under which two keys exclude each other (equality for an index), the predicate, the columns that they use by
-# name, and the generated columns among them with their expressions. The columns come from pg_depend: of the index, of
-# its constraint, and of the expressions of generated columns.
+# Lists by name unique indexes, except those of the key's columns $2, and exclusion constraints: the keys as
+# expressions, the operator under which two keys exclude each other (equality for an index), the predicate, the columns
+# that they use by name, and the generated columns among them with their expressions. The columns come from pg_depend:
+# of the index, of its constraint, and of the expressions of generated columns.
 INDEXES: Final = sql.SQL(
     """
     SELECT COALESCE(con.conname, class.relname)::pg_catalog.text,
