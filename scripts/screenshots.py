@@ -36,8 +36,8 @@ from pymongo import MongoClient
 
 from product_sync.embedded import environment
 from product_sync.embedded.catalogue import COLLECTION, fill
+from product_sync.embedded.dev import serving_reports
 from product_sync.embedded.process import LOOPBACK, free_port
-from product_sync.embedded.report_server import serving_reports
 from product_sync.embedded.servers import Servers, running
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"

@@ -1,27 +1,36 @@
-"""``product-sync dev``: runs the embedded servers, the sample catalogue and the Dagster UI until Ctrl-C."""
+"""``product-sync dev``: runs the embedded servers, the sample catalogue and the Dagster UI until Ctrl-C.
+
+It also serves the drift reports, so that their links in the UI open: a browser does not follow a link from a web page
+to a file. In production a web server serves the folder. Nothing but reports is served, because the state folder also
+holds snapshots.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from product_sync.embedded import environment
 from product_sync.embedded.catalogue import fill
-from product_sync.embedded.errors import EmbeddedServerError
-from product_sync.embedded.process import LOOPBACK, is_free, port_in_use
-from product_sync.embedded.report_server import serving_reports
+from product_sync.embedded.process import LOOPBACK, EmbeddedServerError, is_free, port_in_use
 from product_sync.embedded.sellers import fill_sellers, mapping_folder
 from product_sync.embedded.servers import Servers, running
 from product_sync.runtime import hints
 from product_sync.schema.definition import MAPPING
 
 _STOP_S = 30.0
+_REPORT = re.compile(r"/([0-9a-f-]{36}\.html)")
+_NOTHING = Path("/nonexistent")
 
 
 def run_dev(folder: Path, port: int, say: Callable[[str], None]) -> None:
@@ -89,3 +98,29 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def translate_path(self, path: str) -> str:
+        """The file of a report; a path that does not exist for everything else."""
+        name = _REPORT.fullmatch(path)
+        return str(next(Path(self.directory).glob(f"*/reports/{name[1]}"), _NOTHING) if name else _NOTHING)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing: the terminal shows Dagster's log."""
+
+
+@contextlib.contextmanager
+def serving_reports(root: Path, port: int) -> Iterator[str]:
+    """Serve the reports below the state folder ``root`` while the block runs, and return their address. If ``port`` is
+    in use, another one is taken."""
+    server = ThreadingHTTPServer((LOOPBACK, port if is_free(port) else 0), partial(_Handler, directory=str(root)))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, name="reports", daemon=True)
+    thread.start()
+    try:
+        yield f"http://{LOOPBACK}:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

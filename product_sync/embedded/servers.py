@@ -19,9 +19,8 @@ import psycopg
 from psycopg import sql
 
 from product_sync.embedded import mongod, postgres
-from product_sync.embedded.errors import EmbeddedServerError, FolderInUseError, PortInUseError
 from product_sync.embedded.placement import outside_folders
-from product_sync.embedded.process import free_port, is_free
+from product_sync.embedded.process import EmbeddedServerError, FolderInUseError, PortInUseError, free_port, is_free
 
 SOURCE_DATABASE, CART_DATABASE, DAGSTER_DATABASE = "shop", "cart", "dagster"
 _ATTEMPTS = 5

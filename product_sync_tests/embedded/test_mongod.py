@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from product_sync.embedded import mongod
-from product_sync.embedded.errors import EmbeddedServerError
 from product_sync.embedded.mongod import find_mongod
+from product_sync.embedded.process import EmbeddedServerError
 from product_sync.embedded.servers import running
 
 

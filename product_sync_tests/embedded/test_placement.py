@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from product_sync.embedded import placement
-from product_sync.embedded.errors import EmbeddedServerError
 from product_sync.embedded.mongod import find_mongod
 from product_sync.embedded.placement import outside_folders, server_account
+from product_sync.embedded.process import EmbeddedServerError
 from product_sync.embedded.servers import remove, running
 
 _HOLDER = "product_sync_tests.embedded.holder"

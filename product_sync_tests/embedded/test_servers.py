@@ -18,7 +18,7 @@ import pytest
 from pymongo import MongoClient
 
 from product_sync.embedded import mongod, postgres
-from product_sync.embedded.errors import EmbeddedServerError, FolderInUseError, PortInUseError
+from product_sync.embedded.process import EmbeddedServerError, FolderInUseError, PortInUseError
 from product_sync.embedded.servers import Servers, remove, running
 
 _WAIT_S = 20.0

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from product_sync.embedded import mongod, postgres
-from product_sync.embedded.errors import EmbeddedServerError
 from product_sync.embedded.placement import server_account
-from product_sync.embedded.process import free_port
+from product_sync.embedded.process import EmbeddedServerError, free_port
 from product_sync_torture.faults.gates import Gate
 from product_sync_torture.faults.wire import MongoRequests, PostgresRequests
 from product_sync_torture.surroundings import temporary_folder

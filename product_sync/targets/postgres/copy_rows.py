@@ -23,14 +23,13 @@ def copy_rows(connection: psycopg.Connection, row_schema: RowSchema, rows: pa.Ta
         written_at = (cursor.execute(times).fetchone() or ()) if times else ()
         try:
             with cursor.copy(row_sql.copy_in(row_schema)) as copy:
-                is_sent = False
                 try:
                     copy.write(binary.copied(rows, row_schema, written_at))
-                    is_sent = True
-                finally:
-                    if not is_sent and not connection.closed:
+                except BaseException:
+                    if not connection.closed:
                         # Leaving the block waits for the server, which may be waiting for a row lock.
                         connection.cancel_safe(timeout=CANCEL_S)
+                    raise
         except psycopg.errors.ProtocolViolation as error:
             if connection.closed:
                 raise

@@ -6,8 +6,9 @@ The conversion rules depend on the column types, so a type that is not known to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
@@ -50,7 +51,7 @@ def reflect(address: TargetAddress, schema: str, table: str) -> TargetTable:
             keys = [tuple(columns) for (columns,) in connection.execute(catalog_sql.KEYS, [oid])]
         except psycopg.Error as error:
             raise read_error(error, table=name, broken=connection.closed) from error
-    return TargetTable(schema, table, tuple(_column(*column) for column in columns), has_primary_key, tuple(keys))
+    return TargetTable(schema, table, tuple(map(_column, columns)), has_primary_key, tuple(keys))
 
 
 def _no_such_table(connection: psycopg.Connection, address: TargetAddress, schema: str, table: str) -> TableError:
@@ -62,21 +63,10 @@ def _no_such_table(connection: psycopg.Connection, address: TargetAddress, schem
     )
 
 
-def _column(
-    name: str,
-    declared: str,
-    type_name: str | None,
-    modifier: int,
-    is_not_null: bool,
-    has_default: bool,
-    generated: str,
-    identity: str,
-    collation: str | None,
-    type_schema: str | None,
-    own_name: str,
-    labels: list[str],
-) -> TableColumn:
+def _column(described: Sequence[Any]) -> TableColumn:
     """A column as `catalog_sql.COLUMNS` describes it."""
+    name, declared, type_name, modifier, is_not_null, has_default = described[:6]
+    generated, identity, collation, type_schema, own_name, labels = described[6:]
     known = column_type(type_name, modifier)
     if known is not None and type_schema is not None:
         known = known.detailed(own_name=(type_schema, own_name), labels=tuple(labels))
