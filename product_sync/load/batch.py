@@ -36,6 +36,7 @@ from product_sync.schema.records import Defect, Op, Reason, Reject, Stage
 from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import ParquetSink
 
+_LOGGER = logging.getLogger(__name__)
 #: The check that is left to do after a batch commits.
 PostCommitCheck = Callable[[], None]
 #: Postponed rows whose documents are read again at once.
@@ -65,7 +66,6 @@ class BatchWork:
         *,
         max_isolated: int,
         only_as_planned: bool,
-        logger: logging.Logger,
     ) -> None:
         self._row_schema = row_schema
         self._key = row_schema.key.name
@@ -78,8 +78,7 @@ class BatchWork:
         self._only_as_planned = only_as_planned
         self._isolated = 0
         self._answers: dict[str, str] = {}
-        self._logger = logger
-        self._row_log = RowLog(logger)
+        self._row_log = RowLog(_LOGGER)
         empty = row_schema.target_schema.empty_table()
         #: A batch without rows.
         self.nothing = WriteBatch(empty, empty, empty, empty)
@@ -242,9 +241,9 @@ class BatchWork:
         for row_id in diff_rows.ids(extra):
             self._row_log.warning("Row %s stays: another row references it.", cut(row_id))
         for exclusion in exclusions:
-            self._logger.warning("Row %s", exclusion.message)
+            _LOGGER.warning("Row %s", exclusion.message)
         if wanted.num_rows > explained.num_rows:
-            self._logger.warning("%d more rows are kept out by other rows.", wanted.num_rows - explained.num_rows)
+            _LOGGER.warning("%d more rows are kept out by other rows.", wanted.num_rows - explained.num_rows)
 
     def _explained(self, rows: pa.Table, waiting: Collection[str]) -> list[Exclusion]:
         if not rows.num_rows:
@@ -281,7 +280,7 @@ class BatchWork:
                     counted()
         except PrivilegeMissing as error:
             self._result.kept_undeletable += doomed.num_rows
-            self._logger.warning(
+            _LOGGER.warning(
                 "%d products were deleted while they were inserted; their rows stay: %s Rows: %s",
                 doomed.num_rows,
                 error,

@@ -37,6 +37,7 @@ from product_sync.runtime.progress import Meter
 from product_sync.schema.records import Op
 from product_sync.state.files import MemoryRelease
 
+_LOGGER = logging.getLogger(__name__)
 #: Keys per logged failure, and failures in the result.
 _LOGGED_KEYS: Final = 200
 _KEPT_FAILURES: Final = 20
@@ -63,7 +64,6 @@ class BatchLoop:
         meter: Meter,
         failures_in_row: int,
         result: LoadResult,
-        logger: logging.Logger,
     ) -> None:
         self._transactions = transactions
         self._pacing = pacing
@@ -71,7 +71,6 @@ class BatchLoop:
         self._meter = meter
         self._max_failures_in_row = failures_in_row
         self._result = result
-        self._logger = logger
         self._failures_in_row = 0
         #: The number and the rows of the last batch, and its check.
         self._unchecked: tuple[int, pa.Table, PostCommitCheck] | None = None
@@ -177,7 +176,7 @@ class BatchLoop:
         if len(self._result.failures) < _KEPT_FAILURES:
             self._result.failures.append(BatchFailure(number, rows.num_rows, keys, str(error)))
         shown = ", ".join(keys) + (" …" if rows.num_rows > len(keys) else "")
-        self._logger.error("Batch %d of %d rows failed: %s Keys: %s", number, rows.num_rows, error, shown)
+        _LOGGER.error("Batch %d of %d rows failed: %s Keys: %s", number, rows.num_rows, error, shown)
         if isinstance(error, _OF_EVERY_BATCH):
             self._stop(error)
         elif self._failures_in_row >= self._max_failures_in_row:
@@ -191,7 +190,7 @@ class BatchLoop:
     def _stop(self, error: ProductSyncError) -> None:
         if self._result.stop is None:
             self._result.stop = Stop(error.code, error.message, error.hint)
-            self._logger.error("The load stops after batch %d: %s", self._result.batches, error)
+            _LOGGER.error("The load stops after batch %d: %s", self._result.batches, error)
 
     def _note_untried(self, rows: pa.Table) -> None:
         self._result.untried += diff_rows.source_ids(rows.filter(rows["refused_before"]))

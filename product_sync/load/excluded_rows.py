@@ -37,6 +37,7 @@ from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
 from product_sync.state.files import ParquetSink
 
+_LOGGER = logging.getLogger(__name__)
 #: Rows that the server is asked about at once.
 _ASKED_ROWS: Final = 2_000
 #: Statements of one transaction that writes rows in order.
@@ -56,13 +57,12 @@ def write_excluded(
     loop: BatchLoop,
     folder: Path,
     batch_size: Callable[[], int],
-    logger: logging.Logger,
     leave: ParquetSink | None = None,
 ) -> None:
     """Writes the rows that ``work`` has postponed and that can be written, in batches of ``loop``. The others are
     counted as excluded, or added to ``leave`` because rows of other shards may be in their way."""
     while (postponed := work.postponed).num_rows:
-        logger.info("%d rows wait for other rows. They are written in order now.", postponed.num_rows)
+        _LOGGER.info("%d rows wait for other rows. They are written in order now.", postponed.num_rows)
         work.postponed = PostponedRows(folder, row_schema.diff_schema)
         with closing(postponed):
             for rows in postponed.windows():

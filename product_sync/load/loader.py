@@ -78,7 +78,6 @@ def load(
     policy: LoadPolicy = DEFAULT_POLICY,
     result: LoadResult | None = None,
     leave: Path | None = None,
-    logger: logging.Logger = _LOGGER,
 ) -> LoadResult:
     """Writes the differences in ``plan`` (a diff file) to the target, and the refused rows to ``rejects_out``.
 
@@ -93,12 +92,12 @@ def load(
     if deletion_facts is not None:
         result.no_deletion_because = reason_to_keep(deletion_facts)
         if result.no_deletion_because is not None:
-            logger.warning("No extra row is deleted. %s", result.no_deletion_because)
+            _LOGGER.warning("No extra row is deleted. %s", result.no_deletion_because)
     deleting = deletion_facts is not None and result.no_deletion_because is None
     if deleting:
         result.planned += count_rows(plan, (Op.EXTRA,))
     meter = Meter("load", result.planned - result.skipped_since_plan, on_progress, timing)
-    transactions = Transactions(writer, policy.retry, timing, on_retry=lambda: meter.advance(0), logger=logger)
+    transactions = Transactions(writer, policy.retry, timing, on_retry=lambda: meter.advance(0))
     with (
         parquet_writer(rejects_out, quarantine.rejects_schema(row_schema), metadata=metadata) as rejects,
         closing(PostponedRows(rejects_out.parent, row_schema.diff_schema)) as postponed,
@@ -113,9 +112,8 @@ def load(
             postponed,
             max_isolated=policy.max_isolated_rows(result.planned),
             only_as_planned=policy.only_as_planned,
-            logger=logger,
         )
-        loop = BatchLoop(transactions, pacing, timing, meter, policy.failures_in_row, result, logger)
+        loop = BatchLoop(transactions, pacing, timing, meter, policy.failures_in_row, result)
 
         def write(rows: pa.Table) -> Write:
             age_s = (timing.now() - source_taken_at).total_seconds()
@@ -127,7 +125,7 @@ def load(
             loop.run(plan, WRITES, write)
             if deleting:
                 loop.run(plan, (Op.EXTRA,), lambda rows: partial(work.delete, rows))
-            write_excluded(row_schema, work, transactions, loop, rejects_out.parent, pacing.batch_size, logger, left)
+            write_excluded(row_schema, work, transactions, loop, rejects_out.parent, pacing.batch_size, left)
         finally:
             result.retries = transactions.retries
             result.duration_s = meter.elapsed_s

@@ -114,13 +114,10 @@ class AdaptivePacing:
         settings: AdaptiveSettings,
         probe: PressureProbe | None,
         timing: Timing,
-        *,
-        logger: logging.Logger = _LOGGER,
     ) -> None:
         self._settings = settings
         self._probe = probe
         self._timing = timing
-        self._logger = logger
         self._rows = settings.first_rows
         self._cost = _Mean()
         self._rest_s = 0.0
@@ -175,19 +172,19 @@ class AdaptivePacing:
         """Logs why it throttles, when it begins to or when the reason changes, and when it ends."""
         kinds = tuple(reasons)
         if reasons and kinds != self._reported:
-            self._logger.warning(
+            _LOGGER.warning(
                 "The load gives way to the target's users, down to %.3g %% of the time: %s.",
                 100 * self.duty,
                 "; ".join(reasons.values()),
             )
             self._reported = kinds
         elif not reasons and before and not self._throttled:
-            self._logger.warning("The target is calm again: the load takes %.3g %% of the time.", 100 * self.duty)
+            _LOGGER.warning("The target is calm again: the load takes %.3g %% of the time.", 100 * self.duty)
             self._reported = None
 
     def _log_unseen(self, unseen: tuple[str, ...]) -> None:
         if unseen and unseen != self._unseen:
-            self._logger.info("Adaptive pacing cannot see: %s.", "; ".join(unseen))
+            _LOGGER.info("Adaptive pacing cannot see: %s.", "; ".join(unseen))
         self._unseen = unseen
 
 

@@ -19,6 +19,7 @@ from product_sync.runtime.clock import Timing
 from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import TargetWriter, WriteBatch, Written
 
+_LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -39,13 +40,11 @@ class Transactions:
         timing: Timing,
         *,
         on_retry: Callable[[], None],
-        logger: logging.Logger,
     ) -> None:
         self._writer = writer
         self._policy = policy
         self._timing = timing
         self._on_retry = on_retry
-        self._logger = logger
         self._backoff = Backoff(policy, timing)
         self._connection_lost = False
         self.retries = 0
@@ -141,7 +140,7 @@ class Transactions:
                         f"Gave up after {self._policy.total_s:g} s of retries: {error.message}"
                     ) from error
                 self.retries += 1
-                self._logger.warning("Trying again after: %s", error.message)
+                _LOGGER.warning("Trying again after: %s", error.message)
             else:
                 self._backoff.succeeded()
                 return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ from product_sync_tests.fakes import FakeSource, FakeTarget, FakeTime
 from product_sync_tests.source_contract import product_row_schema
 
 METADATA = {RUN_ID: "run-1"}
-LOGGER = logging.getLogger("product_sync.tests")
 
 
 def document(bson_id: Any, **fields: Any) -> dict[str, Any]:
@@ -136,7 +134,6 @@ class Bench:
             deletion_facts=deletion_facts,
             policy=policy or LoadPolicy(),
             result=self.result,
-            logger=LOGGER,
         )
         assert self.counts is not None
         add_up(self.counts, result, deletes=deletion_facts is not None)

@@ -19,7 +19,6 @@ from product_sync_tests.fakes import FakeTime
 
 CALM = Signals(latency_s=0.001, lock_waits=0, active_sessions=1, replica_lag_s=0.0)
 SETTINGS = AdaptiveSettings(target_s=0.25, max_duty=0.5)
-LOGGER = logging.getLogger("product_sync.tests")
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Target:
         return self.signals
 
     def pacing(self, settings: AdaptiveSettings | None = None) -> AdaptivePacing:
-        return AdaptivePacing(settings or SETTINGS, self, self.time.timing, logger=LOGGER)
+        return AdaptivePacing(settings or SETTINGS, self, self.time.timing)
 
     def cost_s(self, rows: int) -> float:
         return self.batch_s + rows * self.row_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from unittest.mock import patch
 
 import pytest
@@ -23,7 +22,7 @@ ROW_SCHEMA = product_row_schema()
 
 def transactions(target: FakeTarget, time: FakeTime, total_s: float = 60) -> Transactions:
     policy = RetryPolicy(total_s=total_s)
-    return Transactions(target, policy, time.timing, on_retry=lambda: None, logger=logging.getLogger(__name__))
+    return Transactions(target, policy, time.timing, on_retry=lambda: None)
 
 
 @settings(max_examples=150, deadline=None)

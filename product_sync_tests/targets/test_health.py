@@ -19,11 +19,10 @@ ALL = Privileges(select=True, insert=True, update=True, delete=True, lacking=())
 
 
 def test_a_healthy_target_lacks_nothing(cart_url: str, product_table: str) -> None:
-    ticks = iter([10.0, 10.25])
-    found = health(TargetAddress(cart_url), row_schema_of(cart_url), clock=lambda: next(ticks))
+    found = health(TargetAddress(cart_url), row_schema_of(cart_url))
     assert found.privileges == ALL
     assert found.server.version.split(".")[0].isdecimal()
-    assert found.server.latency_ms == 250
+    assert 0 < found.server.latency_ms < 60_000
     assert found.server.role == "postgres"
     assert (found.server.in_recovery, found.problem) == (False, None)
     assert (found.triggers, found.foreign_keys, found.lock_holder) == ((), (), None)

@@ -7,7 +7,7 @@ member may lose its primary next.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,19 +37,17 @@ class SourceHealth:
     estimated_count: int | None
 
 
-def inspect(
-    database: Database[dict[str, Any]], collection: str, *, clock: Callable[[], float] = time.perf_counter
-) -> SourceHealth:
-    """Query the server; ``clock`` counts seconds.
+def inspect(database: Database[dict[str, Any]], collection: str) -> SourceHealth:
+    """Query the server.
 
     Raises `Unreachable` or `AccessDenied` if no query is possible. A missing privilege is a result, not an error.
     `collection.require_readable` checks that the collection exists and can be read.
     """
     try:
         hello = database.client.admin.command("hello")
-        started = clock()
+        started = time.perf_counter()
         database.client.admin.command("ping")
-        latency_ms = (clock() - started) * 1_000
+        latency_ms = (time.perf_counter() - started) * 1_000
         granted = _granted(database, collection)
         return SourceHealth(
             version=str(database.client.server_info()["version"]),

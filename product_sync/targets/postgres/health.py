@@ -7,7 +7,6 @@ asks less, and with short limits, because it runs every few minutes beside a loa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,9 +111,7 @@ class QuickHealth:
     replication: Replication
 
 
-def health(
-    address: TargetAddress, row_schema: RowSchema, *, clock: Callable[[], float] = time.perf_counter
-) -> TargetHealth:
+def health(address: TargetAddress, row_schema: RowSchema) -> TargetHealth:
     """Asks the server. Raises what `connected` raises, and `TableError` if the table is gone."""
     table = row_schema.table
     with connected(address, table.qualified_name) as connection:
@@ -125,7 +122,7 @@ def health(
         except ProductSyncError as error:
             problem = error
         return TargetHealth(
-            server=_server(connection, clock),
+            server=_server(connection),
             problem=problem,
             privileges=_privileges(connection, row_schema, oid),
             triggers=tuple(name for (name,) in connection.execute(catalog_sql.USER_TRIGGERS, [oid])),
@@ -134,29 +131,27 @@ def health(
         )
 
 
-def quick_health(
-    address: TargetAddress, table: TargetTable, *, within_s: float, clock: Callable[[], float] = time.perf_counter
-) -> QuickHealth:
+def quick_health(address: TargetAddress, table: TargetTable, *, within_s: float) -> QuickHealth:
     """Asks the server with one connection and a few reads of the catalogue. Each step ends after ``within_s`` seconds.
     Needs no reflected table. Errors as of `health`."""
     with connected(address, table.qualified_name, connect_within_s=within_s) as connection:
         connection.execute(session_sql.limit_statements(within_s))
-        server = _server(connection, clock)
+        server = _server(connection)
         row = connection.execute(catalog_sql.ESTIMATED_COUNT, [table_oid(connection, table)]).fetchone()
         replicas, behind_s = connection.execute(session_sql.REPLICATION).fetchone() or (0, None)
         return QuickHealth(server, int(row[0]) if row else 0, Replication(server.in_recovery, replicas, behind_s))
 
 
-def server_health(address: TargetAddress, *, clock: Callable[[], float] = time.perf_counter) -> ServerHealth:
+def server_health(address: TargetAddress) -> ServerHealth:
     """Asks about the server only. Errors as of `connected`."""
     with connected(address, "the server") as connection:
-        return _server(connection, clock)
+        return _server(connection)
 
 
-def _server(connection: psycopg.Connection, clock: Callable[[], float]) -> ServerHealth:
-    started = clock()
+def _server(connection: psycopg.Connection) -> ServerHealth:
+    started = time.perf_counter()
     row = connection.execute(session_sql.SERVER).fetchone()
-    latency_ms = (clock() - started) * 1000
+    latency_ms = (time.perf_counter() - started) * 1000
     version, in_recovery, role = row or ("unknown", False, "unknown")
     return ServerHealth(version, latency_ms, role, in_recovery)
 
