@@ -15,6 +15,7 @@ import shutil
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pymongo import MongoClient
@@ -71,14 +72,14 @@ def _executable(path: Path) -> Path:
     return path
 
 
+@dataclass
 class Mongod:
     """One server on one data folder. `launch` starts it; `wait_until_writable` makes it the primary."""
 
-    def __init__(self, process: ServerProcess, *, port: int, folder: Path, durable: bool) -> None:
-        self.process = process
-        self.port = port
-        self._durable = durable
-        self._folder = folder
+    process: ServerProcess
+    port: int
+    folder: Path
+    durable: bool
 
     def url(self, database: str) -> str:
         return f"mongodb://{LOOPBACK}:{self.port}/{database}?replicaSet={REPLICA_SET}"
@@ -110,7 +111,7 @@ class Mongod:
             config = client.admin.command("replSetGetConfig")["config"]
         except OperationFailure as error:
             if error.code == _NOT_YET_INITIALIZED:
-                journal = {"writeConcernMajorityJournalDefault": self._durable}
+                journal = {"writeConcernMajorityJournalDefault": self.durable}
                 client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [member], **journal})
             return
         if config["members"][0]["host"] != member["host"]:
@@ -122,11 +123,11 @@ class Mongod:
         status = self.process.exit_status()
         if status == _EXIT_PORT_TAKEN:
             return port_in_use(_NAME, self.port)
-        hint = f"Its log is {self.process.log}. If the data is damaged or of another version, delete {self._folder}."
+        hint = f"Its log is {self.process.log}. If the data is damaged or of another version, delete {self.folder}."
         if status == _EXIT_LOADER:
             hint = "Install the packages libcurl4 and libssl3 (their names on Debian); `ldd` names what is missing."
         elif status == _EXIT_FOLDER_IN_USE:
-            hint = f"Stop the mongod that uses {self._folder}, or delete that folder. It may belong to another user."
+            hint = f"Stop the mongod that uses {self.folder}, or delete that folder. It may belong to another user."
         said = _last_error(self.process.log)
         return EmbeddedServerError(f"MongoDB ended with status {status} while it started: {said}", hint=hint)
 

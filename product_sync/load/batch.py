@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -48,6 +48,7 @@ _SWALLOWED: Final = (
 )
 
 
+@dataclass
 class BatchWork:
     """Writes, takes back and deletes rows. Counts them in ``result`` and writes refused ones to ``rejects``.
 
@@ -55,38 +56,28 @@ class BatchWork:
     or swallowed rows raise `LoadStopped`: then the rows are not the cause.
     """
 
-    def __init__(
-        self,
-        row_schema: RowSchema,
-        source: Source,
-        transactions: Transactions,
-        rejects: ParquetSink,
-        result: LoadResult,
-        postponed: PostponedRows,
-        *,
-        max_isolated: int,
-        only_as_planned: bool,
-    ) -> None:
-        self._row_schema = row_schema
-        self._key = row_schema.key.name
-        self._source = source
-        self._transactions = transactions
-        self._rejects = rejects
-        self._result = result
-        self.postponed = postponed
-        self._max_isolated = max_isolated
-        self._only_as_planned = only_as_planned
-        self._isolated = 0
-        self._answers: dict[str, str] = {}
-        self._row_log = RowLog(_LOGGER)
-        empty = row_schema.target_schema.empty_table()
+    row_schema: RowSchema
+    source: Source
+    transactions: Transactions
+    rejects: ParquetSink
+    result: LoadResult
+    postponed: PostponedRows
+    max_isolated: int
+    only_as_planned: bool
+    _isolated: int = 0
+    _answers: dict[str, str] = field(default_factory=dict)
+    _row_log: RowLog = field(default_factory=partial(RowLog, _LOGGER))
+
+    def __post_init__(self) -> None:
+        self._key = self.row_schema.key.name
+        empty = self.row_schema.target_schema.empty_table()
         #: A batch without rows.
         self.nothing = WriteBatch(empty, empty, empty, empty)
 
     def recheck(self, rows: pa.Table, *, inserts_are_old: bool) -> Rechecked:
         """What is still to be written. With ``inserts_are_old`` the inserts are read again too. Counts nothing."""
         return recheck(
-            rows, self._row_schema, self._source, inserts_too=inserts_are_old, only_as_planned=self._only_as_planned
+            rows, self.row_schema, self.source, inserts_too=inserts_are_old, only_as_planned=self.only_as_planned
         )
 
     def write(self, rows: pa.Table, rechecked: Rechecked) -> PostCommitCheck | None:
@@ -96,26 +87,26 @@ class BatchWork:
         return self._write(rows, rechecked.batch)
 
     def _count_rechecked(self, rechecked: Rechecked) -> None:
-        self._result.conflicts += rechecked.conflicts
-        self._result.skipped_since_plan += rechecked.skipped
+        self.result.conflicts += rechecked.conflicts
+        self.result.skipped_since_plan += rechecked.skipped
         if rechecked.rejects:
-            self._result.quarantined += len(rechecked.rejects)
-            self._rejects.write(quarantine.rejects_batch(self._row_schema, rechecked.rejects, Stage.CONVERT))
+            self.result.quarantined += len(rechecked.rejects)
+            self.rejects.write(quarantine.rejects_batch(self.row_schema, rechecked.rejects, Stage.CONVERT))
 
     def _write(self, rows: pa.Table, batch: WriteBatch) -> PostCommitCheck | None:
         check = None
         with defer_interrupts() as counted:
-            for part, outcome in self._transactions.write_or_bisect(batch):
+            for part, outcome in self.transactions.write_or_bisect(batch):
                 if isinstance(outcome, RowsExcluded):
                     self._postpone_part(rows, part, outcome)
                 elif isinstance(outcome, RowsRefused):
                     self.quarantine_refused(rows, part, outcome)
                 else:
-                    self._result.inserted += len(outcome.inserted)
-                    self._result.updated += len(outcome.updated)
+                    self.result.inserted += len(outcome.inserted)
+                    self.result.updated += len(outcome.updated)
                     counted()
                     if len(outcome.inserted) == rows.num_rows:
-                        all_exist = prefetch.run_in_thread(partial(self._source.all_exist, rows))
+                        all_exist = prefetch.run_in_thread(partial(self.source.all_exist, rows))
                         check = partial(self._take_back_unless, all_exist, rows, part)
                     else:
                         self._take_back(self._gone(diff_rows.with_ids(rows, "id", outcome.inserted)), part)
@@ -124,22 +115,22 @@ class BatchWork:
 
     def delete(self, rows: pa.Table) -> None:
         """Deletes the extra rows for which no document exists."""
-        extra = confirmed_absent(rows, self._source)
-        self._result.conflicts += rows.num_rows - extra.num_rows
-        self._delete_extra(extra, diff_rows.old_rows(extra, self._row_schema))
+        extra = confirmed_absent(rows, self.source)
+        self.result.conflicts += rows.num_rows - extra.num_rows
+        self._delete_extra(extra, diff_rows.old_rows(extra, self.row_schema))
 
     def _delete_extra(self, rows: pa.Table, doomed: pa.Table) -> None:
         with defer_interrupts() as counted:
             for asked, deleted in self._delete(doomed, rows):
-                self._result.deleted += deleted
-                self._result.conflicts += asked - deleted
+                self.result.deleted += deleted
+                self.result.conflicts += asked - deleted
                 counted()
 
     def _delete(self, doomed: pa.Table, rows: pa.Table | None = None) -> Iterator[tuple[int, int]]:
         """Deletes rows (``RowSchema.target_schema``) by compare-and-swap. Yields for each transaction how many rows it
         was to delete, and how many it deleted. Rows that the database does not let go are counted as kept; with
         ``rows`` of the diff, those that other rows of the table refer to are postponed."""
-        for part, outcome in self._transactions.write_or_bisect(replace(self.nothing, deletes=doomed)):
+        for part, outcome in self.transactions.write_or_bisect(replace(self.nothing, deletes=doomed)):
             if not isinstance(outcome, RowsRefused):
                 yield part.num_rows, len(outcome.deleted)
             elif rows is not None and isinstance(outcome, RowsExcluded) and outcome.obstacles:
@@ -147,9 +138,9 @@ class BatchWork:
             else:
                 is_referenced = isinstance(outcome, ForeignKeyRefused)
                 if is_referenced:
-                    self._result.kept_referenced += part.num_rows
+                    self.result.kept_referenced += part.num_rows
                 else:
-                    self._result.kept_undeletable += part.num_rows
+                    self.result.kept_undeletable += part.num_rows
                 why = "another row or table references it." if is_referenced else outcome
                 for row_id in part.deletes[self._key].to_pylist():
                     self._row_log.warning("Row %s stays: %s", cut(row_id), why)
@@ -157,7 +148,7 @@ class BatchWork:
     def read_again(self, rows: pa.Table) -> WriteBatch:
         """What is still to be done about postponed rows. Counts the rows that are settled."""
         extra = diff_rows.of_op(rows, Op.EXTRA)
-        doomed = confirmed_absent(extra, self._source) if extra.num_rows else extra
+        doomed = confirmed_absent(extra, self.source) if extra.num_rows else extra
         wanted = rows.filter(pc.not_equal(rows["op"], str(Op.EXTRA)))
         parts = [
             self.recheck(wanted.slice(start, _READ_ROWS), inserts_are_old=True)
@@ -165,12 +156,12 @@ class BatchWork:
         ]
         for part in parts:
             self._count_rechecked(part)
-        self._result.conflicts += extra.num_rows - doomed.num_rows
+        self.result.conflicts += extra.num_rows - doomed.num_rows
         return WriteBatch(
             inserts=pa.concat_tables([self.nothing.inserts, *(part.batch.inserts for part in parts)]),
             new=pa.concat_tables([self.nothing.new, *(part.batch.new for part in parts)]),
             old=pa.concat_tables([self.nothing.old, *(part.batch.old for part in parts)]),
-            deletes=diff_rows.old_rows(doomed, self._row_schema),
+            deletes=diff_rows.old_rows(doomed, self.row_schema),
         )
 
     def write_postponed(self, rows: pa.Table, part: WriteBatch) -> None:
@@ -186,10 +177,10 @@ class BatchWork:
     def write_in_order(self, rows: pa.Table, steps: Sequence[WriteBatch]) -> bool:
         """Writes ``steps`` in one transaction. Returns false and writes nothing if a row has changed since the read."""
         with defer_interrupts() as counted:
-            written = self._transactions.write_in_order(steps)
-            self._result.inserted += len(written.inserted)
-            self._result.updated += len(written.updated)
-            self._result.deleted += len(written.deleted)
+            written = self.transactions.write_in_order(steps)
+            self.result.inserted += len(written.inserted)
+            self.result.updated += len(written.updated)
+            self.result.deleted += len(written.deleted)
             counted()
         if written.inserted:
             inserts = replace(self.nothing, inserts=pa.concat_tables([step.inserts for step in steps]))
@@ -201,16 +192,16 @@ class BatchWork:
         seen = pa.concat_tables([part.old, part.deletes])
         ids = seen[self._key].to_pylist()
         to_insert = part.inserts[self._key].to_pylist()
-        now = self._transactions.fetch([*to_insert, *ids])
-        unchanged = same_values(diff_rows.aligned(now, self._key, ids), seen, self._row_schema.compared)
+        now = self.transactions.fetch([*to_insert, *ids])
+        unchanged = same_values(diff_rows.aligned(now, self._key, ids), seen, self.row_schema.compared)
         left = {*to_insert} - {*now[self._key].to_pylist()} | {*seen.filter(unchanged)[self._key].to_pylist()}
-        self._result.conflicts += part.num_rows - len(left)
+        self.result.conflicts += part.num_rows - len(left)
         return left
 
     def quarantine_refused(self, rows: pa.Table, part: WriteBatch, refusal: RowsRefused) -> None:
         """Quarantines the only row of ``part``, which the database refuses whatever other rows there are."""
         if part.deletes.num_rows:
-            self._result.kept_undeletable += 1
+            self.result.kept_undeletable += 1
             return
         self._isolate(rows, pa.concat_tables([part.inserts, part.new]), Reason.REFUSED_BY_DATABASE, refusal.message)
 
@@ -233,11 +224,11 @@ class BatchWork:
         """Counts postponed rows that cannot be written, and explains the first ones. ``waiting`` has all their ids."""
         extra = diff_rows.of_op(rows, Op.EXTRA)
         wanted = rows.filter(pc.not_equal(rows["op"], str(Op.EXTRA)))
-        explained = wanted.slice(0, max(_KEPT_EXCLUSIONS - len(self._result.exclusions), 0))
+        explained = wanted.slice(0, max(_KEPT_EXCLUSIONS - len(self.result.exclusions), 0))
         exclusions = self._explained(explained, waiting)
-        self._result.kept_referenced += extra.num_rows
-        self._result.excluded += wanted.num_rows
-        self._result.exclusions += exclusions
+        self.result.kept_referenced += extra.num_rows
+        self.result.excluded += wanted.num_rows
+        self.result.exclusions += exclusions
         for row_id in diff_rows.ids(extra):
             self._row_log.warning("Row %s stays: another row references it.", cut(row_id))
         for exclusion in exclusions:
@@ -251,13 +242,13 @@ class BatchWork:
         inserts, updates = diff_rows.of_op(rows, Op.INSERT), diff_rows.of_op(rows, Op.UPDATE)
         batch = replace(
             self.nothing,
-            inserts=diff_rows.new_rows(inserts, self._row_schema),
-            new=diff_rows.new_rows(updates, self._row_schema),
-            old=diff_rows.old_rows(updates, self._row_schema),
+            inserts=diff_rows.new_rows(inserts, self.row_schema),
+            new=diff_rows.new_rows(updates, self.row_schema),
+            old=diff_rows.old_rows(updates, self.row_schema),
         )
-        found = {obstacle.row: obstacle for obstacle in reversed(self._transactions.obstacles(batch))}
+        found = {obstacle.row: obstacle for obstacle in reversed(self.transactions.obstacles(batch))}
         others = sorted({obstacle.other for obstacle in found.values() if obstacle.kind is ObstacleKind.HELD})
-        in_source = present_in_source(others, self._source) if others else set[str]()
+        in_source = present_in_source(others, self.source) if others else set[str]()
         return [
             explain_exclusion(row_id, found.get(row_id), self._answers.get(row_id, ""), waiting, in_source)
             for row_id in diff_rows.ids(rows)
@@ -272,14 +263,14 @@ class BatchWork:
         if not gone:
             return
         doomed = diff_rows.with_ids(part.inserts, self._key, gone)
-        kept_before = self._result.kept
+        kept_before = self.result.kept
         try:
             with defer_interrupts() as counted:
                 for _, deleted in self._delete(doomed):
-                    self._result.taken_back += deleted
+                    self.result.taken_back += deleted
                     counted()
         except PrivilegeMissing as error:
-            self._result.kept_undeletable += doomed.num_rows
+            self.result.kept_undeletable += doomed.num_rows
             _LOGGER.warning(
                 "%d products were deleted while they were inserted; their rows stay: %s Rows: %s",
                 doomed.num_rows,
@@ -287,15 +278,15 @@ class BatchWork:
                 ", ".join(cut(row_id) for row_id in sorted(gone)),
             )
         finally:
-            self._result.not_taken_back += self._result.kept - kept_before
+            self.result.not_taken_back += self.result.kept - kept_before
 
     def _gone(self, rows: pa.Table) -> set[str]:
         """The ids of diff rows for which no document exists any more."""
-        return set() if not rows.num_rows or self._source.all_exist(rows) else self._absent(rows)
+        return set() if not rows.num_rows or self.source.all_exist(rows) else self._absent(rows)
 
     def _absent(self, rows: pa.Table) -> set[str]:
         asked = diff_rows.source_ids(rows)
-        return {source_id.text for source_id in asked} - {found.text for found in self._source.existing(asked)}
+        return {source_id.text for source_id in asked} - {found.text for found in self.source.existing(asked)}
 
     def _explain_unwritten(self, rows: pa.Table, part: WriteBatch, written: Written) -> None:
         """Tells conflicts from rows that a trigger swallowed."""
@@ -305,15 +296,15 @@ class BatchWork:
         not_updated = self._not_in(part.new, written.updated)
         new, old = part.new.filter(not_updated), part.old.filter(not_updated)
         wanted = [*inserts[self._key].to_pylist(), *new[self._key].to_pylist()]
-        now = diff_rows.aligned(self._transactions.fetch(wanted), self._key, wanted)
+        now = diff_rows.aligned(self.transactions.fetch(wanted), self._key, wanted)
         is_there = pc.is_valid(now[self._key])
         now_updated, updated_is_there = now.slice(inserts.num_rows), is_there.slice(inserts.num_rows)
-        untouched = pc.and_(updated_is_there, same_values(now_updated, old, self._row_schema.compared))
+        untouched = pc.and_(updated_is_there, same_values(now_updated, old, self.row_schema.compared))
         absent = inserts.filter(pc.invert(is_there.slice(0, inserts.num_rows)))
         # A row that was there at the insert and is not there now was deleted by its event: its product is gone too.
         gone = self._gone(diff_rows.with_ids(rows, "id", absent[self._key].to_pylist()))
         swallowed = pa.concat_tables([absent.filter(self._not_in(absent, gone)), new.filter(untouched)])
-        self._result.conflicts += len(wanted) - swallowed.num_rows
+        self.result.conflicts += len(wanted) - swallowed.num_rows
         for index in range(swallowed.num_rows):
             self._isolate(rows, swallowed.slice(index, 1), Reason.SUPPRESSED_BY_DATABASE, _SWALLOWED)
 
@@ -324,14 +315,14 @@ class BatchWork:
         """Quarantines one row (``RowSchema.target_schema``) that the database did not take."""
         source_id = diff_rows.source_ids(diff_rows.with_ids(rows, "id", row[self._key].to_pylist()))[0]
         self._row_log.warning("Row %s goes to the quarantine: %s", cut(source_id.text), answer)
-        self._result.quarantined += 1
+        self.result.quarantined += 1
         reject = Reject(source_key(to_bson(source_id)), source_id, (Defect(self._key, reason, cut(answer)),))
-        self._rejects.write(quarantine.rejects_batch(self._row_schema, [reject], Stage.LOAD, row))
+        self.rejects.write(quarantine.rejects_batch(self.row_schema, [reject], Stage.LOAD, row))
         self._count_isolated(answer)
 
     def _count_isolated(self, answer: str) -> None:
         self._isolated += 1
-        if self._isolated > self._max_isolated:
+        if self._isolated > self.max_isolated:
             raise LoadStopped(
                 f"The database refused {self._isolated} rows, the last one with: {answer}",
                 hint="So many refusals are not the fault of the rows. Compare the mapping with the table's constraints"

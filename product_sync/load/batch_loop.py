@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -52,28 +53,20 @@ Write = Callable[[], PostCommitCheck | None]
 Prepare = Callable[[pa.Table], Write]
 
 
+@dataclass
 class BatchLoop:
-    """Runs batches with the pauses of ``pacing``, and counts them in ``result``. ``failures_in_row`` failed batches in
-    a row stop the load."""
+    """Runs batches with the pauses of ``pacing``, and counts them in ``result``. ``max_failures_in_row`` failed
+    batches in a row stop the load."""
 
-    def __init__(
-        self,
-        transactions: Transactions,
-        pacing: Pacing,
-        timing: Timing,
-        meter: Meter,
-        failures_in_row: int,
-        result: LoadResult,
-    ) -> None:
-        self._transactions = transactions
-        self._pacing = pacing
-        self._timing = timing
-        self._meter = meter
-        self._max_failures_in_row = failures_in_row
-        self._result = result
-        self._failures_in_row = 0
-        #: The number and the rows of the last batch, and its check.
-        self._unchecked: tuple[int, pa.Table, PostCommitCheck] | None = None
+    transactions: Transactions
+    pacing: Pacing
+    timing: Timing
+    meter: Meter
+    max_failures_in_row: int
+    result: LoadResult
+    _failures_in_row: int = 0
+    #: The number and the rows of the last batch, and its check.
+    _unchecked: tuple[int, pa.Table, PostCommitCheck] | None = None
 
     def run(self, plan: Path, ops: Collection[Op], prepare: Prepare) -> None:
         """Prepares and writes each batch of ``ops`` in the diff file."""
@@ -82,64 +75,64 @@ class BatchLoop:
             release.passed(int(rows.nbytes))
             if not self._is_stopped(rows):
                 self._run_paced(rows, prepared)
-                self._meter.advance(rows.num_rows)
+                self.meter.advance(rows.num_rows)
         self._check_last()
 
     def run_one(self, rows: pa.Table, write: Write) -> bool:
         """Writes postponed rows as a batch. Returns false if it failed, or was not tried because the load stopped."""
         if self._is_stopped(rows):
             return False
-        failed_before = self._result.failed_batches
+        failed_before = self.result.failed_batches
         self._run_paced(rows, lambda: write)
-        self._meter.advance(0)
-        return self._result.failed_batches == failed_before
+        self.meter.advance(0)
+        return self.result.failed_batches == failed_before
 
     def read(self, rows: pa.Table, read: Callable[[], None]) -> bool:
         """Reads for batches of postponed rows. If it fails or is not tried, counts a batch and returns false."""
         if self._is_stopped(rows):
             return False
-        self._transactions.begin_batch()
+        self.transactions.begin_batch()
         _, error = _tried(read)
         if error is not None:
-            self._result.batches += 1
-            self._count_failure(self._result.batches, rows, error)
-        self._meter.advance(0)
+            self.result.batches += 1
+            self._count_failure(self.result.batches, rows, error)
+        self.meter.advance(0)
         return error is None
 
     def _is_stopped(self, rows: pa.Table) -> bool:
-        if self._result.stop is None:
+        if self.result.stop is None:
             return False
-        self._result.not_attempted_batches += 1
+        self.result.not_attempted_batches += 1
         self._note_untried(rows)
         return True
 
     def _batches(
         self, plan: Path, ops: Collection[Op], prepare: Prepare
     ) -> Iterator[tuple[pa.Table, Callable[[], Write]]]:
-        batches = read_batches(plan, ops, self._pacing.batch_size)
-        if self._pacing.pausing:
+        batches = read_batches(plan, ops, self.pacing.batch_size)
+        if self.pacing.pausing:
             return ((rows, partial(prepare, rows)) for rows in batches)
         return prefetch.prefetched((rows, self._prepared(rows, prepare)) for rows in batches)
 
     def _prepared(self, rows: pa.Table, prepare: Prepare) -> Callable[[], Write]:
         """Prepares a batch now. Not after a stop, when nothing is written any more, and not a batch of one huge row,
         which is in memory several times while it is written."""
-        if self._result.stop is not None or rows.nbytes > MAX_BATCH_BYTES:
+        if self.result.stop is not None or rows.nbytes > MAX_BATCH_BYTES:
             return partial(prepare, rows)
         return prefetch.completed(partial(prepare, rows)).result
 
     def _run_paced(self, rows: pa.Table, prepared: Callable[[], Write]) -> None:
-        if self._result.batches:
-            self._meter.pause(self._pacing.pause_s(), "pause between batches")
-        started_at, before_s = self._timing.monotonic(), self._transactions.busy_s
+        if self.result.batches:
+            self.meter.pause(self.pacing.pause_s(), "pause between batches")
+        started_at, before_s = self.timing.monotonic(), self.transactions.busy_s
         self._attempt(rows, prepared)
-        busy_s = self._transactions.busy_s - before_s
-        self._pacing.batch_done(rows.num_rows, busy_s, self._timing.monotonic() - started_at - busy_s)
+        busy_s = self.transactions.busy_s - before_s
+        self.pacing.batch_done(rows.num_rows, busy_s, self.timing.monotonic() - started_at - busy_s)
 
     def _attempt(self, rows: pa.Table, prepared: Callable[[], Write]) -> None:
-        self._result.batches += 1
-        number = self._result.batches
-        self._transactions.begin_batch()
+        self.result.batches += 1
+        number = self.result.batches
+        self.transactions.begin_batch()
 
         def write() -> PostCommitCheck | None:
             return prepared()()
@@ -153,7 +146,7 @@ class BatchLoop:
             self._failures_in_row = 0
         else:
             self._unchecked = number, rows, check
-            if self._pacing.pausing:
+            if self.pacing.pausing:
                 self._check_last()
 
     def _check_last(self) -> None:
@@ -170,16 +163,16 @@ class BatchLoop:
 
     def _count_failure(self, number: int, rows: pa.Table, error: Exception) -> None:
         self._failures_in_row += 1
-        self._result.failed_batches += 1
+        self.result.failed_batches += 1
         self._note_untried(rows)
         keys = tuple(cut(row_id) for row_id in diff_rows.ids(rows.slice(0, _LOGGED_KEYS)))
-        if len(self._result.failures) < _KEPT_FAILURES:
-            self._result.failures.append(BatchFailure(number, rows.num_rows, keys, str(error)))
+        if len(self.result.failures) < _KEPT_FAILURES:
+            self.result.failures.append(BatchFailure(number, rows.num_rows, keys, str(error)))
         shown = ", ".join(keys) + (" …" if rows.num_rows > len(keys) else "")
         _LOGGER.error("Batch %d of %d rows failed: %s Keys: %s", number, rows.num_rows, error, shown)
         if isinstance(error, _OF_EVERY_BATCH):
             self._stop(error)
-        elif self._failures_in_row >= self._max_failures_in_row:
+        elif self._failures_in_row >= self.max_failures_in_row:
             self._stop(
                 LoadStopped(
                     f"{self._failures_in_row} batches in a row failed, the last one with: {error}",
@@ -188,12 +181,12 @@ class BatchLoop:
             )
 
     def _stop(self, error: ProductSyncError) -> None:
-        if self._result.stop is None:
-            self._result.stop = Stop(error.code, error.message, error.hint)
-            _LOGGER.error("The load stops after batch %d: %s", self._result.batches, error)
+        if self.result.stop is None:
+            self.result.stop = Stop(error.code, error.message, error.hint)
+            _LOGGER.error("The load stops after batch %d: %s", self.result.batches, error)
 
     def _note_untried(self, rows: pa.Table) -> None:
-        self._result.untried += diff_rows.source_ids(rows.filter(rows["refused_before"]))
+        self.result.untried += diff_rows.source_ids(rows.filter(rows["refused_before"]))
 
 
 def _tried(call: Callable[[], _T]) -> tuple[_T | None, Exception | None]:

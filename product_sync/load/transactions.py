@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -27,32 +28,27 @@ class RetriesExhausted(Exception):
     """The server did not recover in the time that a batch has. The last failure is the ``__cause__``."""
 
 
+@dataclass
 class Transactions:
     """The writer with retries. ``on_retry`` is called before each wait, to show that the load is alive.
 
     ``busy_s`` are the seconds that the server has worked, ``retries`` the number of retries.
     """
 
-    def __init__(
-        self,
-        writer: TargetWriter,
-        policy: RetryPolicy,
-        timing: Timing,
-        *,
-        on_retry: Callable[[], None],
-    ) -> None:
-        self._writer = writer
-        self._policy = policy
-        self._timing = timing
-        self._on_retry = on_retry
-        self._backoff = Backoff(policy, timing)
-        self._connection_lost = False
-        self.retries = 0
-        self.busy_s = 0.0
+    writer: TargetWriter
+    policy: RetryPolicy
+    timing: Timing
+    on_retry: Callable[[], None]
+    retries: int = 0
+    busy_s: float = 0.0
+    _connection_lost: bool = False
+
+    def __post_init__(self) -> None:
+        self.begin_batch()
 
     def begin_batch(self) -> None:
         """Gives the next transactions the time that a new batch has for its retries."""
-        self._backoff = Backoff(self._policy, self._timing)
+        self._backoff = Backoff(self.policy, self.timing)
 
     def write_or_bisect(self, batch: WriteBatch) -> Iterator[tuple[WriteBatch, Written | RowsRefused]]:
         """Writes ``batch``. If the server refuses rows, halves the batch until each refused row stands alone.
@@ -90,19 +86,19 @@ class Transactions:
         If the answer to COMMIT was lost, the server is asked whether it was committed before anything is sent again.
         The same until the writer has settled, because a server that crashes may lose what it has confirmed.
         """
-        return self._committed(partial(self._writer.write, batch))
+        return self._committed(partial(self.writer.write, batch))
 
     def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
         """`TargetWriter.write_in_order`, with retries."""
-        return self._committed(partial(self._writer.write_in_order, steps))
+        return self._committed(partial(self.writer.write_in_order, steps))
 
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
         """`TargetWriter.obstacles`, with retries."""
-        return self._with_retries(lambda: self._timed(lambda: self._writer.obstacles(batch)))
+        return self._with_retries(lambda: self._timed(lambda: self.writer.obstacles(batch)))
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         """`TargetWriter.fetch`, with retries."""
-        return self._with_retries(lambda: self._timed(lambda: self._writer.fetch(ids)))
+        return self._with_retries(lambda: self._timed(lambda: self.writer.fetch(ids)))
 
     def _committed(self, write: Callable[[], Written]) -> Written:
         unknown: CommitOutcomeUnknown | None = None
@@ -110,13 +106,13 @@ class Transactions:
         def attempt() -> Written:
             nonlocal unknown
             try:
-                if unknown is not None and self._timed(partial(self._writer.was_committed, unknown.transaction)):
+                if unknown is not None and self._timed(partial(self.writer.was_committed, unknown.transaction)):
                     written = _written(unknown)
                 else:
                     unknown = None
                     written = self._timed(write)
                 # Not timed: the server does nothing for us meanwhile.
-                self._writer.settle()
+                self.writer.settle()
             except CommitOutcomeUnknown as error:
                 unknown = error
                 raise
@@ -129,15 +125,15 @@ class Transactions:
             self._backoff.attempt()
             try:
                 if self._connection_lost:
-                    self._writer.reconnect()
+                    self.writer.reconnect()
                     self._connection_lost = False
                 result = action()
             except TransientError as error:
                 self._connection_lost = self._connection_lost or error.connection_lost
-                self._on_retry()
+                self.on_retry()
                 if not self._backoff.wait():
                     raise RetriesExhausted(
-                        f"Gave up after {self._policy.total_s:g} s of retries: {error.message}"
+                        f"Gave up after {self.policy.total_s:g} s of retries: {error.message}"
                     ) from error
                 self.retries += 1
                 _LOGGER.warning("Trying again after: %s", error.message)
@@ -146,11 +142,11 @@ class Transactions:
                 return result
 
     def _timed(self, action: Callable[[], _T]) -> _T:
-        started = self._timing.monotonic()
+        started = self.timing.monotonic()
         try:
             return action()
         finally:
-            self.busy_s += self._timing.monotonic() - started
+            self.busy_s += self.timing.monotonic() - started
 
 
 def halves(batch: WriteBatch) -> tuple[WriteBatch, WriteBatch]:

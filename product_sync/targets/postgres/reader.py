@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -34,6 +35,7 @@ BATCH_ROWS: Final = 5_000
 _IDS_PER_STATEMENT: Final = 10_000
 
 
+@dataclass
 class PostgresReader:
     """`product_sync.schema.ports.TargetReader` on PostgreSQL. Each read has a connection of its own. `snapshot` reads
     the rows of ``scope``.
@@ -43,94 +45,84 @@ class PostgresReader:
     longer than ``patience``. ``on_wait`` is called while it waits.
     """
 
-    def __init__(
-        self,
-        address: TargetAddress,
-        row_schema: RowSchema,
-        *,
-        batch_rows: int = BATCH_ROWS,
-        on_wait: OnWait = log_wait,
-        patience: Patience = PATIENCE,
-        scope: ReadScope = EVERYTHING,
-    ) -> None:
-        self._address = address
-        self._scope = scope
-        self._on_wait = on_wait
-        self._patience = patience
-        self._row_schema = row_schema
-        self._batch_rows = batch_rows
+    address: TargetAddress
+    row_schema: RowSchema
+    batch_rows: int = field(default=BATCH_ROWS, kw_only=True)
+    on_wait: OnWait = field(default=log_wait, kw_only=True)
+    patience: Patience = field(default=PATIENCE, kw_only=True)
+    scope: ReadScope = field(default=EVERYTHING, kw_only=True)
 
     def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
-        if isinstance(self._scope, Ids):
-            yield from self._named_rows(self._scope)
+        if isinstance(self.scope, Ids):
+            yield from self._named_rows(self.scope)
         else:
             yield from self._all_rows()
 
     def _named_rows(self, scope: Ids) -> Iterator[pa.RecordBatch]:
-        key_type = self._row_schema.key.type
+        key_type = self.row_schema.key.type
         ids = [text for text in scope.texts if can_be_in(key_type, text)]
         with self._reading() as connection:
-            for start in range(0, len(ids), self._batch_rows):
-                yield from fetch(connection, self._row_schema, ids[start : start + self._batch_rows]).to_batches()
+            for start in range(0, len(ids), self.batch_rows):
+                yield from fetch(connection, self.row_schema, ids[start : start + self.batch_rows]).to_batches()
 
     def _all_rows(self) -> Iterator[pa.RecordBatch]:
         # Raises a readable error if no connection can be made.
-        connect(self._address).close()
-        statement = row_sql.select_all(self._row_schema, self._wanted).as_string()
+        connect(self.address).close()
+        statement = row_sql.select_all(self.row_schema, self._wanted).as_string()
         for batch in adbc_stream.record_batches(
-            self._address, self._row_schema, statement, on_wait=self._on_wait, patience=self._patience
+            self.address, self.row_schema, statement, on_wait=self.on_wait, patience=self.patience
         ):
-            for start in range(0, batch.num_rows, self._batch_rows):
-                yield batch.slice(start, self._batch_rows)
+            for start in range(0, batch.num_rows, self.batch_rows):
+                yield batch.slice(start, self.batch_rows)
 
     @cached_property
     def _wanted(self) -> sql.Composable:
         """Whether a row is in the scope, if that names no ids, and one of this sync."""
-        ours, key = row_sql.is_ours(self._row_schema), self._row_schema.key
-        if not isinstance(self._scope, KeyRange):
+        ours, key = row_sql.is_ours(self.row_schema), self.row_schema.key
+        if not isinstance(self.scope, KeyRange):
             return ours
         with self._reading() as connection:
-            oid = table_oid(connection, self._row_schema.table)
+            oid = table_oid(connection, self.row_schema.table)
             row = connection.execute(catalog_sql.IS_IN_BYTE_ORDER, [oid, key.name]).fetchone()
-        in_range = row_sql.is_in_range(key, self._scope, in_byte_order=row == (True,))
+        in_range = row_sql.is_in_range(key, self.scope, in_byte_order=row == (True,))
         return sql.SQL("{} AND {}").format(ours, in_range)
 
     def estimated_count(self) -> int:
         wanted = self._wanted
         with self._reading() as connection:
-            if self._row_schema.tenant or isinstance(self._scope, KeyRange):
-                row = connection.execute(row_sql.estimate(self._row_schema, wanted)).fetchone()
+            if self.row_schema.tenant or isinstance(self.scope, KeyRange):
+                row = connection.execute(row_sql.estimate(self.row_schema, wanted)).fetchone()
                 return 0 if row is None else int(row[0][0]["Plan"]["Plan Rows"])
-            oid = table_oid(connection, self._row_schema.table)
+            oid = table_oid(connection, self.row_schema.table)
             row = connection.execute(catalog_sql.ESTIMATED_COUNT, [oid]).fetchone()
             return 0 if row is None else int(row[0])
 
     def count(self) -> int:
         """The exact number of rows."""
         with self._reading() as connection:
-            row = connection.execute(row_sql.count(self._row_schema)).fetchone()
+            row = connection.execute(row_sql.count(self.row_schema)).fetchone()
             return 0 if row is None else int(row[0])
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         with self._reading() as connection:
-            return fetch(connection, self._row_schema, ids)
+            return fetch(connection, self.row_schema, ids)
 
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
         """As `TargetWriter.obstacles`."""
         with self._reading() as connection:
-            return constraints.obstacles(connection, self._row_schema, batch)
+            return constraints.obstacles(connection, self.row_schema, batch)
 
     @contextmanager
     def _reading(self) -> Iterator[psycopg.Connection]:
         with (
-            closing(connect(self._address)) as connection,
-            watched(connection, self._address, on_wait=self._on_wait, patience=self._patience) as watch,
+            closing(connect(self.address)) as connection,
+            watched(connection, self.address, on_wait=self.on_wait, patience=self.patience) as watch,
         ):
             try:
                 connection.execute(session_sql.BEGIN_READ)
                 yield connection
             except psycopg.Error as error:
-                table = self._row_schema.table.qualified_name
+                table = self.row_schema.table.qualified_name
                 if watch.ended:
                     raise waited_too_long(watch.ended, table=table) from error
                 raise read_error(error, table=table, broken=connection.closed) from error

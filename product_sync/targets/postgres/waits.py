@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 import psycopg
@@ -49,6 +49,7 @@ class Patience:
 PATIENCE: Final = Patience()
 
 
+@dataclass
 class Watch:
     """Watches the session of the server process ``backend`` from a thread while its block runs.
 
@@ -56,26 +57,16 @@ class Watch:
     a statement; ``break_off`` ends that statement without the server.
     """
 
-    def __init__(
-        self,
-        address: TargetAddress,
-        backend: int,
-        *,
-        is_busy: Callable[[], bool],
-        break_off: Callable[[], None],
-        on_wait: OnWait,
-        patience: Patience,
-    ) -> None:
-        self._address = address
-        self._backend = backend
-        self._is_busy = is_busy
-        self._break_off = break_off
-        self._on_wait = on_wait
-        self._patience = patience
-        self._stopped = threading.Event()
-        self._since: tuple[str, float] | None = None
-        self._reported_at = 0.0
-        self.ended = ""
+    address: TargetAddress
+    backend: int
+    is_busy: Callable[[], bool]
+    break_off: Callable[[], None]
+    on_wait: OnWait
+    patience: Patience
+    ended: str = ""
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _since: tuple[str, float] | None = None
+    _reported_at: float = 0.0
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._run, name="product_sync watch", daemon=True).start()
@@ -85,44 +76,44 @@ class Watch:
         self._stopped.set()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._patience.check_every_s):
+        while not self._stopped.wait(self.patience.check_every_s):
             with suppress(psycopg.Error):
                 self._check()
 
     def _check(self) -> None:
-        if not self._is_busy():
+        if not self.is_busy():
             self._since = None
             return
         try:
-            connection = connect(self._address, connect_within_s=self._patience.answer_within_s)
+            connection = connect(self.address, connect_within_s=self.patience.answer_within_s)
         except ProductSyncError as error:
             # A server that refuses another connection does answer.
             if "timeout" in error.message and self._waits("", "an answer of the server"):
-                self._break_off()
+                self.break_off()
             return
         with closing(connection):
-            rows = connection.execute(session_sql.BLOCKED_BY, [self._backend]).fetchall()
+            rows = connection.execute(session_sql.BLOCKED_BY, [self.backend]).fetchall()
             if not rows:
                 self._since = None
                 return
             blockers = ", ".join(_blocker(*row[1:]) for row in rows)
             if self._waits(rows[0][0] or "", f"a lock that is held by {blockers}"):
-                connection.execute(session_sql.CANCEL, [self._backend])
+                connection.execute(session_sql.CANCEL, [self.backend])
 
     def _waits(self, statement: str, what: str) -> bool:
         """Notes that ``statement`` (the time when it began) waits for ``what``; true if it has waited too long."""
         now = time.monotonic()
         if self._since is None or self._since[0] != statement:
             # It may have begun right after the last check.
-            began = now - self._patience.check_every_s
+            began = now - self.patience.check_every_s
             self._since, self._reported_at = (statement, began), began
         waited = now - self._since[1]
-        if waited >= self._patience.wait_s:
+        if waited >= self.patience.wait_s:
             self.ended = f"It waited {waited:.0f} s for {what}."
             return True
-        if now - self._reported_at >= self._patience.report_every_s:
+        if now - self._reported_at >= self.patience.report_every_s:
             self._reported_at = now
-            self._on_wait(f"for {what}, {waited:.0f} s so far; giving up after {self._patience.wait_s:.0f} s")
+            self.on_wait(f"for {what}, {waited:.0f} s so far; giving up after {self.patience.wait_s:.0f} s")
         return False
 
 
@@ -140,7 +131,7 @@ def watched(
             wire.shutdown(socket.SHUT_RDWR)
 
     backend = connection.info.backend_pid
-    return Watch(address, backend, is_busy=is_busy, break_off=break_off, on_wait=on_wait, patience=patience)
+    return Watch(address, backend, is_busy, break_off, on_wait, patience)
 
 
 def _blocker(pid: int, name: str | None, state: str | None, seconds: float | None) -> str:
