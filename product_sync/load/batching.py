@@ -67,7 +67,8 @@ def _pages(file: Any, ops: Collection[Op]) -> Iterator[pa.Table]:
 
 def _head(rows: pa.Table, size: int, max_bytes: int) -> pa.Table:
     head = rows.slice(0, size)
-    head = head.slice(0, _run_length(head["refused_before"]))
+    other = pc.index(head["refused_before"], pa.scalar(not head["refused_before"][0].as_py())).as_py()
+    head = head if other < 0 else head.slice(0, other)
     if head.nbytes <= max_bytes:
         return head
     fits, too_many = 1, head.num_rows
@@ -78,9 +79,3 @@ def _head(rows: pa.Table, size: int, max_bytes: int) -> pa.Table:
         else:
             too_many = middle
     return head.slice(0, fits)
-
-
-def _run_length(marks: pa.ChunkedArray) -> int:
-    """How many of the leading values equal the first one."""
-    other = pc.index(marks, pa.scalar(not marks[0].as_py())).as_py()
-    return len(marks) if other < 0 else int(other)

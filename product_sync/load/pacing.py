@@ -162,7 +162,9 @@ class AdaptivePacing:
             return
         self._measured_at = now
         signals = self._probe.measure()
-        self._log_unseen(signals.unseen)
+        if signals.unseen and signals.unseen != self._unseen:
+            _LOGGER.info("Adaptive pacing cannot see: %s.", "; ".join(signals.unseen))
+        self._unseen = signals.unseen
         reasons = self._judge.pressure(signals)
         before = self._throttled
         self._throttled = min(before + 1, _DEEPEST) if reasons else max(before - 1, 0)
@@ -181,11 +183,6 @@ class AdaptivePacing:
         elif not reasons and before and not self._throttled:
             _LOGGER.warning("The target is calm again: the load takes %.3g %% of the time.", 100 * self.duty)
             self._reported = None
-
-    def _log_unseen(self, unseen: tuple[str, ...]) -> None:
-        if unseen and unseen != self._unseen:
-            _LOGGER.info("Adaptive pacing cannot see: %s.", "; ".join(unseen))
-        self._unseen = unseen
 
 
 def _rest_s(worked_s: float, duty: float) -> float:
@@ -225,8 +222,9 @@ class _PressureJudge:
             "latency": self._slow(signals.latency_s),
             "lock waits": self._waits(signals.lock_waits),
             "sessions": self._crowded(signals.active_sessions),
-            "replica lag": _lags(signals.replica_lag_s),
         }
+        if (lag_s := signals.replica_lag_s) is not None and lag_s > _LAG_S:
+            found["replica lag"] = f"a replica lags {lag_s:.0f} s behind"
         return {name: reason for name, reason in found.items() if reason}
 
     def _slow(self, seen_s: float | None) -> str:
@@ -255,7 +253,3 @@ class _PressureJudge:
         if active < max(2 * calm, calm + _MORE_SESSIONS):
             return ""
         return f"{active} sessions are active, {calm} when it is calm"
-
-
-def _lags(lag_s: float | None) -> str:
-    return f"a replica lags {lag_s:.0f} s behind" if lag_s is not None and lag_s > _LAG_S else ""

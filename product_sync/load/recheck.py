@@ -41,7 +41,10 @@ def recheck(
     """
     inserts, updates = diff_rows.of_op(rows, Op.INSERT), diff_rows.of_op(rows, Op.UPDATE)
     again = pa.concat_tables([updates, inserts]) if inserts_too else updates
-    fresh, rejects = _read_again(again, row_schema, source)
+    fresh, rejects = row_schema.source_schema.empty_table(), tuple[Reject, ...]()
+    if again.num_rows:
+        page = source.fetch(diff_rows.source_ids(again))
+        fresh, rejects = pa.Table.from_batches([page.rows], row_schema.source_schema), page.rejects
     new = _now(fresh, row_schema, updates)
     old = diff_rows.old_rows(updates, row_schema)
     to_update = pc.and_(_exists(new, row_schema), pc.invert(same_values(new, old, row_schema.compared)))
@@ -64,13 +67,6 @@ def recheck(
 
 def _true(marks: pa.ChunkedArray) -> int:
     return int(pc.sum(marks, min_count=0).as_py())
-
-
-def _read_again(rows: pa.Table, row_schema: RowSchema, source: Source) -> tuple[pa.Table, tuple[Reject, ...]]:
-    if rows.num_rows == 0:
-        return row_schema.source_schema.empty_table(), ()
-    page = source.fetch(diff_rows.source_ids(rows))
-    return pa.Table.from_batches([page.rows], row_schema.source_schema), page.rejects
 
 
 def _now(fresh: pa.Table, row_schema: RowSchema, rows: pa.Table) -> pa.Table:

@@ -55,16 +55,15 @@ def all_of(mistakes: Iterable[Mistake], where: Callable[[Place], str] = lambda _
 
 def mistaken(title: str, mistakes: Iterable[Mistake], error: ValidationError | None = None) -> ValidationError:
     """For validators: these mistakes in the words of `Mistake`, beside those of ``error``."""
-    found = [] if error is None else [_again(each) for each in error.errors()]
+    found = [
+        InitErrorDetails(type=each["type"], loc=each["loc"], input=each["input"], ctx=each.get("ctx", {}))
+        for each in (error.errors() if error else ())
+    ]
     found += [
         InitErrorDetails(type=PydanticCustomError(_MISTAKE, "{text}", {"text": text}), loc=place, input=None)
         for place, text in mistakes
     ]
     return ValidationError.from_exception_data(title, found)
-
-
-def _again(error: ErrorDetails) -> InitErrorDetails:
-    return InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"], ctx=error.get("ctx", {}))
 
 
 def _mistake(model: type[BaseModel], error: ErrorDetails) -> Mistake:

@@ -109,9 +109,9 @@ class Member:
     state: str
     behind_s: float | None
 
-    @property
-    def is_sound(self) -> bool:
-        return self.state in _SOUND
+    def __str__(self) -> str:
+        behind = "" if self.behind_s is None else f" {self.behind_s:.0f} s behind"
+        return f"{self.name} {self.state}{behind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Replication:
 
     @property
     def unsound(self) -> list[Member]:
-        return [member for member in self.members or () if not member.is_sound]
+        return [member for member in self.members or () if member.state not in _SOUND]
 
     @property
     def behind_s(self) -> float | None:
@@ -139,7 +139,7 @@ class Replication:
         if self.members is None:
             members = "its members are not visible to this user (that takes the role clusterMonitor)"
         else:
-            members = ", ".join(map(_in_words, self.members))
+            members = ", ".join(map(str, self.members))
         return f"replica set {self.name}, primary {self.primary or 'unknown'}: {members}"
 
 
@@ -169,8 +169,3 @@ def _behind(member: dict[str, Any], newest: datetime | None) -> float | None:
     # The primary's entry may be older than the latest message of a secondary.
     at: datetime = member["optimeDate"]
     return max(0.0, (newest - at).total_seconds())
-
-
-def _in_words(member: Member) -> str:
-    behind = "" if member.behind_s is None else f" {member.behind_s:.0f} s behind"
-    return f"{member.name} {member.state}{behind}"

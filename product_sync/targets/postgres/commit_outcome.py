@@ -73,11 +73,8 @@ def was_committed(
     if written is None:
         return True
     wrote = written.inserted | written.updated
-    row = connection.execute(
-        row_sql.written_by(row_schema),
-        [binary.ids(sorted(wrote)), transaction, binary.ids(sorted(written.deleted))],
-    ).fetchone()
-    carries_it, still_there = row or (False, True)
+    parameters = [binary.ids(sorted(wrote)), transaction, binary.ids(sorted(written.deleted))]
+    [(carries_it, still_there)] = connection.execute(row_sql.written_by(row_schema), parameters)
     return bool(carries_it) if wrote else not still_there
 
 

@@ -137,9 +137,9 @@ def quick_health(address: TargetAddress, table: TargetTable, *, within_s: float)
     with connected(address, table.qualified_name, connect_within_s=within_s) as connection:
         connection.execute(session_sql.limit_statements(within_s))
         server = _server(connection)
-        row = connection.execute(catalog_sql.ESTIMATED_COUNT, [table_oid(connection, table)]).fetchone()
-        replicas, behind_s = connection.execute(session_sql.REPLICATION).fetchone() or (0, None)
-        return QuickHealth(server, int(row[0]) if row else 0, Replication(server.in_recovery, replicas, behind_s))
+        [(rows,)] = connection.execute(catalog_sql.ESTIMATED_COUNT, [table_oid(connection, table)])
+        [(replicas, behind_s)] = connection.execute(session_sql.REPLICATION)
+        return QuickHealth(server, int(rows), Replication(server.in_recovery, replicas, behind_s))
 
 
 def server_health(address: TargetAddress) -> ServerHealth:
@@ -150,9 +150,8 @@ def server_health(address: TargetAddress) -> ServerHealth:
 
 def _server(connection: psycopg.Connection) -> ServerHealth:
     started = time.perf_counter()
-    row = connection.execute(session_sql.SERVER).fetchone()
+    [(version, in_recovery, role)] = connection.execute(session_sql.SERVER)
     latency_ms = (time.perf_counter() - started) * 1000
-    version, in_recovery, role = row or ("unknown", False, "unknown")
     return ServerHealth(version, latency_ms, role, in_recovery)
 
 

@@ -77,7 +77,7 @@ class PostgresPressure:
 
     def _measure(self, connection: psycopg.Connection) -> Signals:
         latency_s = median(self._ping(connection) for _ in range(_PINGS))
-        waits, active, lag_s = connection.execute(session_sql.PRESSURE).fetchone() or (None, None, None)
+        [(waits, active, lag_s)] = connection.execute(session_sql.PRESSURE)
         unseen = () if active is not None else (f"active sessions and replica lag {_NEEDS_STATS}",)
         return Signals(latency_s, waits, active, lag_s, unseen)
 

@@ -83,25 +83,25 @@ class PostgresReader:
             return ours
         with self._reading() as connection:
             oid = table_oid(connection, self.row_schema.table)
-            row = connection.execute(catalog_sql.IS_IN_BYTE_ORDER, [oid, key.name]).fetchone()
-        in_range = row_sql.is_in_range(key, self.scope, in_byte_order=row == (True,))
+            in_order = connection.execute(catalog_sql.IS_IN_BYTE_ORDER, [oid, key.name]).fetchone() == (True,)
+        in_range = row_sql.is_in_range(key, self.scope, in_byte_order=in_order)
         return sql.SQL("{} AND {}").format(ours, in_range)
 
     def estimated_count(self) -> int:
         wanted = self._wanted
         with self._reading() as connection:
             if self.row_schema.tenant or isinstance(self.scope, KeyRange):
-                row = connection.execute(row_sql.estimate(self.row_schema, wanted)).fetchone()
-                return 0 if row is None else int(row[0][0]["Plan"]["Plan Rows"])
+                [([planned],)] = connection.execute(row_sql.estimate(self.row_schema, wanted))
+                return int(planned["Plan"]["Plan Rows"])
             oid = table_oid(connection, self.row_schema.table)
-            row = connection.execute(catalog_sql.ESTIMATED_COUNT, [oid]).fetchone()
-            return 0 if row is None else int(row[0])
+            [(rows,)] = connection.execute(catalog_sql.ESTIMATED_COUNT, [oid])
+            return int(rows)
 
     def count(self) -> int:
         """The exact number of rows."""
         with self._reading() as connection:
-            row = connection.execute(row_sql.count(self.row_schema)).fetchone()
-            return 0 if row is None else int(row[0])
+            [(rows,)] = connection.execute(row_sql.count(self.row_schema))
+            return int(rows)
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         with self._reading() as connection:

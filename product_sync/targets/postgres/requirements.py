@@ -68,8 +68,7 @@ def refuse_heirs(connection: psycopg.Connection, oid: int, name: str) -> None:
 
 
 def _refuse_read_only(connection: psycopg.Connection, address: TargetAddress, table: TargetTable) -> None:
-    found = connection.execute(session_sql.READ_ONLY).fetchone()
-    in_recovery, is_on, source, database = found or (False, False, "", "")
+    [(in_recovery, is_on, source, database)] = connection.execute(session_sql.READ_ONLY)
     if in_recovery:
         raise ReadOnlyTarget(
             f"The server of {table.qualified_name} is in recovery: a standby cannot be written to.",
