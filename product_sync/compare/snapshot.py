@@ -73,9 +73,7 @@ def snapshot_source(
     source: Source, row_schema: RowSchema, rows_path: Path, rejects_path: Path, **reading: Unpack[Reading]
 ) -> SourceSnapshot:
     """Write every document to ``rows_path`` (``RowSchema.source_schema``) or ``rejects_path`` (`rejects_schema`).
-
-    Documents that share a text id are in both files. A reader of the rows skips the ids of the rejects.
-    """
+    Documents that share a text id are in both files. A reader of the rows skips the ids of the rejects."""
     recording = _SourceRecording(source, row_schema, rows_path, rejects_path, reading)
     with closing(recording.rows(source.snapshot())) as rows:
         for _ in rows:

@@ -28,10 +28,8 @@ _UUID_DIGITS: Final = np.array([place for place in range(36) if place not in _UU
 
 
 class ByteBlock:
-    """A block of bytes. Positions are offsets into it, at least 0 and at most its size.
-
-    Offsets of text are 32 bits wide in Arrow, so a block has less than 2 GiB.
-    """
+    """A block of bytes. Positions are offsets into it, at least 0 and at most its size. Offsets of text are 32 bits
+    wide in Arrow, so a block has less than 2 GiB."""
 
     def __init__(self, data: bytes | memoryview) -> None:
         self.size = len(data)

@@ -219,10 +219,8 @@ def _default_as_bson(default: object, type_name: TypeName) -> object:
 
 
 class RowConverter:
-    """Converts documents to rows of a `RowSchema`. Made once per run: it prepares the rules of every column.
-
-    Raises `MappingError` if a default of the mapping does not fit its column.
-    """
+    """Converts documents to rows of a `RowSchema`. Made once per run: it prepares the rules of every column. Raises
+    `MappingError` if a default of the mapping does not fit its column."""
 
     def __init__(self, row_schema: RowSchema) -> None:
         self._schema = row_schema.source_schema
@@ -252,11 +250,8 @@ class RowConverter:
             return self._reject(document, absent)
 
     def batch(self, raw_documents: Iterable[bytes]) -> SourceBatch:
-        """Decode and convert the documents.
-
-        A document that cannot be decoded is rejected as ``invalid_bson``, under its ``_id`` if that can be read,
-        else under the hash of its bytes.
-        """
+        """Decode and convert the documents. A document that cannot be decoded is rejected as ``invalid_bson``, under
+        its ``_id`` if that can be read, else under the hash of its bytes."""
         absent: list[str] = []
         outcomes = self.each(raw_documents, absent)
         rejects = tuple(outcome for outcome in outcomes if isinstance(outcome, Reject))

@@ -127,10 +127,8 @@ def document_of(elements: bytes) -> bytes:
 
 
 def id_element(raw: bytes) -> bytes | None:
-    """The document reduced to its ``_id``. The rest of it may be malformed.
-
-    MongoDB stores the ``_id`` first. ``None`` if the first element is another one or is malformed.
-    """
+    """The document reduced to its ``_id``. The rest of it may be malformed. MongoDB stores the ``_id`` first. ``None``
+    if the first element is another one or is malformed."""
     try:
         first = next(elements(raw), None)
     except InvalidBSON:
@@ -212,10 +210,8 @@ class Documents:
 
     @classmethod
     def of_array(cls, raw: bytes, at: int) -> Documents:
-        """The documents of the array that begins at ``at``, without an object for each of them.
-
-        Before each document are one byte of type and its place in decimal digits, with a NUL.
-        """
+        """The documents of the array that begins at ``at``, without an object for each of them. Before each document
+        are one byte of type and its place in decimal digits, with a NUL."""
         end = at + _length(raw, at)[0] - 1
         starts: list[int] = []
         add = starts.append

@@ -11,10 +11,8 @@ from product_sync.schema.records import Reason
 
 
 class ConversionError(Exception):
-    """This value cannot be copied into this column, because of ``reason``.
-
-    If the fault is inside the value, ``place`` is the way to it, such as ``.sizes[2]``, and ``value`` is what is there.
-    """
+    """This value cannot be copied into this column, because of ``reason``. If the fault is inside the value, ``place``
+    is the way to it, such as ``.sizes[2]``, and ``value`` is what is there."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)

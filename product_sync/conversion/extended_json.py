@@ -54,10 +54,8 @@ def readable(text: str) -> str:
 
 
 def excerpt(value: Any) -> str:
-    """The first `EXCERPT_LENGTH` characters of `canonical_json`, with ``…`` if there are more.
-
-    The rest is not serialised, even if the value is large or deep.
-    """
+    """The first `EXCERPT_LENGTH` characters of `canonical_json`, with ``…`` if there are more. The rest is not
+    serialised, even if the value is large or deep."""
     text = ""
     for piece in _pieces(value):
         text += piece

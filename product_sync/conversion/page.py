@@ -39,10 +39,8 @@ _Shape = dict[str, frozenset[int]]
 
 
 class PageConverter:
-    """Converts pages to rows of a `RowSchema`. Made once per run; raises the same errors as `RowConverter`.
-
-    Fewer than ``worth_while`` documents are converted one by one.
-    """
+    """Converts pages to rows of a `RowSchema`. Made once per run; raises the same errors as `RowConverter`. Fewer than
+    ``worth_while`` documents are converted one by one."""
 
     def __init__(self, row_schema: RowSchema, *, worth_while: int = WORTH_WHILE) -> None:
         self._worth_while = worth_while

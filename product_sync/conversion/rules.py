@@ -41,9 +41,7 @@ class _Conversions(NamedTuple):
 
 def _text(column_type: ColumnType) -> Rules:
     """text and varchar(n): strings. The first reason that applies: ``invalid_utf8``, ``nul_character``, ``too_long``.
-
-    The length counts characters, and trailing blanks too, which PostgreSQL would cut off without an error.
-    """
+    The length counts characters, and trailing blanks too, which PostgreSQL would cut off without an error."""
     length = column_type.length
 
     def convert(value: str) -> str:

@@ -29,10 +29,8 @@ _DAYS: Final = 65_536
 
 
 def local(milliseconds: int, zone: str) -> int:
-    """The local time at ``milliseconds`` since 1970 UTC, in milliseconds since 1970 of that clock.
-
-    Raises `ConversionError`: ``out_of_range``, or ``not_exact`` if the clock shows this time twice.
-    """
+    """The local time at ``milliseconds`` since 1970 UTC, in milliseconds since 1970 of that clock. Raises
+    `ConversionError`: ``out_of_range``, or ``not_exact`` if the clock shows this time twice."""
     if zone == UTC:
         return milliseconds
     try:

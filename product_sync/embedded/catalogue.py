@@ -125,10 +125,8 @@ class _Bad(NamedTuple):
 
 
 def fill(mongodb_url: str, cart_url: str) -> Planted:
-    """Replace the collection ``products`` and the tables ``product`` and ``cart_item`` by the sample in about 1 s.
-
-    Only for the embedded databases: the earlier content of all three is lost.
-    """
+    """Replace the collection ``products`` and the tables ``product`` and ``cart_item`` by the sample in about 1 s. Only
+    for the embedded databases: the earlier content of all three is lost."""
     random = Random(_SEED)  # noqa: S311 - sample data that must be the same every time
     bad = list(_bad_documents(random))
     refused = sum(1 for one in bad if one.reason is Reason.REFUSED_BY_DATABASE)

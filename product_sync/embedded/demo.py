@@ -31,10 +31,7 @@ class DemoFailed(ProductSyncError):
 
 def run_demo(folder: Path, say: Callable[[str], None]) -> None:
     """Start the servers on ``folder``, plant drift, dry-run, sync, validate, sync again, sync the sellers, and stop
-    everything.
-
-    Raises `DemoFailed` if a report does not match the planted drift, and the errors of the sync.
-    """
+    everything. Raises `DemoFailed` if a report does not match the planted drift, and the errors of the sync."""
     say("Starting a real MongoDB (a replica set of one) and a real PostgreSQL …")
     with running(folder, say=say) as servers:
         environment.enter(servers)

@@ -34,10 +34,8 @@ _NOTHING = Path("/nonexistent")
 
 
 def run_dev(folder: Path, port: int, say: Callable[[str], None]) -> None:
-    """Run until an interrupt, then stop everything. ``port`` is the UI's.
-
-    Raises `EmbeddedServerError` if the port is in use, or if a server or the UI does not start.
-    """
+    """Run until an interrupt, then stop everything. ``port`` is the UI's. Raises `EmbeddedServerError` if the port is
+    in use, or if a server or the UI does not start."""
     if not is_free(port):
         raise port_in_use("The Dagster UI", port)
     new = not (folder / "dagster").exists()
@@ -67,10 +65,8 @@ def _addresses(servers: Servers, port: int, script: Path, syncs: Path) -> str:
 
 
 def _serve(port: int, syncs: Path) -> None:
-    """Run ``dagster dev`` with both syncs until it ends or an interrupt arrives.
-
-    It has a session of its own. So a Ctrl-C on the terminal reaches only us, and we stop it before its databases.
-    """
+    """Run ``dagster dev`` with both syncs until it ends or an interrupt arrives. It has a session of its own. So a
+    Ctrl-C on the terminal reaches only us, and we stop it before its databases."""
     dagster = shutil.which("dagster", path=str(Path(sys.executable).parent)) or "dagster"
     command = [dagster, "dev", "-m", "product_sync.definitions", "-h", LOOPBACK, "-p", str(port)]
     # A background job of a shell ignores SIGINT, its children inherit that, and only SIGINT stops Dagster.

@@ -133,11 +133,8 @@ class Mongod:
 
 
 def launch(folder: Path, *, port: int, executable: Path, durable: bool = True) -> Mongod:
-    """Start a server on ``folder``, which is created if needed, and do not wait until it is ready.
-
-    A server that a killed run left on the folder is stopped first. With ``durable=False`` (tests) no write waits for
-    the journal.
-    """
+    """Start a server on ``folder``, which is created if needed, and do not wait until it is ready. A server that a
+    killed run left on the folder is stopped first. With ``durable=False`` (tests) no write waits for the journal."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     stop_leftover(folder)

@@ -120,10 +120,8 @@ def _base(folder: Path, account: Account) -> Path:
 
 
 def _give(home: Path, account: Account) -> bool:
-    """Let only root and the server's user enter ``home``. Returns whether the file system allows it; NFS may not.
-
-    The folder still belongs to root. In a folder of another user, that user could replace root's files by links.
-    """
+    """Let only root and the server's user enter ``home``. Returns whether the file system allows it; NFS may not. The
+    folder still belongs to root. In a folder of another user, that user could replace root's files by links."""
     try:
         home.mkdir(mode=0o700, exist_ok=True)
         os.chown(home, -1, account.gid)

@@ -94,10 +94,8 @@ def launch(folder: Path, *, port: int, log: Path, durable: bool, say: Callable[[
 
 
 def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
-    """Create the data folder, and beside it the file ``password`` with a random password of the superuser.
-
-    The folder gets its name only when it is complete, so a kill leaves no broken data.
-    """
+    """Create the data folder, and beside it the file ``password`` with a random password of the superuser. The folder
+    gets its name only when it is complete, so a kill leaves no broken data."""
     unfinished = home / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)

@@ -63,10 +63,8 @@ class Account:
 
 
 class ServerProcess:
-    """One running server. It has a session of its own, so a Ctrl-C in the terminal does not reach it.
-
-    ``stop_signal`` lets the server close its files and its clients' connections.
-    """
+    """One running server. It has a session of its own, so a Ctrl-C in the terminal does not reach it. ``stop_signal``
+    lets the server close its files and its clients' connections."""
 
     def __init__(
         self,
@@ -145,11 +143,8 @@ class ServerProcess:
 
 
 def stop_server(pid: int, *, executable: str, folder: Path, stop_signal: signal.Signals) -> None:
-    """Stop the server ``pid`` that a killed run left on ``folder``, if there is one.
-
-    Process ids are reused, so the process must have that name (``mongod`` may be ``mongod-8.0``) and that data folder
-    in its command line.
-    """
+    """Stop the server ``pid`` that a killed run left on ``folder``, if there is one. Process ids are reused, so the
+    process must have that name (``mongod`` may be ``mongod-8.0``) and that data folder in its command line."""
     try:
         process = psutil.Process(pid)
         command = process.cmdline()

@@ -65,10 +65,8 @@ def running(
 
 
 def remove(folder: Path) -> None:
-    """Delete ``folder`` and its folders outside. Servers that a killed run left are stopped first.
-
-    Raises `FolderInUseError` while another process uses it.
-    """
+    """Delete ``folder`` and its folders outside. Servers that a killed run left are stopped first. Raises
+    `FolderInUseError` while another process uses it."""
     folder = folder.resolve()
     homes = [folder, *outside_folders(folder)]
     if not any(home.exists() for home in homes):

@@ -104,10 +104,8 @@ class AdaptiveSettings:
 
 
 class AdaptivePacing:
-    """`Pacing` that adapts to the cost of batches, and to the pressure that ``probe`` measures.
-
-    Without a probe (in the estimate of a dry run) it adapts to the cost of batches only.
-    """
+    """`Pacing` that adapts to the cost of batches, and to the pressure that ``probe`` measures. Without a probe (in the
+    estimate of a dry run) it adapts to the cost of batches only."""
 
     def __init__(
         self,

@@ -25,9 +25,7 @@ _DAY_US, _FIRST_DAY, _DAYS = 86_400_000_000, 84_006, 2_483_000
 
 def parking_places(row_schema: RowSchema, columns: Collection[str]) -> Iterator[dict[str, Any]]:
     """Values by column, to be tried one after the other. Each makes the row give way in a constraint on ``columns``.
-
-    Only columns that a sync updates can be used.
-    """
+    Only columns that a sync updates can be used."""
     usable = [column for column in row_schema.compared if column.name in columns]
     nullable = {column.name for column in row_schema.table.columns if column.nullable}
     yield from ({column.name: None} for column in usable if column.name in nullable)

@@ -30,10 +30,8 @@ class RetriesExhausted(Exception):
 
 @dataclass
 class Transactions:
-    """The writer with retries. ``on_retry`` is called before each wait, to show that the load is alive.
-
-    ``busy_s`` are the seconds that the server has worked, ``retries`` the number of retries.
-    """
+    """The writer with retries. ``on_retry`` is called before each wait, to show that the load is alive. ``busy_s`` are
+    the seconds that the server has worked, ``retries`` the number of retries."""
 
     writer: TargetWriter
     policy: RetryPolicy

@@ -165,10 +165,8 @@ class TargetWriter(Protocol):
         """One transaction: insert unless the id exists, update and delete by compare-and-swap, commit."""
 
     def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
-        """One transaction of several steps, each as in `write`, with deferrable constraints checked at its end.
-
-        If a step writes fewer rows than requested, the transaction is rolled back.
-        """
+        """One transaction of several steps, each as in `write`, with deferrable constraints checked at its end. If a
+        step writes fewer rows than requested, the transaction is rolled back."""
 
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
         """Which rows are in the way of rows of ``batch``, as far as the constraints and the role's rights show. An

@@ -14,11 +14,8 @@ from product_sync.schema.types import ColumnType
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column of the target table, reflected from the catalogue.
-
-    ``declared`` is the type as the server writes it. ``type`` is ``None`` for an unsupported type, which only an
-    unmapped column may have.
-    """
+    """A column of the target table, reflected from the catalogue. ``declared`` is the type as the server writes it.
+    ``type`` is ``None`` for an unsupported type, which only an unmapped column may have."""
 
     name: str
     declared: str
@@ -109,11 +106,8 @@ class Defect:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A source document that goes to the quarantine.
-
-    ``source_key`` names it (`ids.source_key`). ``source_id`` is ``None`` if the ``_id`` itself cannot be converted.
-    ``defects`` name all failing columns.
-    """
+    """A source document that goes to the quarantine. ``source_key`` names it (`ids.source_key`). ``source_id`` is
+    ``None`` if the ``_id`` itself cannot be converted. ``defects`` name all failing columns."""
 
     source_key: str
     source_id: SourceId | None

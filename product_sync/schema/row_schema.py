@@ -120,9 +120,7 @@ class RowSchema:
 
     def state_key(self, source: str, target: str) -> str:
         """The name of the state folder. Another mapping or another address has another key, and starts without state.
-
-        ``source`` and ``target`` are the addresses without credentials.
-        """
+        ``source`` and ``target`` are the addresses without credentials."""
         identity: list[object] = [
             source,
             self.collection,

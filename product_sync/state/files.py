@@ -80,11 +80,8 @@ def parquet_writer(
     sought_by: str | None = None,
     group_bytes: int = ROW_GROUP_BYTES,
 ) -> Iterator[ParquetSink]:
-    """A sink whose file replaces ``path`` when the block ends (`replaced_durably`).
-
-    Statistics are written of the column ``sought_by``, so that a reader can skip row groups. A row group has at most
-    ``group_bytes``, or one row.
-    """
+    """A sink whose file replaces ``path`` when the block ends (`replaced_durably`). Statistics are written of the
+    column ``sought_by``, so that a reader can skip row groups. A row group has at most ``group_bytes``, or one row."""
     # Products have few values in common, and rows are looked up by id only. Dictionaries and statistics of all columns
     # would take a third of the time.
     with (
@@ -175,9 +172,7 @@ def pages(
     groups: Iterable[int] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a file, or of some of its row groups, in batches of at most ``rows`` rows and about ``most_bytes``.
-
-    Arrow's own batches span several row groups: with wide rows, one batch could be the whole file.
-    """
+    Arrow's own batches span several row groups: with wide rows, one batch could be the whole file."""
     for group in range(file.num_row_groups) if groups is None else groups:
         metadata = file.metadata.row_group(group)
         fitting = most_bytes * metadata.num_rows // max(group_bytes(metadata, columns), 1)

@@ -24,10 +24,8 @@ _BUFFER_BYTES: Final = 1024 * 1024
 
 
 class Spill:
-    """Rows of ``parts`` parts. First all rows are added, then parts are read, each in the order of its rows.
-
-    Made by `spilled`. A few rows stay in memory, without a file.
-    """
+    """Rows of ``parts`` parts. First all rows are added, then parts are read, each in the order of its rows. Made by
+    `spilled`. A few rows stay in memory, without a file."""
 
     def __init__(self, folder: Path, schema: pa.Schema, parts: int, waiting_bytes: int) -> None:
         self.schema = schema

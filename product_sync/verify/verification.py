@@ -69,9 +69,7 @@ def compare_afresh(
     **reading: Unpack[Reading],
 ) -> DiffCounts:
     """Read the target again into ``target_rows`` and compare it with the source snapshot at the same time.
-
-    ``quarantine`` is the current one, with the entries of the load. The other files are those of `diff`.
-    """
+    ``quarantine`` is the current one, with the entries of the load. The other files are those of `diff`."""
     release_memory()
     files = source_rows, rejects, target_rows, quarantine, out
     with target_while_read(reader, row_schema, target_rows, **reading) as batches:

@@ -38,11 +38,8 @@ class SourceHealth:
 
 
 def inspect(database: Database[dict[str, Any]], collection: str) -> SourceHealth:
-    """Query the server.
-
-    Raises `Unreachable` or `AccessDenied` if no query is possible. A missing privilege is a result, not an error.
-    `collection.require_readable` checks that the collection exists and can be read.
-    """
+    """Query the server. Raises `Unreachable` or `AccessDenied` if no query is possible. A missing privilege is a
+    result, not an error. `collection.require_readable` checks that the collection exists and can be read."""
     try:
         hello = database.client.admin.command("hello")
         started = time.perf_counter()

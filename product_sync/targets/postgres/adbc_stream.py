@@ -94,10 +94,8 @@ def record_batches(
     on_wait: OnWait = log_wait,
     patience: Patience = PATIENCE,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of ``statement``, which selects the columns of ``row_schema``, with ``RowSchema.target_schema``.
-
-    Raises what `reader.PostgresReader` raises.
-    """
+    """The rows of ``statement``, which selects the columns of ``row_schema``, with ``RowSchema.target_schema``. Raises
+    what `reader.PostgresReader` raises."""
     import adbc_driver_postgresql.dbapi as adbc
 
     table = row_schema.table.qualified_name

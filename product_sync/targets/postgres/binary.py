@@ -160,10 +160,8 @@ def _decoded(column: pa.Array, form: WireFormat) -> pa.Array:
 
 
 def _since_1970(values: pa.Array) -> pa.Array:
-    """PostgreSQL's timestamps reach to the year 294276, microseconds since 1970 in 64 bits to 294247.
-
-    A later moment becomes the last one that fits: it differs from every value of the source, as it should.
-    """
+    """PostgreSQL's timestamps reach to the year 294276, microseconds since 1970 in 64 bits to 294247. A later moment
+    becomes the last one that fits: it differs from every value of the source, as it should."""
     shifted = pc.add(pc.min_element_wise(values, _INFINITY - 1 - _EPOCH, skip_nulls=False), _EPOCH)
     return _keep_infinities(values, shifted)
 

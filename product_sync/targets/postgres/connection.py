@@ -126,10 +126,8 @@ def connected(
 def conninfo(
     address: TargetAddress, *, application_name: str = "product_sync", connect_within_s: float | None = None
 ) -> str:
-    """The address with our defaults, in libpq's own form. It may hold the password, so it must not be shown.
-
-    Raises `ConfigurationError` for an invalid address.
-    """
+    """The address with our defaults, in libpq's own form. It may hold the password, so it must not be shown. Raises
+    `ConfigurationError` for an invalid address."""
     ours = {"application_name": application_name, "client_encoding": "UTF8"}
     if connect_within_s is not None:
         ours["connect_timeout"] = f"{connect_within_s:.0f}"

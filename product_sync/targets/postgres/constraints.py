@@ -54,10 +54,8 @@ def obstacles(connection: psycopg.Connection, row_schema: RowSchema, batch: Writ
 
 
 class _Wanted:
-    """The rows that are to be in the table, as a relation of a statement.
-
-    Columns that are not written keep the value that the row has in the table; in a row to be inserted they are NULL.
-    """
+    """The rows that are to be in the table, as a relation of a statement. Columns that are not written keep the value
+    that the row has in the table; in a row to be inserted they are NULL."""
 
     def __init__(self, row_schema: RowSchema, batch: WriteBatch) -> None:
         self._row_schema = row_schema

@@ -28,11 +28,8 @@ _NAMED_TABLES: Final = 10
 
 
 def reflect(address: TargetAddress, schema: str, table: str) -> TargetTable:
-    """The columns and the keys of ``schema.table``. Letter case counts.
-
-    Raises `TableError` if there is no such table (it names those of the schema) or if it is not a table, and what
-    `connect` raises.
-    """
+    """The columns and the keys of ``schema.table``. Letter case counts. Raises `TableError` if there is no such table
+    (it names those of the schema) or if it is not a table, and what `connect` raises."""
     name = f"{schema}.{table}"
     with closing(connect(address)) as connection:
         try:

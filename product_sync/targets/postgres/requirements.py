@@ -48,10 +48,8 @@ def require_writable(connection: psycopg.Connection, address: TargetAddress, tab
 
 
 def refuse_heirs(connection: psycopg.Connection, oid: int, name: str) -> None:
-    """Raises `TableError` if other tables inherit from the table, or if a partition is a foreign table.
-
-    Reading a table also reads the rows of tables that inherit from it, and its primary key does not cover them.
-    """
+    """Raises `TableError` if other tables inherit from the table, or if a partition is a foreign table. Reading a table
+    also reads the rows of tables that inherit from it, and its primary key does not cover them."""
     heirs = connection.execute(catalog_sql.HEIRS, [oid]).fetchall()
     if children := [str(heir) for heir, is_partition in heirs if not is_partition]:
         raise TableError(
