@@ -2,7 +2,8 @@
 
 A run writes its *rejects* into two files: the documents that could not be converted, and those that the database
 refused. `merge` makes the quarantine from them and from the previous quarantine. Every entry is counted, shown and
-tried again, and it leaves when its document is corrected. `quarantine_entries` reads the file for people.
+tried again, and it leaves when its document is corrected. People read the file without a row schema and a database:
+who asks why products are missing may have access to neither side.
 
 A reject with a known ``id`` is still *present* in the source: its target row is neither extra nor overwritten.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from product_sync.schema.scope import EVERYTHING, Everything, Scope
 from product_sync.state.files import RUN_ID, opened, pages, parquet_writer, read_metadata, read_schema
 
 _PAGE_ROWS = 8_192
+#: Entries that are read at once for people.
+_READ_ROWS = 1_024
 
 
 def rejects_schema(row_schema: RowSchema) -> pa.Schema:
@@ -261,6 +264,40 @@ def first_entries(path: Path, n: int) -> list[dict[str, Any]]:
             found = pa.concat_tables([found, pa.Table.from_batches([page]).replace_schema_metadata()])
             found = found.take(pc.sort_indices(found["source_key"])[:n])
     return list(found.to_pylist())
+
+
+def count_matching(path: Path, wanted: Collection[str]) -> int:
+    """The number of entries that have one of the wanted reasons."""
+    with opened(path) as file:
+        read = pages(file, rows=_READ_ROWS, columns=["reasons"])
+        return sum(not set(wanted).isdisjoint(reasons) for page in read for reasons in page.column(0).to_pylist())
+
+
+def entries(path: Path, wanted: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """The entries that have one of the wanted reasons, or all entries, in the order of the file.
+
+    They lack the refused values, which have the names of the target's columns. Times are microseconds since 1970, UTC,
+    as ``first_seen_us`` and ``last_seen_us``, because Python's calendar ends with the year 9999.
+    """
+    for entry in _read(path):
+        if not wanted or not set(wanted).isdisjoint(entry["reasons"]):
+            yield entry
+
+
+def entries_of(path: Path, ids: Collection[str], keys: Collection[str]) -> list[dict[str, Any]]:
+    """The entries that have one of these text ids or one of these ``source_key``, in the form of `entries`."""
+    texts, wanted = pa.array(list(ids), pa.string()), pa.array(list(keys), pa.string())
+    return list(_read(path, lambda page: pc.or_(pc.is_in(page["id"], texts), pc.is_in(page["source_key"], wanted))))
+
+
+def _read(path: Path, chosen: Callable[[pa.RecordBatch], pa.Array] | None = None) -> Iterator[dict[str, Any]]:
+    names = [name for name in read_schema(path).names if name != "refused"]
+    with opened(path) as file:
+        for page in pages(file, rows=_READ_ROWS, columns=names):
+            rows = page.filter(chosen(page)) if chosen else page
+            for name in ("first_seen", "last_seen"):
+                rows = rows.append_column(f"{name}_us", rows[name].cast(pa.int64())).drop_columns([name])
+            yield from rows.to_pylist()
 
 
 def refused_input(path: Path, row_schema: RowSchema) -> FileInput:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from product_sync.compare.quarantine import refused_rows
-from product_sync.compare.quarantine_entries import entries_of
+from product_sync.compare.quarantine import entries_of, refused_rows
 from product_sync.compare.rule import compare_rows
 from product_sync.conversion.document import key_of
 from product_sync.conversion.ids import can_be_in, possible_ids

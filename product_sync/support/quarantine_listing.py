@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from product_sync.compare import quarantine
-from product_sync.compare.quarantine_entries import count_matching, entries
+from product_sync.compare.quarantine import count_matching, entries
 from product_sync.compare.quarantine_reasons import ADVICE
 from product_sync.errors import ConfigurationError
 from product_sync.pipeline.databases import Databases
@@ -57,7 +57,7 @@ def list_quarantine(
 
 
 def entry_report(entry: Mapping[str, Any]) -> QuarantineReport:
-    """An entry of `quarantine_entries.entries` as part of a report."""
+    """An entry of `quarantine.entries` as part of a report."""
     defects = zip(entry["columns"], entry["reasons"], entry["values"], strict=True)
     return QuarantineReport(
         source_key=entry["source_key"],

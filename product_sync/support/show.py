@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from product_sync.compare import quarantine
-from product_sync.compare.quarantine_entries import entries_of
+from product_sync.compare.quarantine import entries_of
 from product_sync.conversion.extended_json import parse_json
 from product_sync.conversion.ids import can_be_in, possible_ids, require_utf8, source_id, source_key
 from product_sync.load.exclusions import in_the_way_now

@@ -215,7 +215,6 @@ class TestInspect:
         assert absent.estimated_count == 0
         assert health.estimated_count == 1
         assert health.replica_set is not None
-        assert health.is_primary
         assert (health.granted, health.lacking) == (("find", "listCollections"), ())
         assert health.version[0].isdigit()
         assert 0 < health.latency_ms < 60_000

@@ -31,7 +31,6 @@ class SourceHealth:
     version: str
     latency_ms: float
     replica_set: str | None
-    is_primary: bool
     granted: tuple[str, ...]
     lacking: tuple[str, ...]
     estimated_count: int | None
@@ -50,7 +49,6 @@ def inspect(database: Database[dict[str, Any]], collection: str) -> SourceHealth
             version=str(database.client.server_info()["version"]),
             latency_ms=latency_ms,
             replica_set=hello.get("setName"),
-            is_primary=bool(hello.get("isWritablePrimary")),
             granted=tuple(action for action in _NEEDED if action in granted),
             lacking=tuple(action for action in _NEEDED if action not in granted),
             estimated_count=database[collection].estimated_document_count() if "find" in granted else None,
