@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -96,14 +97,14 @@ def diff_table(row_schema: RowSchema, op: Op, new: pa.Table | None, old: pa.Tabl
     return pa.Table.from_arrays(columns, schema=row_schema.diff_schema)
 
 
+@dataclass
 class DiffFile:
-    """Writes a diff in its order. Rows are added by rising ids, in any order of kinds. Made by `diff_file`."""
+    """Writes a diff in its order. Rows are added by rising ids, in any order of kinds. Made by `diff_file`. ``counts``
+    has the rows by whether they were refused before, and by op."""
 
-    def __init__(self, sink: ParquetSink, later: Spill) -> None:
-        self._sink = sink
-        self._later = later
-        #: Rows by whether they were refused before, and by op.
-        self.counts: Counter[tuple[bool, Op]] = Counter()
+    sink: ParquetSink
+    later: Spill
+    counts: Counter[tuple[bool, Op]] = field(default_factory=Counter)
 
     def add(self, refused: bool, op: Op, rows: pa.Table) -> None:
         """Add rows of one kind (``RowSchema.diff_schema``) whose ids are above all ids of this kind so far."""
@@ -111,9 +112,9 @@ class DiffFile:
         place = _ORDER.index((refused, op))
         for batch in rows.to_batches():
             if place:
-                self._later.add(batch, np.full(batch.num_rows, place))
+                self.later.add(batch, np.full(batch.num_rows, place))
             else:
-                self._sink.write(batch)
+                self.sink.write(batch)
 
 
 @contextmanager

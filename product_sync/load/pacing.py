@@ -188,13 +188,13 @@ def _rest_s(worked_s: float, duty: float) -> float:
     return worked_s * (1 - duty) / duty
 
 
+@dataclass
 class _Mean:
     """Seconds per row over the last few batches, each weighted by its rows and by its age: a batch of a few rows costs
     more per row and says little."""
 
-    def __init__(self) -> None:
-        self._rows = 0.0
-        self._seconds = 0.0
+    _rows: float = 0.0
+    _seconds: float = 0.0
 
     def add(self, rows: int, seconds: float) -> None:
         self._rows = self._rows * _WEIGHT + rows
@@ -205,14 +205,14 @@ class _Mean:
         return int(min(seconds * self._rows / self._seconds, MAX_BATCH_SIZE)) if self._seconds else MAX_BATCH_SIZE
 
 
+@dataclass
 class _PressureJudge:
     """Decides what is pressure, compared with the calmest measurement since the load began."""
 
-    def __init__(self) -> None:
-        self._calm_latency_s: float | None = None
-        self._calm_sessions: int | None = None
-        self._latency_s: float | None = None
-        self._waited = False
+    _calm_latency_s: float | None = None
+    _calm_sessions: int | None = None
+    _latency_s: float | None = None
+    _waited: bool = False
 
     def pressure(self, signals: Signals) -> dict[str, str]:
         """The reasons to throttle, by signal; empty on a calm target."""

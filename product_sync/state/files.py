@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -39,35 +40,35 @@ PAGE_ROWS = 16_384
 PAGE_BYTES = 8 * 1024 * 1024
 
 
+@dataclass
 class ParquetSink:
     """Collects batches into row groups of bounded rows and bytes. Made by `parquet_writer`."""
 
-    def __init__(self, writer: Any, group_bytes: int) -> None:
-        self._writer = writer
-        self._group_bytes = group_bytes
-        self._pending: list[pa.RecordBatch] = []
-        self._pending_rows = 0
-        self._pending_bytes = 0
-        self.rows = 0
+    writer: Any
+    group_bytes: int
+    rows: int = 0
+    _pending: list[pa.RecordBatch] = field(default_factory=list)
+    _pending_rows: int = 0
+    _pending_bytes: int = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         if batch.num_rows == 0:
             return
-        for part in sliced(batch, self._group_bytes):
+        for part in sliced(batch, self.group_bytes):
             size = int(part.nbytes)
-            if self._pending_bytes + size > self._group_bytes:
+            if self._pending_bytes + size > self.group_bytes:
                 self.flush()
             self._pending.append(part)
             self._pending_rows += part.num_rows
             self._pending_bytes += size
             self.rows += part.num_rows
-            if self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= self._group_bytes:
+            if self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= self.group_bytes:
                 self.flush()
 
     def flush(self) -> None:
         """Write what is pending as one row group."""
         if self._pending:
-            self._writer.write_table(pa.Table.from_batches(self._pending), row_group_size=ROW_GROUP_ROWS)
+            self.writer.write_table(pa.Table.from_batches(self._pending), row_group_size=ROW_GROUP_ROWS)
             self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
 
@@ -228,15 +229,15 @@ def release_memory() -> None:
     pa.default_memory_pool().release_unused()
 
 
+@dataclass
 class MemoryRelease:
     """Calls `release_memory` each time that ``every_bytes`` have passed."""
 
-    def __init__(self, every_bytes: int = RELEASE_AFTER_BYTES) -> None:
-        self._every_bytes = every_bytes
-        self._passed = 0
+    every_bytes: int = RELEASE_AFTER_BYTES
+    _passed: int = 0
 
     def passed(self, size: int) -> None:
         self._passed += size
-        if self._passed >= self._every_bytes:
+        if self._passed >= self.every_bytes:
             self._passed = 0
             release_memory()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 from typing import Final, Self
 
@@ -29,15 +30,15 @@ _RETRY_AFTER_S: Final = 30.0
 _NEEDS_STATS: Final = "(only a role with the rights of pg_read_all_stats sees them)"
 
 
+@dataclass
 class PostgresPressure:
     """`product_sync.schema.ports.PressureProbe` on PostgreSQL. ``clock`` counts seconds."""
 
-    def __init__(self, address: TargetAddress, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._address = address
-        self._clock = clock
-        self._connection: psycopg.Connection | None = None
-        self._retry_at = 0.0
-        self._failure = ""
+    address: TargetAddress
+    clock: Callable[[], float] = time.perf_counter
+    _connection: psycopg.Connection | None = None
+    _retry_at: float = 0.0
+    _failure: str = ""
 
     def __enter__(self) -> Self:
         return self
@@ -51,27 +52,25 @@ class PostgresPressure:
             self._connection = None
 
     def measure(self) -> Signals:
-        if self._connection is None and self._clock() < self._retry_at:
+        if self._connection is None and self.clock() < self._retry_at:
             return self._unseen()
-        began = self._clock()
+        began = self.clock()
         try:
             return self._measure(self._open())
         except psycopg.errors.QueryCanceled:
             # It ran into our limit: that is a latency, and nothing else can be seen.
-            return Signals(
-                self._clock() - began, unseen=("lock waits, sessions and replicas: the server was too slow",)
-            )
+            return Signals(self.clock() - began, unseen=("lock waits, sessions and replicas: the server was too slow",))
         except ProductSyncError as error:
             self._failure = error.message
         except psycopg.Error as error:
             self._failure = describe(error)
         self.close()
-        self._retry_at = self._clock() + _RETRY_AFTER_S
+        self._retry_at = self.clock() + _RETRY_AFTER_S
         return self._unseen()
 
     def _open(self) -> psycopg.Connection:
         if self._connection is None:
-            self._connection = connect(self._address, application_name="product_sync pacing")
+            self._connection = connect(self.address, application_name="product_sync pacing")
             self._connection.execute(session_sql.limit_statements(_LIMIT_S), prepare=False)
         return self._connection
 
@@ -82,9 +81,9 @@ class PostgresPressure:
         return Signals(latency_s, waits, active, lag_s, unseen)
 
     def _ping(self, connection: psycopg.Connection) -> float:
-        began = self._clock()
+        began = self.clock()
         connection.execute(session_sql.PING)
-        return self._clock() - began
+        return self.clock() - began
 
     def _unseen(self) -> Signals:
         return Signals(unseen=(f"anything of the target: {self._failure.rstrip('.')}",))
