@@ -7,7 +7,7 @@ in the file is older.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -75,9 +75,7 @@ def snapshot_source(
     """Write every document to ``rows_path`` (``RowSchema.source_schema``) or ``rejects_path`` (`rejects_schema`).
     Documents that share a text id are in both files. A reader of the rows skips the ids of the rejects."""
     recording = _SourceRecording(source, row_schema, rows_path, rejects_path, reading)
-    with closing(recording.rows(source.snapshot())) as rows:
-        for _ in rows:
-            pass
+    deque(recording.rows(source.snapshot()), maxlen=0)
     return recording.snapshot()
 
 
@@ -168,9 +166,7 @@ def snapshot_target(
 ) -> TargetSnapshot:
     """Write every row of the target to ``path`` (``RowSchema.target_schema``), as one consistent state."""
     recording = _TargetRecording(reader, row_schema, path, reading)
-    with closing(recording.rows(reader.snapshot())) as rows:
-        for _ in rows:
-            pass
+    deque(recording.rows(reader.snapshot()), maxlen=0)
     release_memory()
     return recording.snapshot()
 

@@ -151,23 +151,15 @@ def _since_1970(infinite: dict[int, str], epoch: int) -> Callable[[int], int]:
 
 #: A canonical value as an element of a literal.
 _SHOWN: Final[dict[TypeName, Callable[[Any], str]]] = {
-    TypeName.SMALLINT: str,
-    TypeName.INTEGER: str,
-    TypeName.BIGINT: str,
-    TypeName.NUMERIC: str,
+    **dict.fromkeys((TypeName.SMALLINT, TypeName.INTEGER, TypeName.BIGINT, TypeName.NUMERIC, TypeName.UUID), str),
+    **dict.fromkeys((TypeName.TEXT, TypeName.VARCHAR, TypeName.CHAR, TypeName.CITEXT, TypeName.ENUM), _text),
     # The double of the shortest decimal of a float32.
     TypeName.REAL: lambda value: _float(float(str(np.float32(value)))),
     TypeName.DOUBLE: _float,
-    TypeName.TEXT: _text,
-    TypeName.VARCHAR: _text,
-    TypeName.CHAR: _text,
-    TypeName.CITEXT: _text,
-    TypeName.ENUM: _text,
     TypeName.BOOLEAN: lambda value: "t" if value else "f",
     TypeName.DATE: _date,
     TypeName.TIMESTAMP: _moment,
     TypeName.TIMESTAMPTZ: lambda value: _moment(value, "+00"),
-    TypeName.UUID: str,
 }
 #: How an element is read from its bytes: as a canonical value. Adding 0.0 makes 0.0 of -0.0.
 _OF_BYTES: Final[dict[TypeName, tuple[str, Callable[[Any], Any]]]] = {

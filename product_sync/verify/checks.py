@@ -82,13 +82,8 @@ def source_looks_complete(
         )
     elif not looks_complete:
         description += f" Accepted by accept_source_count = {accepted}."
-    return CheckResult(
-        "source_looks_complete",
-        looks_complete or is_accepted,
-        Severity.ERROR,
-        {"source_count": documents, "baseline": baseline, "accepted": accepted},
-        description,
-    )
+    numbers = {"source_count": documents, "baseline": baseline, "accepted": accepted}
+    return CheckResult("source_looks_complete", looks_complete or is_accepted, Severity.ERROR, numbers, description)
 
 
 def mapping_fits_source(
@@ -98,11 +93,12 @@ def mapping_fits_source(
     write in place of a path that none has."""
     wrong = [column for column in columns if documents and found.get(column.name) == 0]
     description = " ".join(f"{_found_in_none(documents, each)} {advice.get(each.name, '')}".rstrip() for each in wrong)
+    numbers = {"source_count": documents, "columns": [column.name for column in wrong], "found_by_column": dict(found)}
     return CheckResult(
         "mapping_fits_source",
         not wrong,
         Severity.WARN,
-        {"source_count": documents, "columns": [column.name for column in wrong], "found_by_column": dict(found)},
+        numbers,
         f"{description} Check the mapping." if wrong else "Documents have values for all mapped columns.",
     )
 
@@ -120,13 +116,8 @@ def change_is_plausible(
             " Nothing was written. Check the first differences: they may come from a mistake in the mapping or in the"
             f" source. If they are right, run `{commands.product_sync('sync', '--accept-changes')}`."
         )
-    return CheckResult(
-        "change_is_plausible",
-        accepted or not massive,
-        Severity.ERROR,
-        {"changed": changed, "target_count": target_count},
-        description,
-    )
+    numbers = {"changed": changed, "target_count": target_count}
+    return CheckResult("change_is_plausible", accepted or not massive, Severity.ERROR, numbers, description)
 
 
 def target_matches_source(
@@ -161,13 +152,8 @@ def target_matches_source(
         description += " Nothing else was compared."
     if verification.in_flight:
         description += f" {verification.in_flight} were on their way."
-    return CheckResult(
-        "target_matches_source",
-        verification.valid,
-        Severity.ERROR,
-        {**_numbers(verification), "excluded": excluded, **_scope(scope)},
-        description,
-    )
+    numbers = {**_numbers(verification), "excluded": excluded, **_scope(scope)}
+    return CheckResult("target_matches_source", verification.valid, Severity.ERROR, numbers, description)
 
 
 def every_batch_loaded(result: LoadResult, commands: SyncCommands = ONLY_SYNC) -> CheckResult:
@@ -185,17 +171,12 @@ def every_batch_loaded(result: LoadResult, commands: SyncCommands = ONLY_SYNC) -
         elif result.failures:
             description += f" The first: {result.failures[0].cause}"
         description += f" What was written stays; run `{commands.product_sync('sync')}` again for the rest."
-    return CheckResult(
-        "every_batch_loaded",
-        passed,
-        Severity.ERROR,
-        {
-            "batches": result.batches,
-            "failed_batches": result.failed_batches,
-            "not_attempted_batches": result.not_attempted_batches,
-        },
-        description,
-    )
+    numbers = {
+        "batches": result.batches,
+        "failed_batches": result.failed_batches,
+        "not_attempted_batches": result.not_attempted_batches,
+    }
+    return CheckResult("every_batch_loaded", passed, Severity.ERROR, numbers, description)
 
 
 def quarantine_within_budget(
@@ -213,12 +194,9 @@ def quarantine_within_budget(
             f"{f' That is more than {100 * budget:g} % of the source (quarantine_budget).' if over else ''}"
             " Correct them in the source. The quarantine lists them."
         )
+    numbers = {"quarantined": quarantined, "source_count": source_count, **by_reason}
     return CheckResult(
-        "quarantine_within_budget",
-        quarantined == 0,
-        Severity.ERROR if over else Severity.WARN,
-        {"quarantined": quarantined, "source_count": source_count, **by_reason},
-        description,
+        "quarantine_within_budget", quarantined == 0, Severity.ERROR if over else Severity.WARN, numbers, description
     )
 
 
@@ -242,13 +220,8 @@ def no_extra_products(
         )
     if kept_referenced:
         description += f" {kept_referenced} could not be deleted, because another table references them."
-    return CheckResult(
-        "no_extra_products",
-        extra == 0,
-        Severity.WARN,
-        {"extra": extra, "kept_referenced": kept_referenced},
-        description,
-    )
+    numbers = {"extra": extra, "kept_referenced": kept_referenced}
+    return CheckResult("no_extra_products", extra == 0, Severity.WARN, numbers, description)
 
 
 def _scope(scope: Scope) -> dict[str, str]:
