@@ -35,10 +35,8 @@ _READ_ROWS = 1_024
 
 def rejects_schema(row_schema: RowSchema) -> pa.Schema:
     """One row for each document. ``columns``, ``reasons`` and ``values`` are parallel lists: one item for each defect.
-
     ``id`` and ``source_id_type`` are null where the ``_id`` itself cannot be converted. ``refused`` holds the values
-    that the database refused, with one field for each column of ``RowSchema.values``. It is null at stage convert.
-    """
+    that the database refused, with one field for each column of ``RowSchema.values``. It is null at stage convert."""
     return pa.schema(
         [
             *((name, pa.string()) for name in ("source_key", "id", ID_TYPE, "stage")),
@@ -274,11 +272,9 @@ def count_matching(path: Path, wanted: Collection[str]) -> int:
 
 
 def entries(path: Path, wanted: Collection[str] = ()) -> Iterator[dict[str, Any]]:
-    """The entries that have one of the wanted reasons, or all entries, in the order of the file.
-
-    They lack the refused values, which have the names of the target's columns. Times are microseconds since 1970, UTC,
-    as ``first_seen_us`` and ``last_seen_us``, because Python's calendar ends with the year 9999.
-    """
+    """The entries that have one of the wanted reasons, or all entries, in the order of the file. They lack the refused
+    values, which have the names of the target's columns. Times are microseconds since 1970, UTC, as ``first_seen_us``
+    and ``last_seen_us``, because Python's calendar ends with the year 9999."""
     for entry in _read(path):
         if not wanted or not set(wanted).isdisjoint(entry["reasons"]):
             yield entry

@@ -109,11 +109,9 @@ def with_failures(document: bytes, failures: Mapping[str, str]) -> bytes:
 
 
 class DBPointer(DBRef):
-    """BSON's deprecated DBPointer. The decoder makes the same `DBRef` of it and of a document ``{$ref, $id}``.
-
-    A dotted path reaches into the document, not into the pointer. If the two were mixed up, a column would get its
-    default instead of a refusal.
-    """
+    """BSON's deprecated DBPointer. The decoder makes the same `DBRef` of it and of a document ``{$ref, $id}``. A dotted
+    path reaches into the document, not into the pointer. If the two were mixed up, a column would get its default
+    instead of a refusal."""
 
 
 def _mark_pointers(document: dict[str, Any], raw: bytes, path: tuple[str, ...]) -> None:

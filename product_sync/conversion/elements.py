@@ -149,11 +149,9 @@ def has_repeated_names(raw: bytes, at: int = 0) -> bool:
 
 
 class RepeatedFields:
-    """Finds mapped fields that a document contains twice. Made once per run.
-
-    MongoDB stores such documents. A decoder keeps one of the two values and a query finds either, so neither can be
-    called the product's value: the document is quarantined (docs/decisions/0025).
-    """
+    """Finds mapped fields that a document contains twice. Made once per run. MongoDB stores such documents. A decoder
+    keeps one of the two values and a query finds either, so neither can be called the product's value: the document is
+    quarantined (docs/decisions/0025)."""
 
     def __init__(self, paths: Sequence[tuple[str, ...]], whole: Sequence[tuple[str, ...]] = ()) -> None:
         self._paths = {path: tuple(name.encode() for name in path) for path in paths}

@@ -29,11 +29,9 @@ _PARSED = _OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_
 
 
 def canonical_json(value: Any) -> str:
-    """The canonical extended JSON of a decoded BSON value. It can always be encoded as UTF-8.
-
-    Letters outside ASCII stay readable. Decoding makes a lone surrogate of a byte that is not UTF-8; it is written as
-    its JSON escape (``\\udcff``).
-    """
+    """The canonical extended JSON of a decoded BSON value. It can always be encoded as UTF-8. Letters outside ASCII
+    stay readable. Decoding makes a lone surrogate of a byte that is not UTF-8; it is written as its JSON escape
+    (``\udcff``)."""
     text: str = json_util.dumps(value, json_options=_OPTIONS, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

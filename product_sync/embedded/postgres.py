@@ -65,11 +65,9 @@ class Postgres:
 
 
 def launch(folder: Path, *, port: int, log: Path, durable: bool, say: Callable[[str], None]) -> Postgres:
-    """Start a server with its data in ``folder``, or outside it if the server's user cannot enter ``folder``.
-
-    The data is created if needed (0.5 s). A server that a killed run left on it is stopped first. ``say`` gets a
-    sentence if a folder outside is used. With ``durable=False`` (tests) nothing is flushed to disk.
-    """
+    """Start a server with its data in ``folder``, or outside it if the server's user cannot enter ``folder``. The data
+    is created if needed (0.5 s). A server that a killed run left on it is stopped first. ``say`` gets a sentence if a
+    folder outside is used. With ``durable=False`` (tests) nothing is flushed to disk."""
     account = server_account()
     binaries, home = places(folder, account, say)
     data = home / "data"

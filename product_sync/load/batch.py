@@ -50,11 +50,9 @@ _SWALLOWED: Final = (
 
 @dataclass
 class BatchWork:
-    """Writes, takes back and deletes rows. Counts them in ``result`` and writes refused ones to ``rejects``.
-
-    Rows that another row keeps out are added to ``postponed``, for `excluded_rows`. More than ``max_isolated`` refused
-    or swallowed rows raise `LoadStopped`: then the rows are not the cause.
-    """
+    """Writes, takes back and deletes rows. Counts them in ``result`` and writes refused ones to ``rejects``. Rows that
+    another row keeps out are added to ``postponed``, for `excluded_rows`. More than ``max_isolated`` refused or
+    swallowed rows raise `LoadStopped`: then the rows are not the cause."""
 
     row_schema: RowSchema
     source: Source

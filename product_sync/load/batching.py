@@ -24,11 +24,9 @@ _PAGE_ROWS = 16_384
 def read_batches(
     path: Path, ops: Collection[Op], next_size: Callable[[], int], *, max_bytes: int = MAX_BATCH_BYTES
 ) -> Iterator[pa.Table]:
-    """The rows of ``ops`` in the diff file, in batches of the diff's schema.
-
-    A batch has at most ``next_size()`` rows, which is called before each batch, and ``max_bytes``, if it has more than
-    one row. Rows that were refused before share no batch with others.
-    """
+    """The rows of ``ops`` in the diff file, in batches of the diff's schema. A batch has at most ``next_size()`` rows,
+    which is called before each batch, and ``max_bytes``, if it has more than one row. Rows that were refused before
+    share no batch with others."""
     with opened(path) as file:
         read = _pages(file, ops)
         pending = file.schema_arrow.empty_table()

@@ -62,11 +62,9 @@ def estimate(
     timing: Timing,
     policy: LoadPolicy = DEFAULT_POLICY,
 ) -> Estimate:
-    """Tries the first batch of ``plan``, and multiplies. Nothing is committed.
-
-    The batch is read again as in the load. If the database refuses rows of it, the largest part that it accepts is
-    measured. A pacing that wants a larger batch after the first measurement gets it, a few times.
-    """
+    """Tries the first batch of ``plan``, and multiplies. Nothing is committed. The batch is read again as in the load.
+    If the database refuses rows of it, the largest part that it accepts is measured. A pacing that wants a larger batch
+    after the first measurement gets it, a few times."""
     batches = _count(plan, pacing.batch_size)
     if batches == 0:
         return Estimate(0.0, 0)

@@ -27,10 +27,8 @@ def keep_planned(
     row_schema: RowSchema, planned: Path, fresh: Path, out: Path, ops: Collection[Op], *, metadata: Mapping[str, str]
 ) -> int:
     """Writes to ``out`` the rows of the diff ``fresh`` that are in the diff ``planned`` too, in the order of a diff.
-
-    Returns how many planned rows of ``ops`` are not among them, because they have changed since, on either side. For
-    an update, columns that are never updated do not count.
-    """
+    Returns how many planned rows of ``ops`` are not among them, because they have changed since, on either side. For an
+    update, columns that are never updated do not count."""
     inputs = [FileInput(path, row_schema.diff_schema, "id") for path in (fresh, planned)]
     with diff_file(out, row_schema, out.parent, metadata=metadata) as kept:
         for now, before in by_key(inputs, out.parent):

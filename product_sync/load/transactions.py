@@ -79,11 +79,9 @@ class Transactions:
                 yield part, written
 
     def write(self, batch: WriteBatch) -> Written:
-        """One transaction, retried until it is committed or the time is up (`RetriesExhausted`).
-
-        If the answer to COMMIT was lost, the server is asked whether it was committed before anything is sent again.
-        The same until the writer has settled, because a server that crashes may lose what it has confirmed.
-        """
+        """One transaction, retried until it is committed or the time is up (`RetriesExhausted`). If the answer to
+        COMMIT was lost, the server is asked whether it was committed before anything is sent again. The same until the
+        writer has settled, because a server that crashes may lose what it has confirmed."""
         return self._committed(partial(self.writer.write, batch))
 
     def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:

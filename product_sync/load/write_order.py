@@ -66,10 +66,8 @@ def blocked(stuck: Iterable[int], waits: Iterable[Wait]) -> set[int]:
 
 def arrange(ops: Sequence[Op], rows: Iterable[int], waits: Iterable[Wait]) -> list[Stage]:
     """All of ``rows`` in order, each of them once. ``ops`` says what is done with each row; ``waits`` are only between
-    these rows.
-
-    A circle that cannot be opened comes as one step of all its rows: then the server names the constraint.
-    """
+    these rows. A circle that cannot be opened comes as one step of all its rows: then the server names the
+    constraint."""
     remaining = set(rows)
     graph = _Graph(wait for wait in waits if wait.row != wait.on)
     stages = []

@@ -176,10 +176,8 @@ def load_definition(path: Path = DEFAULT_MAPPING, default_name: str = DEFAULT_NA
 
 def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) -> tuple[SyncDefinition, ...]:
     """All syncs of the project, by name: of the file or folder ``mapping``, else of the one that `MAPPING` names, else
-    the one that ships.
-
-    Raises `MappingError` for files that are not valid, and for two syncs of one name or one target.
-    """
+    the one that ships. Raises `MappingError` for files that are not valid, and for two syncs of one name or one
+    target."""
     path = Path(mapping or env.get(MAPPING) or DEFAULT_MAPPING).expanduser()
     named = "" if mapping is None else str(mapping)
     if not path.is_dir():

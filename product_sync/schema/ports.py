@@ -22,11 +22,8 @@ class Source(Protocol):
 
     def snapshot(self) -> Generator[SourceBatch, None, None]:
         """Every document once, converted or rejected, in pages of bounded rows and bytes. Closing the generator stops
-        the read.
-
-        Raises `SourceMissing` if the collection does not exist, `Unreachable` or `AccessDenied` if it cannot be read,
-        `SourceReadError` if the read fails for longer than the retries last.
-        """
+        the read. Raises `SourceMissing` if the collection does not exist, `Unreachable` or `AccessDenied` if it cannot
+        be read, `SourceReadError` if the read fails for longer than the retries last."""
 
     def estimated_count(self) -> int:
         """The approximate number of documents, from the collection's metadata; for progress only."""
@@ -61,12 +58,9 @@ class Source(Protocol):
 
 
 class ChangeFeed(Protocol):
-    """The changes of a collection: which ids were inserted, replaced, updated or deleted.
-
-    Both methods raise `ChangesUnavailable` if this source cannot be followed, `SourceMissing`, `Unreachable` or
-    `AccessDenied` as `Source.snapshot` does, and `SourceReadError` if the reading fails for longer than the retries
-    last.
-    """
+    """The changes of a collection: which ids were inserted, replaced, updated or deleted. Both methods raise
+    `ChangesUnavailable` if this source cannot be followed, `SourceMissing`, `Unreachable` or `AccessDenied` as
+    `Source.snapshot` does, and `SourceReadError` if the reading fails for longer than the retries last."""
 
     def position(self) -> ChangePosition:
         """The place in the stream now. A full read that begins after this call, and after `Source.read_after` of it,
@@ -95,11 +89,9 @@ class TargetReader(Protocol):
 
 @dataclass(frozen=True)
 class WriteBatch:
-    """The rows that one transaction inserts, updates and deletes. Any of the three may be empty.
-
-    All tables have ``RowSchema.target_schema``. An update is a row of ``new`` and the same row of ``old``. ``old`` and
-    ``deletes`` are the values that the target must still hold; of ``old``, the compared columns count.
-    """
+    """The rows that one transaction inserts, updates and deletes. Any of the three may be empty. All tables have
+    ``RowSchema.target_schema``. An update is a row of ``new`` and the same row of ``old``. ``old`` and ``deletes`` are
+    the values that the target must still hold; of ``old``, the compared columns count."""
 
     inserts: pa.Table
     new: pa.Table
@@ -192,11 +184,9 @@ class TargetWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """The load of the target at one moment. ``None`` is an unknown value; ``unseen`` says which and why.
-
-    ``latency_s`` is one round trip in seconds. ``lock_waits`` counts sessions that wait for a lock, ``active_sessions``
-    other sessions that execute a statement. ``replica_lag_s`` is the lag of the slowest replica, 0 without a replica.
-    """
+    """The load of the target at one moment. ``None`` is an unknown value; ``unseen`` says which and why. ``latency_s``
+    is one round trip in seconds. ``lock_waits`` counts sessions that wait for a lock, ``active_sessions`` other
+    sessions that execute a statement. ``replica_lag_s`` is the lag of the slowest replica, 0 without a replica."""
 
     latency_s: float | None = None
     lock_waits: int | None = None

@@ -116,11 +116,9 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class SourceBatch:
-    """A converted page of the source.
-
-    ``rows`` have `RowSchema.source_schema`. ``documents`` counts all: ``documents == rows.num_rows + len(rejects)``.
-    ``absent`` counts by column the documents in which its path has no value. It may leave out a column that has none.
-    """
+    """A converted page of the source. ``rows`` have `RowSchema.source_schema`. ``documents`` counts all: ``documents ==
+    rows.num_rows + len(rejects)``. ``absent`` counts by column the documents in which its path has no value. It may
+    leave out a column that has none."""
 
     rows: pa.RecordBatch
     rejects: tuple[Reject, ...]

@@ -35,11 +35,9 @@ _INTEGER_KEYS = frozenset({TypeName.INTEGER, TypeName.BIGINT})
 
 @dataclass(frozen=True, slots=True)
 class RowColumn:
-    """A mapped column: its path in the document, its type in the target, and the options of the mapping.
-
-    A column with the same value in every row has no path; the value is its default. The value of an ``expression``
-    arrives in a field of its own, which the path names.
-    """
+    """A mapped column: its path in the document, its type in the target, and the options of the mapping. A column with
+    the same value in every row has no path; the value is its default. The value of an ``expression`` arrives in a field
+    of its own, which the path names."""
 
     name: str
     path: tuple[str, ...]
@@ -105,10 +103,8 @@ class RowSchema:
     @cached_property
     def diff_schema(self) -> pa.Schema:
         """Rows of the diff: ``op``, ``id``, `ID_TYPE`, ``refused_before``, then ``new_*`` and ``old_*``.
-
         ``refused_before`` marks a row that the database has refused with the same values. ``new_*`` is null for an
-        extra row, ``old_*`` for an insert.
-        """
+        extra row, ``old_*`` for an insert."""
         return pa.schema(
             [
                 *((name, pa.string()) for name in ("op", "id", ID_TYPE)),
@@ -141,12 +137,9 @@ class RowSchema:
 
 
 def resolve_mapping(mapping: SyncDefinition, table: TargetTable) -> RowSchema:
-    """Join the mapping with the reflected table.
-
-    Raises `TableError` for a missing column, an unsupported type, an unmapped NOT NULL column without a default, and an
-    id column that is in no key (`tenant_columns`). Raises `MappingError` if the mapping allows NULL in a NOT
-    NULL column.
-    """
+    """Join the mapping with the reflected table. Raises `TableError` for a missing column, an unsupported type, an
+    unmapped NOT NULL column without a default, and an id column that is in no key (`tenant_columns`). Raises
+    `MappingError` if the mapping allows NULL in a NOT NULL column."""
     found = {column.name: column for column in table.columns}
     where = table.qualified_name
     require_columns(mapping, table)

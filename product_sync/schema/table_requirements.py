@@ -64,11 +64,8 @@ def require_zones(mapping: SyncDefinition, table: TargetTable) -> None:
 
 def tenant_columns(mapping: SyncDefinition, table: TargetTable, key: str) -> tuple[str, ...]:
     """The columns of the key beside ``key``, the column of the id. If several keys can be used, the one with the most
-    columns is: it reaches the fewest rows.
-
-    Raises `TableError` if no key can be used, and `MappingError` if another sync of the project has the same table and
-    its rows are not told apart by the key.
-    """
+    columns is: it reaches the fewest rows. Raises `TableError` if no key can be used, and `MappingError` if another
+    sync of the project has the same table and its rows are not told apart by the key."""
     types = {column.name: column.type.name for column in table.columns if column.type is not None}
     constants = [
         name for name, spec in mapping.columns.items() if spec.value is not None and types.get(name) in _TENANT_TYPES

@@ -102,11 +102,9 @@ def parquet_writer(
 
 @contextmanager
 def replaced_durably(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that replaces ``path`` when the block ends, and is removed when the block raises.
-
-    File and folder are synced to the disk, so after a power failure either the old file or the new one is there, whole.
-    Only its owner can read it, because it holds products.
-    """
+    """A new file that replaces ``path`` when the block ends, and is removed when the block raises. File and folder are
+    synced to the disk, so after a power failure either the old file or the new one is there, whole. Only its owner can
+    read it, because it holds products."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     temporary = Path(name)

@@ -75,11 +75,9 @@ BASELINE = "baseline.json"
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The files of one run. Names that begin with ``verified_`` are those of the reading that proves the result.
-
-    With a store (`state.mirror`) a file is fetched when it is first read, and other processes see the files of a
-    step once it has published them.
-    """
+    """The files of one run. Names that begin with ``verified_`` are those of the reading that proves the result. With a
+    store (`state.mirror`) a file is fetched when it is first read, and other processes see the files of a step once it
+    has published them."""
 
     folder: Path
 
@@ -195,10 +193,8 @@ class StateFolder:
 
     def begin(self, run_id: str, now: datetime, *, partial: bool = False) -> RunFiles:
         """Make the folder of this run and remove the files of old runs. ``now`` is aware. A ``partial`` run reads only
-        some products: no other run uses its files.
-
-        Raises `ConfigurationError` for a folder that this user cannot use, `LocalStorageError` where there is no room.
-        """
+        some products: no other run uses its files. Raises `ConfigurationError` for a folder that this user cannot use,
+        `LocalStorageError` where there is no room."""
         files = RunFiles(self.folder / (PARTIAL_RUNS if partial else RUNS) / run_id)
         try:
             if not files.folder.exists():
@@ -258,11 +254,9 @@ class StateFolder:
         return run.path(name) if (run := self.newest(name)) else None
 
     def read_baseline(self) -> int | None:
-        """How many documents the source had when the target was last proven to match it; ``None`` before that.
-
-        If the file is damaged, the largest count of the runs that still have files takes its place. Without a baseline,
-        a source that has lost half of its documents would look complete.
-        """
+        """How many documents the source had when the target was last proven to match it; ``None`` before that. If the
+        file is damaged, the largest count of the runs that still have files takes its place. Without a baseline, a
+        source that has lost half of its documents would look complete."""
         replaced = self.replaced(BASELINE)
         path = replaced.read()
         try:

@@ -36,11 +36,9 @@ def found(counts: DiffCounts) -> list[Line]:
 
 
 def accounted(counts: DiffCounts, result: LoadResult | None, *, deletes: bool, has_plan: bool) -> list[Line]:
-    """What became of the differences. The counts add up to those of `found`.
-
-    ``result`` is the result of the load, ``None`` if no load began. ``deletes`` says that extra rows were to be
-    deleted, ``has_plan`` that only an approved plan was executed.
-    """
+    """What became of the differences. The counts add up to those of `found`. ``result`` is the result of the load,
+    ``None`` if no load began. ``deletes`` says that extra rows were to be deleted, ``has_plan`` that only an approved
+    plan was executed."""
     return [line for line in _lines(counts, result, deletes=deletes, has_plan=has_plan) if line.count]
 
 

@@ -37,12 +37,9 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one earlier snapshot, read ``at`` some moment, has of a product.
-
-    ``present``: that side had the product. ``is_new``, ``is_old``: it had the value that the source, or the target, has
-    now (for an update: in the column that differs). ``rejected``: why the document could not be copied; its values are
-    then unknown.
-    """
+    """What one earlier snapshot, read ``at`` some moment, has of a product. ``present``: that side had the product.
+    ``is_new``, ``is_old``: it had the value that the source, or the target, has now (for an update: in the column that
+    differs). ``rejected``: why the document could not be copied; its values are then unknown."""
 
     side: Side
     at: datetime

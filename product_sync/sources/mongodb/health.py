@@ -77,11 +77,9 @@ def _is_open(database: Database[dict[str, Any]], collection: str) -> bool:
 
 
 def _actions(privileges: Iterable[dict[str, Any]], database: str, collection: str) -> set[str]:
-    """The actions on one collection, or on the database itself if ``collection`` is empty.
-
-    In the resource of a privilege an empty name means every database, or every collection that is not a system
-    collection (MongoDB manual, "Resource Document").
-    """
+    """The actions on one collection, or on the database itself if ``collection`` is empty. In the resource of a
+    privilege an empty name means every database, or every collection that is not a system collection (MongoDB manual,
+    "Resource Document")."""
     return {
         action
         for privilege in privileges

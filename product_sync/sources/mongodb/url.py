@@ -31,11 +31,9 @@ _SECRET_OPTIONS = ("password", "authmechanismproperties")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The parts of a URL without its credentials.
-
-    ``display`` has no options either. ``hosts`` are sorted, in lower case and with their ports, so two spellings of one
-    source are equal. ``options`` are the names of the options in lower case.
-    """
+    """The parts of a URL without its credentials. ``display`` has no options either. ``hosts`` are sorted, in lower
+    case and with their ports, so two spellings of one source are equal. ``options`` are the names of the options in
+    lower case."""
 
     display: str
     hosts: str

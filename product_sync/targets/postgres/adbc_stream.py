@@ -52,11 +52,9 @@ class _BrokenOff(Exception):
 
 
 class _Calls:
-    """Runs calls one after the other. ``cancel`` ends the running one, from another thread.
-
-    After `break_off` is set the running call raises `_BrokenOff`. ``is_stuck`` says that a call did not end: then the
-    objects that it uses must not be closed.
-    """
+    """Runs calls one after the other. ``cancel`` ends the running one, from another thread. After `break_off` is set
+    the running call raises `_BrokenOff`. ``is_stuck`` says that a call did not end: then the objects that it uses must
+    not be closed."""
 
     def __init__(self, cancel: Callable[[], None]) -> None:
         self._cancel = cancel

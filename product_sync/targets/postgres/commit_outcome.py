@@ -63,11 +63,8 @@ def was_committed(
     connection: psycopg.Connection, row_schema: RowSchema, transaction: str, written: Written | None, *, sleep: Sleep
 ) -> bool:
     """Whether ``transaction``, which wrote ``written``, was committed. Raises driver errors, and `TransientError` if it
-    stays in progress.
-
-    A transaction id that was lost in a crash or a failover is given out again, perhaps to a stranger. So one of our
-    rows must carry it.
-    """
+    stays in progress. A transaction id that was lost in a crash or a failover is given out again, perhaps to a
+    stranger. So one of our rows must carry it."""
     if _status(connection, transaction, sleep) != "committed":
         return False
     if written is None:

@@ -248,11 +248,9 @@ def too_few_connections(user: str, reason: str) -> TooFewConnections:
 
 
 def _why_refused(parameters: dict[str, str]) -> str | None:
-    """OpenSSL's reason, such as ``certificate has expired``; ``None`` if it is not found.
-
-    libpq says the same for an expired certificate and for one of an unknown issuer. So the handshake is done again with
-    Python's ``ssl``. Nothing is sent over that connection, and the refusal stands.
-    """
+    """OpenSSL's reason, such as ``certificate has expired``; ``None`` if it is not found. libpq says the same for an
+    expired certificate and for one of an unknown issuer. So the handshake is done again with Python's ``ssl``. Nothing
+    is sent over that connection, and the refusal stands."""
     known = _with_defaults(parameters)
     root = None if known["sslrootcert"] == "system" else Path(known["sslrootcert"] or _ROOT).expanduser()
     for host, port in _places(known):

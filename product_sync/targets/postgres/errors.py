@@ -96,21 +96,16 @@ _HINTS: Final = {
 
 
 def consequence(sqlstate: str) -> Consequence:
-    """What to do about an error code.
-
-    An unknown code isolates rows: triggers and extensions raise their own codes about the row that they see. If the row
-    is not the cause, isolating ends at ``max_isolated_rows`` and nothing is lost. Retrying would never end, and
-    stopping would let one row stop every sync.
-    """
+    """What to do about an error code. An unknown code isolates rows: triggers and extensions raise their own codes
+    about the row that they see. If the row is not the cause, isolating ends at ``max_isolated_rows`` and nothing is
+    lost. Retrying would never end, and stopping would let one row stop every sync."""
     return _BY_CODE.get(sqlstate) or _BY_CLASS.get(sqlstate[:2], Consequence.ISOLATE)
 
 
 def write_error(error: psycopg.Error, *, broken: bool, standby: bool = False) -> WriteError:
-    """A failed transaction as one of the port's errors.
-
-    ``broken`` says that the connection is lost, ``standby`` that the server can be written to after a promotion. The
-    message is the server's first line with the constraint and the column, never its DETAIL, which quotes the row.
-    """
+    """A failed transaction as one of the port's errors. ``broken`` says that the connection is lost, ``standby`` that
+    the server can be written to after a promotion. The message is the server's first line with the constraint and the
+    column, never its DETAIL, which quotes the row."""
     state, message = error.sqlstate, describe(error)
     # After a failover, a new connection may reach the new primary.
     if broken or state is None or (state == "25006" and standby):

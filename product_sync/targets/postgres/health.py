@@ -67,11 +67,9 @@ class ServerHealth:
 
 @dataclass(frozen=True, slots=True)
 class TargetHealth:
-    """The target for `doctor` and the dry run.
-
-    ``problem`` would stop every sync (`requirements.require_writable`). ``triggers`` are those of the table's users:
-    with any, nothing is probed. ``lock_holder`` names a sync that is running.
-    """
+    """The target for `doctor` and the dry run. ``problem`` would stop every sync (`requirements.require_writable`).
+    ``triggers`` are those of the table's users: with any, nothing is probed. ``lock_holder`` names a sync that is
+    running."""
 
     server: ServerHealth
     problem: ProductSyncError | None

@@ -51,11 +51,9 @@ PATIENCE: Final = Patience()
 
 @dataclass
 class Watch:
-    """Watches the session of the server process ``backend`` from a thread while its block runs.
-
-    ``ended`` says why the session's wait was ended, and is empty until then. ``is_busy`` says whether the session is in
-    a statement; ``break_off`` ends that statement without the server.
-    """
+    """Watches the session of the server process ``backend`` from a thread while its block runs. ``ended`` says why the
+    session's wait was ended, and is empty until then. ``is_busy`` says whether the session is in a statement;
+    ``break_off`` ends that statement without the server."""
 
     address: TargetAddress
     backend: int
