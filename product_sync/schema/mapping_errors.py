@@ -23,13 +23,9 @@ _SHOWN = 60
 #: What a key expects, by the type of pydantic's error.
 _EXPECTED = {
     "string_type": "text",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
     "dict_type": "a mapping",
     "list_type": "a list",
     "enum": "{expected}",

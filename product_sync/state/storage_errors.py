@@ -76,13 +76,7 @@ def names_storage(step: Callable[Concatenate[_Owner, _P], _T]) -> Callable[Conca
 
 
 #: Arrow's words for a file that is not a whole Parquet file.
-_DAMAGED_TEXTS = (
-    "magic bytes",
-    "Parquet file size is 0",
-    "too small to be a Parquet",
-    "decompression failure",
-    "Corrupt",
-)
+_DAMAGED = re.compile("magic bytes|Parquet file size is 0|too small to be a Parquet|decompression failure|Corrupt")
 #: Python and Arrow put quotation marks around a path.
 _QUOTED_PATH = re.compile(r"""['"](/[^'"]+)['"]""")
 
@@ -94,7 +88,7 @@ def storage_error(error: OSError | pa.ArrowInvalid, root: Path) -> LocalStorageE
     number = error.errno if isinstance(error, OSError) else None
     if number is None:
         number = next((number for text, number in _ERRNO_BY_TEXT.items() if text in str(error)), None)
-    if number is None and any(text in str(error) for text in _DAMAGED_TEXTS):
+    if number is None and _DAMAGED.search(str(error)):
         return damaged(Path(_place(error) or f"A file of the {what_is(root)}"))
     if number is None and not isinstance(error, OSError):
         return None

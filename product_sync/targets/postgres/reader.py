@@ -7,7 +7,7 @@ canonical: equal values in the table are equal in the files.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -24,8 +24,8 @@ from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.scope import EVERYTHING, Ids, KeyRange, ReadScope
 from product_sync.targets.postgres import adbc_stream, binary, catalog_sql, constraints, row_sql, session_sql
 from product_sync.targets.postgres.column_types import wire_format
-from product_sync.targets.postgres.connection import connect
-from product_sync.targets.postgres.errors import changed_meanwhile, read_error, waited_too_long
+from product_sync.targets.postgres.connection import connect, connected
+from product_sync.targets.postgres.errors import changed_meanwhile, waited_too_long
 from product_sync.targets.postgres.requirements import table_oid
 from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watched
 
@@ -114,18 +114,18 @@ class PostgresReader:
 
     @contextmanager
     def _reading(self) -> Iterator[psycopg.Connection]:
+        table = self.row_schema.table.qualified_name
         with (
-            closing(connect(self.address)) as connection,
+            connected(self.address, table) as connection,
             watched(connection, self.address, on_wait=self.on_wait, patience=self.patience) as watch,
         ):
             try:
                 connection.execute(session_sql.BEGIN_READ)
                 yield connection
             except psycopg.Error as error:
-                table = self.row_schema.table.qualified_name
                 if watch.ended:
                     raise waited_too_long(watch.ended, table=table) from error
-                raise read_error(error, table=table, broken=connection.closed) from error
+                raise
 
 
 def fetch(connection: psycopg.Connection, row_schema: RowSchema, ids: Sequence[str]) -> pa.Table:

@@ -7,7 +7,6 @@ The conversion rules depend on the column types, so a type that is not known to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Any, Final
 
 import psycopg
@@ -17,11 +16,11 @@ from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TableColumn, TargetTable
 from product_sync.targets.postgres import catalog_sql
 from product_sync.targets.postgres.column_types import column_type
-from product_sync.targets.postgres.connection import connect
-from product_sync.targets.postgres.errors import read_error
+from product_sync.targets.postgres.connection import connected
 from product_sync.targets.postgres.requirements import refuse_heirs
 
-_TABLE_KINDS: Final = {"r": "table", "p": "partitioned table"}
+#: Tables and partitioned tables.
+_TABLE_KINDS: Final = ("r", "p")
 _OTHER_KINDS: Final = {"v": "view", "m": "materialized view", "f": "foreign table", "S": "sequence", "c": "type"}
 #: How many tables are named if the one of the mapping does not exist.
 _NAMED_TABLES: Final = 10
@@ -31,23 +30,20 @@ def reflect(address: TargetAddress, schema: str, table: str) -> TargetTable:
     """The columns and the keys of ``schema.table``. Letter case counts. Raises `TableError` if there is no such table
     (it names those of the schema) or if it is not a table, and what `connect` raises."""
     name = f"{schema}.{table}"
-    with closing(connect(address)) as connection:
-        try:
-            connection.execute(catalog_sql.PLAIN_NAMES)
-            relation = connection.execute(catalog_sql.RELATION, [schema, table]).fetchone()
-            if relation is None:
-                raise _no_such_table(connection, address, schema, table)
-            oid, kind, has_primary_key = relation
-            if kind not in _TABLE_KINDS:
-                raise TableError(
-                    f"{name} is a {_OTHER_KINDS.get(kind, 'relation of another kind')}, not a table.",
-                    hint="Let `target` of the mapping file name the table that holds the rows.",
-                )
-            refuse_heirs(connection, oid, name)
-            columns = connection.execute(catalog_sql.COLUMNS, [oid]).fetchall()
-            keys = [tuple(columns) for (columns,) in connection.execute(catalog_sql.KEYS, [oid])]
-        except psycopg.Error as error:
-            raise read_error(error, table=name, broken=connection.closed) from error
+    with connected(address, name) as connection:
+        connection.execute(catalog_sql.PLAIN_NAMES)
+        relation = connection.execute(catalog_sql.RELATION, [schema, table]).fetchone()
+        if relation is None:
+            raise _no_such_table(connection, address, schema, table)
+        oid, kind, has_primary_key = relation
+        if kind not in _TABLE_KINDS:
+            raise TableError(
+                f"{name} is a {_OTHER_KINDS.get(kind, 'relation of another kind')}, not a table.",
+                hint="Let `target` of the mapping file name the table that holds the rows.",
+            )
+        refuse_heirs(connection, oid, name)
+        columns = connection.execute(catalog_sql.COLUMNS, [oid]).fetchall()
+        keys = [tuple(columns) for (columns,) in connection.execute(catalog_sql.KEYS, [oid])]
     return TargetTable(schema, table, tuple(map(_column, columns)), has_primary_key, tuple(keys))
 
 
