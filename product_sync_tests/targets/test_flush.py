@@ -61,7 +61,7 @@ def test_it_waits_until_somebody_elses_commit_has_flushed_for_both(cart_url: str
             execute(user.url, "INSERT INTO cart VALUES ('p')")
 
         with _writer(user.url, sleep=shopper) as writer:
-            writer.write(write_batch(writer._row_schema, inserts=[product("p")]))
+            writer.write(write_batch(writer.row_schema, inserts=[product("p")]))
             log = _log(cart_url)
             writer.settle()
             assert _is_flushed(cart_url, log)
@@ -76,7 +76,7 @@ def test_where_nobody_commits_it_has_the_log_flushed_when_the_time_is_up(cart_ur
     ):
         for number in range(3):
             del slept[:]
-            writer.write(write_batch(writer._row_schema, inserts=[product(f"p{number}")]))
+            writer.write(write_batch(writer.row_schema, inserts=[product(f"p{number}")]))
             log = _log(cart_url)
             writer.settle()
             assert _is_flushed(cart_url, log)
@@ -88,7 +88,7 @@ def test_who_may_not_update_waits_until_the_server_flushes(cart_url: str, produc
         role(cart_url, "GRANT SELECT, INSERT ON product TO {}", WAITS) as user,
         _writer(user.url, flush_within_s=0.0) as writer,
     ):
-        writer.write(write_batch(writer._row_schema, inserts=[product("p")]))
+        writer.write(write_batch(writer.row_schema, inserts=[product("p")]))
         log = _log(cart_url)
         writer.settle()
         assert _is_flushed(cart_url, log)
@@ -96,7 +96,7 @@ def test_who_may_not_update_waits_until_the_server_flushes(cart_url: str, produc
 
 def test_only_our_transactions_do_not_wait_and_the_session_is_as_it_was(cart_url: str, product_table: str) -> None:
     with role(cart_url, ALL, WAITS) as user, _writer(user.url) as writer:
-        writer.write(write_batch(writer._row_schema, inserts=[product("p")]))
+        writer.write(write_batch(writer.row_schema, inserts=[product("p")]))
         writer.settle()
         assert writer._connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
@@ -122,7 +122,7 @@ def test_a_log_that_never_gets_to_the_disk_is_not_believed(cart_url: str, produc
         role(cart_url, ALL, WAITS) as user,
         _writer(user.url, sleep=lambda _: None) as writer,
     ):
-        writer.write(write_batch(writer._row_schema, inserts=[product("p")]))
+        writer.write(write_batch(writer.row_schema, inserts=[product("p")]))
         with pytest.raises(CommitOutcomeUnknown, match="not on the disk after 30 s"):
             writer.settle()
 
@@ -145,7 +145,7 @@ def test_what_a_crash_takes_back_is_known_not_to_have_happened(own_servers: Mach
         "SELECT pg_reload_conf()",
     )
     with _writer(url, flush_within_s=0.05) as writer:
-        written = writer.write(write_batch(writer._row_schema, inserts=[product("p")]))
+        written = writer.write(write_batch(writer.row_schema, inserts=[product("p")]))
         if was_flushed:
             execute(url, "CREATE TABLE IF NOT EXISTS cart ()", "DROP TABLE cart")
         own_servers.kill_postgres()

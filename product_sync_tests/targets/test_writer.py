@@ -227,7 +227,7 @@ def test_an_interrupted_batch_leaves_no_row_no_transaction_and_no_lock(
 
 def _lost_commit(writer: PostgresWriter, *, price: int = 1) -> CommitOutcomeUnknown:
     with pytest.raises(CommitOutcomeUnknown) as caught:
-        writer.write(write_batch(writer._row_schema, inserts=[product("p", price=price)]))
+        writer.write(write_batch(writer.row_schema, inserts=[product("p", price=price)]))
     assert caught.value.connection_lost
     assert caught.value.written == Written(inserted=frozenset({"p"}))
     assert PASSWORD not in str(caught.value)
@@ -254,7 +254,7 @@ def test_a_commit_that_never_arrived_is_known_not_to_have_happened(cart_url: str
         eventually(writer.reconnect)
         assert writer.was_committed(unknown.transaction) is False
         assert writer.fetch(["p"]).num_rows == 0
-        assert writer.write(write_batch(writer._row_schema, inserts=[product("p")])).inserted == {"p"}
+        assert writer.write(write_batch(writer.row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
 def test_an_update_and_a_deletion_leave_the_same_trace(cart_url: str, product_table: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Final
 
@@ -47,10 +47,11 @@ class PostgresReader:
 
     address: TargetAddress
     row_schema: RowSchema
-    batch_rows: int = field(default=BATCH_ROWS, kw_only=True)
-    on_wait: OnWait = field(default=log_wait, kw_only=True)
-    patience: Patience = field(default=PATIENCE, kw_only=True)
-    scope: ReadScope = field(default=EVERYTHING, kw_only=True)
+    _: KW_ONLY
+    batch_rows: int = BATCH_ROWS
+    on_wait: OnWait = log_wait
+    patience: Patience = PATIENCE
+    scope: ReadScope = EVERYTHING
 
     def snapshot(self) -> Generator[pa.RecordBatch, None, None]:
         if isinstance(self.scope, Ids):

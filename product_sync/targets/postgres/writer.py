@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
-from functools import partial
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final, Self
 
 import psycopg
@@ -38,12 +37,13 @@ from product_sync.targets.postgres.copy_rows import CANCEL_S, copy_rows
 from product_sync.targets.postgres.errors import START_AGAIN, describe, read_error, write_error
 from product_sync.targets.postgres.lock import already_running, holder_of, try_lock, wait_for_lock
 from product_sync.targets.postgres.requirements import changed, require_unchanged, require_writable
-from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, log_wait, watched
+from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, Watch, log_wait, watched
 
 #: From this many inserts on COPY is so much faster that a failed attempt is worth it.
 _COPY_ROWS: Final = 200
 
 
+@dataclass
 class PostgresWriter:
     """`product_sync.schema.ports.TargetWriter` on PostgreSQL. Closing it frees the lock.
 
@@ -57,55 +57,53 @@ class PostgresWriter:
     `settle` has the log flushed. Nothing changes where COMMIT waits for a replica too.
     """
 
-    def __init__(
-        self,
-        address: TargetAddress,
-        row_schema: RowSchema,
-        *,
-        run_id: str,
-        flush_within_s: float | None = None,
-        lock_wait_s: float = 0.0,
-        on_wait: OnWait = log_wait,
-        patience: Patience = PATIENCE,
-        shares_lock: bool = False,
-        probing: bool = False,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._address = address
-        self._row_schema = row_schema
-        self._name = application_name(run_id)
-        self._shared_by = run_id if shares_lock else None
-        self._sleep = sleep
-        self._watched = partial(watched, address=address, on_wait=on_wait, patience=patience)
+    address: TargetAddress
+    row_schema: RowSchema
+    _: KW_ONLY
+    run_id: str
+    flush_within_s: float | None = None
+    lock_wait_s: float = 0.0
+    on_wait: OnWait = log_wait
+    patience: Patience = PATIENCE
+    shares_lock: bool = False
+    probing: bool = False
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        self._name = application_name(self.run_id)
+        self._shared_by = self.run_id if self.shares_lock else None
         self._unknown: dict[str, Written] = {}
         self._unsettled: tuple[str, Written] | None = None
-        self._flush_within_s = flush_within_s
-        self._insert = row_sql.insert(row_schema).as_bytes()
-        self._update = row_sql.update(row_schema).as_bytes()
-        self._delete = row_sql.delete(row_schema).as_bytes()
-        self._copies = binary.can_be_copied(row_schema)
+        self._insert = row_sql.insert(self.row_schema).as_bytes()
+        self._update = row_sql.update(self.row_schema).as_bytes()
+        self._delete = row_sql.delete(self.row_schema).as_bytes()
+        self._copies = binary.can_be_copied(self.row_schema)
+        table = self.row_schema.table
         with ExitStack() as on_failure:
-            connection = on_failure.enter_context(closing(connect(address, application_name=self._name)))
+            connection = on_failure.enter_context(closing(connect(self.address, application_name=self._name)))
             self._watch = on_failure.enter_context(self._watched(connection))
             try:
                 self._session = _session(connection)
-                require_writable(connection, address, row_schema.table)
-                if not probing:
+                require_writable(connection, self.address, table)
+                if not self.probing:
                     wait_for_lock(
                         connection,
-                        row_schema.table,
-                        wait_s=lock_wait_s,
-                        on_wait=on_wait,
+                        table,
+                        wait_s=self.lock_wait_s,
+                        on_wait=self.on_wait,
                         shared_by=self._shared_by,
-                        sleep=sleep,
+                        sleep=self.sleep,
                     )
-                elif (holder := holder_of(connection, row_schema.table)) is not None:
-                    raise already_running(holder, row_schema.table)
+                elif (holder := holder_of(connection, table)) is not None:
+                    raise already_running(holder, table)
                 self._flushes_later = self._may_flush_later(connection)
             except psycopg.Error as error:
-                raise read_error(error, table=row_schema.table.qualified_name, broken=connection.closed) from error
+                raise read_error(error, table=table.qualified_name, broken=connection.closed) from error
             self._open = on_failure.pop_all()
         self._connection = connection
+
+    def _watched(self, connection: psycopg.Connection) -> Watch:
+        return watched(connection, self.address, on_wait=self.on_wait, patience=self.patience)
 
     def __enter__(self) -> Self:
         return self
@@ -135,7 +133,7 @@ class PostgresWriter:
                         return Written()
                     total = total.joined(written)
                     done += 1
-                require_unchanged(self._connection, self._row_schema)
+                require_unchanged(self._connection, self.row_schema)
                 self._commit(transaction, total)
                 return total
         except RowsRefused as error:
@@ -151,11 +149,11 @@ class PostgresWriter:
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
         with self._transaction():
             self._connection.execute(session_sql.BEGIN_READ, prepare=False)
-            return constraints.obstacles(self._connection, self._row_schema, batch)
+            return constraints.obstacles(self._connection, self.row_schema, batch)
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
         with self._transaction():
-            return reader.fetch(self._connection, self._row_schema, ids)
+            return reader.fetch(self._connection, self.row_schema, ids)
 
     def settle(self) -> None:
         if self._unsettled is None:
@@ -165,10 +163,10 @@ class PostgresWriter:
             try:
                 commit_outcome.wait_for_flush(
                     self._connection,
-                    self._row_schema,
+                    self.row_schema,
                     written,
-                    within_s=self._flush_within_s or 0.0,
-                    sleep=self._sleep,
+                    within_s=self.flush_within_s or 0.0,
+                    sleep=self.sleep,
                 )
             except psycopg.Error as error:
                 self._unknown[transaction] = written
@@ -182,13 +180,13 @@ class PostgresWriter:
     def was_committed(self, transaction: str) -> bool:
         with self._transaction():
             return commit_outcome.was_committed(
-                self._connection, self._row_schema, transaction, self._unknown.get(transaction), sleep=self._sleep
+                self._connection, self.row_schema, transaction, self._unknown.get(transaction), sleep=self.sleep
             )
 
     def reconnect(self) -> None:
         self.close()
         try:
-            connection = connect(self._address, application_name=self._name)
+            connection = connect(self.address, application_name=self._name)
         except (NotAttempted, ConfigurationError) as error:
             # The first connection worked, so the cause may go away (database notes, "Classes of errors").
             raise TransientError(error.message, connection_lost=True) from error
@@ -199,22 +197,22 @@ class PostgresWriter:
             if self._shared_by and connection.execute(session_sql.END_FORMER_SESSION, self._session).fetchall():
                 connection.close()
                 raise _former_session_ended()
-            if not try_lock(connection, self._row_schema.table, shared_by=self._shared_by):
+            if not try_lock(connection, self.row_schema.table, shared_by=self._shared_by):
                 self._end_former_session(connection)
             self._flushes_later = self._may_flush_later(connection)
             self._session = session
 
     def _may_flush_later(self, connection: psycopg.Connection) -> bool:
-        return self._flush_within_s is not None and commit_outcome.can_flush_later(connection)
+        return self.flush_within_s is not None and commit_outcome.can_flush_later(connection)
 
     def _end_former_session(self, connection: psycopg.Connection) -> None:
         """The lock is held by our own lost session, which the server has not noticed yet, or by another sync."""
-        holder = holder_of(connection, self._row_schema.table)
+        holder = holder_of(connection, self.row_schema.table)
         connection.execute(session_sql.END_FORMER_SESSION, self._session)
         connection.close()
         if holder is None or holder.backend == self._session[0]:
             raise _former_session_ended()
-        raise already_running(holder, self._row_schema.table)
+        raise already_running(holder, self.row_schema.table)
 
     def _run(self, batch: WriteBatch, begin: sql.SQL, end: Callable[[str, Written], None]) -> Written:
         """One transaction. Many inserts go by COPY, which has no ON CONFLICT and does not say which rows a trigger
@@ -223,16 +221,16 @@ class PostgresWriter:
         if self._copies and batch.inserts.num_rows >= _COPY_ROWS:
             with suppress(RowsRefused), self._transaction():
                 transaction = self._begin(begin)
-                if copy_rows(self._connection, self._row_schema, batch.inserts) == batch.inserts.num_rows:
-                    inserted = frozenset(batch.inserts[self._row_schema.key.name].to_pylist())
+                if copy_rows(self._connection, self.row_schema, batch.inserts) == batch.inserts.num_rows:
+                    inserted = frozenset(batch.inserts[self.row_schema.key.name].to_pylist())
                     written = replace(self._update_and_delete(batch), inserted=inserted)
-                    require_unchanged(self._connection, self._row_schema)
+                    require_unchanged(self._connection, self.row_schema)
                     end(transaction, written)
                     return written
         with self._transaction():
             transaction = self._begin(begin)
             written = self._insert_update_and_delete(batch)
-            require_unchanged(self._connection, self._row_schema)
+            require_unchanged(self._connection, self.row_schema)
             end(transaction, written)
         return written
 
@@ -249,14 +247,14 @@ class PostgresWriter:
         return str(transaction)
 
     def _insert_update_and_delete(self, batch: WriteBatch) -> Written:
-        inserted = self._execute(self._insert, (batch.inserts, self._row_schema.columns))
+        inserted = self._execute(self._insert, (batch.inserts, self.row_schema.columns))
         return replace(self._update_and_delete(batch), inserted=inserted)
 
     def _update_and_delete(self, batch: WriteBatch) -> Written:
-        key, compared = self._row_schema.key, self._row_schema.compared
+        key, compared = self.row_schema.key, self.row_schema.compared
         return Written(
             updated=self._execute(self._update, (batch.new, (key, *compared)), (batch.old, compared)),
-            deleted=self._execute(self._delete, (batch.deletes, self._row_schema.columns)),
+            deleted=self._execute(self._delete, (batch.deletes, self.row_schema.columns)),
         )
 
     def _execute(self, statement: bytes, *parts: tuple[pa.Table, Sequence[RowColumn]]) -> frozenset[str]:
@@ -288,7 +286,7 @@ class PostgresWriter:
             yield
         except (RowsRefused, EveryBatchWouldFail) as error:
             with self._transaction():
-                changes = changed(self._connection, self._row_schema)
+                changes = changed(self._connection, self.row_schema)
             if not changes or changes == error.message:
                 raise
             raise EveryBatchWouldFail(
