@@ -68,13 +68,13 @@ class ByteBlock:
 
     def hexadecimal(self, at: Positions, width: int) -> pa.Array:
         """The ``width`` bytes at each position as lower-case hexadecimal text."""
-        return _fixed_texts(self._digits(at, width))
+        return fixed_width(self._digits(at, width), pa.string())
 
     def uuids(self, at: Positions) -> pa.Array:
         """The 16 bytes at each position as the canonical text of a UUID."""
         texts = np.full((len(at), 36), ord("-"), np.uint8)
         texts[:, _UUID_DIGITS] = self._digits(at, 16)
-        return _fixed_texts(texts)
+        return fixed_width(texts, pa.string())
 
     def _digits(self, at: Positions, width: int) -> NDArray[np.uint8]:
         windows = np.lib.stride_tricks.sliding_window_view(self._bytes, width)
@@ -86,9 +86,9 @@ class ByteBlock:
         return np.ndarray((len(self._bytes) - size + 1,), dtype, self._bytes, strides=(1,))
 
 
-def _fixed_texts(characters: NDArray[np.uint8]) -> pa.Array:
-    """The rows of ``characters``, which are ASCII, as texts of the same width."""
-    rows, width = characters.shape
-    edges = np.arange(rows + 1, dtype=np.int32) * np.int32(width)
-    buffers = [None, pa.py_buffer(edges), pa.py_buffer(np.ascontiguousarray(characters))]
-    return pa.Array.from_buffers(pa.string(), rows, buffers)
+def fixed_width(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """The bytes of each row or number of ``values`` as one text or binary value."""
+    width = values.itemsize * (values.shape[1] if values.ndim > 1 else 1)
+    edges = np.arange(len(values) + 1, dtype=np.int32) * np.int32(width)
+    buffers = [None, pa.py_buffer(edges), pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(kind, len(values), buffers)

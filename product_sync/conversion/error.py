@@ -26,3 +26,15 @@ class ConversionError(Exception):
             self.value = value
         self.place = step + self.place
         return self
+
+
+def require_text(value: str) -> None:
+    """Raises `ConversionError` for a text that PostgreSQL cannot hold. A byte that is not UTF-8 is decoded as a lone
+    surrogate."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ConversionError(Reason.INVALID_UTF8) from None
+    if "\0" in value:
+        raise ConversionError(Reason.NUL_CHARACTER)

@@ -26,7 +26,7 @@ from bson.binary import Binary
 from bson.datetime_ms import DatetimeMS
 
 from product_sync.conversion import numbers
-from product_sync.conversion.error import ConversionError
+from product_sync.conversion.error import ConversionError, require_text
 from product_sync.schema.records import Reason
 from product_sync.schema.types import ColumnType, TypeName
 
@@ -95,13 +95,7 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _string(value: str) -> str:
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ConversionError(Reason.INVALID_UTF8) from None
-    if "\0" in value:
-        raise ConversionError(Reason.NUL_CHARACTER)
+    require_text(value)
     return _in_quotes(value)
 
 

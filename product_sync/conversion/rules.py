@@ -21,7 +21,7 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from product_sync.conversion import arrays, json_values, numbers, page_columns
-from product_sync.conversion.error import ConversionError
+from product_sync.conversion.error import ConversionError, require_text
 from product_sync.conversion.ids import is_canonical_uuid, source_id
 from product_sync.conversion.numbers import Rules
 from product_sync.conversion.page_columns import EARLIEST_DAY, EARLIEST_MS, LATEST_DAY, LATEST_MS, PageColumn
@@ -45,10 +45,7 @@ def _text(column_type: ColumnType) -> Rules:
     length = column_type.length
 
     def convert(value: str) -> str:
-        if not value.isascii() and not _is_utf8(value):
-            raise ConversionError(Reason.INVALID_UTF8)
-        if "\0" in value:
-            raise ConversionError(Reason.NUL_CHARACTER)
+        require_text(value)
         if length is not None and len(value) > length:
             raise ConversionError(Reason.TOO_LONG)
         return value
@@ -79,14 +76,6 @@ def _enum(column_type: ColumnType) -> Rules:
         return value
 
     return {str: convert}
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # the lone surrogates of CODEC_OPTIONS
-        return False
-    return True
 
 
 def _timestamp(column_type: ColumnType) -> Rules:

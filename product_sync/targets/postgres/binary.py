@@ -19,10 +19,10 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from psycopg.types.string import BytesBinaryDumper
 
 from product_sync.conversion import arrays, json_values
+from product_sync.conversion.byte_block import fixed_width
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName, is_json
 from product_sync.targets.postgres.column_types import WireFormat, wire_format
@@ -130,15 +130,10 @@ def _fields(values: pa.Array, form: WireFormat) -> Iterator[pa.Array]:
         lengths = pc.binary_length(data).to_numpy(zero_copy_only=False)
     else:
         numbers = values.fill_null(0).to_numpy(zero_copy_only=False).astype(form.dtype)
-        data = _bytes_of(numbers)
+        data = fixed_width(numbers, pa.binary())
         lengths = np.full(len(values), numbers.itemsize)
-    yield _bytes_of(np.where(is_null, _NULL, lengths).astype(">i4"))
+    yield fixed_width(np.where(is_null, _NULL, lengths).astype(">i4"), pa.binary())
     yield pc.if_else(pa.array(is_null), _NOTHING, data) if is_null.any() else data
-
-
-def _bytes_of(numbers: NDArray[Any]) -> pa.Array:
-    offsets = np.arange(len(numbers) + 1, dtype=np.int32) * np.int32(numbers.itemsize)
-    return pa.Array.from_buffers(pa.binary(), len(numbers), [None, pa.py_buffer(offsets), pa.py_buffer(numbers)])
 
 
 def _contents(column: pa.Array) -> Iterator[pa.Buffer]:
