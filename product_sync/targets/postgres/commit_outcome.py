@@ -42,7 +42,7 @@ def can_flush_later(connection: psycopg.Connection) -> bool:
 
 
 def wait_for_flush(
-    connection: psycopg.Connection, row_schema: RowSchema, written: Written, *, within_s: float, sleep: Sleep
+    connection: psycopg.Connection, row_schema: RowSchema, written: Written, within_s: float, sleep: Sleep
 ) -> None:
     """Waits until everything that was committed is on the disk. If no other COMMIT has flushed the log within
     ``within_s`` seconds, has it flushed. Raises driver errors."""

@@ -63,24 +63,16 @@ class _Wanted:
         self.num_rows = self._rows.num_rows
         is_new = pa.array([True] * batch.inserts.num_rows + [False] * batch.new.num_rows, pa.bool_())
         numbers = pa.array(range(self.num_rows), pa.int32())
-        self._marks = [
-            binary.bound(pa.chunked_array([numbers]), _NUMBER),
-            binary.bound(pa.chunked_array([is_new]), _IS_NEW),
-        ]
+        marks = (numbers, _NUMBER), (is_new, _IS_NEW)
+        self._marks = [binary.bound(pa.chunked_array([values]), kind) for values, kind in marks]
 
     def relation(self, columns: Sequence[str]) -> tuple[sql.Composed, list[Any]]:
         """A SELECT of ``"product_sync number"``, ``"product_sync id"`` and ``columns``, and its parameters."""
         key = self._row_schema.key
         mapped = {column.name: column for column in self._row_schema.values}
         sent = {name: (f"n{place}", mapped[name]) for place, name in enumerate(columns) if name in mapped}
-        rows = row_sql.BoundRows(
-            [
-                ("number", _NUMBER),
-                ("is_new", _IS_NEW),
-                ("k", key.type),
-                *((alias, column.type) for alias, column in sent.values()),
-            ]
-        )
+        marks = ("number", _NUMBER), ("is_new", _IS_NEW), ("k", key.type)
+        rows = row_sql.BoundRows([*marks, *((alias, column.type) for alias, column in sent.values())])
         statement = sql.SQL(
             """
             SELECT u.number AS "product_sync number", {k}::pg_catalog.text AS "product_sync id"{columns}

@@ -179,13 +179,7 @@ def describe(error: psycopg.Error) -> str:
     line = " ".join(primary.split())
     if len(line) > _MESSAGE_CHARACTERS:
         line = line[: _MESSAGE_CHARACTERS - 1] + "…"
-    details = [
-        f"{label} {value}"
-        for label, value in (
-            ("SQLSTATE", error.sqlstate),
-            ("constraint", error.diag.constraint_name),
-            ("column", error.diag.column_name),
-        )
-        if value
-    ]
-    return f"{line} ({', '.join(details)})." if details else f"{line.rstrip('.')}."
+    diag = error.diag
+    known = {"SQLSTATE": error.sqlstate, "constraint": diag.constraint_name, "column": diag.column_name}
+    details = ", ".join(f"{label} {value}" for label, value in known.items() if value)
+    return f"{line} ({details})." if details else f"{line.rstrip('.')}."

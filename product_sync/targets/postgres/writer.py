@@ -162,11 +162,7 @@ class PostgresWriter:
         with self._transaction():
             try:
                 commit_outcome.wait_for_flush(
-                    self._connection,
-                    self.row_schema,
-                    written,
-                    within_s=self.flush_within_s or 0.0,
-                    sleep=self.sleep,
+                    self._connection, self.row_schema, written, self.flush_within_s or 0.0, self.sleep
                 )
             except psycopg.Error as error:
                 self._unknown[transaction] = written
