@@ -45,7 +45,7 @@ def product_row_schema(collection: str = "products") -> RowSchema:
     mapping = load_definition()
     source = mapping.source.model_copy(update={"collection": collection})
     return resolve_mapping(
-        mapping.model_copy(update={"source": source}), TargetTable("public", "product", columns, ("id",), (("id",),))
+        mapping.model_copy(update={"source": source}), TargetTable("public", "product", columns, True, (("id",),))
     )
 
 

@@ -178,7 +178,7 @@ def every_type_row_schema(*, not_updated: Sequence[str] = ()) -> RowSchema:
     }
     target = TargetSpec(table="everything")
     mapping = SyncDefinition(source=SourceSpec(collection="products"), target=target, columns=specs)
-    return resolve_mapping(mapping, TargetTable("public", "everything", columns, ("id",), (("id",),)))
+    return resolve_mapping(mapping, TargetTable("public", "everything", columns, True, (("id",),)))
 
 
 def table_of(row_schema: RowSchema, rows: Sequence[Row]) -> pa.Table:

@@ -71,7 +71,7 @@ def test_only_an_adaptive_load_leaves_the_disk_to_others_for_as_long_as_the_targ
     shop: Shop, pacing: str, within_s: float | None
 ) -> None:
     with begin(shop, pacing=pacing).writer() as writer:
-        assert writer._flush_within_s == (within_s and pytest.approx(within_s))
+        assert writer.flush_within_s == (within_s and pytest.approx(within_s))
 
 
 def test_a_step_uses_the_files_of_its_own_run_and_not_newer_ones_of_another(shop: Shop) -> None:

@@ -378,12 +378,12 @@ def test_losing_the_connection_is_losing_the_lock(cart_url: str, product_table: 
     with proxy(cart_url) as network, _through(network, cart_url, run_id="first") as first:
         network.lose_request(b"BEGIN")
         with pytest.raises(TransientError):
-            first.write(write_batch(first._row_schema, inserts=[product("p")]))
+            first.write(write_batch(first.row_schema, inserts=[product("p")]))
         second = eventually(lambda: _writer(cart_url, run_id="second"))
         with second, pytest.raises(SyncAlreadyRunning, match="product_sync second"):
             first.reconnect()
         eventually(first.reconnect)
-        assert first.write(write_batch(first._row_schema, inserts=[product("p")])).inserted == {"p"}
+        assert first.write(write_batch(first.row_schema, inserts=[product("p")])).inserted == {"p"}
 
 
 def test_a_server_that_is_away_is_transient_for_a_run_that_has_begun(cart_url: str, product_table: str) -> None:
