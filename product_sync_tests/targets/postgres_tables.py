@@ -43,9 +43,10 @@ def row_schema_of(
 
 
 def map_all(table: TargetTable, *, not_updated: Sequence[str] = ()) -> RowSchema:
+    key = next((column.name for column in table.columns if (column.name,) in table.keys), None)
     columns = {
         column.name: ColumnSpec(
-            source="_id" if (column.name,) in table.keys else f"field{number}",
+            source="_id" if column.name == key else f"field{number}",
             required=not column.nullable,
             update=column.name not in not_updated,
             zone="UTC" if column.type.scalar.name is TypeName.TIMESTAMP else None,
