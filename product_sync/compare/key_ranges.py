@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -40,30 +40,10 @@ class Limits:
 LIMITS: Final = Limits()
 
 
-class Input(Protocol):
-    """Rows with a text key that is never null."""
-
-    @property
-    def schema(self) -> pa.Schema: ...
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory, or more."""
-
-    @property
-    def num_rows(self) -> int:
-        """The number of rows, or more."""
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All rows, in batches that fit into memory."""
-
-    def weighed_keys(self) -> Iterator[tuple[pa.Array, NDArray[np.float64]]]:
-        """The keys of all rows, in parts, with the approximate bytes of each row."""
-
-
 @dataclass(frozen=True)
 class FileInput:
-    """Columns of a Parquet file. ``select`` turns a batch of them into one of ``schema``, and may drop rows.
-    ``key_in_file`` is the name of the key in the file, if it is not ``key``."""
+    """Rows with a text key that is never null: columns of a Parquet file. ``select`` turns a batch of them into one of
+    ``schema``, and may drop rows. ``key_in_file`` is the name of the key in the file, if it is not ``key``."""
 
     path: Path
     schema: pa.Schema
@@ -74,20 +54,24 @@ class FileInput:
 
     @property
     def nbytes(self) -> int:
+        """Bytes in memory, or more."""
         with opened(self.path) as file:
             return sum(_group_bytes(file.metadata.row_group(at), self.columns) for at in range(file.num_row_groups))
 
     @property
     def num_rows(self) -> int:
+        """The number of rows, or more."""
         with opened(self.path) as file:
             return int(file.metadata.num_rows)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, in batches that fit into memory."""
         with opened(self.path) as file:
             for page in pages(file, columns=self.columns):
                 yield self.select(page) if self.select else page
 
     def weighed_keys(self) -> Iterator[tuple[pa.Array, NDArray[np.float64]]]:
+        """The keys of all rows, in parts, with the approximate bytes of each row."""
         with opened(self.path) as file:
             for at in range(file.num_row_groups):
                 group = file.metadata.row_group(at)
@@ -174,7 +158,7 @@ def _sorted(one: FileInput | _Part, borders: list[str], spill: Spill) -> Iterato
         yield _Part(one.schema, one.key, size, rows, partial(spill.batches, part))
 
 
-def _borders(inputs: Sequence[Input], range_bytes: int) -> tuple[list[str], list[bool]]:
+def _borders(inputs: Sequence[FileInput | _Part], range_bytes: int) -> tuple[list[str], list[bool]]:
     """The first key of every range but the lowest; none if there is only one key. And which inputs have rising keys."""
     step = max(1, sum(one.num_rows for one in inputs) // _SAMPLES)
     keys, weights, rising = [], [], []
