@@ -42,7 +42,7 @@ def test_only_the_named_products_are_read_and_repaired_and_nothing_else_is_claim
     before = shop.files()
     shop.put(product("p0001", price=7), product("p0002", price=7), product("p0003", price=2.5))
     sync_run, judged = synced(shop, ids=["p0001", "p0003", "nowhere"])
-    assert sync_run.files.read_json("diff.json") == {
+    assert (sync_run.files.read_json("diff.json") or {})["counts"] == {
         "source_count": 2, "target_count": 2, "missing": 0, "changed": 1, "extra": 0, "quarantined": 1, "refused": 0
     }  # fmt: skip
     assert (shop.rows["p0001"][0], shop.rows["p0002"][0]) == (7, 500)

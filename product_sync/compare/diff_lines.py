@@ -22,6 +22,8 @@ from product_sync.state.spill import row_bytes
 #: The most bytes of the rows of one op that are shown.
 _SHOWN_BYTES = 8 * 1024 * 1024
 _SHOWN_CHARACTERS = 200
+#: How many rows of each op are shown.
+SHOWN = 10
 _TIMES = {TypeName.TIMESTAMPTZ: "microseconds", TypeName.TIMESTAMP: "microseconds", TypeName.DATE: "days"}
 
 
@@ -48,7 +50,7 @@ def changed_columns(path: Path, row_schema: RowSchema) -> dict[str, int]:
     return counts
 
 
-def first_differences(path: Path, row_schema: RowSchema, limit_per_op: int = 10) -> list[Difference]:
+def first_differences(path: Path, row_schema: RowSchema, limit_per_op: int = SHOWN) -> list[Difference]:
     """The first rows of each op, by id, as lines for people. Rows that were refused before are left out."""
     shown: list[Difference] = []
     for op in Op:

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from product_sync.compare import quarantine
+from product_sync.compare.diff_lines import SHOWN
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.load.result import LoadResult
 from product_sync.orchestration.names import STATE_KEY
@@ -29,7 +30,7 @@ from product_sync.pipeline import change_pass
 from product_sync.pipeline.change_pass import Followed
 from product_sync.pipeline.dry_run import DryRunResult
 from product_sync.pipeline.load_diff import loaded
-from product_sync.pipeline.sync_run import SHOWN, DiffSummary, SyncRun
+from product_sync.pipeline.sync_run import DiffSummary, SyncRun
 from product_sync.report.drift_report import DriftReport
 from product_sync.results import PredictedCheck
 from product_sync.schema.records import Op

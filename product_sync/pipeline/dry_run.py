@@ -16,7 +16,7 @@ from product_sync.pipeline.load_diff import deletion_facts, denied_by, lacking_p
 from product_sync.pipeline.pacing import pacing_without_pressure
 from product_sync.pipeline.partial_run import source_size
 from product_sync.pipeline.pending_diff import PendingDiff
-from product_sync.pipeline.sync_run import SHOWN, SyncRun
+from product_sync.pipeline.sync_run import SyncRun
 from product_sync.results import SampleValue
 from product_sync.schema.records import Reason
 from product_sync.state import store
@@ -50,7 +50,7 @@ def dry_run(run: SyncRun) -> DryRunResult:
     return DryRunResult(
         todo.counts,
         _estimate(run, todo, target, lacking),
-        first_differences(todo.path, run.row_schema, SHOWN),
+        first_differences(todo.path, run.row_schema),
         by_reason,
         ", ".join(lacking),
         saved_plan.keep(run.folder, todo, run.settings),

@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from product_sync.compare.diff import DiffCounts
+from product_sync.compare.diff_lines import Difference
 from product_sync.errors import ChecksFailed, StalePlan
+from product_sync.schema.records import Op
 from product_sync.settings import OLDEST_PLAN_S
 from product_sync.state import store
 from product_sync.state.files import TAKEN_AT, read_metadata
@@ -82,8 +85,23 @@ def newest_diff(folder: StateFolder, own: RunFiles, now: datetime) -> PendingDif
 
 
 def counts_of(run: RunFiles) -> DiffCounts:
-    """The counts of the diff of ``run``."""
-    return DiffCounts(**run.read_json(store.DIFF_COUNTS) or {})
+    """The counts of the diff of ``run``. An earlier version noted only them."""
+    content = _noted(run)
+    return DiffCounts(**content.get("counts", content))
+
+
+def changed_columns_of(run: RunFiles) -> dict[str, int]:
+    """By column, in how many of the changed rows of the diff of ``run`` it differs."""
+    return dict(_noted(run).get("changed", {}))
+
+
+def first_of(run: RunFiles) -> list[Difference]:
+    """The first rows of each kind in the diff of ``run``."""
+    return [Difference(**line | {"op": Op(line["op"])}) for line in _noted(run).get("first", [])]
+
+
+def _noted(run: RunFiles) -> dict[str, Any]:
+    return run.read_json(store.DIFF_COUNTS) or {}
 
 
 def taken_at(path: Path) -> datetime:

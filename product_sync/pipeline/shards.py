@@ -11,13 +11,13 @@ be repeated. `sharded_run` has those that write.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from product_sync.compare.diff import DiffCounts
-from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
+from product_sync.compare.diff_lines import SHOWN
 from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot, read_sample
 from product_sync.pipeline import change_pass
 from product_sync.pipeline.pending_diff import taken_at
@@ -131,33 +131,27 @@ def gather(run: SyncRun) -> tuple[SourceSnapshot, TargetSnapshot]:
 
 
 def _diff(each: SyncRun) -> None:
-    counts = each.compare(each.files, each.files)
-    path, row_schema = each.files.path(store.DIFF), each.row_schema
-    first = [asdict(difference) for difference in first_differences(path, row_schema)]
-    content = {"counts": asdict(counts), "changed": changed_columns(path, row_schema), "first": first}
-    each.files.write_json(store.DIFF_COUNTS, content)
+    each.files.write_json(store.DIFF_COUNTS, each.described(each.compare(each.files, each.files)))
 
 
-def diff(run: SyncRun) -> tuple[DiffCounts, dict[str, int]]:
-    """Compare the shards that are not compared yet, and join their differences. Returns the counts, and by column in
-    how many of the changed rows it differs."""
+def diff(run: SyncRun) -> dict[str, Any]:
+    """Compare the shards that are not compared yet, and join their differences. Returns what is noted of a diff."""
     for each in _one_after_the_other(run):
         if not each.files.has(store.DIFF_COUNTS):
             _diff(each)
     _join(run, store.DIFF)
     compared = _of_all(run.files, store.DIFF_COUNTS)
-    return _sum(compared), _added(each["changed"] for each in compared)
+    changed = _added(each["changed"] for each in compared)
+    return {"counts": asdict(_sum(compared)), "changed": changed, "first": list(_first(compared))}
 
 
-def first_of_all(files: RunFiles, limit_per_op: int) -> list[Difference]:
-    """As `first_differences` of all shards of a run, from what they have noted."""
-    lines = [line for each in _of_all(files, store.DIFF_COUNTS) for line in each["first"]]
-    shown: list[Difference] = []
+def _first(compared: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """As `first_differences` of all shards."""
+    lines = [line for each in compared for line in each["first"]]
     for op in Op:
         of_op = [line for line in lines if line["op"] == op]
-        ids = set(list(dict.fromkeys(line["id"] for line in of_op))[:limit_per_op])
-        shown += [Difference(**line | {"op": op}) for line in of_op if line["id"] in ids]
-    return shown
+        ids = list(dict.fromkeys(line["id"] for line in of_op))[:SHOWN]
+        yield from (line for line in of_op if line["id"] in ids)
 
 
 def verify(run: SyncRun, number: int, compare: Compare) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
-from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
+from product_sync.compare.diff_lines import SHOWN, Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import (
     BothFiles,
     Reading,
@@ -65,8 +65,6 @@ def _ignore_load(_result: LoadResult) -> None:
     """The default: do nothing with the counts."""
 
 
-#: How many rows of each kind are shown to people.
-SHOWN = 10
 #: The stage of a run that waits for a lock or for a silent target.
 WAIT_STAGE = "waiting"
 
@@ -198,12 +196,19 @@ class SyncRun:
         source, target = self.newest(store.SOURCE_COUNT), self.newest(store.TARGET_ROWS)
         pending_diff.require(self.check_source(source))
         if source == target == self.files and self.files.has(store.CUT):
-            counts, changed = shards.diff(self)
+            found = shards.diff(self)
         else:
-            counts = self.compare(source, target)
-            changed = changed_columns(self.files.path(store.DIFF), self.row_schema)
-        self.files.write_json(store.DIFF_COUNTS, asdict(counts))
-        return DiffSummary(counts, changed, self.first_differences(), self.timing.monotonic() - started)
+            found = self.described(self.compare(source, target))
+        self.files.write_json(store.DIFF_COUNTS, found)
+        duration_s = self.timing.monotonic() - started
+        return DiffSummary(DiffCounts(**found["counts"]), found["changed"], self.first_differences(), duration_s)
+
+    def described(self, counts: DiffCounts) -> dict[str, Any]:
+        """What is noted of the diff in the files of this run: the counts, by column in how many of the changed rows it
+        differs, and the first rows."""
+        path, row_schema = self.files.path(store.DIFF), self.row_schema
+        first = [asdict(difference) for difference in first_differences(path, row_schema)]
+        return {"counts": asdict(counts), "changed": changed_columns(path, row_schema), "first": first}
 
     def compare(self, source: RunFiles, target: RunFiles) -> DiffCounts:
         """Compare the snapshots of two runs, and write every difference into the files of this one."""
@@ -228,10 +233,7 @@ class SyncRun:
     @names_storage
     def first_differences(self) -> list[Difference]:
         """The first rows of each kind in the newest diff."""
-        made = self.newest(store.DIFF_COUNTS)
-        if made.has(store.CUT):
-            return shards.first_of_all(made, SHOWN)
-        return first_differences(made.path(store.DIFF), self.row_schema, SHOWN)
+        return pending_diff.first_of(self.newest(store.DIFF_COUNTS))
 
     @names_storage
     def check_source(self, run: RunFiles) -> CheckResult:

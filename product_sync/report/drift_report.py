@@ -15,7 +15,7 @@ from typing import Any
 
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts
-from product_sync.compare.diff_lines import changed_columns, first_rows
+from product_sync.compare.diff_lines import first_rows
 from product_sync.errors import LocalStorageError
 from product_sync.load.result import LoadResult
 from product_sync.pipeline import pending_diff
@@ -121,7 +121,7 @@ def gather(sync_run: SyncRun, outcome: str, result: LoadResult | None) -> DriftR
         accounted=accounting.accounted(
             counts, result, deletes=sync_run.settings.extra == "delete", has_plan=bool(sync_run.settings.plan)
         ),
-        changed_columns=changed_columns(diff, sync_run.row_schema) if counts.changed else {},
+        changed_columns=pending_diff.changed_columns_of(run) if counts.changed else {},
         differences=differences,
         earlier=sorted({file.at for file in earlier}, reverse=True),
         quarantined_by_reason=_by_reason(rejects, counts),

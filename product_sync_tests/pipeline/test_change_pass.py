@@ -240,7 +240,7 @@ def test_a_product_that_no_longer_matches_the_filter_is_extra_whatever_its_event
     synced(shop)
     shop.put(product("a", price=2000), product("b", price=1))
     sync_run, judged = synced(shop, changes=True)
-    assert (sync_run.files.read_json("diff.json") or {})["extra"] == 1
+    assert (sync_run.files.read_json("diff.json") or {})["counts"]["extra"] == 1
     assert (shop.rows["a"][0], shop.rows["b"][0]) == (500, 1)
     assert unsettled(shop) == {}, "the check of extra rows reports it"
     assert not judged.check_results[1].passed
