@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +22,8 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from product_sync.conversion.ids import can_be_in
+from product_sync.embedded import postgres
+from product_sync.embedded.process import free_port
 from product_sync.embedded.servers import Servers
 from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.scope import KeyRange, key_ranges
@@ -25,7 +31,7 @@ from product_sync.schema.types import ColumnType
 from product_sync.sources.mongodb import MongoSource, connect
 from product_sync.targets.postgres import row_sql
 from product_sync.targets.postgres.reader import PostgresReader
-from product_sync_tests.databases import cart_database, mongodb_database
+from product_sync_tests.databases import mongodb_database
 from product_sync_tests.source_contract import product, product_row_schema
 from product_sync_tests.targets.postgres_tables import row_schema_of
 
@@ -56,7 +62,7 @@ _NOT_UTF8 = RawBSONDocument(encode(product("QQQ")).replace(b"QQQ", b"a\xfeQ"))
 #: The columns that can hold ids.
 _COLUMNS = {
     "in_bytes": 'text COLLATE "C"',
-    "by_locale": 'text COLLATE "C.utf8"',
+    "by_language": "text COLLATE language",
     "by_default": "varchar",
     "padded": "char(40)",
     "uuids": "uuid",
@@ -66,16 +72,36 @@ _COLUMNS = {
 
 
 @contextmanager
-def _tables(servers: Servers) -> Iterator[str]:
-    with cart_database(servers) as url, psycopg.connect(url, autocommit=True) as connection:
-        for name, kind in _COLUMNS.items():
-            connection.execute(f"CREATE TABLE {name} (id {kind} PRIMARY KEY, title text)".encode())
+def _tables() -> Iterator[str]:
+    """A PostgreSQL with a table for each kind. The embedded server knows no language, so one is made for it, if this
+    machine has the sources of languages."""
+    folder = Path(tempfile.mkdtemp(prefix="product_sync_tests_"))
+    folder.chmod(0o711)
+    language = folder / "languages" / "de_DE.UTF-8"
+    language.parent.mkdir()
+    command = ["localedef", "--no-warnings=ascii", "-i", "de_DE", "-f", "UTF-8", str(language)]
+    made = shutil.which("localedef") and subprocess.run(command, check=False).returncode == 0
+    with pytest.MonkeyPatch.context() as patch:
+        if made:
+            patch.setenv("LOCPATH", str(language.parent))
+        server = postgres.launch(folder, port=free_port(), log=folder / "log", durable=False, say=print)
+    try:
+        server.wait_until_ready()
+        url = server.url("postgres")
+        with psycopg.connect(url, autocommit=True) as connection:
+            locale = language.name if made else "C.utf8"
+            connection.execute(f"CREATE COLLATION language (provider = libc, locale = '{locale}')".encode())
+            for name, kind in _COLUMNS.items():
+                connection.execute(f"CREATE TABLE {name} (id {kind} PRIMARY KEY, title text)".encode())
         yield url
+    finally:
+        server.process.stop()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
 def sides(servers: Servers) -> Iterator[tuple[Shop, str]]:
-    with mongodb_database(servers) as url, connect(SourceAddress(url)) as shop, _tables(servers) as tables:
+    with mongodb_database(servers) as url, connect(SourceAddress(url)) as shop, _tables() as tables:
         shop.create_collection("simple")
         shop.create_collection("ignoring_case", collation={"locale": "de", "strength": 2})
         yield shop, tables
