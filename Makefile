@@ -8,7 +8,7 @@ ROUNDS ?= 3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test coverage check bench bench-latency torture format clean
+.PHONY: help demo dev test coverage check bench bench-latency bench-shards torture format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 10
@@ -43,6 +43,10 @@ bench: ## compare product_sync with other tools: docs/benchmarks.md
 bench-latency: ## how a load slows down the target's users: docs/latency.md (ten minutes)
 	@scripts/make-venv embedded
 	@.venv/bin/python -m product_sync_bench.latency --rounds $(ROUNDS)
+
+bench-shards: ## what shards cost, and what they would give: docs/shards.md (twenty minutes)
+	@scripts/make-venv test
+	@.venv/bin/python -m product_sync_bench.shards $(BENCH)
 
 torture: ## long tests under live traffic, bad documents and faults: docs/torture (an hour and a half)
 	@scripts/make-venv test

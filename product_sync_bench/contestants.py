@@ -104,7 +104,7 @@ def product_sync(
         options += ("--changes",)
     if mapping is not None:
         options += ("--mapping", str(_PROGRAMS / mapping))
-    arguments = (_script("product-sync"), "sync", *options, "--json")
+    arguments = (script("product-sync"), "sync", *options, "--json")
     how = " ".join(["`product-sync sync", *options, "--json`"]).replace(f"{_PROGRAMS}{os.sep}", "")
     return Contestant(PRODUCT_SYNC, how, arguments)
 
@@ -112,7 +112,7 @@ def product_sync(
 def dagster_job() -> Contestant:
     """The same sync as `product_sync`, started by Dagster's own command."""
     arguments = (
-        *(_script("dagster"), "job", "execute", "-m", "product_sync.definitions", "-j", "product_sync"),
+        *(script("dagster"), "job", "execute", "-m", "product_sync.definitions", "-j", "product_sync"),
         *("-c", str(_PROGRAMS / "job.yaml")),
     )
     return Contestant(DAGSTER_JOB, "`dagster job execute -m product_sync.definitions`, the same options", arguments)
@@ -163,7 +163,7 @@ def ingestr_changes() -> Contestant:
         " event had been lost before the position: it stays wrong until everything is merged again. A pass of"
         " product_sync does not read such a row either; its full sync repairs it",
         (
-            *(_script("ingestr"), "ingest", "--source-uri", "{cdc}", "--source-table", "{database}.products"),
+            *(script("ingestr"), "ingest", "--source-uri", "{cdc}", "--source-table", "{database}.products"),
             *("--dest-table", "public.product", "--incremental-strategy", "merge", "--primary-key", "_id"),
             *("--columns", "_id:string,title:string,price:int,image:string,sellerId:string,quantity:int"),
             *("--no-inference", "--no-load-timestamp", "--schema-naming", "direct", "--progress", "log", "--yes"),
@@ -188,7 +188,7 @@ def copy_in() -> Contestant:
 def empty_job() -> Contestant:
     job = str(_PROGRAMS / "floors" / "empty_job.py")
     return Contestant(
-        EMPTY_JOB, "in process", (_script("dagster"), "job", "execute", "--python-file", job, "--job", "empty")
+        EMPTY_JOB, "in process", (script("dagster"), "job", "execute", "--python-file", job, "--job", "empty")
     )
 
 
@@ -220,7 +220,7 @@ def _ingestr(strategy: str, *, keeps_table: bool) -> Contestant:
         f"strategy `{strategy}`, six fields projected by the source, column types given"
         + ("" if keeps_table else ", the carts' table dropped before: it cannot replace a table that others reference"),
         (
-            _script("ingestr"),
+            script("ingestr"),
             "ingest",
             # Tried: faster than reading whole documents, and than $toString of the ids in the source.
             *(
@@ -241,7 +241,7 @@ def _floor(program: str) -> tuple[str, ...]:
     return (sys.executable, str(_PROGRAMS / "floors" / program))
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
     """A console script of the environment that we run in."""
     beside = Path(sys.executable).parent
     if (path := shutil.which(name, path=str(beside))) is None:

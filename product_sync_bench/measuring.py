@@ -83,7 +83,7 @@ class MemoryWatch(threading.Thread):
     def run(self) -> None:
         while not self._end.wait(_LOOK_S):
             processes = set(_tree(self._root))
-            self._note(max((_peak_resident(pid) for pid in processes), default=0))
+            self._note(max((peak_resident(pid) for pid in processes), default=0))
             self._note(sum(_proportional(pid) for pid in processes & self._seen))
             self._seen = processes
 
@@ -106,7 +106,8 @@ def _tree(root: int) -> Iterator[int]:
                     waiting += [int(child) for child in (task / "children").read_text().split()]
 
 
-def _peak_resident(pid: int) -> int:
+def peak_resident(pid: int) -> int:
+    """The largest resident memory that a process has had, in bytes; 0 for one that has ended."""
     return _kibibytes(Path(f"/proc/{pid}/status"), "VmHWM:")
 
 

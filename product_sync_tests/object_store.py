@@ -11,6 +11,7 @@ import signal
 import sysconfig
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,9 +23,11 @@ import pytest
 from product_sync.embedded.process import LOOPBACK, ServerProcess, free_port
 
 _START_S, _ATTEMPTS = 30.0, 3
-_BUCKET = "tests"
+BUCKET = "tests"
 _KEY, _SECRET = "tests", "the-secret-of-the-tests"
 _READER, _READER_SECRET = "reader", "the-secret-of-the-reader"
+#: The beginning of the names of the server's counters.
+_TRAFFIC = "SeaweedFS_s3_bucket_traffic"
 _PORTS = (
     "master.port",
     "master.port.grpc",
@@ -36,6 +39,7 @@ _PORTS = (
     "s3.port.grpc",
     "s3.port.iceberg",
     "s3.port.lance",
+    "metricsPort",
 )
 
 
@@ -128,12 +132,26 @@ class S3Server:
         """Whether an object can be written: the volume server is ready a little later than the others."""
         try:
             files = self.files()
-            if not files.exists(_BUCKET):
-                files.mkdir(_BUCKET)
-            files.pipe_file(f"{_BUCKET}/ready", b"1")
+            if not files.exists(BUCKET):
+                files.mkdir(BUCKET)
+            files.pipe_file(f"{BUCKET}/ready", b"1")
         except Exception:  # noqa: BLE001 - it is not ready yet
             return False
         return True
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def traffic(self) -> tuple[int, int]:
+        """The bytes that clients have sent to the bucket, and that they have got from it."""
+        url, received, sent = f"http://{LOOPBACK}:{self.ports['metricsPort']}/metrics", 0.0, 0.0
+        with urllib.request.urlopen(url) as answer:
+            for line in answer.read().decode().splitlines():
+                received += float(line.split()[-1]) if line.startswith(f"{_TRAFFIC}_received_bytes_total{{") else 0.0
+                sent += float(line.split()[-1]) if line.startswith(f"{_TRAFFIC}_sent_bytes_total{{") else 0.0
+        return int(received), int(sent)
 
     def stop(self) -> None:
         assert self.process is not None
@@ -175,4 +193,4 @@ def store_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a folder of this test alone. This process has the variables of its client."""
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
-    return f"s3://{_BUCKET}/{uuid.uuid4().hex[:12]}"
+    return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"
