@@ -50,15 +50,15 @@ def test_a_change_grows_old_also_while_nothing_else_is_written(shop: Shop, monke
     shop.put(product("p"))
     folder = prove(shop)
     shop.put(product("p", price=1))
-    read_now = MongoChanges._now
+    read_present = MongoChanges._present
 
     def idle(self: MongoChanges, clock: int = 0) -> Any:
         """Without writes the time of a replica set stands still, its clock goes on."""
-        now = read_now(self)
-        return now._replace(clock=now.time.seconds + clock)
+        present = read_present(self)
+        return present._replace(clock=present.time.seconds + clock)
 
     for clock, due in ((4, set()), (5, {"p"})):
-        monkeypatch.setattr(MongoChanges, "_now", partialmethod(idle, clock))
+        monkeypatch.setattr(MongoChanges, "_present", partialmethod(idle, clock))
         assert texts(seen(shop, folder, settle_s=5.0).due) == due
 
 

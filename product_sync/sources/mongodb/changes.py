@@ -109,16 +109,15 @@ class MongoChanges:
         return with_retries(read, self._database, Backoff(self._retry, self._timing), self._lost)
 
     def _position(self) -> ChangePosition:
-        collection = self._collection_uuid()
         with closing(ChangeStream(self._database, self._name)) as stream:
-            resume = stream.token
-        time, _, server = self._now()
-        if not self._majority_has(time):
+            token = stream.token
+        present = self._present()
+        if not present.is_agreed:
             raise ChangesUnavailable(
                 f"The majority of the replica set has not reached the present within {REPLICATION_MS // 1000} s.",
                 hint="Changes are followed again after a full sync that starts when the members have caught up.",
             )
-        return ChangePosition(_Token(resume, "", server).text, time, collection)
+        return ChangePosition(_Token(token, "", present.server).text, present.time, present.collection)
 
     def _no_changes(self, since: ChangePosition) -> Changes | None:
         """The answer if the kept stream has no event after ``since``. With an event, an error or another position it is
@@ -150,18 +149,17 @@ class MongoChanges:
         return Changes({}, 0, True, position, now, _clock(documents[0]["now"], now))
 
     def _changes(self, since: ChangePosition, max_events: int, within_s: float) -> Changes:
-        if self._collection_uuid() != since.collection:
-            raise self._lost_because(LostReason.RECREATED)
-        now, clock, server = self._now()
-        token = _Token.parse(since.token)
-        if now < since.time or (server != token.server and not token.event):
-            raise self._lost_because(LostReason.RESTORED)
-        confirmed = self._majority_has(now)
         self.close()
+        present, token = self._present(), _Token.parse(since.token)
+        same_process = present.server == token.server
+        if present.collection != since.collection:
+            raise self._lost_because(LostReason.RECREATED)
+        if present.time < since.time or not (same_process or token.event):
+            raise self._lost_because(LostReason.RESTORED)
+        token = token._replace(server=present.server, resume=token.resume if same_process else token.event)
         until = self._timing.monotonic() + within_s
         ids: dict[SourceId, ClusterTime] = {}
         events, newest, at_end = 0, since.time, False
-        token = token._replace(server=server, resume=token.resume if server == token.server else token.event)
         with ExitStack() as opened:
             while not at_end and events < max_events and (left_s := until - self._timing.monotonic()) > 0:
                 opened.close()
@@ -178,12 +176,12 @@ class MongoChanges:
                 last = token.event if at_end else stream.events[-1]["_id"].raw.hex()
                 token = token._replace(resume=stream.token, event=last)
             # At a bound, more events of the newest time may follow: those of one transaction.
-            time = now if at_end and confirmed else max(since.time, _before(newest))
+            time = present.time if at_end and present.is_agreed else max(since.time, _before(newest))
             position = ChangePosition(token.text, time, since.collection)
             if at_end and self._stays_open:
                 opened.pop_all()
                 self._kept = stream, position
-        return Changes(ids, events, at_end, position, now, clock)
+        return Changes(ids, events, at_end, position, present.time, present.clock)
 
     def _changed_id(self, event: Mapping[str, Any]) -> SourceId:
         """The id that any event names is looked at. The kind of the event does not matter: what counts is the document
@@ -196,18 +194,15 @@ class MongoChanges:
             raise self._lost_because(LostReason.UNKNOWN_EVENT, f" ({kind!r})")
         return id_of_element(only_id(key.raw))
 
-    def _collection_uuid(self) -> str:
-        return str(collection_uuid(self._database, self._name))
-
-    def _now(self) -> _Now:
+    def _present(self) -> _Present:
+        """Waits until a majority of the replica set has reached the time of the primary."""
+        collection = str(collection_uuid(self._database, self._name))
         reply = self._database.client.admin.command("hello", read_preference=ReadPreference.PRIMARY)
         if "operationTime" not in reply:
             raise _standalone()
-        time = _cluster_time(reply["operationTime"])
-        return _Now(time, _clock(reply["localTime"], time), str(reply["topologyVersion"]["processId"]))
-
-    def _majority_has(self, time: ClusterTime) -> bool:
-        return has_reached(self._database, self._name, time, "majority", ReadPreference.PRIMARY)
+        time, server = _cluster_time(reply["operationTime"]), str(reply["topologyVersion"]["processId"])
+        is_agreed = has_reached(self._database, self._name, time, "majority", ReadPreference.PRIMARY)
+        return _Present(collection, time, _clock(reply["localTime"], time), server, is_agreed)
 
     def _unavailable(self, error: OperationFailure) -> ProductSyncError:
         """The error if no stream can be opened at all."""
@@ -240,12 +235,15 @@ def _standalone() -> ChangesUnavailable:
     )
 
 
-class _Now(NamedTuple):
-    """The newest time of the primary, its clock in seconds since 1970, and its process."""
+class _Present(NamedTuple):
+    """The UUID of the collection, the newest time of the primary, its clock in seconds since 1970 and its process, and
+    whether a majority has reached that time."""
 
+    collection: str
     time: ClusterTime
     clock: int
     server: str
+    is_agreed: bool
 
 
 class _Token(NamedTuple):
