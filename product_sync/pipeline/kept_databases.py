@@ -27,7 +27,7 @@ _KEEP_S: Final = 600.0
 
 
 class ConnectedDatabases(Databases):
-    """`Databases` whose connection to the source and change stream, once opened, stay open until `close`."""
+    """`Databases` whose connection to the source and change stream, once opened, stay open until `close` or its end."""
 
     @contextmanager
     def open_source(
@@ -50,19 +50,19 @@ class ConnectedDatabases(Databases):
 
     @cached_property
     def _open(self) -> ExitStack:
-        return ExitStack()
+        opened = ExitStack()
+        weakref.finalize(self, opened.close)
+        return opened
 
 
 class KeptDatabases:
-    """Gives the same `ConnectedDatabases` again and again, to one thread at a time. Its end closes the connection."""
+    """Gives the same `ConnectedDatabases` again and again, to one thread at a time."""
 
     def __init__(self, definition: SyncDefinition) -> None:
         self._definition = definition
         self._kept: ConnectedDatabases | None = None
         self._until = 0.0
         self._alone = threading.Lock()
-        self._open = ExitStack()
-        weakref.finalize(self, self._open.close)
 
     @contextmanager
     def use(self, env: Environment) -> Iterator[ConnectedDatabases]:
@@ -76,13 +76,13 @@ class KeptDatabases:
 
     def _current(self, env: Environment) -> ConnectedDatabases:
         made, kept = ConnectedDatabases.of(self._definition, env), self._kept
-        if kept is None or time.monotonic() > self._until or (made.source, made.target) != (kept.source, kept.target):
-            self._forget()
-            self._open.callback(made.close)
-            self._kept, self._until = made, time.monotonic() + _KEEP_S
-            return made
-        return kept
+        if kept is not None and kept == made and time.monotonic() <= self._until:
+            return kept
+        self._forget()
+        self._kept, self._until = made, time.monotonic() + _KEEP_S
+        return made
 
     def _forget(self) -> None:
+        if self._kept:
+            self._kept.close()
         self._kept = None
-        self._open.close()

@@ -127,6 +127,20 @@ def test_while_a_run_is_queued_or_at_work_it_looks_and_starts_none(shop: Shop) -
     assert watching.requested() == [PRODUCT.changes_job]
 
 
+def test_what_a_look_cannot_read_is_read_by_a_pass(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.put(product("a"))
+    assert shop.run().success
+    watching = Watch(shop)
+    shop.put(product("a", price=7), product("b"))
+    for bound, value in (("MAX_EVENTS", 1), ("WITHIN_S", 0.0001)):
+        with monkeypatch.context() as bounded:
+            bounded.setattr(watch, bound, value)
+            assert watching.requested() == [PRODUCT.changes_job]
+    assert shop.run(PRODUCT.changes_job).success
+    assert shop.rows["a"][0] == 7
+    assert "0 changes" in watching.said()
+
+
 def test_while_a_pass_is_at_work_it_keeps_nothing_so_that_what_that_has_settled_stays_settled(shop: Shop) -> None:
     shop.put(*(product(name) for name in ids(20)))
     assert shop.run().success
