@@ -18,6 +18,17 @@ from product_sync.embedded.servers import Servers, remove, running
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_tests.market import Market, open_market
 
+#: The files that take longest begin first, so that no worker is alone with one of them in the end.
+LONGEST = (
+    "test_server", "test_workers", "test_machines", "test_faults", "test_guide_runs", "test_hints", "test_live",
+    "test_documents", "test_state_in_a_store", "test_mirror", "test_host_project", "test_deployment_services",
+    "test_shards", "test_key_ranges",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 def pytest_configure() -> None:
     """A script's background jobs ignore Ctrl-C, and whatever they start does too. Tests interrupt what they start."""

@@ -20,7 +20,8 @@ import psycopg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from psycopg.rows import tuple_row
-from pymongo import MongoClient
+from pymongo import MongoClient, ReplaceOne
+from sqlalchemy.pool import SingletonThreadPool
 
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.names import PRODUCT
@@ -30,6 +31,7 @@ from product_sync.schema.definition import load_definitions
 
 #: Quick settings for tests; each can be overridden by a run.
 QUICK = {"batch_delay_ms": 0, "settle_seconds": 0.0, "lock_wait_s": 0.0}
+_PROJECTS: dict[str, dg.Definitions] = {}
 
 
 def product(name: str, **fields: Any) -> dict[str, Any]:
@@ -68,8 +70,14 @@ def record_run(
 
 
 def project(**settings: Any) -> dg.Definitions:
-    """What Dagster would load with the variables of this process."""
-    return build_definitions(load_definitions(os.environ), **settings)
+    """What Dagster would load with the variables of this process. Without settings it is made once for each mapping."""
+    syncs = load_definitions(os.environ)
+    if settings:
+        return build_definitions(syncs, **settings)
+    key = "".join(sync.model_dump_json() for sync in syncs)
+    if key not in _PROJECTS:
+        _PROJECTS[key] = build_definitions(syncs)
+    return _PROJECTS[key]
 
 
 @dataclass
@@ -136,9 +144,8 @@ class Shop:
     def put(self, *documents: Mapping[str, Any]) -> None:
         """Insert or replace documents in the collection."""
         with MongoClient[dict[str, Any]](self.mongodb_url) as client:
-            products = client.get_default_database()["products"]
-            for document in documents:
-                products.replace_one({"_id": document["_id"]}, document, upsert=True)
+            requests = [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents]
+            client.get_default_database()["products"].bulk_write(requests)
 
     def remove(self, *keys: Any) -> None:
         with MongoClient[dict[str, Any]](self.mongodb_url) as client:
@@ -187,7 +194,8 @@ class Shop:
         **switches: Any,
     ) -> Outcome:
         """Run a job in this process. ``switches`` are those of the ``sync`` resource, ``config`` the rest."""
-        definition = project(listener=Listener(on_progress)).resolve_job_def(job)
+        heard = {} if on_progress is no_progress else {"listener": Listener(on_progress)}
+        definition = project(**heard).resolve_job_def(job)
         sync = {"resources": {"sync": {"config": {**QUICK, **switches}}}}
         result = definition.execute_in_process(
             instance=self.instance, run_config={**sync, **(config or {})}, tags=tags, raise_on_error=False
@@ -230,5 +238,7 @@ def shop(
         monkeypatch.setenv(name, value)
     with MongoClient[dict[str, Any]](mongodb_url) as client:
         client.get_default_database().create_collection("products")
+    for storage in ("event_log", "runs"):  # Dagster would open a connection for each access
+        monkeypatch.setattr(f"dagster._core.storage.{storage}.in_memory.NullPool", SingletonThreadPool)
     with dg.DagsterInstance.ephemeral() as instance:
         yield Shop(mongodb_url, cart_url, tmp_path / "state", instance)

@@ -11,11 +11,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from product_sync.report.drift_report import EXAMINED, DriftReport, created_at
 from product_sync.schema.records import Op
 from product_sync.state.drift_history import PastDrift
+
+if TYPE_CHECKING:
+    import jinja2
 
 _TEMPLATE = Path(__file__).with_name("drift_page.html")
 
@@ -55,15 +60,8 @@ class Chart:
 
 def render(report: DriftReport, run_url: str = "") -> str:
     """The page. ``run_url`` is the address of the run in the UI, or empty."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "time": _time, "words": _words}
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     created = [at for line in report.differences if (at := created_at(line))]
-    return template.render(
+    return _template().render(
         report=report,
         labels=report.labels,
         run_url=run_url,
@@ -76,6 +74,17 @@ def render(report: DriftReport, run_url: str = "") -> str:
         created=(min(created), max(created)) if created else None,
         examined=EXAMINED,
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "time": _time, "words": _words}
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
 
 def conclude(page: str, conclusion: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from product_sync.orchestration.names import PRODUCT
 from product_sync.schema.definition import load_definition, load_definitions
 from product_sync.settings import EXECUTOR, EXECUTOR_CONFIG, ExecutorSettings
 from product_sync_tests.deploy import ROOT
+from product_sync_tests.market import wait_until
 from product_sync_tests.shop import record_run
 from product_sync_tests.workers import celery_config
 
@@ -115,6 +117,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         executor_of(ExecutorSettings.from_environment({EXECUTOR: "celery", EXECUTOR_CONFIG: missing}))
 
 
+def signs_of_life(instance: dg.DagsterInstance, run_id: str) -> list[dg.EventLogEntry]:
+    return [entry for entry in instance.all_logs(run_id) if "is alive" in entry.message]
+
+
 @dg.executor(name="one_that_waits", config_schema={})
 def _one_that_waits(_: dg.InitExecutorContext) -> dg.Executor:
     class Waits(dg.Executor):
@@ -123,7 +129,7 @@ def _one_that_waits(_: dg.InitExecutorContext) -> dg.Executor:
             return dg.in_process_executor
 
         def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:  # noqa: ARG002
-            time.sleep(1.0)
+            wait_until(lambda: len(signs_of_life(plan_context.instance, plan_context.run_id)) == 3)
             yield from ()
 
     return Waits()
@@ -147,9 +153,9 @@ def test_a_run_whose_steps_wait_says_that_it_is_alive_and_where(
     run = instance.get_run_by_id(result.run_id)
     assert run is not None
     assert process_tags().items() <= run.tags.items()
-    said = [entry.message for entry in instance.all_logs(result.run_id) if "is alive" in entry.message]
-    assert 1 <= len(said) <= 5
-    assert said[0] == "The run is alive and waits for its steps."
+    said = signs_of_life(instance, result.run_id)
+    assert said[0].message == "The run is alive and waits for its steps."
+    assert all(later.timestamp - earlier.timestamp > 0.19 for earlier, later in pairwise(said))
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.FAILURE])

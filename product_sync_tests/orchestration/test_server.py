@@ -316,7 +316,7 @@ def test_terminate_rolls_back_frees_the_lock_and_the_next_run_converges(server: 
     terminated = server.finished(run_id)
     assert terminated.observed[PRODUCT.load]["inserted"] == sum(f"t{number}" in shop.rows for number in range(MANY))
     assert "The run was interrupted. The current batch was rolled back. Written before that" in terminated.log
-    assert server.finished(server.launch(PRODUCT.sync_job)).success
+    assert shop.run().success
     assert {f"t{number}" for number in range(MANY)} <= set(shop.rows)
 
 
@@ -405,7 +405,7 @@ def test_the_watch_repairs_a_lost_event_in_time_and_starts_no_process_for_anythi
         wait_until(lambda: len(looks()) > before)
 
     shop.put(product("lost"), product("arrived"))
-    assert server.finished(server.launch(PRODUCT.sync_job)).success
+    assert shop.run().success
     server.ask(START_SENSOR, selector=selector)
     shop.put(product("lost", price=7), product("arrived", price=7))
     shop.sql("UPDATE product SET price = 7 WHERE id = 'arrived'")
