@@ -94,15 +94,16 @@ def test_each_of_the_switches_makes_a_run_dry(shop: Shop, job: str, switch: dict
     assert_told_from_a_sync_at_first_sight(dry)
 
 
-def test_the_switch_of_the_load_makes_a_run_of_the_materialize_button_dry(shop: Shop) -> None:
+@pytest.mark.parametrize("of", ["ops: load", "resources: sync"])
+def test_a_switch_makes_a_run_of_the_materialize_button_dry(shop: Shop, of: str) -> None:
     shop.put(product("a"))
-    definition = project().resolve_implicit_global_asset_job_def()
+    definition, (section, _, key) = project().resolve_implicit_global_asset_job_def(), of.partition(": ")
     ours = names.PRODUCT
     pipeline = [ours.source_snapshot, ours.target_snapshot, ours.diff, ours.load, ours.quarantine]
     result = definition.execute_in_process(
         instance=shop.instance,
         asset_selection=[dg.AssetKey(name) for name in pipeline],
-        run_config={"ops": {ours.load: {"config": {"dry_run": True}}}},
+        run_config={section: {{"load": ours.load}.get(key, key): {"config": {"dry_run": True}}}},
     )
     assert shop.rows == {}
     assert_told_from_a_sync_at_first_sight(Outcome(shop.instance, result.run_id, result.success))

@@ -190,7 +190,8 @@ def dagster_dev(home: Path, port: int) -> Iterator[int]:
             process.kill()
 
 
-def test_what_the_ui_launches_runs_one_after_the_other(server: Server) -> None:
+def test_what_the_ui_and_a_program_launch_runs_one_after_the_other(server: Server) -> None:
+    """The program types the commands of the guide. (A dry run by Materialize: `test_dry_run.py`.)"""
     shop = server.shop
     shop.put(*(product(name) for name in ids(5)))
     pipeline = [
@@ -204,15 +205,39 @@ def test_what_the_ui_launches_runs_one_after_the_other(server: Server) -> None:
         )
     ]
     checks = [{"assetKey": {"path": [PRODUCT.load]}, "name": names.TARGET_MATCHES_SOURCE}]
-    dry = server.launch("__ASSET_JOB", {**QUICK, "dry_run": True}, assetSelection=pipeline)
+    start, ended = (fence.text for fence in Page(ROOT / "docs/programs.md").fences if "/graphql" in fence.text)
+
+    def type_it(command: str, **instead: str) -> dict[str, Any]:
+        for shown, meant in {"http://localhost:3000/graphql": server.url, **instead}.items():
+            assert shown in command
+            command = command.replace(shown, meant)
+        done = subprocess.run(["bash", "-c", command.removeprefix("$ ")], check=True, capture_output=True, text=True)
+        data: dict[str, Any] = json.loads(done.stdout)["data"]
+        return data
+
+    def run_id_of(launched: dict[str, Any]) -> str:
+        return str(launched["launchRun"]["run"]["runId"])
+
+    def at_its_end(run_id: str) -> tuple[list[str], dict[str, int]]:
+        """The messages of a run and the counts of its load, as the second command shows them."""
+        wait_until(lambda: type_it(ended, RUN_ID=run_id)["runOrError"]["status"] in ("SUCCESS", "FAILURE"))
+        run = type_it(ended, RUN_ID=run_id)["runOrError"]
+        assert run["status"] == "SUCCESS"
+        events = run["eventConnection"]["events"]
+        of_load = [event for event in events if event.get("assetKey") == {"path": [PRODUCT.load]}]
+        counts = [entry for event in of_load for entry in event["metadataEntries"] if "intValue" in entry]
+        messages = [event["message"] for event in events if "message" in event]
+        return messages, {entry["label"]: entry["intValue"] for entry in counts}
+
+    dry = run_id_of(type_it(start))
     check = server.launch("__ASSET_JOB", assetSelection=[], assetCheckSelection=checks)
     materialize = server.launch("__ASSET_JOB", assetSelection=pipeline)
-    job = server.launch(PRODUCT.sync_job)
     wait_until(lambda: server.status(dry) is not dg.DagsterRunStatus.QUEUED)
-    assert server.status(job) is dg.DagsterRunStatus.QUEUED, "it waits for the others"
+    assert server.status(materialize) is dg.DagsterRunStatus.QUEUED, "it waits for the others"
 
-    assert server.finished(dry).success
-    assert server.finished(dry).observed[PRODUCT.load]["missing"] == 5
+    said, would = at_its_end(dry)
+    assert said[0].startswith("Dry run: nothing is written.")
+    assert (would["missing"], would["inserted"]) == (5, 0)
     assert server.record(dry).dagster_run.tags[names.DRY_RUN_TAG] == "true"
     assert PRODUCT.load not in server.finished(dry).materialized
 
@@ -222,13 +247,21 @@ def test_what_the_ui_launches_runs_one_after_the_other(server: Server) -> None:
     assert checked.checks[names.TARGET_MATCHES_SOURCE].metadata["missing"].value == 5, "the dry run wrote nothing"
 
     assert server.finished(materialize).materialized[PRODUCT.load]["inserted"] == 5
-    assert server.finished(job).materialized[PRODUCT.load]["inserted"] == 0
     assert sorted(shop.rows) == ids(5)
-    times = [(server.record(run).start_time, server.record(run).end_time) for run in (dry, check, materialize, job)]
-    for (_, ended), (started, _) in pairwise(times):
-        assert ended is not None
-        assert started is not None
-        assert ended <= started
+    times = [(server.record(run).start_time, server.record(run).end_time) for run in (dry, check, materialize)]
+    for (_, ended_at), (started_at, _) in pairwise(times):
+        assert ended_at is not None
+        assert started_at is not None
+        assert ended_at <= started_at
+
+    shop.put(product("http"))
+    _, done = at_its_end(run_id_of(type_it(start, **{'"dryRun": true': ""})))
+    assert done["inserted"] == 1
+    assert "http" in shop.rows
+
+    refused = type_it(start, **{'"dryRun"': '"dryrun"'})["launchRun"]
+    assert refused["__typename"] == "RunConfigValidationInvalid"
+    assert 'unexpected config entry "dryrun"' in refused["errors"][0]["message"]
 
 
 SCHEMA = """
@@ -262,46 +295,6 @@ def test_the_launchpad_shows_the_options_and_refuses_a_value_that_cannot_be(serv
             assert refused["__typename"] == answer, refused
             assert said in json.dumps(refused)
     assert len(server.shop.instance.get_runs()) == runs
-
-
-def test_a_program_starts_a_dry_run_and_a_sync_over_http_as_the_guide_says(server: Server) -> None:
-    server.shop.put(product("http"))
-    start, ended = (fence.text for fence in Page(ROOT / "docs/programs.md").fences if "/graphql" in fence.text)
-
-    def type_it(command: str, **instead: str) -> dict[str, Any]:
-        for shown, meant in {"http://localhost:3000/graphql": server.url, **instead}.items():
-            assert shown in command
-            command = command.replace(shown, meant)
-        done = subprocess.run(["bash", "-c", command.removeprefix("$ ")], check=True, capture_output=True, text=True)
-        data: dict[str, Any] = json.loads(done.stdout)["data"]
-        return data
-
-    def run_to_its_end(launched: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-        """The run as the second command shows it, and the counts of its load."""
-        run_id = launched["launchRun"]["run"]["runId"]
-        wait_until(lambda: type_it(ended, RUN_ID=run_id)["runOrError"]["status"] in ("SUCCESS", "FAILURE"))
-        run = type_it(ended, RUN_ID=run_id)["runOrError"]
-        of_load = [
-            each for each in run["eventConnection"]["events"] if each.get("assetKey") == {"path": [PRODUCT.load]}
-        ]
-        counts = [entry for event in of_load for entry in event["metadataEntries"] if "intValue" in entry]
-        return run, {entry["label"]: entry["intValue"] for entry in counts}
-
-    dry, would = run_to_its_end(type_it(start))
-    assert dry["status"] == "SUCCESS"
-    assert (would["missing"], would["inserted"]) == (1, 0)
-    messages = [event["message"] for event in dry["eventConnection"]["events"] if "message" in event]
-    assert messages[0].startswith("Dry run: nothing is written.")
-    assert "http" not in server.shop.rows
-
-    real, done = run_to_its_end(type_it(start, **{'"dryRun": true': ""}))
-    assert real["status"] == "SUCCESS"
-    assert done["inserted"] == 1
-    assert "http" in server.shop.rows
-
-    refused = type_it(start, **{'"dryRun"': '"dryrun"'})["launchRun"]
-    assert refused["__typename"] == "RunConfigValidationInvalid"
-    assert 'unexpected config entry "dryrun"' in refused["errors"][0]["message"]
 
 
 def test_terminate_rolls_back_frees_the_lock_and_the_next_run_converges(server: Server) -> None:
@@ -341,8 +334,8 @@ def test_a_killed_run_is_marked_as_failed_and_the_queue_goes_on(server: Server) 
 
 
 def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server: Server) -> None:
-    """Of runs that the UI launched (the tests above) and of one that is executed beside the queue, as the command line
-    does; and again until it is taken."""
+    """Of runs that the UI launched (the tests above) and of those that are executed beside the queue, as the command
+    line does; and again until it is taken."""
     shop, web = server.shop, server.web
     # Whoever looked first said so: we, or the code server that had started it.
     killed = "This run was ended from outside: its process"
@@ -354,8 +347,9 @@ def test_the_daemon_tells_a_person_of_each_failure_and_each_recovery_once(server
     wait_until(lambda: any(failed.run_id in text for _, _, text in server.mail.mails))
     assert web.refused
     web.status = 200
-    assert server.finished(server.launch(PRODUCT.sync_job)).success
+    assert shop.run().success
     wait_until(lambda: "target_matches_source recovered" in titles_since(web, failed.run_id))
+    assert any(title.startswith("the job product_sync ") and title.endswith("recovered") for title in web.titles())
 
     [alert] = [each for each in web.alerts if failed.run_id in each["message"]]
     assert alert["title"] == "product_sync: target_matches_source failed"
