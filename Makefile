@@ -1,7 +1,7 @@
 # Needs only Python 3.11 or newer with venv: the targets install the rest, servers included.
 # PYTHON is the interpreter of .venv, WORKERS the number of test processes.
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
 # PRODUCTS are the catalogue sizes of `make bench`, ROUNDS the number of measurements, BENCH further options.
 PRODUCTS ?= 100000 1000000
 ROUNDS ?= 3
@@ -52,7 +52,7 @@ torture: ## long tests under live traffic, bad documents and faults: docs/tortur
 	@scripts/make-venv test
 	.venv/bin/python -m product_sync_torture.live --report docs/torture/live.md
 	.venv/bin/python -m product_sync_torture.documents --report docs/torture/documents.md
-	.venv/bin/python -m product_sync_torture.faults --workers $(WORKERS) --report docs/torture/faults.md
+	.venv/bin/python -m product_sync_torture.faults --report docs/torture/faults.md
 
 format: ## format the code as `make check` requires
 	@scripts/make-venv dev

@@ -10,13 +10,17 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from product_sync import api
 from product_sync.embedded.servers import Servers, remove, running
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_tests.market import Market, open_market
+from product_sync_tests.run_history import history_in_memory
 
 #: The files that take longest begin first, so that no worker is alone with one of them in the end.
 LONGEST = (
@@ -69,6 +73,20 @@ def product_table(cart_url: str) -> str:
     """The cart's original table, empty, in ``cart_url``; its name."""
     create_product_table(cart_url)
     return "product"
+
+
+@pytest.fixture(scope="session")
+def history() -> Iterator[dg.DagsterInstance]:
+    """The run history of all tests of this process that look at none: one in files costs as much as the run."""
+    with history_in_memory() as instance:
+        yield instance
+
+
+@pytest.fixture
+def in_memory(history: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions of `product_sync.api` record their runs in ``history``."""
+    for name in ("sync", "validate", "stats"):
+        monkeypatch.setattr(api, name, partial(getattr(api, name), instance=history))
 
 
 @pytest.fixture

@@ -21,13 +21,13 @@ import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from psycopg.rows import tuple_row
 from pymongo import MongoClient, ReplaceOne
-from sqlalchemy.pool import SingletonThreadPool
 
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.resources import Listener
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.schema.definition import load_definitions
+from product_sync_tests.run_history import history_in_memory
 
 #: Quick settings for tests; each can be overridden by a run.
 QUICK = {"batch_delay_ms": 0, "settle_seconds": 0.0, "lock_wait_s": 0.0}
@@ -238,7 +238,5 @@ def shop(
         monkeypatch.setenv(name, value)
     with MongoClient[dict[str, Any]](mongodb_url) as client:
         client.get_default_database().create_collection("products")
-    for storage in ("event_log", "runs"):  # Dagster would open a connection for each access
-        monkeypatch.setattr(f"dagster._core.storage.{storage}.in_memory.NullPool", SingletonThreadPool)
-    with dg.DagsterInstance.ephemeral() as instance:
+    with history_in_memory() as instance:
         yield Shop(mongodb_url, cart_url, tmp_path / "state", instance)

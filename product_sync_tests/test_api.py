@@ -49,6 +49,7 @@ class TestPackage:
         subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
+@pytest.mark.usefixtures("in_memory")
 class TestProgress:
     def test_a_listener_hears_of_every_stage_to_its_end(self, market: Market) -> None:
         market.stock(products(25))
@@ -68,6 +69,7 @@ class TestProgress:
         assert market.rows() == {}
 
 
+@pytest.mark.usefixtures("in_memory")
 class TestSettings:
     def test_arguments_win_over_the_environment(self, market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
         market.stock(products(12))
@@ -77,6 +79,7 @@ class TestSettings:
         assert (report.batches, report.estimated_s) == (2, None), "without a probe there is no estimate"
 
 
+@pytest.mark.usefixtures("in_memory")
 class TestLock:
     def test_a_sync_names_who_holds_the_lock_and_a_dry_run_goes_on(self, market: Market) -> None:
         market.stock(products(2))
@@ -114,6 +117,7 @@ class TestLock:
         assert "Waited 0.3 s." in str(report.failure)
 
 
+@pytest.mark.usefixtures("in_memory")
 class TestPlan:
     def test_a_dry_run_names_a_plan_and_a_sync_executes_it(self, market: Market) -> None:
         market.stock(products(3))
@@ -122,6 +126,7 @@ class TestPlan:
         assert (report.plan_id, report.inserted, report.skipped_since_plan, report.valid) == (plan, 3, 0, True)
 
 
+@pytest.mark.usefixtures("in_memory")
 class TestChecks:
     def test_a_mass_change_is_not_written_until_it_is_accepted(self, market: Market) -> None:
         market.stock(products(110))
@@ -142,6 +147,7 @@ class TestChecks:
         assert len(market.rows()) == 3
 
 
+@pytest.mark.usefixtures("in_memory")
 class TestStoppedLoad:
     def test_it_tells_what_was_written_and_what_was_not_attempted(self, market: Market) -> None:
         market.stock(products(40))
@@ -160,6 +166,7 @@ class TestStoppedLoad:
         assert len(market.rows()) == 10
 
 
+@pytest.mark.usefixtures("in_memory")
 class TestExtra:
     @pytest.fixture
     def catalogue(self, market: Market) -> Market:
@@ -194,6 +201,7 @@ class TestExtra:
         assert catalogue.sql("SELECT count(*) FROM cart_item") == [(1,)]
 
 
+@pytest.mark.usefixtures("in_memory")
 def test_the_mapping_file_decides_what_goes_where(
     market: Market, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

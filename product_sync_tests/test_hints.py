@@ -29,6 +29,8 @@ from product_sync_tests.market import Market, product, products
 from product_sync_tests.sources.private_mongod import private_mongod
 from product_sync_tests.targets.postgres_tables import role
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 PACKAGE = Path(product_sync.__file__).parent
 MAKERS = ("sql", "shell", "mongosh")
 #: Makes the commands that name a sync: `hints.SyncCommands.product_sync`.

@@ -15,6 +15,8 @@ from product_sync.orchestration.build import build_definitions
 from product_sync.schema.definition import SyncDefinition
 from product_sync_tests.market import Market
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 QUICK: dict[str, Any] = {"settle_seconds": 0, "batch_delay_ms": 0, "batch_size": 1_000, "quarantine_budget": 1}
 SYNC = SyncDefinition.model_validate(
     {

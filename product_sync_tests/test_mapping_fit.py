@@ -16,6 +16,8 @@ from product_sync.schema.definition import load_definition
 from product_sync.settings import RunOptions
 from product_sync_tests.market import Market
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 MISTYPED = """
 source: {collection: products}
 target: {table: goods}

@@ -14,6 +14,8 @@ from pymongo import MongoClient
 from product_sync import api
 from product_sync_tests.market import Market
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 HOSTILE = (
     "'; DROP TABLE canary; --",
     '"; DROP TABLE canary; --',

@@ -22,6 +22,8 @@ from product_sync_tests.market import Market, product, products
 from product_sync_tests.pooler import transaction_pooler
 from product_sync_tests.targets.postgres_tables import role, row_schema_of
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 
 def sync(**switches: Any) -> Report:
     return api.sync(**{"batch_delay_ms": 0, "settle_seconds": 0.0, **switches})

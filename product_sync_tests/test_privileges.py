@@ -21,6 +21,8 @@ from product_sync.targets.postgres.pressure import PostgresPressure
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.sources.private_mongod import private_mongod
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 PAGE = (Path(__file__).parents[1] / "docs" / "privileges.md").read_text()
 ROLES = ("product_sync", "product_sync_columns", "product_sync_reader")
 SYNC, COLUMNS, READER = ROLES

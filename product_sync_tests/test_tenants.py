@@ -24,6 +24,8 @@ from product_sync.targets.postgres.writer import PostgresWriter
 from product_sync_tests.market import Market
 from product_sync_tests.target_contract import write_batch
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 QUICK: dict[str, Any] = {"settle_seconds": 0, "batch_delay_ms": 0}
 DELETE: dict[str, Any] = {"extra": "delete", "max_delete_share": 1}
 TENANTS = ("ABCDEF01-2345-6789-abcd-ef0123456789", "abcdef01-2345-6789-abcd-ef012345678a")

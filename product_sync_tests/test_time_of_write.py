@@ -11,6 +11,8 @@ from pymongo import MongoClient
 from product_sync import api
 from product_sync_tests.market import Market
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 MAPPING = """
 source: {collection: products}
 target: {table: item}

@@ -22,6 +22,8 @@ from product_sync_tests.sources.private_mongod import PrivateMongod, private_mon
 from product_sync_tests.targets.postgres_tables import PASSWORD, Role, execute, role
 from product_sync_tests.tls import Certificates, TlsProxy, issue, through, tls_proxy
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 NAME = "localhost"
 ADDRESS = "127.0.0.1"
 
