@@ -144,7 +144,7 @@ class Shop:
     def put(self, *documents: Mapping[str, Any]) -> None:
         """Insert or replace documents in the collection."""
         with MongoClient[dict[str, Any]](self.mongodb_url) as client:
-            requests = [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents]
+            requests = [ReplaceOne({"_id": each["_id"]}, dict(each), upsert=True) for each in documents]
             client.get_default_database()["products"].bulk_write(requests)
 
     def remove(self, *keys: Any) -> None:
