@@ -15,8 +15,8 @@ from product_sync.errors import ProductSyncError
 from product_sync_bench import contestants, report, results
 from product_sync_bench.catalogue import Catalogue
 from product_sync_bench.contestants import MissingContestantError
-from product_sync_bench.race import Race
-from product_sync_bench.results import Section
+from product_sync_bench.race import CHANGED_BEFORE, Race
+from product_sync_bench.results import SCENARIOS, Section
 
 _START_PRODUCTS = 100
 _ENOUGH_ROUNDS = 3
@@ -31,6 +31,10 @@ _REPORT = Path("docs/benchmarks.md")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each contestant.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this contestant; may be given several times.")
 @click.option(
+    "--scenario", "scenarios", multiple=True, type=click.Choice([*SCENARIOS, *tuple(CHANGED_BEFORE)[1:]]),
+    help="Only this scenario; may be given several times. Passes go on from a full sync, so they need 'nothing changed' too.",
+)  # fmt: skip
+@click.option(
     "--folder", type=click.Path(file_okay=False, path_type=Path), default=".data/bench", show_default=True,
     help="Data folder. The catalogues in it are kept for the next time.",
 )  # fmt: skip
@@ -43,6 +47,7 @@ def main(
     products: tuple[int, ...],
     rounds: int,
     only: tuple[str, ...],
+    scenarios: tuple[str, ...],
     folder: Path,
     report_file: Path | None,
     write_only: bool,
@@ -66,9 +71,9 @@ def main(
             raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(sorted(known))}", param_hint="--only")
         with running(folder / "servers", durable=True, say=click.echo) as servers:
             # The start is a comparison of two: half of it would replace the whole.
-            for size in products if only else (_START_PRODUCTS, *products):
+            for size in products if only or scenarios else (_START_PRODUCTS, *products):
                 race = Race(servers, Catalogue(size), folder.resolve(), click.echo)
-                section = race.run(rounds, frozenset(only) or None, keep)
+                section = race.run(rounds, only, scenarios, keep)
                 click.echo(f"\n{report.summary(section)}\n")
     except MissingContestantError as error:
         raise click.ClickException(str(error)) from error

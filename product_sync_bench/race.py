@@ -6,7 +6,7 @@ Each round begins with another contestant, so that a machine that is slow for a 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ from product_sync_bench.results import (
 
 _STATES: Final = {INITIAL: EMPTY, UNCHANGED: EQUAL, DRIFT: DRIFTED, EVERYTHING: CHANGED}
 #: Changed products that a pass and a look compare, by scenario. A look leaves more than the third to a run.
-_CHANGED: Final = {UNCHANGED: 0, **{f"{count:,} products changed": count for count in (100, 10_000, 100_000)}}
+CHANGED_BEFORE: Final = {UNCHANGED: 0, **{f"{count:,} products changed": count for count in (100, 10_000, 100_000)}}
 _LOOKS_UP_TO: Final = 10_000
 #: The pace is of interest where a default load takes minutes and not hours.
 _PACED_UP_TO: Final = 100_000
@@ -96,8 +96,9 @@ class Race:
         # Before the catalogue is made, which is work of our own.
         self._load_before = machine.load()
 
-    def run(self, rounds: int, names: frozenset[str] | None, keep: Keep) -> Section:
-        """Measure ``rounds`` times, only the contestants of ``names`` if given. ``keep`` gets it after each."""
+    def run(self, rounds: int, names: Collection[str], scenarios: Collection[str], keep: Keep) -> Section:
+        """Measure ``rounds`` times, only the contestants and scenarios that are named, if any are. ``keep`` gets it
+        after each."""
         self._home.mkdir(parents=True, exist_ok=True)
         (self._home / "dagster.yaml").write_text(_DAGSTER)
         for catalogue in (self._catalogue, self._irregular) if self._with_irregular else (self._catalogue,):
@@ -110,7 +111,7 @@ class Race:
             digest = verification.write_expected(self._source_url, self._expected)
             section = self._section(rounds)
             for number in range(rounds):
-                for heat in self._heats(number, names):
+                for heat in self._heats(number, names, scenarios):
                     self._measure(target, heat, digest, section)
                 keep(section)
             return section
@@ -130,10 +131,11 @@ class Race:
             load_before=self._load_before,
         )
 
-    def _heats(self, round_number: int, names: frozenset[str] | None) -> Iterator[_Heat]:
+    def _heats(self, round_number: int, names: Collection[str], scenarios: Collection[str]) -> Iterator[_Heat]:
         heats = _start_heats() if self._catalogue.count == _SMALLEST else self._race_heats(round_number)
         for heat in heats:
-            if (names is None or heat.contestant.name in names) and (round_number == 0 or not heat.once):
+            is_chosen = (not names or heat.contestant.name in names) and (not scenarios or heat.scenario in scenarios)
+            if is_chosen and (round_number == 0 or not heat.once):
                 yield heat
 
     def _race_heats(self, round_number: int) -> list[_Heat]:
@@ -207,7 +209,7 @@ def _change_heats(products: int) -> list[_Heat]:
         ours, how="what `product_sync_watch` does every half minute, measured from inside; it writes nothing"
     )
     ingestr = contestants.ingestr_changes()
-    sizes = {scenario: count for scenario, count in _CHANGED.items() if count <= products}
+    sizes = {scenario: count for scenario, count in CHANGED_BEFORE.items() if count <= products}
     return [
         *(_Heat(CHANGES, scenario, ours.name, ours, changed=count) for scenario, count in sizes.items()),
         *(
