@@ -32,7 +32,8 @@ _REPORT = Path("docs/benchmarks.md")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this contestant; may be given several times.")
 @click.option(
     "--scenario", "scenarios", multiple=True, type=click.Choice([*SCENARIOS, *tuple(CHANGED_BEFORE)[1:]]),
-    help="Only this scenario; may be given several times. Passes go on from a full sync, so they need 'nothing changed' too.",
+    help="Only this scenario; may be given several times. Passes go on from a full sync:"
+    " they need 'nothing changed' too.",
 )  # fmt: skip
 @click.option(
     "--folder", type=click.Path(file_okay=False, path_type=Path), default=".data/bench", show_default=True,
