@@ -82,8 +82,7 @@ def select_all(row_schema: RowSchema, wanted: sql.Composable) -> sql.Composed:
 
 
 def count(row_schema: RowSchema) -> sql.Composed:
-    """Counts the rows."""
-    return sql.SQL("SELECT pg_catalog.count(*) FROM {} AS p WHERE {}").format(table(row_schema), is_ours(row_schema))
+    return _statement(row_schema, "SELECT pg_catalog.count(*) FROM {table} AS p WHERE {is_ours}")
 
 
 def estimate(row_schema: RowSchema, wanted: sql.Composable) -> sql.Composed:
@@ -93,25 +92,22 @@ def estimate(row_schema: RowSchema, wanted: sql.Composable) -> sql.Composed:
 
 def select_by_ids(row_schema: RowSchema) -> sql.Composed:
     """Reads the rows of the ids in ``$1``. ``= ANY`` of an array uses the index of the key."""
-    return sql.SQL("SELECT {} FROM {} AS p WHERE {} AND p.{} = ANY ({})").format(
-        _shown(row_schema), table(row_schema), is_ours(row_schema), key(row_schema), ids(row_schema)
-    )
+    found = "SELECT {shown} FROM {table} AS p WHERE {is_ours} AND p.{key} = ANY ({ids})"
+    return _statement(row_schema, found, shown=_shown(row_schema))
 
 
 def insert(row_schema: RowSchema) -> sql.Composed:
     """Inserts the rows whose id is not there yet. The conflict target is named: without it the server would skip rows
     that violate another unique constraint, without an error."""
     rows = _bound(row_schema, _numbered("n", row_schema.values))
-    return sql.SQL(
+    return _statement(
+        row_schema,
         "INSERT INTO {table} AS p ({columns}) SELECT {values} FROM {rows} ON CONFLICT ({keys}) DO NOTHING"
-        " RETURNING {id}"
-    ).format(
-        table=table(row_schema),
+        " RETURNING {id}",
         columns=_written_names(row_schema),
         values=comma([*rows.values(), *map(_time_of_write, row_schema.written_at)]),
         rows=rows.unnested(),
         keys=comma(sql.Identifier(name) for name in row_schema.key_names),
-        id=_id(row_schema),
     )
 
 
@@ -135,24 +131,16 @@ def update(row_schema: RowSchema) -> sql.Composed:
     comparison, because the server would not use its index then."""
     new, old = _numbered("n", row_schema.compared), _numbered("o", row_schema.compared)
     rows = _bound(row_schema, [*new, *old])
-    return sql.SQL(
+    assigned = [(column, rows.value(alias)) for alias, column in new]
+    assigned += [(column, _time_of_write(column)) for column in row_schema.written_at if column.update]
+    return _statement(
+        row_schema,
         "UPDATE {table} AS p SET {assignments} FROM {rows} WHERE {is_ours} AND p.{key} = {k} AND {unchanged}"
-        " RETURNING {id}"
-    ).format(
-        table=table(row_schema),
-        is_ours=is_ours(row_schema),
-        assignments=comma(
-            sql.SQL("{} = {}").format(sql.Identifier(column.name), value)
-            for column, value in [
-                *((column, rows.value(alias)) for alias, column in new),
-                *((column, _time_of_write(column)) for column in row_schema.written_at if column.update),
-            ]
-        ),
+        " RETURNING {id}",
+        assignments=comma(sql.SQL("{} = {}").format(sql.Identifier(column.name), value) for column, value in assigned),
         rows=rows.unnested(),
-        key=key(row_schema),
         k=rows.value("k"),
         unchanged=_unchanged(rows, old),
-        id=_id(row_schema),
     )
 
 
@@ -160,33 +148,25 @@ def delete(row_schema: RowSchema) -> sql.Composed:
     """Deletes rows by compare-and-swap: only where the row still holds all the values that were read."""
     old = _numbered("o", row_schema.values)
     rows = _bound(row_schema, old)
-    return sql.SQL(
-        "DELETE FROM {table} AS p USING {rows} WHERE {is_ours} AND p.{key} = {k} AND {unchanged} RETURNING {id}"
-    ).format(
-        table=table(row_schema),
-        is_ours=is_ours(row_schema),
+    return _statement(
+        row_schema,
+        "DELETE FROM {table} AS p USING {rows} WHERE {is_ours} AND p.{key} = {k} AND {unchanged} RETURNING {id}",
         rows=rows.unnested(),
-        key=key(row_schema),
         k=rows.value("k"),
         unchanged=_unchanged(rows, old),
-        id=_id(row_schema),
     )
 
 
 def written_by(row_schema: RowSchema) -> sql.Composed:
     """Says whether transaction ``$2`` was the last to write one of the rows ``$1``, and whether one of the rows ``$3``
     exists. ``xmin`` is the low 32 bits of the transaction that wrote a row (manual, 5.6 "System Columns")."""
-    return sql.SQL(
+    return _statement(
+        row_schema,
         """
-        SELECT EXISTS (SELECT FROM {table} AS p WHERE {is_ours} AND p.{key} = ANY ({wrote})
+        SELECT EXISTS (SELECT FROM {table} AS p WHERE {is_ours} AND p.{key} = ANY ({ids})
                        AND p.xmin = $2::pg_catalog.text::pg_catalog.xid8::pg_catalog.xid),
                EXISTS (SELECT FROM {table} AS p WHERE {is_ours} AND p.{key} = ANY ({deleted}))
-        """
-    ).format(
-        table=table(row_schema),
-        is_ours=is_ours(row_schema),
-        key=key(row_schema),
-        wrote=ids(row_schema),
+        """,
         deleted=ids(row_schema, "$3"),
     )
 
@@ -194,9 +174,8 @@ def written_by(row_schema: RowSchema) -> sql.Composed:
 def flush(row_schema: RowSchema) -> sql.Composed:
     """Makes the next COMMIT flush the log, with everything before it, without changing a row: takes the weakest lock on
     one of the rows ``$1``, without waiting for it."""
-    return sql.SQL("SELECT FROM {} AS p WHERE {} AND p.{} = ANY ({}) LIMIT 1 FOR KEY SHARE SKIP LOCKED").format(
-        table(row_schema), is_ours(row_schema), key(row_schema), ids(row_schema)
-    )
+    found = "SELECT FROM {table} AS p WHERE {is_ours} AND p.{key} = ANY ({ids}) LIMIT 1 FOR KEY SHARE SKIP LOCKED"
+    return _statement(row_schema, found)
 
 
 def key(row_schema: RowSchema) -> sql.Identifier:
@@ -276,5 +255,14 @@ def _literal(column: RowColumn) -> sql.Composed:
     return form.parsed(sent)
 
 
-def _id(row_schema: RowSchema) -> sql.Composed:
-    return sql.SQL("{}::pg_catalog.text").format(sql.Identifier("p", row_schema.key.name))
+def _statement(row_schema: RowSchema, text: LiteralString, **parts: sql.Composable) -> sql.Composed:
+    """``text`` with the table, its key, the rows of this sync, and the ids in ``$1``, beside ``parts``."""
+    key_name = row_schema.key.name
+    return sql.SQL(text).format(
+        table=table(row_schema),
+        is_ours=is_ours(row_schema),
+        key=sql.Identifier(key_name),
+        id=sql.SQL("{}::pg_catalog.text").format(sql.Identifier("p", key_name)),
+        ids=ids(row_schema),
+        **parts,
+    )
