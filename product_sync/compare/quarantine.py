@@ -49,15 +49,9 @@ def rejects_schema(row_schema: RowSchema) -> pa.Schema:
 def quarantine_schema(rejects_only: pa.Schema) -> pa.Schema:
     """`rejects_schema` with the history: when the document was first and last rejected, in how many runs, and the last
     run."""
-    return pa.schema(
-        [
-            *rejects_only,
-            pa.field("first_seen", pa.timestamp("us", tz="UTC")),
-            pa.field("last_seen", pa.timestamp("us", tz="UTC")),
-            pa.field("attempts", pa.int64()),
-            pa.field("run_id", pa.string()),
-        ]
-    )
+    moment = pa.timestamp("us", tz="UTC")
+    history = ("first_seen", moment), ("last_seen", moment), ("attempts", pa.int64()), ("run_id", pa.string())
+    return pa.schema([*rejects_only, *history])
 
 
 def _refused_type(row_schema: RowSchema) -> pa.StructType:

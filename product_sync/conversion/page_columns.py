@@ -163,10 +163,6 @@ def _boolean(block: ByteBlock, found: Values) -> Converted:
     return Converted(pa.array(value == 1), value <= 1)
 
 
-def _uuid(block: ByteBlock, found: Values) -> Converted:
-    return _all_certain(block.uuids(found.at + len(UUID_HEAD)))
-
-
 def timestamp(column_type: ColumnType) -> PageColumn:
     """timestamptz, and timestamp in a zone."""
     convert = partial(_timestamp, arrow=column_type.arrow, zone=column_type.zone or UTC)
@@ -310,4 +306,6 @@ def _mask(values: Any) -> Mask:
 
 DOUBLE: Final = PageColumn(NUMBERS, _double)
 BOOLEAN: Final = PageColumn(frozenset({BsonType.BOOLEAN}), _boolean)
-UUID: Final = PageColumn(frozenset({BsonType.BINARY}), _uuid)
+UUID: Final = PageColumn(
+    frozenset({BsonType.BINARY}), lambda block, found: _all_certain(block.uuids(found.at + len(UUID_HEAD)))
+)

@@ -4,7 +4,7 @@ A column type has two entries. ``exact`` converts one value at a time and knows 
 converts a column of a whole page; it leaves every value that it is not sure of to ``exact``. A type without ``page``
 is only slower.
 
-A rule returns the canonical value (`product_sync.schema.records`), which stands for the same number, text or instant,
+A rule returns the canonical value (`product_sync.schema.types`), which stands for the same number, text or instant,
 or raises `ConversionError`. Nothing is rounded, cut or replaced. A BSON type without a rule is ``wrong_type``.
 """
 

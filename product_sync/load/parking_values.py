@@ -48,7 +48,7 @@ def _random(kind: ColumnType) -> Any:
 
 
 def _random_value(kind: ColumnType) -> Any:
-    """A value in canonical form (`product_sync.schema.records`)."""
+    """A value in canonical form (`product_sync.schema.types`)."""
     match kind.name:
         case TypeName.ENUM:
             return secrets.choice(kind.labels)

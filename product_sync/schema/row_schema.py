@@ -93,12 +93,12 @@ class RowSchema:
     @cached_property
     def target_schema(self) -> pa.Schema:
         """Rows of the target: the key and the values, with the names of the table."""
-        return pa.schema([pa.field(column.name, column.type.arrow) for column in self.columns])
+        return pa.schema([(column.name, column.type.arrow) for column in self.columns])
 
     @cached_property
     def source_schema(self) -> pa.Schema:
         """Rows of the source: `ID_TYPE`, then as in the target."""
-        return pa.schema([pa.field(ID_TYPE, pa.string()), *self.target_schema])
+        return pa.schema([(ID_TYPE, pa.string()), *self.target_schema])
 
     @cached_property
     def diff_schema(self) -> pa.Schema:
@@ -109,8 +109,7 @@ class RowSchema:
             [
                 *((name, pa.string()) for name in ("op", "id", ID_TYPE)),
                 ("refused_before", pa.bool_()),
-                *(pa.field(NEW + column.name, column.type.arrow) for column in self.values),
-                *(pa.field(OLD + column.name, column.type.arrow) for column in self.values),
+                *((side + column.name, column.type.arrow) for side in (NEW, OLD) for column in self.values),
             ]
         )
 

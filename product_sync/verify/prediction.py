@@ -5,7 +5,7 @@ Two checks cannot be predicted, because they are about the load: every_batch_loa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from product_sync.compare.diff import DiffCounts
@@ -25,24 +25,16 @@ class Prediction:
     check_results: tuple[CheckResult, ...]
 
     @property
-    def failed(self) -> list[CheckResult]:
-        return [result for result in self.check_results if result.is_red]
-
-    @property
-    def warnings(self) -> list[CheckResult]:
-        return [result for result in self.check_results if result.warns]
-
-    @property
     def would_pass(self) -> bool:
-        return not self.failed
+        return not any(result.is_red for result in self.check_results)
 
     @property
     def sentence(self) -> str:
         """The prediction as text: the first words say whether the sync would pass or fail."""
-        if self.failed:
-            return f"A sync would fail: {_said(self.failed)}"
-        if self.warnings:
-            return f"A sync would pass, with a warning: {_said(self.warnings)}"
+        if failed := _said(result for result in self.check_results if result.is_red):
+            return f"A sync would fail: {failed}"
+        if warnings := _said(result for result in self.check_results if result.warns):
+            return f"A sync would pass, with a warning: {warnings}"
         return "A sync would pass the checks that can be predicted."
 
 
@@ -70,19 +62,13 @@ def predict(
         counts.quarantined, documents, quarantined_by_reason, quarantine_budget
     )
     privileges = CheckResult(PRIVILEGES, not lacking, Severity.ERROR, {}, lacking or "The privileges suffice.")
-    extra = _extra(
-        checks.no_extra_products(counts, (), commands=commands, scope=scope), counts, deletes, deletion_obstacle
-    )
+    extra = checks.no_extra_products(counts, (), commands=commands, scope=scope)
+    if counts.extra and deletes:
+        rows = checks.count(counts.extra, "row")
+        why = f"not be deleted: {deletion_obstacle}" if deletion_obstacle else "be deleted."
+        extra = CheckResult(extra.check, not deletion_obstacle, Severity.WARN, extra.numbers, f"{rows} would {why}")
     return Prediction((source, mapping, change, privileges, quarantine, extra))
 
 
-def _extra(found: CheckResult, counts: DiffCounts, deletes: bool, obstacle: str | None) -> CheckResult:
-    if not counts.extra or not deletes:
-        return found
-    rows = checks.count(counts.extra, "row")
-    description = f"{rows} would not be deleted: {obstacle}" if obstacle else f"{rows} would be deleted."
-    return CheckResult(found.check, obstacle is None, Severity.WARN, found.numbers, description)
-
-
-def _said(found: list[CheckResult]) -> str:
+def _said(found: Iterable[CheckResult]) -> str:
     return " ".join(f"{check_result.check}: {check_result.description}" for check_result in found)

@@ -30,7 +30,7 @@ from product_sync.targets.postgres.column_types import WireFormat, wire_format
 #: Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL starts to count.
 _EPOCH: Final = 946_684_800_000_000
 _EPOCH_DAYS: Final = pa.scalar(10_957, pa.int32())
-#: infinity and -infinity: the same numbers in PostgreSQL's binary form and in `product_sync.schema.records`.
+#: infinity and -infinity: the same numbers in PostgreSQL's binary form and in `product_sync.schema.types`.
 _INFINITY: Final = 2**63 - 1
 _MINUS_INFINITY: Final = -(2**63)
 _NULL: Final = -1

@@ -1,6 +1,6 @@
 """Every supported column type in one table: how reflection finds it, how its values travel, how they are compared.
 
-To support another PostgreSQL type, add it to `product_sync.schema.records.TypeName` with its Arrow type, and one entry
+To support another PostgreSQL type, add it to `product_sync.schema.types.TypeName` with its Arrow type, and one entry
 to `_TYPES` here. A type that is not known to be exact has no entry: the mapping refuses it by name. A type that is read
 wrongly here would let values through that the server rounds or pads.
 """
