@@ -301,27 +301,23 @@ def _require_queries(database: _Database, name: str, query: Query) -> None:
             f"The collection {name!r} in the database {database.name!r} has no index on _id to be read by.",
             hint="Create an index on _id alone, or name another collection in the mapping file (source.collection).",
         ) from error
-    try:
-        _explain(database, name, query)
-    except OperationFailure as error:
-        if is_transient(error):
-            raise
-        raise ConfigurationError(
-            f"MongoDB refuses the filter of the collection {name!r}: {reason(error)}.",
-            hint="Correct source.filter in the mapping file: a query as for find(), with the operators of MongoDB.",
-        ) from error
+    hint = "source.filter in the mapping file: a query as for find(), with the operators of MongoDB"
+    _require_accepted(database, name, f"filter of the collection {name!r}", hint, query)
 
 
 def _require_expression(database: _Database, name: str, column: str, expression: Any) -> None:
+    hint = f"columns.{column}.expression in the mapping file: an aggregation expression of MongoDB"
+    asked = {}, {"_id": 1, "value": expression}
+    _require_accepted(database, name, f"expression of the column {column!r}", hint, *asked)
+
+
+def _require_accepted(database: _Database, name: str, what: str, hint: str, *asked: Query) -> None:
     try:
-        _explain(database, name, {}, {"_id": 1, "value": expression})
+        _explain(database, name, *asked)
     except OperationFailure as error:
         if is_transient(error):
             raise
-        raise ConfigurationError(
-            f"MongoDB refuses the expression of the column {column!r}: {reason(error)}.",
-            hint=f"Correct columns.{column}.expression in the mapping file: an aggregation expression of MongoDB.",
-        ) from error
+        raise ConfigurationError(f"MongoDB refuses the {what}: {reason(error)}.", hint=f"Correct {hint}.") from error
 
 
 def _explain(database: _Database, name: str, query: Query, projection: Query = BY_ID) -> None:

@@ -114,7 +114,6 @@ class MongoSource:
         return count // self._scope.of if isinstance(self._scope, KeyRange) else count
 
     def whole_count(self) -> tuple[int, bool]:
-        """See `Source.whole_count`."""
         return self._collection.whole_count()
 
     def scan_note(self) -> str:
@@ -122,12 +121,10 @@ class MongoSource:
         return self._collection.scan_note()
 
     def sample(self) -> list[bytes]:
-        """See `Source.sample`."""
         is_limited = not isinstance(self._scope, Everything)
         return [] if is_limited else sample(self._collection, self._row_schema, _SAMPLED)
 
     def sample_ids(self, count: int) -> list[str]:
-        """See `Source.sample_ids`."""
         self._collection.confirm_found()
         found = (source_id_of(decode(document)["_id"]) for document in self._collection.sample_ids(count))
         return [each.text for each in found if each]
@@ -187,7 +184,6 @@ class MongoSource:
         return all(self._collection.count_ids(paging.any_object_id(chunk)) == len(chunk) for chunk in chunks)
 
     def change_feed(self) -> MongoChanges:
-        """See `Source.change_feed`."""
         return self._changes
 
     def read_after(self, position: ChangePosition) -> None:
