@@ -42,9 +42,6 @@ _LAUNCH = datetime(2023, 3, 1, 8, 0, tzinfo=UTC)
 _SELLERS = 40
 _CART_ITEMS = 400
 
-# drop_tables: the tables of an earlier `fill`.
-_DROP_TABLES = "DROP TABLE IF EXISTS cart_item, product"
-
 # create_product: the cart service's table. A product can break two of its rules.
 _CREATE_PRODUCT = f"""
 CREATE TABLE product (
@@ -68,13 +65,6 @@ CREATE TABLE cart_item (
     added_at   timestamptz NOT NULL
 )
 """
-
-# copy_products, copy_cart_items: the rows, in the order of the columns above.
-_COPY_PRODUCTS = 'COPY product (id, title, price, image, "sellerId", quantity) FROM STDIN'
-_COPY_CART_ITEMS = "COPY cart_item (cart_id, product_id, quantity, added_at) FROM STDIN"
-
-# analyse: makes the estimated row counts right, which the progress shows.
-_ANALYSE = "ANALYZE product, cart_item"
 
 
 @dataclass(frozen=True)
@@ -315,13 +305,14 @@ def _fill_source(url: str, documents: list[Mapping[str, Any]]) -> None:
 
 def _fill_target(url: str, rows: list[_Row], items: list[tuple[object, ...]]) -> None:
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
-        cursor.execute(_DROP_TABLES)
+        cursor.execute("DROP TABLE IF EXISTS cart_item, product")
         cursor.execute(_CREATE_PRODUCT)
-        with cursor.copy(_COPY_PRODUCTS) as copy:
+        with cursor.copy('COPY product (id, title, price, image, "sellerId", quantity) FROM STDIN') as copy:
             for row in rows:
                 copy.write_row(row)
         cursor.execute(_CREATE_CART_ITEM)
-        with cursor.copy(_COPY_CART_ITEMS) as copy:
+        with cursor.copy("COPY cart_item (cart_id, product_id, quantity, added_at) FROM STDIN") as copy:
             for item in items:
                 copy.write_row(item)
-        cursor.execute(_ANALYSE)
+        # Makes the estimated row counts right, which the progress shows.
+        cursor.execute("ANALYZE product, cart_item")
