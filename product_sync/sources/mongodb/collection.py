@@ -307,8 +307,8 @@ def _require_queries(database: _Database, name: str, query: Query) -> None:
 
 def _require_expression(database: _Database, name: str, column: str, expression: Any) -> None:
     hint = f"columns.{column}.expression in the mapping file: an aggregation expression of MongoDB"
-    asked = {}, {"_id": 1, "value": expression}
-    _require_accepted(database, name, f"expression of the column {column!r}", hint, *asked)
+    value = {"_id": 1, "value": expression}
+    _require_accepted(database, name, f"expression of the column {column!r}", hint, {}, value)
 
 
 def _require_accepted(database: _Database, name: str, what: str, hint: str, *asked: Query) -> None:
