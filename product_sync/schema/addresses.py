@@ -19,7 +19,7 @@ from product_sync.schema.definition import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SourceAddress:
     """The address of the MongoDB. ``user`` and ``password`` replace those of the URL, so that a secret store can set
     them; an empty one counts as not given."""
@@ -31,9 +31,6 @@ class SourceAddress:
     user_variable: str = SOURCE_USER
     password_variable: str = SOURCE_PASSWORD
 
-    def __repr__(self) -> str:
-        return "SourceAddress(…)"
-
     @classmethod
     def from_environment(cls, env: Mapping[str, str], source: SourceSpec) -> SourceAddress:
         """Raises `ConfigurationError` if the variable of the URL is not set."""
@@ -42,16 +39,13 @@ class SourceAddress:
         return cls(url, env.get(source.user_variable) or None, env.get(source.password_variable) or None, *names)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TargetAddress:
     """The address of the PostgreSQL: ``postgresql://``, ``postgres://``, SQLAlchemy's ``postgresql+psycopg://`` or
     libpq's ``key=value`` form."""
 
     url: str
     variable: str = TARGET_URL
-
-    def __repr__(self) -> str:
-        return "TargetAddress(…)"
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str], target: TargetSpec) -> TargetAddress:
