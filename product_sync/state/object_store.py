@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -128,12 +129,8 @@ class ObjectStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".get.") as folder:
             part = Path(folder) / path.name
-
-            def get() -> bool:
-                self._fs.get_file(self._at(name), str(part), **self._driver.get)
-                return True
-
-            if not self._patiently(get, missing=False):
+            get = partial(self._fs.get_file, self._at(name), str(part), **self._driver.get)
+            if self._patiently(get, missing=False) is False:
                 return False
             part.replace(path)
         return True
@@ -153,12 +150,8 @@ class ObjectStore:
 
     def create(self, name: str, path: Path) -> bool:
         """Make ``path`` a new object. False if there is another one of this name."""
-
-        def create() -> bool:
-            self._fs.put_file(str(path), self._at(name), mode="create", **self._driver.put)
-            return True
-
-        return self._patiently(create, exists=False) or self._is_ours(name, path)
+        create = partial(self._fs.put_file, str(path), self._at(name), mode="create", **self._driver.put)
+        return self._patiently(create, exists=False) is not False or self._is_ours(name, path)
 
     def _is_ours(self, name: str, path: Path) -> bool:
         """Whether the object has the content of ``path``: an attempt without an answer may have created it."""
