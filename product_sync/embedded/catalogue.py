@@ -25,6 +25,7 @@ from bson import Binary, Decimal128, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
+from product_sync.conversion.elements import document_of
 from product_sync.embedded import product_names
 from product_sync.embedded.product_names import BRANDS, CATEGORIES
 from product_sync.schema.records import Reason
@@ -180,12 +181,8 @@ def _id(random: Random, number: int, created: datetime) -> tuple[Any, str]:
     if number % 500 == 400:
         uuid = UUID(int=random.getrandbits(128), version=4)
         return Binary.from_uuid(uuid), str(uuid)
-    identity = _object_id(random, created)
+    identity = ObjectId(int(created.timestamp()).to_bytes(4, "big") + random.randbytes(8))
     return identity, str(identity)
-
-
-def _object_id(random: Random, created: datetime) -> ObjectId:
-    return ObjectId(int(created.timestamp()).to_bytes(4, "big") + random.randbytes(8))
 
 
 def _seller(number: int) -> ObjectId:
@@ -284,8 +281,7 @@ def _in_latin_1(document: Mapping[str, Any]) -> RawBSONDocument:
 
 def _with_second_price(document: Mapping[str, Any]) -> RawBSONDocument:
     """The document with a second ``price`` at its end, as some drivers can store it."""
-    elements = bson.encode(document)[4:-1] + bson.encode({"price": 999})[4:-1]
-    return RawBSONDocument((len(elements) + 5).to_bytes(4, "little") + elements + b"\0")
+    return RawBSONDocument(document_of(bson.encode(document)[4:-1] + bson.encode({"price": 999})[4:-1]))
 
 
 def _cart_items(random: Random, rows: list[_Row], extra: list[_Row]) -> list[tuple[object, ...]]:

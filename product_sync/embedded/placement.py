@@ -109,25 +109,18 @@ def _base(folder: Path, account: Account) -> Path:
                     continue
                 os.chown(base, -1, account.gid)
                 base.chmod(0o750)
-            if _enters(account, base) and _give(base / "postgres", account):
+            if _enters(account, base):
+                # It still belongs to root: in a folder of another user, that user could replace root's files by links.
+                home = base / "postgres"
+                home.mkdir(mode=0o700, exist_ok=True)
+                os.chown(home, -1, account.gid)
+                home.chmod(0o750)
                 return base
     raise EmbeddedServerError(
         f"PostgreSQL runs as {account.name}, which cannot enter {folder}, nor a folder outside "
         f"(tried: {', '.join(map(str, _outside_candidates(folder)))}).",
         hint=f"Set TMPDIR to a folder that {account.name} can enter, or run this as an ordinary user.",
     )
-
-
-def _give(home: Path, account: Account) -> bool:
-    """Let only root and the server's user enter ``home``. Returns whether the file system allows it; NFS may not. The
-    folder still belongs to root. In a folder of another user, that user could replace root's files by links."""
-    try:
-        home.mkdir(mode=0o700, exist_ok=True)
-        os.chown(home, -1, account.gid)
-        home.chmod(0o750)
-    except OSError:
-        return False
-    return True
 
 
 def _enters(account: Account, folder: Path) -> bool:

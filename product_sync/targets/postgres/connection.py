@@ -64,11 +64,9 @@ _DENIED: Final = re.compile(
 _TOO_MANY: Final = re.compile(
     r"too many connections for|too many clients|connection slots are reserved|no more connections allowed"
 )
-# libpq's own texts about TLS. The first one does not say why.
-_CERTIFICATE: Final = re.compile(r"certificate verify failed")
+# libpq's own texts about TLS.
 _WRONG_NAME: Final = re.compile(r"server certificate for .* does not match host name")
 _NO_ROOT: Final = re.compile(r"root certificate file .* does not exist|could not read root certificate file")
-_NO_TLS: Final = re.compile(r"server does not support SSL")
 #: libpq's default (manual, "Client Verification of Server Certificates").
 _ROOT: Final = "~/.postgresql/root.crt"
 #: The message with which a client asks for TLS (PostgreSQL manual, "SSL Session Encryption" and "Message Formats").
@@ -220,14 +218,15 @@ def _refusal(text: str, parameters: dict[str, str], variable: str) -> Configurat
             f"The certificates to check PostgreSQL at {where} against cannot be read: {reason}.",
             hint=f"Let sslrootcert in {variable} name a file that this user may read, or be `system`.",
         )
-    if _CERTIFICATE.search(text) or _WRONG_NAME.search(text):
-        why = (_CERTIFICATE.search(text) and _why_refused(parameters)) or reason
+    is_refused = "certificate verify failed" in text
+    if is_refused or _WRONG_NAME.search(text):
+        why = (is_refused and _why_refused(parameters)) or reason
         return Untrusted(
             f"PostgreSQL at {where} did not prove that it is the right server: {why}.",
             hint=f"The host in {variable} must be a name in the server's certificate, and sslrootcert must be the"
             " certificate of the authority that issued it.",
         )
-    if _NO_TLS.search(text):
+    if "server does not support SSL" in text:
         return Untrusted(
             f"PostgreSQL at {where} does not offer TLS, which {variable} requires.",
             hint="Turn ssl on in the server's configuration.",
