@@ -69,8 +69,7 @@ def heats(products: int) -> tuple[list[Heat], tuple[str, ...]]:
     if products == COPIED:
         command = [Heat(0, shards, in_store=False) for shards in (1, 2, 4, 8)]
         return [*command, *by_steps, Heat(2, 8, in_store=True)], SCENARIOS
-    command = [Heat(0, shards, in_store=False) for shards in (1, 8)]
-    return [*command, Heat(1, 8, in_store=True)], (INITIAL, UNCHANGED)
+    return [Heat(0, 1, in_store=False), Heat(1, 8, in_store=True)], (INITIAL, UNCHANGED)
 
 
 @dataclass(slots=True)
@@ -197,7 +196,7 @@ class Bench:
             return
         with MongoClient[RawBSONDocument](url, document_class=RawBSONDocument) as client:
             source = client.get_default_database()[COLLECTION]
-            copies = client[self.source_url.rpartition("/")[2]]
+            copies = client[urlsplit(self.source_url).path[1:]]
             if copies["complete"].find_one() is None:
                 client.drop_database(copies)
                 for number in range(self.products // COPIED):
