@@ -195,16 +195,17 @@ def _first_of_each(rejects: pa.Table) -> pa.Table:
 
 
 def _with_times(seen: pa.Table, before: pa.Table, now: dt.datetime, run_id: str, schema: pa.Schema) -> pa.Table:
-    """The entries of this run, with the history of the previous ones."""
-    history = before.select(["first_seen", "attempts"]).take(
+    """The entries of this run, with the history of the previous ones. A step that is repeated counts its run once."""
+    history = before.select(["first_seen", "attempts", "run_id"]).take(
         pc.index_in(seen["source_key"], value_set=before["source_key"].combine_chunks())
     )
+    is_new = pc.fill_null(pc.not_equal(history["run_id"], run_id), fill_value=True).cast(pa.int64())
     at = pa.scalar(now, schema.field("last_seen").type)
     columns = [
         *seen.columns,
         pc.fill_null(history["first_seen"], at),
         pa.repeat(at, seen.num_rows),
-        pc.add(pc.fill_null(history["attempts"], 0), 1),
+        pc.add(pc.fill_null(history["attempts"], 0), is_new),
         pa.repeat(pa.scalar(run_id, pa.string()), seen.num_rows),
     ]
     return pa.Table.from_arrays(columns, schema=schema)

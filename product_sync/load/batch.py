@@ -62,6 +62,7 @@ class BatchWork:
     postponed: PostponedRows
     max_isolated: int
     only_as_planned: bool
+    repeats: bool
     _isolated: int = 0
     _answers: dict[str, str] = field(default_factory=dict)
     _row_log: RowLog = field(default_factory=partial(RowLog, _LOGGER))
@@ -115,7 +116,12 @@ class BatchWork:
         """Deletes the extra rows for which no document exists."""
         extra = confirmed_absent(rows, self.source)
         self.result.conflicts += rows.num_rows - extra.num_rows
-        self._delete_extra(extra, diff_rows.old_rows(extra, self.row_schema))
+        doomed = diff_rows.old_rows(extra, self.row_schema)
+        if self.repeats:
+            left = self.transactions.fetch(doomed[self._key].to_pylist())[self._key].to_pylist()
+            self.result.deleted += doomed.num_rows - len(left)
+            doomed = diff_rows.with_ids(doomed, self._key, left)
+        self._delete_extra(extra, doomed)
 
     def _delete_extra(self, rows: pa.Table, doomed: pa.Table) -> None:
         with defer_interrupts() as counted:
@@ -302,9 +308,21 @@ class BatchWork:
         # A row that was there at the insert and is not there now was deleted by its event: its product is gone too.
         gone = self._gone(diff_rows.with_ids(rows, "id", absent[self._key].to_pylist()))
         swallowed = pa.concat_tables([absent.filter(self._not_in(absent, gone)), new.filter(untouched)])
-        self.result.conflicts += len(wanted) - swallowed.num_rows
+        done = 0
+        if self.repeats:
+            is_done = pc.and_(is_there, same_values(now, pa.concat_tables([inserts, new]), self.row_schema.compared))
+            inserted = inserts.filter(is_done.slice(0, inserts.num_rows))
+            done = self._count_written_before(rows, part, inserted, new.filter(is_done.slice(inserts.num_rows)))
+        self.result.conflicts += len(wanted) - swallowed.num_rows - done
         for index in range(swallowed.num_rows):
             self._isolate(rows, swallowed.slice(index, 1), Reason.SUPPRESSED_BY_DATABASE, _SWALLOWED)
+
+    def _count_written_before(self, rows: pa.Table, part: WriteBatch, inserted: pa.Table, updated: pa.Table) -> int:
+        """Counts rows of an earlier attempt, which may have ended before it looked for deleted products."""
+        self.result.inserted += inserted.num_rows
+        self.result.updated += updated.num_rows
+        self._take_back(self._gone(diff_rows.with_ids(rows, "id", inserted[self._key].to_pylist())), part)
+        return int(inserted.num_rows + updated.num_rows)
 
     def _not_in(self, table: pa.Table, ids: Iterable[str]) -> pa.ChunkedArray:
         return pc.invert(pc.is_in(table[self._key], value_set=pa.array(ids, pa.string())))
@@ -321,8 +339,12 @@ class BatchWork:
     def _count_isolated(self, answer: str) -> None:
         self._isolated += 1
         if self._isolated > self.max_isolated:
-            raise LoadStopped(
-                f"The database refused {self._isolated} rows, the last one with: {answer}",
-                hint="So many refusals are not the fault of the rows. Compare the mapping with the table's constraints"
-                " and triggers, then start the sync again.",
-            )
+            raise too_many_refused(f"The database refused {self._isolated} rows, the last one with: {answer}")
+
+
+def too_many_refused(message: str) -> LoadStopped:
+    return LoadStopped(
+        message,
+        hint="So many refusals are not the fault of the rows. Compare the mapping with the table's constraints and"
+        " triggers, then start the sync again.",
+    )

@@ -45,7 +45,8 @@ class LoadPolicy:
     Rows to insert are read again if the snapshot is older than ``source_recheck_after_s``. The load stops after
     ``failures_in_row`` failed batches in a row, and after more isolated rows than ``isolated_rows`` or
     ``isolated_share`` of the planned ones, whichever is more. With ``only_as_planned`` a row is skipped if its document
-    has other values than the plan when it is read again.
+    has other values than the plan when it is read again. With ``repeats`` an earlier attempt may have written some of
+    the rows: those that are as this load would leave them count as written, not as conflicts.
     """
 
     source_recheck_after_s: float = 60.0
@@ -54,6 +55,7 @@ class LoadPolicy:
     isolated_share: float = 0.01
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     only_as_planned: bool = False
+    repeats: bool = False
 
     def max_isolated_rows(self, planned: int) -> int:
         return max(self.isolated_rows, int(self.isolated_share * planned))
@@ -112,6 +114,7 @@ def load(
             postponed,
             max_isolated=policy.max_isolated_rows(result.planned),
             only_as_planned=policy.only_as_planned,
+            repeats=policy.repeats,
         )
         loop = BatchLoop(transactions, pacing, timing, meter, policy.failures_in_row, result)
 

@@ -30,8 +30,9 @@ from product_sync.orchestration.schedules import is_automatic
 from product_sync.orchestration.skipped import record_skipped
 from product_sync.pipeline import change_pass
 from product_sync.pipeline.dry_run import dry_run
-from product_sync.pipeline.load_diff import load, loaded_so_far
+from product_sync.pipeline.load_diff import load
 from product_sync.pipeline.partial_run import source_size
+from product_sync.pipeline.sharded_run import loaded_so_far
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.schema.definition import SyncDefinition
 
@@ -198,7 +199,7 @@ def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
         made."""
         with steps.open(context) as sync_run:
             if context.selected_asset_keys:
-                yield from _load(context, names, sync_run)
+                yield from load_whole(context, names, sync_run)
             else:
                 yield from load_checks(context, sync_run)
 
@@ -225,7 +226,8 @@ def snapshot_results(
         yield dg.MaterializeResult(asset_key=names.target_snapshot, metadata=metadata)
 
 
-def _load(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun) -> Results:
+def load_whole(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun) -> Results:
+    """Load all differences, or predict it in a dry run."""
     if sync_run.settings.dry_run:
         record_dry_run(context, names, sync_run)
         return

@@ -3,7 +3,8 @@
 Dagster's default launcher does not notice a dead process (docs/decisions/0007). So a run records its host and process,
 and a sensor or the next command marks it as failed if its process is gone from this host. If the process cannot be seen
 from here, the run is marked as failed after five minutes without an event while nobody holds the sync's lock. A run
-whose process lives on this host is never marked, because it would go on and write.
+whose process lives on this host is never marked, because it would go on and write. A job of somebody else that
+contains our assets records no process, and its other steps may be silent for hours: it is not judged by its silence.
 """
 
 import os
@@ -15,7 +16,7 @@ import dagster as dg
 import psutil
 
 from product_sync.orchestration.event_log import last_event_at
-from product_sync.orchestration.names import HOST_TAG, PROCESS_TAG, SyncNames
+from product_sync.orchestration.names import HOST_TAG, PROCESS_TAG, SyncNames, selected_assets
 from product_sync.orchestration.schedules import unfinished_runs
 
 #: Every run records an event at least once a minute (`progress_events`).
@@ -52,7 +53,12 @@ def reap_dead_runs(
         is_alive = _is_alive(run)
         if is_alive is False:
             cause = f"its process {run.tags[PROCESS_TAG].partition('@')[0]} is gone"
-        elif is_alive is None and _silence(instance, record, clock()) > SILENCE_S and lock_is_free():
+        elif (
+            is_alive is None
+            and _speaks(run, names)
+            and _silence(instance, record, clock()) > SILENCE_S
+            and lock_is_free()
+        ):
             cause = f"it has recorded nothing for {SILENCE_S:.0f} seconds and holds no lock"
         else:
             continue
@@ -71,6 +77,13 @@ def _is_alive(run: dg.DagsterRun) -> bool | None:
         return process_tag(pid) == tag and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _speaks(run: dg.DagsterRun, names: SyncNames) -> bool:
+    """Whether the run would record something if it lived: its executor does so, or it has steps of this sync only."""
+    selected = selected_assets(run)
+    has_only_ours = run.job_name in names.jobs or (bool(selected) and selected <= names.assets)
+    return PROCESS_TAG in run.tags or has_only_ours
 
 
 def _silence(instance: dg.DagsterInstance, record: dg.RunRecord, now: float) -> float:

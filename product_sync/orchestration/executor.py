@@ -53,12 +53,12 @@ def in_charge(definition: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
         definition.name,
         definition.config_schema,  # type: ignore[arg-type] # resolved already; Dagster itself passes it like this
         definition.get_requirements,
-        lambda context: _InCharge(create(context)),
+        lambda context: InCharge(create(context)),
         definition.description,
     )
 
 
-class _InCharge(dg.Executor):
+class InCharge(dg.Executor):
     """`inner`, in a process that lives as long as the run, wherever the steps are."""
 
     def __init__(self, inner: dg.Executor) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from product_sync.errors import ConfigurationError
-from product_sync.orchestration.executor import IN_PROCESS
+from product_sync.orchestration.executor import IN_PROCESS, in_charge
 from product_sync.orchestration.names import (
     DRY_RUN_TAG,
     MAPPING_FITS_SOURCE,
@@ -23,9 +24,6 @@ from product_sync.orchestration.names import (
 from product_sync.orchestration.resources import RUN_CONFIG
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import RunOptions
-
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 #: Metadata of a job: the definition of its sync.
 DEFINITION = "sync"
@@ -56,9 +54,22 @@ def _to_run_config(resource: str, always: Mapping[str, Any], config: Mapping[str
     return sections
 
 
+class _OnTheirExecutor(UnresolvedAssetJobDefinition):
+    """A job on the executor of its project, which is known only when Dagster resolves the job."""
+
+    def resolve(
+        self,
+        asset_graph: Any,
+        default_executor_def: dg.ExecutorDefinition | None = None,
+        resource_defs: Mapping[str, dg.ResourceDefinition] | None = None,
+    ) -> dg.JobDefinition:
+        theirs = in_charge(default_executor_def or dg.multi_or_in_process_executor)
+        return super().resolve(asset_graph, theirs, resource_defs)
+
+
 def sync_jobs(
     definition: SyncDefinition, resource: str, executor: dg.ExecutorDefinition | None
-) -> "list[UnresolvedAssetJobDefinition]":
+) -> list[UnresolvedAssetJobDefinition]:
     """The sync, its dry run, its pass over the changes, the validation. Each carries the definition, which the shared
     sensors read. ``resource`` is the key of the resource that has the options. Without ``executor`` the project's own
     one is used."""
@@ -78,8 +89,8 @@ def sync_jobs(
         tags: Mapping[str, str],
         executor: dg.ExecutorDefinition | None = executor,
         **always: object,
-    ) -> "UnresolvedAssetJobDefinition":
-        return dg.define_asset_job(
+    ) -> UnresolvedAssetJobDefinition:
+        return (dg.define_asset_job if executor else _OnTheirExecutor)(
             name,
             selection=selection,
             config=dg.ConfigMapping(config_fn=partial(_to_run_config, resource, always), config_schema=schema),

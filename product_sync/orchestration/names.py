@@ -100,9 +100,14 @@ PRODUCT: Final = SyncNames.of(DEFAULT_NAME)
 def syncs_of(run: dg.DagsterRun, known: Iterable[SyncNames] = (PRODUCT,)) -> list[SyncNames]:
     """The syncs of a run: by its job, by the assets and checks that it was launched for, or by its tag, which a run of
     the Materialize button gets at its start."""
-    selected = {key.asset_key for key in run.asset_check_selection or ()} | set(run.asset_selection or ())
+    selected = selected_assets(run)
     found = [names for names in known if run.job_name in names.jobs or not names.assets.isdisjoint(selected)]
     return found or [SyncNames.of(run.tags[SYNC_TAG])] if SYNC_TAG in run.tags or found else []
+
+
+def selected_assets(run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """The assets whose steps or checks were selected for the run; none if a whole job was."""
+    return {key.asset_key for key in run.asset_check_selection or ()} | set(run.asset_selection or ())
 
 
 SOURCE_LOOKS_COMPLETE = "source_looks_complete"

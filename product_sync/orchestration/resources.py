@@ -23,7 +23,7 @@ from product_sync.orchestration.run_heartbeat import Heartbeat
 from product_sync.orchestration.sqlite_connections import kept_open
 from product_sync.orchestration.step_errors import own_errors
 from product_sync.pipeline.databases import Databases
-from product_sync.pipeline.load_diff import loaded_so_far
+from product_sync.pipeline.sharded_run import loaded_so_far
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run, require_writable
 from product_sync.runtime import signals
 from product_sync.runtime.process import collect_again

@@ -7,7 +7,8 @@ but the files of the run (docs/decisions/0198)::
     load, quarantine, their checks       begin ─► load[0…n] ─► settle ─► verify[0…n] ─► conclude
 
 The diff and the checks before the load stay one step each. A run that looks at some products only is not cut: `gather`
-reads them, and one step loads them.
+reads them, and one step loads them. A re-executed run may lack the steps before some step of a graph. Such a step does
+nothing: the last step of its graph then does the work of all.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,22 +18,24 @@ from typing import Any, Final
 import dagster as dg
 
 from product_sync.errors import ProductSyncError
+from product_sync.orchestration import run_log
 from product_sync.orchestration.assets import (
     LOAD_CONFIG,
     Asset,
     Results,
     gives_way,
     load_results,
-    record_dry_run,
+    load_whole,
     record_unfinished_load,
     snapshot_results,
 )
 from product_sync.orchestration.checks import load_checks
 from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.resources import Steps
-from product_sync.pipeline import sharded_run, shards
+from product_sync.pipeline import sharded_run
 from product_sync.pipeline.load_diff import loaded
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.state import store
 
 #: A step is repeated if its process, a server or the store went away. `StepFailed` says which errors stay.
 _RETRY: Final = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL)
@@ -72,7 +75,7 @@ def _snapshots(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) ->
     @op("gather", ins=_AFTER, out=_outs(original))
     def gather(context: _Context) -> Iterator[dg.MaterializeResult[None]]:
         with steps.open(context) as run:
-            source, target = sharded_run.gather(run) if shards.ranges_of(run.files) else run.snapshot_both()
+            source, target = sharded_run.gather(run) if run.files.has(store.CUT) else run.snapshot_both()
             selected = {key.to_user_string() for key in context.selected_asset_keys}
             yield from snapshot_results(
                 context,
@@ -95,7 +98,7 @@ def _load(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) -> dg.A
     @op("begin", ins={"diff": _IN, "source": _IN}, out=_SHARDS | {"go": dg.Out(dg.Nothing, is_required=False)})
     def begin(context: _Context) -> _Started:
         with steps.open(context) as run:
-            number = _begin_load(context, names, run) if _loads(context, run) else 0
+            number = _begin_load(context, names, run) if context.selected_asset_keys else 0
         if number is not None:
             yield dg.Output(None, "go")
             yield from _each(number)
@@ -103,12 +106,12 @@ def _load(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) -> dg.A
     @op("load", ins=_AFTER, out=_OUT)
     def load(context: _Context) -> None:
         with steps.open(context) as run:
-            sharded_run.load(run, _shard(context))
+            _load_shard(context, names, run)
 
     @op("settle", ins=_AFTER | {"go": _IN}, out=_SHARDS)
     def settle(context: _Context) -> _Started:
         with steps.open(context) as run:
-            number = sharded_run.settle(run) if _loads(context, run) else 0
+            number = sharded_run.settle(run)
         yield from _each(number)
 
     @op("verify", ins=_AFTER, out=_OUT)
@@ -119,12 +122,12 @@ def _load(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) -> dg.A
     @op("conclude", ins=_AFTER | {"go": _IN}, out=_outs(original), config_schema=LOAD_CONFIG)
     def conclude(context: _Context) -> Results:
         with steps.open(context) as run:
-            if _loads(context, run):
-                yield from load_results(context, names, run, loaded(run))
-            elif context.selected_asset_keys:
-                record_dry_run(context, names, run)
-            else:
+            if not context.selected_asset_keys:
                 yield from load_checks(context, run)
+            elif sharded_run.has_begun(run):
+                yield from load_results(context, names, run, loaded(run))
+            else:
+                yield from load_whole(context, names, run)
 
     config = dg.ConfigMapping(lambda given: {"conclude": {"config": given}}, config_schema=LOAD_CONFIG)
 
@@ -137,13 +140,10 @@ def _load(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) -> dg.A
     return _like(original, load_graph, {"diff": names.diff, "source": names.source_snapshot})
 
 
-def _loads(context: _Context, run: SyncRun) -> bool:
-    """Not in a dry run, and not in a validation, whose job selects checks only."""
-    return bool(context.selected_asset_keys) and not run.settings.dry_run
-
-
 def _begin_load(context: _Context, names: SyncNames, run: SyncRun) -> int | None:
     """How many shards there are to load; ``None`` for a run that gives way to another one."""
+    if run.settings.dry_run:
+        return 0
     try:
         with run.writer(shares_lock=True):
             return sharded_run.begin_load(run)
@@ -152,6 +152,17 @@ def _begin_load(context: _Context, names: SyncNames, run: SyncRun) -> int | None
             return None
         record_unfinished_load(context, names, run, error)
         raise
+
+
+def _load_shard(context: _Context, names: SyncNames, run: SyncRun) -> None:
+    if not sharded_run.has_begun(run):
+        return
+    try:
+        result = sharded_run.load(run, _shard(context))
+    except BaseException as error:
+        record_unfinished_load(context, names, run, error)
+        raise
+    context.log.info(run_log.loaded(result))
 
 
 def _op(steps: Steps, name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:

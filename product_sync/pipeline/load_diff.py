@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,12 @@ def load(run: SyncRun) -> LoadResult:
         run.writer() as writer,
         pacing_of_load(run.settings, run.databases.target, run.timing) as pacing,
     ):
+        policy = replace(run.load_policy, repeats=run.files.has(store.LOAD_BEGAN))
         run.files.write_json(store.LOAD_BEGAN, {})
         run.files.publish(store.LOAD_BEGAN)
         run.on_load(result)
         sides, facts = Sides(source, writer, pacing), deletion_facts(run, todo, target)
-        write_diff(run, run.files, todo.path, todo.source_taken_at, sides, facts, result, run.load_policy)
+        write_diff(run, run.files, todo.path, todo.source_taken_at, sides, facts, result, policy)
         update_quarantine(run, todo.source, [run.files.path(store.LOAD_REJECTS)], result, began)
     run.files.write_json(store.LOAD_RESULT, asdict(result))
     return result
@@ -104,13 +105,6 @@ def write_diff(
 def loaded(run: SyncRun) -> LoadResult:
     """What the newest load did, this run's first."""
     return load_result_of(run.newest(store.LOAD_RESULT).read_json(store.LOAD_RESULT) or {})
-
-
-@names_storage
-def loaded_so_far(run: SyncRun) -> LoadResult | None:
-    """What the load of this run has done, finished or not; ``None`` where it has not begun."""
-    content = run.files.read_json(store.LOAD_RESULT)
-    return load_result_of(content) if content else None
 
 
 def lacking_privileges(run: SyncRun, counts: DiffCounts, privileges: Privileges) -> list[str]:

@@ -61,6 +61,8 @@ LOAD_RESULT = "load.json"
 WAITING = "waiting.parquet"
 #: Written before the first batch: without a readable result, the load may still have written rows.
 LOAD_BEGAN = "load_began.json"
+#: The same of a step that loads one shard, and may be repeated.
+ATTEMPTED = "attempted.json"
 #: The position in the source's changes that a full run took, and the changes that a pass has read.
 CHANGE_POSITION = "change_position.json"
 CHANGED_IDS = "changed_ids.json"

@@ -115,6 +115,18 @@ def test_a_silent_run_is_dead_if_nobody_holds_the_lock(
     assert reap_dead_runs(instance, PRODUCT, lock_is_free=free, clock=lambda: later) == [run_id]
 
 
+@pytest.mark.parametrize(
+    ("selected", "is_ours"), [((), False), ((PRODUCT.diff, "a_report"), False), ((PRODUCT.diff, PRODUCT.load), True)]
+)
+def test_a_run_with_steps_of_somebody_else_may_be_silent_for_hours(
+    instance: dg.DagsterInstance, selected: tuple[str, ...], is_ours: bool
+) -> None:
+    assets = frozenset(map(dg.AssetKey, selected)) or None
+    run_id = record_run(instance, job="their_job", tags={names.SYNC_TAG: PRODUCT.sync}, assets=assets)
+    reaped = reap_dead_runs(instance, PRODUCT, lock_is_free=free, clock=lambda: time.time() + 100 * SILENCE_S)
+    assert reaped == [run_id] * is_ours
+
+
 def test_a_run_that_waits_in_the_queue_is_not_silent(instance: dg.DagsterInstance) -> None:
     record_run(instance, dg.DagsterRunStatus.QUEUED)
     assert reap_dead_runs(instance, PRODUCT, lock_is_free=free, clock=lambda: time.time() + 10 * SILENCE_S) == []

@@ -70,10 +70,13 @@ def test_the_jobs_have_the_executor_that_the_settings_name_with_the_config_of_th
 
 
 def test_in_a_project_of_somebody_else_shards_run_on_its_executor_or_on_the_one_that_is_given() -> None:
-    theirs = dg.Definitions(executor=dg.multiprocess_executor)
+    theirs = dg.Definitions(executor=_one_that_waits)
     cut = build_sync_definitions(load_definition(), options={"shards": 4})
     job = dg.Definitions.merge(cut, theirs).resolve_job_def(PRODUCT.sync_job)
-    assert job.executor_def is dg.multiprocess_executor
+    assert job.executor_def.name == "one_that_waits"
+    create: Any = job.executor_def.executor_creation_fn
+    assert isinstance(create(None), executor.InCharge), "its runs are tagged with their process"
+    assert cut.resolve_job_def(PRODUCT.sync_job).executor_def.name == dg.multi_or_in_process_executor.name
     assert isinstance(job.graph.node_named(PRODUCT.load).definition, dg.GraphDefinition)
     whole = dg.Definitions.merge(build_sync_definitions(load_definition()), theirs).resolve_job_def(PRODUCT.sync_job)
     assert whole.executor_def is executor.IN_PROCESS

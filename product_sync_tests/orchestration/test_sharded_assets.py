@@ -6,11 +6,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from product_sync.errors import Unreachable
 from product_sync.orchestration.assets import sync_assets
 from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.resources import Steps
+from product_sync.orchestration.run_history import finished_runs
 from product_sync.orchestration.sharded_assets import in_shards
 from product_sync.pipeline import sharded_run
 from product_sync.schema.definition import load_definition
@@ -106,23 +108,67 @@ def test_a_scheduled_run_gives_way_and_one_that_a_person_started_fails(drifted: 
     assert "is being synced by another sync" in asked_for.failures
 
 
-def test_a_shard_whose_server_was_away_is_done_again_and_the_others_stand(
-    drifted: Shop, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_back", [True, False])
+def test_a_shard_whose_server_goes_away_is_done_again_and_the_others_stand(
+    drifted: Shop, monkeypatch: pytest.MonkeyPatch, is_back: bool
 ) -> None:
     monkeypatch.setattr("product_sync.orchestration.sharded_assets._RETRY", dg.RetryPolicy(max_retries=3))
     real = sharded_run.load
     failed: list[int] = []
 
     def load(sync_run: Any, number: int) -> Any:
-        if number == 1 and not failed:
+        result = real(sync_run, number)
+        if number == 1 and not (failed and is_back):
             failed.append(number)
             raise Unreachable("PostgreSQL does not answer.")
-        return real(sync_run, number)
+        return result
 
     monkeypatch.setattr(sharded_run, "load", load)
     done = run(drifted, quarantine_budget=1.0)
+    written = {"inserted": 59, "updated": 1, "conflicts": 0}
+    if not is_back:
+        assert (done.success, len(failed)) == (False, 4)
+        assert written.items() <= done.observed[PRODUCT.load].items(), "as far as it was known"
+        [told] = finished_runs(drifted.instance, 0, ())
+        assert (told.failure, told.succeeded) == ("PostgreSQL does not answer.", False)
+        assert written.items() <= told.counts.items()
+        return
     assert done.success, done.failures
     assert [key for key in begun(done) if key.startswith("product_load.load")] == [
         "product_load.load[0]", "product_load.load[1]", "product_load.load[1]", "product_load.load[2]",
     ]  # fmt: skip
+    assert written.items() <= done.materialized[PRODUCT.load].items(), "nothing of it is taken for somebody else's"
+    assert sum("Load: 2" in line for line in done.log.splitlines()) >= 2, "each shard says what it has done"
     assert len(drifted.rows) == 61
+
+
+def sharded_project() -> dg.Definitions:
+    return project(shards=SHARDS)
+
+
+@pytest.mark.parametrize("broken", ["read_and_diff", "load"])
+def test_re_executed_from_failure_a_run_reads_afresh_and_repairs(
+    drifted: Shop, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setattr("product_sync.orchestration.sharded_assets._RETRY", None)
+    job = ReconstructableRepository.for_module(__name__, sharded_project.__name__).get_reconstructable_job(
+        "product_sync"
+    )
+
+    def execute(**options: Any) -> Outcome:
+        config = {"resources": {"sync": {"config": {**QUICK, "shards": SHARDS, "quarantine_budget": 1.0}}}}
+        with dg.execute_job(job, drifted.instance, config, raise_on_error=False, **options) as result:
+            return Outcome(drifted.instance, result.run_id, result.success)
+
+    def breaks(_: Any, number: int) -> None:
+        raise RuntimeError(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharded_run, broken, breaks)
+        failed = execute()
+    assert not failed.success
+    drifted.put(product("late"))
+    again = execute(reexecution_options=dg.ReexecutionOptions.from_failure(failed.run_id, drifted.instance))
+    assert again.success, again.failures
+    assert sorted(drifted.rows) == sorted(["late", *ids(60), "x"])
+    assert PRODUCT.proof in again.materialized

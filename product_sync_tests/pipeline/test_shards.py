@@ -107,9 +107,11 @@ def test_everything_is_the_same_with_any_number_of_shards(
     assert len(list(shop.state.glob("*/runs/*/shards/3"))) == 4
 
 
-def synced_by_steps(shop: Shop, **settings: Any) -> tuple[LoadResult, dict[str, CheckResult]]:
-    """A run whose steps have nothing in common but their files. Those before the load are made twice, as a retry
-    would."""
+def synced_by_steps(
+    shop: Shop, is_repeated: bool = False, **settings: Any
+) -> tuple[LoadResult, dict[str, CheckResult]]:
+    """A run whose steps have nothing in common but their files. Those before the load are made twice, as a retry would,
+    and if it ``is_repeated`` those of the load too."""
     run_id, databases = str(uuid4()), databases_of(shop)
 
     def step() -> SyncRun:
@@ -123,9 +125,11 @@ def synced_by_steps(shop: Shop, **settings: Any) -> tuple[LoadResult, dict[str, 
         assert sharded_run.cut(step()) == shards
         sharded_run.gather(step())
         step().diff()
+    attempts = range(1 + is_repeated)
     for number in range(sharded_run.begin_load(step())):
-        sharded_run.load(step(), number)
-    for number in range(sharded_run.settle(step())):
+        for _ in attempts:
+            sharded_run.load(step(), number)
+    for number in range([sharded_run.settle(step()) for _ in attempts][-1]):
         sharded_run.verify(step(), number)
     judged = run_checks.check_result(step())
     return loaded(step()), {each.check: each for each in judged.check_results}
@@ -140,8 +144,9 @@ def test_steps_in_processes_of_their_own_come_to_the_same(shop: Shop) -> None:
     )
     assert {key: attempts for key, (_, attempts) in quarantine_of(shop).items() if attempts != 1} == {}
     drift(shop)
-    made, checks = synced_by_steps(shop, extra="delete")
+    made, checks = synced_by_steps(shop, is_repeated=True, extra="delete")
     assert (made.inserted, made.updated, made.deleted, made.conflicts) == (37, 21, 4, 0)
+    assert {attempts for _, attempts in quarantine_of(shop).values()} == {2}, "one for each run"
     assert checks["no_extra_products"].passed
     made, checks = synced_by_steps(shop)
     assert (made.planned, made.batches) == (0, 0)
@@ -155,7 +160,7 @@ def test_rows_of_several_shards_that_wait_for_one_another_are_written_in_the_sam
     synced_by_steps(shop)
     turned = [product(name, title=f"{(number + 1) % 30}") for number, name in enumerate(names)]
     shop.put(*turned)
-    made, checks = synced_by_steps(shop, accept_changes=True)
+    made, checks = synced_by_steps(shop, is_repeated=True, accept_changes=True)
     assert (made.updated, made.excluded) == (30, 0), "a circle through all shards"
     assert checks["target_matches_source"].passed
     shop.put(product("p0000", title="7"))
@@ -189,6 +194,24 @@ def test_a_load_that_stops_in_one_shard_stops_in_the_others(shop: Shop) -> None:
     assert made.stop.code == "load_stopped"
     assert (made.quarantined, made.planned) == (5, 30)
     assert made.not_attempted_batches == 2
+
+
+def test_shards_that_load_at_once_stop_the_load_if_the_database_refuses_too_many_rows_of_all(shop: Shop) -> None:
+    shop.sql("ALTER TABLE product ADD CHECK (price < 500)")
+    shop.put(*(product(name) for name in ids(30)))
+    sync_run = read_and_compare(begin(shop, shards=3, max_isolated_rows=12))
+    results = []
+    for number in range(sharded_run.begin_load(sync_run)):
+        assert sharded_run.load(sync_run, number).stop is None
+        results.append(sync_run.files.shard(number).path(store.LOAD_RESULT))
+        results[-1].rename(results[-1].with_suffix(".later"))  # the others began before it ended
+    for path in results:
+        path.with_suffix(".later").rename(path)
+    sharded_run.settle(sync_run)
+    made = loaded(sync_run)
+    assert made.stop is not None
+    assert made.stop.message == "The database refused 30 rows of all shards together."
+    assert "every_batch_loaded" not in [each.check for each in run_checks.check_own_load(sync_run) if each.passed]
 
 
 def test_a_plan_is_executed_in_shards(shop: Shop) -> None:
