@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from product_sync_tests.object_store import S3Server
@@ -22,12 +24,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="rounds of each kill")
     parser.add_argument("--seed", type=int, default=1, help="seed of the first round of each kill")
     parser.add_argument("--only", default="", help="only kills whose name contains this")
+    parser.add_argument("--keep", type=Path, help="file of played rounds, which are not played again")
     parser.add_argument("--report", type=Path, help="where to write the report, as Markdown, after each round")
     arguments = parser.parse_args()
     chosen = [kill for kill in KILLS if arguments.only in kill.name]
     if not chosen:
         parser.error(f"no kill has a name with {arguments.only!r} in it")
-    rounds: list[Round] = []
+    rounds = _kept(arguments.keep) if arguments.keep else []
+    known = {(played.kill, played.seed) for played in rounds}
+    seeds = range(arguments.seed, arguments.seed + arguments.rounds)
+    left = [(kill, seed) for seed in seeds for kill in chosen if (kill.name, seed) not in known]
     with temporary_folder() as folder, servers() as started, redis(folder) as redis_url, ExitStack() as stack:
         store = S3Server(Path(tempfile.mkdtemp(prefix="s3_", dir=folder)))
         store.start()
@@ -35,17 +41,25 @@ def main() -> int:
 
         def play(executor: str) -> None:
             with stage(started, store, redis_url, executor, Path(tempfile.mkdtemp(dir=folder))) as own:
-                for seed in range(arguments.seed, arguments.seed + arguments.rounds):
-                    for kill in (kill for kill in chosen if kill.executor == executor):
+                for kill, seed in left:
+                    if kill.executor == executor:
                         rounds.append(own.play(kill, seed))
                         _show(rounds[-1], len(rounds))
+                        if arguments.keep:
+                            with arguments.keep.open("a", encoding="utf-8") as file:
+                                file.write(json.dumps(asdict(rounds[-1])) + "\n")
                         if arguments.report:
                             arguments.report.write_text(_report(rounds), encoding="utf-8")
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(play, dict.fromkeys(kill.executor for kill in chosen)))
+            list(pool.map(play, dict.fromkeys(kill.executor for kill, _ in left)))
     say(_report(rounds))
     return int(any(played.violations for played in rounds))
+
+
+def _kept(path: Path) -> list[Round]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [Round(**json.loads(line)) for line in lines]
 
 
 def _show(played: Round, count: int) -> None:
