@@ -97,7 +97,7 @@ def test_many_changes_of_other_collections_move_the_position_and_hide_nothing(sh
     """Also if the oplog takes longer than the connection's time limit, or than the reading may take."""
     before = position(shop)
     numbers: list[dict[str, Any]] = [
-        {"$set": {"n": {"$range": [0, 200_000]}}},
+        {"$set": {"n": {"$range": [0, 100_000]}}},
         {"$unwind": "$n"},
         {"$project": {"_id": "$n"}},
     ]
@@ -108,16 +108,10 @@ def test_many_changes_of_other_collections_move_the_position_and_hide_nothing(sh
         assert (found.events, found.at_end) == (0, True)
         assert found.position.token > before.token
         assert found.position.time > before.time
-        bounded = changes(impatient.get_default_database(), before, within_s=0.1)
+        bounded = changes(impatient.get_default_database(), before, within_s=0.05)
         assert (bounded.events, bounded.at_end, bounded.position) == (0, False, before)
     shop.products.update_one({"_id": "a"}, {"$set": {"price": 2}})
     assert set(changes(shop, before).ids) == string_ids("a")
-
-
-def test_more_events_than_one_reply_holds_are_all_read(shop: Shop) -> None:
-    before = position(shop)
-    shop.products.insert_many([product(f"n{n}") for n in range(12_000)])
-    assert len(changes(shop, before).ids) == 12_000
 
 
 def test_a_bounded_reading_goes_on_where_it_ended_also_within_a_transaction(shop: Shop) -> None:
@@ -133,6 +127,7 @@ def test_a_bounded_reading_goes_on_where_it_ended_also_within_a_transaction(shop
         at, at_end, rounds = found.position, found.at_end, rounds + 1
     assert rounds == 3
     assert seen == string_ids(*(f"n{n}" for n in range(10_000)))
+    assert set(changes(shop, before).ids) == seen, "in several replies of the server"
 
 
 def test_an_update_whose_event_with_the_document_would_exceed_16_mb_is_read(shop: Shop) -> None:
