@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from product_sync.schema.records import Op, SourceId
 from product_sync.schema.row_schema import ID_TYPE, NEW, OLD, RowSchema
 from product_sync.state.files import ParquetSink, parquet_writer
-from product_sync.state.spill import Spill, spilled
+from product_sync.state.spill import Spill
 
 #: The place of the id in ``RowSchema.source_schema`` and in ``RowSchema.target_schema``.
 SOURCE_ID: Final = 1
@@ -123,7 +123,7 @@ def diff_file(out: Path, row_schema: RowSchema, folder: Path, *, metadata: Mappi
     temporary file in ``folder``."""
     with (
         parquet_writer(out, row_schema.diff_schema, metadata=metadata, sought_by="op") as sink,
-        spilled(folder, row_schema.diff_schema, len(_ORDER)) as later,
+        closing(Spill(folder, row_schema.diff_schema, len(_ORDER))) as later,
     ):
         yield DiffFile(sink, later)
         for place in range(1, len(_ORDER)):

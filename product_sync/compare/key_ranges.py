@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from product_sync.state.files import MemoryRelease, group_bytes, opened, pages
-from product_sync.state.spill import WAITING_BYTES, Spill, row_bytes, spilled
+from product_sync.state.spill import WAITING_BYTES, Spill, row_bytes
 
 #: Keys that are sampled to place the borders between ranges.
 _SAMPLES: Final = 100_000
@@ -121,7 +121,7 @@ def by_key(
             else _sorted(
                 one,
                 borders,
-                stack.enter_context(spilled(folder, one.schema, len(borders) + 1, waiting_bytes=limits.waiting_bytes)),
+                stack.enter_context(closing(Spill(folder, one.schema, len(borders) + 1, limits.waiting_bytes))),
             )
             for one, is_rising in zip(inputs, rising, strict=True)
         ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -88,23 +89,24 @@ def _exclude(left: PostponedRows, work: BatchWork, loop: BatchLoop) -> None:
         loop.read(rows, partial(work.exclude, rows, waiting))
 
 
+@dataclass
 class _Window:
     """The postponed rows that are put into order at once. A row is known by its place in ``_batch``."""
 
-    def __init__(self, row_schema: RowSchema, work: BatchWork, transactions: Transactions, rows: pa.Table) -> None:
-        self._row_schema = row_schema
-        self._key = row_schema.key.name
-        self._work = work
-        self._transactions = transactions
-        self._rows = rows
-        self._batch = work.nothing
+    row_schema: RowSchema
+    work: BatchWork
+    transactions: Transactions
+    rows: pa.Table
+
+    def __post_init__(self) -> None:
+        self._batch = self.work.nothing
         self._ids: list[str] = []
         self._stages: list[Stage] = []
 
     def read(self) -> None:
         """Reads the rows again, asks the server for their obstacles, and puts them into order."""
-        self._batch = batch = self._work.read_again(self._rows)
-        self._ids = batch.ids(self._key)
+        self._batch = batch = self.work.read_again(self.rows)
+        self._ids = batch.ids(self.row_schema.key.name)
         ops = [Op.INSERT] * batch.inserts.num_rows + [Op.UPDATE] * batch.new.num_rows
         ops += [Op.EXTRA] * batch.deletes.num_rows
         stuck, waits = self._waits(ops)
@@ -118,7 +120,7 @@ class _Window:
         places = {row_id: place for place, row_id in enumerate(self._ids)}
         stuck, waits = set[int](), list[Wait]()
         for start in range(0, len(ops), _ASKED_ROWS):
-            for found in self._transactions.obstacles(self._batch.slice(start, _ASKED_ROWS)):
+            for found in self.transactions.obstacles(self._batch.slice(start, _ASKED_ROWS)):
                 if found.kind is ObstacleKind.RIVAL:
                     continue
                 row, on = places[found.row], places.get(found.other)
@@ -138,16 +140,16 @@ class _Window:
 
     def _rows_of(self, places: Iterable[int]) -> pa.Table:
         """The rows of the diff."""
-        return diff_rows.with_ids(self._rows, "id", [self._ids[place] for place in places])
+        return diff_rows.with_ids(self.rows, "id", [self._ids[place] for place in places])
 
     def _write_levels(self, steps: Sequence[Sequence[int]]) -> None:
         """Writes rows of which none waits for a later one: in one transaction, or if that fails step by step."""
         if len(steps) > 1:
             with suppress(RowsRefused):
-                if self._work.write_in_order(self._rows_of(chain(*steps)), [self._batch.take(step) for step in steps]):
+                if self.work.write_in_order(self._rows_of(chain(*steps)), [self._batch.take(step) for step in steps]):
                     return
         for step in steps:
-            self._work.write_postponed(self._rows_of(step), self._batch.take(step))
+            self.work.write_postponed(self._rows_of(step), self._batch.take(step))
 
     def _write_circles(self, circles: Sequence[Circle]) -> None:
         """Writes circles in one transaction, or if that fails one by one."""
@@ -185,7 +187,7 @@ class _Window:
         for place, constraints in circle.parked.items():
             values[place] = {}
             for columns in constraints:
-                possible = list(parking_places(self._row_schema, columns))
+                possible = list(parking_places(self.row_schema, columns))
                 if not possible:
                     return None
                 most = max(most, len(possible))
@@ -193,7 +195,7 @@ class _Window:
         return values if attempt < most else None
 
     def _write_parked(self, circle: Circle, values: dict[int, dict[str, Any]]) -> bool:
-        return self._work.write_in_order(self._rows_of(circle.rows), list(self._steps(circle, values)))
+        return self.work.write_in_order(self._rows_of(circle.rows), list(self._steps(circle, values)))
 
     def _steps(self, circle: Circle, values: dict[int, dict[str, Any]]) -> Iterator[WriteBatch]:
         """First the rows that are parked, then the steps of the circle."""
@@ -214,7 +216,7 @@ class _Window:
 
     def _postpone_unchanged(self, circle: Circle) -> None:
         """Nothing of the circle was written, because one of its rows has changed: tries the others in the next pass."""
-        left = self._work.without_changed(self._batch.take(circle.rows))
+        left = self.work.without_changed(self._batch.take(circle.rows))
         rows = [place for place in circle.rows if self._ids[place] in left]
         is_altered = len(rows) == len(circle.rows)
         self._postpone(rows, f"{self._described(circle)}, and a trigger or rule alters what is written" * is_altered)
@@ -233,7 +235,7 @@ class _Window:
         rows = circle.rows
         if number is not None and len(circle.steps[number]) == 1 and not isinstance(error, RowsExcluded):
             bad = circle.steps[number]
-            self._work.quarantine_refused(self._rows_of(bad), self._batch.take(bad), error)
+            self.work.quarantine_refused(self._rows_of(bad), self._batch.take(bad), error)
             rows = [place for place in rows if place not in bad]
         self._postpone(rows, f"{self._described(circle)}, and the database refuses one of them: {error.message}")
 
@@ -243,7 +245,7 @@ class _Window:
         return f"{len(circle.rows)} rows wait for one another in a circle ({first}{more})"
 
     def _postpone(self, places: Iterable[int], answer: str = "") -> None:
-        self._work.postpone(self._rows_of(places), answer)
+        self.work.postpone(self._rows_of(places), answer)
 
 
 def _with_values(table: pa.Table, values: Sequence[dict[str, Any]]) -> pa.Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from product_sync.state.spill import WAITING_BYTES, Spill
+from product_sync.state.spill import Spill
 
 #: Most rows and bytes that are put into order at once.
 WINDOW_ROWS = 100_000
@@ -20,7 +20,7 @@ class PostponedRows:
     """Rows of a diff, in a temporary file in ``folder``. Add all of them, then read them; `close` removes the file."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self._spill = Spill(folder, schema, 1, WAITING_BYTES)
+        self._spill = Spill(folder, schema, 1)
         self.num_rows = 0
 
     def add(self, rows: pa.Table) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +23,10 @@ _BUFFER_BYTES: Final = 1024 * 1024
 
 
 class Spill:
-    """Rows of ``parts`` parts. First all rows are added, then parts are read, each in the order of its rows. Made by
-    `spilled`. A few rows stay in memory, without a file."""
+    """Rows of ``parts`` parts. First all rows are added, then parts are read, each in the order of its rows. A few rows
+    stay in memory, without a file. `close` removes the file, which is temporary and in ``folder``."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, parts: int, waiting_bytes: int) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, parts: int, waiting_bytes: int = WAITING_BYTES) -> None:
         self.schema = schema
         #: For each part, the bytes in memory and the number of rows.
         self.nbytes = np.zeros(parts, np.int64)
@@ -105,16 +104,6 @@ class Spill:
                 self._writer.write_batch(batch)
                 self._places[part].append(self._written)
                 self._written += 1
-
-
-@contextmanager
-def spilled(folder: Path, schema: pa.Schema, parts: int, *, waiting_bytes: int = WAITING_BYTES) -> Iterator[Spill]:
-    """A `Spill` with a temporary file in ``folder``, which is gone when the block ends."""
-    spill = Spill(folder, schema, parts, waiting_bytes)
-    try:
-        yield spill
-    finally:
-        spill.close()
 
 
 def row_bytes(batch: pa.RecordBatch) -> NDArray[np.float64]:
