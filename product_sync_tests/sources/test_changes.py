@@ -24,6 +24,7 @@ from product_sync.errors import ChangesLost
 from product_sync.schema.changes import ChangePosition, Changes
 from product_sync.schema.records import IdType, Reason, SourceId
 from product_sync.sources.mongodb import MongoChanges, change_stream
+from product_sync.sources.mongodb import changes as changes_module
 from product_sync.sources.mongodb.source import MongoSource
 from product_sync_tests.row_schemas import document, element, string
 from product_sync_tests.source_contract import product, product_row_schema
@@ -114,7 +115,9 @@ def test_many_changes_of_other_collections_move_the_position_and_hide_nothing(sh
     assert set(changes(shop, before).ids) == string_ids("a")
 
 
-def test_a_bounded_reading_goes_on_where_it_ended_also_within_a_transaction(shop: Shop) -> None:
+def test_a_bounded_reading_goes_on_where_it_ended_also_within_a_transaction(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = position(shop)
     with shop.client.start_session() as session, session.start_transaction():
         shop.products.insert_many([product(f"n{n}") for n in range(10_000)], session=session)
@@ -127,6 +130,7 @@ def test_a_bounded_reading_goes_on_where_it_ended_also_within_a_transaction(shop
         at, at_end, rounds = found.position, found.at_end, rounds + 1
     assert rounds == 3
     assert seen == string_ids(*(f"n{n}" for n in range(10_000)))
+    monkeypatch.setattr(changes_module, "_BATCH", 3_000)
     assert set(changes(shop, before).ids) == seen, "in several replies of the server"
 
 

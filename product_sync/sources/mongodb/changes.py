@@ -32,8 +32,8 @@ from product_sync.sources.mongodb.errors import reason, translated
 from product_sync.sources.mongodb.id_match import id_of_element
 from product_sync.sources.mongodb.paging import only_id
 
-#: Events in one reply.
-_BATCH: Final = 5_000
+#: Events in one reply. A stream that is opened within a transaction reads all of it again, so they are not fewer.
+_BATCH: Final = 20_000
 
 _STANDALONE, _UNAUTHORIZED, _AUTHENTICATION_FAILED = 40573, 13, 18
 #: Codes of mongodb/mongo, ``src/mongo/base/error_codes.yml``. Any other one is about the token: 280, 260, 15, 9, and
