@@ -1,9 +1,7 @@
-"""A run in shards comes to the same as a run without: the same rows, differences, verdicts and reports."""
+"""The steps of a run in shards: what they share, and what they do if they are repeated, end early or stop."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,7 +10,6 @@ from bson import Binary, Int64, ObjectId
 
 from product_sync.errors import ChecksFailed, StalePlan
 from product_sync.load.result import LoadResult
-from product_sync.orchestration.names import PRODUCT
 from product_sync.pipeline import run_checks, sharded_run
 from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load, loaded
@@ -21,15 +18,9 @@ from product_sync.runtime.progress import Progress
 from product_sync.state import store
 from product_sync.verify.checks import CheckResult
 from product_sync_tests.pipeline.test_sync_run import begin, databases_of, read_and_compare
-from product_sync_tests.shop import Outcome, Shop, ids, product, shop
+from product_sync_tests.shop import Shop, ids, product, shop
 
 __all__ = ["shop"]
-
-#: Parts of the names of what differs from run to run: times, addresses, the number of batches, texts with times.
-_NOT_COMPARED = (
-    "duration", "_s", "_at", "rows_per_second", "report", "dagster/", "batches", "plan_id", "quarantine_entries",
-    "first_quarantined", "evidence",
-)  # fmt: skip
 
 
 def stock(shop: Shop) -> None:
@@ -59,52 +50,8 @@ def drift(shop: Shop) -> None:
     shop.sql("INSERT INTO product SELECT 'extra-' || n, 't', n, 'i', 's', 1 FROM generate_series(1, 4) AS n")
 
 
-def found(outcome: Outcome) -> dict[str, Any]:
-    """What Dagster recorded of a run."""
-    recorded = {**outcome.materialized, **outcome.observed}
-    checks = {name: [each.passed, each.description, _plain(each.metadata)] for name, each in outcome.checks.items()}
-    told = {f"{asset} {name}": value for asset, each in recorded.items() for name, value in _plain(each).items()}
-    return {"success": outcome.success, **checks, **told}
-
-
-def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: getattr(value, "value", value)
-        for name, value in metadata.items()
-        if not any(part in name for part in _NOT_COMPARED)
-    }
-
-
 def quarantine_of(shop: Shop) -> dict[str, Any]:
     return {key: [entry["reasons"].tolist(), entry["attempts"]] for key, entry in shop.quarantine.items()}
-
-
-def table(shop: Shop) -> list[tuple[Any, ...]]:
-    return shop.sql("SELECT * FROM product ORDER BY id")
-
-
-def test_everything_is_the_same_with_any_number_of_shards(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stock(shop)
-    wanted: list[Any] = []
-    for shards in (1, 4):
-        shop.sql("TRUNCATE product")
-        shop.state = tmp_path / f"{shards}"
-        monkeypatch.setenv("PRODUCT_SYNC_STATE", str(shop.state))
-        made: list[Any] = []
-        load(read_and_compare(begin(shop, shards=shards)))
-        drift(shop)
-        for switches in ({"dry_run": True}, {"extra": "delete"}):
-            outcome = shop.run(shards=shards, quarantine_budget=0.1, **switches)
-            made += [found(outcome), table(shop), quarantine_of(shop)]
-            diff = shop.frame(PRODUCT.diff)
-            made += [diff.sort_values("id").to_csv(index=False), len(shop.frame(PRODUCT.source_snapshot))]
-        made.append(found(shop.run(PRODUCT.validate_job, shards=shards, quarantine_budget=0.1)))
-        wanted = wanted or made
-        for one, other in zip(wanted, made, strict=True):
-            assert other == one
-    assert len(list(shop.state.glob("*/runs/*/shards/3"))) == 4
 
 
 def synced_by_steps(
