@@ -105,7 +105,7 @@ def expressions(row_schema: RowSchema) -> dict[str, Any]:
 
 def with_failures(document: bytes, failures: Mapping[str, str]) -> bytes:
     """A document of the `projection` that lacks the `expressions` in ``failures``, with the server's messages."""
-    return document_of(document[4:-1] + bson.encode({_FAILURES: failures})[4:-1])
+    return document_of(memoryview(document)[4:-1], bson.encode({_FAILURES: failures})[4:-1])
 
 
 class DBPointer(DBRef):

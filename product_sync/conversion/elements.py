@@ -121,9 +121,9 @@ def kind_at(raw: bytes, path: Sequence[str]) -> int | None:
     return BsonType.DOCUMENT
 
 
-def document_of(elements: bytes) -> bytes:
-    """The document or array that consists of these elements."""
-    return (len(elements) + 5).to_bytes(4, "little") + elements + b"\0"
+def document_of(*elements: bytes | memoryview) -> bytes:
+    """The document or array that consists of these elements. They are copied once."""
+    return b"".join(((sum(map(len, elements)) + 5).to_bytes(4, "little"), *elements, b"\0"))
 
 
 def id_element(raw: bytes) -> bytes | None:

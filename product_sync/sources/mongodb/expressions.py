@@ -148,7 +148,8 @@ def sample(collection: SourceCollection, row_schema: RowSchema, rows: int) -> li
 def _whole(raw: bytes) -> bytes:
     """A document that was read as `_WHOLE`."""
     _, document, *_ = elements(raw)
-    return document_of(raw[document.start + 4 : document.end - 1] + raw[document.end : -1])
+    view = memoryview(raw)
+    return document_of(view[document.start + 4 : document.end - 1], view[document.end : -1])
 
 
 def _ids(documents: Sequence[bytes] | Documents) -> list[bytes]:

@@ -55,7 +55,7 @@ def following(document: bytes) -> list[RawBSONDocument]:
     kind, value = element[4:5], element[VALUE_AT:-1]
     literal = document_of(kind + b"$literal\0" + value)
     operands = document_of(b"\x020\0" + (5).to_bytes(4, "little") + b"$_id\0" + b"\x031\0" + literal)
-    across_types = document_of(b"\x03$expr\0" + document_of(b"\x04$gt\0" + operands))
+    across_types = document_of(b"\x03$expr\0", document_of(b"\x04$gt\0", operands))
     if kind[0] not in _COMPARABLE:
         return [RawBSONDocument(across_types)]
     return [_by_id(document_of(kind + b"$gt\0" + value)), RawBSONDocument(across_types)]
@@ -73,7 +73,7 @@ def id_document(source_id: SourceId) -> bytes:
 def any_of(id_documents: Iterable[bytes]) -> RawBSONDocument:
     """The query ``{_id: {$in: […]}}`` for documents that `id_document` made."""
     ids = [b"%c%d\0%b" % (document[4], place, document[VALUE_AT:-1]) for place, document in enumerate(id_documents)]
-    return _by_id(document_of(b"\x04$in\0" + document_of(b"".join(ids))))
+    return _by_id(document_of(b"\x04$in\0", document_of(*ids)))
 
 
 def any_object_id(texts: pa.Array) -> RawBSONDocument:
@@ -82,7 +82,7 @@ def any_object_id(texts: pa.Array) -> RawBSONDocument:
     offsets = np.frombuffer(edges, np.int32)[texts.offset : texts.offset + len(texts) + 1]
     raw = bytes.fromhex(digits[int(offsets[0]) : int(offsets[-1])].to_pybytes().decode())
     values = np.frombuffer(raw, np.uint8).reshape(len(texts), OBJECT_ID_SIZE)
-    return _by_id(document_of(b"\x04$in\0" + document_of(b"".join(_array_elements(values)))))
+    return _by_id(document_of(b"\x04$in\0", document_of(*_array_elements(values))))
 
 
 def _array_elements(values: NDArray[np.uint8]) -> Iterator[bytes]:
@@ -104,4 +104,4 @@ def _element_heads(digits: int) -> NDArray[np.uint8]:
 
 
 def _by_id(condition: bytes) -> RawBSONDocument:
-    return RawBSONDocument(document_of(b"\x03" + _ID_NAME + condition))
+    return RawBSONDocument(document_of(b"\x03" + _ID_NAME, condition))

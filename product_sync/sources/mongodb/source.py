@@ -194,7 +194,7 @@ class MongoSource:
         last, rows = None, self._page_rows
         while documents := self._page(segment, last, rows):
             yield documents
-            last = documents[len(documents) - 1]
+            last = paging.only_id(documents[len(documents) - 1])
             # For a moment a reply of 16 MiB exists four times, so fewer wide documents are requested.
             rows = max(1, min(self._page_rows, self._page_bytes * len(documents) // documents.size))
 
