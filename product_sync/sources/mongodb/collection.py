@@ -221,6 +221,9 @@ def with_retries(
         try:
             return read()
         except PyMongoError as error:
+            # The driver's frames refer to the error (a cycle) and hold the command and the reply: megabytes, which would
+            # stay until Python looks for cycles.
+            error.__traceback__ = None
             if is_transient(error) and backoff.wait():
                 continue
             if fatal and isinstance(error, OperationFailure) and not is_transient(error):

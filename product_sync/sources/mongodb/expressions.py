@@ -97,13 +97,13 @@ class MappedDocuments:
         for start in range(0, len(ids) if len(ids) > 1 else 0, _AT_ONCE):
             part = ids[start : start + _AT_ONCE]
             try:
-                found = read(paging.any_of(part), self._projection)
+                yield len(part), read(paging.any_of(part), self._projection)
+                continue
             except SourceReadError as error:
                 self._require_evaluation_error(error)
-                for smaller in self._cut(part):
-                    yield from self._parts(read, smaller)
-            else:
-                yield len(part), found
+            # Not in the handler: the error holds what its frames hold, such as the ids of this part.
+            for smaller in self._cut(part):
+                yield from self._parts(read, smaller)
 
     def _cut(self, ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         """The ids before the first document on which an expression fails, that one, and the others. If a document has
