@@ -94,7 +94,7 @@ class _SourceRecording:
         self._reasons: Mapping[Reason, int] = {}
         self._source = source
         self._absent: Counter[str] = Counter()
-        self._sample: Sample | None = None
+        self._sample = NO_SAMPLE
 
     def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The rows of each page. The files exist when all are read, and no part of them if the read stops early."""
@@ -111,12 +111,13 @@ class _SourceRecording:
                 rows.write(page.rows)
                 id_types |= _id_types(page)
                 self._absent.update(page.absent)
-                if self._sample is None:
-                    self._sample = read_sample(self._source, row_schema)
                 if page.rejects:
                     rejects.write(quarantine.rejects_batch(row_schema, page.rejects, Stage.CONVERT))
                 self._meter.advance(page.documents)
                 yield page.rows
+            if self._meter.done:
+                # Not beside the pages: they and the sample may have megabytes in each document.
+                self._sample = read_sample(self._source, row_schema)
         self._meter.end()
         try:
             if len(id_types) > 1:
@@ -138,7 +139,7 @@ class _SourceRecording:
             duration_s=self._meter.elapsed_s,
             rows_per_second=self._meter.rate,
             found=found_by_column(self._row_schema, self._meter.done, self._absent),
-            sample=self._sample or NO_SAMPLE,
+            sample=self._sample,
         )
 
 
@@ -153,7 +154,7 @@ def found_by_column(row_schema: RowSchema, documents: int, absent: Mapping[str, 
 
 
 def read_sample(source: Source, row_schema: RowSchema) -> Sample:
-    """A sample beside the pages, which contain the mapped fields only. Nothing depends on it, so its failure is no
+    """A sample of whole documents; the pages contain the mapped fields only. Nothing depends on it, so its failure is no
     error."""
     try:
         return take_sample(source.sample(), row_schema)
