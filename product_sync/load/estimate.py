@@ -68,7 +68,7 @@ def estimate(
     batches = _count(plan, pacing.batch_size)
     if batches == 0:
         return Estimate(0.0, 0)
-    stale = (timing.now() - source_taken_at).total_seconds() > policy.source_recheck_after_s
+    is_old = policy.is_old(source_taken_at, timing.now())
     asked, batch_s = 0, 0.0
     try:
         for _ in range(_TRIES):
@@ -77,7 +77,7 @@ def estimate(
             asked = pacing.batch_size()
             rows = next(read_batches(plan, WRITES, pacing.batch_size))
             started = timing.monotonic()
-            batch = recheck(rows, row_schema, source, inserts_too=stale).batch
+            batch = recheck(rows, row_schema, source, inserts_too=is_old).batch
             reading_s = timing.monotonic() - started
             writing_s = _measured(writer, batch, timing)
             batch_s = reading_s + writing_s

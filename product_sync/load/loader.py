@@ -60,6 +60,10 @@ class LoadPolicy:
     def max_isolated_rows(self, planned: int) -> int:
         return max(self.isolated_rows, int(self.isolated_share * planned))
 
+    def is_old(self, taken_at: datetime, now: datetime) -> bool:
+        """Whether rows to insert are read again. The age is negative if the clock was set back."""
+        return not 0 <= (now - taken_at).total_seconds() <= self.source_recheck_after_s
+
 
 DEFAULT_POLICY = LoadPolicy()
 
@@ -119,9 +123,7 @@ def load(
         loop = BatchLoop(transactions, pacing, timing, meter, policy.failures_in_row, result)
 
         def write(rows: pa.Table) -> Write:
-            age_s = (timing.now() - source_taken_at).total_seconds()
-            # The age is negative if the clock was set back.
-            is_old = not 0 <= age_s <= policy.source_recheck_after_s
+            is_old = policy.is_old(source_taken_at, timing.now())
             return partial(work.write, rows, work.recheck(rows, inserts_are_old=is_old))
 
         try:

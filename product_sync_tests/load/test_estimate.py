@@ -124,10 +124,11 @@ def test_an_adaptive_load_is_estimated_at_the_size_and_the_rest_it_comes_to(tmp_
     assert bench.target.script.calls["target.probe"] == 3
 
 
-def test_while_the_source_is_read_again_the_target_rests(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [3_600, -3_600], ids=["old", "a clock that was set back"])
+def test_while_the_source_is_read_again_the_target_rests(tmp_path: Path, seconds: float) -> None:
     bench = with_missing(tmp_path, 20)
     assert bench.snapshot is not None
-    bench.time.pass_(3_600)
+    bench.time.pass_(seconds)
     bench.source.script.on("source.fetch", lambda: bench.time.pass_(0.7))
     bench.target.script.on("target.probe", lambda: bench.time.pass_(1.0))
     pacing = AdaptivePacing(AdaptiveSettings(target_s=1, max_duty=0.5, first_rows=10), None, bench.time.timing)
