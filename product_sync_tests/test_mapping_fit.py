@@ -85,10 +85,18 @@ def test_one_document_is_enough_for_the_warning_and_none_is_not(mistyped: Market
     assert "None of 1 document has a value at img for column image: it is NULL in every row." in note
 
 
-def test_the_check_names_the_field_although_mongodb_is_down_by_then(mistyped: Market, tmp_path: Path) -> None:
-    databases = Databases.of(load_definition(tmp_path / "mapping.yaml"), mistyped.env)
+def test_a_snapshot_is_kept_and_its_check_names_the_field_although_mongodb_is_down_by_then(
+    mistyped: Market, tmp_path: Path
+) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(MISTYPED.replace("products}", "products, filter: {title: {$exists: true}}}"))
+    databases = Databases.of(load_definition(mapping), mistyped.env)
     options = RunOptions.resolve({}, {})
     run = open_sync_run(databases, options, state_root=tmp_path, run_id="run", on_progress=no_progress)
-    run.snapshot_source()
-    down = replace(run, databases=replace(databases, source=SourceAddress("mongodb://127.0.0.1:1/shop")))
+    counted = run.snapshot_source()
+    away = SourceAddress("mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=50")
+    down = replace(run, databases=replace(databases, source=away))
     assert STOCK in down.check_mapping(run.files).description
+    with down.source() as source:
+        without = down.with_filtered_out(counted, source)
+    assert (counted.filtered_out, without) == (0, counted)

@@ -46,8 +46,8 @@ class Reading(TypedDict):
 class SourceSnapshot:
     """``documents`` were read, ``rejected`` of them cannot be copied; ``rejects`` counts these by reason (a document
     with several faults under each). ``taken_at`` is when reading began. ``found`` counts by column the documents in
-    which its path has a value; ``sample`` was read at the same time. With a filter, either ``filtered_out`` or
-    ``filtered_out_about`` says how many documents it left out, or about how many."""
+    which its path has a value; ``sample`` was read right after. With a filter, either ``filtered_out`` or
+    ``filtered_out_about`` says how many documents it left out, or about how many, if they could be counted."""
 
     documents: int
     rejected: int

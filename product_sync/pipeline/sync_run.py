@@ -169,10 +169,15 @@ class SyncRun:
         self.files.write_json(store.SOURCE_COUNT, read)
 
     def with_filtered_out(self, snapshot: SourceSnapshot, source: Source) -> SourceSnapshot:
-        """A partial run does not know which documents of the collection the filter leaves out."""
+        """A partial run does not know which documents of the collection the filter leaves out. Nothing depends on the
+        number, and all documents are read by now, so a failure to count is no error."""
         if self.is_partial or not self.row_schema.filter:
             return snapshot
-        documents, is_exact = source.whole_count()
+        try:
+            documents, is_exact = source.whole_count()
+        except ProductSyncError as error:
+            _LOGGER.warning("The documents that the filter leaves out could not be counted: %s", error)
+            return snapshot
         left_out = max(documents - snapshot.documents, 0)
         return replace(snapshot, filtered_out=left_out) if is_exact else replace(snapshot, filtered_out_about=left_out)
 
