@@ -6,7 +6,7 @@ import email
 import email.policy
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,13 +24,14 @@ PATIENT = "cto=60&rto=60"
 @dataclass
 class WebReceiver:
     """``status`` is what it answers with; only what it took with a 2xx is in ``requests``: method, path, body; and in
-    ``authorizations``, what each came with."""
+    ``authorizations``, what each came with. It calls ``meanwhile`` before it answers."""
 
     port: int
     status: int = 200
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     refused: int = 0
     authorizations: list[str | None] = field(default_factory=list)
+    meanwhile: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -62,6 +63,7 @@ def web_receiver() -> Iterator[WebReceiver]:
                 receiver.requests.append((self.command, self.path, body))
             else:
                 receiver.refused += 1
+            receiver.meanwhile()
             self.send_response(receiver.status)
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -133,14 +133,28 @@ def test_a_bucket_that_may_only_be_read_is_refused_before_anything_is_read(
 def test_a_command_on_another_machine_knows_which_alerts_were_sent(
     in_store: Market, new_machine: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run history stays on each machine; the record of alerts does not."""
+    """The run history stays on each machine; the record of alerts does not. Of two commands that end at once, both
+    are recorded."""
     with web_receiver() as web:
         monkeypatch.setenv("PRODUCT_SYNC_ALERT_URLS", web.apprise)
-        for _ in range(2):
+
+        def end(sync: str) -> None:
             new_machine()
             root, failure = state_root(os.environ), NotAttempted("The source is away.")
-            notify_of_error(os.environ, lambda: root, PRODUCT.sync_job, failure, datetime.now(UTC))  # noqa: B023
-        assert len(web.titles()) == 1, "the second machine keeps the quiet time of the first"
+            notify_of_error(os.environ, lambda: root, PRODUCT.sync_job, failure, datetime.now(UTC), sync)
+
+        def another_one_ends() -> None:
+            web.meanwhile = lambda: None
+            # Within one process, deliveries to the same URL wait for each other.
+            monkeypatch.setenv("PRODUCT_SYNC_ALERT_URLS", f"{web.apprise}&format=text")
+            end("seller")
+
+        web.meanwhile = another_one_ends
+        end("product")
+        assert len(web.titles()) == 2
+        for sync in ("product", "seller"):
+            end(sync)
+        assert len(web.titles()) == 2, "the other machines keep the quiet times of the first two"
 
 
 def test_a_command_leaves_nothing_in_its_scratch_folder_and_keeps_the_run_history_on_its_machine(

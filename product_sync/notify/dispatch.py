@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -51,6 +52,28 @@ class NotificationState:
     def write(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 
+    def count(self, runs: Iterable[FinishedRun]) -> None:
+        """Note these runs as notified, the oldest first."""
+        for run in runs:
+            self.metrics.add(run)
+            if run.run_id is not None:
+                self.seen = [*self.seen, run.run_id][-SEEN_RUNS:]
+                self.notified_until = max(self.notified_until, run.ended_at)
+
+    def repeat(
+        self,
+        notified: NotificationState,
+        runs: Sequence[FinishedRun],
+        updates: Sequence[StatusUpdate],
+        settings: NotificationSettings,
+    ) -> None:
+        """Add the result of `notify_of_runs` with another state, ``notified``: what it has sent is not sent again."""
+        self.count(runs)
+        sent = self.alerts.add(_updates(runs, updates, settings), time.time(), _quiet_times(settings))
+        known = [(message.title, message.at) for message in self.alerts.outbox]
+        waiting = [each for each in notified.alerts.outbox if (each.title, each.at) not in known]
+        self.alerts.outbox = [each for each in self.alerts.outbox if each not in sent] + waiting
+
 
 @dataclass(frozen=True, slots=True)
 class DispatchResult:
@@ -85,14 +108,10 @@ def notify_of_runs(
     Returns after ``within_s`` seconds at the latest.
     """
     end = timing.monotonic() + within_s
-    for run in runs:
-        state.metrics.add(run)
-        if run.run_id is not None:
-            state.seen = [*state.seen, run.run_id][-SEEN_RUNS:]
-            state.notified_until = max(state.notified_until, run.ended_at)
+    state.count(runs)
     calls = monitors.call_monitors(state.metrics, runs, settings, has_changed=has_followed)
-    of_runs = [update for run in runs for update in status_updates(run, settings.ui_url)]
-    result = send_updates(state.alerts, [*updates, *of_runs], settings, log, timing=timing, within_s=within_s)
+    all_updates = _updates(runs, updates, settings)
+    result = send_updates(state.alerts, all_updates, settings, log, timing=timing, within_s=within_s)
     for problem in monitors.problems(calls, min(monitors.MONITOR_S, end - timing.monotonic())):
         log.warning("%s", problem)
     return result
@@ -108,8 +127,7 @@ def send_updates(
     within_s: float = DELIVERY_S,
 ) -> DispatchResult:
     """Put the messages that are due into the log and the outbox, and deliver the outbox."""
-    quiet = QuietTimes(60 * settings.quiet_minutes, 60 * settings.warn_quiet_minutes)
-    messages = state.add(updates, timing.now().timestamp(), quiet)
+    messages = state.add(updates, timing.now().timestamp(), _quiet_times(settings))
     for message in messages:
         log.log(_LOG_LEVELS[message.level], "%s\n%s", message.title, message.body)
     problems: list[str] = []
@@ -128,6 +146,16 @@ def send_updates(
             for problem in problems:
                 log.error("%s", problem)
     return DispatchResult(len(messages), len(state.outbox), problems, bool(settings.alert_urls))
+
+
+def _updates(
+    runs: Iterable[FinishedRun], updates: Iterable[StatusUpdate], settings: NotificationSettings
+) -> list[StatusUpdate]:
+    return [*updates, *(update for run in runs for update in status_updates(run, settings.ui_url))]
+
+
+def _quiet_times(settings: NotificationSettings) -> QuietTimes:
+    return QuietTimes(60 * settings.quiet_minutes, 60 * settings.warn_quiet_minutes)
 
 
 def _count(number: int) -> str:

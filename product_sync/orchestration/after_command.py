@@ -34,6 +34,7 @@ from product_sync.state.store import write_text
 STATE_FILE = "notifications.json"
 #: Seconds to wait for another command that is sending; it takes at most `delivery.DELIVERY_S`.
 LOCK_S = 30.0
+_Repeat = Callable[[NotificationState], None]
 _LOG = logging.getLogger("product_sync.notify.dispatch")
 #: Neither is a failure that a person has to mend: a person cancelled it, or another sync is running.
 _NO_ALERT = (SyncCancelled, SyncAlreadyRunning)
@@ -86,7 +87,7 @@ def notify_of_command(
             silent = {"heartbeat_url": "", "metrics_file": None, "metrics_push_url": ""}
             settings = settings.model_copy(update=silent)
         folder = _state_folder(root)
-        with _stored_state(folder) as state:
+        with _stored_state(folder) as (state, repeats):
             runs = _runs(
                 env, folder, state, FinishedRun(None, job, failure is None, time.time(), sync=sync), failure, started_at
             )
@@ -95,6 +96,7 @@ def notify_of_command(
             said = failure.message if failure else ""
             updates = [each for each in changed if each.level is Level.OK or each.subject.partition("/")[2] not in said]
             result = notify_of_runs(state, runs, settings, _LOG, updates=updates)
+            repeats.append(lambda newer: newer.repeat(state, runs, updates, settings))
         if result.waiting:
             _LOG.warning("%s The next command tries again.", result)
     except Exception as error:  # noqa: BLE001 - the result of the command must not be lost
@@ -102,9 +104,10 @@ def notify_of_command(
 
 
 @contextmanager
-def _stored_state(root: Path | None) -> Iterator[NotificationState]:
+def _stored_state(root: Path | None) -> Iterator[tuple[NotificationState, list[_Repeat]]]:
     """The notification state of earlier commands, written back at the end. If it cannot be read or written, alerts are
-    sent anyway, and may come again with the next command."""
+    sent anyway, and may come again with the next command. If a command on another machine has replaced it meanwhile,
+    the caller's repeats are called with its state, and that is written."""
     with ExitStack() as stack:
         file, text = None, None
         try:
@@ -116,10 +119,21 @@ def _stored_state(root: Path | None) -> Iterator[NotificationState]:
             _LOG.warning("The record of earlier alerts cannot be read: %s.", _shown(error))
             file = None
         state = NotificationState.read(text, time.time())
-        yield state
+        repeats: list[_Repeat] = []
+        yield state, repeats
+
+        def write(path: Path) -> None:
+            newest = path.read_bytes().decode(errors="replace") if path.exists() else None
+            written = state
+            if newest != text:
+                written = NotificationState.read(newest, time.time())
+                for repeat in repeats:
+                    repeat(written)
+            write_text(path, written.write())
+
         if file is not None:
             try:
-                file.change(lambda path: write_text(path, state.write()))
+                file.change(write)
             except (OSError, ProductSyncError) as error:
                 _LOG.warning("The record of alerts cannot be written, so alerts may come again: %s.", _shown(error))
 
