@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from product_sync.errors import MappingError
 from product_sync.orchestration.build import build_sync_definitions
-from product_sync.schema.definition import SyncDefinition
+from product_sync.schema.definition import SyncDefinition, require_distinct
 from product_sync.schema.mapping_errors import Place, all_of
 from product_sync.settings import PageSettings, RunOptions, ScheduleSettings
 
@@ -82,6 +82,9 @@ class SyncComponent(dg.Component, dg.Model, dg.Resolvable):
         options = attributes.options.model_dump(exclude_unset=True)
         return cls(sync=SyncDefinition.model_validate(given), schedule=attributes.schedule, options=options)
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster passes it
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Raises `MappingError` if another component of the project has the same table."""
+        components = context.component_tree.get_all_components(SyncComponent)
+        require_distinct({f"component {each.sync.name}": each.sync for each in components})
         pages = PageSettings.from_environment(os.environ)
         return build_sync_definitions(self.sync, schedule=self.schedule, pages=pages, options=self.options)

@@ -97,7 +97,7 @@ class SyncDefinition(Strict):
     target: TargetSpec
     columns: Annotated[dict[Name, ColumnSpec], WrapValidator(fitting_columns)]
     labels: Labels = Field(default_factory=_default_labels)
-    _distinct_from_others: tuple[frozenset[str], ...] = PrivateAttr(())
+    _distinct_from_others: frozenset[frozenset[str]] = PrivateAttr(frozenset())
 
     @model_validator(mode="wrap")
     @classmethod
@@ -131,14 +131,14 @@ class SyncDefinition(Strict):
         return self.target.url_variable, self.target.db_schema, self.target.table
 
     @property
-    def distinct_from_others(self) -> tuple[frozenset[str], ...]:
+    def distinct_from_others(self) -> frozenset[frozenset[str]]:
         """For each other sync of the project with the same table: the columns of which both have a constant value, and
         not the same."""
         return self._distinct_from_others
 
     def shares_table(self, distinct: frozenset[str]) -> None:
         """Note that another sync has the same table and other constant values in the columns ``distinct``."""
-        self._distinct_from_others += (distinct,)
+        self._distinct_from_others |= {distinct}
 
 
 def _distinct_constants(one: SyncDefinition, other: SyncDefinition) -> frozenset[str]:
@@ -198,7 +198,7 @@ def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) 
             faults.append(error)
     if faults:
         raise MappingError("\n".join(fault.message for fault in faults), hint=faults[0].hint)
-    _require_distinct(definitions)
+    require_distinct({f"mapping file {file}": definition for file, definition in definitions.items()})
     is_only = len(definitions) == 1
     return tuple(
         each.found_by(hints.SyncCommands("" if is_only else each.name, named))
@@ -206,9 +206,10 @@ def load_definitions(env: Mapping[str, str], mapping: str | Path | None = None) 
     )
 
 
-def _require_distinct(definitions: Mapping[Path, SyncDefinition]) -> None:
-    """Each sync has a name and a table of its own, or rows of its own in a shared table (`tenant_columns`)."""
-    for (file, one), (other_file, other) in combinations(definitions.items(), 2):
+def require_distinct(definitions: Mapping[str, SyncDefinition]) -> None:
+    """Each sync has a name and a table of its own, or rows of its own in a shared table (`tenant_columns`). Raises
+    `MappingError` for two that do not, with their keys in ``definitions``."""
+    for (place, one), (other_place, other) in combinations(definitions.items(), 2):
         shared = ""
         if one.name == other.name:
             shared = f"the name {one.name}"
@@ -220,7 +221,7 @@ def _require_distinct(definitions: Mapping[Path, SyncDefinition]) -> None:
             shared = f"the target table {one.target.qualified_name} of {one.target.url_variable}"
         if shared:
             raise MappingError(
-                f"The mapping files {file} and {other_file} both have {shared}.",
+                f"The {place} and the {other_place} both have {shared}.",
                 hint="Two syncs of one project need different names, and different tables or different constant"
                 " values of a column that is part of the table's key.",
             )

@@ -155,3 +155,23 @@ def test_a_component_that_is_wrong_names_its_file() -> None:
     assert isinstance(cause, MappingError)
     said = [re.search(r"seller/defs\.yaml, line (\d+): (\S+)", line) for line in cause.message.split("\n")]
     assert [found and found.groups() for found in said] == [("5", "source"), ("6", "source"), ("12", "columns.id")]
+
+
+def test_two_components_of_one_table_are_refused_unless_they_are_of_different_tenants() -> None:
+    with create_defs_folder_sandbox() as project:
+
+        def scaffold(name: str, columns: dict[str, object]) -> None:
+            attributes: dict[str, object] = {"name": name, "source": {"collection": name}, "target": {"table": "seller"}}
+            attributes["columns"] = {"id": {"source": "_id"}} | columns
+            content = {"type": "product_sync.SyncComponent", "attributes": attributes}
+            project.scaffold_component(component_cls=SyncComponent, defs_path=name, defs_yaml_contents=content)
+
+        scaffold("eu", {"shop": {"value": "eu"}})
+        scaffold("us", {"name": {"source": "name"}})
+        with pytest.raises(ComponentTreeException) as refused, project.build_all_defs():
+            pass
+        told = "The component eu and the component us both have the target table public.seller of CART_DB_URL."
+        assert told in str(refused.value.__cause__)
+        scaffold("us", {"shop": {"value": "us"}})
+        with project.build_all_defs() as defs:
+            assert {"eu_sync", "us_sync"} <= {job.name for job in defs.resolve_all_job_defs()}
