@@ -130,6 +130,7 @@ class FakeSource:
         return len(self._documents), True
 
     def sample(self) -> list[bytes]:
+        self.script.play("source.sample")
         return [bson.encode(document) for document in itertools.islice(self._documents.values(), 100)]
 
     def sample_ids(self, count: int) -> list[str]:

@@ -154,8 +154,8 @@ def found_by_column(row_schema: RowSchema, documents: int, absent: Mapping[str, 
 
 
 def read_sample(source: Source, row_schema: RowSchema) -> Sample:
-    """A sample of whole documents; the pages contain the mapped fields only. Nothing depends on it, so its failure is no
-    error."""
+    """A sample of whole documents; the pages contain the mapped fields only. Nothing depends on it, so its failure is
+    no error."""
     try:
         return take_sample(source.sample(), row_schema)
     except ProductSyncError:

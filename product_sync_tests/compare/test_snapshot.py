@@ -44,6 +44,8 @@ def test_every_document_is_a_row_or_a_reject(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "rejects")["id"].to_pylist() == ["b", "d"]
     assert [(progress.done, progress.total) for progress in heard] == [(2, 4), (4, 4)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rejects", "rows"]
+    # Whole documents may have megabytes: they are not in memory beside the pages.
+    assert source.script.log == ["source.snapshot", "source.snapshot", "source.sample"]
 
 
 def test_a_snapshot_has_bounds_of_the_id_to_seek_by(tmp_path: Path) -> None:

@@ -161,8 +161,12 @@ def test_two_components_of_one_table_are_refused_unless_they_are_of_different_te
     with create_defs_folder_sandbox() as project:
 
         def scaffold(name: str, columns: dict[str, object]) -> None:
-            attributes: dict[str, object] = {"name": name, "source": {"collection": name}, "target": {"table": "seller"}}
-            attributes["columns"] = {"id": {"source": "_id"}} | columns
+            attributes = {
+                "name": name,
+                "source": {"collection": name},
+                "target": {"table": "seller"},
+                "columns": {"id": {"source": "_id"}, **columns},
+            }
             content = {"type": "product_sync.SyncComponent", "attributes": attributes}
             project.scaffold_component(component_cls=SyncComponent, defs_path=name, defs_yaml_contents=content)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from bson import Decimal128, ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
 from product_sync.errors import ConfigurationError
 from product_sync.runtime.backoff import RetryPolicy
@@ -130,6 +132,17 @@ class TestFailures:
                 "Failed to parse number 'none' in $convert with no onError value: Failed to parse string to decimal"
             )
         assert len(reader.sample()) == 50
+
+    def test_no_error_stays_in_memory_with_the_command_that_failed(self, shop: Shop) -> None:
+        """A command may have megabytes of ids. Python looks for unused cycles after hundreds of objects only."""
+        shop["products"].insert_many([{"_id": f"p{number}", "price": "none"} for number in range(5)])
+        gc.collect()
+        gc.disable()
+        try:
+            assert len(failures(list(price(shop).snapshot()))) == 5
+            assert [each for each in gc.get_objects() if isinstance(each, OperationFailure)] == []
+        finally:
+            gc.enable()
 
     def test_each_failing_expression_is_named_beside_the_other_defects(self, shop: Shop) -> None:
         shop["products"].insert_one({"_id": 1, "name": 5, "price": "none", "stock": 0})

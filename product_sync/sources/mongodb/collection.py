@@ -221,8 +221,8 @@ def with_retries(
         try:
             return read()
         except PyMongoError as error:
-            # The driver's frames refer to the error (a cycle) and hold the command and the reply: megabytes, which would
-            # stay until Python looks for cycles.
+            # A frame of the driver refers to the error: a cycle. With the command and the reply, which the frames hold,
+            # it would stay until Python looks for cycles.
             error.__traceback__ = None
             if is_transient(error) and backoff.wait():
                 continue
