@@ -157,6 +157,7 @@ def test_a_component_that_is_wrong_names_its_file() -> None:
     assert [found and found.groups() for found in said] == [("5", "source"), ("6", "source"), ("12", "columns.id")]
 
 
+@pytest.mark.filterwarnings("ignore:.* is currently in beta")  # Dagster uses such parts of its own
 def test_two_components_of_one_table_are_refused_unless_they_are_of_different_tenants() -> None:
     with create_defs_folder_sandbox() as project:
 
