@@ -16,10 +16,12 @@ stay_small()
 
 from product_sync.orchestration.build import build_definitions  # noqa: E402
 from product_sync.orchestration.executor import executor_of  # noqa: E402
+from product_sync.orchestration.schedules import check_schedule  # noqa: E402
 from product_sync.schema.definition import load_definitions  # noqa: E402
 from product_sync.settings import ExecutorSettings, PageSettings, RunOptions, ScheduleSettings  # noqa: E402
 
 end_sooner()
+check_schedule(os.environ)
 
 defs: dg.Definitions = build_definitions(
     load_definitions(os.environ),

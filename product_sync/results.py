@@ -28,7 +28,9 @@ class Report:
     failure: ProductSyncError | None = field(default=None, repr=False)
 
     #: Fields that the JSON answer leaves out.
-    _NOT_IN_JSON = frozenset({"failure", "first_differences", "first_quarantined", "looked_at", "prediction"})
+    _NOT_IN_JSON = frozenset(
+        {"failure", "first_differences", "first_quarantined", "looked_at", "prediction", "extra_left", "warnings"}
+    )
 
     @property
     def error(self) -> ErrorInfo | None:
@@ -172,6 +174,10 @@ class SyncReport(Report):
     valid: bool | None = None
     #: What a partial run looked at, in words.
     looked_at: str | None = field(default=None, repr=False)
+    #: The rows that only the target had at the end.
+    extra_left: int | None = field(default=None, repr=False)
+    #: What the checks of the run warn of, apart from the quarantine.
+    warnings: list[str] = field(default_factory=list, repr=False)
     first_differences: list[dict[str, str]] = field(default_factory=list, repr=False)
     first_quarantined: list[dict[str, str]] = field(default_factory=list, repr=False)
     #: For a dry run: one sentence that says whether a sync would pass, and why not.
@@ -195,6 +201,8 @@ class ValidationReport(Report):
     missing_ids: list[str] | None = None
     changed_ids: list[str] | None = None
     extra_ids: list[str] | None = None
+    #: What the checks warn of, apart from the quarantine.
+    warnings: list[str] = field(default_factory=list, repr=False)
 
 
 @dataclass(kw_only=True)

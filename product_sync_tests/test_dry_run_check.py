@@ -76,7 +76,7 @@ def test_lacking_privileges_and_the_missing_estimate_are_told(
         dry = sync(dry_run=True)
         assert (dry.exit_status, dry.would_pass, dry.lacking) == (0, False, ["INSERT"])
         assert dry.estimated_s is None
-        assert "lacks INSERT" in (dry.no_estimate_because or "")
+        assert "lacks privileges on public.product: INSERT on id" in (dry.no_estimate_because or "")
         summaries.show_sync(dry)
         grant = f'  GRANT INSERT ON "public"."product" TO "{reader.name}";'
         assert grant in capsys.readouterr().out.splitlines(), "on a line of its own"

@@ -96,6 +96,7 @@ def run_sync(
         if matches := recorded.check(TARGET_MATCHES_SOURCE):
             report.valid, found = matches.passed, matches.numbers
             report.in_flight, report.looked_at = found["in_flight"], found.get("scope")
+            report.extra_left, report.warnings = found["extra"], recorded.warnings
             if "position_at" in found:
                 report.position_at, report.full_proof_at = found["position_at"], found["full_proof_at"]
                 report.unsettled = found["unsettled"]
@@ -129,7 +130,7 @@ def run_validation(
             report.missing_in_target, report.changed = found["missing"], found["changed"]
             report.extra_in_target, report.quarantined = found["extra"], found["quarantined"]
             report.missing_ids, report.changed_ids = found["missing_ids"], found["changed_ids"]
-            report.extra_ids = found["extra_ids"]
+            report.extra_ids, report.warnings = found["extra_ids"], recorded.warnings
         report.quarantined_by_reason = recorded.quarantined_by_reason()
         report.found_by_column = recorded.found_by_column
     recorded.raise_for_checks()
@@ -240,6 +241,13 @@ class _Recorded:
         if report.predicted_checks is not None:
             failed = any(check.would_fail for check in report.predicted_checks)
             report.would_pass = not failed if failed or report.lacking is not None else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the checks warn of, apart from the quarantine, which has lines of its own."""
+        return [
+            each.description for each in self._checks.values() if each.warns and each.check != QUARANTINE_WITHIN_BUDGET
+        ]
 
     def check(self, name: str) -> CheckResult | None:
         return self._checks.get(name)

@@ -99,11 +99,10 @@ def dry_run(preview: DryRunResult) -> str:
     counts, estimate = preview.counts, preview.estimate
     seconds = "" if estimate.seconds is None else f" in about {_seconds(estimate.seconds)}"
     because = f" No estimate: {estimate.because}" if estimate.because else ""
-    lacking = f" The role lacks {preview.lacking}." if preview.lacking else ""
     return (
         f"Dry run: nothing was written. {preview.prediction.sentence} To do: {counts.missing:,} to insert,"
         f" {counts.changed:,} to update, {counts.extra:,} extra, {counts.quarantined:,} in quarantine;"
-        f" {_count(estimate.batches, 'batch', 'batches')}{seconds}.{because}{lacking} Plan {preview.plan_id}."
+        f" {_count(estimate.batches, 'batch', 'batches')}{seconds}.{because} Plan {preview.plan_id}."
     )
 
 

@@ -59,22 +59,22 @@ def why_not_now(instance: dg.DagsterInstance, definition: SyncDefinition) -> str
 
 def check_schedule(env: Environment) -> None:
     """Raise `ConfigurationError` for a cron expression that Dagster refuses."""
-    _require_cron(ScheduleSettings.from_environment(env).cron)
+    _require_cron(ScheduleSettings.from_environment(env).cron, CRON)
 
 
-def _require_cron(cron: str) -> None:
+def _require_cron(cron: str, name: str) -> None:
     try:
         dg.ScheduleDefinition(name="trial", job_name="trial", cron_schedule=cron)
     except dg.DagsterInvalidDefinitionError as error:
         raise ConfigurationError(
-            f"{CRON} is {cron!r}.", hint="Expected: a cron expression of five fields, such as `*/10 * * * *`."
+            f"{name} is {cron!r}.", hint="Expected: a cron expression of five fields, such as `*/10 * * * *`."
         ) from error
 
 
 def sync_schedule(definition: SyncDefinition, settings: ScheduleSettings) -> dg.ScheduleDefinition:
     """The schedule of the sync job. Raises `ConfigurationError` for a cron expression that Dagster refuses."""
-    _require_cron(settings.cron)
     names = SyncNames.of(definition.name)
+    _require_cron(settings.cron, f"The cron expression of {names.schedule}")
 
     @notifies_of_its_errors(names.schedule)
     def run_unless_one_is_in_flight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -90,6 +90,6 @@ def sync_schedule(definition: SyncDefinition, settings: ScheduleSettings) -> dg.
         default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
         description=(
             "Runs the sync and skips a tick while one is queued or in progress. Set by SYNC_CRON_SCHEDULE, TIMEZONE"
-            " and ENABLE_SCHEDULER."
+            " and ENABLE_SCHEDULER, or by the `schedule` of a component."
         ),
     )

@@ -83,8 +83,8 @@ def watch_sensor(
         default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
         description=(
             "Compares the products that the source has changed, and starts a run only if one differs. Set by"
-            f" SYNC_CHANGES_SECONDS and ENABLE_SCHEDULER. The page of the asset `{names.changes}` has the results."
-            " See docs/changes.md"
+            " SYNC_CHANGES_SECONDS and ENABLE_SCHEDULER, or by the `schedule` of a component. The page of the asset"
+            f" `{names.changes}` has the results. See docs/changes.md"
         ),
     )
     @notifies_of_its_errors(names.watch_sensor)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts
 from product_sync.compare.diff_lines import Difference, first_differences
-from product_sync.errors import ConfigurationError, NotAttempted
+from product_sync.errors import AccessDenied, ConfigurationError, NotAttempted
 from product_sync.load.deletion import reason_to_keep
 from product_sync.load.estimate import Estimate, estimate, not_probed
 from product_sync.pipeline import saved_plan
@@ -45,30 +45,36 @@ class DryRunResult:
 def dry_run(run: SyncRun) -> DryRunResult:
     """Predict the load, and keep the diff as a plan."""
     todo, target = run.pending(), run.target_health()
-    lacking = lacking_privileges(run, todo.counts, target.privileges)
+    denied = denied_by(run, todo.counts, target)
     by_reason = quarantine.summary(todo.source.path(store.REJECTS))
     return DryRunResult(
         todo.counts,
-        _estimate(run, todo, target, lacking),
+        _estimate(run, todo, target, denied),
         first_differences(todo.path, run.row_schema),
         by_reason,
-        ", ".join(lacking),
+        ", ".join(lacking_privileges(run, todo.counts, target.privileges)),
         saved_plan.keep(run.folder, todo, run.settings),
-        _predict(run, todo, target, by_reason),
+        _predict(run, todo, target, denied, by_reason),
         run.sample_product(todo.source),
     )
 
 
-def _predict(run: SyncRun, todo: PendingDiff, target: TargetHealth, by_reason: Mapping[Reason, int]) -> Prediction:
+def _predict(
+    run: SyncRun,
+    todo: PendingDiff,
+    target: TargetHealth,
+    denied: AccessDenied | None,
+    by_reason: Mapping[Reason, int],
+) -> Prediction:
     """What the checks would say of a sync that starts now."""
-    facts, problem = deletion_facts(run, todo, target), denied_by(run, todo.counts, target)
+    facts = deletion_facts(run, todo, target)
     codes = {str(reason): count for reason, count in by_reason.items()}
     return predict(
         todo.counts,
         source=run.check_source(todo.source),
         mapping=run.check_mapping(todo.source),
         change=run.check_change(),
-        lacking=f"{problem.message}\n{problem.hint}" if problem else "",
+        lacking=f"{denied.message}\n{denied.hint}" if denied else "",
         quarantined_by_reason={**codes, "kept_out_by_database": todo.counts.refused},
         quarantine_budget=run.settings.quarantine_budget,
         deletes=facts is not None,
@@ -79,14 +85,14 @@ def _predict(run: SyncRun, todo: PendingDiff, target: TargetHealth, by_reason: M
     )
 
 
-def _estimate(run: SyncRun, todo: PendingDiff, target: TargetHealth, lacking: list[str]) -> Estimate:
+def _estimate(run: SyncRun, todo: PendingDiff, target: TargetHealth, denied: AccessDenied | None) -> Estimate:
     because = ""
     if not run.settings.probe:
         because = "The probe is turned off."
     elif target.triggers:
         because = f"The table has triggers, which a probe would fire: {', '.join(target.triggers)}."
-    elif lacking:
-        because = f"The role {target.server.role!r} lacks {', '.join(lacking)}."
+    elif denied:
+        because = denied.message
     pacing = pacing_without_pressure(run.settings, run.timing)
     if because:
         return not_probed(todo.path, pacing, because)

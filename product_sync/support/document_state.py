@@ -34,8 +34,8 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Document:
     """``fields`` are the mapped fields by their dotted path or expression, as extended JSON cut to a limit; ``None``
-    for an absent one. ``row`` is the converted document (``RowSchema.source_schema``). It is ``None`` if there are
-    ``defects``."""
+    for an absent one, and ``failed`` for an expression that failed. ``row`` is the converted document
+    (``RowSchema.source_schema``). It is ``None`` if there are ``defects``."""
 
     key: str
     identity: SourceId | None
@@ -58,6 +58,8 @@ def _read(raw: bytes, converter: RowConverter, row_schema: RowSchema) -> Documen
     fields = _fields(raw, row_schema)
     if batch.rejects:
         reject = batch.rejects[0]
+        failed = {defect.column for defect in reject.defects if defect.reason is Reason.EXPRESSION_FAILED}
+        fields |= {column.origin: "failed" for column in row_schema.columns if column.name in failed}
         return Document(reject.source_key, reject.source_id, fields, None, reject.defects)
     row = pa.Table.from_batches([batch.rows])
     identity = SourceId(row[ID_TYPE][0].as_py(), row[row_schema.key.name][0].as_py())

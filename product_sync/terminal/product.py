@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from product_sync.results import DefectReport, EarlierReport, ProductReport
-from product_sync.terminal.text import heading, line, moment, table
+from product_sync.terminal.text import heading, line, moment, runs, table
 
 _STATES = {
     "equal": ("Both sides have it and agree.", "green"),
@@ -36,12 +36,13 @@ def show_product(report: ProductReport) -> None:
     for entry in report.quarantine or ():
         _defects(f"In quarantine: {entry.source_key}", entry.defects)
         line(
-            f"First seen {moment(entry.first_seen)}, last seen {moment(entry.last_seen)}, in {entry.attempts} runs,"
+            f"First seen {moment(entry.first_seen)}, last seen {moment(entry.last_seen)}, in {runs(entry.attempts)},"
             f" last in run {entry.run_id}"
         )
     if report.earlier:
         _earlier(report.earlier)
-    line(*_STATES[report.state])
+    said, style = _STATES[report.state]
+    line(f"{said.partition(';')[0]}; another row is in its way." if report.exclusions else said, style)
 
 
 def _earlier(snapshots: list[EarlierReport]) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from product_sync.results import QuarantineListing, QuarantineReport
-from product_sync.terminal.text import command, counts, heading, line, moment, pasted, printable, show_command
+from product_sync.terminal.text import command, counts, heading, line, moment, pasted, printable, runs, show_command
 
 
 def show_quarantine(report: QuarantineListing, mapping: Sequence[str] = ()) -> None:
@@ -41,8 +41,9 @@ def _write(entry: QuarantineReport) -> None:
     kind = f"  ({entry.id_type})" if entry.id_type else ""
     lines = [f"  {pasted(_shown_id(entry))}{kind}"]
     lines += [printable(f"      {defect.column}: {defect.reason}: {defect.value}") for defect in entry.defects]
-    runs = "1 run" if entry.attempts == 1 else f"{entry.attempts:,} runs"
-    lines.append(f"      first seen {moment(entry.first_seen)}, last seen {moment(entry.last_seen)}, in {runs}")
+    lines.append(
+        f"      first seen {moment(entry.first_seen)}, last seen {moment(entry.last_seen)}, in {runs(entry.attempts)}"
+    )
     sys.stdout.write("\n".join([*lines, ""]))
 
 

@@ -126,8 +126,6 @@ def _prediction(report: SyncReport, again: Sequence[str]) -> None:
     """Which checks a sync would fail, and the command that executes the plan."""
     if report.no_estimate_because:
         line(f"There is no estimate: {report.no_estimate_because}", "yellow")
-    if report.lacking:
-        line(f"Privileges that this load needs and the role lacks: {', '.join(report.lacking)}", "red")
     if report.prediction:
         failed = [check for check in report.predicted_checks or () if check.would_fail]
         warned = [check for check in report.predicted_checks or () if not check.passed and not check.would_fail]
@@ -184,11 +182,12 @@ def _quarantined(report: SyncReport | ValidationReport) -> None:
 
 
 def _result(report: SyncReport | ValidationReport, mapping: Sequence[str]) -> None:
+    for warning in report.warnings:
+        line(f"Warning: {warning}", "yellow")
     if isinstance(report, SyncReport) and report.valid is not None and report.scope != "everything":
         _partial_result(report)
     elif report.valid:
-        apart = ", apart from the quarantined documents" if report.quarantined else ""
-        line(f"The copy agrees with the source{apart}.", "green")
+        line(f"The copy agrees with the source{_apart_from(report)}.", "green")
         if report.quarantined:
             line("To see each of them, why, and what to do:")
             command(hints.shell("product-sync", "quarantine", *mapping))
@@ -196,9 +195,17 @@ def _result(report: SyncReport | ValidationReport, mapping: Sequence[str]) -> No
         line("The copy does not agree with the source.", "red")
 
 
+def _apart_from(report: SyncReport | ValidationReport) -> str:
+    extra = report.extra_left if isinstance(report, SyncReport) else report.extra_in_target
+    exceptions = [
+        *(["the quarantined documents"] if report.quarantined else []),
+        *(["the rows that only PostgreSQL has"] if extra else []),
+    ]
+    return f", apart from {' and '.join(exceptions)}" if exceptions else ""
+
+
 def _partial_result(report: SyncReport) -> None:
-    apart = ", apart from the quarantined documents" if report.quarantined else ""
-    agree = f"Both sides agree on them{apart}." if report.valid else "The two sides do not agree on them."
+    agree = f"Both sides agree on them{_apart_from(report)}." if report.valid else "The two sides do not agree on them."
     line(f"Compared: {report.looked_at}. {agree} Nothing else was compared.", "green" if report.valid else "red")
     if report.scope == "changes":
         _followed(report)
@@ -231,7 +238,9 @@ def _followed(report: SyncReport | StatsReport) -> None:
 
 def show_doctor(report: DoctorReport) -> None:
     """Each server with its problems, the problems of the settings, and where alerts go. Unknown values are left out."""
-    for name, connection in (("MongoDB", report.mongodb), ("PostgreSQL", report.postgres)):
+    # A wrong mapping is the error of both; the problems of the settings have it too.
+    is_mapping = report.mongodb.error is not None and report.mongodb.error == report.postgres.error
+    for name, connection in () if is_mapping else (("MongoDB", report.mongodb), ("PostgreSQL", report.postgres)):
         heading(name)
         found = {item.name: getattr(connection, item.name) for item in fields(connection)}
         error: ErrorInfo | None = found.pop("error")

@@ -87,6 +87,10 @@ def moment(iso: str) -> str:
     return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def runs(number_of: int) -> str:
+    return "1 run" if number_of == 1 else f"{number_of:,} runs"
+
+
 def counts(by_name: Mapping[str, int]) -> str:
     """``wrong_type: 2, missing_field: 1``"""
     return ", ".join(f"{name}: {count:,}" for name, count in by_name.items() if count)

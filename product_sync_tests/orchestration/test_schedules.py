@@ -40,8 +40,8 @@ def tick(instance: dg.DagsterInstance) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("environment", "named"),
     [
-        ({"SYNC_CRON_SCHEDULE": "every day"}, "SYNC_CRON_SCHEDULE is 'every day'"),
-        ({"SYNC_CRON_SCHEDULE": "61 * * * *"}, "SYNC_CRON_SCHEDULE is '61 * * * *'"),
+        ({"SYNC_CRON_SCHEDULE": "every day"}, "The cron expression of product_sync_schedule is 'every day'"),
+        ({"SYNC_CRON_SCHEDULE": "61 * * * *"}, "The cron expression of product_sync_schedule is '61 * * * *'"),
         ({"TIMEZONE": "Mars/Olympus"}, "TIMEZONE is 'Mars/Olympus'"),
         ({"ENABLE_SCHEDULER": "perhaps"}, "ENABLE_SCHEDULER is 'perhaps'"),
     ],

@@ -17,6 +17,7 @@ from product_sync import show, sync
 from product_sync.conversion.extended_json import EXCERPT_LENGTH
 from product_sync.embedded.servers import Servers
 from product_sync.results import ExclusionReport, ProductReport
+from product_sync.terminal.product import show_product
 from product_sync_tests.market import Market, open_market, product, products
 
 HEX = "507f1f77bcf86cd799439011"
@@ -72,7 +73,7 @@ def test_a_product_that_one_side_has(here: Market) -> None:
     assert (nowhere.documents, nowhere.target_row) == ([], None)
 
 
-def test_a_product_that_another_row_keeps_out(here: Market) -> None:
+def test_a_product_that_another_row_keeps_out(here: Market, capsys: pytest.CaptureFixture[str]) -> None:
     here.sql("CREATE UNIQUE INDEX slug ON product (title)")
     here.sql("DELETE FROM product WHERE id = 'p0002'; UPDATE product SET title = 'Ring 2' WHERE id = 'p0000'")
     kept_out, free = show("p0002"), show("p0000")
@@ -85,6 +86,8 @@ def test_a_product_that_another_row_keeps_out(here: Market) -> None:
             message="p0002 is to have the same title as the row p0000 has (constraint slug).",
         )
     ]
+    show_product(kept_out)
+    assert capsys.readouterr().out.endswith("The target does not have it; another row is in its way.\n")
 
 
 @pytest.fixture(scope="module")

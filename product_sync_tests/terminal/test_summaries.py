@@ -94,6 +94,12 @@ class TestSummaries:
         for each in ("[red]p1[/red]", "no answer from [host]", "look at [/etc/hosts]"):
             assert each in printed
 
+    def test_a_wrong_mapping_is_one_problem(self, capsys: pytest.CaptureFixture[str]) -> None:
+        both = ConnectionReport(error=ErrorInfo("mapping", "line 1 is wrong.", "Correct it."))
+        problem = "line 1 is wrong. Correct it."
+        summaries.show_doctor(DoctorReport(mongodb=both, postgres=both, settings_problems=[problem]))
+        assert capsys.readouterr().out.count("line 1 is wrong") == 1
+
     def test_statistics_before_the_first_sync_say_so(self, capsys: pytest.CaptureFixture[str]) -> None:
         summaries.show_stats(StatsReport(source_count=3, target_count=0))
         assert "none yet" in capsys.readouterr().out

@@ -60,6 +60,8 @@ FORBIDDEN_SEQUENCES: Final = sql.SQL(
 )
 
 # Lists the tables of a schema.
+HAS_SCHEMA: Final = sql.SQL("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::pg_catalog.text")
+
 TABLES: Final = sql.SQL(
     """
     SELECT class.relname::pg_catalog.text FROM pg_catalog.pg_class AS class

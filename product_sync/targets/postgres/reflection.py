@@ -50,8 +50,14 @@ def reflect(address: TargetAddress, schema: str, table: str) -> TargetTable:
 def _no_such_table(connection: psycopg.Connection, address: TargetAddress, schema: str, table: str) -> TableError:
     others = [str(name) for (name,) in connection.execute(catalog_sql.TABLES, [schema])]
     shown = ", ".join(others[:_NAMED_TABLES]) + (", …" if len(others) > _NAMED_TABLES else "")
+    if others:
+        found = f"There is no table {schema}.{table}; schema {schema} has the tables {shown}."
+    elif connection.execute(catalog_sql.HAS_SCHEMA, [schema]).fetchone():
+        found = f"There is no table {schema}.{table}; schema {schema} has no tables."
+    else:
+        found = f"There is no schema {schema}, so there is no table {schema}.{table}."
     return TableError(
-        f"There is no table {schema}.{table}; schema {schema} has {f'the tables {shown}' if others else 'no tables'}.",
+        found,
         hint=f"Check `target` in the mapping file and the database in {address.variable}. Letter case counts.",
     )
 
