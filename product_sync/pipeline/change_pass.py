@@ -203,12 +203,14 @@ def settle(run: SyncRun, differing: Mapping[SourceId, UnsettledReason]) -> Follo
 
 def longest_repair_s(run: SyncRun, differing: Mapping[SourceId, UnsettledReason]) -> float | None:
     """The longest time from a change in the source to its repair by this pass, in seconds; ``None`` without a repair.
+    An extra row that is left alone is not repaired.
 
     The source's clock is that of the reading, plus what has passed since on this machine."""
     made, left = of(run.files), {source_id.text for source_id in differing}
+    written = tuple(Op) if run.settings.extra == "delete" else (Op.INSERT, Op.UPDATE)
     repaired = [
         made.changed_at[source_id.text]
-        for rows in read_batches(run.files.path(store.DIFF), tuple(Op), lambda: _ROWS)
+        for rows in read_batches(run.files.path(store.DIFF), written, lambda: _ROWS)
         for _, source_id in _named(rows)
         if source_id.text in made.changed_at and source_id.text not in left
     ]

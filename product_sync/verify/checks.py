@@ -215,8 +215,8 @@ def no_extra_products(
     else:
         description = (
             f"{count(extra, 'row')} of the target {'has' if extra == 1 else 'have'} no document in the source"
-            f"{_first(ids)}. They are left alone;"
-            f" `{commands.product_sync('sync', '--extra', 'delete')}` deletes them."
+            f"{_first(ids)}. {'It is' if extra == 1 else 'They are'} left alone;"
+            f" `{commands.product_sync('sync', '--extra', 'delete')}` deletes {'it' if extra == 1 else 'them'}."
         )
     if kept_referenced:
         description += f" {kept_referenced} could not be deleted, because another table references them."

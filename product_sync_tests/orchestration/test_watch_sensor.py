@@ -153,7 +153,8 @@ def test_while_a_pass_is_at_work_it_keeps_nothing_so_that_what_that_has_settled_
     assert f"Run {run_id} compares the changes" in watching.said()
     assert path.read_bytes() == before
     shop.instance.delete_run(run_id)
-    assert shop.run(PRODUCT.changes_job).success
+    seen = shop.run(PRODUCT.changes_job).observed[PRODUCT.changes]
+    assert (seen["repaired"], seen["unsettled"], "change_to_repair_s" in seen) == (0, 0, False), "it is left alone"
     assert "p0004" in shop.rows
     assert watching.said().endswith("0 differ.")
 
