@@ -57,14 +57,16 @@ def record_run(
     job: str = PRODUCT.sync_job,
     tags: Mapping[str, str] | None = None,
     assets: frozenset[dg.AssetKey] | None = None,
+    parent: str | None = None,
 ) -> str:
     """A run that Dagster knows of, as somebody else's process left it; returns its id."""
     origin = RemoteJobOrigin(
         RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("product_sync"), "__repository__"), job
     )
     run = dg.DagsterRun(
-        job_name=job, status=status, tags=dict(tags or {}), asset_selection=assets, remote_job_origin=origin
-    )
+        job_name=job, status=status, tags=dict(tags or {}), asset_selection=assets, remote_job_origin=origin,
+        parent_run_id=parent, root_run_id=parent,
+    )  # fmt: skip
     instance.add_run(run)
     return run.run_id
 

@@ -50,7 +50,7 @@ def reap_dead_runs(
         run = record.dagster_run
         if run.status is dg.DagsterRunStatus.QUEUED:
             continue
-        is_alive = _is_alive(run)
+        is_alive = _is_alive(instance, run)
         if is_alive is False:
             cause = f"its process {run.tags[PROCESS_TAG].partition('@')[0]} is gone"
         elif (
@@ -67,16 +67,20 @@ def reap_dead_runs(
     return reaped
 
 
-def _is_alive(run: dg.DagsterRun) -> bool | None:
-    """Whether the run's process lives; ``None`` if it runs on another host or recorded no process."""
+def _is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool | None:
+    """Whether the run's process lives; ``None`` if it runs on another host or recorded no process. A re-execution
+    begins with the tags of its parent, so these say nothing about it."""
     if run.tags.get(HOST_TAG) != socket.gethostname() or PROCESS_TAG not in run.tags:
         return None
     tag = run.tags[PROCESS_TAG]
     pid = int(tag.partition("@")[0])
     try:
-        return process_tag(pid) == tag and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        if process_tag(pid) == tag and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            return True
     except psutil.NoSuchProcess:
-        return False
+        pass
+    parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    return None if parent and parent.tags.get(PROCESS_TAG) == tag else False
 
 
 def _speaks(run: dg.DagsterRun, names: SyncNames) -> bool:

@@ -123,11 +123,9 @@ class RunResource:
         of_sync = names.SyncNames.of(definition.name)
         given = {**defaults, **{name: value for name, value in self._given.items() if value is not None}}
         dry_run = bool(given.get("dry_run")) or _is_dry(context.run, of_sync)
-        if dry_run and names.DRY_RUN_TAG not in context.run.tags:
-            context.instance.add_run_tags(context.run.run_id, {names.DRY_RUN_TAG: "true"})
         options = RunOptions.resolve(os.environ, {**given, "dry_run": dry_run})
-        if options.is_partial and names.SCOPE_TAG not in context.run.tags:
-            context.instance.add_run_tags(context.run.run_id, {names.SCOPE_TAG: options.scope_kind})
+        _tag(context, names.DRY_RUN_TAG, "true" if dry_run else "false", default="false")
+        _tag(context, names.SCOPE_TAG, options.scope_kind, default="everything")
         databases = self._databases.get(definition.name)
         if databases is None:
             databases = self._databases[definition.name] = Databases.of(definition, os.environ)
@@ -185,6 +183,13 @@ def sync_resource(listener: Listener) -> dg.ResourceDefinition:
             yield resource
 
     return sync
+
+
+def _tag(context: Context, tag: str, value: str, *, default: str) -> None:
+    """Tag the run with ``value``, unless it has that already. A re-execution begins with the tags of its parent, whose
+    options may have been others."""
+    if context.run.tags.get(tag, default) != value:
+        context.instance.add_run_tags(context.run.run_id, {tag: value})
 
 
 def _is_dry(run: dg.DagsterRun, of_sync: names.SyncNames) -> bool:

@@ -192,7 +192,7 @@ def quarantine_within_budget(
         description = (
             f"{quarantined} of {count(source_count, 'document')} cannot be copied ({reasons})."
             f"{f' That is more than {100 * budget:g} % of the source (quarantine_budget).' if over else ''}"
-            " Correct them in the source. The quarantine lists them."
+            " Correct them in the source, or the mapping if it is wrong. The quarantine lists them."
         )
     numbers = {"quarantined": quarantined, "source_count": source_count, **by_reason}
     return CheckResult(

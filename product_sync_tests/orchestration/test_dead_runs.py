@@ -72,6 +72,16 @@ def test_a_run_that_lives_is_left_alone(instance: dg.DagsterInstance) -> None:
     assert status_of(instance, run_id) is STARTED
 
 
+def test_a_reexecution_that_starts_is_not_judged_by_the_tags_of_its_parent(
+    instance: dg.DagsterInstance, gone: dict[str, str]
+) -> None:
+    parent = record_run(instance, dg.DagsterRunStatus.CANCELED, tags=gone)
+    starting = record_run(instance, dg.DagsterRunStatus.STARTING, tags=gone, parent=parent)
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=taken) == []
+    instance.add_run_tags(starting, {names.PROCESS_TAG: f"{os.getpid()}@1"})
+    assert reap_dead_runs(instance, PRODUCT, lock_is_free=taken) == [starting]
+
+
 def test_a_clock_that_is_set_during_a_run_does_not_make_its_process_another_one(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,7 +109,7 @@ def test_a_switch_makes_a_run_of_the_materialize_button_dry(shop: Shop, of: str)
     assert_told_from_a_sync_at_first_sight(Outcome(shop.instance, result.run_id, result.success))
 
 
-def test_a_dry_run_of_another_asset_in_the_same_run_is_none_of_ours(shop: Shop) -> None:
+def test_neither_a_dry_run_of_another_asset_nor_a_tag_of_the_parent_makes_a_run_dry(shop: Shop) -> None:
     @dg.asset(config_schema={"dry_run": bool})
     def mail_to_suppliers() -> None: ...
 
@@ -121,9 +121,13 @@ def test_a_dry_run_of_another_asset_in_the_same_run_is_none_of_ours(shop: Shop) 
         instance=shop.instance,
         asset_selection=[dg.AssetKey(name) for name in pipeline],
         run_config={"ops": {"mail_to_suppliers": {"config": {"dry_run": True}}}},
+        tags={names.DRY_RUN_TAG: "true", names.SCOPE_TAG: "ids"},
     )
     assert result.success
     assert list(shop.rows) == ["a"]
+    run = shop.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert (run.tags[names.DRY_RUN_TAG], run.tags[names.SCOPE_TAG]) == ("false", "everything")
 
 
 def assert_told_from_a_sync_at_first_sight(dry: Outcome) -> None:
