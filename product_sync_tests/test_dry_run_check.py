@@ -5,7 +5,7 @@ Each prediction is compared with what a real sync of the same two sides then com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,21 +19,13 @@ from product_sync.terminal import summaries
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.targets.postgres_tables import role
 
-
-@pytest.fixture(scope="module")
-def instance() -> Iterator[dg.DagsterInstance]:
-    """One for all tests: to make the local one costs a second."""
-    with dg.DagsterInstance.ephemeral() as opened:
-        yield opened
-
-
 Sync = Callable[..., SyncReport]
 
 
 @pytest.fixture
-def sync(market: Market, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Sync:
+def sync(market: Market, history: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Sync:
     market.enter(monkeypatch)
-    return partial(api.sync, instance=instance, batch_delay_ms=0, settle_seconds=0.0)
+    return partial(api.sync, instance=history, batch_delay_ms=0, settle_seconds=0.0)
 
 
 def would(report: SyncReport) -> dict[str, str]:

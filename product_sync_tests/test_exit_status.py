@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from product_sync import sync
+from product_sync import api
 from product_sync.errors import ConfigurationError, ProductSyncError, Unreachable
 from product_sync.pipeline.written_rows import correct_exit_status
 from product_sync.results import SyncReport
@@ -17,6 +17,8 @@ from product_sync.runtime.progress import Progress
 from product_sync.state.store import LOAD_BEGAN, LOAD_RESULT, StateFolder
 from product_sync_tests.market import Market, products
 from product_sync_tests.targets.postgres_tables import role
+
+pytestmark = pytest.mark.usefixtures("in_memory")
 
 TAKE_LOCK = "SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))"
 
@@ -31,7 +33,7 @@ def after_the_last_batch(rows: int, harm: Callable[[], object]) -> Callable[[Pro
 
 def quick_sync(harm: Callable[[], object], **switches: object) -> SyncReport:
     listener = after_the_last_batch(25, harm)
-    return sync(batch_size=10, batch_delay_ms=0, settle_seconds=0, on_progress=listener, **switches)  # type: ignore[arg-type]
+    return api.sync(batch_size=10, batch_delay_ms=0, settle_seconds=0, on_progress=listener, **switches)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_a_right_that_is_lost_after_the_last_batch_ends_with_1_with_a_plan_too(
     market.stock(products(25))
     with role(market.cart_url, "GRANT SELECT, INSERT, UPDATE ON product TO {}") as user:
         monkeypatch.setenv("CART_DB_URL", user.url)
-        plan = sync(dry_run=True).raise_for_error().plan_id
+        plan = api.sync(dry_run=True).raise_for_error().plan_id
         report = quick_sync(lambda: market.sql(f"REVOKE SELECT ON product FROM {user.name}"), plan=plan)
     assert report.failure
     assert (report.exit_status, report.failure.code, report.inserted) == (1, "access_denied", 25)
@@ -84,17 +86,17 @@ def test_the_command_ends_with_the_same_status(market: Market) -> None:
 def test_what_is_met_before_the_first_write_keeps_its_status(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     market.enter(monkeypatch)
     market.stock(products(25))
-    plan = sync(dry_run=True).raise_for_error().plan_id
-    assert sync(plan=plan, max_plan_age_s=0).exit_status == 3
+    plan = api.sync(dry_run=True).raise_for_error().plan_id
+    assert api.sync(plan=plan, max_plan_age_s=0).exit_status == 3
     with psycopg.connect(market.cart_url) as other:
         other.execute(TAKE_LOCK)
-        assert sync().exit_status == 3
+        assert api.sync().exit_status == 3
     market.sql("ALTER TABLE product RENAME TO gone")
     for dry_run in (True, False):
-        assert sync(dry_run=dry_run).exit_status == 2
+        assert api.sync(dry_run=dry_run).exit_status == 2
     monkeypatch.setenv("CART_DB_URL", "postgresql://127.0.0.1:1/cart")
     for dry_run in (True, False):
-        assert sync(dry_run=dry_run).exit_status == 3
+        assert api.sync(dry_run=dry_run).exit_status == 3
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +22,6 @@ from product_sync.settings import state_root
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.object_store import S3Server, s3_server, store_url  # noqa: F401 - fixtures
 from product_sync_tests.receivers import web_receiver
-
-
-@pytest.fixture(scope="module")
-def instance() -> Iterator[dg.DagsterInstance]:
-    """One for all tests: to make the local one costs a second."""
-    with dg.DagsterInstance.ephemeral() as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -86,16 +79,16 @@ def story(market: Market, instance: dg.DagsterInstance, begins: Callable[[], Non
 
 def test_on_a_new_machine_each_time_the_answers_are_those_of_a_folder(
     in_store: Market,
-    instance: dg.DagsterInstance,
+    history: dg.DagsterInstance,
     new_machine: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    of_store = story(in_store, instance, new_machine)
+    of_store = story(in_store, history, new_machine)
     in_store.unstock({})
     in_store.sql("TRUNCATE product")
     monkeypatch.setenv("PRODUCT_SYNC_STATE", str(tmp_path / "state"))
-    assert of_store == story(in_store, instance, lambda: None)
+    assert of_store == story(in_store, history, lambda: None)
     first, dry, applied, passed, valid, seen, followed = of_store
     assert (first["inserted"], dry["changed"], applied["updated"], passed["compared"], passed["extra"]) == (
         19,
@@ -110,7 +103,7 @@ def test_on_a_new_machine_each_time_the_answers_are_those_of_a_folder(
 
 def test_a_bucket_that_may_only_be_read_is_refused_before_anything_is_read(
     in_store: Market,
-    instance: dg.DagsterInstance,
+    history: dg.DagsterInstance,
     new_machine: Callable[[], None],
     s3_server: S3Server,  # noqa: F811 - the fixture
     monkeypatch: pytest.MonkeyPatch,
@@ -119,7 +112,7 @@ def test_a_bucket_that_may_only_be_read_is_refused_before_anything_is_read(
     new_machine()
     for name, value in s3_server.reader_env.items():
         monkeypatch.setenv(name, value)
-    refused = api.sync(instance=instance).failure
+    refused = api.sync(instance=history).failure
     assert refused is not None
     assert (refused.code, refused.exit_status) == ("access_denied", 3)
     assert "refuses this user: AccessDenied" in refused.message

@@ -29,7 +29,7 @@ def kitchen(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_entry_makes_the_rows_that_it_shows(
-    name: str, kitchen: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, kitchen: Market, history: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = ENTRIES[name]
     [documents, table, mapping] = [
@@ -43,8 +43,7 @@ def test_an_entry_makes_the_rows_that_it_shows(
     file = tmp_path / "mapping.yaml"
     file.write_text(mapping)
 
-    with dg.DagsterInstance.ephemeral() as instance:
-        report = api.sync(mapping=file, instance=instance, settle_seconds=0, batch_delay_ms=0, quarantine_budget=1)
+    report = api.sync(mapping=file, instance=history, settle_seconds=0, batch_delay_ms=0, quarantine_budget=1)
 
     found = rows(kitchen)
     assert (report.valid, len(found)) == (True, len(shown(entry))), report

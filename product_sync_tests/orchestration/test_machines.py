@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from product_sync import api
 from product_sync.embedded.servers import Servers
 from product_sync_tests.databases import cart_database
 from product_sync_tests.deploy import ROOT
-from product_sync_tests.machines import BIN, Fleet, instance_config
+from product_sync_tests.machines import Fleet, instance_config
 from product_sync_tests.object_store import S3Server, s3_server, store_url
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
@@ -50,7 +49,7 @@ def outcome(history_url: str, tmp_path: Any) -> Outcome:
 
 
 def test_each_step_on_a_machine_of_its_own_shares_nothing_but_the_store_and_the_databases(
-    shop: Shop, known: dict[str, str], history_url: str, tmp_path: Any
+    shop: Shop, known: dict[str, str], history_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.put(*(product(name) for name in ids(30)), product("bad", price="12"))
     shop.sql("INSERT INTO product VALUES ('p0001', 'old', 500, 'i.jpg', 's1', 1), ('x', 't', 1, 'i', 's', 1)")
@@ -66,6 +65,6 @@ def test_each_step_on_a_machine_of_its_own_shares_nothing_but_the_store_and_the_
     assert set(done.checks) > {"source_looks_complete", "target_matches_source"}
 
     assert shop.state.exists() is False, "nothing is in a folder"
-    listing = fleet.start([str(BIN / "product-sync"), "quarantine", "--json"], stdout=subprocess.PIPE, text=True)
-    printed, _ = listing.communicate(timeout=120)
-    assert json.loads(printed.splitlines()[-1])["by_reason"] == {"wrong_type": 1}
+    monkeypatch.setenv("PRODUCT_SYNC_STATE", known["PRODUCT_SYNC_STATE"])
+    monkeypatch.setenv("PRODUCT_SYNC_SCRATCH", str(tmp_path / "scratch"))
+    assert api.quarantine().by_reason == {"wrong_type": 1}, "here, on another machine"
