@@ -48,11 +48,12 @@ bench-shards: ## what shards cost, and what they would give: docs/shards.md (twe
 	@scripts/make-venv test
 	@.venv/bin/python -m product_sync_bench.shards $(BENCH)
 
-torture: ## long tests under live traffic, bad documents and faults: docs/torture (an hour and a half)
+torture: ## long tests under live traffic, bad documents, faults, killed machines: docs/torture (two hours)
 	@scripts/make-venv test
 	.venv/bin/python -m product_sync_torture.live --report docs/torture/live.md
 	.venv/bin/python -m product_sync_torture.documents --report docs/torture/documents.md
 	.venv/bin/python -m product_sync_torture.faults --report docs/torture/faults.md
+	.venv/bin/python -m product_sync_torture.distributed --report docs/torture/distributed.md
 
 format: ## format the code as `make check` requires
 	@scripts/make-venv dev

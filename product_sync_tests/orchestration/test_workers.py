@@ -62,7 +62,9 @@ def test_eight_shards_on_two_workers_of_which_one_dies_in_its_load(
         assert sum(str(step).startswith(f"{phase}[") for step in begun) == 8
     where = {str(value.value).partition("@")[0] for value in _celery_workers(done)}
     assert where == names
-    assert done.materialized["product_load"]["inserted"] == 400
+    counts = {name: done.materialized["product_load"][name] for name in ("inserted", "conflicts")}
+    assert counts == {"inserted": 400, "conflicts": 0}
+    assert done.log.count("Load: ") == 9, "each shard says what it has written, and the run does"
     assert done.checks["target_matches_source"].passed
 
 

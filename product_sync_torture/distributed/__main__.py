@@ -70,11 +70,14 @@ def _show(played: Round, count: int) -> None:
 
 
 def _report(rounds: Sequence[Round]) -> str:
-    bad = sum(bool(played.violations) for played in rounds)
-    average = sum(played.seconds for played in rounds) / len(rounds)
+    bad = sum(bool(one.violations) for one in rounds)
+    played = {one.kill for one in rounds}
+    unfinished = [] if len(played) == len(KILLS) else [f"**{len(played)} of {len(KILLS)} kinds were played.**", ""]
+    average = sum(one.seconds for one in rounds) / len(rounds)
     body = [
         "`docs/guarantees.md` says what this proves.",
         "",
+        *unfinished,
         f"{len(rounds)} rounds, {bad} of them with a violation; {average:.0f} s a round. Each is a run in {SHARDS}",
         "shards on machines that share nothing but the databases, an S3 server and, with Celery, a Redis. In a phase",
         "one process is killed or the run terminated; then comes the next run. A kill has missed if its step had",
@@ -83,8 +86,8 @@ def _report(rounds: Sequence[Round]) -> str:
         "| executor: victim, phase | rounds | how the run ended | steps begun again | missed | **violations** |",
         "|---|---|---|---|---|---|",
     ]
-    for name in (kill.name for kill in KILLS if any(played.kill == kill.name for played in rounds)):
-        same = [played for played in rounds if played.kill == name]
+    for name in (kill.name for kill in KILLS if kill.name in played):
+        same = [one for one in rounds if one.kill == name]
         endings = ", ".join(f"{ending} {times}" for ending, times in Counter(one.ending for one in same).items())
         again, missed, bad = (
             sum(counts) for counts in zip(*((one.again, one.missed, bool(one.violations)) for one in same), strict=True)
