@@ -11,12 +11,11 @@ returned whatever happened; ``report.raise_for_error()`` turns what ended it int
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from product_sync.errors import ChecksFailed, ConfigurationError, MappingError, ProductSyncError, SyncOverdue
 from product_sync.pipeline.written_rows import correct_exit_status
@@ -36,7 +35,6 @@ from product_sync.settings import CHANNELS, RunArguments, history_root, state_ro
 if TYPE_CHECKING:
     import dagster as dg
 
-    from product_sync.orchestration.resources import Listener
     from product_sync.pipeline.databases import Databases
 
 
@@ -62,18 +60,9 @@ def sync(
     what was done before. ``failure.exit_status`` is 2 or 3 only if nothing was written; an obstacle that was met after
     the first write has exit status 1. Whatever is no `ProductSyncError` is a bug, and is raised.
     """
-    switches, dry_run = _switches(**options), bool(options.get("dry_run"))
     scope = "changes" if options.get("changes") else "ids" if options.get("ids") else "everything"
-    report = SyncReport(dry_run=dry_run, plan_id=options.get("plan"), scope=scope)
-    with _notifying(report, instance), _ending(report):
-        definition = _find(report, sync, mapping)
-        _require_settings(definition, switches)
-        if check and not dry_run:
-            raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
-        with _running(on_progress, instance) as (run_id, listener, recorded):
-            from product_sync.orchestration import run_in_process
-
-            run_in_process.run_sync(definition, recorded, run_id, switches, report, listener)
+    report = SyncReport(dry_run=bool(options.get("dry_run")), plan_id=options.get("plan"), scope=scope)
+    _run(report, sync, mapping, on_progress, instance, options, check=check)
     if check and report.would_pass is False and report.failure is None:
         # After `_notifying`: the dry run itself has succeeded, so nobody is alerted.
         failed = ", ".join(each.check for each in report.predicted_checks or () if each.would_fail)
@@ -91,22 +80,42 @@ def validate(
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
 ) -> ValidationReport:
-    """Read both sides afresh and compare them. Writes to neither.
-
-    Takes and answers as `sync` does; the failure is `ChecksFailed` where the two sides do not agree.
-    """
-    switches = _switches(
-        settle_seconds=settle_seconds, quarantine_budget=quarantine_budget, accept_source_count=accept_source_count
-    )
+    """Read both sides afresh and compare them. Writes to neither. Takes and answers as `sync` does; the failure is
+    `ChecksFailed` where the two sides do not agree."""
+    options: RunArguments = {
+        "settle_seconds": settle_seconds,
+        "quarantine_budget": quarantine_budget,
+        "accept_source_count": accept_source_count,
+    }
     report = ValidationReport()
+    _run(report, sync, mapping, on_progress, instance, options)
+    return report
+
+
+def _run(
+    report: SyncReport | ValidationReport,
+    sync: SyncDefinition | str | None,
+    mapping: str | Path | None,
+    on_progress: OnProgress,
+    instance: dg.DagsterInstance | None,
+    options: RunArguments,
+    *,
+    check: bool = False,
+) -> None:
+    """Run the job of ``report`` with the options that are not ``None``. Settings that cannot be used are refused before
+    anything is opened or recorded."""
+    given = {name: value for name, value in options.items() if value is not None}
     with _notifying(report, instance), _ending(report):
         definition = _find(report, sync, mapping)
-        _require_settings(definition, switches)
-        with _running(on_progress, instance) as (run_id, listener, recorded):
-            from product_sync.orchestration import run_in_process
+        from product_sync.pipeline.preconditions import require_settings
 
-            run_in_process.run_validation(definition, recorded, run_id, switches, report, listener)
-    return report
+        require_settings(definition, os.environ, given)
+        if check and not given.get("dry_run"):
+            raise ConfigurationError("check belongs to a dry run.", hint="A sync that fails its checks exits 1 anyway.")
+        from product_sync.orchestration import run_in_process
+
+        with _recording(instance) as recorded:
+            run_in_process.run(definition, recorded, given, report, on_progress)
 
 
 def stats(
@@ -116,11 +125,9 @@ def stats(
     mapping: str | Path | None = None,
     instance: dg.DagsterInstance | None = None,
 ) -> StatsReport:
-    """Count both sides, and look up in ``instance`` the last sync of these two sides that succeeded.
-
-    The failure is a `ConfigurationError` or `NotAttempted` where a side cannot be counted, `SyncOverdue` where no sync
-    has succeeded within ``max_age``.
-    """
+    """Count both sides, and look up in ``instance`` the last sync of these two sides that succeeded. The failure is a
+    `ConfigurationError` or `NotAttempted` where a side cannot be counted, `SyncOverdue` where no sync has succeeded
+    within ``max_age``."""
     report = StatsReport()
     with _ending(report):
         databases = _find_databases(report, sync, mapping)
@@ -174,10 +181,8 @@ def quarantine(
     mapping: str | Path | None = None,
 ) -> QuarantineListing:
     """List the documents that cannot be copied, as the last sync left them, and what to do about each reason.
-
     ``reasons`` are codes; a document that has one of them is listed with all that keeps it out. Iterate over
-    ``entries`` of the report: they are read as you go. Neither database is read where the state folder says enough.
-    """
+    ``entries`` of the report: they are read as you go. Neither database is read where the state folder says enough."""
     report = QuarantineListing()
     with _ending(report):
         databases = _find_databases(report, sync, mapping)
@@ -188,10 +193,8 @@ def quarantine(
 
 
 def doctor(*, sync: SyncDefinition | str | None = None, mapping: str | Path | None = None) -> DoctorReport:
-    """Check both connections separately, so that one that is down does not hide the other.
-
-    The report's ``failure`` is the first thing that would keep a sync from working.
-    """
+    """Check both connections separately, so that one that is down does not hide the other. The report's ``failure`` is
+    the first thing that would keep a sync from working."""
     from product_sync.orchestration.instance import check_instance
     from product_sync.orchestration.schedules import check_schedule
     from product_sync.support.doctor import examine
@@ -207,13 +210,7 @@ def doctor(*, sync: SyncDefinition | str | None = None, mapping: str | Path | No
     return report
 
 
-def _switches(**options: Unpack[RunArguments]) -> dict[str, Any]:
-    """The options as they are recorded with a run. ``None`` says nothing."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def names(mapping: str | Path | None = None) -> list[str]:
-    """The names of all syncs of the project. Raises `MappingError`."""
     return [definition.name for definition in load_definitions(os.environ, mapping)]
 
 
@@ -232,13 +229,6 @@ def _named(name: str | None, known: Sequence[SyncDefinition]) -> SyncDefinition:
     if name is None:
         raise ConfigurationError(f"There are several syncs: {listed}.", hint="Name the one that you mean.")
     raise ConfigurationError(f"There is no sync {name!r}.", hint=f"The syncs are: {listed}.")
-
-
-def _require_settings(definition: SyncDefinition, switches: Mapping[str, Any]) -> None:
-    """Refuse settings that cannot be used before anything is opened or recorded."""
-    from product_sync.pipeline.preconditions import require_settings
-
-    require_settings(definition, os.environ, switches)
 
 
 def _find_databases(report: Report, sync: SyncDefinition | str | None, mapping: str | Path | None) -> Databases:
@@ -266,58 +256,32 @@ def _ending(report: Report) -> Iterator[None]:
 def _notifying(report: SyncReport | ValidationReport, instance: dg.DagsterInstance | None) -> Iterator[None]:
     """Notify people and monitors of how it ended, also of an error that is no `ProductSyncError`, where nobody else
     does. Of a run in an ``instance`` of the caller's, the caller notifies."""
-    started_at = datetime.now(UTC)
+    started_at, bug = datetime.now(UTC), None
     try:
         yield
     except BaseException as error:
-        if instance is None:
-            notify_of_error(report, error, started_at)
+        bug = error
         raise
-    if instance is None and _has_channels():
-        from product_sync.orchestration.after_command import notify_of_command
-
-        job, sync = _job_of(report)
-        notify_of_command(os.environ, lambda: state_root(os.environ), job, report.failure, started_at, sync)
+    finally:
+        if instance is None:
+            notify(report, bug or report.failure, started_at)
 
 
-def notify_of_error(report: SyncReport | ValidationReport, error: BaseException, started_at: datetime) -> None:
-    """Send alerts about an error that ended the command of ``report``, once for each error. Raises nothing."""
-    if _has_channels():
-        from product_sync.orchestration import after_command
-
-        job, sync = _job_of(report)
-        after_command.notify_of_error(os.environ, lambda: state_root(os.environ), job, error, started_at, sync)
-
-
-def _job_of(report: SyncReport | ValidationReport) -> tuple[str, str]:
-    """The job that the command runs, and the name of its sync; those of `product` before the sync is known."""
+def notify(report: SyncReport | ValidationReport, error: BaseException | None, started_at: datetime) -> None:
+    """Notify people and monitors of how the command of ``report`` ended. Raises nothing."""
+    if not any(os.environ.get(name) for name in CHANNELS):
+        return
+    from product_sync.orchestration.after_command import notify_of_command
     from product_sync.orchestration.names import SyncNames
 
-    names = SyncNames.of(report.sync or DEFAULT_NAME)
-    if isinstance(report, SyncReport):
-        return names.changes_job if report.scope == "changes" else names.sync_job, names.sync
-    return names.validate_job, names.sync
-
-
-def _has_channels() -> bool:
-    return any(os.environ.get(name) for name in CHANNELS)
-
-
-@contextmanager
-def _running(
-    on_progress: OnProgress, instance: dg.DagsterInstance | None
-) -> Iterator[tuple[str, Listener, dg.DagsterInstance]]:
-    """The id of a new run, who listens to it, and where it is recorded."""
-    from product_sync.orchestration import run_in_process  # noqa: F401 - all that the run will need
-    from product_sync.orchestration.resources import Listener
-
-    with _recording(instance) as recorded:
-        yield str(uuid.uuid4()), Listener(on_progress), recorded
+    names = SyncNames.of(report.sync or DEFAULT_NAME)  # before the sync is known, that of `product`
+    of_sync = names.changes_job if isinstance(report, SyncReport) and report.scope == "changes" else names.sync_job
+    job = names.validate_job if isinstance(report, ValidationReport) else of_sync
+    notify_of_command(os.environ, job, error, started_at, names.sync)
 
 
 @contextmanager
 def _recording(instance: dg.DagsterInstance | None) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance where runs are recorded."""
     if instance is not None:
         yield instance
         return

@@ -116,10 +116,8 @@ def validate(names: tuple[str, ...], every: bool, as_json: bool, mapping: str | 
     from product_sync import api
     from product_sync.terminal.summaries import show_validation
 
-    def show(name: str | None, report: ValidationReport) -> None:
-        show_validation(report, _repeated(name))
-
-    _run_each(partial(api.validate, mapping=mapping, **options), _chosen(names, every, mapping), as_json, show)
+    run, chosen = partial(api.validate, mapping=mapping, **options), _chosen(names, every, mapping)
+    _run_each(run, chosen, as_json, lambda name, report: show_validation(report, _repeated(name)))
 
 
 @cli.command()
@@ -173,7 +171,7 @@ def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, **which: s
     report = api.quarantine(reasons=reasons, **which)
     if report.failure or not (as_csv or as_json):
         finish(report, as_json, partial(show_quarantine, mapping=_repeated(which["sync"])))
-    from product_sync.support.quarantine_export import write_csv, write_json
+    from product_sync.support.quarantine_listing import write_csv, write_json
 
     (write_csv if as_csv else write_json)(report, sys.stdout)
     sys.exit(report.exit_status)
@@ -276,7 +274,7 @@ def _notify(error: Exception, arguments: list[str], started_at: datetime) -> Non
     if isinstance(report, SyncReport | ValidationReport):
         from product_sync import api
 
-        api.notify_of_error(report, error, started_at)
+        api.notify(report, error, started_at)
 
 
 def run() -> NoReturn:

@@ -143,16 +143,11 @@ class StalePlan(NotAttempted):
 
 
 class ChangesUnavailable(NotAttempted):
-    """The source has no change stream for this collection or this user. Full runs work."""
-
     code = "changes_unavailable"
 
 
 class ChangesLost(NotAttempted):
-    """Changes between the stored position and now cannot be read. Only a full run sees what they changed.
-
-    ``reason`` is a stable code.
-    """
+    """``reason`` is a stable code."""
 
     code = "changes_lost"
 
@@ -217,9 +212,7 @@ class RowsRefused(WriteError):
 
 class RowsExcluded(RowsRefused):
     """A unique, exclusion or foreign key constraint refused a row because of another row. The row itself may be right.
-
-    ``obstacles`` are the other rows that were found.
-    """
+    ``obstacles`` are the other rows that were found."""
 
     def __init__(
         self, message: str, *, sqlstate: str | None = None, hint: str = "", obstacles: tuple[Obstacle, ...] = ()

@@ -70,10 +70,10 @@ class PredictedCheck:
         return not self.passed and self.severity == "ERROR"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ExclusionReport:
-    """A row that could not be written because of another row. ``other`` is the id of that row, ``constraint`` the
-    constraint that refused the row; both may be unknown."""
+    """A row that another row keeps out of the target. ``other`` is the id of that row, ``constraint`` the constraint
+    that refused the row; both may be unknown. ``message`` begins with the row's id and names both."""
 
     id: str
     other: str | None
@@ -106,24 +106,20 @@ class SampleValue:
 class SyncReport(Report):
     """One run of a sync. Counts are rows; ``duration_s`` and ``estimated_s`` are in seconds.
 
-    ``scope`` is what the run looked at: `everything`, `ids` or `changes`. ``compared`` is the number of products that a
-    partial run looked at; all its counts and ``valid`` are about these products alone. ``events`` and ``lag_s`` are
-    about the changes that it read. ``position_at`` is the time of the source up to which changes are compared,
-    ``unsettled`` counts the products that are compared again by the next pass, and ``full_proof_at`` is when the last
-    full run that passed began to read.
+    ``scope`` is `everything`, `ids` or `changes`. ``compared`` is the number of products that a partial run looked at;
+    all its counts and ``valid`` are about these products alone. ``events`` and ``lag_s`` are about the changes that it
+    read. ``position_at``, ``unsettled`` and ``full_proof_at`` are as in `StatsReport`.
 
     ``filtered_out`` documents do not match the filter of the mapping. It is ``filtered_out_about`` instead if the
-    collection was too large to be counted, and both are ``None`` without a filter.
-
-    ``plan_id`` is the plan that a dry run made or that the run executed; ``skipped_since_plan`` counts its rows that
-    had changed since then.
+    collection was too large to be counted, and both are ``None`` without a filter. ``plan_id`` is the plan that a dry
+    run made or that the run executed; ``skipped_since_plan`` counts its rows that had changed since then.
 
     ``missing``, ``changed`` and ``extra`` are the result of the diff, without quarantined products. ``in_flight``
     counts differences that were still changing during the verification. ``valid`` says that nothing was missing or
-    changed at the end, except quarantined products. ``excluded`` rows could not be written because of other rows;
-    ``exclusions`` are the first of them. ``quarantined_by_reason`` counts documents by the code of the reason; a
-    document may have several. ``found_by_column`` counts the documents in which the path of a column, or its
-    expression, has a value. ``drift_report`` is a path, or a web address if PRODUCT_SYNC_REPORTS_URL is set.
+    changed at the end, except quarantined products. ``exclusions`` are the first of the ``excluded`` rows, which could
+    not be written because of other rows. A document may have several reasons in ``quarantined_by_reason``.
+    ``found_by_column`` counts the documents in which the path of a column, or its expression, has a value.
+    ``drift_report`` is a path, or a web address if PRODUCT_SYNC_REPORTS_URL is set.
 
     Only for a dry run: ``would_pass`` and ``predicted_checks`` say whether a sync that starts now would pass its
     checks; ``sample_product`` is one product, column by column; ``lacking`` are the privileges that the role lacks
@@ -208,10 +204,8 @@ class ValidationReport(Report):
 @dataclass(kw_only=True)
 class StatsReport(Report):
     """The current number of products on each side, and the last successful sync: its end in ISO 8601, UTC.
-
     ``position_at`` is the time of the source up to which its changes are compared, ``unsettled`` the number of products
-    that differed then, ``full_proof_at`` when the last full sync that passed began; ``None`` if nothing is followed.
-    """
+    that differed then, ``full_proof_at`` when the last full sync that passed began; ``None`` if nothing is followed."""
 
     source_count: int | None = None
     target_count: int | None = None
@@ -225,10 +219,8 @@ class StatsReport(Report):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionReport:
     """One side. ``latency_ms`` is one round trip in milliseconds; ``host`` names all hosts with their ports.
-
     ``collection`` and ``replica_set`` (``None`` for a standalone server) are for MongoDB; ``schema``, ``table_name``
-    and ``table``, which maps columns to types, are for PostgreSQL.
-    """
+    and ``table``, which maps columns to types, are for PostgreSQL."""
 
     host: str | None = None
     database: str | None = None
@@ -248,12 +240,9 @@ class ConnectionReport:
 
 @dataclass(kw_only=True)
 class DoctorReport(Report):
-    """The settings, both connections and the alert channels. ``failure`` is the first problem.
-
-    ``settings_problems`` are settings that a sync would refuse. ``alerts`` has the service of each usable alert
-    URL, ``alert_problems`` what is wrong with the others. ``sample_product`` is one product, column by column, if a
-    sync could read it.
-    """
+    """The settings, both connections and the alert channels. ``failure`` is the first problem. ``settings_problems``
+    are settings that a sync would refuse. ``alerts`` has the service of each usable alert URL, ``alert_problems`` what
+    is wrong with the others. ``sample_product`` is one product, column by column, if a sync could read it."""
 
     mongodb: ConnectionReport = field(default_factory=ConnectionReport)
     postgres: ConnectionReport = field(default_factory=ConnectionReport)
@@ -275,10 +264,8 @@ class DefectReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentReport:
     """A document of the source. ``source_key`` is the extended JSON of its ``_id``, ``id_type`` its BSON type.
-
     ``fields`` are the mapped fields as truncated extended JSON, ``None`` for an absent field. ``row`` is the converted
-    row, ``None`` if ``defects`` prevent it.
-    """
+    row, ``None`` if ``defects`` prevent it."""
 
     source_key: str
     id_type: str | None
@@ -315,10 +302,8 @@ class QuarantineReport:
 @dataclass(kw_only=True)
 class QuarantineListing(Report):
     """The quarantine after the last sync, ``run_id``. ``total`` counts its entries, ``matching`` those with one of the
-    requested reasons. ``by_reason`` counts all entries by reason; ``advice`` is for the requested reasons.
-
-    ``entries`` are read from the state folder in each iteration, so there may be any number.
-    """
+    requested reasons. ``by_reason`` counts all entries by reason; ``advice`` is for the requested reasons. ``entries``
+    are read from the state folder in each iteration, so there may be any number."""
 
     total: int | None = None
     matching: int | None = None
@@ -344,11 +329,9 @@ class EarlierReport:
 @dataclass(kw_only=True)
 class ProductReport(Report):
     """One product on both sides now. ``state`` is equal, missing, changed, extra, quarantined or nowhere; the exit
-    status is 0 for equal and 1 otherwise.
-
-    ``target_row`` is ``None`` if the target has no such row, or if it is unknown. ``quarantine`` and ``earlier`` come
-    from the state folder, the newest snapshot first. ``exclusions`` name the rows that keep this product out now.
-    """
+    status is 0 for equal and 1 otherwise. ``target_row`` is ``None`` if the target has no such row, or if it is
+    unknown. ``quarantine`` and ``earlier`` come from the state folder, the newest snapshot first. ``exclusions`` name
+    the rows that keep this product out now."""
 
     id: str = ""
     state: str | None = None

@@ -147,12 +147,10 @@ class RunOptions(Settings):
 
     @property
     def is_partial(self) -> bool:
-        """Whether the run looks at some products only."""
         return self.changes or self.ids is not None
 
     @property
     def scope_kind(self) -> Literal["everything", "ids", "changes"]:
-        """What the run looks at, in one word."""
         return "changes" if self.changes else "everything" if self.ids is None else "ids"
 
     @property
@@ -285,11 +283,9 @@ class NotificationSettings(Settings):
 
 
 def state_root(env: Environment) -> Path:
-    """`PRODUCT_SYNC_STATE`, else a folder beside the Dagster instance, else one in the user's state folder.
-
-    For a URL it is the scratch folder of this process (`state.mirror`). Raises `ConfigurationError` for a URL that
-    cannot be used, and for a user without a home directory.
-    """
+    """`PRODUCT_SYNC_STATE`, else a folder beside the Dagster instance, else one in the user's state folder. For a URL
+    it is the scratch folder of this process (`state.mirror`). Raises `ConfigurationError` for a URL that cannot be
+    used, and for a user without a home directory."""
     if url := _state_url(env):
         from product_sync.state.mirror import open_mirror
         from product_sync.state.object_store import checked_url

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from product_sync import api
+from product_sync.pipeline import read_back
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sync_run import open_sync_run
 from product_sync.runtime.progress import no_progress
@@ -95,7 +96,7 @@ def test_a_snapshot_is_kept_and_its_check_names_the_field_although_mongodb_is_do
     run = open_sync_run(databases, options, state_root=tmp_path, run_id="run", on_progress=no_progress)
     counted = run.snapshot_source()
     down = replace(run, databases=replace(databases, source=SourceAddress("mongodb://127.0.0.1:1/shop")))
-    assert STOCK in down.check_mapping(run.files).description
+    assert STOCK in read_back.check_mapping(down, run.files).description
     with run.source() as source:
         pass
     assert counted.filtered_out == 0

@@ -15,10 +15,9 @@ import pytest
 
 from product_sync import api
 from product_sync.errors import NotAttempted
-from product_sync.orchestration.after_command import notify_of_error
+from product_sync.orchestration.after_command import notify_of_command
 from product_sync.orchestration.names import PRODUCT
 from product_sync.results import Report, SyncReport
-from product_sync.settings import state_root
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.object_store import S3Server, s3_server, store_url  # noqa: F401 - fixtures
 from product_sync_tests.receivers import web_receiver
@@ -133,8 +132,8 @@ def test_a_command_on_another_machine_knows_which_alerts_were_sent(
 
         def end(sync: str) -> None:
             new_machine()
-            root, failure = state_root(os.environ), NotAttempted("The source is away.")
-            notify_of_error(os.environ, lambda: root, PRODUCT.sync_job, failure, datetime.now(UTC), sync)
+            failure = NotAttempted("The source is away.")
+            notify_of_command(os.environ, PRODUCT.sync_job, failure, datetime.now(UTC), sync)
 
         def another_one_ends() -> None:
             web.meanwhile = lambda: None

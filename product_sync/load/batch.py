@@ -25,8 +25,9 @@ from product_sync.load.deletion import confirmed_absent, present_in_source
 from product_sync.load.exclusions import explain_exclusion
 from product_sync.load.postponed_rows import PostponedRows
 from product_sync.load.recheck import Rechecked, recheck
-from product_sync.load.result import Exclusion, LoadResult
+from product_sync.load.result import LoadResult
 from product_sync.load.transactions import Transactions
+from product_sync.results import ExclusionReport
 from product_sync.runtime import prefetch
 from product_sync.runtime.row_log import RowLog
 from product_sync.runtime.signals import defer_interrupts
@@ -240,7 +241,7 @@ class BatchWork:
         if wanted.num_rows > explained.num_rows:
             _LOGGER.warning("%d more rows are kept out by other rows.", wanted.num_rows - explained.num_rows)
 
-    def _explained(self, rows: pa.Table, waiting: Collection[str]) -> list[Exclusion]:
+    def _explained(self, rows: pa.Table, waiting: Collection[str]) -> list[ExclusionReport]:
         if not rows.num_rows:
             return []
         inserts, updates = diff_rows.of_op(rows, Op.INSERT), diff_rows.of_op(rows, Op.UPDATE)

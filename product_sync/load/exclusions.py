@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from product_sync.conversion.extended_json import cut
-from product_sync.load.result import Exclusion
+from product_sync.results import ExclusionReport
 from product_sync.schema.obstacle import Obstacle, ObstacleKind
 
 
 def explain_exclusion(
     row_id: str, obstacle: Obstacle | None, answer: str, waiting: Collection[str], in_source: Collection[str]
-) -> Exclusion:
+) -> ExclusionReport:
     """Says why a row cannot be written. ``answer`` is the result of trying it, which says more than the obstacle.
     ``waiting`` are the ids of all rows that cannot be written, ``in_source`` the ids that the source has."""
     name = cut(row_id)
     if answer or obstacle is None:
         constraint = obstacle.constraint if obstacle else None
         other = _other_row(obstacle) if obstacle else None
-        return Exclusion(row_id, other, constraint, f"{name} is kept out: {answer or 'another row was in its way'}")
+        return ExclusionReport(
+            row_id, other, constraint, f"{name} is kept out: {answer or 'another row was in its way'}"
+        )
     message = f"{name} {_in_the_way(obstacle, waiting)}"
     if obstacle.kind is ObstacleKind.HELD:
         if obstacle.other in waiting:
@@ -33,13 +35,13 @@ def explain_exclusion(
             )
         else:
             message += " The source does not have that one: a sync with extra=delete deletes it."
-    return Exclusion(row_id, _other_row(obstacle), obstacle.constraint, message)
+    return ExclusionReport(row_id, _other_row(obstacle), obstacle.constraint, message)
 
 
-def in_the_way_now(obstacle: Obstacle) -> Exclusion:
+def in_the_way_now(obstacle: Obstacle) -> ExclusionReport:
     """What keeps a row out now. The next sync may solve it."""
     message = f"{cut(obstacle.row)} {_in_the_way(obstacle)}"
-    return Exclusion(obstacle.row, _other_row(obstacle), obstacle.constraint, message)
+    return ExclusionReport(obstacle.row, _other_row(obstacle), obstacle.constraint, message)
 
 
 def _other_row(obstacle: Obstacle) -> str | None:

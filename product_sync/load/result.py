@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from product_sync.results import ExclusionReport
 from product_sync.schema.records import SourceId
 
 
@@ -18,17 +19,6 @@ class BatchFailure:
     rows: int
     keys: tuple[str, ...]
     cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class Exclusion:
-    """A row that another row keeps out of the target. ``message`` begins with the row's id and names the constraint and
-    the other row; ``other`` is that row's id if it is known."""
-
-    id: str
-    other: str | None
-    constraint: str | None
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +67,7 @@ class LoadResult:
     rows_per_second: float = 0.0
     quarantine_s: float = 0.0
     failures: list[BatchFailure] = field(default_factory=list)
-    exclusions: list[Exclusion] = field(default_factory=list)
+    exclusions: list[ExclusionReport] = field(default_factory=list)
     stop: Stop | None = None
     no_deletion_because: str | None = None
     untried: list[SourceId] = field(default_factory=list)

@@ -11,10 +11,13 @@ of a Dagster sensor, or in a file.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from product_sync.schema.definition import DEFAULT_NAME
 
@@ -24,6 +27,7 @@ TEXT_LENGTH = 1_500
 OUTBOX_LENGTH = 20
 #: Subjects that are failing, or were within their quiet time. Only a naming mistake comes near this bound.
 SUBJECTS = 100
+_State = TypeVar("_State")
 
 
 class Level(StrEnum):
@@ -107,20 +111,9 @@ class AlertState:
     outbox: list[Message] = field(default_factory=list)
     dropped: int = 0
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
-        """From what `as_json` returned. Raises `TypeError`, `KeyError` or `ValueError` for anything else."""
-        subjects = {key: Subject(**_with_levels(item)) for key, item in content["subjects"].items()}
-        return cls(subjects, [Message(**_with_levels(item)) for item in content["outbox"]], content["dropped"])
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     def add(self, updates: Iterable[StatusUpdate], now: float, quiet: QuietTimes) -> list[Message]:
-        """Record the updates, put the messages that are due into the outbox, and return them.
-
-        Call it without updates too: a quiet time may have ended.
-        """
+        """Record the updates, put the messages that are due into the outbox, and return them. Call it without updates
+        too: a quiet time may have ended."""
         for subject in self.subjects.values():
             # A clock that was ahead leaves times in the future. The quiet time would last until then.
             subject.alerted_at, subject.failing_since = min(subject.alerted_at, now), min(subject.failing_since, now)
@@ -152,11 +145,6 @@ class AlertState:
         subject.name, subject.level, subject.text = update.name, update.level, text
 
 
-def _with_levels(item: dict[str, Any]) -> dict[str, Any]:
-    levels = ("level", "notified", "worst", "alerted")
-    return {key: Level(value) if key in levels else value for key, value in item.items()}
-
-
 def _is_due(subject: Subject, now: float, quiet: QuietTimes) -> bool:
     if subject.level is Level.OK and subject.notified is not Level.OK:
         return True  # recovery does not wait for the quiet time
@@ -183,3 +171,24 @@ def _message(subject: Subject, now: float) -> Message:
     subject.notified, subject.pending, subject.worst, subject.failure = subject.level, 0, Level.OK, ""
     sync = "" if subject.sync == DEFAULT_NAME else f" ({subject.sync})"
     return Message(f"product_sync{sync}: {subject.name} {title}", "\n".join(filter(None, lines)), subject.level, now)
+
+
+@cache
+def _json(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def read_state(new: _State, text: str | None) -> _State:
+    """A state of the class of ``new``, from the ``text`` of `write_state`; ``new`` if this version cannot read it."""
+    kind: Any = type(new)
+    try:
+        state: _State = _json(kind).validate_json(text or "")
+    except ValidationError:
+        return new
+    return state
+
+
+def write_state(state: Any) -> str:
+    """The dataclass as JSON."""
+    kind: Any = type(state)
+    return _json(kind).dump_json(state).decode()

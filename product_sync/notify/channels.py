@@ -7,7 +7,7 @@ refuses such a mistake before it reads anything, `doctor` shows it, and the daem
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from product_sync.errors import ConfigurationError
 from product_sync.notify import prometheus
@@ -41,24 +41,15 @@ _TRIALS = BoundedCalls[str]()
 @dataclass(frozen=True, slots=True)
 class Channels:
     """``settings`` has the usable values, and defaults for the others; ``mistakes`` say what is wrong, by variable.
-
-    ``settings`` still holds the alert URLs that Apprise does not know; ``alert_urls`` are the others.
-    """
+    ``settings`` still holds the alert URLs that Apprise does not know; ``alert_urls`` are the others."""
 
     settings: NotificationSettings
-    mistakes: Mapping[str, ConfigurationError] = field(default_factory=dict)
-    alert_urls: tuple[AlertUrl, ...] = ()
-
-    def require(self) -> None:
-        """Raises one `ConfigurationError` that names every mistake and holds no URL."""
-        if self.mistakes:
-            first, *others = self.mistakes.values()
-            raise ConfigurationError(" ".join([first.message, *map(str, others)]), hint=first.hint)
+    mistakes: Mapping[str, ConfigurationError]
+    alert_urls: tuple[AlertUrl, ...]
 
     def updates(self, state: AlertState, now: float) -> Iterator[StatusUpdate]:
-        """The mistakes that ``state`` does not know yet, and corrected ones. ``now`` is in seconds since 1970.
-
-        Settings are read every few seconds, so a lasting mistake must not count as a new failure each time."""
+        """The mistakes that ``state`` does not know yet, and corrected ones. ``now`` is in seconds since 1970. Settings
+        are read every few seconds, so a lasting mistake must not count as a new failure each time."""
         for name in VARIABLES:
             subject, mistake = f"setting/{name}", self.mistakes.get(name)
             known = state.subjects.get(subject)
@@ -68,11 +59,9 @@ class Channels:
 
 
 def resolve_channels(env: Mapping[str, str], *, writes_metrics: bool | None = None) -> Channels:
-    """Read the settings in ``env``. Imports Apprise if there are alert URLs; opens no connection.
-
-    ``writes_metrics`` says whether this process writes the metrics file, which is then tried. With DAGSTER_HOME the
-    code location writes it, otherwise every command.
-    """
+    """Read the settings in ``env``. Imports Apprise if there are alert URLs; opens no connection. ``writes_metrics``
+    says whether this process writes the metrics file, which is then tried. With DAGSTER_HOME the code location writes
+    it, otherwise every command."""
     if writes_metrics is None:
         writes_metrics = not env.get("DAGSTER_HOME")
     settings, mistakes = NotificationSettings.with_mistakes(env)
@@ -93,8 +82,10 @@ def resolve_channels(env: Mapping[str, str], *, writes_metrics: bool | None = No
 
 
 def require_channels(env: Mapping[str, str]) -> None:
-    """Raises `ConfigurationError` for a mistake in any channel, before anything is read."""
-    resolve_channels(env).require()
+    """Raises one `ConfigurationError` that names every mistake and holds no URL, before anything is read."""
+    if mistakes := resolve_channels(env).mistakes:
+        first, *others = mistakes.values()
+        raise ConfigurationError(" ".join([first.message, *map(str, others)]), hint=first.hint)
 
 
 def _why_not_writable(settings: NotificationSettings) -> str:

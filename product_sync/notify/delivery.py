@@ -48,11 +48,8 @@ _last: dict[str, _Delivery] = {}
 
 
 def deliver(state: AlertState, urls: Sequence[AlertUrl], within_s: float = DELIVERY_S) -> list[str]:
-    """Send every message of the outbox, the oldest first, to the alert URLs that have not accepted it.
-
-    Returns what went wrong. A URL that fails, or does not answer within ``within_s`` seconds, is tried again in the
-    next round.
-    """
+    """Send every message of the outbox, the oldest first, to the alert URLs that have not accepted it. Returns what
+    went wrong. A URL that fails, or does not answer within ``within_s`` seconds, is tried again in the next round."""
     by_key = {url.key: url for url in urls}
     for message in state.outbox:
         waiting = [key for key in by_key if key in (message.pending or ())]

@@ -6,14 +6,13 @@ once. A channel that fails or hangs never fails the run, which has already ended
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from product_sync.notify import monitors
-from product_sync.notify.alerts import AlertState, Level, QuietTimes, StatusUpdate
+from product_sync.notify.alerts import AlertState, Level, QuietTimes, StatusUpdate, read_state
 from product_sync.notify.apprise import parse_alert_urls
 from product_sync.notify.delivery import DELIVERY_S, deliver
 from product_sync.notify.events import FinishedRun, status_updates
@@ -39,18 +38,12 @@ class NotificationState:
 
     @classmethod
     def read(cls, text: str | None, now: float) -> NotificationState:
-        """From the ``text`` of `write`. A missing text, or one of another version, gives a new state that starts at
-        ``now``, so that nobody is notified of old failures."""
-        try:
-            content = json.loads(text or "")
-            alerts, metrics = AlertState.from_json(content["alerts"]), RunMetrics.from_json(content["metrics"])
-            # A time in the future comes from a clock that was ahead. Without this, no run would be new until then.
-            return cls(min(content["notified_until"], now), content["seen"], alerts, metrics)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return cls(now)
-
-    def write(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        """A missing text, or one of another version, gives a new state that starts at ``now``, so that nobody is
+        notified of old failures."""
+        state = read_state(cls(now), text)
+        # A time in the future comes from a clock that was ahead. Without this, no run would be new until then.
+        state.notified_until = min(state.notified_until, now)
+        return state
 
     def count(self, runs: Iterable[FinishedRun]) -> None:
         """Note these runs as notified, the oldest first."""
@@ -102,11 +95,8 @@ def notify_of_runs(
     within_s: float = DELIVERY_S,
 ) -> DispatchResult:
     """Notify people and monitors of ``runs``, the oldest first, and of ``updates``; deliver what is still waiting.
-
-    ``has_followed`` says that the metrics have changed without a run.
-
-    Returns after ``within_s`` seconds at the latest.
-    """
+    ``has_followed`` says that the metrics have changed without a run. Returns after ``within_s`` seconds at the
+    latest."""
     end = timing.monotonic() + within_s
     state.count(runs)
     calls = monitors.call_monitors(state.metrics, runs, settings, has_changed=has_followed)

@@ -105,10 +105,8 @@ def _beside(path: Path) -> Path:
 
 
 def push(metrics: RunMetrics, url: str) -> str:
-    """Replace our metrics in the gateway. Returns what went wrong, or an empty string, without the URL.
-
-    A user and a password in the URL are sent as basic authentication.
-    """
+    """Replace our metrics in the gateway. Returns what went wrong, or an empty string, without the URL. A user and a
+    password in the URL are sent as basic authentication."""
     from prometheus_client import push_to_gateway
     from prometheus_client.exposition import basic_auth_handler, default_handler
 

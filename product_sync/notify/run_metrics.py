@@ -6,7 +6,7 @@ A number that a run did not get to count is absent, because a monitor must not t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Final
 
 from product_sync.notify.events import FinishedRun, Number
 
@@ -52,17 +52,6 @@ class RunMetrics:
     """The metrics of all syncs, by the name of the sync."""
 
     syncs: dict[str, SyncMetrics] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
-        """From what `dataclasses.asdict` returned. Raises `TypeError`, `KeyError` or `AttributeError` for anything
-        else."""
-        return cls(
-            {
-                sync: SyncMetrics({name: JobMetrics(**job) for name, job in item.pop("jobs").items()}, **item)
-                for sync, item in content["syncs"].items()
-            }
-        )
 
     def follow(self, sync: str, followed: dict[str, Number]) -> bool:
         """Note how far the changes of a sync are compared. Returns whether that has changed."""

@@ -19,7 +19,7 @@ import dagster as dg
 from filelock import Timeout as FileLockTimeout
 
 from product_sync.errors import ProductSyncError, SyncAlreadyRunning, SyncCancelled
-from product_sync.notify.alerts import Level
+from product_sync.notify.alerts import Level, write_state
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.notify.events import FinishedRun
@@ -27,7 +27,7 @@ from product_sync.orchestration.dead_runs import process_tags
 from product_sync.orchestration.instance import open_instance
 from product_sync.orchestration.run_history import finished_runs
 from product_sync.schema.definition import DEFAULT_NAME
-from product_sync.settings import history_root
+from product_sync.settings import DAGSTER_HOME, history_root, state_root
 from product_sync.state.replaced import Replaced
 from product_sync.state.store import write_text
 
@@ -42,55 +42,37 @@ _NO_ALERT = (SyncCancelled, SyncAlreadyRunning)
 _NOTE = "Alerts about this error were sent, if any are set."
 
 
-def notify_of_error(
+def notify_of_command(
     env: Mapping[str, str],
-    root: Callable[[], Path],
     job: str,
-    error: BaseException,
+    error: BaseException | None,
     started_at: datetime,
     sync: str = DEFAULT_NAME,
 ) -> None:
-    """Send alerts about an error that ends the command, once, however often it is called.
-
-    The text of an error of another library is left out, because it may hold a password.
-    """
-    if isinstance(error, KeyboardInterrupt | GeneratorExit) or _NOTE in getattr(error, "__notes__", ()):
-        return
-    error.add_note(_NOTE)
-    failure = error
-    if not isinstance(failure, ProductSyncError):
+    """Send alerts, heartbeat and metrics at the end of a command that ran ``job`` of ``sync``, once for each error. The
+    text of an error of another library is left out, because it may hold a password. Errors in here are logged and do
+    not change the result of the command."""
+    if error is None or isinstance(error, ProductSyncError):
+        failure = error
+    else:
+        if isinstance(error, KeyboardInterrupt | GeneratorExit) or _NOTE in getattr(error, "__notes__", ()):
+            return
+        error.add_note(_NOTE)
         failure = ProductSyncError(
             f"The command ended with {type(error).__name__}. This is a bug.",
             hint=f"The traceback is on the standard error of the command, on {socket.gethostname()}.",
         )
-    notify_of_command(env, root, job, failure, started_at, sync)
-
-
-def notify_of_command(
-    env: Mapping[str, str],
-    root: Callable[[], Path],
-    job: str,
-    failure: ProductSyncError | None,
-    started_at: datetime,
-    sync: str = DEFAULT_NAME,
-) -> None:
-    """Send alerts, heartbeat and metrics at the end of a command that ran ``job`` of ``sync``.
-
-    ``root`` finds the state folder; ``started_at`` is aware. Errors in here are logged and do not change the result of
-    the command.
-    """
     try:
         channels = resolve_channels(env)
         settings = channels.settings
-        if env.get("DAGSTER_HOME"):
+        if env.get(DAGSTER_HOME):
             # The daemon calls the monitors for recorded runs.
             silent = {"heartbeat_url": "", "metrics_file": None, "metrics_push_url": ""}
             settings = settings.model_copy(update=silent)
-        folder = _state_folder(root)
+        folder = _state_folder(env)
         with _stored_state(folder) as (state, repeats):
-            runs = _runs(
-                env, folder, state, FinishedRun(None, job, failure is None, time.time(), sync=sync), failure, started_at
-            )
+            command = FinishedRun(None, job, failure is None, time.time(), sync=sync)
+            runs = _runs(env, folder, state, command, failure, started_at)
             changed = channels.updates(state.alerts, time.time())
             # The alert about the command's failure names a mistake in a setting already.
             said = failure.message if failure else ""
@@ -99,8 +81,8 @@ def notify_of_command(
             repeats.append(lambda newer: newer.repeat(state, runs, updates, settings))
         if result.waiting:
             _LOG.warning("%s The next command tries again.", result)
-    except Exception as error:  # noqa: BLE001 - the result of the command must not be lost
-        _LOG.error("Nobody could be notified of this run: %s.", _shown(error))
+    except Exception as problem:  # noqa: BLE001 - the result of the command must not be lost
+        _LOG.error("Nobody could be notified of this run: %s.", _shown(problem))
 
 
 @contextmanager
@@ -129,7 +111,7 @@ def _stored_state(root: Path | None) -> Iterator[tuple[NotificationState, list[_
                 written = NotificationState.read(newest, time.time())
                 for repeat in repeats:
                     repeat(written)
-            write_text(path, written.write())
+            write_text(path, write_state(written))
 
         if file is not None:
             try:
@@ -149,10 +131,10 @@ def _read(file: Replaced) -> str | None:
     return text
 
 
-def _state_folder(root: Callable[[], Path]) -> Path | None:
+def _state_folder(env: Mapping[str, str]) -> Path | None:
     try:
-        return root()
-    except (ProductSyncError, OSError, RuntimeError) as error:
+        return state_root(env)
+    except (ProductSyncError, OSError) as error:
         _LOG.warning("There is no state folder: %s.", _shown(error))
         return None
 
@@ -172,7 +154,7 @@ def _runs(
         if root is not None:
             with open_instance(env, history_root(env)) as instance:
                 recorded = _is_recorded(instance, command.job, started_at)
-                if not env.get("DAGSTER_HOME"):
+                if not env.get(DAGSTER_HOME):
                     runs += finished_runs(instance, state.notified_until, state.seen)
                 elif recorded and failure is not None:
                     _warn_without_daemon(instance)
@@ -180,7 +162,7 @@ def _runs(
         _LOG.warning("The run history cannot be read: %s.", _shown(error))
     if failure is not None and not recorded and not isinstance(failure, _NO_ALERT):
         runs.append(replace(command, failure=str(failure)))
-    elif failure is None and env.get("DAGSTER_HOME"):
+    elif failure is None and env.get(DAGSTER_HOME):
         runs.append(command)
     return runs
 
@@ -195,7 +177,6 @@ def _shown(error: Exception) -> str:
 
 
 def _is_recorded(instance: dg.DagsterInstance, job: str, started_at: datetime) -> bool:
-    """Whether this process has ended a run of the job since ``started_at``."""
     newest = instance.get_run_records(dg.RunsFilter(job_name=job, tags=process_tags()), limit=1)
     return bool(newest) and (newest[0].end_time or 0.0) >= started_at.timestamp()
 

@@ -1,10 +1,12 @@
 """The assets of a sync: the two systems, the steps between them, the quarantine, and what a run records at its end.
 
-Each body only wires. Documentation, owners of ours and freshness are added by `asset_pages`, which knows the settings.
+Each body only wires. Owners, links to the documentation and the freshness policy depend on settings only, so
+`with_pages` adds them where definitions are loaded to be shown.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 
 import dagster as dg
 
@@ -12,7 +14,7 @@ from product_sync.compare.snapshot import SourceSnapshot, TargetSnapshot
 from product_sync.errors import ProductSyncError, SyncAlreadyRunning
 from product_sync.load.result import LoadResult
 from product_sync.orchestration import run_log
-from product_sync.orchestration.checks import load_check_specs, load_checks, without_checks
+from product_sync.orchestration.checks import load_checks, without_checks
 from product_sync.orchestration.drift_reports import DRY, LOADED, NOT_LOADED, record_drift_report
 from product_sync.orchestration.metadata import (
     diff_metadata,
@@ -24,17 +26,16 @@ from product_sync.orchestration.metadata import (
     target_metadata,
     unfinished_metadata,
 )
-from product_sync.orchestration.names import PRODUCT, SyncNames
+from product_sync.orchestration.names import AFTER_LOAD, PRODUCT, SyncNames, check_specs
 from product_sync.orchestration.resources import Steps
-from product_sync.orchestration.schedules import is_automatic
-from product_sync.orchestration.skipped import record_skipped
-from product_sync.pipeline import change_pass
+from product_sync.orchestration.schedules import is_automatic, record_skipped
+from product_sync.pipeline import change_pass, read_back
 from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load
-from product_sync.pipeline.partial_run import source_size
 from product_sync.pipeline.sharded_run import loaded_so_far
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.schema.definition import SyncDefinition
+from product_sync.settings import PageSettings
 
 Asset = dg.AssetsDefinition | dg.AssetSpec
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
@@ -48,100 +49,68 @@ LOAD_CONFIG = {
 
 
 def sync_assets(steps: Steps) -> list[Asset]:
-    """All assets of one sync."""
-    definition, names = steps.definition, SyncNames.of(steps.definition.name)
-    recorded = [spec.with_io_manager_key(names.io_manager) for spec in _recorded_assets(definition, names)]
-    assets: list[Asset] = [*recorded, *_steps(steps, names)]
-    return list(dg.map_asset_specs(lambda spec: spec.replace_attributes(group_name=names.group), assets))
+    """All assets of one sync: those that no step makes, then the steps."""
+    names = SyncNames.of(steps.definition.name)
+    specs = _specs(steps.definition, names)
+    return [*(spec for spec in specs.values() if spec.key not in names.assets), *_steps(steps, names, specs)]
 
 
-def _recorded_assets(definition: SyncDefinition, names: SyncNames) -> list[dg.AssetSpec]:
-    """Those that no step materialises: the two systems, and what a sensor or the load records."""
-    labels, is_product = definition.labels, names == PRODUCT
-    return [
-        dg.AssetSpec(
-            names.source,
-            kinds={"mongodb"},
-            owners=["team:product_service"] if is_product else [],
-            description=f"The collection {definition.source.collection} of {labels.source}. It is the truth.",
-        ),
-        dg.AssetSpec(
-            names.target,
-            kinds={"postgres"},
-            owners=["team:cart_service"] if is_product else [],
-            description=(
-                f"The table {definition.target.table} of {labels.target}. It is the copy: events keep it up to date,"
-                " and the sync repairs what they lost."
-            ),
-        ),
-        # Recorded by a step of the load or of its checks, and not a step of its own: docs/decisions/0040.
-        dg.AssetSpec(
-            names.proof,
-            deps=[names.load, names.quarantine],
-            kinds={"postgres"},
-            description=(
-                "Recorded when a sync has written, has read the target again, and no check has failed. Its freshness"
-                " turns red if the last record is too old. Dry runs do not count."
-            ),
-        ),
-        dg.AssetSpec(
-            names.drift_report,
-            deps=[names.diff, names.load],
-            kinds={"html"},
-            description=(
-                "A web page about the drift of each run, to send to other people: the differences, their causes as far"
-                " as earlier snapshots show them, and what was done. Dry runs and refused runs have one too."
-            ),
-        ),
-        # Recorded by a sensor: docs/decisions/0060.
-        dg.AssetSpec(
-            names.health,
-            deps=[names.source, names.target],
-            kinds={"mongodb", "postgres"},
-            description=(
-                "The state of both connections: latency, estimated counts, replication. The health sensor records it"
-                " when it changes, and once an hour."
-            ),
-        ),
-        # Recorded by a sensor: docs/decisions/0171.
-        dg.AssetSpec(
-            names.changes,
-            deps=[names.source, names.target],
-            kinds={"mongodb", "postgres"},
-            description=(
-                "Up to when the source's changes are compared, how many products differ and since when, and the age of"
-                f" the last full proof. The sensor {names.watch_sensor} records it."
-            ),
-        ),
-    ]
+def _specs(definition: SyncDefinition, names: SyncNames) -> dict[str, dg.AssetSpec]:
+    """All assets by name. Why some are only recorded, by a step or by a sensor: docs/decisions/0040, 0060, 0171."""
+    labels, sides = definition.labels, (names.source, names.target)
+    owners = {names.source: ["team:product_service"], names.target: ["team:cart_service"]} if names == PRODUCT else {}
+    rows: tuple[tuple[str, Sequence[str], set[str], str], ...] = (
+        (names.source, (), {"mongodb"},
+         f"The collection {definition.source.collection} of {labels.source}. It is the truth."),
+        (names.target, (), {"postgres"},
+         f"The table {definition.target.table} of {labels.target}. It is the copy: events keep it up to date, and the"
+         " sync repairs what they lost."),
+        (names.source_snapshot, (names.source,), {"mongodb", "parquet"},
+         f"All {labels.items} of {labels.source}, converted exactly; what cannot be converted is rejected with a"
+         " reason."),
+        (names.target_snapshot, (names.target,), {"postgres", "parquet"},
+         f"All rows of the table {definition.target.table}, from one consistent snapshot."),
+        (names.diff, (names.source_snapshot, names.target_snapshot), {"parquet"},
+         f"Every difference, one row for each {labels.item}: missing (insert), changed (update) or extra (target"
+         " only)."),
+        (names.load, (names.diff,), {"postgres"},
+         "Writes the differences in batches, each in its own transaction."),
+        (names.quarantine, (names.source_snapshot, names.load), {"parquet"},
+         f"The {labels.items} that cannot be copied exactly, and why. Each is tried again on every run."),
+        (names.proof, (names.load, names.quarantine), {"postgres"},
+         "Recorded when a sync has written, has read the target again, and no check has failed. Its freshness turns"
+         " red if the last record is too old. Dry runs do not count."),
+        (names.drift_report, (names.diff, names.load), {"html"},
+         "A web page about the drift of each run, to send to other people: the differences, their causes as far as"
+         " earlier snapshots show them, and what was done. Dry runs and refused runs have one too."),
+        (names.health, sides, {"mongodb", "postgres"},
+         "The state of both connections: latency, estimated counts, replication. The health sensor records it when it"
+         " changes, and once an hour."),
+        (names.changes, sides, {"mongodb", "postgres"},
+         "Up to when the source's changes are compared, how many products differ and since when, and the age of the"
+         f" last full proof. The sensor {names.watch_sensor} records it."),
+    )  # fmt: skip
+    return {
+        name: dg.AssetSpec(
+            name,
+            deps=deps,
+            kinds=kinds,
+            description=description,
+            group_name=names.group,
+            owners=owners.get(name, []),
+            skippable=dg.AssetKey(name) in names.assets and name != names.diff,
+        ).with_io_manager_key(names.io_manager)
+        for name, deps, kinds, description in rows
+    }
 
 
-def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
-    """Those that are steps of a run."""
-    definition, labels = steps.definition, steps.definition.labels
+def _steps(steps: Steps, names: SyncNames, specs: Mapping[str, dg.AssetSpec]) -> list[dg.AssetsDefinition]:
+    resources = steps.resource_keys
 
     @dg.multi_asset(
         name=names.snapshots,
-        required_resource_keys=steps.resource_keys,
-        specs=[
-            dg.AssetSpec(
-                names.source_snapshot,
-                deps=[names.source],
-                skippable=True,
-                kinds={"mongodb", "parquet"},
-                description=(
-                    f"All {labels.items} of {labels.source}, converted exactly; what cannot be converted is rejected"
-                    " with a reason."
-                ),
-            ).with_io_manager_key(names.io_manager),
-            dg.AssetSpec(
-                names.target_snapshot,
-                deps=[names.target],
-                skippable=True,
-                kinds={"postgres", "parquet"},
-                description=f"All rows of the table {definition.target.table}, from one consistent snapshot.",
-            ).with_io_manager_key(names.io_manager),
-        ],
+        required_resource_keys=resources,
+        specs=[specs[names.source_snapshot], specs[names.target_snapshot]],
         can_subset=True,
     )
     def snapshots(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
@@ -152,17 +121,7 @@ def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
             source, target = sync_run.snapshot(source=reads_source, target=reads_target)
             yield from snapshot_results(context, names, sync_run, source, target)
 
-    @dg.asset(
-        name=names.diff,
-        required_resource_keys=steps.resource_keys,
-        deps=[names.source_snapshot, names.target_snapshot],
-        kinds={"parquet"},
-        io_manager_key=names.io_manager,
-        description=(
-            f"Every difference, one row for each {labels.item}: missing (insert), changed (update) or extra (target"
-            " only)."
-        ),
-    )
+    @dg.multi_asset(name=names.diff, required_resource_keys=resources, specs=[specs[names.diff]])
     def diff(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         with steps.open(context) as sync_run:
             found = sync_run.diff()
@@ -171,27 +130,10 @@ def _steps(steps: Steps, names: SyncNames) -> list[dg.AssetsDefinition]:
 
     @dg.multi_asset(
         name=names.load,
-        required_resource_keys=steps.resource_keys,
+        required_resource_keys=resources,
         config_schema=LOAD_CONFIG,
-        specs=[
-            dg.AssetSpec(
-                names.load,
-                deps=[names.diff],
-                skippable=True,
-                kinds={"postgres"},
-                description="Writes the differences in batches, each in its own transaction.",
-            ).with_io_manager_key(names.io_manager),
-            dg.AssetSpec(
-                names.quarantine,
-                deps=[names.source_snapshot, names.load],
-                skippable=True,
-                kinds={"parquet"},
-                description=(
-                    f"The {labels.items} that cannot be copied exactly, and why. Each is tried again on every run."
-                ),
-            ).with_io_manager_key(names.io_manager),
-        ],
-        check_specs=load_check_specs(names),
+        specs=[specs[names.load], specs[names.quarantine]],
+        check_specs=check_specs(names, *AFTER_LOAD),
         can_subset=True,
     )
     def load(context: dg.AssetExecutionContext) -> Results:
@@ -213,9 +155,8 @@ def snapshot_results(
     source: SourceSnapshot | None,
     target: TargetSnapshot | None,
 ) -> Iterator[dg.MaterializeResult[None]]:
-    """What is recorded of the sides that were read."""
     if sync_run.settings.changes:
-        context.log.info(run_log.changes_read(change_pass.of(sync_run.files), source_size(sync_run.files)))
+        context.log.info(run_log.changes_read(change_pass.of(sync_run.files), read_back.source_size(sync_run.files)))
     if source:
         context.log.info(run_log.source_read(source))
         metadata = source_metadata(sync_run, source)
@@ -251,9 +192,8 @@ def gives_way(context: dg.AssetExecutionContext, names: SyncNames, sync_run: Syn
 
 
 def load_results(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun, result: LoadResult) -> Results:
-    """What is recorded of a load, with its checks."""
     context.log.info(run_log.loaded(result))
-    context.log.info(run_log.quarantined(*sync_run.quarantine_summary()))
+    context.log.info(run_log.quarantined(*read_back.quarantine_summary(sync_run)))
     yield dg.MaterializeResult(asset_key=names.load, metadata=load_metadata(sync_run, result))
     yield dg.MaterializeResult(asset_key=names.quarantine, metadata=quarantine_metadata(sync_run, result))
     record_drift_report(context.op_execution_context, sync_run, LOADED, result)
@@ -278,5 +218,38 @@ def record_unfinished_load(
     if result is not None:
         said, metadata = run_log.unfinished(result), unfinished_metadata(result)
         context.log_event(dg.AssetObservation(names.load, description=said, metadata=metadata))
-    if isinstance(error, ProductSyncError):
+    if isinstance(error, ProductSyncError | OSError):
         record_drift_report(context.op_execution_context, sync_run, LOADED if result else NOT_LOADED, result)
+
+
+def with_pages(names: SyncNames, assets: Iterable[Asset], settings: PageSettings) -> list[Asset]:
+    """The assets of one sync with owners, links to the documentation and the freshness policy."""
+    sections = dict(zip(astuple(names), astuple(PRODUCT), strict=True))
+
+    def describe(spec: dg.AssetSpec) -> dg.AssetSpec:
+        name = spec.key.to_user_string()
+        page = f"{settings.docs_url or 'docs'}/ui.md#{sections[name]}"
+        link = f"[What this page shows]({page})" if settings.docs_url else f"What this page shows: {page}"
+        return spec.replace_attributes(
+            owners=spec.owners or list(settings.owners),
+            description=f"{spec.description} {link}",
+            metadata={
+                **spec.metadata,
+                "docs": dg.MetadataValue.url(page) if settings.docs_url else dg.MetadataValue.text(page),
+            },
+            freshness_policy=_policy(settings) if name == names.proof else None,
+        )
+
+    return list(dg.map_asset_specs(describe, assets))
+
+
+def _policy(settings: PageSettings) -> dg.FreshnessPolicy | None:
+    """Only the proven copy has one: a load is also recorded when its checks fail afterwards, and a snapshot also by a
+    dry run. Red after the whole time, a warning after two thirds of it, if Dagster can measure that: the UI rounds 45
+    minutes to an hour."""
+    if settings.fresh_for is None:
+        return None
+    warn = settings.fresh_for * 2 / 3
+    return dg.FreshnessPolicy.time_window(
+        fail_window=settings.fresh_for, warn_window=warn if warn.total_seconds() >= 60 else None
+    )

@@ -6,14 +6,12 @@ from typing import Any
 import dagster as dg
 
 from product_sync.errors import ConfigurationError
-from product_sync.orchestration.asset_pages import with_pages
-from product_sync.orchestration.assets import sync_assets
+from product_sync.orchestration.assets import sync_assets, with_pages
 from product_sync.orchestration.checks import sync_checks
-from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.console import console
 from product_sync.orchestration.executor import IN_PROCESS, in_charge
 from product_sync.orchestration.full_proof_check import full_proof_check
-from product_sync.orchestration.health_sensor import health_sensor
+from product_sync.orchestration.health_sensor import connection_checks, health_sensor
 from product_sync.orchestration.io_manager import ParquetIOManager
 from product_sync.orchestration.jobs import sync_jobs
 from product_sync.orchestration.names import SyncNames
@@ -75,7 +73,7 @@ def _of_sync(
         assets=with_pages(names, assets, pages) if pages else assets,
         asset_checks=[
             *sync_checks(steps),
-            connections(definition),
+            connection_checks(definition),
             full_proof_check(definition, schedule or ScheduleSettings()),
         ],
         jobs=jobs,

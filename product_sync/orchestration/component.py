@@ -26,10 +26,8 @@ class SyncAttributes(SyncDefinition):
 
 
 class GivenAttributes(BaseModel):
-    """What ``defs.yaml`` holds, with the schema of `SyncAttributes` for editors and ``dg check yaml``.
-
-    It is validated when templates are resolved: `SyncAttributes` then says what is wrong, and Dagster knows the lines.
-    """
+    """What ``defs.yaml`` holds, with the schema of `SyncAttributes` for editors and ``dg check yaml``. It is validated
+    when templates are resolved: `SyncAttributes` then says what is wrong, and Dagster knows the lines."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -5,26 +5,36 @@ and a sensor or the next command marks it as failed if its process is gone from 
 from here, the run is marked as failed after five minutes without an event while nobody holds the sync's lock. A run
 whose process lives on this host is never marked, because it would go on and write. A job of somebody else that
 contains our assets records no process, and its other steps may be silent for hours: it is not judged by its silence.
+
+A step in a process of its own also goes on when its run has ended: when the process of the run was killed, or when
+somebody terminates a run that is on another machine. Such a step is interrupted.
 """
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import dagster as dg
 import psutil
 
-from product_sync.orchestration.event_log import last_event_at
+from product_sync.errors import SyncCancelled
 from product_sync.orchestration.names import HOST_TAG, PROCESS_TAG, SyncNames, selected_assets
+from product_sync.orchestration.run_history import last_event_at
 from product_sync.orchestration.schedules import unfinished_runs
+from product_sync.runtime.signals import interrupt_main_thread
 
 #: Every run records an event at least once a minute (`progress_events`).
 SILENCE_S = 300.0
+#: Seconds between two looks at the run. Its step is interrupted at the second one that finds it ended, because Dagster
+#: may interrupt it too, and the second interrupt of a step does not wait for a COMMIT.
+_LOOK_EVERY_S: Final = 5.0
 
 
 def process_tags() -> dict[str, str]:
-    """The host and the process of this run."""
     return {HOST_TAG: socket.gethostname(), PROCESS_TAG: process_tag(os.getpid())}
 
 
@@ -41,10 +51,8 @@ def reap_dead_runs(
     lock_is_free: Callable[[], bool],
     clock: Callable[[], float] = time.time,
 ) -> list[str]:
-    """Mark dead runs of one sync as failed and return their ids. ``clock`` gives seconds since 1970.
-
-    This includes dry runs and validations, because they use the same queue. Queued runs have no process yet.
-    """
+    """Mark dead runs of one sync as failed and return their ids. ``clock`` gives seconds since 1970. This includes dry
+    runs and validations, because they use the same queue. Queued runs have no process yet."""
     reaped = []
     for record in unfinished_runs(instance, [names]):
         run = record.dagster_run
@@ -92,3 +100,34 @@ def _speaks(run: dg.DagsterRun, names: SyncNames) -> bool:
 
 def _silence(instance: dg.DagsterInstance, record: dg.RunRecord, now: float) -> float:
     return now - (last_event_at(instance, record.dagster_run.run_id) or record.create_timestamp.timestamp())
+
+
+@contextmanager
+def ends_with_its_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """Within the block, interrupt the main thread when the run has ended. Does nothing in the process of the run.
+    Raises `SyncCancelled` if the run has ended before the step begins, as a queue may give it to a worker late."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or process_tags().items() <= run.tags.items():
+        yield
+        return
+    if _has_ended(run):
+        raise SyncCancelled("This run has ended, so its step is not executed.", hint="Start another run.")
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(instance, run_id, done), name="product_sync run", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _watch(instance: dg.DagsterInstance, run_id: str, done: threading.Event) -> None:
+    looks = 0
+    while looks < 2 and not done.wait(_LOOK_EVERY_S):
+        run = instance.get_run_by_id(run_id)
+        looks += run is None or _has_ended(run)
+    if not done.is_set():
+        interrupt_main_thread()
+
+
+def _has_ended(run: dg.DagsterRun) -> bool:
+    return run.is_finished or run.status is dg.DagsterRunStatus.CANCELING

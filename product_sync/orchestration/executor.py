@@ -19,7 +19,7 @@ from dagster._core.execution.step_dependency_config import StepDependencyConfig
 
 from product_sync.errors import ConfigurationError
 from product_sync.orchestration.dead_runs import SILENCE_S, process_tags
-from product_sync.orchestration.event_log import last_event_at
+from product_sync.orchestration.run_history import last_event_at
 from product_sync.settings import EXECUTOR, EXECUTOR_CONFIG, ExecutorSettings
 
 #: A run that has recorded nothing for so many seconds records that it is alive.
@@ -34,10 +34,8 @@ _NAMED: Final = {
 
 
 def executor_of(settings: ExecutorSettings) -> dg.ExecutorDefinition:
-    """The executor that the settings name, with the config of their file where the run config has none.
-
-    Raises `ConfigurationError` for an executor that cannot be imported, or a file that cannot be read.
-    """
+    """The executor that the settings name, with the config of their file where the run config has none. Raises
+    `ConfigurationError` for an executor that cannot be imported, or a file that cannot be read."""
     config = _file(settings)
     if settings.executor in ("in_process", "multiprocess"):
         return _with_default(dg.multi_or_in_process_executor, config or {settings.executor: {}})

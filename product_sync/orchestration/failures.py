@@ -13,7 +13,6 @@ import dagster as dg
 from dagster import DagsterEventType as Kind
 
 from product_sync.errors import ProductSyncError
-from product_sync.orchestration.event_log import engine_messages
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 
 #: How the step of a blocking check fails, today and in older runs. The alert about the check says more.
@@ -57,7 +56,8 @@ def failure_of(instance: dg.DagsterInstance, run_id: str, event: dg.DagsterEvent
 def _from_outside(instance: dg.DagsterInstance, run_id: str, message: str) -> str:
     if "ended from outside" in message:
         return f"{message} {_GO_ON}"
-    crashes = [found[1] for note in engine_messages(instance, run_id) if (found := _CRASH.search(note))]
+    recorded = [entry.dagster_event for entry in instance.all_logs(run_id, of_type=Kind.ENGINE_EVENT)]
+    crashes = [found[1] for each in recorded if each and (found := _CRASH.search(each.message or ""))]
     if not crashes:
         # Dagster's own message may hold the text of an error.
         return f"Dagster marked the run as failed. {_SEE_LOG}"

@@ -2,7 +2,9 @@
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 
@@ -14,6 +16,8 @@ from product_sync.settings import ScheduleSettings, state_root
 
 if TYPE_CHECKING:
     from product_sync.state.store import StateFolder
+
+_Result = TypeVar("_Result")
 
 
 def full_proof_check(definition: SyncDefinition, settings: ScheduleSettings) -> dg.AssetChecksDefinition:
@@ -32,28 +36,22 @@ def full_proof_check(definition: SyncDefinition, settings: ScheduleSettings) -> 
         from product_sync.state.store import StateFolder
 
         folder = StateFolder(state_root(os.environ), Databases.of(definition, os.environ).state_key)
-        return dg.AssetCheckResult(**_result(settings, folder, time.time()))
+        return full_proof(dg.AssetCheckResult, names, settings, folder, time.time())
 
     return check
 
 
-def full_proof_evaluation(
-    definition: SyncDefinition, settings: ScheduleSettings, folder: "StateFolder", now: float
-) -> dg.AssetCheckEvaluation:
-    """The same, for a sensor."""
-    names = SyncNames.of(definition.name)
-    return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(names.proof), check_name=FULL_PROOF_IS_RECENT, **_result(settings, folder, now)
-    )
-
-
-def _result(settings: ScheduleSettings, folder: "StateFolder", now: float) -> dict[str, Any]:
+def full_proof(
+    kind: Callable[..., _Result], names: SyncNames, settings: ScheduleSettings, folder: "StateFolder", now: float
+) -> _Result:
+    """Whether the last full proof is recent enough: the result of a step or, as an evaluation, of a sensor."""
     from product_sync.state.change_position import read_last_proof
 
+    result = partial(kind, asset_key=dg.AssetKey(names.proof), check_name=FULL_PROOF_IS_RECENT)
     proof, limit_h = read_last_proof(folder), settings.full_proof_hours
     if proof is None:
         text = "No full sync of these two sides has passed yet."
-        return {"passed": False, "severity": dg.AssetCheckSeverity.WARN, "description": text, "metadata": {}}
+        return result(passed=False, severity=dg.AssetCheckSeverity.WARN, description=text, metadata={})
     age_h = (now - proof.at.timestamp()) / 3_600
     is_ahead = age_h < -CLOCKS_DIFFER.total_seconds() / 3_600
     passed = age_h <= limit_h and not is_ahead
@@ -64,9 +62,9 @@ def _result(settings: ScheduleSettings, folder: "StateFolder", now: float) -> di
         text += f" {max(0.0, age_h):.1f} hours ago."
     if age_h > limit_h:
         text += f" The limit is {limit_h} hours. Start a full sync, and look at the schedule."
-    return {
-        "passed": passed,
-        "severity": dg.AssetCheckSeverity.ERROR if passed or age_h > 2 * limit_h else dg.AssetCheckSeverity.WARN,
-        "description": text,
-        "metadata": {"full_proof_at": dg.MetadataValue.timestamp(proof.at), "age_h": round(age_h, 2)},
-    }
+    return result(
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR if passed or age_h > 2 * limit_h else dg.AssetCheckSeverity.WARN,
+        description=text,
+        metadata={"full_proof_at": dg.MetadataValue.timestamp(proof.at), "age_h": round(age_h, 2)},
+    )

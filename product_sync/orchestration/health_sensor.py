@@ -1,21 +1,22 @@
 """The health sensor checks both connections every five minutes, also while runs wait in the queue.
 
-It does not launch a run, because that run would wait behind the load (docs/decisions/0060).
+It does not launch a run, because that run would wait behind the load (docs/decisions/0060). It records asset checks,
+which turn the two systems and the asset `health` red in the UI. A person can also execute these checks there.
 """
 
 import os
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
+from product_sync.notify.alerts import AlertState, Level, read_state, write_state
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import send_updates
-from product_sync.orchestration.connection_checks import evaluations
-from product_sync.orchestration.names import SyncNames
+from product_sync.orchestration.names import CONNECTIONS, SyncNames, check_specs
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
-from product_sync.orchestration.sensor_state import SensorState
 from product_sync.schema.definition import SyncDefinition
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ RECORD_EVERY_S = 3_600.0
 
 
 @dataclass(slots=True)
-class HealthState(SensorState):
+class HealthState:
     """The sensor's cursor. ``levels`` are those of the newest record, made at ``recorded_at`` (seconds since 1970)."""
 
+    alerts: AlertState = field(default_factory=AlertState)
     levels: dict[str, str] = field(default_factory=dict)
     recorded_at: float = 0.0
 
@@ -58,7 +60,7 @@ def health_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         from product_sync.support.health import check_both_sides
 
-        state = HealthState.read(context.cursor)
+        state = read_state(HealthState(), context.cursor)
         sides = check_both_sides(definition, os.environ)
         now = time.time()
         channels = resolve_channels(os.environ)
@@ -67,19 +69,56 @@ def health_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
         records = state.must_record({side.side: str(side.level) for side in sides}, now)
         return dg.SensorResult(
             skip_reason=" ".join([*(side.text for side in sides), str(result), *map(str, channels.mistakes.values())]),
-            cursor=state.write(),
-            asset_events=[_observation(names, sides), *evaluations(definition, sides)] if records else [],
+            cursor=write_state(state),
+            asset_events=[_observation(names, sides), *check_results(dg.AssetCheckEvaluation, names, sides)]
+            if records
+            else [],
         )
 
     return sensor
 
 
-def _observation(names: SyncNames, sides: "list[ConnectionHealth]") -> dg.AssetObservation:
+def connection_checks(definition: SyncDefinition) -> dg.AssetChecksDefinition:
+    names = SyncNames.of(definition.name)
+
+    @dg.multi_asset_check(name=names.connections, specs=check_specs(names, *CONNECTIONS), can_subset=True)
+    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        """Checks both connections now."""
+        from product_sync.support.health import check_both_sides
+
+        selected = {key.name for key in context.selected_asset_check_keys}
+        found = check_results(dg.AssetCheckResult, names, check_both_sides(definition, os.environ))
+        yield from (each for each in found if each.check_name in selected)
+
+    return check
+
+
+_Result = TypeVar("_Result")
+_WORDS = {Level.OK: "healthy", Level.WARN: "warning", Level.ERROR: "failed"}
+
+
+def check_results(kind: Callable[..., _Result], names: SyncNames, sides: "Sequence[ConnectionHealth]") -> list[_Result]:
+    """The result of each check, for a step or, as an evaluation, for a sensor."""
+    about = dict(zip(CONNECTIONS, [*([side] for side in sides), sides], strict=True))
+    made = []
+    for spec in check_specs(names, *about):
+        wrong = [side for side in about[spec.name] if side.level is not Level.OK]
+        is_warning = wrong and all(side.level is Level.WARN for side in wrong)
+        made.append(
+            kind(
+                asset_key=spec.asset_key,
+                check_name=spec.name,
+                passed=not wrong,
+                severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
+                description=" ".join(side.text for side in wrong or about[spec.name]),
+                metadata={name: value for side in about[spec.name] for name, value in side.facts.items()},
+            )
+        )
+    return made
+
+
+def _observation(names: SyncNames, sides: "Sequence[ConnectionHealth]") -> dg.AssetObservation:
     metadata: dict[str, Any] = {}
     for side in sides:
-        metadata[side.side] = f"{_WORDS[str(side.level)]}: {side.text}"
-        metadata |= side.facts
+        metadata |= {side.side: f"{_WORDS[side.level]}: {side.text}", **side.facts}
     return dg.AssetObservation(asset_key=names.health, metadata=metadata)
-
-
-_WORDS = {"OK": "healthy", "WARN": "warning", "ERROR": "failed"}

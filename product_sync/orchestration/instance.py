@@ -33,11 +33,9 @@ _MISSING_VARIABLE = re.compile(r"environment variable \W*([A-Z][A-Z0-9_]*)\W* wh
 
 @contextmanager
 def open_instance(env: Mapping[str, str], state_root: Path) -> Iterator[dg.DagsterInstance]:
-    """The instance of DAGSTER_HOME, or one on SQLite in ``state_root``, which needs no server.
-
-    Errors of its storage within the block are raised as `Unreachable` or `LocalStorageError`. Raises
-    `ConfigurationError` for a folder or a ``dagster.yaml`` that cannot be used.
-    """
+    """The instance of DAGSTER_HOME, or one on SQLite in ``state_root``, which needs no server. Errors of its storage
+    within the block are raised as `Unreachable` or `LocalStorageError`. Raises `ConfigurationError` for a folder or a
+    ``dagster.yaml`` that cannot be used."""
     home = dagster_home(env)
     folder = home or local_history.folder_of(state_root)
     try:

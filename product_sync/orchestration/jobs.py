@@ -20,6 +20,7 @@ from product_sync.orchestration.names import (
     TABLE_TAG,
     TARGET_MATCHES_SOURCE,
     SyncNames,
+    check_specs,
 )
 from product_sync.orchestration.resources import RUN_CONFIG
 from product_sync.schema.definition import SyncDefinition
@@ -27,6 +28,10 @@ from product_sync.settings import RunOptions
 
 #: Metadata of a job: the definition of its sync.
 DEFINITION = "sync"
+#: The checks that a validation makes.
+_VALIDATES = (
+    SOURCE_LOOKS_COMPLETE, MAPPING_FITS_SOURCE, TARGET_MATCHES_SOURCE, NO_EXTRA_PRODUCTS, QUARANTINE_WITHIN_BUDGET
+)  # fmt: skip
 _SECTIONS = ("ops", "resources", "execution", "loggers")
 #: The spelling in GraphQL, where all other names are in camel case (docs/decisions/0097).
 _DRY_RUN_IN_GRAPHQL = "dryRun"
@@ -34,9 +39,8 @@ _DRY_RUN_IN_GRAPHQL = "dryRun"
 
 def _to_run_config(resource: str, always: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Move the options at the top of the run config to the resource, and add those that the job ``always`` has: a
-    default in the job's config would be lost as soon as a user gives any config.
-
-    Raises `DagsterInvalidConfigError` for a value out of bounds: Dagster then refuses the launch."""
+    default in the job's config would be lost as soon as a user gives any config. Raises `DagsterInvalidConfigError` for
+    a value out of bounds: Dagster then refuses the launch."""
     sections = {name: dict(config[name]) for name in _SECTIONS if name in config}
     options = {name: value for name, value in config.items() if name not in (*_SECTIONS, _DRY_RUN_IN_GRAPHQL)}
     resources = sections.setdefault("resources", {})
@@ -101,13 +105,7 @@ def sync_jobs(
         )
 
     steps = dg.AssetSelection.assets(*names.assets)
-    checks = dg.AssetSelection.checks(
-        dg.AssetCheckKey(dg.AssetKey(names.source_snapshot), SOURCE_LOOKS_COMPLETE),
-        dg.AssetCheckKey(dg.AssetKey(names.source_snapshot), MAPPING_FITS_SOURCE),
-        dg.AssetCheckKey(dg.AssetKey(names.load), TARGET_MATCHES_SOURCE),
-        dg.AssetCheckKey(dg.AssetKey(names.load), NO_EXTRA_PRODUCTS),
-        dg.AssetCheckKey(dg.AssetKey(names.quarantine), QUARANTINE_WITHIN_BUDGET),
-    )
+    checks = dg.AssetSelection.checks(*(spec.key for spec in check_specs(names, *_VALIDATES)))
     does, same = "Read both sides, find the differences, write them in batches, verify the result.", names.sync_job
     dry, only = f"The same as {same}, but nothing is written.", "of the products that the source has changed since then"
     return [
@@ -120,7 +118,6 @@ def sync_jobs(
 
 
 def definitions_of(repository: dg.RepositoryDefinition | None) -> list[SyncDefinition]:
-    """The syncs of a code location."""
     jobs = repository.get_all_jobs() if repository else []
     found = [
         SyncDefinition.model_validate(job.metadata[DEFINITION].value) for job in jobs if DEFINITION in job.metadata

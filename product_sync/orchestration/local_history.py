@@ -14,8 +14,8 @@ import dagster as dg
 import filelock
 
 from product_sync.errors import LocalStorageError
-from product_sync.orchestration.event_log import materializations, successful_run
 from product_sync.orchestration.names import STATE_KEY
+from product_sync.orchestration.run_history import materializations, successful_run
 from product_sync.state.replaced import set_aside
 from product_sync.state.store import write_text
 
@@ -44,10 +44,8 @@ def folder_of(state_root: Path) -> Path:
 
 @contextmanager
 def opening(state_root: Path) -> Iterator[Path]:
-    """The folder of an undamaged history with its configuration, locked while the block opens it.
-
-    Raises `LocalStorageError` if another command keeps the lock, `OSError` if the folder cannot be written.
-    """
+    """The folder of an undamaged history with its configuration, locked while the block opens it. Raises
+    `LocalStorageError` if another command keeps the lock, `OSError` if the folder cannot be written."""
     folder = folder_of(state_root)
     state_root.mkdir(parents=True, exist_ok=True)
     try:

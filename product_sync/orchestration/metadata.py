@@ -26,13 +26,12 @@ from product_sync.orchestration.narrow_tables import (
     whole_differences,
     whole_entries,
 )
-from product_sync.pipeline import change_pass
+from product_sync.pipeline import change_pass, read_back
 from product_sync.pipeline.change_pass import Followed
 from product_sync.pipeline.dry_run import DryRunResult
 from product_sync.pipeline.load_diff import loaded
 from product_sync.pipeline.sync_run import DiffSummary, SyncRun
 from product_sync.report.drift_report import DriftReport
-from product_sync.results import PredictedCheck
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.scope import Everything
@@ -42,6 +41,7 @@ Metadata = dict[str, Any]
 #: Differences of each kind that are shown with their cause.
 _EXPLAINED = 8
 _TOLD_BY_THE_END = frozenset({"planned", "not_attempted_batches", "duration_s", "rows_per_second", "quarantine_s"})
+_PREDICTED = ("check", "passed", "severity", "description")
 #: Dagster's own names: the UI shows them in the asset's list, sidebar and Columns.
 _ROW_COUNT, _COLUMNS, _TABLE = "dagster/row_count", "dagster/column_schema", "dagster/table_name"
 
@@ -53,7 +53,7 @@ def source_metadata(sync_run: SyncRun, snapshot: SourceSnapshot) -> Metadata:
         _COLUMNS: _columns(sync_run.row_schema),
         "found_by_column": found_by_column(sync_run.row_schema, snapshot.found),
         "rejected_by_reason": by_name(snapshot.rejects),
-        "first_rejects": entries(sync_run.first_rejects() if snapshot.rejected else []),
+        "first_rejects": entries(read_back.first_rejects(sync_run) if snapshot.rejected else []),
     }
 
 
@@ -91,7 +91,7 @@ def scope_metadata(sync_run: SyncRun) -> Metadata:
 
 
 def preview_metadata(sync_run: SyncRun, preview: DryRunResult) -> Metadata:
-    rejects = sync_run.first_rejects() if preview.rejects_by_reason else []
+    rejects = read_back.first_rejects(sync_run) if preview.rejects_by_reason else []
     return {
         "dry_run": "nothing was written",
         "plan_id": preview.plan_id,
@@ -105,10 +105,7 @@ def preview_metadata(sync_run: SyncRun, preview: DryRunResult) -> Metadata:
         "estimate": preview.estimate.because or "measured: the first batch was run and rolled back",
         "privileges": preview.lacking or "sufficient",
         "predicted_checks": dg.MetadataValue.json(
-            [
-                asdict(PredictedCheck(each.check, each.passed, str(each.severity), each.description))
-                for each in preview.prediction.check_results
-            ]
+            [{name: getattr(each, name) for name in _PREDICTED} for each in preview.prediction.check_results]
         ),
         **by_kind(preview.first),
         "sample": sample(preview.sample_product),
@@ -135,7 +132,7 @@ def load_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:
     return {
         **{name: value for name, value in said.items() if value},
         **_load_numbers(result),
-        **by_kind(sync_run.first_differences()),
+        **by_kind(read_back.first_differing(sync_run)),
         # The last sync of these two sides is found by it. A partial run does not count as one.
         **({} if sync_run.is_partial else {STATE_KEY: sync_run.folder.key}),
     }
@@ -154,7 +151,7 @@ def _load_numbers(result: LoadResult) -> Metadata:
 
 
 def quarantine_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:
-    quarantined, by_reason = sync_run.quarantine_summary()
+    quarantined, by_reason = read_back.quarantine_summary(sync_run)
     first = quarantine.first_entries(sync_run.folder.quarantine, SHOWN) if quarantined else []
     return {
         "quarantined": quarantined,

@@ -1,7 +1,10 @@
-"""The names of the assets, jobs and checks of a sync in Dagster. Users type them, and run histories refer to them."""
+"""The names of the assets, jobs and checks of a sync in Dagster, and the specs of the checks.
+
+Users type the names, and run histories refer to them.
+"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import dagster as dg
@@ -11,60 +14,35 @@ from product_sync.schema.definition import DEFAULT_NAME
 
 @dataclass(frozen=True, slots=True)
 class SyncNames:
-    """The names of one sync, made by `of`."""
-
     sync: str
-    group: str
-    source: str
-    target: str
-    source_snapshot: str
-    target_snapshot: str
-    snapshots: str
-    diff: str
-    load: str
-    quarantine: str
-    proof: str
-    drift_report: str
-    health: str
-    changes: str
-    connections: str
-    io_manager: str
-    sync_job: str
-    dry_run_job: str
-    changes_job: str
-    validate_job: str
-    schedule: str
-    health_sensor: str
-    watch_sensor: str
+    group: str = "{}_sync"
+    source: str = "mongodb_{}_source"
+    target: str = "postgres_{}_target"
+    source_snapshot: str = "mongo_{}_snapshot"
+    target_snapshot: str = "postgres_{}_snapshot"
+    #: The step that reads both sides.
+    snapshots: str = "{}_snapshots"
+    diff: str = "{}_diff"
+    load: str = "{}_load"
+    quarantine: str = "{}_quarantine"
+    proof: str = "{}_proven_copy"
+    drift_report: str = "{}_drift_report"
+    health: str = "{}_health"
+    changes: str = "{}_changes"
+    connections: str = "{}_connections"
+    io_manager: str = "{}_sync_io_manager"
+    sync_job: str = "{}_sync"
+    dry_run_job: str = "{}_sync_dry_run"
+    changes_job: str = "{}_sync_changes"
+    validate_job: str = "validate_{}_sync"
+    schedule: str = "{}_sync_schedule"
+    health_sensor: str = "{}_sync_health"
+    watch_sensor: str = "{}_sync_watch"
 
     @classmethod
     def of(cls, sync: str) -> "SyncNames":
         """The sync `product` keeps its older names, which follow no rule (docs/decisions/0100)."""
-        made = {
-            "group": f"{sync}_sync",
-            "source": f"mongodb_{sync}_source",
-            "target": f"postgres_{sync}_target",
-            "source_snapshot": f"mongo_{sync}_snapshot",
-            "target_snapshot": f"postgres_{sync}_snapshot",
-            # The step that reads both sides.
-            "snapshots": f"{sync}_snapshots",
-            "diff": f"{sync}_diff",
-            "load": f"{sync}_load",
-            "quarantine": f"{sync}_quarantine",
-            "proof": f"{sync}_proven_copy",
-            "drift_report": f"{sync}_drift_report",
-            "health": f"{sync}_health",
-            "changes": f"{sync}_changes",
-            "connections": f"{sync}_connections",
-            "io_manager": f"{sync}_sync_io_manager",
-            "sync_job": f"{sync}_sync",
-            "dry_run_job": f"{sync}_sync_dry_run",
-            "changes_job": f"{sync}_sync_changes",
-            "validate_job": f"validate_{sync}_sync",
-            "schedule": f"{sync}_sync_schedule",
-            "health_sensor": f"{sync}_sync_health",
-            "watch_sensor": f"{sync}_sync_watch",
-        }
+        made = {item.name: str(item.default).format(sync) for item in fields(cls) if item.name != "sync"}
         return cls(sync, **(made | _OF_PRODUCT if sync == DEFAULT_NAME else made))
 
     @property
@@ -110,17 +88,51 @@ def selected_assets(run: dg.DagsterRun) -> set[dg.AssetKey]:
     return {key.asset_key for key in run.asset_check_selection or ()} | set(run.asset_selection or ())
 
 
-SOURCE_LOOKS_COMPLETE = "source_looks_complete"
-MAPPING_FITS_SOURCE = "mapping_fits_source"
-CHANGE_IS_PLAUSIBLE = "change_is_plausible"
-TARGET_MATCHES_SOURCE = "target_matches_source"
-EVERY_BATCH_LOADED = "every_batch_loaded"
-QUARANTINE_WITHIN_BUDGET = "quarantine_within_budget"
-NO_EXTRA_PRODUCTS = "no_extra_products"
-MONGODB_CONNECTION = "mongodb_connection"
-POSTGRES_CONNECTION = "postgres_connection"
-BOTH_CONNECTIONS = "both_connections"
-FULL_PROOF_IS_RECENT = "full_proof_is_recent"
+SOURCE_LOOKS_COMPLETE: Final = "source_looks_complete"
+MAPPING_FITS_SOURCE: Final = "mapping_fits_source"
+CHANGE_IS_PLAUSIBLE: Final = "change_is_plausible"
+EVERY_BATCH_LOADED: Final = "every_batch_loaded"
+TARGET_MATCHES_SOURCE: Final = "target_matches_source"
+NO_EXTRA_PRODUCTS: Final = "no_extra_products"
+QUARANTINE_WITHIN_BUDGET: Final = "quarantine_within_budget"
+FULL_PROOF_IS_RECENT: Final = "full_proof_is_recent"
+MONGODB_CONNECTION: Final = "mongodb_connection"
+POSTGRES_CONNECTION: Final = "postgres_connection"
+BOTH_CONNECTIONS: Final = "both_connections"
+
+_EVERY: Final = "A sensor evaluates this check every five minutes."
+#: The asset that each check is about, whether it stops the run, and what it says. A check that can fail with ERROR in
+#: a run stops it: otherwise the run would stay green.
+_SPECS: Final = {
+    SOURCE_LOOKS_COMPLETE: (
+        "source_snapshot", True, "The source is not empty, and at most 20 % smaller than in the last successful run."
+    ),
+    MAPPING_FITS_SOURCE: ("source_snapshot", False, "Documents have values for all mapped columns."),
+    CHANGE_IS_PLAUSIBLE: ("diff", True, "A sync would overwrite at most 100 rows, or at most half of the target."),
+    EVERY_BATCH_LOADED: ("load", True, "Every batch was attempted, and none failed."),
+    TARGET_MATCHES_SOURCE: (
+        "load", True,
+        "A new reading of the target has no missing or outdated row, except for quarantined documents.",
+    ),
+    NO_EXTRA_PRODUCTS: ("load", False, "Every row of the target has a document in the source."),
+    QUARANTINE_WITHIN_BUDGET: (
+        "quarantine", True, "At most the share quarantine_budget of the source (1 % by default) is quarantined."
+    ),
+    MONGODB_CONNECTION: ("source", False, f"MongoDB answers and meets the requirements of a sync. {_EVERY}"),
+    POSTGRES_CONNECTION: ("target", False, f"PostgreSQL answers and meets the requirements of a sync. {_EVERY}"),
+    BOTH_CONNECTIONS: ("health", False, f"Both servers answer and meet the requirements of a sync. {_EVERY}"),
+}  # fmt: skip
+AFTER_LOAD: Final = (EVERY_BATCH_LOADED, TARGET_MATCHES_SOURCE, NO_EXTRA_PRODUCTS, QUARANTINE_WITHIN_BUDGET)
+CONNECTIONS: Final = (MONGODB_CONNECTION, POSTGRES_CONNECTION, BOTH_CONNECTIONS)
+
+
+def check_specs(names: SyncNames, *checks: str) -> list[dg.AssetCheckSpec]:
+    found = [(check, *_SPECS[check]) for check in checks]
+    return [
+        dg.AssetCheckSpec(check, asset=getattr(names, asset), blocking=blocking, description=description)
+        for check, asset, blocking, description in found
+    ]
+
 
 HOST_TAG: Final = "product_sync/host"
 PROCESS_TAG: Final = "product_sync/process"

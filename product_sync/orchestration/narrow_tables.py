@@ -74,21 +74,18 @@ def line_of(line: Difference) -> dict[str, str | None]:
 
 
 def by_name(values: Mapping[Any, int]) -> dg.TableMetadataValue:
-    """Counts by name, such as that of a reason."""
     schema = dg.TableSchema(columns=[dg.TableColumn("name", "string"), dg.TableColumn("rows", "int")])
     records = [dg.TableRecord({"name": str(name), "rows": value}) for name, value in values.items()]
     return dg.MetadataValue.table(records=records, schema=schema)
 
 
 def found_by_column(row_schema: RowSchema, found: Mapping[str, int]) -> dg.TableMetadataValue:
-    """In how many documents each column was found."""
     counted = [column for column in row_schema.columns if column.name in found]
     rows = ({"column": each.name, "from": cut(each.origin, _VALUE), "documents": found[each.name]} for each in counted)
     return table(rows, ("column", "from", "documents"))
 
 
 def sample(product: Iterable[SampleValue]) -> dg.TableMetadataValue:
-    """One product, column by column."""
     phrase = "source → target"
     return table(({"column": value.column, phrase: _becomes(value)} for value in product), ("column", phrase))
 
@@ -106,7 +103,6 @@ def table(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dg.TableMe
 
 
 def text(value: object) -> str:
-    """The text of a cell."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)

@@ -17,9 +17,8 @@ import dagster as dg
 from product_sync.load.result import LoadResult
 from product_sync.notify.channels import require_channels
 from product_sync.orchestration import names, run_log
-from product_sync.orchestration.ended_run import ends_with_its_run
-from product_sync.orchestration.progress_events import record_progress
-from product_sync.orchestration.run_heartbeat import Heartbeat
+from product_sync.orchestration.dead_runs import ends_with_its_run
+from product_sync.orchestration.progress_events import Heartbeat, record_progress
 from product_sync.orchestration.sqlite_connections import kept_open
 from product_sync.orchestration.step_errors import own_errors
 from product_sync.pipeline.databases import Databases
@@ -31,6 +30,7 @@ from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.runtime.typed_settings import Setting
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import RunOptions, state_root
+from product_sync.state.storage_errors import local_storage
 
 #: The key of the resource in a project of ours, and in other people's projects, whose own may be called ``sync``.
 RESOURCE, HOST_RESOURCE = "sync", "product_sync"
@@ -72,11 +72,8 @@ class RunResource:
 
     @contextmanager
     def at_work(self, context: dg.InitResourceContext) -> Iterator["RunResource"]:
-        """Tag a dry run; send heartbeats."""
         collect_again()
         signals.resend_lost_interrupts(dg.DagsterExecutionInterruptedError.__name__)
-        if context.instance is not None and context.run is not None and self._given.get("dry_run"):
-            context.instance.add_run_tags(context.run.run_id, {names.DRY_RUN_TAG: "true"})
         if context.log is not None:
             self._heartbeat.of_step("begin", self._reporting(context.log.info, lambda _: None))
         self._heartbeat.start()
@@ -96,10 +93,8 @@ class RunResource:
         begins: bool,
     ) -> Iterator[SyncRun]:
         """Run one step of this sync. An error of ours ends the step with its own sentence; an interrupt ends it with
-        the counts so far.
-
-        A step that ``begins`` a run first checks that the run may write, so that nothing is read in vain.
-        """
+        the counts so far. A step that ``begins`` a run first checks that the run may write, so that nothing is read in
+        vain."""
         sync_run: SyncRun | None = None
         with (
             own_errors(context.log, lambda: run_log.interrupted(loaded_so_far(sync_run) if sync_run else None)),
@@ -111,7 +106,8 @@ class RunResource:
                 require_writable(sync_run.databases)
                 self._admitted.add(definition.name)
             try:
-                yield sync_run
+                with local_storage(sync_run.folder.root):
+                    yield sync_run
             except BaseException:
                 sync_run.publish_unfinished()
                 raise
@@ -165,18 +161,14 @@ class Steps:
 
     @property
     def resource_keys(self) -> set[str]:
-        """What each step requires."""
         return {self.resource}
 
     def open(self, context: Context, *, begins: bool = False) -> AbstractContextManager[SyncRun]:
-        """As `RunResource.step`."""
         shared: RunResource = getattr(context.resources, self.resource)
         return shared.step(context, self.definition, self.defaults, begins=begins)
 
 
 def sync_resource(listener: Listener) -> dg.ResourceDefinition:
-    """`RunResource`, in Dagster's terms."""
-
     @dg.resource(config_schema=RUN_CONFIG, description="The options of a run. The environment holds the others.")
     def sync(context: dg.InitResourceContext) -> Iterator[RunResource]:
         with RunResource(listener, context.resource_config).at_work(context) as resource:
@@ -200,5 +192,4 @@ def _is_dry(run: dg.DagsterRun, of_sync: names.SyncNames) -> bool:
 
 
 def _will_load(context: Context, definition: SyncDefinition) -> bool:
-    """Whether the load is a step of this run."""
     return context.op_execution_context.job_def.graph.has_node_named(names.SyncNames.of(definition.name).load)

@@ -1,22 +1,31 @@
-"""Reads the results of finished runs from the run history, however they were launched.
+"""Every query on what Dagster has recorded: the events of a run, the newest loads, the finished runs.
 
 A run is new if it ended since the last reading, with an overlap, and its id was not seen. Two other ways would lose
 alerts. Dagster creates the rows of check evaluations when a check is planned, so a later row may hold an earlier
 result. And the times by which Dagster selects runs are local times if its PostgreSQL is not set to UTC.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, TypeGuard
 
 import dagster as dg
+from dagster import DagsterEventType as Kind
 
 from product_sync.notify.events import FinishedRun
-from product_sync.orchestration.event_log import is_number, materializations, read_events, successful_run
 from product_sync.orchestration.failures import failure_of
 from product_sync.orchestration.names import PRODUCT, SCOPE_TAG, STATE_KEY, TARGET_MATCHES_SOURCE, SyncNames, syncs_of
-from product_sync.orchestration.skipped import is_skipped
+from product_sync.orchestration.schedules import is_skipped
+from product_sync.verify.checks import CheckResult, Severity
 
+Metadata = Mapping[str, dg.MetadataValue[Any]]
+
+_READ = {
+    Kind.ASSET_CHECK_EVALUATION, Kind.ASSET_MATERIALIZATION, Kind.ASSET_OBSERVATION, Kind.STEP_FAILURE, Kind.RUN_FAILURE
+}  # fmt: skip
+#: Materializations that are fetched with one query.
+_PAGE = 100
 _SUCCEEDED = {dg.DagsterRunStatus.SUCCESS: True, dg.DagsterRunStatus.FAILURE: False, dg.DagsterRunStatus.CANCELED: None}
 #: Seconds by which the clocks of two hosts may differ, or a record may be late.
 OVERLAP_S = 3_600.0
@@ -24,6 +33,88 @@ OVERLAP_S = 3_600.0
 _READ_FIRST, _AT_MOST = 100, 5_000
 #: How many loads are searched for a successful one.
 _LOADS = 1_000
+
+
+@dataclass(slots=True)
+class RunEvents:
+    """The events of one run, in their order. ``recorded`` has the metadata of each materialization and observation;
+    ``materialized`` are the assets with a materialization."""
+
+    recorded: list[tuple[dg.AssetKey, Metadata]] = field(default_factory=list)
+    materialized: set[dg.AssetKey] = field(default_factory=set)
+    checks: dict[str, CheckResult] = field(default_factory=dict)
+    failures: list[dg.DagsterEvent] = field(default_factory=list)
+
+    def values(self, assets: Collection[dg.AssetKey]) -> dict[str, Any]:
+        """The plain values of the metadata of ``assets`` by name; a later value replaces an earlier one."""
+        recorded = [metadata for asset, metadata in self.recorded if asset in assets]
+        return {name: _plain(value) for metadata in recorded for name, value in metadata.items()}
+
+
+def read_events(instance: dg.DagsterInstance, run_id: str, assets: Collection[dg.AssetKey]) -> RunEvents:
+    """What the run recorded about ``assets`` and their checks, and its failures."""
+    events = RunEvents()
+    for entry in instance.all_logs(run_id, of_type=_READ):
+        event = entry.dagster_event
+        if event is None or (event.asset_key is not None and event.asset_key not in assets):
+            continue
+        if event.event_type is Kind.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation_data
+            if evaluation.asset_key not in assets:
+                continue
+            events.checks[evaluation.check_name] = CheckResult(
+                evaluation.check_name,
+                evaluation.passed,
+                Severity(evaluation.severity.value),
+                {name: value.value for name, value in evaluation.metadata.items()},
+                evaluation.description or "",
+            )
+        elif event.event_type in (Kind.STEP_FAILURE, Kind.RUN_FAILURE):
+            events.failures.append(event)
+        elif event.event_type is Kind.ASSET_OBSERVATION:
+            observation = event.asset_observation_data.asset_observation
+            events.recorded.append((observation.asset_key, observation.metadata))
+        else:
+            materialization = event.step_materialization_data.materialization
+            events.recorded.append((materialization.asset_key, materialization.metadata))
+            events.materialized.add(materialization.asset_key)
+    return events
+
+
+def _plain(value: dg.MetadataValue[Any]) -> Any:
+    if not isinstance(value, dg.TableMetadataValue):
+        return value.value
+    counts = [each.data for each in value.records if each.data.keys() == {"name", "rows"}]
+    return {str(each["name"]): int(each["rows"] or 0) for each in counts}
+
+
+def last_event_at(instance: dg.DagsterInstance, run_id: str) -> float | None:
+    """The time of the run's last event, in seconds since 1970."""
+    last = instance.get_records_for_run(run_id, limit=1, ascending=False).records
+    return last[0].event_log_entry.timestamp if last else None
+
+
+def materializations(instance: dg.DagsterInstance, asset: dg.AssetKey, at_most: int) -> Iterator[tuple[str, Metadata]]:
+    """The run id and the metadata of each materialization of ``asset``, the newest first."""
+    cursor, left = None, at_most
+    while left > 0:
+        page = instance.fetch_materializations(asset, limit=min(_PAGE, left), cursor=cursor)
+        for record in page.records:
+            if record.asset_materialization is not None:
+                yield record.run_id, record.asset_materialization.metadata
+        cursor, left = page.cursor, left - _PAGE
+        if not page.has_more:
+            return
+
+
+def successful_run(instance: dg.DagsterInstance, run_id: str) -> dg.RunRecord | None:
+    """The record of the run, if it is still there and the run succeeded."""
+    record = instance.get_run_record_by_id(run_id)
+    return record if record and record.dagster_run.status is dg.DagsterRunStatus.SUCCESS else None
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def finished_runs(
@@ -81,7 +172,7 @@ def _finished_run(instance: dg.DagsterInstance, record: dg.RunRecord, names: Syn
     try:
         events = read_events(instance, run.run_id, names.recorded)
         # The drift report has counts of other moments under the same names.
-        counts = _numbers({name: value.value for name, value in events.metadata(names.assets).items()})
+        counts = _numbers(events.values(names.assets))
         if matches := events.checks.get(TARGET_MATCHES_SOURCE):
             # A validation has no other counts. A sync's own counts win: its check counts what is left at the end.
             counts = _numbers(matches.numbers) | counts

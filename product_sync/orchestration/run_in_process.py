@@ -5,17 +5,18 @@ run's history.
 """
 
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import product
 from typing import Any
 
 import dagster as dg
 
 from product_sync.errors import ChecksFailed, ConfigurationError, LoadStopped, SyncCancelled
-from product_sync.load.result import LoadResult
+from product_sync.notify.run_metrics import FOLLOWED
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.dead_runs import process_tags, reap_dead_runs
-from product_sync.orchestration.event_log import is_number, read_events
 from product_sync.orchestration.names import (
     CHANGE_IS_PLAUSIBLE,
     EVERY_BATCH_LOADED,
@@ -27,16 +28,16 @@ from product_sync.orchestration.names import (
 )
 from product_sync.orchestration.narrow_tables import DIFFERENCE, ENTRY, text
 from product_sync.orchestration.resources import Listener
+from product_sync.orchestration.run_history import is_number, read_events
 from product_sync.orchestration.schedules import check_schedule
 from product_sync.orchestration.sqlite_connections import kept_open
 from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sync_run import WAIT_STAGE
 from product_sync.results import ExclusionReport, PredictedCheck, SampleValue, SyncReport, ValidationReport
-from product_sync.runtime.progress import waiting
+from product_sync.runtime.progress import OnProgress, waiting
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import ReportSettings, RunOptions
-from product_sync.verify.checks import CheckResult
 
 #: The counts that a load updates while it runs.
 _DONE = (
@@ -47,107 +48,72 @@ _DONE = (
 _ABOUT_DIFFERENCES = {CHANGE_IS_PLAUSIBLE, EVERY_BATCH_LOADED, TARGET_MATCHES_SOURCE}
 #: The other counts of the quarantine check, beside those by reason.
 _NOT_REASONS = frozenset({"quarantined", "source_count"})
-_QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
+#: What a validation reports under the names of the check target_matches_source.
+_FOUND = ("source_count", "target_count", "changed", "quarantined", "missing_ids", "changed_ids", "extra_ids")
 
 
-def run_sync(
+def run(
     definition: SyncDefinition,
     instance: dg.DagsterInstance,
-    run_id: str,
-    switches: Mapping[str, Any],
-    report: SyncReport,
-    listener: Listener,
+    options: Mapping[str, Any],
+    report: SyncReport | ValidationReport,
+    on_progress: OnProgress,
 ) -> None:
-    """Run the sync job and fill ``report``, also when it fails. Raises what ended the run early."""
-    check_schedule(os.environ)
-    databases = Databases.of(definition, os.environ)
-    # A table that does not fit is refused before a run is recorded.
-    _ = databases.row_schema
-    holder = databases.lock_holder()
-    reap_dead_runs(instance, SyncNames.of(definition.name), lock_is_free=lambda: holder is None)
-    if holder is not None and not report.dry_run:
-        wait_s = RunOptions.resolve(os.environ, switches).lock_wait_s
-        databases.wait_until_lock_is_free(wait_s, lambda note: listener.on_progress(waiting(WAIT_STAGE, note)))
-    config = {**switches, "loggers": _QUIET}
-    report.run_id = run_id
+    """Run the job of ``report`` and fill it, also when the run fails. Raises what ended the run early."""
+    names, listener, run_id = SyncNames.of(definition.name), Listener(on_progress), str(uuid.uuid4())
+    job = names.validate_job
+    if isinstance(report, SyncReport):
+        _admit(definition, instance, options, report, on_progress)
+        report.run_id, job = run_id, names.changes_job if options.get("changes") else names.sync_job
     try:
-        names = SyncNames.of(definition.name)
-        job = names.changes_job if switches.get("changes") else names.sync_job
-        _execute(definition, instance, job, config, run_id, listener)
+        _execute(definition, instance, job, options, run_id, listener)
     finally:
-        # First, because the run's record may not be readable: the disk may be full, the server down.
-        _fill_load(report, listener.loads)
+        if isinstance(report, SyncReport):
+            # First, because the run's record may not be readable: the disk may be full, the server down. The number of
+            # batches that were not attempted stays unknown; only a finished load records it.
+            for result, name in product(listener.loads, _DONE):
+                setattr(report, name, getattr(result, name))
         recorded = _Recorded(instance, run_id, definition)
-        for item in fields(report):
-            if (value := recorded.number(item.name)) is not None:
-                setattr(report, item.name, value)
-        report.duration_s = recorded.duration_s
-        report.quarantined_by_reason = recorded.by_name("quarantined_by_reason")
-        report.drift_report = recorded.drift_report
-        report.plan_id = recorded.text("plan_id") or report.plan_id
-        report.position_at = recorded.text("position_at") or None
-        report.full_proof_at = recorded.text("full_proof_at") or None
-        report.first_differences = recorded.lines("first_differences", DIFFERENCE)
-        report.first_quarantined = recorded.lines("quarantine_entries", ENTRY)
-        report.found_by_column = recorded.found_by_column
-        if report.dry_run:
-            recorded.fill_prediction(report)
-            report.sample_product = [SampleValue(**value) for value in recorded.records("sample_product")] or None
-        if matches := recorded.check(TARGET_MATCHES_SOURCE):
-            report.valid, found = matches.passed, matches.numbers
-            report.in_flight, report.looked_at = found["in_flight"], found.get("scope")
-            report.extra_left, report.warnings = found["extra"], recorded.warnings
-            if "position_at" in found:
-                report.position_at, report.full_proof_at = found["position_at"], found["full_proof_at"]
-                report.unsettled = found["unsettled"]
-            if report.compared is not None:  # the asset of the quarantine counts all entries
-                report.quarantined = found["quarantined"]
-                report.quarantined_by_reason = recorded.quarantined_by_reason()
-        if report.excluded is not None:
-            report.exclusions = [ExclusionReport(**found) for found in recorded.records("exclusions")]
-    if stopped := recorded.text("stopped"):
+        if isinstance(report, SyncReport):
+            recorded.fill_sync(report)
+        else:
+            recorded.fill_validation(report)
+    if stopped := recorded.values.get("stopped"):
         raise LoadStopped(stopped)
     recorded.raise_for_checks()
 
 
-def run_validation(
+def _admit(
     definition: SyncDefinition,
     instance: dg.DagsterInstance,
-    run_id: str,
-    switches: Mapping[str, Any],
-    report: ValidationReport,
-    listener: Listener,
+    options: Mapping[str, Any],
+    report: SyncReport,
+    on_progress: OnProgress,
 ) -> None:
-    """Run the validation job and fill ``report``. Raises what ended the run early."""
-    config = {**switches, "loggers": _QUIET}
-    try:
-        _execute(definition, instance, SyncNames.of(definition.name).validate_job, config, run_id, listener)
-    finally:
-        recorded = _Recorded(instance, run_id, definition)
-        if matches := recorded.check(TARGET_MATCHES_SOURCE):
-            report.valid, found = matches.passed, matches.numbers
-            report.source_count, report.target_count = found["source_count"], found["target_count"]
-            report.missing_in_target, report.changed = found["missing"], found["changed"]
-            report.extra_in_target, report.quarantined = found["extra"], found["quarantined"]
-            report.missing_ids, report.changed_ids = found["missing_ids"], found["changed_ids"]
-            report.extra_ids, report.warnings = found["extra_ids"], recorded.warnings
-        report.quarantined_by_reason = recorded.quarantined_by_reason()
-        report.found_by_column = recorded.found_by_column
-    recorded.raise_for_checks()
+    """Refuse a sync that cannot run before it is recorded: its table does not fit, or another sync is running."""
+    check_schedule(os.environ)
+    databases = Databases.of(definition, os.environ)
+    _ = databases.row_schema
+    holder = databases.lock_holder()
+    reap_dead_runs(instance, SyncNames.of(definition.name), lock_is_free=lambda: holder is None)
+    if holder is not None and not report.dry_run:
+        wait_s = RunOptions.resolve(os.environ, options).lock_wait_s
+        databases.wait_until_lock_is_free(wait_s, lambda note: on_progress(waiting(WAIT_STAGE, note)))
 
 
 def _execute(
     definition: SyncDefinition,
     instance: dg.DagsterInstance,
     job_name: str,
-    config: Mapping[str, Any],
+    options: Mapping[str, Any],
     run_id: str,
     listener: Listener,
 ) -> None:
     job = build_definitions([definition], listener=listener).resolve_job_def(job_name)
+    config = {**options, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     try:
         with kept_open(instance, run_id):
-            job.execute_in_process(instance=instance, run_id=run_id, run_config=dict(config), tags=process_tags())
+            job.execute_in_process(instance=instance, run_id=run_id, run_config=config, tags=process_tags())
     except dg.DagsterInvalidConfigError as error:
         raise ConfigurationError(str(error)) from error
     except INTERRUPTS as error:
@@ -159,80 +125,78 @@ def _execute(
             raise failure.error from None
 
 
-def _fill_load(report: SyncReport, loads: Sequence[LoadResult]) -> None:
-    """Fill in the counts of a load from this process's memory. The number of batches that were not attempted stays
-    unknown; only a finished load records it."""
-    for result in loads:
-        for name in _DONE:
-            setattr(report, name, getattr(result, name))
-
-
 class _Recorded:
-    """The events of a run: the metadata of its steps and the evaluations of its checks."""
+    """What a run has recorded: the values of its steps by name, and the results of its checks."""
 
     def __init__(self, instance: dg.DagsterInstance, run_id: str, definition: SyncDefinition) -> None:
         self._run_id, self._commands = run_id, definition.commands
-        self._record = instance.get_run_record_by_id(run_id)
-        names = SyncNames.of(definition.name)
+        names, record = SyncNames.of(definition.name), instance.get_run_record_by_id(run_id)
+        self._start, self._end = (record.start_time, record.end_time) if record else (None, None)
         events = read_events(instance, run_id, names.recorded)
         # The drift report and the verified copy have other counts under the same names.
-        self._metadata = events.metadata(names.assets)
-        self._checks = events.checks
-        link = events.metadata([dg.AssetKey(names.drift_report)]).get("report")
-        self.drift_report = str(link.value) if link else None
+        self.values, self._checks = events.values(names.assets), events.checks
+        self._drift_report: str | None = events.values([dg.AssetKey(names.drift_report)]).get("report")
 
-    @property
-    def duration_s(self) -> float | None:
-        if self._record is None or not self._record.start_time or not self._record.end_time:
-            return None
-        return round(self._record.end_time - self._record.start_time, 3)
+    def fill_sync(self, report: SyncReport) -> None:
+        values = self.values
+        for item in fields(report):
+            if is_number(value := values.get(item.name)):
+                setattr(report, item.name, value)
+        for name in ("plan_id", "position_at", "full_proof_at", "quarantined_by_reason"):
+            setattr(report, name, values.get(name) or getattr(report, name))
+        report.duration_s = round(self._end - self._start, 3) if self._start and self._end else None
+        report.drift_report, report.found_by_column = self._drift_report, self._found_by_column
+        report.first_differences = self._lines("first_differences", DIFFERENCE)
+        report.first_quarantined = self._lines("quarantine_entries", ENTRY)
+        if report.dry_run:
+            self._fill_prediction(report)
+            report.sample_product = [SampleValue(**each) for each in values.get("sample_product", ())] or None
+        if matches := self._checks.get(TARGET_MATCHES_SOURCE):
+            report.valid, found = matches.passed, matches.numbers
+            report.in_flight, report.looked_at = found["in_flight"], found.get("scope")
+            report.extra_left, report.warnings = found["extra"], self._warnings
+            for name in FOLLOWED:
+                setattr(report, name, found.get(name, getattr(report, name)))
+            if report.compared is not None:  # the asset of the quarantine counts all entries
+                report.quarantined = found["quarantined"]
+                report.quarantined_by_reason = self._quarantined_by_reason
+        if report.excluded is not None:
+            report.exclusions = [ExclusionReport(**each) for each in values.get("exclusions", ())]
 
-    def number(self, name: str) -> int | float | None:
-        value = self._metadata[name].value if name in self._metadata else None
-        return value if is_number(value) else None
+    def fill_validation(self, report: ValidationReport) -> None:
+        if matches := self._checks.get(TARGET_MATCHES_SOURCE):
+            report.valid, found = matches.passed, matches.numbers
+            report.missing_in_target, report.extra_in_target = found["missing"], found["extra"]
+            report.warnings = self._warnings
+            for name in _FOUND:
+                setattr(report, name, found[name])
+        report.quarantined_by_reason, report.found_by_column = self._quarantined_by_reason, self._found_by_column
 
-    def text(self, name: str) -> str:
-        value = self._metadata[name].value if name in self._metadata else None
-        return value if isinstance(value, str) else ""
-
-    def records(self, name: str) -> list[dict[str, Any]]:
-        value = self._metadata.get(name)
-        return list(value.value) if isinstance(value, dg.JsonMetadataValue) and isinstance(value.value, list) else []
-
-    def lines(self, name: str, keys: Sequence[str]) -> list[dict[str, str]]:
+    def _lines(self, name: str, keys: Sequence[str]) -> list[dict[str, str]]:
         """JSON records as text. The keys are given because a storage may sort them."""
-        value = self._metadata.get(name)
-        found = value.value if isinstance(value, dg.JsonMetadataValue) else None
-        return [{key: text(line[key]) for key in keys} for line in found] if isinstance(found, list) else []
-
-    def by_name(self, name: str) -> dict[str, int] | None:
-        """The counts of a table with the columns ``name`` and ``rows``."""
-        value = self._metadata.get(name)
-        if not isinstance(value, dg.TableMetadataValue):
-            return None
-        return {str(record.data["name"]): int(record.data["rows"] or 0) for record in value.records}
+        return [{key: text(line[key]) for key in keys} for line in self.values.get(name, ())]
 
     @property
-    def found_by_column(self) -> dict[str, int] | None:
+    def _found_by_column(self) -> dict[str, int] | None:
         """``None`` also for a run on some products only, which does not count."""
-        fits = self.check(MAPPING_FITS_SOURCE)
+        fits = self._checks.get(MAPPING_FITS_SOURCE)
         return (fits.numbers["found_by_column"] or None) if fits else None
 
-    def quarantined_by_reason(self) -> dict[str, int] | None:
+    @property
+    def _quarantined_by_reason(self) -> dict[str, int] | None:
         """The counts of the check of the quarantine, without those that are zero."""
-        budget = self.check(QUARANTINE_WITHIN_BUDGET)
+        budget = self._checks.get(QUARANTINE_WITHIN_BUDGET)
         counts = budget.numbers.items() if budget else ()
         return {name: count for name, count in counts if count and name not in _NOT_REASONS} if budget else None
 
-    def fill_prediction(self, report: SyncReport) -> None:
-        """Fill in the prediction of a dry run. If a check stopped the dry run, only the checks up to that one."""
-        value = self._metadata.get("predicted_checks")
-        if isinstance(value, dg.JsonMetadataValue) and isinstance(value.value, list):
-            report.predicted_checks = [PredictedCheck(**record) for record in value.value]
-            lacking = self.text("privileges")
+    def _fill_prediction(self, report: SyncReport) -> None:
+        """If a check stopped the dry run, there are only the checks up to that one."""
+        if "predicted_checks" in self.values:
+            report.predicted_checks = [PredictedCheck(**record) for record in self.values["predicted_checks"]]
+            lacking = self.values["privileges"]
             report.lacking = lacking.split(", ") if lacking != "sufficient" else []
-            report.prediction = self.text("prediction")
-            report.no_estimate_because = self.text("estimate") if report.estimated_s is None else None
+            report.prediction = self.values["prediction"]
+            report.no_estimate_because = self.values["estimate"] if report.estimated_s is None else None
         elif self._checks:
             report.predicted_checks = [
                 PredictedCheck(check.check, check.passed, check.severity, check.description)
@@ -243,14 +207,11 @@ class _Recorded:
             report.would_pass = not failed if failed or report.lacking is not None else None
 
     @property
-    def warnings(self) -> list[str]:
+    def _warnings(self) -> list[str]:
         """What the checks warn of, apart from the quarantine, which has lines of its own."""
         return [
             each.description for each in self._checks.values() if each.warns and each.check != QUARANTINE_WITHIN_BUDGET
         ]
-
-    def check(self, name: str) -> CheckResult | None:
-        return self._checks.get(name)
 
     def raise_for_checks(self) -> None:
         if failed := [check for check in self._checks.values() if check.is_red]:
@@ -263,7 +224,7 @@ class _Recorded:
         ui_url = ReportSettings.from_environment(os.environ).ui_url
         if ui_url and SOURCE_LOOKS_COMPLETE not in failed:
             return f"The first differences are on the run's page: {ui_url}/runs/{self._run_id}"
-        if self.drift_report and failed & _ABOUT_DIFFERENCES:
-            return f"The drift report shows what differs: {self.drift_report}"
+        if self._drift_report and failed & _ABOUT_DIFFERENCES:
+            return f"The drift report shows what differs: {self._drift_report}"
         is_over_budget = QUARANTINE_WITHIN_BUDGET in failed
         return self._commands.product_sync("quarantine") if is_over_budget else ""

@@ -1,12 +1,17 @@
-"""The schedule of a sync. It skips a tick while another run of the sync is queued or running (docs/decisions/0089)."""
+"""The schedule of a sync. It skips a tick while another run of the sync is queued or running (docs/decisions/0089).
+
+If another sync is running when a run that nobody has asked for begins to load, that run ends without a load and without
+an alert. Dagster has no status "skipped" for a run that has started, so it ends green: nothing is materialised, the
+checks of the load are skipped, and a tag excludes the run from alerts, heartbeat and metrics.
+"""
 
 import os
 from collections.abc import Collection
 
 import dagster as dg
 
-from product_sync.errors import ConfigurationError, ProductSyncError
-from product_sync.orchestration.names import SyncNames, syncs_of
+from product_sync.errors import ConfigurationError, ProductSyncError, SyncAlreadyRunning
+from product_sync.orchestration.names import SKIPPED_TAG, SyncNames, syncs_of
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
 from product_sync.runtime.typed_settings import Environment
@@ -34,7 +39,6 @@ def unfinished_runs(instance: dg.DagsterInstance, syncs: Collection[SyncNames]) 
 
 
 def is_automatic(run: dg.DagsterRun) -> bool:
-    """Whether a schedule or a sensor launched the run."""
     return any(tag in run.tags for tag in _LAUNCHED_BY)
 
 
@@ -93,3 +97,15 @@ def sync_schedule(definition: SyncDefinition, settings: ScheduleSettings) -> dg.
             " and ENABLE_SCHEDULER, or by the `schedule` of a component."
         ),
     )
+
+
+def record_skipped(context: dg.AssetExecutionContext, names: SyncNames, taken: SyncAlreadyRunning) -> None:
+    """Say so in the log, on the asset's page and in a tag of the run."""
+    reason = f"Skipped: {taken.message} Nothing was written; the next scheduled run tries again."
+    context.log.warning(reason)
+    context.log_event(dg.AssetObservation(asset_key=names.load, metadata={"skipped": reason, "holder": taken.holder}))
+    context.instance.add_run_tags(context.run.run_id, {SKIPPED_TAG: taken.holder})
+
+
+def is_skipped(run: dg.DagsterRun) -> bool:
+    return SKIPPED_TAG in run.tags

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from product_sync.errors import ConfigurationError, LocalStorageError, NotAttempted
+from product_sync.notify.alerts import write_state
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.notify.run_metrics import FOLLOWED, RunMetrics
@@ -24,11 +25,9 @@ from product_sync.settings import state_root
 
 
 class ProjectSensor(dg.SensorDefinition):
-    """A sensor of the whole code location, which the definitions of each sync contain.
-
-    Dagster keeps one of several equal objects and refuses two sensors of one name. It copies the definitions of each
-    component to note where they come from, but not this one.
-    """
+    """A sensor of the whole code location, which the definitions of each sync contain. Dagster keeps one of several
+    equal objects and refuses two sensors of one name. It copies the definitions of each component to note where they
+    come from, but not this one."""
 
     def with_attributes(self, **_: Any) -> dg.SensorDefinition:
         return self
@@ -82,7 +81,7 @@ def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     runs = finished_runs(context.instance, state.notified_until, state.seen, syncs)
     updates = list(channels.updates(state.alerts, now))
     result = notify_of_runs(state, runs, channels.settings, context.log, updates=updates, has_followed=any(moved))
-    context.update_cursor(state.write())
+    context.update_cursor(write_state(state))
     return dg.SkipReason(" ".join([str(result), *map(str, channels.mistakes.values())]))
 
 

@@ -16,11 +16,9 @@ _MODULES: Final[tuple[Any, ...]] = (sqlite_event_log, sqlite_run_storage)
 
 @contextmanager
 def kept_open(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
-    """Keep a connection to the event log of ``run_id`` open while the block runs, if the log is a SQLite file.
-
-    Dagster opens a connection for each event and closes it. When the last connection closes, SQLite copies its
-    write-ahead log into the file, deletes the log and syncs the folder: four waits for the disk instead of one.
-    """
+    """Keep a connection to the event log of ``run_id`` open while the block runs, if the log is a SQLite file. Dagster
+    opens a connection for each event and closes it. When the last connection closes, SQLite copies its write-ahead log
+    into the file, deletes the log and syncs the folder: four waits for the disk instead of one."""
     storage: Any = instance.event_log_storage
     with ExitStack() as stack:
         stack.enter_context(_one_engine_for_each_file())

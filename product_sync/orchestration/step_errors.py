@@ -50,10 +50,8 @@ for _shown in (StepFailed, CheckFailed):
 
 @contextmanager
 def own_errors(log: logging.Logger, after_interrupt: Callable[[], str]) -> Iterator[None]:
-    """Raise `StepFailed` for a `ProductSyncError`, and log the chain of its causes at DEBUG.
-
-    An interrupt is raised again with the sentence of ``after_interrupt``, which says what was done before it.
-    """
+    """Raise `StepFailed` for a `ProductSyncError`, and log the chain of its causes at DEBUG. An interrupt is raised
+    again with the sentence of ``after_interrupt``, which says what was done before it."""
     try:
         yield
     except ProductSyncError as error:

@@ -7,22 +7,21 @@ watch asks for passes through the queue like any other, so there is one run at a
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from product_sync.errors import NotAttempted, SourceReadError, StateStoreError
-from product_sync.notify.alerts import Level, StatusUpdate
+from product_sync.notify.alerts import AlertState, Level, StatusUpdate, read_state, write_state
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import send_updates
-from product_sync.orchestration.full_proof_check import full_proof_evaluation
+from product_sync.orchestration.full_proof_check import full_proof
 from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.resources import Steps
 from product_sync.orchestration.schedules import UNFINISHED, why_not_now
 from product_sync.orchestration.sensor_errors import notifies_of_its_errors
-from product_sync.orchestration.sensor_state import SensorState
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.kept_databases import KeptDatabases
 from product_sync.pipeline.sides import find_by_sides, sides_key
@@ -47,10 +46,11 @@ _LAG, _STREAM = "changes/lag", "changes/stream"
 
 
 @dataclass(slots=True)
-class WatchState(SensorState):
+class WatchState:
     """The sensor's cursor. ``events`` and ``compared`` count since the last record, which was made at ``recorded_at``
     (seconds since 1970) of a watch in the state ``recorded``."""
 
+    alerts: AlertState = field(default_factory=AlertState)
     events: int = 0
     compared: int = 0
     recorded: str = ""
@@ -92,11 +92,11 @@ def watch_sensor(
         from product_sync.pipeline.watch import look
         from product_sync.state.store import StateFolder
 
-        state, now = WatchState.read(context.cursor), time.time()
+        state, now = read_state(WatchState(), context.cursor), time.time()
 
         def without_a_look(why: str) -> dg.SensorResult:
             _notify(context, state, _lag(settings, definition, _not_seen(definition, now)))
-            return dg.SensorResult(skip_reason=why, cursor=state.write())
+            return dg.SensorResult(skip_reason=why, cursor=write_state(state))
 
         def unfinished_pass() -> str:
             """Opens Dagster's storage, which costs more than a look: nothing else in a quiet tick does."""
@@ -117,9 +117,10 @@ def watch_sensor(
         records = state.must_record(found, _condition(found), now)
         events: list[Any] = []
         if records:
-            events = [*_observations(names, found, state), full_proof_evaluation(definition, settings, folder, now)]
+            proof = full_proof(dg.AssetCheckEvaluation, names, settings, folder, now)
+            events = [*_observations(names, found, state), proof]
             state.events = state.compared = 0
-        cursor = state.write()
+        cursor = write_state(state)
         if request is None:
             return dg.SensorResult(skip_reason=text, cursor=cursor, asset_events=events)
         context.log.info(text)

@@ -46,15 +46,12 @@ class Databases:
             yield mongodb.MongoSource(database, self.row_schema, timing=timing, scope=scope)
 
     def reader(self, on_wait: OnWait = log_wait, scope: ReadScope = EVERYTHING) -> PostgresReader:
-        """The reader of the target."""
         return PostgresReader(self.target, self.row_schema, on_wait=on_wait, scope=scope)
 
     @cached_property
     def row_schema(self) -> RowSchema:
-        """The mapped columns as the target table has them. The target is asked once.
-
-        Raises `ConfigurationError` or `NotAttempted` for a column that does not fit.
-        """
+        """The mapped columns as the target table has them. The target is asked once. Raises `ConfigurationError` or
+        `NotAttempted` for a column that does not fit."""
         target = self.definition.target
         return resolve_mapping(self.definition, reflect(self.target, target.db_schema, target.table))
 
@@ -65,7 +62,6 @@ class Databases:
 
     @property
     def table(self) -> TargetTable:
-        """The target table by its name alone."""
         return TargetTable(self.definition.target.db_schema, self.definition.target.table, ())
 
     @property
@@ -86,7 +82,6 @@ class Databases:
         )
 
     def lock_holder(self, *, within_s: float | None = None) -> str | None:
-        """The holder of the sync's lock on the target table, in words, or ``None``."""
         return lock.lock_holder(self.target, self.table, within_s=within_s)
 
     def wait_until_lock_is_free(self, wait_s: float, on_wait: OnWait) -> None:
@@ -94,7 +89,6 @@ class Databases:
         lock.wait_until_free(self.target, self.table, wait_s=wait_s, on_wait=on_wait)
 
     def count(self) -> tuple[int, int]:
-        """How many documents and rows there are now, counted by reading ids only."""
         with self.open_source() as source:
             documents = source.count()
         return documents, self.reader().count()

@@ -11,16 +11,14 @@ from product_sync.compare.diff_lines import Difference, first_differences
 from product_sync.errors import AccessDenied, ConfigurationError, NotAttempted
 from product_sync.load.deletion import reason_to_keep
 from product_sync.load.estimate import Estimate, estimate, not_probed
-from product_sync.pipeline import saved_plan
+from product_sync.pipeline import read_back, saved_plan
 from product_sync.pipeline.load_diff import deletion_facts, denied_by, lacking_privileges
-from product_sync.pipeline.pacing import pacing_without_pressure
-from product_sync.pipeline.partial_run import source_size
+from product_sync.pipeline.pacing import pacing_policy
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.results import SampleValue
 from product_sync.schema.records import Reason
 from product_sync.state import store
-from product_sync.state.storage_errors import names_storage
 from product_sync.targets.postgres.health import TargetHealth
 from product_sync.verify.prediction import Prediction, predict
 
@@ -41,7 +39,6 @@ class DryRunResult:
     sample_product: list[SampleValue]
 
 
-@names_storage
 def dry_run(run: SyncRun) -> DryRunResult:
     """Predict the load, and keep the diff as a plan."""
     todo, target = run.pending(), run.target_health()
@@ -53,9 +50,9 @@ def dry_run(run: SyncRun) -> DryRunResult:
         first_differences(todo.path, run.row_schema),
         by_reason,
         ", ".join(lacking_privileges(run, todo.counts, target.privileges)),
-        saved_plan.keep(run.folder, todo, run.settings),
+        saved_plan.keep(run, todo),
         _predict(run, todo, target, denied, by_reason),
-        run.sample_product(todo.source),
+        read_back.sample_product(todo.source),
     )
 
 
@@ -71,9 +68,9 @@ def _predict(
     codes = {str(reason): count for reason, count in by_reason.items()}
     return predict(
         todo.counts,
-        source=run.check_source(todo.source),
-        mapping=run.check_mapping(todo.source),
-        change=run.check_change(),
+        source=read_back.check_source(run, todo.source),
+        mapping=read_back.check_mapping(run, todo.source),
+        change=read_back.check_change(run),
         lacking=f"{denied.message}\n{denied.hint}" if denied else "",
         quarantined_by_reason={**codes, "kept_out_by_database": todo.counts.refused},
         quarantine_budget=run.settings.quarantine_budget,
@@ -81,7 +78,7 @@ def _predict(
         deletion_obstacle=reason_to_keep(facts) if facts else None,
         commands=run.commands,
         scope=run.scope,
-        source_size=source_size(todo.source) if run.is_partial else None,
+        source_size=read_back.source_size(todo.source) if run.is_partial else None,
     )
 
 
@@ -93,7 +90,7 @@ def _estimate(run: SyncRun, todo: PendingDiff, target: TargetHealth, denied: Acc
         because = f"The table has triggers, which a probe would fire: {', '.join(target.triggers)}."
     elif denied:
         because = denied.message
-    pacing = pacing_without_pressure(run.settings, run.timing)
+    pacing = pacing_policy(run.settings, run.timing)
     if because:
         return not_probed(todo.path, pacing, because)
     try:

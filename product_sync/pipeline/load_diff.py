@@ -15,38 +15,32 @@ from product_sync.load import loader
 from product_sync.load.deletion import DeletionFacts
 from product_sync.load.loader import LoadPolicy
 from product_sync.load.pacing import Pacing
-from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
-from product_sync.pipeline import saved_plan
+from product_sync.load.result import BatchFailure, LoadResult, Stop
+from product_sync.pipeline import read_back, saved_plan
 from product_sync.pipeline.pacing import pacing_of_load
-from product_sync.pipeline.partial_run import target_size
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.preconditions import denied
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.results import ExclusionReport
 from product_sync.schema.ports import Source, TargetWriter
-from product_sync.schema.records import Op, SourceId
+from product_sync.schema.records import SourceId
 from product_sync.state import store
-from product_sync.state.storage_errors import names_storage
 from product_sync.state.store import RunFiles
 from product_sync.targets.postgres.health import Privileges, TargetHealth
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What a load works with."""
-
     source: Source
     writer: TargetWriter
     pacing: Pacing
 
 
-@names_storage
 def load(run: SyncRun) -> LoadResult:
-    """Write the differences, and bring the quarantine up to date, also when the load is stopped on its way.
-
-    When it is cancelled the quarantine stays as it was, and the next run meets the refused rows again. Raises
-    `ChecksFailed` for a change that is not plausible and `NotAttempted` where nothing can be written.
-    """
-    todo = only_planned(run, run.pending())
+    """Write the differences, and bring the quarantine up to date, also when the load is stopped on its way. When it is
+    cancelled the quarantine stays as it was, and the next run meets the refused rows again. Raises `ChecksFailed` for a
+    change that is not plausible and `NotAttempted` where nothing can be written."""
+    todo = saved_plan.only_planned(run, run.pending())
     began = run.timing.now()
     result = LoadResult(skipped_since_plan=todo.skipped)
     target = run.target_health()
@@ -101,9 +95,7 @@ def write_diff(
         files.write_json(store.LOAD_RESULT, asdict(result))
 
 
-@names_storage
 def loaded(run: SyncRun) -> LoadResult:
-    """What the newest load did, this run's first."""
     return load_result_of(run.newest(store.LOAD_RESULT).read_json(store.LOAD_RESULT) or {})
 
 
@@ -129,21 +121,10 @@ def deletion_facts(run: SyncRun, todo: PendingDiff, target: TargetHealth) -> Del
         return None
     return DeletionFacts(
         extra=todo.counts.extra,
-        target_count=target_size(todo.source, todo.counts),
-        source_complete=run.check_source(todo.source).passed,
+        target_count=read_back.target_size(todo.source, todo.counts),
+        source_complete=read_back.check_source(run, todo.source).passed,
         cascading_foreign_keys=[key.name for key in target.foreign_keys if key.cascading],
         max_delete_share=run.settings.max_delete_share,
-    )
-
-
-def only_planned(run: SyncRun, fresh: PendingDiff) -> PendingDiff:
-    """The rows of ``fresh`` that the plan of this run has too; all of them if it executes no plan."""
-    if not run.settings.plan:
-        return fresh
-    plan = saved_plan.saved_plan_of(run.folder, run.settings, run.timing.now(), run.commands)
-    ops = tuple(Op) if run.settings.extra == "delete" else loader.WRITES
-    return saved_plan.only_planned(
-        plan, fresh, run.files, run.row_schema, ops, run.settings.max_drift_growth, run.commands
     )
 
 
@@ -176,6 +157,6 @@ def load_result_of(content: dict[str, Any]) -> LoadResult:
     failures = [BatchFailure(**{**failure, "keys": tuple(failure["keys"])}) for failure in content["failures"]]
     untried = [SourceId(*source_id) for source_id in content["untried"]]
     stop = Stop(**content["stop"]) if content["stop"] else None
-    exclusions = [Exclusion(**exclusion) for exclusion in content.get("exclusions", [])]
+    exclusions = [ExclusionReport(**exclusion) for exclusion in content.get("exclusions", [])]
     found = {"failures": failures, "untried": untried, "exclusions": exclusions, "stop": stop}
     return LoadResult(**{**content, **found})

@@ -50,10 +50,7 @@ class PendingDiff:
 
 def newest(folder: StateFolder, own: RunFiles, name: str, *, only_own: bool = False) -> RunFiles:
     """The run whose file ``name`` is used: this one, else the newest unless ``only_own``. Raises `StalePlan` if there
-    is none.
-
-    ``name`` is the last file that its step writes, so the other files exist too.
-    """
+    is none. ``name`` is the last file that its step writes, so the other files exist too."""
     if own.has(name):
         return own
     if not only_own and (found := folder.newest(name)):
@@ -105,7 +102,6 @@ def _noted(run: RunFiles) -> dict[str, Any]:
 
 
 def taken_at(path: Path) -> datetime:
-    """When the read of the file began."""
     return datetime.fromisoformat(read_metadata(path)[TAKEN_AT])
 
 

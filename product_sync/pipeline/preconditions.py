@@ -6,24 +6,31 @@ reader and the writer call them too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from product_sync.errors import AccessDenied, ProductSyncError
+from product_sync.errors import AccessDenied, ConfigurationError, LocalStorageError, ProductSyncError
 from product_sync.notify.channels import require_channels
-from product_sync.pipeline.local_storage import require_local_storage
 from product_sync.runtime import hints
 from product_sync.runtime.typed_settings import Environment, Settings
 from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
 from product_sync.settings import (
+    DAGSTER_HOME,
     PageSettings,
     ReportSettings,
     RunOptions,
     ScheduleSettings,
+    dagster_home,
+    history_root,
+    state_root,
 )
 from product_sync.sources.mongodb import check_address
+from product_sync.state.access import require_usable
+from product_sync.state.retention import make_room
 from product_sync.targets.postgres.connection import without_credentials
 from product_sync.targets.postgres.health import TargetHealth
 
@@ -43,35 +50,45 @@ def require_settings(definition: SyncDefinition, env: Environment, overrides: Ma
 
 def problems(
     definition: SyncDefinition | None, env: Environment, overrides: Mapping[str, Any], *more: Check
-) -> Iterator[ProductSyncError]:
+) -> list[ProductSyncError]:
     """Every mistake in the settings of a run with the options ``overrides``, each once. ``more`` are the checks of
     higher layers."""
-    said = set[str]()
-    for problem in _found(definition, env, overrides, *more):
-        if str(problem) not in said:
-            said.add(str(problem))
-            yield problem
-
-
-def _found(
-    definition: SyncDefinition | None, env: Environment, overrides: Mapping[str, Any], *more: Check
-) -> Iterator[ProductSyncError]:
-    for settings in _SETTINGS:
-        yield from settings.with_mistakes(env)[1].values()
+    found: list[ProductSyncError] = [each for kind in _SETTINGS for each in kind.with_mistakes(env)[1].values()]
     addresses = address_checks(definition) if definition else ()
     for check in (lambda env: RunOptions.resolve(env, overrides), *addresses, require_local_storage, *more):
         try:
             check(env)
         except ProductSyncError as error:
-            yield error
+            found.append(error)
+    return list({str(problem): problem for problem in found}.values())
 
 
 def address_checks(definition: SyncDefinition) -> tuple[Check, Check]:
-    """The checks of the two addresses."""
     return (
         lambda env: check_address(SourceAddress.from_environment(env, definition.source)),
         lambda env: without_credentials(TargetAddress.from_environment(env, definition.target)),
     )
+
+
+def require_local_storage(env: Mapping[str, str]) -> Path:
+    """Return the state folder, if this user can use it. Creates nothing; removes old runs if the disk has no room. For
+    a URL it is the scratch folder of this process, and the store is checked too. Raises `ConfigurationError` if a
+    setting names a folder that cannot be used, `LocalStorageError` if its disk has no room."""
+    root, home = state_root(env), dagster_home(env)
+    if home is not None and not home.is_dir():
+        raise ConfigurationError(
+            f"{DAGSTER_HOME} is {str(home)!r}, which is not a directory.", hint="Create it or unset it."
+        )
+    history = history_root(env)
+    if home is None and history != root:
+        require_usable(history)
+    has_history = home is None and history == root
+    try:
+        require_usable(root, run_history=has_history)
+    except LocalStorageError:
+        make_room(root, datetime.now(UTC))
+        require_usable(root, run_history=has_history)
+    return root
 
 
 def denied(target: TargetHealth, table: TargetTable, needed: Sequence[str]) -> AccessDenied | None:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, replace
 
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
-from product_sync.pipeline import change_pass, shards
+from product_sync.pipeline import change_pass, read_back, shards
 from product_sync.pipeline.change_pass import Differing, Followed
 from product_sync.pipeline.load_diff import loaded
-from product_sync.pipeline.partial_run import source_size
 from product_sync.pipeline.pending_diff import counts_of
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.state import store
 from product_sync.state.files import row_count
-from product_sync.state.storage_errors import names_storage
 from product_sync.verify import checks
 from product_sync.verify.checks import CheckResult
 from product_sync.verify.verification import Verification, compare_afresh, confirm
@@ -34,45 +32,24 @@ class RunChecks:
     followed: Followed | None = None
 
 
-@names_storage
-def check_source(sync_run: SyncRun) -> CheckResult:
+def check_snapshot(sync_run: SyncRun) -> list[CheckResult]:
     """Check the run's own source snapshot. Reads both sides first if there is none."""
     _read_once(sync_run)
-    return sync_run.check_source(sync_run.files)
+    return [read_back.check_source(sync_run, sync_run.files), read_back.check_mapping(sync_run, sync_run.files)]
 
 
-@names_storage
-def check_mapping(sync_run: SyncRun) -> CheckResult:
-    """Check the mapping by the run's own source snapshot. Reads both sides first if there is none."""
-    _read_once(sync_run)
-    return sync_run.check_mapping(sync_run.files)
-
-
-@names_storage
-def check_change(sync_run: SyncRun) -> CheckResult:
-    """Check the newest diff, this run's first."""
-    return sync_run.check_change()
-
-
-@names_storage
 def check_load(sync_run: SyncRun) -> CheckResult:
-    """Check the newest load, this run's first."""
     return checks.every_batch_loaded(loaded(sync_run), sync_run.commands)
 
 
-@names_storage
 def check_own_load(sync_run: SyncRun) -> list[CheckResult]:
-    """Check the load of this run, if it has one."""
     return [check_load(sync_run)] if sync_run.files.has(store.LOAD_RESULT) else []
 
 
-@names_storage
 def check_result(sync_run: SyncRun) -> RunChecks:
     """Check on one reading of the target whether it matches the source, has extra rows, and how much is quarantined.
-
     After a load of everything without a red check, the size of the source becomes the baseline of the next runs. A
-    partial run proves nothing about the copy.
-    """
+    partial run proves nothing about the copy."""
     differing = Differing(keeps_extra=not sync_run.is_partial or sync_run.settings.extra == "report")
     verification = _verification(sync_run, differing)
     load_result = loaded(sync_run) if sync_run.files.has(store.LOAD_RESULT) else None
@@ -82,7 +59,7 @@ def check_result(sync_run: SyncRun) -> RunChecks:
         checks.no_extra_products(verification, verification.extra_ids, kept, sync_run.commands, sync_run.scope),
         checks.quarantine_within_budget(
             verification.quarantined,
-            source_size(sync_run.files) if sync_run.is_partial else verification.source_count,
+            read_back.source_size(sync_run.files) if sync_run.is_partial else verification.source_count,
             _by_reason(sync_run, verification),
             sync_run.settings.quarantine_budget,
         ),
@@ -161,7 +138,6 @@ def _verification(sync_run: SyncRun, differing: Differing) -> Verification:
         )
 
 
-@names_storage
 def verify_shard(sync_run: SyncRun, number: int) -> None:
     """Compare a shard with the target as it is after the load, if `check_result` will need it."""
     if not _diff_is_the_proof(sync_run):

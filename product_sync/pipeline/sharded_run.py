@@ -22,7 +22,7 @@ from typing import Any, Final
 from product_sync.load.batch import too_many_refused
 from product_sync.load.deletion import DeletionFacts, reason_to_keep
 from product_sync.load.result import LoadResult, Stop
-from product_sync.pipeline import load_diff, shards
+from product_sync.pipeline import load_diff, saved_plan, shards
 from product_sync.pipeline.load_diff import Sides
 from product_sync.pipeline.pacing import pacing_of_load
 from product_sync.pipeline.run_checks import verify_shard
@@ -30,7 +30,6 @@ from product_sync.pipeline.shards import cut, gather, read_and_diff
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.state import store
 from product_sync.state.files import join, row_count
-from product_sync.state.storage_errors import names_storage
 
 __all__ = ["begin_load", "cut", "gather", "has_begun", "load", "loaded_so_far", "read_and_diff", "settle", "verify"]
 
@@ -39,11 +38,10 @@ _KEPT: Final = 20
 _LOGGER = logging.getLogger(__name__)
 
 
-@names_storage
 def begin_load(run: SyncRun) -> int:
     """Decide on the sums whether the load may begin, as `load_diff.load` does, and note what it may do. Returns how
     many shards there are to load: one if a plan is executed."""
-    todo = load_diff.only_planned(run, run.pending())
+    todo = saved_plan.only_planned(run, run.pending())
     target = run.target_health()
     if problem := load_diff.denied_by(run, todo.counts, target):
         raise problem
@@ -64,13 +62,11 @@ def begin_load(run: SyncRun) -> int:
     return number
 
 
-@names_storage
 def has_begun(run: SyncRun) -> bool:
     """Whether the shards are to be loaded: not in a dry run, nor in a re-execution that leaves out `begin_load`."""
     return "shards" in _began(run)
 
 
-@names_storage
 def load(run: SyncRun, number: int) -> LoadResult:
     """Write the differences of a shard. Rows that wait for others, which may be of another shard, are left to `settle`.
 
@@ -80,7 +76,6 @@ def load(run: SyncRun, number: int) -> LoadResult:
     return _write(run, number, _paths(run)[number], leave=run.files.shard(number).path(store.WAITING))
 
 
-@names_storage
 def settle(run: SyncRun) -> int:
     """Write the rows that waited for rows of other shards, add up what was done, and bring the quarantine up to date.
     Returns how many shards are to be verified: none if nothing was to be written."""
@@ -108,7 +103,6 @@ def verify(run: SyncRun, number: int) -> None:
         verify_shard(run, number)
 
 
-@names_storage
 def loaded_so_far(run: SyncRun) -> LoadResult | None:
     """What the load of this run has done, finished or not, as far as this process can see; ``None`` where it has not
     begun."""

@@ -26,7 +26,6 @@ from product_sync.schema.records import Op, Reason
 from product_sync.schema.scope import KeyRange, key_ranges
 from product_sync.state import store
 from product_sync.state.files import join, row_count
-from product_sync.state.storage_errors import names_storage
 from product_sync.state.store import RunFiles
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ _SAMPLED_EACH: Final = 200
 _SAMPLED_MOST: Final = 10_000
 
 
-@names_storage
 def cut(run: SyncRun) -> int:
     """Cut the ids into ranges, once for a run. Returns how many there are: fewer than asked for if the source is small.
     Takes the position in the source's changes first, because the shards begin to read after it."""
@@ -80,7 +78,6 @@ def read(run: SyncRun) -> tuple[SourceSnapshot, TargetSnapshot]:
     return gather(run)
 
 
-@names_storage
 def read_and_diff(run: SyncRun, number: int) -> None:
     """Read both sides of a shard at once, and compare them. A re-execution that leaves out `cut` has no shards."""
     if run.files.has(store.CUT):
@@ -102,7 +99,6 @@ def _read(each: SyncRun) -> None:
     each.files.write_json(store.SOURCE_COUNT, content)
 
 
-@names_storage
 def gather(run: SyncRun) -> tuple[SourceSnapshot, TargetSnapshot]:
     """Join what all shards have read. The counts are written last, as in a run without shards."""
     _join(run, store.REJECTS, store.TARGET_ROWS, store.SOURCE_ROWS)

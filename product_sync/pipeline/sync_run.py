@@ -14,9 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
-from product_sync.compare.diff_lines import SHOWN, Difference, changed_columns, first_differences
+from product_sync.compare.diff_lines import Difference, changed_columns, first_differences
 from product_sync.compare.snapshot import (
     BothFiles,
     Reading,
@@ -30,29 +29,24 @@ from product_sync.conversion.ids import named_ids
 from product_sync.errors import ProductSyncError
 from product_sync.load.loader import LoadPolicy
 from product_sync.load.result import LoadResult
-from product_sync.pipeline import change_pass, partial_run, pending_diff, saved_plan, shards
+from product_sync.pipeline import change_pass, pending_diff, read_back, saved_plan, shards
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.pacing import flush_within_s
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.sides import note_sides, sides_key
-from product_sync.results import SampleValue
 from product_sync.runtime.backoff import RetryPolicy
 from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.hints import SyncCommands
 from product_sync.runtime.progress import OnProgress, Progress, waiting
-from product_sync.schema.records import Reason
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.scope import EVERYTHING, KeyRange, Scope
 from product_sync.settings import RunOptions
 from product_sync.state import store
-from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT, row_count
+from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT
 from product_sync.state.mirror import mirror_of
-from product_sync.state.storage_errors import names_storage
 from product_sync.state.store import RunFiles, StateFolder
 from product_sync.targets.postgres.health import TargetHealth, health
 from product_sync.targets.postgres.writer import PostgresWriter
-from product_sync.verify import checks
-from product_sync.verify.checks import CheckResult
 
 if TYPE_CHECKING:
     from product_sync.schema.ports import Source, TargetReader
@@ -71,8 +65,6 @@ WAIT_STAGE = "waiting"
 
 @dataclass(frozen=True, slots=True)
 class DiffSummary:
-    """The result of a diff, for people."""
-
     counts: DiffCounts
     changed_columns: Mapping[str, int]
     first: list[Difference]
@@ -108,7 +100,6 @@ class SyncRun:
             return new if source else None, old if target else None
         return self.snapshot_source() if source else None, self.snapshot_target() if target else None
 
-    @names_storage
     def snapshot_both(self) -> tuple[SourceSnapshot, TargetSnapshot]:
         """Read both sides at once into the files of this run. Raises as `snapshot_source`."""
         self.require_usable_plan()
@@ -129,10 +120,9 @@ class SyncRun:
             new, old = snapshot_both(source, self.reader, self.row_schema, files, **self._reading)
             if self.part is not None:
                 return new, old
-            self._note_source(new, partial_run.whole_counts(self, source))
+            self._note_source(new, source)
             return self.with_filtered_out(new, source), old
 
-    @names_storage
     def snapshot_source(self) -> SourceSnapshot:
         """Read every document into the files of this run. Raises `StalePlan` if this run's plan cannot be used."""
         self.require_usable_plan()
@@ -140,12 +130,10 @@ class SyncRun:
         with self.source() as source:
             change_pass.take_position(self, source)
             snapshot = snapshot_source(source, self.row_schema, rows, rejects, **self._reading)
-            self._note_source(snapshot)
+            self._note_source(snapshot, source)
             return self.with_filtered_out(snapshot, source)
 
-    @names_storage
     def snapshot_target(self) -> TargetSnapshot:
-        """Read every row of the target into the files of this run."""
         return snapshot_target(self.reader, self.row_schema, self.files.path(store.TARGET_ROWS), **self._reading)
 
     @property
@@ -155,13 +143,15 @@ class SyncRun:
     def require_usable_plan(self) -> None:
         """Raise `StalePlan` if this run executes a plan that cannot be used."""
         if self.settings.plan:
-            saved_plan.saved_plan_of(self.folder, self.settings, self.timing.now(), self.commands)
+            saved_plan.require_usable(self)
 
-    def _note_source(self, snapshot: SourceSnapshot, whole: Mapping[str, int] | None = None) -> None:
+    def _note_source(self, snapshot: SourceSnapshot, source: Source) -> None:
         """This file is written last: if it exists, the snapshot is complete. A few documents cannot show that no
-        document has a path."""
-        read: dict[str, Any] = {"documents": snapshot.documents, **(whole or {})}
-        if not self.is_partial:
+        document has a path, so a partial run notes about how many documents and rows there are instead."""
+        read: dict[str, Any] = {"documents": snapshot.documents}
+        if self.is_partial:
+            read |= {"in_collection": source.estimated_count(), "in_table": self.reader.estimated_count()}
+        else:
             columns = [column for column in self.row_schema.values if snapshot.found.get(column.name) == 0]
             read["found"] = dict(snapshot.found)
             read["advice"] = {column.name: snapshot.sample.advice(column) for column in columns}
@@ -191,22 +181,19 @@ class SyncRun:
 
     # Decide.
 
-    @names_storage
     def diff(self) -> DiffSummary:
-        """Compare the newest snapshots, this run's first, and write every difference down.
-
-        Raises `ChecksFailed` for a source snapshot that does not look complete.
-        """
+        """Compare the newest snapshots, this run's first, and write every difference down. Raises `ChecksFailed` for a
+        source snapshot that does not look complete."""
         started = self.timing.monotonic()
         source, target = self.newest(store.SOURCE_COUNT), self.newest(store.TARGET_ROWS)
-        pending_diff.require(self.check_source(source))
+        pending_diff.require(read_back.check_source(self, source))
         if source == target == self.files and self.files.has(store.CUT):
             found = shards.diff(self)
         else:
             found = self.described(self.compare(source, target))
         self.files.write_json(store.DIFF_COUNTS, found)
         duration_s = self.timing.monotonic() - started
-        return DiffSummary(DiffCounts(**found["counts"]), found["changed"], self.first_differences(), duration_s)
+        return DiffSummary(DiffCounts(**found["counts"]), found["changed"], read_back.first_differing(self), duration_s)
 
     def described(self, counts: DiffCounts) -> dict[str, Any]:
         """What is noted of the diff in the files of this run: the counts, by column in how many of the changed rows it
@@ -230,49 +217,6 @@ class SyncRun:
             unmatched=self.unmatched(source, target_rows),
         )
 
-    @names_storage
-    def first_rejects(self) -> list[dict[str, Any]]:
-        """The first documents of the newest source snapshot that cannot be copied."""
-        return quarantine.first_entries(self.newest(store.SOURCE_COUNT).path(store.REJECTS), SHOWN)
-
-    @names_storage
-    def first_differences(self) -> list[Difference]:
-        """The first rows of each kind in the newest diff."""
-        return pending_diff.first_of(self.newest(store.DIFF_COUNTS))
-
-    @names_storage
-    def check_source(self, run: RunFiles) -> CheckResult:
-        """Whether the source snapshot of ``run`` looks complete; of a partial run, whether the collection does."""
-        documents, accepted = partial_run.source_size(run), self.settings.accept_source_count
-        return checks.source_looks_complete(documents, self.folder.read_baseline(), accepted, self.commands, self.scope)
-
-    @names_storage
-    def check_mapping(self, run: RunFiles) -> CheckResult:
-        """Whether the documents of the source snapshot of ``run`` fill every mapped column."""
-        read = run.read_json(store.SOURCE_COUNT) or {}
-        columns = self.row_schema.values
-        return checks.mapping_fits_source(read["documents"], columns, read.get("found", {}), read.get("advice", {}))
-
-    @names_storage
-    def sample_product(self, run: RunFiles) -> list[SampleValue]:
-        """One product of the source snapshot of ``run``, column by column."""
-        return [SampleValue(**value) for value in (run.read_json(store.SOURCE_COUNT) or {}).get("product", ())]
-
-    @names_storage
-    def quarantine_summary(self) -> tuple[int, Mapping[Reason, int]]:
-        """How many documents are in the quarantine, and how many for each reason."""
-        path = self.folder.quarantine
-        count = row_count(path)
-        return count, quarantine.summary(path) if count else {}
-
-    @names_storage
-    def check_change(self) -> CheckResult:
-        """Whether the newest diff, this run's first, is a change that may be written."""
-        counts = pending_diff.counts_of(self.newest(store.DIFF_COUNTS))
-        accepted = self.settings.accept_changes
-        in_table = partial_run.target_size(self.newest(store.DIFF_COUNTS), counts)
-        return checks.change_is_plausible(counts.changed, in_table, accepted, self.commands)
-
     # What the steps share.
 
     def publish_unfinished(self) -> None:
@@ -284,33 +228,25 @@ class SyncRun:
 
     @property
     def is_partial(self) -> bool:
-        """Whether this run looks at some products only."""
         return self.settings.is_partial
 
     @cached_property
     def scope(self) -> Scope:
-        """What this run looks at."""
         if self.settings.changes:
             return change_pass.of(self.files).scope
         return named_ids(self.settings.ids) if self.settings.ids else EVERYTHING
 
     @property
     def name(self) -> str:
-        """The name of the sync."""
         return self.databases.definition.name
 
     @property
     def commands(self) -> SyncCommands:
-        """Makes the commands of hints."""
         return self.databases.definition.commands
 
     @property
     def row_schema(self) -> RowSchema:
         return self.databases.row_schema
-
-    @property
-    def state_root(self) -> Path:
-        return self.folder.root
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -352,7 +288,7 @@ class SyncRun:
         )
 
     def pending(self) -> PendingDiff:
-        pending_diff.require(self.check_change())
+        pending_diff.require(read_back.check_change(self))
         return pending_diff.newest_diff(self.folder, self.newest(store.DIFF_COUNTS), self.timing.now())
 
     def target_health(self) -> TargetHealth:
@@ -387,9 +323,7 @@ def open_sync_run(
     is_reexecution: bool = False,
 ) -> SyncRun:
     """Open the state folder that belongs to these two sides. Raises `ConfigurationError` if it cannot be used.
-
-    ``on_load`` is given the result of the load when that begins; the load counts in it as it goes.
-    """
+    ``on_load`` is given the result of the load when that begins; the load counts in it as it goes."""
     folder = StateFolder(state_root, databases.state_key)
     if mirror := mirror_of(state_root):
         mirror.objects.retry_s = settings.retry_s

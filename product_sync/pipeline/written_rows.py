@@ -24,11 +24,9 @@ AFTER_WRITING: Final = ProductSyncError.exit_status
 
 
 def correct_exit_status(failure: ProductSyncError, report: SyncReport, root: Path) -> None:
-    """Give ``failure`` exit status 1 if it promises that nothing was written and that is not certain.
-
-    ``root`` is the state folder. The counts come from ``report``, or from the result that the load wrote to the run's
-    folder. A load that began and left no readable result may have written.
-    """
+    """Give ``failure`` exit status 1 if it promises that nothing was written and that is not certain. ``root`` is the
+    state folder. The counts come from ``report``, or from the result that the load wrote to the run's folder. A load
+    that began and left no readable result may have written."""
     if failure.exit_status not in NOTHING_WRITTEN:
         return
     counts = {name: getattr(report, name) for name in WRITTEN}

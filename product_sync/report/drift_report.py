@@ -70,7 +70,6 @@ class DriftReport:
     history: list[PastDrift]
 
     def of(self, op: Op) -> list[Explained]:
-        """The lines of one kind."""
         return [line for line in self.differences if line.difference.op is op]
 
     @property

@@ -31,7 +31,6 @@ class Backoff:
         self._attempt_started = timing.monotonic()
 
     def attempt(self) -> None:
-        """An attempt starts now."""
         self._attempt_started = self._timing.monotonic()
 
     def succeeded(self) -> None:

@@ -32,7 +32,6 @@ class Call(Generic[_T]):
 
     @property
     def seconds(self) -> float:
-        """Seconds since the start."""
         return time.monotonic() - self.started_at
 
 
@@ -55,5 +54,4 @@ class BoundedCalls(Generic[_T]):
 
     @staticmethod
     def wait(calls: Iterable[Call[_T]], within_s: float) -> None:
-        """Wait until all calls have ended, at most ``within_s`` seconds."""
         wait([call.future for call in calls], timeout=max(within_s, 0.0))

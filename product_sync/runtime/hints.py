@@ -18,7 +18,6 @@ def sql(statement: str, *names: str | Sequence[str]) -> str:
 
 
 def shell(*words: str) -> str:
-    """A command line for the shell."""
     return shlex.join(words)
 
 

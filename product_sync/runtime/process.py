@@ -18,10 +18,8 @@ _USUAL, _SELDOM = gc.get_threshold()[0], 50_000
 
 
 def leave_pandas_out() -> None:
-    """Keep Arrow from importing pandas for its own checks, which takes a quarter of a second and 30 MB.
-
-    `to_pandas` and `from_pandas` still import pandas. Until one of them is called, `pa.array` reads a Series as a list.
-    """
+    """Keep Arrow from importing pandas for its own checks, which takes a quarter of a second and 30 MB. `to_pandas` and
+    `from_pandas` still import pandas. Until one of them is called, `pa.array` reads a Series as a list."""
     if "pandas" in sys.modules:
         return
     import pyarrow as pa
@@ -43,9 +41,7 @@ class _Absent:
 def stay_small() -> None:
     """Keep pandas out and let Arrow use the system's memory allocator: Arrow's own pool keeps much of the freed memory.
     Keep NumPy from starting a thread for each processor: for what nobody uses here, they take 0.1 s of processor time.
-
-    Call it before Arrow and NumPy are imported, in a process that is ours alone. What the user has chosen stays.
-    """
+    Call it before Arrow and NumPy are imported, in a process that is ours alone. What the user has chosen stays."""
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _return_large_blocks()
@@ -69,19 +65,15 @@ def _return_large_blocks() -> None:
 
 
 def collect_seldom() -> None:
-    """Let Python search for unused objects less often (docs/decisions/0201).
-
-    Importing Dagster makes a quarter of a million objects that all stay. With Python's own limit of 700 new ones they
-    are searched so often that this takes a fifth of the start. `collect_again` ends it when a run begins.
-    """
+    """Let Python search for unused objects less often (docs/decisions/0201). Importing Dagster makes a quarter of a
+    million objects that all stay. With Python's own limit of 700 new ones they are searched so often that this takes a
+    fifth of the start. `collect_again` ends it when a run begins."""
     gc.set_threshold(_SELDOM)
 
 
 def collect_again() -> None:
-    """End `collect_seldom`, and leave everything that is imported by now out of all searches.
-
-    A document of megabytes can be part of a cycle. If such cycles are found late, a run takes 90 MB more.
-    """
+    """End `collect_seldom`, and leave everything that is imported by now out of all searches. A document of megabytes
+    can be part of a cycle. If such cycles are found late, a run takes 90 MB more."""
     if gc.get_threshold()[0] == _SELDOM:
         gc.freeze()
         gc.set_threshold(_USUAL)
@@ -89,10 +81,8 @@ def collect_again() -> None:
 
 def end_sooner() -> None:
     """Let Python end without two things that take up to a second: searching for unused objects, because Dagster leaves
-    half a million, and waiting for the sleeping threads of closed MongoDB clients.
-
-    Call it after the driver is imported: exit functions run in the reverse order.
-    """
+    half a million, and waiting for the sleeping threads of closed MongoDB clients. Call it after the driver is
+    imported: exit functions run in the reverse order."""
     atexit.register(gc.freeze)
     atexit.register(_skip_wait_for_clients)
 
@@ -104,11 +94,9 @@ def _skip_wait_for_clients() -> None:
 
 
 def end_at_once(status: int) -> NoReturn:
-    """Exit cleanly, but skip the interpreter's teardown (docs/decisions/0072).
-
-    The teardown of the half a million objects that importing Dagster makes takes up to a second. Exit functions run,
-    and the standard streams are flushed.
-    """
+    """Exit cleanly, but skip the interpreter's teardown (docs/decisions/0072). The teardown of the half a million
+    objects that importing Dagster makes takes up to a second. Exit functions run, and the standard streams are
+    flushed."""
     _skip_wait_for_clients()
     atexit._run_exitfuncs()  # noqa: SLF001 - there is no public way
     try:

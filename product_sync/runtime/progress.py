@@ -63,10 +63,8 @@ def no_progress(_: Progress) -> None:
 
 
 class Meter:
-    """Counts the rows of one stage and reports after each step.
-
-    ``total`` may be an estimate. If more rows come, the total is unknown from then on, until `end`.
-    """
+    """Counts the rows of one stage and reports after each step. ``total`` may be an estimate. If more rows come, the
+    total is unknown from then on, until `end`."""
 
     def __init__(self, stage: str, total: int | None, on_progress: OnProgress, timing: Timing) -> None:
         self._stage = stage

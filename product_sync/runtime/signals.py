@@ -77,11 +77,8 @@ _current: _DeferredInterrupts | None = None
 @contextmanager
 def defer_interrupts(*, at_most_s: float = DEFER_AT_MOST_S) -> Iterator[Callable[[], None]]:
     """Within the block, an interrupt after `commit_begins` waits until the caller calls the yielded function, which
-    says that the committed rows are counted.
-
-    A second interrupt does not wait, nor does the first one after ``at_most_s`` seconds. In other threads than the main
-    thread nothing changes: signals do not interrupt them.
-    """
+    says that the committed rows are counted. A second interrupt does not wait, nor does the first one after
+    ``at_most_s`` seconds. In other threads than the main thread nothing changes: signals do not interrupt them."""
     global _current  # noqa: PLW0603 - signal handlers belong to the process
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

@@ -99,7 +99,6 @@ class Settings(BaseModel):
 
     @classmethod
     def each(cls) -> dict[str, Setting]:
-        """All settings by name."""
         return {name: Setting(name, field) for name, field in cls.model_fields.items()}
 
     @classmethod

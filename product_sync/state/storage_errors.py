@@ -7,14 +7,12 @@ looks like a bug.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -43,16 +41,6 @@ _OF_THE_NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
 _ERRNO_BY_TEXT = {os.strerror(number): number for number in _BY_ERRNO}
 
 
-class HasStateRoot(Protocol):
-    @property
-    def state_root(self) -> Path: ...
-
-
-_Owner = TypeVar("_Owner", bound=HasStateRoot)
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
 @contextmanager
 def local_storage(root: Path) -> Iterator[None]:
     """Turn errors of local storage in the block into a `LocalStorageError` that names the state folder ``root``."""
@@ -62,17 +50,6 @@ def local_storage(root: Path) -> Iterator[None]:
         if translated := storage_error(error, root):
             raise translated from error
         raise
-
-
-def names_storage(step: Callable[Concatenate[_Owner, _P], _T]) -> Callable[Concatenate[_Owner, _P], _T]:
-    """Apply `local_storage` to a function whose first argument knows the state folder."""
-
-    @functools.wraps(step)
-    def run(owner: _Owner, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        with local_storage(owner.state_root):
-            return step(owner, *args, **kwargs)
-
-    return run
 
 
 #: Arrow's words for a file that is not a whole Parquet file.

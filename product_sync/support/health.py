@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from product_sync.errors import NotAttempted, ProductSyncError
 from product_sync.notify.alerts import Level, StatusUpdate
@@ -33,21 +34,13 @@ class ConnectionHealth:
     plots; ``None`` means unknown."""
 
     side: str
-    title: str
     level: Level
     text: str
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
     def status_update(self, at: float, sync: str) -> StatusUpdate:
-        name = f"the connection to {self.title}"
+        name = f"the connection to {_TITLES[self.side]}"
         return StatusUpdate(f"connection/{self.side}", name, self.level, at, self.text, sync)
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    name: str
-    title: str
-    ask: Callable[[SyncDefinition, Mapping[str, str], float], ConnectionHealth]
 
 
 def check_both_sides(
@@ -55,46 +48,45 @@ def check_both_sides(
 ) -> list[ConnectionHealth]:
     """Check both sides at the same time. A side that does not answer in time has failed, and is not asked again while
     the last question is still open."""
-    calls = [
-        _QUESTIONS.start(f"{definition.name}/{side.name}", _question(side, definition, env, step_s))[0]
-        for side in _SIDES
-    ]
-    _QUESTIONS.wait(calls, check_s)
-    return [_answer(side, call) for side, call in zip(_SIDES, calls, strict=True)]
+    questions = {"mongodb": _check_source, "postgres": _check_target}
+    calls = {
+        side: _QUESTIONS.start(f"{definition.name}/{side}", partial(_ask, side, question, definition, env, step_s))[0]
+        for side, question in questions.items()
+    }
+    _QUESTIONS.wait(calls.values(), check_s)
+    return [_answer(side, call) for side, call in calls.items()]
 
 
 _QUESTIONS = BoundedCalls[ConnectionHealth]()
+_TITLES = {"mongodb": "MongoDB", "postgres": "PostgreSQL"}
+_Question = Callable[[SyncDefinition, Mapping[str, str], float], ConnectionHealth]
 
 
-def _question(
-    side: _Side, definition: SyncDefinition, env: Mapping[str, str], step_s: float
-) -> Callable[[], ConnectionHealth]:
-    def ask() -> ConnectionHealth:
-        try:
-            return side.ask(definition, env, step_s)
-        except ProductSyncError as error:
-            return _failed(side, str(error))
-
-    return ask
+def _ask(
+    side: str, question: _Question, definition: SyncDefinition, env: Mapping[str, str], step_s: float
+) -> ConnectionHealth:
+    try:
+        return question(definition, env, step_s)
+    except ProductSyncError as error:
+        return _failed(side, str(error))
 
 
-def _answer(side: _Side, call: Call[ConnectionHealth]) -> ConnectionHealth:
-    answer = call.future
+def _answer(side: str, call: Call[ConnectionHealth]) -> ConnectionHealth:
     if call.is_running:
         return _failed(
             side,
-            f"{side.title} was asked {call.seconds:.0f} seconds ago and has not answered."
+            f"{_TITLES[side]} was asked {call.seconds:.0f} seconds ago and has not answered."
             " Check that the server and the network are not stalled.",
         )
-    error = answer.exception()
+    error = call.future.exception()
     if isinstance(error, Exception):
         # The text of the error is left out, because it may hold a secret.
-        return _failed(side, f"The check of {side.title} raised {type(error).__name__}{_place(error)}: a bug.")
-    return answer.result()
+        return _failed(side, f"The check of {_TITLES[side]} raised {type(error).__name__}{_place(error)}: a bug.")
+    return call.future.result()
 
 
-def _failed(side: _Side, text: str) -> ConnectionHealth:
-    return ConnectionHealth(side.name, side.title, Level.ERROR, text)
+def _failed(side: str, text: str) -> ConnectionHealth:
+    return ConnectionHealth(side, Level.ERROR, text)
 
 
 def _place(error: BaseException) -> str:
@@ -121,7 +113,7 @@ def _check_source(definition: SyncDefinition, env: Mapping[str, str], step_s: fl
         "mongodb_unsound_members": None if replication.members is None else len(unsound),
         "mongodb_behind_s": replication.behind_s,
     }
-    return ConnectionHealth("mongodb", "MongoDB", Level.WARN if unsound else Level.OK, text, facts)
+    return ConnectionHealth("mongodb", Level.WARN if unsound else Level.OK, text, facts)
 
 
 def _check_target(definition: SyncDefinition, env: Mapping[str, str], step_s: float) -> ConnectionHealth:
@@ -142,10 +134,4 @@ def _check_target(definition: SyncDefinition, env: Mapping[str, str], step_s: fl
         "postgres_replicas": found.replication.replicas,
         "postgres_behind_s": found.replication.behind_s,
     }
-    return ConnectionHealth("postgres", "PostgreSQL", Level.OK, text, facts)
-
-
-_SIDES = (
-    _Side("mongodb", "MongoDB", _check_source),
-    _Side("postgres", "PostgreSQL", _check_target),
-)
+    return ConnectionHealth("postgres", Level.OK, text, facts)

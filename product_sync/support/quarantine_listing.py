@@ -1,4 +1,4 @@
-"""Lists the quarantine of a sync from its state folder.
+"""Lists the quarantine of a sync from its state folder, and writes it as JSON or CSV in memory that does not grow.
 
 No database is read if an earlier run has noted the folder of this sync (`pipeline.sides`). So the list is available
 when a server is down, and to a person who may not read the databases.
@@ -6,11 +6,13 @@ when a server is down, and to a person who may not read the databases.
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from product_sync.compare import quarantine
 from product_sync.compare.quarantine import count_matching, entries
@@ -24,6 +26,12 @@ from product_sync.schema.row_schema import ID_TYPE
 from product_sync.state.files import RUN_ID, read_metadata, row_count
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder
+
+#: CSV has one line for each column that fails, so a document may have several lines.
+CSV_COLUMNS = (
+    "id", "id_type", "source_key", "stage", "column", "reason", "value", "first_seen", "last_seen", "attempts",
+    "run_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +97,21 @@ def _folder(databases: Databases, root: Path) -> StateFolder:
 
 def _moment(microseconds: int) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)).isoformat()
+
+
+def write_json(report: QuarantineListing, out: TextIO) -> None:
+    """The same object as ``report.as_json()``, on one line."""
+    head = replace(report, entries=()).as_json()
+    head.pop("entries")
+    out.write(f'{json.dumps(head)[:-1]}, "entries": [')
+    for place, entry in enumerate(report.entries):
+        out.write(f"{', ' if place else ''}{json.dumps(asdict(entry))}")
+    out.write("]}\n")
+
+
+def write_csv(report: QuarantineListing, out: TextIO) -> None:
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(CSV_COLUMNS)
+    for entry in report.entries:
+        for defect in entry.defects:
+            lines.writerow(getattr(defect if hasattr(defect, name) else entry, name) for name in CSV_COLUMNS)

@@ -45,7 +45,6 @@ def finish(report: Report, as_json: bool, show: Callable[[Any], None] | None = N
 
 
 def print_report(report: Report, as_json: bool, show: Callable[[Any], None] | None = None) -> None:
-    """Print the report and its error."""
     if show and not as_json:
         if report.sync:
             click.echo(f"Sync: {report.sync}")

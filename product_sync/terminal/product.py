@@ -18,7 +18,6 @@ _STATES = {
 
 
 def show_product(report: ProductReport) -> None:
-    """Its documents, their conversion, the row of the target, the differences, the quarantine, earlier snapshots."""
     if report.state is None:
         return
     for document in report.documents or ():

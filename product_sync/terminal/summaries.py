@@ -92,7 +92,6 @@ def _becomes(value: SampleValue) -> tuple[str, str, str, str]:
 
 
 def _first_differences(lines: list[dict[str, str]]) -> None:
-    """The first products of each kind. The UI shows more of them."""
     if not lines:
         return
     heading("First differences")
@@ -212,7 +211,6 @@ def _partial_result(report: SyncReport) -> None:
 
 
 def show_stats(report: StatsReport) -> None:
-    """The counts of both sides and the last sync."""
     if report.source_count is None:
         return
     heading("Statistics")
@@ -230,7 +228,6 @@ def show_stats(report: StatsReport) -> None:
 
 
 def _followed(report: SyncReport | StatsReport) -> None:
-    """Up to when changes are compared, if they are."""
     if report.position_at and report.full_proof_at:
         line(f"Changes are compared up to {moment(report.position_at)}; not settled: {number(report.unsettled)}.")
         line(f"The last full sync that passed began at {moment(report.full_proof_at)}.")

@@ -22,7 +22,6 @@ WIDTH_WITHOUT_TERMINAL = 120
 
 
 def output() -> Console:
-    """Standard output."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)
 

@@ -18,7 +18,7 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Final
 
-from product_sync.pipeline import run_checks, sharded_run
+from product_sync.pipeline import read_back, run_checks, sharded_run
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.load_diff import loaded
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run
@@ -101,8 +101,8 @@ def _cpu_s() -> float:
 
 
 def _check(run: SyncRun) -> None:
-    for check in (run_checks.check_source, run_checks.check_mapping, run_checks.check_change):
-        check(run)
+    run_checks.check_snapshot(run)
+    read_back.check_change(run)
 
 
 def _begin(run: SyncRun) -> int:

@@ -19,11 +19,7 @@ from product_sync import cli, errors, settings
 from product_sync.compare.quarantine import quarantine_schema, rejects_schema
 from product_sync.compare.quarantine_reasons import ADVICE
 from product_sync.definitions import defs
-from product_sync.orchestration.checks import load_check_specs, sync_checks
-from product_sync.orchestration.connection_checks import connections
-from product_sync.orchestration.full_proof_check import full_proof_check
-from product_sync.orchestration.names import PRODUCT
-from product_sync.orchestration.resources import RUN_CONFIG, Steps
+from product_sync.orchestration.resources import RUN_CONFIG
 from product_sync.results import (
     ConnectionReport,
     DoctorReport,
@@ -193,10 +189,7 @@ def test_every_exit_status_has_a_row() -> None:
 
 def test_every_check_has_a_row() -> None:
     explained = [codes(row["check"])[0] for row in ERRORS.rows("check", "what to do")]
-    checks = [*sync_checks(Steps(load_definition())), connections(load_definition())]
-    checks.append(full_proof_check(load_definition(), settings.ScheduleSettings()))
-    specs = [*load_check_specs(PRODUCT), *(spec for check in checks for spec in check.check_specs)]
-    assert sorted(explained) == sorted(spec.name for spec in specs)
+    assert sorted(explained) == sorted(key.name for key in defs.resolve_asset_graph().asset_check_keys)
 
 
 def test_every_reason_of_the_quarantine_has_a_row_with_its_stage() -> None:

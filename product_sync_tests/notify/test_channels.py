@@ -195,7 +195,7 @@ class TestWhateverEndsACommand:
         def broken(*_: object) -> None:
             raise type(error)(*error.args)
 
-        monkeypatch.setattr(api, "_require_settings", broken)
+        monkeypatch.setattr("product_sync.pipeline.preconditions.require_settings", broken)
         with pytest.raises(type(error)):
             command()
         [alert] = web.alerts
@@ -225,7 +225,7 @@ class TestWhateverEndsACommand:
         def cancel(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(api, "_require_settings", cancel)
+        monkeypatch.setattr("product_sync.pipeline.preconditions.require_settings", cancel)
         with pytest.raises(KeyboardInterrupt):
             api.sync()
         assert web.alerts == []
@@ -260,6 +260,6 @@ class TestWhateverEndsACommand:
 
         monkeypatch.setattr(after_command, "LOCK_S", 0.2)
         with FileLock(tmp_path / "notifications.lock"):
-            failure = ProductSyncError("It failed.")
-            after_command.notify_of_command(os.environ, lambda: tmp_path, "product_sync", failure, datetime.now(UTC))
+            env = {**os.environ, "PRODUCT_SYNC_STATE": str(tmp_path)}
+            after_command.notify_of_command(env, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
         assert web.titles() == ["the job product_sync failed"]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from product_sync.notify.alerts import write_state
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
 from product_sync.settings import ALERT_URLS, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL, NotificationSettings
 from product_sync_tests.market import wait_until
@@ -123,7 +124,7 @@ def test_what_a_slow_address_accepts_in_the_end_is_not_sent_to_it_again() -> Non
     with slow_server(late) as server:
         settings = NotificationSettings.from_environment({ALERT_URLS: f"json://127.0.0.1:{server.port}/?{PATIENT}"})
         assert notify_of_runs(state, [failed()], settings, LOG, within_s=1.0).waiting == 1
-        state = NotificationState.read(state.write(), 0.0)
+        state = NotificationState.read(write_state(state), 0.0)
         answer.set()
         wait_until(lambda: notify_of_runs(state, [], settings, LOG, within_s=0.1).waiting == 0)
         assert server.connections == 1

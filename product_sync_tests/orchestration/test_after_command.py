@@ -74,7 +74,7 @@ def test_a_run_whose_process_exits_in_mid_step_is_ended_and_is_an_alert(
         raise SystemExit(7)
 
     market.stock(products(1))
-    monkeypatch.setattr("product_sync.pipeline.run_checks.check_source", leave)
+    monkeypatch.setattr("product_sync.pipeline.run_checks.check_snapshot", leave)
     with pytest.raises(SystemExit):
         sync()
     [alert] = web.alerts
@@ -101,7 +101,8 @@ def test_monitors_hear_of_commands(
 
 def test_a_setting_that_cannot_be_is_logged_and_never_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     env = {"PRODUCT_SYNC_ALERT_URLS": "json://h", "PRODUCT_SYNC_ALERT_QUIET_MINUTES": "an hour"}
-    notify_of_command(env, lambda: tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
+    env["PRODUCT_SYNC_STATE"] = str(tmp_path)
+    notify_of_command(env, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
     assert "PRODUCT_SYNC_ALERT_QUIET_MINUTES is 'an hour'" in caplog.text
 
 
@@ -110,8 +111,8 @@ def test_a_damaged_record_of_alerts_is_set_aside_and_started_anew(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "notifications.json").write_bytes(content)
-    env = {"DAGSTER_HOME": str(tmp_path / "nowhere")}
-    notify_of_command(env, lambda: tmp_path, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
+    env = {"DAGSTER_HOME": str(tmp_path / "nowhere"), "PRODUCT_SYNC_STATE": str(tmp_path)}
+    notify_of_command(env, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
     [aside] = tmp_path.glob("notifications.json.damaged-*")
     assert aside.read_bytes() == content
     assert f"has been set aside as {aside}. Alerts may come again" in caplog.text

@@ -8,9 +8,8 @@ import dagster as dg
 import pytest
 
 from product_sync.orchestration import names
-from product_sync.orchestration.connection_checks import connections
 from product_sync.orchestration.names import PRODUCT
-from product_sync.schema.definition import DEFAULT_MAPPING, load_definition
+from product_sync.schema.definition import DEFAULT_MAPPING
 from product_sync_tests.shop import Shop, ids, product, project
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
@@ -22,8 +21,7 @@ def fill(shop: Shop, count: int = 10) -> None:
 
 def test_every_check_that_can_be_an_error_is_blocking() -> None:
     graph = project().resolve_asset_graph()
-    of_health = {spec.name for spec in connections(load_definition()).check_specs}
-    specs = {key.name: graph.get(key).blocking for key in graph.asset_check_keys if key.name not in of_health}
+    specs = {key.name: graph.get(key).blocking for key in graph.asset_check_keys if key.name not in names.CONNECTIONS}
     assert specs == {
         names.SOURCE_LOOKS_COMPLETE: True,
         names.MAPPING_FITS_SOURCE: False,

@@ -13,10 +13,9 @@ import pytest
 import yaml
 
 from product_sync.errors import ConfigurationError, SyncCancelled
-from product_sync.orchestration import ended_run, executor, names
+from product_sync.orchestration import dead_runs, executor, names
 from product_sync.orchestration.build import build_definitions, build_sync_definitions
-from product_sync.orchestration.dead_runs import process_tags
-from product_sync.orchestration.ended_run import ends_with_its_run
+from product_sync.orchestration.dead_runs import ends_with_its_run, process_tags
 from product_sync.orchestration.executor import executor_of, in_charge
 from product_sync.orchestration.names import PRODUCT
 from product_sync.schema.definition import load_definition, load_definitions
@@ -165,7 +164,7 @@ def test_a_run_whose_steps_wait_says_that_it_is_alive_and_where(
 def test_a_step_in_a_process_of_its_own_is_interrupted_when_its_run_ends(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus
 ) -> None:
-    monkeypatch.setattr(ended_run, "_LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(dead_runs, "_LOOK_EVERY_S", 0.2)
     run_id = record_run(instance, tags=process_tags() | {names.PROCESS_TAG: "1@1"})
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), ends_with_its_run(instance, run_id):
@@ -195,7 +194,7 @@ def test_a_step_that_a_queue_gives_to_a_worker_after_the_end_of_its_run_does_not
 def test_the_steps_in_the_process_of_the_run_are_left_to_dagster(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ended_run, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(dead_runs, "_LOOK_EVERY_S", 0.05)
     run_id = record_run(instance, dg.DagsterRunStatus.CANCELING, tags=process_tags())
     with ends_with_its_run(instance, run_id):
         time.sleep(0.3)

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from product_sync.notify.alerts import Level
+from product_sync.notify.alerts import Level, read_state, write_state
 from product_sync.orchestration import names
-from product_sync.orchestration.connection_checks import evaluations
-from product_sync.orchestration.health_sensor import RECORD_EVERY_S, HealthState, health_sensor
+from product_sync.orchestration.health_sensor import RECORD_EVERY_S, HealthState, check_results, health_sensor
 from product_sync.orchestration.names import PRODUCT
 from product_sync.schema.definition import load_definition
 from product_sync.support.health import ConnectionHealth
@@ -136,10 +135,11 @@ def test_a_server_that_is_down_turns_its_asset_red_and_health_and_no_other(
 
 
 def test_a_member_that_is_unsound_is_a_warning() -> None:
-    unsound = ConnectionHealth("mongodb", "MongoDB", Level.WARN, "A member is away.")
-    sound = ConnectionHealth("postgres", "PostgreSQL", Level.OK, "PostgreSQL 18.")
+    unsound = ConnectionHealth("mongodb", Level.WARN, "A member is away.")
+    sound = ConnectionHealth("postgres", Level.OK, "PostgreSQL 18.")
     made = {
-        check.check_name: (check.passed, check.severity) for check in evaluations(load_definition(), [unsound, sound])
+        check.check_name: (check.passed, check.severity)
+        for check in check_results(dg.AssetCheckEvaluation, PRODUCT, [unsound, sound])
     }
     assert made[names.MONGODB_CONNECTION] == (False, dg.AssetCheckSeverity.WARN)
     assert made[names.BOTH_CONNECTIONS] == (False, dg.AssetCheckSeverity.WARN)
@@ -180,7 +180,7 @@ def test_what_stays_the_same_is_recorded_once_an_hour_and_what_changes_at_once()
     assert not state.must_record(failed, 24 * 3600.0 + 300)
     assert state.must_record(fine, 24 * 3600.0 + 600)
     assert state.must_record(fine, 60.0), "the clock was set back"
-    assert HealthState.read(state.write()) == state
+    assert read_state(HealthState(), write_state(state)) == state
 
 
 def test_a_cursor_that_cannot_be_read_starts_anew() -> None:
@@ -191,4 +191,4 @@ def test_a_cursor_that_cannot_be_read_starts_anew() -> None:
         '{"alerts": 3}',
         '{"alerts": {"subjects": {}, "outbox": [], "dropped": 0}, "of_an_older_version": 1}',
     ):
-        assert HealthState.read(text) == HealthState()
+        assert read_state(HealthState(), text) == HealthState()

@@ -117,7 +117,7 @@ def test_a_bug_is_shown_by_the_name_of_its_error_and_not_by_its_text(
         raise ValueError("sesame")
 
     shop.put(product("p1"))
-    monkeypatch.setattr("product_sync.pipeline.run_checks.check_change", broken)
+    monkeypatch.setattr("product_sync.pipeline.read_back.check_change", broken)
     shop.run()
     Daemon(shop.instance).tick()
     [alert] = web.alerts

@@ -254,7 +254,7 @@ def test_an_old_full_proof_is_a_warning_and_then_an_error(shop: Shop) -> None:
     settings = ScheduleSettings.from_environment({"SYNC_FULL_PROOF_HOURS": "24"})
     for hours, passed, severity in [(1, True, "ERROR"), (25, False, "WARN"), (49, False, "ERROR"), (-1, False, "WARN")]:
         at = (datetime.now(UTC) + timedelta(hours=hours)).timestamp()
-        result = full_proof_check._result(settings, folder, at)
+        result = full_proof_check.full_proof(dict[str, Any], PRODUCT, settings, folder, at)
         assert (result["passed"], result["severity"].name) == (passed, severity)
 
 

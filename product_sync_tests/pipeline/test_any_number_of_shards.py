@@ -20,7 +20,7 @@ from bson import Binary, Int64, ObjectId
 from product_sync.compare.sample import NO_SAMPLE
 from product_sync.errors import ProductSyncError
 from product_sync.load.result import LoadResult
-from product_sync.pipeline import run_checks, sharded_run
+from product_sync.pipeline import read_back, run_checks, sharded_run
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load, loaded
@@ -214,7 +214,7 @@ class Story:
 
     def _validated(self) -> dict[str, Any]:
         step = partial(self._step, str(uuid4()))
-        return _said(lambda: {"source": run_checks.check_source(step()), **self._concluded(step)})
+        return _said(lambda: {"source": run_checks.check_snapshot(step())[0], **self._concluded(step)})
 
     def _read(self, step: Callable[[], SyncRun]) -> dict[str, Any]:
         run = step()
@@ -232,10 +232,10 @@ class Story:
             "counts": asdict(made.counts),
             "changed columns": made.changed_columns,
             "first": made.first,
-            "first rejects": run.first_rejects(),
+            "first rejects": read_back.first_rejects(run),
             "differences": sorted(_rows(run.files.path(store.DIFF)), key=lambda row: str(row["id"])),
-            "checks": [run.check_source(run.files), run.check_mapping(run.files), run.check_change()],
-            "sample": run.sample_product(run.files),
+            "checks": [*run_checks.check_snapshot(run), read_back.check_change(run)],
+            "sample": read_back.sample_product(run.files),
         }
 
     def _written(self, step: Callable[[], SyncRun]) -> dict[str, Any]:

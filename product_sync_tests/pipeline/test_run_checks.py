@@ -19,6 +19,7 @@ from product_sync.pipeline.load_diff import load
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.runtime.progress import Progress
 from product_sync.state.files import RUN_ID, TAKEN_AT, read_metadata
+from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import VERIFIED_DIFF, VERIFIED_TARGET_ROWS
 from product_sync_tests.pipeline.test_sync_run import begin, read_and_compare
 from product_sync_tests.shop import Shop, ids, product, shop
@@ -125,6 +126,6 @@ def test_a_comparison_that_fails_ends_the_reading_and_leaves_nothing(
     sync_run = loaded(shop)
     shop.sql(OTHERS, WIDE_BYTES // 6, WIDE)
     sync_run.files.path("source.parquet").unlink()
-    with pytest.raises(LocalStorageError, match=r"source\.parquet is gone"):
+    with pytest.raises(LocalStorageError, match=r"source\.parquet is gone"), local_storage(shop.state):
         run_checks.check_result(sync_run)
     assert_nothing_is_left(shop, sync_run)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from product_sync.errors import LocalStorageError
-from product_sync.state.storage_errors import local_storage, names_storage
-from product_sync_tests.parquet import write_parquet
+from product_sync.state.storage_errors import local_storage
 
 ROWS = pa.table({"id": [str(number) * 50 for number in range(20_000)]})
 
@@ -54,18 +52,3 @@ def test_a_write_that_arrow_cannot_finish_is_translated_and_leaves_nothing(tmp_p
 def test_too_many_open_files_are_named_where_a_library_hides_the_errno(tmp_path: Path) -> None:
     with pytest.raises(LocalStorageError, match="ulimit -n 256"), local_storage(tmp_path):
         raise OSError(f'Cannot open file "{tmp_path}/x": Too many open files')
-
-
-def test_a_function_of_a_state_folder_names_it(tmp_path: Path) -> None:
-    @dataclass
-    class Owner:
-        state_root: Path
-
-    @names_storage
-    def step(owner: Owner, name: str) -> int:
-        return write_parquet(owner.state_root / name / "x", ROWS.schema, ROWS.to_batches(), metadata={})
-
-    (tmp_path / "file").touch()
-    assert step(Owner(tmp_path), "folder") == ROWS.num_rows
-    with pytest.raises(LocalStorageError, match=f"{tmp_path} could not be read or written"):
-        step(Owner(tmp_path), "file")

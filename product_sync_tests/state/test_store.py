@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from product_sync.errors import ConfigurationError, LocalStorageError
-from product_sync.pipeline.local_storage import require_local_storage
+from product_sync.pipeline.preconditions import require_local_storage
 from product_sync.state.drift_history import PastDrift, add_to_history
 from product_sync.state.files import ROW_GROUP_ROWS
 from product_sync.state.replaced import KEPT_DAMAGED

@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_the_quarantine(tmp_path: Path) -> None:
     script = (
         "import resource, sys; from pathlib import Path; from product_sync.results import QuarantineListing\n"
         "from product_sync.support.quarantine_listing import StoredEntries\n"
-        "from product_sync.support.quarantine_export import write_csv, write_json\n"
+        "from product_sync.support.quarantine_listing import write_csv, write_json\n"
         "listing = QuarantineListing(entries=StoredEntries(Path(sys.argv[1]), frozenset()))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for write in (write_csv, write_json): write(listing, open(sys.argv[2], 'w'))\n"

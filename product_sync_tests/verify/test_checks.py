@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from product_sync.load.result import BatchFailure, Exclusion, LoadResult, Stop
+from product_sync.load.result import BatchFailure, LoadResult, Stop
+from product_sync.results import ExclusionReport
 from product_sync.runtime.hints import ONLY_SYNC, SyncCommands
 from product_sync.verify.checks import (
     Severity,
@@ -87,7 +88,7 @@ def test_the_target_matches_when_nothing_is_missing_or_changed(missing: int, cha
 
 
 def test_rows_that_others_keep_out_are_told_with_the_reason() -> None:
-    found = Exclusion("a", "b", "unique_title", "a is to have the same title as the row b has.")
+    found = ExclusionReport("a", "b", "unique_title", "a is to have the same title as the row b has.")
     check_result = target_matches_source(verification(changed=1), LoadResult(excluded=1, exclusions=[found]))
     assert not check_result.passed
     assert check_result.description == (

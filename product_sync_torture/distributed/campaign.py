@@ -24,8 +24,8 @@ from pymongo import MongoClient
 
 from product_sync.embedded.servers import Servers
 from product_sync.orchestration.dead_runs import reap_dead_runs
-from product_sync.orchestration.event_log import read_events
 from product_sync.orchestration.names import PROCESS_TAG, PRODUCT
+from product_sync.orchestration.run_history import read_events
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_tests.deploy import ROOT
 from product_sync_tests.machines import Fleet, instance_config, kill_with_children
@@ -246,8 +246,8 @@ class Stage:
         events = read_events(self.instance, run.run_id, PRODUCT.recorded)
         counts = (
             {
-                name: int(value.value)
-                for name, value in events.metadata({dg.AssetKey(PRODUCT.load)}).items()
+                name: int(value)
+                for name, value in events.values({dg.AssetKey(PRODUCT.load)}).items()
                 if name in ("inserted", "updated", "deleted", "conflicts")
             }
             if run.is_success
