@@ -103,7 +103,7 @@ CASES = [
             },
         },
         _mixed(),
-        [(2, False), (8, True)],
+        [(8, False), (2, True)],
         whole=True,
     ),
     Case(
