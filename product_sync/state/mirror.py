@@ -229,9 +229,11 @@ def open_mirror(url: str, scratch: Path | None = None) -> Path:
     try:
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
-        root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=scratch))
-        lock = FileLock(root / _LOCK, is_singleton=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=scratch))
+        lock = FileLock(new / _LOCK, is_singleton=True)
         lock.acquire()
+        # Only now it has a name like those that other processes look for: not locked yet, it would look left behind.
+        root = new.rename(new.with_name(new.name[1:]))
     except OSError as error:
         raise ConfigurationError(
             f"No scratch folder can be made in {scratch or tempfile.gettempdir()}: {error.strerror}.",

@@ -10,9 +10,11 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from filelock import FileLock
 
 from product_sync.errors import (
     AccessDenied,
@@ -24,7 +26,7 @@ from product_sync.errors import (
 from product_sync.settings import state_root
 from product_sync.state import replaced
 from product_sync.state.files import row_count
-from product_sync.state.mirror import ALIVE, COMPLETE, Mirror, here, mirror_of, open_mirror
+from product_sync.state.mirror import ALIVE, COMPLETE, Mirror, _remove_left_by_killed, here, mirror_of, open_mirror
 from product_sync.state.object_store import Entry, ObjectStore
 from product_sync.state.retention import KEPT_REPORTS, KEPT_RUNS, old_objects
 from product_sync.state.storage_errors import local_storage
@@ -121,6 +123,24 @@ def test_a_process_that_starts_leaves_the_scratch_folder_of_another_one_at_work(
     other = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     assert other.stdout.strip().startswith(str(mirror.root.parent))
     assert mirror.root.is_dir()
+
+
+def test_a_process_that_starts_leaves_the_scratch_folder_of_one_that_is_starting(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, begun = FileLock.acquire, list[Path]()
+
+    def acquired_late(lock: FileLock) -> Any:
+        monkeypatch.undo()
+        begun.append(Path(lock.lock_file))
+        begun[0].touch()
+        _remove_left_by_killed(mirror.root)  # as another process does
+        assert begun[0].exists()
+        return acquire(lock)
+
+    monkeypatch.setattr(FileLock, "acquire", acquired_late)
+    assert open_mirror(f"{mirror.objects.url}/another", mirror.root.parent).is_dir()
+    assert begun
 
 
 def test_a_store_that_is_away_for_a_while_is_waited_for(
