@@ -143,16 +143,22 @@ def test_every_mistake_is_named_at_once_and_the_same_ones_by_doctor(
 def test_a_wrong_value_of_the_definitions_is_refused_when_they_are_loaded(name: str) -> None:
     from product_sync.orchestration.build import build_definitions
     from product_sync.orchestration.executor import executor_of
+    from product_sync.orchestration.schedules import check_schedule
     from product_sync.schema.definition import load_definitions
 
     env = {name: OF_THE_DEFINITIONS[name]}
-    with pytest.raises(ConfigurationError, match=name):
+
+    def load() -> None:
+        check_schedule(env)
         build_definitions(
             load_definitions({}),
             schedule=ScheduleSettings.from_environment(env),
             pages=PageSettings.from_environment(env),
             executor=executor_of(ExecutorSettings.from_environment(env)),
         )
+
+    with pytest.raises(ConfigurationError, match=name):
+        load()
 
 
 def test_a_metrics_file_is_tried_and_leaves_nothing_behind(tmp_path: Path) -> None:
