@@ -113,7 +113,7 @@ def test_the_sentence_is_the_last_line_also_where_another_step_went_on(
     def fail(*_: object) -> None:
         raise Unreachable("The source is down.", hint="Start it.")
 
-    monkeypatch.setattr(SyncRun, "check_source", fail)
+    monkeypatch.setattr("product_sync.pipeline.read_back.check_source", fail)
     assert not shop.run(PRODUCT.validate_job).success
     printed = capsys.readouterr().err.splitlines()
     assert any("Check target_matches_source: passed" in line for line in printed)
