@@ -140,7 +140,8 @@ class TestFailures:
         gc.disable()
         try:
             assert len(failures(list(price(shop).snapshot()))) == 5
-            assert [each for each in gc.get_objects() if isinstance(each, OperationFailure)] == []
+            # Not isinstance, which asks the object itself: others in this process may be proxies of what is gone.
+            assert [each for each in gc.get_objects() if issubclass(type(each), OperationFailure)] == []
         finally:
             gc.enable()
 
