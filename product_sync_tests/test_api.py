@@ -148,6 +148,13 @@ class TestChecks:
 
 
 @pytest.mark.usefixtures("in_memory")
+def test_nothing_in_quarantine_is_no_reason_and_not_an_unknown_one(market: Market) -> None:
+    market.stock(products(3))
+    answers = sync(dry_run=True), sync(), api.validate(settle_seconds=0)
+    assert [answer.quarantined_by_reason for answer in answers] == [{}, {}, {}]
+
+
+@pytest.mark.usefixtures("in_memory")
 class TestStoppedLoad:
     def test_it_tells_what_was_written_and_what_was_not_attempted(self, market: Market) -> None:
         market.stock(products(40))

@@ -143,7 +143,7 @@ class _Recorded:
             if is_number(value := values.get(item.name)):
                 setattr(report, item.name, value)
         for name in ("plan_id", "position_at", "full_proof_at", "quarantined_by_reason"):
-            setattr(report, name, values.get(name) or getattr(report, name))
+            setattr(report, name, values.get(name, getattr(report, name)))
         report.duration_s = round(self._end - self._start, 3) if self._start and self._end else None
         report.drift_report, report.found_by_column = self._drift_report, self._found_by_column
         report.first_differences = self._lines("first_differences", DIFFERENCE)
