@@ -10,14 +10,15 @@ of a Dagster sensor, or in a file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from product_sync.schema.definition import DEFAULT_NAME
 
@@ -174,7 +175,7 @@ def _message(subject: Subject, now: float) -> Message:
 
 
 @cache
-def _json(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -182,13 +183,12 @@ def read_state(new: _State, text: str | None) -> _State:
     """A state of the class of ``new``, from the ``text`` of `write_state`; ``new`` if this version cannot read it."""
     kind: Any = type(new)
     try:
-        state: _State = _json(kind).validate_json(text or "")
-    except ValidationError:
+        state: _State = _adapter(kind).validate_python(json.loads(text or ""))
+    except ValueError:
         return new
     return state
 
 
 def write_state(state: Any) -> str:
-    """The dataclass as JSON."""
-    kind: Any = type(state)
-    return _json(kind).dump_json(state).decode()
+    """The dataclass as JSON. Pydantic's own JSON refuses the text of a path or an argument that is not UTF-8."""
+    return json.dumps(asdict(state), separators=(",", ":"))

@@ -173,6 +173,12 @@ def test_every_failure_is_in_a_message_and_people_end_with_the_right_idea(
         assert subject.notified is subject.level
 
 
+def test_a_text_that_is_not_utf_8_is_kept() -> None:
+    state = AlertState()
+    state.add([update(Level.ERROR, 0.0, text="No such option: --\udcff")], 0.0, QUIET)
+    assert read_state(AlertState(), write_state(state)) == state
+
+
 def test_the_state_is_bounded_whatever_happens() -> None:
     state = AlertState()
     for number in range(500):
