@@ -162,6 +162,8 @@ def test_validation_does_not_trust_what_a_sync_has_read_and_never_moves_the_base
     fill(shop)
     assert shop.run().success
     before = shop.files()
+    shop.remove("p0000")
+    assert shop.run(PRODUCT.validate_job).success, "only a warning: it could take 9 documents for the baseline"
     shop.sql("UPDATE product SET price = 1 WHERE id = 'p0001'")
     assert shop.run(PRODUCT.validate_job).checks[names.TARGET_MATCHES_SOURCE].metadata["changed_ids"].value == ["p0001"]
     shop.put(product("new"))
