@@ -18,6 +18,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient, ReplaceOne
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
+from pymongo.monitoring import CommandListener, CommandStartedEvent
 
 from product_sync.conversion.ids import source_id
 from product_sync.errors import ChangesLost
@@ -252,6 +253,33 @@ def test_a_broken_token_is_lost_and_not_taken_for_the_present(shop: Shop) -> Non
     with pytest.raises(ChangesLost) as lost:
         changes(shop, ChangePosition(at.token.replace("3832", "3833", 1), at.time, at.collection))
     assert lost.value.reason == "token_invalid", lost.value.message
+
+
+class _Sessions(CommandListener):
+    """Notes the session of each stream that is opened."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "aggregate":
+            self.seen.append(event.command["lsid"]["id"])
+
+    def succeeded(self, _: object) -> None: ...
+    def failed(self, _: object) -> None: ...
+
+
+def test_a_stream_that_cannot_be_opened_leaves_no_session_behind(shop: Shop, mongodb_url: str) -> None:
+    """The server keeps a session for half an hour, but one that was given back is used again, and ended with the
+    connection."""
+    at, sessions = position(shop), _Sessions()
+    broken = ChangePosition(at.token.replace("3832", "3833", 1), at.time, at.collection)
+    with MongoClient[dict[str, Any]](mongodb_url, event_listeners=[sessions]) as client:
+        for _ in range(3):
+            with pytest.raises(ChangesLost):
+                changes(client.get_default_database(), broken)
+    assert len(sessions.seen) == 3
+    assert len(set(sessions.seen)) == 1
 
 
 def test_an_event_that_is_too_large_is_lost_with_its_reason(shop: Shop) -> None:

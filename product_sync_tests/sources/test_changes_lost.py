@@ -73,6 +73,10 @@ def position(shop: Shop) -> ChangePosition:
     return feed_of(shop).position()
 
 
+def open_cursors(shop: Shop) -> int:
+    return int(shop.client.admin.command("serverStatus")["metrics"]["cursor"]["open"]["total"])
+
+
 def set_price(shop: Shop, name: str, price: int) -> None:
     durable = shop.products.with_options(write_concern=WriteConcern(w="majority", j=True))
     durable.update_one({"_id": name}, {"$set": {"price": price}})
@@ -142,13 +146,14 @@ def test_a_change_that_no_majority_has_is_not_claimed_and_seen_when_one_has_it(
 
 
 def test_a_right_that_is_taken_away_is_missed_by_the_next_look(server: PrivateMongod, shop: Shop) -> None:
-    roles = [{"role": "read", "db": "shop"}]
+    roles, cursors = [{"role": "read", "db": "shop"}], open_cursors(shop)
     with open_shop(server, seldom_used=True) as kept, closing(feed_of(kept)) as feed:
         before = changes(kept, position(kept), feed).position
         shop.client.admin.command("revokeRolesFromUser", "reader", roles=roles)
         try:
             with pytest.raises(ProductSyncError, match="lacks the privileges"):
                 changes(kept, before, feed)
+            assert open_cursors(shop) <= cursors
         finally:
             shop.client.admin.command("grantRolesToUser", "reader", roles=roles)
         assert changes(kept, before, feed).events == 0

@@ -22,6 +22,8 @@ _PIPELINE: Final = [{"$project": {"operationType": 1, "documentKey._id": 1, "clu
 _RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
 #: Milliseconds that the server waits for an event at the end of the stream. Its default is a second.
 _AWAIT_MS: Final = 1
+#: Seconds that the end of a stream may take. Without it, the server ends the stream after ten minutes.
+_CLOSE_S: Final = 2.0
 
 
 class ChangeStream:
@@ -52,17 +54,21 @@ class ChangeStream:
         return not self._batch(command, "nextBatch") and self._cursor != 0
 
     def close(self) -> None:
-        """End it here and on the server. After an error, the server ends it by itself."""
+        """End it here and on the server."""
         if self._cursor:
-            with suppress(PyMongoError):
+            with suppress(PyMongoError), pymongo.timeout(_CLOSE_S):
                 self._database.command(
                     {"killCursors": self._name, "cursors": [Int64(self._cursor)]}, session=self._session
                 )
         self._session.end_session()
 
     def _batch(self, command: dict[str, Any], batch: str) -> list[RawBSONDocument]:
-        self._cursor = 0
-        reply = self._database.command(command, session=self._session, codec_options=_RAW)["cursor"]
+        self._cursor = 0  # after an error, the server ends it by itself
+        try:
+            reply = self._database.command(command, session=self._session, codec_options=_RAW)["cursor"]
+        except PyMongoError:
+            self._session.end_session()  # else the server keeps it for half an hour
+            raise
         self._cursor = int(reply["id"])
         self.token = str(reply["postBatchResumeToken"].raw.hex())
         return list(reply[batch])

@@ -141,7 +141,8 @@ class MongoChanges:
                 stream.close()
                 return None
         except PyMongoError:
-            return None  # the server ends a stream that nobody reads any more
+            stream.close()
+            return None
         token = _Token.parse(since.token)._replace(resume=stream.token)
         position = ChangePosition(token.text, time, since.collection)
         self._kept = stream, position
