@@ -83,6 +83,6 @@ class KeptDatabases:
         return made
 
     def _forget(self) -> None:
-        if self._kept:
-            self._kept.close()
-        self._kept = None
+        kept, self._kept = self._kept, None
+        if kept:
+            kept.close()

@@ -16,6 +16,7 @@ from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.kept_databases import KeptDatabases
 from product_sync.pipeline.watch import Look, look
 from product_sync.schema.definition import load_definition
+from product_sync.sources.mongodb import MongoChanges
 from product_sync.state import change_position
 from product_sync.state.store import StateFolder
 from product_sync_tests.pipeline.test_sync_run import databases_of
@@ -118,6 +119,20 @@ def test_an_error_and_ten_minutes_end_the_connection(shop: Shop, monkeypatch: py
         raise Unreachable("the server is down")
     third = watcher.connection()
     assert watcher.connection() is not third
+    assert watcher.look().events == 0
+
+
+def test_a_connection_whose_end_is_broken_off_is_not_used_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher(shop)
+    watcher.look()
+
+    def broken_off(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MongoChanges, "close", broken_off)
+        with pytest.raises(KeyboardInterrupt), watcher._kept.use(os.environ):
+            raise Unreachable("the server is down")
     assert watcher.look().events == 0
 
 
