@@ -106,6 +106,14 @@ class TestTarget:
         assert "sslrootcert" in caught.value.hint
         assert PASSWORD not in str(caught.value)
 
+    def test_the_reason_is_also_found_behind_the_path_of_a_socket(
+        self, clerk: Role, certificates: Certificates
+    ) -> None:
+        with tls_proxy(clerk.url, certificates.expired, greets=True) as proxy:
+            url = target_url(clerk, proxy, certificates.ca, host=f"%2F{'a' * 70}:1,{NAME}")
+            with pytest.raises(Untrusted, match="certificate has expired"):
+                connect(TargetAddress(url))
+
     def test_a_server_without_tls_is_refused_where_tls_is_asked_for(
         self, clerk: Role, certificates: Certificates
     ) -> None:

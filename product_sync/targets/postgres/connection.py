@@ -263,7 +263,7 @@ def _why_refused(parameters: dict[str, str]) -> str | None:
                     context.wrap_socket(plain).close()
         except ssl.SSLCertVerificationError as error:
             return error.verify_message
-        except OSError:  # also for the path of a Unix socket
+        except (OSError, UnicodeError):  # also for the path of a Unix socket
             continue
     return None
 
