@@ -59,9 +59,10 @@ FORBIDDEN_SEQUENCES: Final = sql.SQL(
     """
 )
 
-# Lists the tables of a schema.
+# Has a row if there is such a schema.
 HAS_SCHEMA: Final = sql.SQL("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::pg_catalog.text")
 
+# Lists the tables of a schema.
 TABLES: Final = sql.SQL(
     """
     SELECT class.relname::pg_catalog.text FROM pg_catalog.pg_class AS class
