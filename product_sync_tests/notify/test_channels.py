@@ -4,6 +4,7 @@ mistake silences another."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from product_sync import api, cli
 from product_sync.errors import ConfigurationError, ProductSyncError
 from product_sync.notify.channels import resolve_channels
+from product_sync.notify.dispatch import NotificationState
 from product_sync.results import Report
 from product_sync.settings import ExecutorSettings, PageSettings, ScheduleSettings
 from product_sync.terminal import summaries
@@ -208,6 +210,20 @@ class TestWhateverEndsACommand:
         assert alert["title"] == f"product_sync: the job {job} failed"
         assert f"The command ended with {type(error).__name__}" in alert["message"]
         assert "sesame" not in str(alert)
+
+    def test_a_bug_in_the_work_is_one_failure_although_it_also_ends_the_command(
+        self, web: WebReceiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setenv("PRODUCT_SYNC_STATE", str(tmp_path / "state"))
+        monkeypatch.setattr("product_sync.pipeline.preconditions.require_settings", broken)
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["sync"])
+        assert len(web.alerts) == 1
+        stored = NotificationState.read((tmp_path / "state" / "notifications.json").read_text(), time.time())
+        assert stored.metrics.syncs["product"].jobs["product_sync"].runs["failure"] == 1
 
     def test_an_error_after_the_work_and_a_flag_that_does_not_exist(
         self, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
