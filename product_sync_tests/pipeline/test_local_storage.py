@@ -14,7 +14,9 @@ import psycopg.sql
 import pytest
 
 from product_sync import show, stats, sync, validate
+from product_sync.pipeline.sync_run import SyncRun
 from product_sync.runtime.progress import Progress
+from product_sync.state.store import SOURCE_ROWS
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.orchestration.test_local_history import CONFIG, storage_url
 from product_sync_tests.receivers import web_receiver
@@ -161,6 +163,23 @@ def test_a_run_that_dagster_starts_fails_with_the_same_sentence(
     error = failed.dagster_event.step_failure_data.error
     assert error
     assert f"{tmp_path / 'file'} is not a directory. Set PRODUCT_SYNC_STATE" in error.message
+
+
+def test_a_file_that_goes_away_in_a_step_is_named(
+    shop: Shop,  # noqa: F811 - the fixture
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compare = SyncRun.diff
+
+    def without_its_file(sync_run: SyncRun) -> object:
+        sync_run.files.path(SOURCE_ROWS).unlink()
+        return compare(sync_run)
+
+    monkeypatch.setattr(SyncRun, "diff", without_its_file)
+    shop.put(product(1))
+    outcome = shop.run()
+    assert not outcome.success
+    assert f"{SOURCE_ROWS} is gone: another process removed it during the run. Run it again." in outcome.failures
 
 
 def test_a_storage_of_dagster_that_goes_away_in_the_load_is_named_with_what_was_written(
