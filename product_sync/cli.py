@@ -44,7 +44,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 
 class _RunCommand(click.Command):
     """A command with options of a run. It makes them when it needs them: the help of all commands shall not wait for
-    pydantic."""
+    pydantic. They import Arrow, so the process is prepared for it first (docs/decisions/0074)."""
 
     def __init__(self, *args: Any, run_options: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -52,6 +52,7 @@ class _RunCommand(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if self._names is not None:
+            stay_small()
             from product_sync.terminal.options import run_options
 
             self.params[:0] = run_options(*self._names)
@@ -92,7 +93,6 @@ def sync(names: tuple[str, ...], every: bool, as_json: bool, mapping: str | None
     """
     if options["ids"] and (every or len(names) > 1):
         raise click.UsageError("--id names products of one sync: give one NAME.")
-    stay_small()
     from product_sync import api
     from product_sync.terminal.summaries import show_sync
 
@@ -112,7 +112,6 @@ def validate(names: tuple[str, ...], every: bool, as_json: bool, mapping: str | 
 
     NAME is a sync of the project; it may be left out if there is only one.
     """
-    stay_small()
     from product_sync import api
     from product_sync.terminal.summaries import show_validation
 

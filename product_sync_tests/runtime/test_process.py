@@ -10,6 +10,9 @@ from textwrap import dedent
 
 import pytest
 
+#: The process of the tests has called `stay_small` too, and its children inherit what that has set.
+SET_BY_STAY_SMALL = {"ARROW_DEFAULT_MEMORY_POOL", "OPENBLAS_NUM_THREADS"}
+
 
 @pytest.mark.parametrize(("prepare", "imported"), [("", True), ("leave_pandas_out()", False)])
 def test_arrow_imports_pandas_unless_it_is_left_out(prepare: str, imported: bool) -> None:
@@ -102,7 +105,8 @@ def test_what_one_thread_has_freed_serves_the_others(prepare: str, heaps: int) -
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=False)
+    own = {name: value for name, value in os.environ.items() if name not in SET_BY_STAY_SMALL}
+    return subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=False, env=own)
 
 
 def test_the_end_does_what_was_to_be_done_and_takes_nothing_apart(tmp_path: Path) -> None:
@@ -185,9 +189,21 @@ def test_dagster_s_processes_do_not_wait_for_the_threads_of_closed_clients_at_th
     assert run(program.format(prepare="import product_sync.definitions")).stdout == ""
 
 
-def test_dagster_s_processes_are_as_small_as_the_command() -> None:
+COMMAND = """
+import contextlib
+from product_sync import cli
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(None):
+    cli.main(["{}"])
+"""
+
+
+@pytest.mark.parametrize(
+    "start", ["import product_sync.definitions", COMMAND.format("sync"), COMMAND.format("validate")]
+)
+def test_a_process_with_a_run_is_prepared_before_arrow_is_imported(start: str) -> None:
     program = (
-        "import product_sync.definitions, sys, pyarrow as pa\n"
+        f"{start}\n"
+        "import sys, pyarrow as pa\n"
         "pa.array([1]).to_pylist()\n"
         "print(pa.default_memory_pool().backend_name, 'pandas' in sys.modules)\n"
         "print(pa.table({'a': [1]}).to_pandas()['a'][0])\n"
