@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import dagster as dg
 
-from product_sync.errors import ProductSyncError
 from product_sync.orchestration import run_log
 from product_sync.orchestration.assets import (
     LOAD_CONFIG,
@@ -147,7 +146,7 @@ def _begin_load(context: _Context, names: SyncNames, run: SyncRun) -> int | None
     try:
         with run.writer(shares_lock=True):
             return sharded_run.begin_load(run)
-    except ProductSyncError as error:
+    except BaseException as error:
         if gives_way(context, names, run, error):
             return None
         record_unfinished_load(context, names, run, error)

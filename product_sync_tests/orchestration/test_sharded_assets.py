@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -16,6 +19,7 @@ from product_sync.orchestration.run_history import finished_runs
 from product_sync.orchestration.sharded_assets import in_shards
 from product_sync.pipeline import sharded_run
 from product_sync.schema.definition import load_definition
+from product_sync_tests.orchestration.test_drift_report import page
 from product_sync_tests.shop import QUICK, Outcome, Shop, ids, product, project
 
 SHARDS = 3
@@ -106,6 +110,19 @@ def test_a_scheduled_run_gives_way_and_one_that_a_person_started_fails(drifted: 
     assert not any(key.startswith("product_load.settle") for key in begun(scheduled))
     assert not asked_for.success
     assert "is being synced by another sync" in asked_for.failures
+
+
+@pytest.mark.parametrize("start", [Shop.run, run], ids=["whole", "in shards"])
+def test_a_load_that_a_full_disk_keeps_from_beginning_has_a_report_too(
+    drifted: Shop, monkeypatch: pytest.MonkeyPatch, start: Callable[[Shop], Outcome]
+) -> None:
+    def meet_a_full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("product_sync.pipeline.saved_plan.only_planned", meet_a_full_disk)
+    failed = start(drifted)
+    assert f"The disk of the state folder {drifted.state} is full" in failed.failures
+    assert "the load could not begin" in page(failed)
 
 
 @pytest.mark.parametrize("is_back", [True, False])
