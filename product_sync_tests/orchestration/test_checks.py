@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from product_sync.errors import Unreachable
 from product_sync.orchestration import names
 from product_sync.orchestration.names import PRODUCT
 from product_sync.schema.definition import DEFAULT_MAPPING
@@ -141,6 +144,31 @@ def test_a_target_that_will_not_keep_what_is_written_is_red(shop: Shop) -> None:
     check = outcome.checks[names.TARGET_MATCHES_SOURCE]
     assert (outcome.success, check.passed, check.severity) == (False, False, ERROR)
     assert check.metadata["missing_ids"].value == ["p0003"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Unreachable("PostgreSQL cannot be reached."), "PostgreSQL cannot be reached."),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "The disk of the state folder {state} is full"),
+    ],
+)
+def test_a_load_that_stopped_is_the_cause_also_where_nothing_can_be_compared(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    fill(shop)
+    shop.sql(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$"
+    )
+    shop.sql("CREATE TRIGGER full_disk BEFORE INSERT ON product FOR EACH ROW EXECUTE FUNCTION full_disk()")
+    monkeypatch.setattr("product_sync.pipeline.run_checks.check_result", fail)
+    outcome = shop.run()
+    assert "every_batch_loaded: failed" in outcome.failures
+    assert f"could not be compared with the source: {said.format(state=shop.state)}" in outcome.log
 
 
 def test_validation_reads_both_sides_and_writes_nothing_even_when_nothing_was_ever_materialised(shop: Shop) -> None:
