@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, LiteralString
 from urllib.parse import urlsplit, urlunsplit
 
+import psutil
 import psycopg
 from psycopg import sql
 from pymongo import MongoClient
@@ -139,6 +140,15 @@ class Target:
     def url(self) -> str:
         return self._url(_TARGET)
 
+    @property
+    def server_pid(self) -> int:
+        """The process whose children are those of the server's clients."""
+        return psutil.Process(self._admin.info.backend_pid).ppid()
+
+    def log_position(self) -> int:
+        row = self._admin.execute(_LOG_POSITION).fetchone()
+        return int(row[0]) if row else 0
+
     def make_empty_template(self) -> None:
         """The two tables and no row in them."""
         self._make(EMPTY, "template0")
@@ -205,12 +215,12 @@ class Target:
         felt = Felt()
         with MongoClient[dict[str, Any]](self.servers.mongodb_url) as client:
             log = self.servers.folder / "postgres.log"
-            log_began, wal_began = log.stat().st_size, self._log_position()
+            log_began, wal_began = log.stat().st_size, self.log_position()
             asked, source_began = _source_work(client), _source_work(client)
             yield felt
             source_ended = _source_work(client)
             self._wait_until_quiet()
-            felt.wal_bytes = self._log_position() - wal_began
+            felt.wal_bytes = self.log_position() - wal_began
         # Less the question for these numbers itself.
         felt.source_bytes = source_ended[0] - source_began[0] - (source_began[0] - asked[0])
         felt.source_calls = source_ended[1] - source_began[1] - 1
@@ -264,10 +274,6 @@ class Target:
 
     def _url(self, database: str) -> str:
         return urlunsplit(urlsplit(self.servers.postgres_url)._replace(path=f"/{database}"))
-
-    def _log_position(self) -> int:
-        row = self._admin.execute(_LOG_POSITION).fetchone()
-        return int(row[0]) if row else 0
 
     def _wait_until_quiet(self) -> None:
         """Until no client is left: a backend hands in its statistics when it ends, shortly after its client."""

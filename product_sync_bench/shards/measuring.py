@@ -49,7 +49,6 @@ _BEFORE: Final[dict[str, tuple[LiteralString, ...]]] = {
     UNCHANGED: ("VACUUM (ANALYZE) product", "CHECKPOINT"),
     CHANGED: ("UPDATE product SET price = price + 100 WHERE hashtext(id) % 100 = 0", "CHECKPOINT"),
 }
-_LOG_POSITION: Final[LiteralString] = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +97,11 @@ class Bench:
     products: int
     tell: Tell
     _target: Target = field(init=False, repr=False)
-    _admin: psycopg.Connection[Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._target = Target(self.servers, Catalogue(self.products))
-        self._admin = psycopg.connect(self.servers.postgres_url, autocommit=True)
 
     def close(self) -> None:
-        self._admin.close()
         self._target.close()
 
     def measure(self, heat: Heat, scenarios: tuple[str, ...], keep: Keep) -> None:
@@ -169,13 +165,12 @@ class Bench:
     def _counters(self) -> _Counters:
         with MongoClient[dict[str, Any]](self.servers.mongodb_url) as client:
             status = client.admin.command("serverStatus")
-        [(log_bytes, pid)] = self._admin.execute(f"{_LOG_POSITION}, pg_backend_pid()").fetchall()
         return _Counters(
             _cpu_s(psutil.Process(int(status["pid"]))),
-            _cpu_s(psutil.Process(psutil.Process(pid).ppid())),
+            _cpu_s(psutil.Process(self._target.server_pid)),
             _cpu_s(psutil.Process(self.store.pid)),
             int(status["network"]["bytesOut"]),
-            int(log_bytes),
+            self._target.log_position(),
             *self.store.traffic(),
         )
 
