@@ -26,7 +26,7 @@ from product_sync_tests.run_history import history_in_memory
 LONGEST = (
     "test_server", "test_workers", "test_machines", "test_faults", "test_guide_runs", "test_hints", "test_live",
     "test_documents", "test_state_in_a_store", "test_mirror", "test_host_project", "test_deployment_services",
-    "test_shards", "test_key_ranges",
+    "test_any_number_of_shards", "test_shards", "test_key_ranges",
 )  # fmt: skip
 
 
