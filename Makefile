@@ -44,7 +44,7 @@ bench-latency: ## how a load slows down the target's users: docs/latency.md (ten
 	@scripts/make-venv embedded
 	@.venv/bin/python -m product_sync_bench.latency --rounds $(ROUNDS)
 
-bench-shards: ## what shards cost, and what they would give: docs/shards.md (twenty minutes)
+bench-shards: ## what shards cost, and what they would give: docs/shards.md (ten minutes)
 	@scripts/make-venv test
 	@.venv/bin/python -m product_sync_bench.shards $(BENCH)
 

@@ -1,4 +1,8 @@
-"""``python -m product_sync_bench.shards``: what `make bench-shards` calls."""
+"""``python -m product_sync_bench.shards``: what `make bench-shards` calls.
+
+The report goes to docs/shards.md when all sizes are measured, else beside the data, so that trying it out does not
+replace figures that belong together.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +43,16 @@ _SIZES = (100_000, 1_000_000, 10_000_000)
     help="Data folder. The catalogues in it are kept for the next time.",
 )  # fmt: skip
 @click.option(
-    "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), default=_REPORT, show_default=True,
-    help="Where the report goes. A run replaces the one of its kind in it.",
+    "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path),
+    help=f"Where the report goes [{_REPORT} for all sizes, else beside the data]. A run replaces the one of its kind in"
+    " it; those of another machine or commit are not kept.",
 )  # fmt: skip
 @click.option("--prepare", is_flag=True, help="Only make the catalogues.")
 @click.option("--write-only", is_flag=True, help="Measure nothing: write the report again from the figures beside it.")
-def main(products: tuple[int, ...], folder: Path, report_file: Path, prepare: bool, write_only: bool) -> None:
+def main(products: tuple[int, ...], folder: Path, report_file: Path | None, prepare: bool, write_only: bool) -> None:
     """Measure what shards cost, and write the report with the model."""
     collect_again()
+    report_file = report_file or (_REPORT if {*_SIZES} <= {*products} else folder / "shards.md")
     figures = report_file.with_suffix(".json")
     logging.disable(logging.WARNING)
     found = results.read(figures)
@@ -71,8 +77,9 @@ def _measure(
             versions=machine.server_versions(servers) | machine.commit(),
             measured_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             load_before=load_before,
-            runs=before.runs if before else [],
         )
+        if before:
+            found.keep(before)
 
         def keep(run: Run) -> None:
             found.add(run)

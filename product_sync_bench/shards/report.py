@@ -9,7 +9,7 @@ from typing import Final
 
 from product_sync_bench.shards import model
 from product_sync_bench.shards.model import Costs, Place, Predicted, calibrated, predict
-from product_sync_bench.shards.results import SCENARIOS, Results, Run
+from product_sync_bench.shards.results import INITIAL, SCENARIOS, UNCHANGED, Results, Run
 
 _MB: Final = 1e6
 _GOAL_TIMES, _GOAL_PEAK_MB, _GOAL_AT = 1.25, 500, (1_000_000, 10_000_000)
@@ -43,7 +43,8 @@ def render(results: Results) -> str:
             " the rows changed. Catalogues of more than a million products consist of copies of the first million with"
             " later ids. All servers share this machine.",
             "",
-            f"{results.measured_at}. {results.machine}. Load before the start: {results.load_before:.1f}. {versions}.",
+            f"{results.machine}. {versions}. The last measurement began at {results.measured_at}, with a load of"
+            f" {results.load_before:.1f}.",
             "",
             "## Goals",
             "",
@@ -67,20 +68,25 @@ def render(results: Results) -> str:
             "A step takes a fixed time, and a time for each product of its shard; a step that works for all shards also"
             " takes a time for each shard. The phases follow one another. Each takes as long as what holds it up most:"
             " the workers, a server's processors, MongoDB's network, PostgreSQL's log, or the store. Costs of a product"
-            " are in millionths of a second and in bytes, with the state in the store.",
+            " are in millionths of a second and in bytes, with the state in the store. Processor time is counted for"
+            " each product, also what each step takes once. All bytes from MongoDB are counted for the read, and those"
+            " of the log for the load.",
             "",
             *_table(_COSTS, _costs(results)),
             "To be checked, it is fitted to the runs by steps of one worker with up to"
             f" {_FITTED_UP_TO:,} products only. A command also needs its start, taken from the smallest one. What it"
-            " predicts for the other runs:",
+            " predicts for the other runs, all of which wait for their workers or the processors of this machine, and"
+            " none for a network, the log or the store:",
             "",
             *_table(("run", "scenario", "measured, s", "predicted, s", "error"), list(_checked(results))),
             f"## {_TABLE_PRODUCTS:,} products",
             "",
             "Computed, not measured: MongoDB and PostgreSQL with 16 processors like this machine's, 10 Gbit/s from"
             " MongoDB, 500 MB/s for PostgreSQL's log, 2.5 GB/s for the store, and one second to start a step. The model"
-            " is fitted to all sizes. Locks and caches that are too small are not in it, so take the times as the"
-            " least.",
+            f" is fitted to all sizes{_smaller_sizes(results)}. Locks and caches that are too small are not in it, so"
+            " take the times as the least.",
+            "",
+            _read_again(results),
             "",
             *_table(_BILLION, list(_billion(results))),
             *_remedies(results),
@@ -195,6 +201,28 @@ def _checked(results: Results) -> Iterator[Sequence[str]]:
             kind = "in one process"
         name = f"{run.products:,} products, {run.shards} {'shard' if run.shards == 1 else 'shards'}, {kind}"
         yield name, run.scenario, f"{run.wall_s:.1f}", f"{predicted:.1f}", f"{predicted / run.wall_s - 1:+.0%}"
+
+
+def _smaller_sizes(results: Results) -> str:
+    largest = {each: max(run.products for run in _one_worker(results) if run.scenario == each) for each in SCENARIOS}
+    return "".join(f", {each} only up to {most:,}" for each, most in largest.items() if most < max(largest.values()))
+
+
+def _read_again(results: Results) -> str:
+    """What the model does not know of a long initial load."""
+    first, unchanged = (
+        max((run for run in _one_worker(results) if run.scenario == scenario), key=lambda run: run.key)
+        for scenario in (INITIAL, UNCHANGED)
+    )
+    again = first.source_bytes / first.products / (unchanged.source_bytes / unchanged.products) - 1
+    [measured] = [phase.wall_s for phase in first.phases if phase.name == "load"]
+    computed = predict(_fitted(results, INITIAL), first.products, first.shards, Place(1))
+    [load] = [phase.seconds for phase in computed if phase.phase == "load"]
+    return (
+        "Nor is it in the model that a row is read from MongoDB again if it is inserted more than a minute after it was"
+        f" read. At {first.products:,} products that was so for about {again * 100:.0f} % of the rows, and the load"
+        f" took {measured / load:.1f} times as long as computed. At a billion it is so for nearly all."
+    )
 
 
 def _billion(results: Results) -> Iterator[Sequence[str]]:

@@ -74,6 +74,15 @@ class Results:
     load_before: float
     runs: list[Run] = field(default_factory=list)
 
+    def keep(self, before: Results) -> None:
+        """Keep the earlier runs if they stand under the same heading: that of another machine, server or commit does
+        not fit these. (The report changes the files of its commit.)"""
+        if (self.machine, self.processors, self._clean()) == (before.machine, before.processors, before._clean()):
+            self.runs = before.runs
+
+    def _clean(self) -> dict[str, str]:
+        return {name: version.removesuffix("-dirty") for name, version in self.versions.items()}
+
     def add(self, run: Run) -> None:
         """A run takes the place of an earlier one of its kind."""
         self.runs = sorted([*(each for each in self.runs if each.key != run.key), run], key=lambda each: each.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_the_report_shows_goals_errors_and_a_billion_products_of_whatever_was_me
                 made.add(made_run(products, 8, scenario=scenario, in_store=False))
             made.add(made_run(products, 8, scenario=scenario))
         made.add(made_run(MB, 2, scenario=scenario))
-    made.add(made_run(10 * MB, 8, scenario=UNCHANGED))
+    made.add(replace(made_run(10 * MB, 8, scenario=UNCHANGED), source_bytes=100 * 10 * MB))
     results.write(tmp_path / "shards.json", made)
     assert results.read(tmp_path / "shards.json") == made
     page = report.render(made)
@@ -75,6 +76,16 @@ def test_the_report_shows_goals_errors_and_a_billion_products_of_whatever_was_me
     assert "| 10,000,000 products, 8 shards, 1 worker | nothing changed | 83.3 | 83.3 |" in page
     assert "| 128 | 128 | initial load |" in page
     assert "| PostgreSQL's log |" in page
+    assert "fitted to all sizes, initial load only up to 1,000,000, 1 % changed only up to 1,000,000." in page
+    assert "At 1,000,000 products that was so for about 100 % of the rows, and the load took 1.0 times as long" in page
+
+
+def test_runs_of_another_machine_or_commit_are_not_kept() -> None:
+    before = Results("a machine", 2, {"commit": "a1"}, "2026-11-28", 0.1, SOME)
+    for machine, commit, kept in [("a machine", "a1-dirty", SOME), ("a machine", "b2", []), ("another", "a1", [])]:
+        made = Results(machine, 2, {"commit": commit}, "2026-11-29", 0.1)
+        made.keep(before)
+        assert made.runs == kept
 
 
 def test_each_step_is_measured_by_itself_on_copies_of_a_catalogue(
