@@ -63,6 +63,8 @@ def test_a_role_that_may_not_use_the_sequence_is_told_the_grant(market: Market) 
     orm_table(market, "serial")
     owner = market.cart_url
     with role(owner, "GRANT SELECT, INSERT, UPDATE ON item TO {}") as user:
+        refused = market.run("doctor", "--json", CART_DB_URL=user.url)
+        assert "USAGE on sequence public.item_id_seq" in refused.everything
         predicted = market.run("sync", "--dry-run", CART_DB_URL=user.url)
         assert "USAGE on sequence public.item_id_seq" in predicted.stdout
         assert "lacks INSERT" not in predicted.everything, "it has it"

@@ -22,6 +22,7 @@ from product_sync.orchestration.resources import Steps
 from product_sync.orchestration.step_errors import CheckFailed
 from product_sync.pipeline import read_back, run_checks
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.state.storage_errors import local_storage
 from product_sync.verify.checks import CheckResult
 
 
@@ -61,7 +62,8 @@ def load_checks(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterato
     compared: list[CheckResult] = []
     if selected - {EVERY_BATCH_LOADED}:
         try:
-            compared = _compared(context, sync_run, selected)
+            with local_storage(sync_run.folder.root):
+                compared = _compared(context, sync_run, selected)
         except ProductSyncError as error:
             if not any(each.is_red for each in loaded):
                 raise

@@ -131,7 +131,7 @@ def _one_that_waits(_: dg.InitExecutorContext) -> dg.Executor:
             return dg.in_process_executor
 
         def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:  # noqa: ARG002
-            wait_until(lambda: len(signs_of_life(plan_context.instance, plan_context.run_id)) == 3)
+            wait_until(lambda: len(signs_of_life(plan_context.instance, plan_context.run_id)) >= 3)
             yield from ()
 
     return Waits()
