@@ -127,17 +127,21 @@ class BatchWork:
     def _delete_extra(self, rows: pa.Table, doomed: pa.Table) -> None:
         with defer_interrupts() as counted:
             for asked, deleted in self._delete(doomed, rows):
-                self.result.deleted += deleted
-                self.result.conflicts += asked - deleted
+                self.result.deleted += len(deleted)
+                self._count_changed_extra(asked - deleted)
                 counted()
 
-    def _delete(self, doomed: pa.Table, rows: pa.Table | None = None) -> Iterator[tuple[int, int]]:
-        """Deletes rows (``RowSchema.target_schema``) by compare-and-swap. Yields for each transaction how many rows it
-        was to delete, and how many it deleted. Rows that the database does not let go are counted as kept; with
-        ``rows`` of the diff, those that other rows of the table refer to are postponed."""
+    def _count_changed_extra(self, ids: Collection[str]) -> None:
+        self.result.conflicts += len(ids)
+        self.result.changed_extra += sorted(ids)
+
+    def _delete(self, doomed: pa.Table, rows: pa.Table | None = None) -> Iterator[tuple[set[str], set[str]]]:
+        """Deletes rows (``RowSchema.target_schema``) by compare-and-swap. Yields for each transaction the ids of the
+        rows that it was to delete, and of those that it deleted. Rows that the database does not let go are counted as
+        kept; with ``rows`` of the diff, those that other rows of the table refer to are postponed."""
         for part, outcome in self.transactions.write_or_bisect(replace(self.nothing, deletes=doomed)):
             if not isinstance(outcome, RowsRefused):
-                yield part.num_rows, len(outcome.deleted)
+                yield {*part.deletes[self._key].to_pylist()}, {*outcome.deleted}
             elif rows is not None and isinstance(outcome, RowsExcluded) and outcome.obstacles:
                 self._postpone_part(rows, part, outcome)
             else:
@@ -200,7 +204,9 @@ class BatchWork:
         now = self.transactions.fetch([*to_insert, *ids])
         unchanged = same_values(diff_rows.aligned(now, self._key, ids), seen, self.row_schema.compared)
         left = {*to_insert} - {*now[self._key].to_pylist()} | {*seen.filter(unchanged)[self._key].to_pylist()}
-        self.result.conflicts += part.num_rows - len(left)
+        changed_extra = {*part.deletes[self._key].to_pylist()} - left
+        self.result.conflicts += part.num_rows - len(left) - len(changed_extra)
+        self._count_changed_extra(changed_extra)
         return left
 
     def quarantine_refused(self, rows: pa.Table, part: WriteBatch, refusal: RowsRefused) -> None:
@@ -272,7 +278,7 @@ class BatchWork:
         try:
             with defer_interrupts() as counted:
                 for _, deleted in self._delete(doomed):
-                    self.result.taken_back += deleted
+                    self.result.taken_back += len(deleted)
                     counted()
         except PrivilegeMissing as error:
             self.result.kept_undeletable += doomed.num_rows

@@ -40,8 +40,9 @@ class LoadResult:
     of these two that this load inserted; ``quarantined``, refused or swallowed by the database, or no longer possible
     to copy; ``excluded``, kept out by another row; ``skipped_since_plan``, rows of the executed plan that changed
     since, on either side. ``batches`` were attempted, and ``failed_batches`` of them failed. ``untried`` are documents
-    that the database refused in an earlier run and that this run did not try. ``quarantine_s`` are the seconds for
-    updating the quarantine.
+    that the database refused in an earlier run and that this run did not try. ``changed_extra`` are the ids of extra
+    rows that are conflicts: somebody has written them before they could be deleted. ``quarantine_s`` are the seconds
+    for updating the quarantine.
 
     If all batches were attempted and none failed, ``planned`` is the sum of inserted, updated, deleted, conflicts,
     quarantined, excluded, skipped and kept rows (`accounting`).
@@ -71,6 +72,7 @@ class LoadResult:
     stop: Stop | None = None
     no_deletion_because: str | None = None
     untried: list[SourceId] = field(default_factory=list)
+    changed_extra: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> int:

@@ -86,9 +86,11 @@ class Followed:
 @dataclass(slots=True)
 class Differing:
     """Collects the products that differ at the end of a run. An extra row that is left alone on purpose, or that a full
-    run could not delete, is settled: the check no_extra_products reports it."""
+    run could not delete, is settled: the check no_extra_products reports it. ``changed_extra`` are not settled: an
+    event has written them before the run could delete them."""
 
     keeps_extra: bool
+    changed_extra: frozenset[str] = frozenset()
     reasons: dict[SourceId, UnsettledReason] = field(default_factory=dict)
 
     def add(self, rows: pa.Table, confirmed: Mapping[Op, Sequence[str]]) -> None:
@@ -96,7 +98,8 @@ class Differing:
         stands = {op: set(ids) for op, ids in confirmed.items()}
         for op, source_id in _named(rows):
             is_confirmed = source_id.text in stands.get(op, ())
-            if not (is_confirmed and op is Op.EXTRA and self.keeps_extra):
+            is_kept = op is Op.EXTRA and self.keeps_extra and source_id.text not in self.changed_extra
+            if not (is_confirmed and is_kept):
                 self._add(source_id, UnsettledReason.STILL_DIFFERS if is_confirmed else UnsettledReason.IN_FLIGHT)
 
     def add_refused(self, differences: Path) -> None:

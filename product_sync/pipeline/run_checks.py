@@ -50,9 +50,12 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     """Check on one reading of the target whether it matches the source, has extra rows, and how much is quarantined.
     After a load of everything without a red check, the size of the source becomes the baseline of the next runs. A
     partial run proves nothing about the copy."""
-    differing = Differing(keeps_extra=not sync_run.is_partial or sync_run.settings.extra == "report")
-    verification = _verification(sync_run, differing)
     load_result = loaded(sync_run) if sync_run.files.has(store.LOAD_RESULT) else None
+    differing = Differing(
+        keeps_extra=not sync_run.is_partial or sync_run.settings.extra == "report",
+        changed_extra=frozenset(load_result.changed_extra if load_result else ()),
+    )
+    verification = _verification(sync_run, differing)
     kept = load_result.kept_referenced if load_result else 0
     judged = [
         checks.target_matches_source(verification, load_result, sync_run.commands, sync_run.scope),
