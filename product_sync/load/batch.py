@@ -128,12 +128,8 @@ class BatchWork:
         with defer_interrupts() as counted:
             for asked, deleted in self._delete(doomed, rows):
                 self.result.deleted += len(deleted)
-                self._count_changed_extra(asked - deleted)
+                self.result.count_overtaken(asked - deleted)
                 counted()
-
-    def _count_changed_extra(self, ids: Collection[str]) -> None:
-        self.result.conflicts += len(ids)
-        self.result.changed_extra += sorted(ids)
 
     def _delete(self, doomed: pa.Table, rows: pa.Table | None = None) -> Iterator[tuple[set[str], set[str]]]:
         """Deletes rows (``RowSchema.target_schema``) by compare-and-swap. Yields for each transaction the ids of the
@@ -204,9 +200,7 @@ class BatchWork:
         now = self.transactions.fetch([*to_insert, *ids])
         unchanged = same_values(diff_rows.aligned(now, self._key, ids), seen, self.row_schema.compared)
         left = {*to_insert} - {*now[self._key].to_pylist()} | {*seen.filter(unchanged)[self._key].to_pylist()}
-        changed_extra = {*part.deletes[self._key].to_pylist()} - left
-        self.result.conflicts += part.num_rows - len(left) - len(changed_extra)
-        self._count_changed_extra(changed_extra)
+        self.result.count_overtaken({*part.ids(self._key)} - left)
         return left
 
     def quarantine_refused(self, rows: pa.Table, part: WriteBatch, refusal: RowsRefused) -> None:
@@ -315,21 +309,22 @@ class BatchWork:
         # A row that was there at the insert and is not there now was deleted by its event: its product is gone too.
         gone = self._gone(diff_rows.with_ids(rows, "id", absent[self._key].to_pylist()))
         swallowed = pa.concat_tables([absent.filter(self._not_in(absent, gone)), new.filter(untouched)])
-        done = 0
+        settled = {*swallowed[self._key].to_pylist()}
         if self.repeats:
             is_done = pc.and_(is_there, same_values(now, pa.concat_tables([inserts, new]), self.row_schema.compared))
             inserted = inserts.filter(is_done.slice(0, inserts.num_rows))
-            done = self._count_written_before(rows, part, inserted, new.filter(is_done.slice(inserts.num_rows)))
-        self.result.conflicts += len(wanted) - swallowed.num_rows - done
+            updated = new.filter(is_done.slice(inserts.num_rows))
+            self._count_written_before(rows, part, inserted, updated)
+            settled |= {*inserted[self._key].to_pylist(), *updated[self._key].to_pylist()}
+        self.result.count_overtaken({*wanted} - settled)
         for index in range(swallowed.num_rows):
             self._isolate(rows, swallowed.slice(index, 1), Reason.SUPPRESSED_BY_DATABASE, _SWALLOWED)
 
-    def _count_written_before(self, rows: pa.Table, part: WriteBatch, inserted: pa.Table, updated: pa.Table) -> int:
+    def _count_written_before(self, rows: pa.Table, part: WriteBatch, inserted: pa.Table, updated: pa.Table) -> None:
         """Counts rows of an earlier attempt, which may have ended before it looked for deleted products."""
         self.result.inserted += inserted.num_rows
         self.result.updated += updated.num_rows
         self._take_back(self._gone(diff_rows.with_ids(rows, "id", inserted[self._key].to_pylist())), part)
-        return int(inserted.num_rows + updated.num_rows)
 
     def _not_in(self, table: pa.Table, ids: Iterable[str]) -> pa.ChunkedArray:
         return pc.invert(pc.is_in(table[self._key], value_set=pa.array(ids, pa.string())))

@@ -5,10 +5,15 @@ The load counts while it works, so that a cancelled or stopped run can say what 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Final
 
 from product_sync.results import ExclusionReport
 from product_sync.schema.records import SourceId
+
+#: With more rows, a full run is cheaper than looking at each of them again.
+MAX_OVERTAKEN: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +45,9 @@ class LoadResult:
     of these two that this load inserted; ``quarantined``, refused or swallowed by the database, or no longer possible
     to copy; ``excluded``, kept out by another row; ``skipped_since_plan``, rows of the executed plan that changed
     since, on either side. ``batches`` were attempted, and ``failed_batches`` of them failed. ``untried`` are documents
-    that the database refused in an earlier run and that this run did not try. ``changed_extra`` are the ids of extra
-    rows that are conflicts: somebody has written them before they could be deleted. ``quarantine_s`` are the seconds
-    for updating the quarantine.
+    that the database refused in an earlier run and that this run did not try. ``overtaken`` are the ids of the first
+    `MAX_OVERTAKEN` rows that somebody else had written before this load could. ``quarantine_s`` are the seconds for
+    updating the quarantine.
 
     If all batches were attempted and none failed, ``planned`` is the sum of inserted, updated, deleted, conflicts,
     quarantined, excluded, skipped and kept rows (`accounting`).
@@ -72,7 +77,11 @@ class LoadResult:
     stop: Stop | None = None
     no_deletion_because: str | None = None
     untried: list[SourceId] = field(default_factory=list)
-    changed_extra: list[str] = field(default_factory=list)
+    overtaken: list[str] = field(default_factory=list)
+
+    def count_overtaken(self, ids: Collection[str]) -> None:
+        self.conflicts += len(ids)
+        self.overtaken += sorted(ids)[: MAX_OVERTAKEN - len(self.overtaken)]
 
     @property
     def kept(self) -> int:

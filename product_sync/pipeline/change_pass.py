@@ -86,21 +86,20 @@ class Followed:
 @dataclass(slots=True)
 class Differing:
     """Collects the products that differ at the end of a run. An extra row that is left alone on purpose, or that a full
-    run could not delete, is settled: the check no_extra_products reports it. ``changed_extra`` are not settled: an
-    event has written them before the run could delete them."""
+    run could not delete, is settled: the check no_extra_products reports it. The run has not tried what differs about
+    rows that were ``overtaken``: somebody else wrote them before it could."""
 
     keeps_extra: bool
-    changed_extra: frozenset[str] = frozenset()
+    overtaken: frozenset[str] = frozenset()
     reasons: dict[SourceId, UnsettledReason] = field(default_factory=dict)
 
     def add(self, rows: pa.Table, confirmed: Mapping[Op, Sequence[str]]) -> None:
         """Add rows of a diff. ``confirmed`` are the ids that still differed at the second reading."""
         stands = {op: set(ids) for op, ids in confirmed.items()}
         for op, source_id in _named(rows):
-            is_confirmed = source_id.text in stands.get(op, ())
-            is_kept = op is Op.EXTRA and self.keeps_extra and source_id.text not in self.changed_extra
-            if not (is_confirmed and is_kept):
-                self._add(source_id, UnsettledReason.STILL_DIFFERS if is_confirmed else UnsettledReason.IN_FLIGHT)
+            was_tried = source_id.text in stands.get(op, ()) and source_id.text not in self.overtaken
+            if not (was_tried and op is Op.EXTRA and self.keeps_extra):
+                self._add(source_id, UnsettledReason.STILL_DIFFERS if was_tried else UnsettledReason.IN_FLIGHT)
 
     def add_refused(self, differences: Path) -> None:
         """Add the rows of a diff file that the database has refused."""

@@ -53,7 +53,7 @@ def check_result(sync_run: SyncRun) -> RunChecks:
     load_result = loaded(sync_run) if sync_run.files.has(store.LOAD_RESULT) else None
     differing = Differing(
         keeps_extra=not sync_run.is_partial or sync_run.settings.extra == "report",
-        changed_extra=frozenset(load_result.changed_extra if load_result else ()),
+        overtaken=frozenset(load_result.overtaken if load_result else ()),
     )
     verification = _verification(sync_run, differing)
     kept = load_result.kept_referenced if load_result else 0

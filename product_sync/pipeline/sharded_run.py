@@ -182,7 +182,7 @@ def _add(total: LoadResult, result: LoadResult) -> None:
     total.failures = [*total.failures, *failures][:_KEPT]
     total.exclusions = [*total.exclusions, *result.exclusions][:_KEPT]
     total.untried += result.untried
-    total.changed_extra += result.changed_extra
+    total.overtaken += result.overtaken
     total.stop = total.stop or result.stop
     for field in fields(LoadResult):
         value = getattr(total, field.name)

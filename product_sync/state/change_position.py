@@ -32,7 +32,7 @@ MAX_UNSETTLED: Final = 10_000
 class UnsettledReason(StrEnum):
     """Why a product is not settled. The watch starts a run at once for the first two, later for the others."""
 
-    #: Only the first reading of a run found a difference, or the source has changed since.
+    #: Only the first reading of a run found a difference, or one of the sides has changed before the run could write.
     IN_FLIGHT = "in_flight"
     #: The watch has found a difference that no run has tried to settle.
     WAITS_FOR_RUN = "waits_for_run"
