@@ -20,6 +20,7 @@ from product_sync.orchestration.schedules import sync_schedule
 from product_sync.orchestration.sensors import reap_dead_runs_sensor, tell_of_runs_sensor
 from product_sync.orchestration.sharded_assets import in_shards
 from product_sync.orchestration.watch_sensor import watch_sensor
+from product_sync.runtime.hints import SyncCommands
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import PageSettings, RunOptions, ScheduleSettings
 
@@ -52,6 +53,7 @@ def build_sync_definitions(
             f"The options of every run of {definition.name!r} contain {', '.join(sorted(single))}.",
             hint="Expected: options that suit every run. Give this one in the run config of a single run.",
         )
+    definition.found_by(SyncCommands(job=SyncNames.of(definition.name).sync_job))
     steps = Steps(definition, HOST_RESOURCE, defaults, shards=defaults.get("shards", 1))
     of_jobs = in_charge(executor) if executor else None if steps.shards > 1 else IN_PROCESS
     return _of_sync(steps, _RESOURCE, schedule, pages, of_jobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 from dagster.components.core.component_tree import ComponentTreeException
@@ -87,11 +88,15 @@ def own() -> dg.Definitions:
 }
 
 
+SELLERS = [f"s{number:02}" for number in range(25)]
+
+
 @pytest.fixture
 def session(market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """Two sellers and three products are missing in the target."""
+    """All sellers and two products are missing in the target, which has one seller that is gone from the source."""
     market.sql("CREATE TABLE seller (id text PRIMARY KEY, name text NOT NULL)")
-    market.stock([{"_id": "s1", "name": "Sara"}, {"_id": "s2", "name": "Sam"}], "sellers")
+    market.sql("INSERT INTO seller VALUES ('s99', 'Gone')")
+    market.stock([{"_id": seller, "name": f"Seller {seller}"} for seller in SELLERS], "sellers")
     market.stock(products(3))
     market.copy([product(0, title="An old title")])
     folder = tmp_path / "project"
@@ -117,10 +122,20 @@ def test_a_project_with_its_own_resources_takes_two_syncs_and_uses_their_results
             if "dg scaffold" in fence.text:
                 scaffolded = yaml.safe_load((session.folder / "shop/defs/seller/defs.yaml").read_text())
                 assert SyncComponent.resolve_from_dict(scaffolded["attributes"]).sync.name == "seller"
-    assert session.market.sql("SELECT id, name FROM seller ORDER BY id") == [("s1", "Sara"), ("s2", "Sam")]
     assert len(session.market.rows()) == 3
     assert (session.folder / "own_asset.csv").read_text() == "answer\n43\n"
-    assert (session.folder / "drifted_sellers.csv").read_text() == "op,id\ninsert,s1\ninsert,s2\n"
+    drifted = (session.folder / "drifted_sellers.csv").read_text().split()
+    assert drifted == ["op,id", *(f"insert,{seller}" for seller in SELLERS), "extra,s99"]
+    with dg.DagsterInstance.get() as instance:
+        [run] = instance.get_run_records(limit=1)
+        said = [
+            event.dagster_event.asset_check_evaluation_data.description or ""
+            for event in instance.all_logs(run.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+            if event.dagster_event
+        ]
+    [command] = re.findall(r"`(dg .*?delete.*?)`", " ".join(said))
+    session.type(command)
+    assert session.market.sql("SELECT id FROM seller ORDER BY id") == [(seller,) for seller in SELLERS]
 
 
 @pytest.mark.parametrize(
