@@ -26,7 +26,6 @@ from product_sync.embedded.process import LOOPBACK, EmbeddedServerError, is_free
 from product_sync.embedded.sellers import fill_sellers, mapping_folder
 from product_sync.embedded.servers import Servers, running
 from product_sync.runtime import hints
-from product_sync.schema.definition import MAPPING
 
 _STOP_S = 30.0
 _REPORT = re.compile(r"/([0-9a-f-]{36}\.html)")
@@ -45,34 +44,33 @@ def run_dev(folder: Path, port: int, say: Callable[[str], None]) -> None:
             fill_sellers(servers.mongodb_url, servers.cart_url)
             say("Filled the sample catalogue, with drift planted in the cart's copy.")
         with serving_reports(servers.folder / environment.STATE_FOLDER, port + 1) as reports:
-            script = environment.enter(servers, ui_url=f"http://{LOOPBACK}:{port}", reports_url=reports)
-            syncs = mapping_folder(servers.folder)
-            say(_addresses(servers, port, script, syncs))
-            _serve(port, syncs)
+            mapping, ui_url = mapping_folder(servers.folder), f"http://{LOOPBACK}:{port}"
+            script = environment.enter(servers, mapping=mapping, ui_url=ui_url, reports_url=reports)
+            say(_addresses(servers, ui_url, script))
+            _serve(port)
     say("Everything is stopped.")
 
 
-def _addresses(servers: Servers, port: int, script: Path, syncs: Path) -> str:
+def _addresses(servers: Servers, ui_url: str, script: Path) -> str:
     return (
-        f"Dagster UI   http://{LOOPBACK}:{port}\n"
+        f"Dagster UI   {ui_url}\n"
         f"Data         {servers.folder}\n"
         "In another shell:\n"
         f"  {hints.shell('source', str(script))}\n"
-        f"  {hints.shell('product-sync', 'sync')}\n"
-        f"  {hints.shell('product-sync', 'sync', 'sellers', '--mapping', str(syncs))}\n"
+        f"  {hints.shell('product-sync', 'sync', 'product')}\n"
+        f"  {hints.shell('product-sync', 'sync', 'sellers')}\n"
         "Ctrl-C stops all of it."
     )
 
 
-def _serve(port: int, syncs: Path) -> None:
-    """Run ``dagster dev`` with both syncs until it ends or an interrupt arrives. It has a session of its own. So a
-    Ctrl-C on the terminal reaches only us, and we stop it before its databases."""
+def _serve(port: int) -> None:
+    """Run ``dagster dev`` until it ends or an interrupt arrives. It has a session of its own. So a Ctrl-C on the
+    terminal reaches only us, and we stop it before its databases."""
     dagster = shutil.which("dagster", path=str(Path(sys.executable).parent)) or "dagster"
     command = [dagster, "dev", "-m", "product_sync.definitions", "-h", LOOPBACK, "-p", str(port)]
     # A background job of a shell ignores SIGINT, its children inherit that, and only SIGINT stops Dagster.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    env = {**os.environ, MAPPING: str(syncs)}
-    process = subprocess.Popen(command, env=env, start_new_session=True)  # noqa: S603 - our own command line
+    process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own command line
     try:
         status = process.wait()
     except KeyboardInterrupt:

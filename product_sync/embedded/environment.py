@@ -14,10 +14,10 @@ from product_sync.settings import REPORTS_URL, STATE, UI_URL
 STATE_FOLDER = Path("dagster", "product_sync_state")
 
 
-def enter(servers: Servers, *, ui_url: str = "", reports_url: str = "") -> Path:
-    """Let this process and its children use the embedded servers and a Dagster instance beside them. The URLs of the UI
-    and of the drift reports are used if none are set. Returns a file of the same variables for other shells to source;
-    only its owner may read it, because it holds a password."""
+def enter(servers: Servers, *, mapping: Path | None = None, ui_url: str = "", reports_url: str = "") -> Path:
+    """Let this process and its children use the embedded servers and a Dagster instance beside them, and the mapping
+    files of ``mapping``, if given. The URLs of the UI and of the drift reports are used if none are set. Returns a file
+    of the same variables for other shells to source; only its owner may read it, because it holds a password."""
     home = servers.folder / "dagster"
     home.mkdir(exist_ok=True)
     shutil.copyfile(Path(__file__).with_name("dagster.yaml"), home / "dagster.yaml")
@@ -28,6 +28,7 @@ def enter(servers: Servers, *, ui_url: str = "", reports_url: str = "") -> Path:
         TARGET_URL: servers.cart_url,
         "DAGSTER_HOME": str(home),
         "DAGSTER_PG_URL": servers.dagster_url,
+        **({MAPPING: str(mapping)} if mapping else {}),
     }
     for name, address in ((UI_URL, ui_url), (REPORTS_URL, reports_url)):
         if address:

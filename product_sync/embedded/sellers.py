@@ -61,6 +61,8 @@ def fill_sellers(mongodb_url: str, cart_url: str) -> None:
         cursor.execute("DROP TABLE IF EXISTS seller")
         cursor.execute(_CREATE)
         cursor.executemany("INSERT INTO seller VALUES (%s, %s, %s, %s, %s, %s)", rows)
+        # Makes the estimated row count right, which `health` shows.
+        cursor.execute("ANALYZE seller")
 
 
 def _document(number: int) -> dict[str, Any]:
