@@ -89,13 +89,18 @@ def _level(check: CheckResult) -> Level:
 
 
 def _check_text(check: CheckResult, link: str) -> str:
-    """Long lists of ids come last, because a long text is cut. Ids that the description has are left out."""
-    lists = {name: ", ".join(map(str, value)) for name, value in check.numbers.items() if isinstance(value, list)}
-    numbers = [
-        f"{name}: {'none' if value is None else value}" for name, value in check.numbers.items() if name not in lists
-    ]
-    ids = [f"First {name.removesuffix('_ids')}: {ids}" for name, ids in lists.items() if ids not in check.description]
-    return "\n".join(filter(None, [check.description, link, ", ".join(numbers), *ids]))
+    """Counts by column, and then long lists of ids, come last, because a long text is cut. Ids that the description has
+    are left out."""
+    numbers, by_column, ids = [], [], []
+    for name, value in check.numbers.items():
+        if isinstance(value, Mapping):
+            by_column.append(f"{name}: {', '.join(f'{column} {number}' for column, number in value.items())}")
+        elif isinstance(value, list):
+            listed = ", ".join(map(str, value))
+            ids += [] if listed in check.description else [f"First {name.removesuffix('_ids')}: {listed}"]
+        else:
+            numbers.append(f"{name}: {'none' if value is None else value}")
+    return "\n".join(filter(None, [check.description, link, ", ".join(numbers), *by_column, *ids]))
 
 
 def _link(run_id: str | None, ui_url: str) -> str:

@@ -30,7 +30,7 @@ MISSING = CheckResult(
     "target_matches_source",
     False,
     Severity.ERROR,
-    {"missing": 2, "changed": 1, "missing_ids": ["p1", "p2"], "changed_ids": ["p3"], "baseline": None},
+    {"missing": 2, "found": {"id": 9, "a": 0}, "missing_ids": ["p1", "p2"], "changed_ids": ["p3"], "baseline": None},
     "2 missing (first: p1, p2), 1 changed. Run product-sync sync.",
 )
 SECRETS = ("sesame", "opensesame", "robot")
@@ -78,7 +78,8 @@ def test_an_alert_names_the_check_the_numbers_the_first_ids_the_run_and_the_next
     assert alert["message"].splitlines() == [
         "2 missing (first: p1, p2), 1 changed. Run product-sync sync.",
         "https://dagster.example/runs/r1",
-        "missing: 2, changed: 1, baseline: none",
+        "missing: 2, baseline: none",
+        "found: id 9, a 0",
         "First changed: p3",
     ]
 
