@@ -147,11 +147,20 @@ def stats(
                 report.last_sync_at, report.last_sync_run_id = last.ended_at.isoformat(), last.run_id
         # A success that is still to come is of a clock that was ahead, and says nothing.
         if max_age is not None and (last is None or not -CLOCKS_DIFFER <= datetime.now(UTC) - last.ended_at <= max_age):
+            ended = f"The last one ended at {last.ended_at:%Y-%m-%d %H:%M:%S} UTC." if last else "None is on record."
             raise SyncOverdue(
-                f"No sync has succeeded in the last {max_age}; the last one that did: {report.last_sync_at or 'none'}.",
+                f"No sync has succeeded in the last {_in_words(max_age)}. {ended}",
                 hint="See whether the schedule is on and the daemon runs, and why the last runs failed.",
             )
     return report
+
+
+def _in_words(age: timedelta) -> str:
+    """In the largest unit that leaves a whole number."""
+    seconds = age.total_seconds()
+    units = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+    length, unit = next((each for each in units if seconds and seconds % each[0] == 0), units[-1])
+    return f"{seconds / length:g} {unit}{'' if seconds == length else 's'}"
 
 
 def show(

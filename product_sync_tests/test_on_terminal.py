@@ -43,7 +43,7 @@ def day(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         catalogue = products(120)
         bad = [product(7000, price="a lot"), product(7001, _id=ObjectId("65a000000000000000000001"), title=None)]
         market.stock([*catalogue, product(1, _id=LONG_ID, title="A ring " * 8), product(2, _id=AWKWARD), *bad])
-        market.copy([{**catalogue[0], "price": 1}, *catalogue[1:], product(9000)])
+        market.copy([{**catalogue[0], "price": 1, "image": ""}, *catalogue[1:], product(9000)])
 
         def run(*arguments: str) -> Shown:
             return on_terminal("product_sync.cli", *arguments, env=market.env)
@@ -93,7 +93,7 @@ def test_ids_are_whole_and_can_be_pasted(day: Day) -> None:
 def test_the_sample_of_an_insert_is_the_whole_row(day: Day) -> None:
     rows = day.dry_run.output
     assert f"title: {'A ring ' * 8}, price: 101, image: 1.png, sellerId: s1, quantity: 1\n" in rows
-    assert "  update  p0000\n      price: 1 → 100\n" in rows
+    assert '  update  p0000\n      price: 1 → 100\n      image: "" → 0.png\n' in rows
 
 
 def test_the_command_for_the_plan_is_on_a_line_of_its_own_and_has_the_options_of_the_dry_run(day: Day) -> None:

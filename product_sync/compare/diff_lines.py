@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from product_sync.state.spill import row_bytes
 #: The most bytes of the rows of one op that are shown.
 _SHOWN_BYTES = 8 * 1024 * 1024
 _SHOWN_CHARACTERS = 200
+#: Characters that are shown before the place where two long values differ, and in how many that place is looked for.
+_SHARED_CHARACTERS, _COMPARED_CHARACTERS = 20, 100_000
 #: How many rows of each op are shown.
 SHOWN = 10
 _TIMES = {TypeName.TIMESTAMPTZ: "microseconds", TypeName.TIMESTAMP: "microseconds", TypeName.DATE: "days"}
@@ -111,22 +114,44 @@ def lines_of(row: pa.Table, op: Op, row_schema: RowSchema) -> Iterator[Differenc
     else:
         for column in row_schema.compared:
             if not same_values(new, old, [column])[0].as_py():
-                yield Difference(op, row_id, column.name, shown(old, column), shown(new, column))
+                yield Difference(op, row_id, column.name, *_cut_both(_text(old, column), _text(new, column)))
 
 
 def _all_values(row: pa.Table, row_schema: RowSchema) -> str:
     values = ((column.name, shown(row, column)) for column in row_schema.values)
-    return ", ".join(f"{name}: {'NULL' if value is None else value}" for name, value in values)
+    return ", ".join(f"{name}: {or_null(value)}" for name, value in values)
 
 
 def shown(row: pa.Table, column: RowColumn) -> str | None:
     """The value of the first row in this column, for people: ``None`` for NULL, long values are cut."""
+    text = _text(row, column)
+    return text and _cut(text)
+
+
+def _text(row: pa.Table, column: RowColumn) -> str | None:
     scalar = row[column.name][0]
     if not scalar.is_valid:
         return None
     if column.type.name in _TIMES:
         return _shown_time(scalar, _TIMES[column.type.name])
-    return _cut(str(scalar.as_py()))
+    text = as_text(scalar.as_py())[:_COMPARED_CHARACTERS]
+    return _with_zeros(text, column.type.scale) if column.type.scale else text
+
+
+def _with_zeros(number: str, scale: int) -> str:
+    """A canonical number with as many decimal places as the column has: 1.50 as in the table, not 1.5."""
+    whole, _, fraction = number.partition(".")
+    return f"{whole}.{fraction:0<{scale}}" if scale > 0 and whole.lstrip("-").isdigit() else number
+
+
+def as_text(value: object) -> str:
+    """A value as PostgreSQL's clients and mapping files write it: ``true``, not ``True``."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def or_null(value: str | None) -> str:
+    """A value in a line of text: an empty text must not look like nothing."""
+    return "NULL" if value is None else value or '""'
 
 
 def _shown_time(scalar: Any, unit: str) -> str:
@@ -137,6 +162,22 @@ def _shown_time(scalar: Any, unit: str) -> str:
         return str(scalar.as_py().isoformat())
     except (ValueError, OverflowError):  # Python's calendar ends with the year 9999, PostgreSQL's does not
         return f"{scalar.value} {unit} since 1970"
+
+
+def _cut_both(old: str | None, new: str | None) -> tuple[str | None, str | None]:
+    """Two values that differ, cut. If both begin with the same long text, it is left out: otherwise they would look the
+    same."""
+    if old is None or new is None:
+        return old and _cut(old), new and _cut(new)
+    start = _shared(old, new) - _SHARED_CHARACTERS
+    if start > 0 and max(len(old), len(new)) > _SHOWN_CHARACTERS:
+        old, new = f"…{old[start:]}", f"…{new[start:]}"
+    return _cut(old), _cut(new)
+
+
+def _shared(old: str, new: str) -> int:
+    """How many characters both begin with."""
+    return bisect_left(range(min(len(old), len(new))), True, key=lambda place: old[: place + 1] != new[: place + 1])
 
 
 def _cut(text: str) -> str:

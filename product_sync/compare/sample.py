@@ -16,7 +16,7 @@ import pyarrow as pa
 from bson.datetime_ms import DatetimeMS
 from bson.errors import InvalidBSON
 
-from product_sync.compare.diff_lines import shown
+from product_sync.compare.diff_lines import as_text, shown
 from product_sync.conversion.document import RowConverter, decode, descend
 from product_sync.conversion.elements import TYPE_NAMES, kind_at
 from product_sync.conversion.extended_json import cut, excerpt, readable
@@ -124,7 +124,7 @@ def _value(
         kind = kind_at(raw, column.path) if document else None
         value = None if kind is None else _said(descend(document, column.path)[0])
     elif column.has_default:
-        value = str(column.default)
+        value = as_text(column.default)
     reason = None
     if row is None:
         reason = str(defect.reason) if defect else "another column cannot be copied"

@@ -43,8 +43,8 @@ def reason_to_keep(facts: DeletionFacts) -> str | None:
         )
     if facts.extra > facts.max_delete_share * facts.target_count:
         return (
-            f"{facts.extra} of {facts.target_count} rows are extra, which is more than "
-            f"{facts.max_delete_share:.0%}: check them, then raise max_delete_share if they should be deleted."
+            f"{facts.extra:,} of {facts.target_count:,} rows are extra, which is more than "
+            f"{100 * facts.max_delete_share:g} %: check them, then raise max_delete_share if they should be deleted."
         )
     return None
 

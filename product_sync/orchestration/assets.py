@@ -87,8 +87,8 @@ def _specs(definition: SyncDefinition, names: SyncNames) -> dict[str, dg.AssetSp
          "The state of both connections: latency, estimated counts, replication. The health sensor records it when it"
          " changes, and once an hour."),
         (names.changes, sides, {"mongodb", "postgres"},
-         "Up to when the source's changes are compared, how many products differ and since when, and the age of the"
-         f" last full proof. The sensor {names.watch_sensor} records it."),
+         f"Up to when the source's changes are compared, how many {labels.items} differ and since when, and the age of"
+         f" the last full proof. The sensor {names.watch_sensor} records it."),
     )  # fmt: skip
     return {
         name: dg.AssetSpec(

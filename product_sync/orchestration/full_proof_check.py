@@ -50,7 +50,7 @@ def full_proof(
     result = partial(kind, asset_key=dg.AssetKey(names.proof), check_name=FULL_PROOF_IS_RECENT)
     proof, limit_h = read_last_proof(folder), settings.full_proof_hours
     if proof is None:
-        text = "No full sync of these two sides has passed yet."
+        text = f"No full run of the sync {names.sync} has passed on these two sides yet."
         return result(passed=False, severity=dg.AssetCheckSeverity.WARN, description=text, metadata={})
     age_h = (now - proof.at.timestamp()) / 3_600
     is_ahead = age_h < -CLOCKS_DIFFER.total_seconds() / 3_600

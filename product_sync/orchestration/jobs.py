@@ -107,7 +107,8 @@ def sync_jobs(
     steps = dg.AssetSelection.assets(*names.assets)
     checks = dg.AssetSelection.checks(*(spec.key for spec in check_specs(names, *_VALIDATES)))
     does, same = "Read both sides, find the differences, write them in batches, verify the result.", names.sync_job
-    dry, only = f"The same as {same}, but nothing is written.", "of the products that the source has changed since then"
+    dry = f"The same as {same}, but nothing is written."
+    only = f"but only for the {definition.labels.items} that the source has changed since the last sync or pass"
     return [
         job(names.sync_job, steps, does, {}),
         job(names.dry_run_job, steps, dry, {DRY_RUN_TAG: "true"}, dry_run=True),

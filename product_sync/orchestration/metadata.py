@@ -239,8 +239,8 @@ def _columns(row_schema: RowSchema) -> dg.TableSchema:
 
 
 def _column(column: RowColumn, *, is_key: bool, is_tenant: bool) -> dg.TableColumn:
-    said = [f"from `{column.origin}`"] if column.path else [f"always {column.default!r}"]
-    said += [f"{column.default!r} where it is missing"] if column.path and column.has_default else []
+    said = [f"from `{column.origin}`"] if column.path else [f"always {column.default_text}"]
+    said += [f"{column.default_text} where it is missing"] if column.path and column.has_default else []
     if is_tenant:
         said.append("part of the key: only the rows with this value are synced")
     elif not column.update and not is_key:

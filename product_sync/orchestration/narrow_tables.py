@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from product_sync.compare.diff_lines import Difference
+from product_sync.compare.diff_lines import Difference, or_null
 from product_sync.conversion.extended_json import readable
 from product_sync.results import SampleValue
 from product_sync.schema.records import Op
@@ -39,7 +39,7 @@ def in_short(line: Difference) -> str:
     """A difference as a phrase: the two values of a column around where they differ, or how the product begins."""
     if line.op is not Op.UPDATE:
         return cut(line.new or line.old or "", _PHRASE)
-    old, new = _where_they_differ(_or_null(line.old), _or_null(line.new))
+    old, new = _where_they_differ(or_null(line.old), or_null(line.new))
     return f"{line.column}: {old} → {new}"
 
 
@@ -92,7 +92,7 @@ def sample(product: Iterable[SampleValue]) -> dg.TableMetadataValue:
 
 def _becomes(value: SampleValue) -> str:
     short = replace(value, value=value.value and cut(value.value, _VALUE))
-    return f"{short.given} → {cut(value.reason or _or_null(value.target), _VALUE)}"
+    return f"{short.given} → {cut(value.reason or or_null(value.target), _VALUE)}"
 
 
 def table(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dg.TableMetadataValue:
@@ -126,7 +126,3 @@ def _where_they_differ(old: str, new: str) -> tuple[str, str]:
 def _why(entry: Mapping[str, Any]) -> str:
     told = zip(entry["columns"], entry["reasons"], entry["values"], strict=True)
     return "; ".join(f"{column}: {reason} ({cut(readable(value or 'null'), _VALUE)})" for column, reason, value in told)
-
-
-def _or_null(value: str | None) -> str:
-    return "NULL" if value is None else value

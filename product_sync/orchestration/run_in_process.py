@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from product_sync.compare.diff_lines import or_null
 from product_sync.errors import ChecksFailed, ConfigurationError, LoadStopped, SyncCancelled
 from product_sync.notify.run_metrics import FOLLOWED
 from product_sync.orchestration.build import build_definitions
@@ -125,6 +126,17 @@ def _execute(
             raise failure.error from None
 
 
+def _texts(record: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
+    """A JSON record as text. The keys are given because a storage may sort them."""
+    return {key: text(record[key]) for key in keys}
+
+
+def _difference(record: Mapping[str, Any]) -> dict[str, str]:
+    """One difference as text. An insert and an extra row have no column and only one value."""
+    values = {side: or_null(record[side]) for side in ("old", "new")} if record["column"] else {}
+    return _texts(record, DIFFERENCE) | values
+
+
 class _Recorded:
     """What a run has recorded: the values of its steps by name, and the results of its checks."""
 
@@ -146,8 +158,8 @@ class _Recorded:
             setattr(report, name, values.get(name, getattr(report, name)))
         report.duration_s = round(self._end - self._start, 3) if self._start and self._end else None
         report.drift_report, report.found_by_column = self._drift_report, self._found_by_column
-        report.first_differences = self._lines("first_differences", DIFFERENCE)
-        report.first_quarantined = self._lines("quarantine_entries", ENTRY)
+        report.first_differences = list(map(_difference, values.get("first_differences", ())))
+        report.first_quarantined = [_texts(each, ENTRY) for each in values.get("quarantine_entries", ())]
         if report.dry_run:
             self._fill_prediction(report)
             report.sample_product = [SampleValue(**each) for each in values.get("sample_product", ())] or None
@@ -171,10 +183,6 @@ class _Recorded:
             for name in _FOUND:
                 setattr(report, name, found[name])
         report.quarantined_by_reason, report.found_by_column = self._quarantined_by_reason, self._found_by_column
-
-    def _lines(self, name: str, keys: Sequence[str]) -> list[dict[str, str]]:
-        """JSON records as text. The keys are given because a storage may sort them."""
-        return [{key: text(line[key]) for key in keys} for line in self.values.get(name, ())]
 
     @property
     def _found_by_column(self) -> dict[str, int] | None:

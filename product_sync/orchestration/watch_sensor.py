@@ -82,9 +82,9 @@ def watch_sensor(
         minimum_interval_seconds=settings.changes_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
         description=(
-            "Compares the products that the source has changed, and starts a run only if one differs. Set by"
-            " SYNC_CHANGES_SECONDS and ENABLE_SCHEDULER, or by the `schedule` of a component. The page of the asset"
-            f" `{names.changes}` has the results. See docs/changes.md"
+            f"Compares the {definition.labels.items} that the source has changed, and starts a run only if one differs."
+            " Set by SYNC_CHANGES_SECONDS and ENABLE_SCHEDULER, or by the `schedule` of a component. The page of the"
+            f" asset `{names.changes}` has the results. See docs/changes.md"
         ),
     )
     @notifies_of_its_errors(names.watch_sensor)
@@ -118,7 +118,7 @@ def watch_sensor(
         events: list[Any] = []
         if records:
             proof = full_proof(dg.AssetCheckEvaluation, names, settings, folder, now)
-            events = [*_observations(names, found, state), proof]
+            events = [*_observations(definition, found, state), proof]
             state.events = state.compared = 0
         cursor = write_state(state)
         if request is None:
@@ -133,7 +133,7 @@ def _decide(
     context: dg.SensorEvaluationContext, definition: SyncDefinition, found: "Look"
 ) -> tuple[str, dg.RunRequest | None]:
     """What the tick says, and the run that it asks for."""
-    text, names = said(found), SyncNames.of(definition.name)
+    text, names = said(definition, found), SyncNames.of(definition.name)
     if found.stored is None:
         if found.lost is None or found.lost.reason in _NOT_MENDED:
             return text, None
@@ -158,17 +158,20 @@ def _decide(
     return f"{text} A run of {wanted} is requested.", dg.RunRequest(job_name=wanted)
 
 
-def said(found: "Look") -> str:
+def said(definition: SyncDefinition, found: "Look") -> str:
     """What a look found, for people."""
+    labels = definition.labels
     if found.stored is None:
         if found.lost is not None:
             return f"{found.lost.message} {found.lost.hint}"
-        return "No full sync of these two sides has passed yet, so there is nothing to follow from."
+        return f"No full run of the sync {definition.name} has passed on these two sides yet: nothing to follow from."
     up_to = f"Compared up to {found.stored.position.time.at:%Y-%m-%d %H:%M:%S} UTC"
     if found.backlog:
         return f"{up_to}. More follows than a look can read ({found.events:,} changes or more): a run compares it."
-    products = f"{found.compared:,} {'product' if found.compared == 1 else 'products'}"
-    return f"{up_to}: {found.events:,} changes, {products} compared, {len(found.unsettled):,} differ."
+    changes = f"{found.events:,} {'change' if found.events == 1 else 'changes'}"
+    compared = f"{found.compared:,} {labels.item if found.compared == 1 else labels.items} compared"
+    differ = f"{len(found.unsettled):,} {'differs' if len(found.unsettled) == 1 else 'differ'}"
+    return f"{up_to}: {changes}, {compared}, {differ}."
 
 
 def _condition(found: "Look") -> str:
@@ -178,9 +181,9 @@ def _condition(found: "Look") -> str:
     return f"{'differ' if found.unsettled else 'agree'} since {found.stored.proof.run_id}"
 
 
-def _observations(names: SyncNames, found: "Look", state: WatchState) -> list[dg.AssetObservation]:
+def _observations(definition: SyncDefinition, found: "Look", state: WatchState) -> list[dg.AssetObservation]:
     """The records on the pages of the changes and of the proven copy."""
-    metadata: dict[str, Any] = {"state": said(found)}
+    names, metadata = SyncNames.of(definition.name), dict[str, Any](state=said(definition, found))
     if found.stored is not None:
         position, proof = found.stored.position.time, found.stored.proof
         oldest = min((each.since.seconds for each in found.unsettled.values()), default=None)
@@ -231,7 +234,7 @@ def _stream(definition: SyncDefinition, found: "Look") -> list[StatusUpdate]:
     if found.stored is None and (found.lost is None or found.lost.reason == LostReason.UNAVAILABLE):
         return []
     level = Level.OK if found.lost is None else Level.WARN
-    text = said(found) if found.lost else ""
+    text = said(definition, found) if found.lost else ""
     return [StatusUpdate(_STREAM, "the source's changes", level, time.time(), text, definition.name)]
 
 

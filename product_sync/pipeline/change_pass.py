@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from product_sync.errors import ChangesLost, ChangesUnavailable, StalePlan
 from product_sync.load.batching import read_batches
 from product_sync.pipeline.pending_diff import taken_at
-from product_sync.runtime.hints import SyncCommands
 from product_sync.runtime.progress import Meter
 from product_sync.schema.changes import ChangePosition, ClusterTime
 from product_sync.schema.ports import Source
@@ -122,7 +121,7 @@ def begin(run: SyncRun) -> None:
         return
     since = change_position.read_position(run.folder)
     if since is None:
-        raise _no_position(run.folder, run.commands)
+        raise _no_position(run)
     try:
         with run.databases.open_source(run.timing) as source:
             changes = source.change_feed().changes(since.position, max_events=MAX_EVENTS, within_s=WITHIN_S)
@@ -260,12 +259,13 @@ def followed(folder: StateFolder) -> Followed | None:
     return Followed(stored.position.time.at, len(stored.unsettled), stored.proof.at) if stored else None
 
 
-def _no_position(folder: StateFolder, commands: SyncCommands) -> ChangesUnavailable | ChangesLost:
-    hint = f"Run a full sync: `{commands.product_sync('sync')}`. Changes are followed from there."
-    if lost := change_position.read_lost(folder):
+def _no_position(run: SyncRun) -> ChangesUnavailable | ChangesLost:
+    hint = f"Run a full sync: `{run.commands.product_sync('sync')}`. Changes are followed from there."
+    if lost := change_position.read_lost(run.folder):
         return ChangesLost(lost.message, reason=lost.reason, hint=hint)
     return ChangesUnavailable(
-        "No full sync of these two sides has passed yet, so no change can be followed.", hint=hint
+        f"No full run of the sync {run.name} has passed on these two sides yet, so no change can be followed.",
+        hint=hint,
     )
 
 

@@ -98,14 +98,14 @@ def only_planned(run: SyncRun, fresh: PendingDiff) -> PendingDiff:
     if not all(own.has(name) for name in (store.SOURCE_COUNT, store.TARGET_ROWS, store.DIFF_COUNTS)):
         raise StalePlan(
             "A plan is executed only by a run that has read both sides itself.",
-            hint="Start the job product_sync, or materialise all assets, with the same settings.",
+            hint="Start the whole job of the sync, or materialise all of its assets, with the same settings.",
         )
     deletes = run.settings.extra == "delete"
     was, now = (_drift(counts, deletes) for counts in (pending_diff.counts_of(plan), fresh.counts))
     if now > was * (1 + most):
         raise StalePlan(
-            f"Plan {plan.run_id} has {was} differences, and now there are {now}:"
-            f" more than max_drift_growth ({most:.0%}) allows.",
+            f"Plan {plan.run_id} has {was:,} differences, and now there are {now:,}:"
+            f" more than max_drift_growth ({100 * most:g} %) allows.",
             hint=_make_another(run),
         )
     out, ops = own.path(store.APPROVED_DIFF), tuple(Op) if deletes else WRITES

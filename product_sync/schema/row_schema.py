@@ -54,6 +54,11 @@ class RowColumn:
         """Where the value comes from, for people: the dotted path or the expression. Empty for a fixed value."""
         return ".".join(self.path) if self.expression is None else json.dumps(self.expression, default=str)
 
+    @property
+    def default_text(self) -> str:
+        """The default or the fixed value, as people write it in the mapping: a text in quotes, ``true``, a number."""
+        return json.dumps(self.default, default=str, ensure_ascii=False)
+
 
 @dataclass(frozen=True)
 class RowSchema:

@@ -102,7 +102,7 @@ def _check_source(definition: SyncDefinition, env: Mapping[str, str], step_s: fl
         found = mongodb.inspect(database, collection)
         mongodb.require_readable(database, collection, definition.source.filter, definition.expressions)
         replication = mongodb.replication(database)
-    text = f"MongoDB {found.version}: about {found.estimated_count} documents; {replication}."
+    text = f"MongoDB {found.version}: about {found.estimated_count:,} documents; {replication}."
     unsound = [f"{member.name} is {member.state}" for member in replication.unsound]
     if unsound:
         text = f"{', '.join(unsound)}: the loss of another member may leave no primary. Check its server. {text}"
@@ -126,7 +126,7 @@ def _check_target(definition: SyncDefinition, env: Mapping[str, str], step_s: fl
             hint=f"Promote it, or set {target.url_variable} to the primary: with several hosts and"
             " target_session_attrs=read-write the primary is found.",
         )
-    text = f"PostgreSQL {found.server.version}: about {found.estimated_rows} rows; {found.replication}."
+    text = f"PostgreSQL {found.server.version}: about {found.estimated_rows:,} rows; {found.replication}."
     facts: dict[str, Fact] = {
         "postgres_rows_about": found.estimated_rows,
         "postgres_latency_ms": round(found.server.latency_ms, 2),

@@ -67,7 +67,7 @@ def _rows_of(report: SyncReport) -> Iterator[tuple[str, str, str, str]]:
         yield _row("changed by others meanwhile", report.conflicts, "still on their way", report.in_flight)
         if report.plan_id:
             yield _row("changed since the plan", report.skipped_since_plan)
-        yield _row("taken back", report.taken_back, "kept for a cart", report.kept_referenced)
+        yield _row("taken back", report.taken_back, "kept, as referenced", report.kept_referenced)
         if report.excluded:
             yield _row("kept out by other rows", report.excluded)
         yield _row("batches", report.batches, "failed", report.failed_batches)
@@ -104,7 +104,7 @@ def _first_differences(lines: list[dict[str, str]]) -> None:
             ids.append(each["id"])
             line(f"  {each['op']}  {pasted(each['id'])}")
         if each["column"]:
-            line(f"      {each['column']}: {each['old'] or 'NULL'} → {each['new'] or 'NULL'}")
+            line(f"      {each['column']}: {each['old']} → {each['new']}")
         else:
             line(f"      {each['new'] or each['old']}")
 
@@ -133,7 +133,7 @@ def _prediction(report: SyncReport, again: Sequence[str]) -> None:
         if not failed and not warned:
             line(report.prediction, "green")
     if report.plan_id:
-        line("To do exactly this:")
+        line("When that is corrected, to do exactly this:" if report.would_pass is False else "To do exactly this:")
         command(hints.shell("product-sync", "sync", *again, "--plan", report.plan_id))
 
 

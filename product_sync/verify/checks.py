@@ -74,7 +74,7 @@ def source_looks_complete(
     elif documents == 0:
         description = "The source is empty."
     else:
-        description = f"{count(documents, 'document')} {there}, {baseline} at the last run that passed."
+        description = f"{count(documents, 'document')} {there}, {baseline:,} at the last run that passed."
     if not looks_complete and not is_accepted:
         description += (
             " Nothing was compared or written. Check that the collection is complete. If it is, run"
@@ -108,7 +108,7 @@ def change_is_plausible(
 ) -> CheckResult:
     """No more than 100 rows, or no more than half of the target, would be overwritten."""
     massive = changed > MASS_CHANGE_ROWS and changed > MASS_CHANGE_SHARE * target_count
-    description = f"{changed} of {count(target_count, 'row')} of the target would be overwritten."
+    description = f"{changed:,} of {count(target_count, 'row')} of the target would be overwritten."
     if massive and accepted:
         description += " Accepted by accept_changes."
     elif massive:
@@ -130,7 +130,7 @@ def target_matches_source(
     knows the rows that could not be written because other rows are in the way."""
     excluded = load.excluded if load else 0
     if verification.valid:
-        apart = f" apart from {verification.quarantined} in quarantine" if verification.quarantined else ""
+        apart = f" apart from {verification.quarantined:,} in quarantine" if verification.quarantined else ""
         if isinstance(scope, Everything):
             all_documents = count(verification.source_count, "document")
             description = f"The target agrees with all {all_documents} of the source{apart}."
@@ -138,8 +138,8 @@ def target_matches_source(
             description = f"Both sides agree on {scope}{apart}."
     else:
         description = (
-            f"{verification.missing} missing{_first(verification.missing_ids)},"
-            f" {verification.changed} changed{_first(verification.changed_ids)}."
+            f"{verification.missing:,} missing{_first(verification.missing_ids)},"
+            f" {verification.changed:,} changed{_first(verification.changed_ids)}."
         )
         if load and excluded:
             messages = " ".join(exclusion.message for exclusion in load.exclusions[:_SHOWN_EXCLUSIONS])
@@ -151,7 +151,7 @@ def target_matches_source(
     if not isinstance(scope, Everything):
         description += " Nothing else was compared."
     if verification.in_flight:
-        description += f" {verification.in_flight} were on their way."
+        description += f" {verification.in_flight:,} were on their way."
     numbers = {**_numbers(verification), "excluded": excluded, **_scope(scope)}
     return CheckResult("target_matches_source", verification.valid, Severity.ERROR, numbers, description)
 
@@ -163,8 +163,8 @@ def every_batch_loaded(result: LoadResult, commands: SyncCommands = ONLY_SYNC) -
         description = f"{count(result.batches, 'batch', 'batches')} loaded."
     else:
         description = (
-            f"{result.failed_batches} of {count(result.batches, 'batch', 'batches')} failed,"
-            f" {result.not_attempted_batches} were not attempted."
+            f"{result.failed_batches:,} of {count(result.batches, 'batch', 'batches')} failed,"
+            f" {result.not_attempted_batches:,} were not attempted."
         )
         if result.stop is not None:
             description += f" The load stopped: {result.stop.message} {result.stop.hint}".rstrip()
@@ -188,9 +188,9 @@ def quarantine_within_budget(
     if quarantined == 0:
         description = "No document is in quarantine."
     else:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(by_reason.items()) if count)
+        reasons = ", ".join(f"{reason}: {documents:,}" for reason, documents in sorted(by_reason.items()) if documents)
         description = (
-            f"{quarantined} of {count(source_count, 'document')} cannot be copied ({reasons})."
+            f"{quarantined:,} of {count(source_count, 'document')} cannot be copied ({reasons})."
             f"{f' That is more than {100 * budget:g} % of the source (quarantine_budget).' if over else ''}"
             " Correct them in the source, or the mapping if it is wrong. The quarantine lists them."
         )
@@ -219,7 +219,7 @@ def no_extra_products(
             f" `{commands.product_sync('sync', '--extra', 'delete')}` deletes {'it' if extra == 1 else 'them'}."
         )
     if kept_referenced:
-        description += f" {kept_referenced} could not be deleted, because another table references them."
+        description += f" {kept_referenced:,} could not be deleted, because another table references them."
     numbers = {"extra": extra, "kept_referenced": kept_referenced}
     return CheckResult("no_extra_products", extra == 0, Severity.WARN, numbers, description)
 
@@ -231,7 +231,7 @@ def _scope(scope: Scope) -> dict[str, str]:
 
 def _found_in_none(documents: int, column: RowColumn) -> str:
     if column.has_default:
-        effect = f"every row gets the default {column.default!r}"
+        effect = f"every row gets the default {column.default_text}"
     else:
         effect = "every document is quarantined" if column.required else "it is NULL in every row"
     origin = f"at {column.origin}" if column.expression is None else f"of the expression {column.origin}"
@@ -244,7 +244,7 @@ def _numbers(verification: Verification) -> dict[str, int | list[str]]:
 
 
 def count(number: int, singular: str, plural: str = "") -> str:
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def _first(ids: Sequence[str]) -> str:

@@ -199,17 +199,24 @@ def test_a_difference_behind_many_others_is_found(tmp_path: Path) -> None:
 def test_the_first_differences_show_old_and_new_values(tmp_path: Path) -> None:
     bench = make_bench(
         tmp_path,
-        [document("a", title="x" * 500), document("b", price=2, title="B"), document("c")],
-        [row("b"), row("z")],
+        [
+            document("a", title="x" * 500),
+            document("b", price=2, title="B"),
+            document("c"),
+            document("d", title=f"{'x' * 300}, new"),
+        ],
+        [row("b"), row("d", title=f"{'x' * 300}, old"), row("z")],
     )
     bench.compare()
-    inserted, title, price, extra = first_differences(bench.path("diff"), bench.row_schema, 1)
+    inserted, _, title, price, long_title, extra = first_differences(bench.path("diff"), bench.row_schema, 2)
     assert (inserted.op, inserted.id, inserted.column, inserted.old) == (Op.INSERT, "a", "", None)
     assert inserted.new is not None
     whole = f"title: {'x' * 199}…, price: "
     assert inserted.new.startswith(whole), "the whole row, each value bounded"
     assert title == Difference(Op.UPDATE, "b", "title", "Product b", "B")
     assert price == Difference(Op.UPDATE, "b", "price", "100", "2")
+    differs = [f"…{'x' * 18}, {value}" for value in ("old", "new")]
+    assert long_title == Difference(Op.UPDATE, "d", "title", *differs), "they differ after the 300th character"
     assert (extra.id, extra.new) == ("z", None)
     assert extra.old == "title: Product z, price: 100, image: picture.png, sellerId: seller, quantity: 1"
 

@@ -14,6 +14,7 @@ from product_sync.schema.types import ColumnType, TypeName
 from product_sync_tests.row_schemas import row_schema_of
 
 TEXT, MONEY = ColumnType(TypeName.TEXT), ColumnType(TypeName.NUMERIC, precision=10, scale=2)
+BOOLEAN = ColumnType(TypeName.BOOLEAN)
 SHOP = {
     "_id": ObjectId("507f1f77bcf86cd799439011"), "title": {"en": "Lamp", "de": None}, "stock": {"available": 3},
     "price": {"amount": Decimal128("12.50")}, "images": [{"url": "a.jpg"}], "sku": None, "tags": ["x"],
@@ -53,9 +54,10 @@ def test_the_sample_product_is_one_that_can_be_copied_and_has_most_columns() -> 
         "a": {"source": "title.en", "required": False},
         "b": {"source": "price.amount"},
         "c": {"value": "EUR"},
+        "e": {"value": True},
         "d": {"now": True},
     }
-    types = {"a": TEXT, "b": MONEY, "c": TEXT, "d": ColumnType(TypeName.TIMESTAMPTZ)}
+    types = {"a": TEXT, "b": MONEY, "c": TEXT, "e": BOOLEAN, "d": ColumnType(TypeName.TIMESTAMPTZ)}
     row_schema = row_schema_of(types, columns)
     others: list[dict[str, Any]] = [{"_id": "x"}, {"_id": "y", "price": {"amount": 1}}, {"_id": "z", "price": 1}]
     documents = [b"damaged", *map(bson.encode, [*others, SHOP, {**SHOP, "_id": "later"}])]
@@ -63,8 +65,9 @@ def test_the_sample_product_is_one_that_can_be_copied_and_has_most_columns() -> 
     assert take_sample(documents, row_schema).product == [
         SampleValue("id", "_id", "objectId", key, key, None),
         SampleValue("a", "title.en", "string", '"Lamp"', "Lamp", None),
-        SampleValue("b", "price.amount", "decimal", "12.50", "12.5", None),
+        SampleValue("b", "price.amount", "decimal", "12.50", "12.50", None),
         SampleValue("c", "value", None, "EUR", "EUR", None),
+        SampleValue("e", "value", None, "true", "true", None),
         SampleValue("d", "now", None, "the time of the write", "the time of the write", None),
     ]
 

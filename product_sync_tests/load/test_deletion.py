@@ -12,9 +12,14 @@ from product_sync_tests.source_contract import UUID_ID, product, product_row_sch
 
 
 def facts(
-    extra: int = 5, target_count: int = 100, *, complete: bool = True, cascading: tuple[str, ...] = ()
+    extra: int = 5,
+    target_count: int = 100,
+    *,
+    complete: bool = True,
+    cascading: tuple[str, ...] = (),
+    max_delete_share: float = 0.05,
 ) -> DeletionFacts:
-    return DeletionFacts(extra, target_count, source_complete=complete, cascading_foreign_keys=cascading)
+    return DeletionFacts(extra, target_count, complete, cascading, max_delete_share)
 
 
 def test_a_few_extra_rows_may_go() -> None:
@@ -27,7 +32,8 @@ def test_a_few_extra_rows_may_go() -> None:
     [
         (facts(complete=False), "source snapshot"),
         (facts(cascading=("cart_item_product_fkey",)), "cart_item_product_fkey"),
-        (facts(extra=6), "6 of 100 rows are extra, which is more than 5%"),
+        (facts(extra=6), "6 of 100 rows are extra, which is more than 5 %"),
+        (facts(extra=6, max_delete_share=0.001), "6 of 100 rows are extra, which is more than 0.1 %"),
     ],
 )
 def test_no_row_may_go_while_a_guard_objects_and_it_says_why(kept: DeletionFacts, because: str) -> None:

@@ -477,7 +477,7 @@ def test_too_many_extra_rows_are_not_deleted_and_the_reason_is_given(
     result = bench.load(deletion_facts=facts(1, target_count=2))
     assert (result.planned, result.deleted) == (0, 0)
     assert result.no_deletion_because is not None
-    assert "5%" in result.no_deletion_because
+    assert "5 %" in result.no_deletion_because
     assert result.no_deletion_because in caplog.text
 
 

@@ -15,7 +15,7 @@ def changed(old: str | None, new: str | None) -> Difference:
 
 def test_short_values_are_told_as_they_are() -> None:
     assert in_short(changed("7", "500")) == "title: 7 → 500"
-    assert in_short(changed(None, "")) == "title: NULL → "
+    assert in_short(changed(None, "")) == 'title: NULL → ""'
 
 
 def test_long_values_are_told_where_they_differ() -> None:

@@ -94,7 +94,7 @@ def test_it_is_on_with_the_schedule_every_half_minute_and_can_be_turned_off() ->
 def test_a_lost_event_is_repaired_by_the_run_that_it_asks_for(shop: Shop) -> None:
     shop.put(*(product(name) for name in ids(20)))
     watching = Watch(shop)
-    assert "No full sync" in watching.said()
+    assert "No full run of the sync product has passed" in watching.said()
     assert shop.run().success
     assert "0 changes" in watching.said()
     shop.put(product("p0003", price=7), product("new"))
@@ -167,7 +167,7 @@ def test_a_tick_that_finds_nothing_new_does_not_open_dagsters_storage(shop: Shop
     shop.put(product("a", note="not mapped"))
     without_storage = dg.build_sensor_context(cursor=watching.cursor, repository_def=watching.repository)
     data = watching.sensor.evaluate_tick(without_storage)
-    assert (data.skip_message or "").endswith("1 changes, 1 product compared, 0 differ.")
+    assert (data.skip_message or "").endswith("1 change, 1 product compared, 0 differ.")
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])

@@ -274,7 +274,7 @@ def test_under_a_mapping_with_a_uuid_id_and_dotted_paths(
     report = show(str(good))
     assert (report.state, report.differences) == ("equal", []), "what is written on insert only is not compared"
     assert only(report).fields["price.amount"] == '{"$numberDouble": "99.9"}'
-    assert (report.target_row or {})["amount"] == "99.9"
+    assert (report.target_row or {})["amount"] == "99.90"
     broken = only(show(str(bad)))
     assert broken.fields["price.amount"] == '"free"', "what stands in the way"
     assert [defect.reason for defect in broken.defects] == ["wrong_type"]

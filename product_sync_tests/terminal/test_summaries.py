@@ -78,6 +78,15 @@ class TestSummaries:
         assert "nothing was written" in printed
         assert all(value in printed for value in difference.values())
 
+    @pytest.mark.parametrize("would_pass", [True, False])
+    def test_a_plan_that_would_fail_is_not_offered_as_the_next_step(
+        self, would_pass: bool, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        summaries.show_sync(SyncReport(plan_id="p1", dry_run=True, source_count=1, would_pass=would_pass))
+        title, command, *_ = capsys.readouterr().out.splitlines()[-2:]
+        assert title == ("To do exactly this:" if would_pass else "When that is corrected, to do exactly this:")
+        assert command == "  product-sync sync --plan p1"
+
     @pytest.mark.parametrize(
         "show", [lambda: summaries.show_sync(SyncReport(run_id="r1")), lambda: summaries.show_stats(StatsReport())]
     )

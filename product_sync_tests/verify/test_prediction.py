@@ -38,14 +38,14 @@ def test_where_nothing_stands_in_the_way_a_sync_would_pass() -> None:
 
 def test_a_quarantine_over_its_budget_would_turn_a_sync_red_and_one_within_it_would_warn() -> None:
     assert not predicted(quarantined=11).would_pass
-    assert predicted(quarantined=11).sentence.startswith("A sync would fail: quarantine_within_budget: 11 of 1000")
+    assert predicted(quarantined=11).sentence.startswith("A sync would fail: quarantine_within_budget: 11 of 1,000")
     assert predicted(quarantined=10).would_pass
-    assert "with a warning: quarantine_within_budget: 10 of 1000" in predicted(quarantined=10).sentence
+    assert "with a warning: quarantine_within_budget: 10 of 1,000" in predicted(quarantined=10).sentence
 
 
 def test_a_source_that_shrank_a_mass_change_and_a_lacking_privilege_would_each_stop_a_sync() -> None:
-    assert "source_looks_complete: 1000 documents read, 2000 at" in predicted(baseline=2_000).sentence
-    assert "change_is_plausible: 900 of 1000 rows" in predicted(changed=900).sentence
+    assert "source_looks_complete: 1,000 documents read, 2,000 at" in predicted(baseline=2_000).sentence
+    assert "change_is_plausible: 900 of 1,000 rows" in predicted(changed=900).sentence
     assert "privileges: GRANT INSERT" in predicted(lacking="GRANT INSERT").sentence
     for found in (predicted(baseline=2_000), predicted(changed=900), predicted(lacking="GRANT INSERT")):
         assert sum(check_result.is_red for check_result in found.check_results) == 1
