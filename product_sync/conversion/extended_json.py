@@ -4,8 +4,6 @@ The canonical form keeps the type (``{"$numberInt": "5"}`` is not ``{"$numberLon
 Without the bounded form, a product with a picture in its price field would put megabytes into every quarantine table.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -30,8 +28,7 @@ _PARSED = _OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_
 
 def canonical_json(value: Any) -> str:
     """The canonical extended JSON of a decoded BSON value. It can always be encoded as UTF-8. Letters outside ASCII
-    stay readable. Decoding makes a lone surrogate of a byte that is not UTF-8; it is written as its JSON escape
-    (``\udcff``)."""
+    stay readable. Decoding makes a lone surrogate of a byte that is not UTF-8; it is written as its JSON escape."""
     text: str = json_util.dumps(value, json_options=_OPTIONS, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

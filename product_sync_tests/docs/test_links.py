@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 
@@ -108,6 +109,15 @@ def test_every_file_and_function_that_a_page_for_developers_names_exists(shown: 
         if module in modules and name not in ("py", "txt", "yaml"):
             files = (ROOT / "product_sync").rglob(f"{module}.py")
             assert any(re.search(rf"\b{name}\b", file.read_text()) for file in files), f"{shown.name}: {module}.{name}"
+
+
+def test_every_docstring_can_be_printed() -> None:
+    """An escape in a docstring may be half a surrogate pair, on which `help` ends with an error."""
+    texts = (file.read_text() for file in (ROOT / "product_sync").rglob("*.py"))
+    for text in (text for text in texts if "\\" in text):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                (ast.get_docstring(node) or "").encode()
 
 
 def test_the_picture_shows_every_package_and_the_table_says_where_to_change_what() -> None:
