@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from product_sync.errors import CommitOutcomeUnknown, RowsRefused, TransientError
+from product_sync.errors import RowsRefused, TransientError
 from product_sync.load.transactions import RetriesExhausted, Transactions
 from product_sync.runtime.backoff import RetryPolicy
 from product_sync.schema.ports import WriteBatch, Written
@@ -56,6 +57,17 @@ def test_bisecting_isolates_exactly_the_bad_rows(marks: list[str], data: st.Data
 
 def ids(part: WriteBatch) -> list[str]:
     return [str(row_id) for table in (part.inserts, part.new, part.deletes) for row_id in table["id"].to_pylist()]
+
+
+def test_parts_of_a_batch_are_its_rows_and_share_its_memory() -> None:
+    """A value may have 16 MB, and a refused batch is halved until the bad row stands alone."""
+    rows = [row(f"{number}", title=f"{number}" * 100_000) for number in range(9)]
+    batch = write_batch(ROW_SCHEMA, inserts=rows[:3], updates=[(each, each) for each in rows[3:6]], deletes=rows[6:])
+    before = pa.total_allocated_bytes()
+    parts = {(offset, length): batch.slice(offset, length) for offset in range(9) for length in range(1, 11)}
+    assert pa.total_allocated_bytes() - before < 100_000
+    for (offset, length), part in parts.items():
+        assert part == batch.take(range(offset, min(offset + length, 9)))
 
 
 def test_a_batch_without_rows_is_no_transaction() -> None:
@@ -150,12 +162,3 @@ def test_reading_rows_has_the_same_patience() -> None:
     target = FakeTarget(ROW_SCHEMA, [row("a")])
     target.script.on("target.fetch", TransientError("gone", connection_lost=True))
     assert transactions(target, FakeTime()).fetch(["a"]) == table_of(ROW_SCHEMA, [row("a")])
-
-
-def test_an_answer_that_was_lost_must_say_what_was_written() -> None:
-    target = FakeTarget(ROW_SCHEMA)
-    target.lose_commit_answer(committed=True)
-    target.script.on("target.write", CommitOutcomeUnknown("lost", transaction="700", written=None))
-    target._outcomes["700"] = True
-    with pytest.raises(TypeError, match="carries NoneType instead of Written"):
-        transactions(target, FakeTime()).write(write_batch(ROW_SCHEMA, inserts=[row("a")]))
