@@ -9,8 +9,6 @@ not written go into the next pass, as long as each pass writes some. The rest ca
 counted with the obstacle.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -61,7 +59,8 @@ def write_excluded(
     leave: ParquetSink | None = None,
 ) -> None:
     """Writes the rows that ``work`` has postponed and that can be written, in batches of ``loop``. The others are
-    counted as excluded, or added to ``leave`` because rows of other shards may be in their way."""
+    counted as excluded, or added to ``leave`` because rows of other shards may be in their way. The caller closes what
+    ``work`` has postponed at the end."""
     while (postponed := work.postponed).num_rows:
         _LOGGER.info("%d rows wait for other rows. They are written in order now.", postponed.num_rows)
         work.postponed = PostponedRows(folder, row_schema.diff_schema)
@@ -71,12 +70,12 @@ def write_excluded(
                 if loop.read(rows, window.read):
                     window.write(loop, batch_size)
         if work.postponed.num_rows == postponed.num_rows:
-            with closing(work.postponed) as left:
-                if leave is None:
-                    _exclude(left, work, loop)
-                else:
-                    for batch in chain.from_iterable(rows.to_batches() for rows in left.windows()):
-                        leave.write(batch)
+            left = work.postponed
+            if leave is None:
+                _exclude(left, work, loop)
+            else:
+                for batch in chain.from_iterable(rows.to_batches() for rows in left.windows()):
+                    leave.write(batch)
             return
 
 
@@ -139,7 +138,6 @@ class _Window:
                 loop.run_one(self._rows_of(places), partial(self._write_circles, circles))
 
     def _rows_of(self, places: Iterable[int]) -> pa.Table:
-        """The rows of the diff."""
         return diff_rows.with_ids(self.rows, "id", [self._ids[place] for place in places])
 
     def _write_levels(self, steps: Sequence[Sequence[int]]) -> None:

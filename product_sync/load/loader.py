@@ -4,11 +4,9 @@ A batch that fails is logged with its keys and does not stop the next one. A bad
 batch would meet stops the run, and the rest is reported as not attempted (design section 5).
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -106,7 +104,6 @@ def load(
     transactions = Transactions(writer, policy.retry, timing, on_retry=lambda: meter.advance(0))
     with (
         parquet_writer(rejects_out, quarantine.rejects_schema(row_schema), metadata=metadata) as rejects,
-        closing(PostponedRows(rejects_out.parent, row_schema.diff_schema)) as postponed,
         parquet_writer(leave, row_schema.diff_schema, metadata=metadata) if leave else nullcontext() as left,
     ):
         work = BatchWork(
@@ -115,7 +112,7 @@ def load(
             transactions,
             rejects,
             result,
-            postponed,
+            PostponedRows(rejects_out.parent, row_schema.diff_schema),
             max_isolated=policy.max_isolated_rows(result.planned),
             only_as_planned=policy.only_as_planned,
             repeats=policy.repeats,
@@ -132,6 +129,7 @@ def load(
                 loop.run(plan, (Op.EXTRA,), lambda rows: partial(work.delete, rows))
             write_excluded(row_schema, work, transactions, loop, rejects_out.parent, pacing.batch_size, left)
         finally:
+            work.postponed.close()
             result.retries = transactions.retries
             result.duration_s = meter.elapsed_s
             result.rows_per_second = meter.rate

@@ -15,6 +15,7 @@ from product_sync.errors import TransientError
 from product_sync.load.deletion import DeletionFacts
 from product_sync.load.loader import LoadPolicy
 from product_sync.runtime.backoff import RetryPolicy
+from product_sync.state import spill
 from product_sync_tests.load.bench import Bench, document, make_bench, row
 
 Titles = dict[str, str]
@@ -117,6 +118,18 @@ def test_killed_anywhere_it_needs_only_to_be_started_again(
         bench.target.script.kill_at = None
         assert bench.sync(batch_size=batch_size).valid
         assert titles(bench) == wanted
+
+
+def test_an_interrupted_load_leaves_no_file_of_waiting_rows_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spill, "WAITING_ROWS", 1)
+    bench = with_titles(tmp_path, {"a": "2", "b": "1", "new": "3", "c": "3"}, {"a": "1", "b": "2", "c": "3"})
+    bench.target.script.on("target.write_in_order", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        bench.load(batch_size=1)
+    opened = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert [path for path in opened if path.is_relative_to(tmp_path)] == [], interrupt
 
 
 def test_a_value_that_an_extra_row_holds_is_free_once_that_is_deleted(tmp_path: Path) -> None:
