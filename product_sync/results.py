@@ -19,6 +19,10 @@ class ErrorInfo:
     message: str
     hint: str
 
+    @classmethod
+    def of(cls, error: ProductSyncError) -> Self:
+        return cls(error.code, error.message, error.hint)
+
 
 @dataclass(kw_only=True)
 class Report:
@@ -34,7 +38,7 @@ class Report:
 
     @property
     def error(self) -> ErrorInfo | None:
-        return ErrorInfo(self.failure.code, self.failure.message, self.failure.hint) if self.failure else None
+        return ErrorInfo.of(self.failure) if self.failure else None
 
     @property
     def exit_status(self) -> int:

@@ -4,8 +4,6 @@ The load, the deletion and the verification work on whole columns of the diff, s
 no Python object per row.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -72,7 +70,6 @@ def aligned(found: pa.Table, key: str, wanted: Sequence[str]) -> pa.Table:
 
 
 def with_ids(rows: pa.Table, key: str, wanted: Iterable[str]) -> pa.Table:
-    """The rows whose ``key`` column is one of ``wanted``."""
     return rows.filter(pc.is_in(rows[key], value_set=pa.array(wanted, pa.string())))
 
 

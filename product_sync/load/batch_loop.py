@@ -4,8 +4,6 @@ If the target does not rest between batches, a batch is prepared while the one b
 its commit runs while the next one is written.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -30,8 +28,9 @@ from product_sync.errors import (
 from product_sync.load.batch import PostCommitCheck
 from product_sync.load.batching import MAX_BATCH_BYTES, read_batches
 from product_sync.load.pacing import Pacing
-from product_sync.load.result import BatchFailure, LoadResult, Stop
+from product_sync.load.result import BatchFailure, LoadResult
 from product_sync.load.transactions import RetriesExhausted, Transactions
+from product_sync.results import ErrorInfo
 from product_sync.runtime import prefetch
 from product_sync.runtime.clock import Timing
 from product_sync.runtime.progress import Meter
@@ -182,7 +181,7 @@ class BatchLoop:
 
     def _stop(self, error: ProductSyncError) -> None:
         if self.result.stop is None:
-            self.result.stop = Stop(error.code, error.message, error.hint)
+            self.result.stop = ErrorInfo.of(error)
             _LOGGER.error("The load stops after batch %d: %s", self.result.batches, error)
 
     def _note_untried(self, rows: pa.Table) -> None:

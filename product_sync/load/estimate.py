@@ -4,8 +4,6 @@ A number that was not measured is worse than none. If nothing can be tried, the 
 "Dry run").
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,9 +21,9 @@ from product_sync.load.batching import read_batches
 from product_sync.load.loader import DEFAULT_POLICY, WRITES, LoadPolicy
 from product_sync.load.pacing import Pacing
 from product_sync.load.recheck import recheck
-from product_sync.load.transactions import halves, split
+from product_sync.load.transactions import bisected
 from product_sync.runtime.clock import Timing
-from product_sync.schema.ports import Source, TargetWriter, WriteBatch
+from product_sync.schema.ports import Source, TargetWriter, WriteBatch, Written
 from product_sync.schema.row_schema import RowSchema
 
 #: Adaptive pacing begins with small batches. After so many, each up to four times as large, it has found its size.
@@ -95,27 +93,19 @@ def estimate(
 
 def _measured(writer: TargetWriter, batch: WriteBatch, timing: Timing) -> float:
     """Seconds for the whole batch, scaled up from the first part of it that the database accepts. Rows that wait for
-    other rows are left out."""
-    parts = [batch]
-    asked = False
-    while True:
-        part = parts.pop()
+    other rows are left out. Raises the last refusal if it accepts none."""
+    started = timing.monotonic()
+
+    def probe(part: WriteBatch) -> Written:
+        nonlocal started
         started = timing.monotonic()
-        try:
-            writer.probe(part)
-        except RowsRefused as refusal:
-            if isinstance(refusal, RowsExcluded) and not asked:
-                asked = True
-                if waiting := {obstacle.row for obstacle in writer.obstacles(part)}:
-                    free, _ = split(part, waiting)
-                    if not free.num_rows:
-                        raise
-                    parts.append(free)
-                    continue
-            if part.num_rows > 1:
-                first, second = halves(part)
-                parts += [second, first]
-            if not parts:
-                raise
-        else:
-            return (timing.monotonic() - started) * batch.num_rows / max(part.num_rows, 1)
+        return writer.probe(part)
+
+    refusal: RowsRefused | None = None
+    for part, outcome in bisected(batch, probe, writer.obstacles):
+        if isinstance(outcome, Written):
+            return (timing.monotonic() - started) * batch.num_rows / part.num_rows
+        refusal = outcome
+    if refusal:
+        raise refusal
+    return 0.0

@@ -6,11 +6,9 @@ limit the load to the share ``max_duty`` of the time. After a batch the pressure
 measurement with pressure halves the share, each one without doubles it again. The load never stops (design section 5).
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from product_sync.runtime.clock import Timing
 from product_sync.schema.ports import PressureProbe, Signals
@@ -48,25 +46,6 @@ _MORE_SESSIONS: Final = 8
 _LAG_S: Final = 5.0
 
 
-class Pacing(Protocol):
-    """The policy for the size of batches and the pauses between them. If it is not ``pausing``, the next batch is
-    prepared while one is written."""
-
-    @property
-    def pausing(self) -> bool:
-        """Whether the target may rest between batches. It does not change during a load."""
-
-    def batch_size(self) -> int:
-        """The most rows that the next batch may have."""
-
-    def pause_s(self) -> float:
-        """Seconds to rest before the next batch."""
-
-    def batch_done(self, rows: int, seconds: float, rested_s: float = 0.0) -> None:
-        """Reports a batch of ``rows`` rows. The target worked on it for ``seconds``, retries included, and rested for
-        ``rested_s``: while the source was asked, before a retry, and until the batch was on the disk."""
-
-
 @dataclass(frozen=True, slots=True)
 class FixedPacing:
     """The default: the same size and pause for all batches (design section 5). ``pause_ms`` is in milliseconds."""
@@ -76,16 +55,21 @@ class FixedPacing:
 
     @property
     def pausing(self) -> bool:
+        """Whether the target may rest between batches; if not, the next batch is prepared while one is written. It does
+        not change during a load."""
         return self.pause_ms > 0
 
     def batch_size(self) -> int:
+        """The most rows that the next batch may have."""
         return self.rows
 
     def pause_s(self) -> float:
+        """Seconds to rest before the next batch."""
         return self.pause_ms / 1000
 
     def batch_done(self, rows: int, seconds: float, rested_s: float = 0.0) -> None:
-        """Changes nothing."""
+        """Is told of a batch of ``rows`` rows. The target worked on it for ``seconds``, retries included, and rested
+        for ``rested_s``: while the source was asked, before a retry, and until the batch was on the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +88,10 @@ class AdaptiveSettings:
 
 
 class AdaptivePacing:
-    """`Pacing` that adapts to the cost of batches, and to the pressure that ``probe`` measures. Without a probe (in the
-    estimate of a dry run) it adapts to the cost of batches only."""
+    """Adapts to the cost of batches, and to the pressure that ``probe`` measures. Without a probe (in the estimate of a
+    dry run) it adapts to the cost of batches only. The methods are those of `FixedPacing`."""
 
-    def __init__(
-        self,
-        settings: AdaptiveSettings,
-        probe: PressureProbe | None,
-        timing: Timing,
-    ) -> None:
+    def __init__(self, settings: AdaptiveSettings, probe: PressureProbe | None, timing: Timing) -> None:
         self._settings = settings
         self._probe = probe
         self._timing = timing
@@ -181,6 +160,9 @@ class AdaptivePacing:
         elif not reasons and before and not self._throttled:
             _LOGGER.warning("The target is calm again: the load takes %.3g %% of the time.", 100 * self.duty)
             self._reported = None
+
+
+Pacing = FixedPacing | AdaptivePacing
 
 
 def _rest_s(worked_s: float, duty: float) -> float:

@@ -3,13 +3,11 @@
 The load counts while it works, so that a cancelled or stopped run can say what it has done.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from product_sync.results import ExclusionReport
+from product_sync.results import ErrorInfo, ExclusionReport
 from product_sync.schema.records import SourceId
 
 #: With more rows, a full run is cheaper than looking at each of them again.
@@ -26,15 +24,6 @@ class BatchFailure:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why the load stopped, and what to do about it."""
-
-    code: str
-    message: str
-    hint: str
-
-
 @dataclass
 class LoadResult:
     """What a load has done so far.
@@ -47,7 +36,7 @@ class LoadResult:
     since, on either side. ``batches`` were attempted, and ``failed_batches`` of them failed. ``untried`` are documents
     that the database refused in an earlier run and that this run did not try. ``overtaken`` are the ids of the first
     `MAX_OVERTAKEN` rows that somebody else had written before this load could. ``quarantine_s`` are the seconds for
-    updating the quarantine.
+    updating the quarantine. ``stop`` says why the load stopped, and what to do about it.
 
     If all batches were attempted and none failed, ``planned`` is the sum of inserted, updated, deleted, conflicts,
     quarantined, excluded, skipped and kept rows (`accounting`).
@@ -74,7 +63,7 @@ class LoadResult:
     quarantine_s: float = 0.0
     failures: list[BatchFailure] = field(default_factory=list)
     exclusions: list[ExclusionReport] = field(default_factory=list)
-    stop: Stop | None = None
+    stop: ErrorInfo | None = None
     no_deletion_because: str | None = None
     untried: list[SourceId] = field(default_factory=list)
     overtaken: list[str] = field(default_factory=list)

@@ -4,13 +4,11 @@ Without this module one bad row would cost the hundred good rows of its batch, a
 would be written twice (design section 5, steps 2 and 3).
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pyarrow as pa
 
@@ -49,34 +47,9 @@ class Transactions:
         self._backoff = Backoff(self.policy, self.timing)
 
     def write_or_bisect(self, batch: WriteBatch) -> Iterator[tuple[WriteBatch, Written | RowsRefused]]:
-        """Writes ``batch``. If the server refuses rows, halves the batch until each refused row stands alone.
-
-        Yields each part that was committed with what was written, and each refused row with the refusal: together
-        exactly the rows of ``batch``. Each part is a transaction, because deferred constraints fail only at COMMIT.
-
-        If other rows keep rows out, the server is asked once which ones: these rows come as one part, with a
-        `RowsExcluded` that holds the obstacles.
-        """
-        parts = [(batch, False)] if batch.num_rows else []
-        while parts:
-            part, asked = parts.pop()
-            try:
-                written = self.write(part)
-            except RowsRefused as refusal:
-                if isinstance(refusal, RowsExcluded) and not asked:
-                    asked = True
-                    if found := tuple(self.obstacles(part)):
-                        free, excluded = split(part, {obstacle.row for obstacle in found})
-                        yield excluded, RowsExcluded(refusal.message, sqlstate=refusal.sqlstate, obstacles=found)
-                        parts += [(free, True)] if free.num_rows else []
-                        continue
-                if part.num_rows == 1:
-                    yield part, refusal
-                else:
-                    first, second = halves(part)
-                    parts += [(second, asked), (first, asked)]
-            else:
-                yield part, written
+        """Writes ``batch``, in parts if the server refuses rows (`bisected`). Each part is a transaction, because
+        deferred constraints fail only at COMMIT."""
+        return bisected(batch, self.write, self.obstacles)
 
     def write(self, batch: WriteBatch) -> Written:
         """One transaction, retried until it is committed or the time is up (`RetriesExhausted`). If the answer to
@@ -85,15 +58,12 @@ class Transactions:
         return self._committed(partial(self.writer.write, batch))
 
     def write_in_order(self, steps: Sequence[WriteBatch]) -> Written:
-        """`TargetWriter.write_in_order`, with retries."""
         return self._committed(partial(self.writer.write_in_order, steps))
 
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
-        """`TargetWriter.obstacles`, with retries."""
         return self._with_retries(lambda: self._timed(lambda: self.writer.obstacles(batch)))
 
     def fetch(self, ids: Sequence[str]) -> pa.Table:
-        """`TargetWriter.fetch`, with retries."""
         return self._with_retries(lambda: self._timed(lambda: self.writer.fetch(ids)))
 
     def _committed(self, write: Callable[[], Written]) -> Written:
@@ -103,7 +73,7 @@ class Transactions:
             nonlocal unknown
             try:
                 if unknown is not None and self._timed(partial(self.writer.was_committed, unknown.transaction)):
-                    written = _written(unknown)
+                    written = cast("Written", unknown.written)
                 else:
                     unknown = None
                     written = self._timed(write)
@@ -145,21 +115,42 @@ class Transactions:
             self.busy_s += self.timing.monotonic() - started
 
 
-def halves(batch: WriteBatch) -> tuple[WriteBatch, WriteBatch]:
-    middle = batch.num_rows // 2
-    return batch.slice(0, middle), batch.slice(middle, batch.num_rows - middle)
+def bisected(
+    batch: WriteBatch, write: Callable[[WriteBatch], Written], obstacles: Callable[[WriteBatch], list[Obstacle]]
+) -> Iterator[tuple[WriteBatch, Written | RowsRefused]]:
+    """Calls ``write`` with ``batch``. If it raises `RowsRefused`, halves the batch until each refused row stands alone.
+
+    Yields each part that was accepted with what was written, and each refused row with the refusal: together exactly
+    the rows of ``batch``. If other rows keep rows out, ``obstacles`` is asked once which ones: these rows come as one
+    part, with a `RowsExcluded` that holds the obstacles.
+    """
+    parts = [(batch, False)] if batch.num_rows else []
+    while parts:
+        part, asked = parts.pop()
+        try:
+            written = write(part)
+        except RowsRefused as refusal:
+            if isinstance(refusal, RowsExcluded) and not asked:
+                asked = True
+                if found := tuple(obstacles(part)):
+                    free, excluded = _split(part, {obstacle.row for obstacle in found})
+                    yield excluded, RowsExcluded(refusal.message, sqlstate=refusal.sqlstate, obstacles=found)
+                    parts += [(free, True)] if free.num_rows else []
+                    continue
+            middle = part.num_rows // 2
+            if middle:
+                first, second = part.slice(0, middle), part.slice(middle, part.num_rows - middle)
+                parts += [(second, asked), (first, asked)]
+            else:
+                yield part, refusal
+        else:
+            yield part, written
 
 
-def split(batch: WriteBatch, excluded: Collection[str]) -> tuple[WriteBatch, WriteBatch]:
+def _split(batch: WriteBatch, excluded: Collection[str]) -> tuple[WriteBatch, WriteBatch]:
     """The rows whose ids are not in ``excluded``, and those whose ids are."""
     ids = batch.ids(batch.inserts.schema.names[0])
     return (
         batch.take([place for place, row_id in enumerate(ids) if row_id not in excluded]),
         batch.take([place for place, row_id in enumerate(ids) if row_id in excluded]),
     )
-
-
-def _written(error: CommitOutcomeUnknown) -> Written:
-    if not isinstance(error.written, Written):
-        raise TypeError(f"CommitOutcomeUnknown carries {type(error.written).__name__} instead of Written")
-    return error.written

@@ -15,13 +15,13 @@ from product_sync.load import loader
 from product_sync.load.deletion import DeletionFacts
 from product_sync.load.loader import LoadPolicy
 from product_sync.load.pacing import Pacing
-from product_sync.load.result import BatchFailure, LoadResult, Stop
+from product_sync.load.result import BatchFailure, LoadResult
 from product_sync.pipeline import read_back, saved_plan
 from product_sync.pipeline.pacing import pacing_of_load
 from product_sync.pipeline.pending_diff import PendingDiff
 from product_sync.pipeline.preconditions import denied
 from product_sync.pipeline.sync_run import SyncRun
-from product_sync.results import ExclusionReport
+from product_sync.results import ErrorInfo, ExclusionReport
 from product_sync.schema.ports import Source, TargetWriter
 from product_sync.schema.records import SourceId
 from product_sync.state import store
@@ -156,7 +156,7 @@ def load_result_of(content: dict[str, Any]) -> LoadResult:
     """`LoadResult` as `dataclasses.asdict` wrote it to JSON."""
     failures = [BatchFailure(**{**failure, "keys": tuple(failure["keys"])}) for failure in content["failures"]]
     untried = [SourceId(*source_id) for source_id in content["untried"]]
-    stop = Stop(**content["stop"]) if content["stop"] else None
+    stop = ErrorInfo(**content["stop"]) if content["stop"] else None
     exclusions = [ExclusionReport(**exclusion) for exclusion in content.get("exclusions", [])]
     found = {"failures": failures, "untried": untried, "exclusions": exclusions, "stop": stop}
     return LoadResult(**{**content, **found})

@@ -21,13 +21,14 @@ from typing import Any, Final
 
 from product_sync.load.batch import too_many_refused
 from product_sync.load.deletion import DeletionFacts, reason_to_keep
-from product_sync.load.result import LoadResult, Stop
+from product_sync.load.result import LoadResult
 from product_sync.pipeline import load_diff, saved_plan, shards
 from product_sync.pipeline.load_diff import Sides
 from product_sync.pipeline.pacing import pacing_of_load
 from product_sync.pipeline.run_checks import verify_shard
 from product_sync.pipeline.shards import cut, gather, read_and_diff
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.results import ErrorInfo
 from product_sync.state import store
 from product_sync.state.files import join, row_count
 
@@ -172,7 +173,7 @@ def _sum(run: SyncRun, results: Sequence[tuple[int, LoadResult]]) -> LoadResult:
         _add(total, replace(result, planned=0) if number == began["shards"] else result)
     if total.stop is None and total.quarantined > _most_refused(run):
         error = too_many_refused(f"The database refused {total.quarantined} rows of all shards together.")
-        total.stop = Stop(error.code, error.message, error.hint)
+        total.stop = ErrorInfo.of(error)
     return total
 
 

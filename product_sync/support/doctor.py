@@ -188,4 +188,4 @@ def _notes(found: TargetHealth, row_schema: RowSchema) -> list[str]:
 
 
 def _info(problem: ProductSyncError | None) -> ErrorInfo | None:
-    return None if problem is None else ErrorInfo(problem.code, problem.message, problem.hint)
+    return None if problem is None else ErrorInfo.of(problem)

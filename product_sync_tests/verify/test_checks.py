@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from product_sync.load.result import BatchFailure, LoadResult, Stop
-from product_sync.results import ExclusionReport
+from product_sync.load.result import BatchFailure, LoadResult
+from product_sync.results import ErrorInfo, ExclusionReport
 from product_sync.runtime.hints import ONLY_SYNC, SyncCommands
 from product_sync.verify.checks import (
     Severity,
@@ -110,7 +110,10 @@ def test_every_batch_loaded_passes_only_without_failed_or_unattempted_batches() 
     assert "deadlock detected" in failed.description
     stopped = every_batch_loaded(
         LoadResult(
-            batches=1, failed_batches=1, not_attempted_batches=7, stop=Stop("stopped", "No space left.", "Free some.")
+            batches=1,
+            failed_batches=1,
+            not_attempted_batches=7,
+            stop=ErrorInfo("stopped", "No space left.", "Free some."),
         )
     )
     assert not stopped.passed
