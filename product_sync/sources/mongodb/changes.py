@@ -102,7 +102,6 @@ class MongoChanges:
         return with_retries(self._position, self._database, Backoff(self._retry, self._timing), self._unavailable)
 
     def changes(self, since: ChangePosition, *, max_events: int, within_s: float) -> Changes:
-        """See `ChangeFeed.changes`."""
         if found := self._no_changes(since):
             return found
         read = partial(self._changes, since, max_events, within_s)

@@ -4,8 +4,6 @@ The driver connects on first use and waits 30 s for a server, so a wrong host wo
 run. Here the connection is tested at once, with time limits, and an error says which setting is wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +25,7 @@ _DEFAULTS: dict[str, Any] = {
     "socketTimeoutMS": 60_000,
     "retryReads": True,
 }
+_LIMITS = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
 #: For a connection that is used every half minute. By default the driver asks each server every ten seconds how it is,
 #: which would be most of the traffic. An error makes it ask at once.
 _SELDOM: dict[str, Any] = {"serverMonitoringMode": "poll", "heartbeatFrequencyMS": 3_600_000, "maxIdleTimeMS": 300_000}
@@ -61,7 +60,7 @@ def connect(
     place = check_address(address)
     # `maxStalenessSeconds` needs what the servers say every ten seconds: the driver refuses it with a longer interval.
     seldom = _SELDOM if seldom_used and "maxstalenessseconds" not in place.options else {}
-    client = _client(address, place, _DEFAULTS | seldom, _limits(within_s))
+    client = _client(address, place, _DEFAULTS | seldom, within_s)
     database = client[place.database]
     try:
         try:
@@ -74,14 +73,10 @@ def connect(
         client.close()
 
 
-def _limits(within_s: float | None) -> dict[str, Any]:
-    names = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
-    return {} if within_s is None else dict.fromkeys(names, int(within_s * 1000))
-
-
-def _client(address: SourceAddress, place: Place, defaults: dict[str, Any], limits: dict[str, Any]) -> SourceClient:
+def _client(address: SourceAddress, place: Place, defaults: dict[str, Any], within_s: float | None) -> SourceClient:
     settings = {name: value for name, value in defaults.items() if name.lower() not in place.options}
-    settings |= limits
+    if within_s is not None:
+        settings |= dict.fromkeys(_LIMITS, int(within_s * 1000))
     if address.user:
         settings |= {"username": address.user, "password": address.password}
     try:

@@ -4,20 +4,18 @@ Otherwise a missing privilege would only show during a sync. Without a primary e
 member may lose its primary next.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
-from product_sync.sources.mongodb.errors import translated
+from product_sync.sources.mongodb.errors import is_transient, translated
 
-_NEEDED = ("find", "listCollections")
 #: The states of a healthy member (MongoDB manual, "Replica Set Member States").
 _SOUND = frozenset({"PRIMARY", "SECONDARY", "ARBITER"})
 
@@ -44,54 +42,28 @@ def inspect(database: Database[dict[str, Any]], collection: str) -> SourceHealth
         started = time.perf_counter()
         database.client.admin.command("ping")
         latency_ms = (time.perf_counter() - started) * 1_000
-        granted = _granted(database, collection)
+        answers = {"find": _asked(database[collection].estimated_document_count)}
+        answers["listCollections"] = _asked(partial(database.list_collections, filter={"name": collection}))
         return SourceHealth(
             version=str(database.client.server_info()["version"]),
             latency_ms=latency_ms,
             replica_set=hello.get("setName"),
-            granted=tuple(action for action in _NEEDED if action in granted),
-            lacking=tuple(action for action in _NEEDED if action not in granted),
-            estimated_count=database[collection].estimated_document_count() if "find" in granted else None,
+            granted=tuple(action for action, answer in answers.items() if answer is not None),
+            lacking=tuple(action for action, answer in answers.items() if answer is None),
+            estimated_count=answers["find"],
         )
     except PyMongoError as error:
         raise translated(error, database) from error
 
 
-def _granted(database: Database[dict[str, Any]], collection: str) -> frozenset[str]:
-    """The needed actions that the user has: all of them on a server without access control."""
-    status = database.client.admin.command("connectionStatus", showPrivileges=True)["authInfo"]
-    if not status["authenticatedUsers"]:
-        return frozenset(_NEEDED) if _is_open(database, collection) else frozenset()
-    privileges = status["authenticatedUserPrivileges"]
-    return frozenset(_actions(privileges, database.name, collection) & {"find"}) | frozenset(
-        _actions(privileges, database.name, "") & {"listCollections"}
-    )
-
-
-def _is_open(database: Database[dict[str, Any]], collection: str) -> bool:
+def _asked(question: Callable[[], Any]) -> Any:
+    """The answer of the server; ``None`` if it refuses this user."""
     try:
-        database[collection].find_one({}, {"_id": 1})
-    except OperationFailure:
-        return False
-    return True
-
-
-def _actions(privileges: Iterable[dict[str, Any]], database: str, collection: str) -> set[str]:
-    """The actions on one collection, or on the database itself if ``collection`` is empty. In the resource of a
-    privilege an empty name means every database, or every collection that is not a system collection (MongoDB manual,
-    "Resource Document")."""
-    return {
-        action
-        for privilege in privileges
-        if _covers(privilege["resource"], database, collection)
-        for action in privilege["actions"]
-    }
-
-
-def _covers(resource: dict[str, Any], database: str, collection: str) -> bool:
-    if resource.get("anyResource"):
-        return True
-    return resource.get("db") in ("", database) and resource.get("collection") in ("", collection)
+        return question()
+    except OperationFailure as error:
+        if is_transient(error):
+            raise
+        return None
 
 
 @dataclass(frozen=True, slots=True)
