@@ -4,8 +4,6 @@ Every table between two steps goes through `parquet_writer`. Without it a killed
 and the next reader would take the products of the other half for deleted ones.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from product_sync.state.joined_parquet import Joined, JoinedParquet, footer, joined_at
+from product_sync.state.joined_parquet import JoinedParquet, footer, joined_as_bytes, joined_at
 from product_sync.state.mirror import here
 from product_sync.state.storage_errors import opening_parquet
 
@@ -131,8 +129,7 @@ def _sync_folder(folder: Path) -> None:
 def opened(path: Path) -> pq.ParquetFile | JoinedParquet:
     """Open a file for reading, as a context manager. Arrow's read-ahead is off: it would keep every byte until the file
     is closed, 55 MB for each million products of a load."""
-    joined = joined_at(path)
-    return JoinedParquet(joined.parts) if joined else pq.ParquetFile(here(path), pre_buffer=False)
+    return joined_at(path) or pq.ParquetFile(here(path), pre_buffer=False)
 
 
 def join(path: Path, parts: Sequence[Path]) -> None:
@@ -142,11 +139,10 @@ def join(path: Path, parts: Sequence[Path]) -> None:
     times = [each[TAKEN_AT] for each in metadata if TAKEN_AT in each]
     earliest = {TAKEN_AT: min(times, key=datetime.fromisoformat)} if times else {}
     with replaced_durably(path) as file:
-        file.write(Joined(parts, metadata[0] | earliest).as_bytes(path.parent))
+        file.write(joined_as_bytes(path.parent, parts, metadata[0] | earliest))
 
 
 def copy(path: Path, to: Path) -> None:
-    """Copy a table into one file."""
     with opened(path) as file, parquet_writer(to, read_schema(path), metadata=read_metadata(path)) as sink:
         for page in pages(file):
             sink.write(page)
@@ -198,7 +194,7 @@ def group_bytes(group: Any, columns: Sequence[str] | None = None) -> int:
 def read_metadata(path: Path) -> dict[str, str]:
     with opening_parquet(path):
         if joined := joined_at(path):
-            return dict(joined.metadata)
+            return dict(joined.own_metadata)
         metadata = footer(path).schema.to_arrow_schema().metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
@@ -211,8 +207,7 @@ def read_schema(path: Path) -> pa.Schema:
 
 def row_count(path: Path) -> int:
     with opening_parquet(path):
-        joined = joined_at(path)
-        return int(JoinedParquet(joined.parts).num_rows if joined else footer(path).num_rows)
+        return int((joined_at(path) or footer(path)).num_rows)
 
 
 def check_parquet(path: Path) -> None:

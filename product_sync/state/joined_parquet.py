@@ -7,8 +7,8 @@ table does not know how many files it has (docs/decisions/0194).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,20 +18,13 @@ import pyarrow.parquet as pq
 from product_sync.state.mirror import here, mirror_of
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """The parts of a table in the order of its rows, and its own metadata."""
-
-    parts: Sequence[Path]
-    metadata: Mapping[str, str]
-
-    def as_bytes(self, folder: Path) -> bytes:
-        """The content of the file in ``folder`` that stands for the table."""
-        parts = [path.relative_to(folder).as_posix() for path in self.parts]
-        return json.dumps({"parts": parts, "metadata": dict(self.metadata)}).encode()
+def joined_as_bytes(folder: Path, parts: Iterable[Path], metadata: Mapping[str, str]) -> bytes:
+    """The content of the file in ``folder`` that stands for a table of these parts, with this metadata."""
+    names = [path.relative_to(folder).as_posix() for path in parts]
+    return json.dumps({"parts": names, "metadata": dict(metadata)}).encode()
 
 
-def joined_at(path: Path) -> Joined | None:
+def joined_at(path: Path) -> JoinedParquet | None:
     """The table at ``path``, if it has several files. A Parquet file begins with its own mark."""
     if (mirror := mirror_of(path)) and mirror.is_large(path):
         return None
@@ -39,7 +32,7 @@ def joined_at(path: Path) -> Joined | None:
         if file.read(1) != b"{":
             return None
         content = json.loads(b"{" + file.read())
-    return Joined([path.parent / part for part in content["parts"]], content["metadata"])
+    return JoinedParquet([path.parent / part for part in content["parts"]], content["metadata"])
 
 
 def footer(path: Path) -> Any:
@@ -51,13 +44,12 @@ def footer(path: Path) -> Any:
 
 
 class JoinedParquet:
-    """As much of `pq.ParquetFile` as the program uses. One part is open at a time."""
+    """As much of `pq.ParquetFile` as the program uses. One part is open at a time. ``own_metadata`` is that of the
+    table."""
 
-    def __init__(self, parts: Sequence[Path]) -> None:
+    def __init__(self, parts: Sequence[Path], own_metadata: Mapping[str, str]) -> None:
         self._parts = parts
-        self._metadata = [footer(path) for path in parts]
-        counts = [each.num_row_groups for each in self._metadata]
-        self._groups = [(part, group) for part, count in enumerate(counts) for group in range(count)]
+        self.own_metadata = own_metadata
         self._open: tuple[int, Any] | None = None
 
     def __enter__(self) -> Self:
@@ -71,6 +63,15 @@ class JoinedParquet:
         """The counts and the row groups, as of `pq.FileMetaData`."""
         return self
 
+    @cached_property
+    def _metadata(self) -> list[Any]:
+        return [footer(path) for path in self._parts]
+
+    @cached_property
+    def _groups(self) -> list[tuple[int, int]]:
+        """The part of each row group, and its place in there."""
+        return [(part, group) for part, each in enumerate(self._metadata) for group in range(each.num_row_groups)]
+
     @property
     def num_rows(self) -> int:
         return sum(each.num_rows for each in self._metadata)
@@ -80,7 +81,6 @@ class JoinedParquet:
         return len(self._groups)
 
     def row_group(self, at: int) -> Any:
-        """The metadata of a row group."""
         part, group = self._groups[at]
         return self._metadata[part].row_group(group)
 

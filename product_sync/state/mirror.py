@@ -13,8 +13,6 @@ A step that is killed leaves a group without an end. Two attempts of one step le
 of a step from one of them.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import secrets
@@ -152,7 +150,6 @@ class Mirror:
 
     @cached_property
     def empty(self) -> Path:
-        """A file without content."""
         path = self.root / ".empty"
         path.touch()
         return path

@@ -1,11 +1,9 @@
 """Removes what the state no longer needs: files of old runs, old plans, and leftovers of killed processes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -34,21 +32,16 @@ KEPT_REPORTS: Final = 100
 _LEFT_BY_KILLED: Final = f".*{TEMPORARY}"
 
 
-def remove_old_files(folder: Path, now: datetime, own: Path | None = None) -> None:
+def remove_old_files(folder: Path, now: datetime) -> None:
     """Remove what is too old in the state folder ``folder`` of one sync, and in the folders of other syncs beside it.
-    ``own`` is the folder of the run that asks for it. ``now`` is aware."""
-    alive_since, root = (now - KEPT_AT_LEAST).timestamp(), folder.parent
-    _date_back(folder, own, now)
-    old = [
-        run for kind in (RUNS, PARTIAL_RUNS) for run in newest_runs(folder, kind)[KEPT_RUNS:]
-        if run != own and changed_at(run) < alive_since
-    ]  # fmt: skip
-    old += [plan for plan in root.glob("*/plans/*") if changed_at(plan) < (now - KEPT_PLANS).timestamp()]
-    unused_since = (now - KEPT_UNUSED).timestamp()
-    runs = (*root.glob(f"*/{RUNS}/*"), *root.glob(f"*/{PARTIAL_RUNS}/*"))
-    old += [run for run in runs if run.parents[1] != folder and changed_at(run) < unused_since]
+    The run that asks for it has given a sign of life. ``now`` is aware."""
+    _date_back(folder, now)
+    root = folder.parent
+    runs = [path for kind in (RUNS, PARTIAL_RUNS, PLANS) for path in root.glob(f"*/{kind}/*")]
+    signs = {path.relative_to(root).as_posix(): changed_at(path) for path in runs}
+    old = [root / name for name in _old_runs(signs, folder.name, now.timestamp())]
     left = (*folder.glob(_LEFT_BY_KILLED), *folder.glob(f"reports/{_LEFT_BY_KILLED}"))
-    old += [path for path in left if changed_at(path) < alive_since]
+    old += [path for path in left if changed_at(path) < (now - KEPT_AT_LEAST).timestamp()]
     for path in old:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -56,12 +49,32 @@ def remove_old_files(folder: Path, now: datetime, own: Path | None = None) -> No
             path.unlink(missing_ok=True)
 
 
-def _date_back(folder: Path, own: Path | None, now: datetime) -> None:
+def _old_runs(signs: Mapping[str, float], own_key: str, now: float) -> Iterator[str]:
+    """Those of the runs and plans that are too old. ``signs`` has all of them, of all syncs: the name of the folder,
+    and the time of the last sign of life. ``own_key`` is the key of the sync that asks for it."""
+    newer = Counter[str]()
+    for run in sorted(signs, key=signs.__getitem__, reverse=True):
+        key, kind = [*run.split("/"), ""][:2]
+        age = timedelta(seconds=now - signs[run])
+        if kind == PLANS:
+            is_old = age > KEPT_PLANS
+        elif kind not in (RUNS, PARTIAL_RUNS):
+            is_old = key == TRIAL and age > KEPT_AT_LEAST
+        elif key == own_key:
+            newer[kind] += 1
+            is_old = newer[kind] > KEPT_RUNS and age > KEPT_AT_LEAST
+        else:
+            is_old = age > KEPT_UNUSED
+        if is_old:
+            yield run
+
+
+def _date_back(folder: Path, now: datetime) -> None:
     """Make runs that a wrong clock dated into the future the oldest ones. Otherwise they would be the newest for
     years."""
     oldest = (now - KEPT_UNUSED).timestamp() + 1
     for run in (*newest_runs(folder), *newest_runs(folder, PARTIAL_RUNS)):
-        if run != own and changed_at(run) > (now + KEPT_AT_LEAST).timestamp():
+        if changed_at(run) > (now + KEPT_AT_LEAST).timestamp():
             for path in (*run.iterdir(), run):
                 os.utime(path, (oldest, oldest))
 
@@ -81,23 +94,10 @@ def remove_old_objects(mirror: Mirror, own: Path) -> None:
 
 def old_objects(entries: list[Entry], own: str) -> Iterator[Entry]:
     """The objects to remove of ``entries``, which are all. ``own`` is the name of the run's folder."""
-    runs = runs_of(entries)
-    at = {run: last_sign(found) for run, found in runs.items()}
-    own_key, newer = own.partition("/")[0], Counter[str]()
-    for run in sorted(runs, key=at.__getitem__, reverse=True):
-        key, kind = [*run.split("/"), ""][:2]
-        age = at[own] - at[run]
-        if kind == PLANS:
-            is_old = age > KEPT_PLANS.total_seconds()
-        elif kind not in (RUNS, PARTIAL_RUNS):
-            is_old = key == TRIAL and age > KEPT_AT_LEAST.total_seconds()
-        elif key == own_key:
-            newer[kind] += 1
-            is_old = newer[kind] > KEPT_RUNS and age > KEPT_AT_LEAST.total_seconds()
-        else:
-            is_old = age > KEPT_UNUSED.total_seconds()
-        if is_old:
-            yield from runs[run]
+    runs, own_key = runs_of(entries), own.partition("/")[0]
+    signs = {run: last_sign(found) for run, found in runs.items()}
+    for run in _old_runs(signs, own_key, signs[own]):
+        yield from runs[run]
     reports = [entry for entry in entries if Path(entry.name).match(f"{own_key}/reports/*.html")]
     yield from sorted(reports, key=lambda entry: entry.modified, reverse=True)[KEPT_REPORTS:]
 

@@ -209,7 +209,7 @@ class StateFolder:
                     mirror.give_sign_of_life(files.folder)
                     remove_old_objects(mirror, files.folder)
             files.touch(now)
-            remove_old_files(self.folder, now, files.folder)
+            remove_old_files(self.folder, now)
         except OSError as error:
             raise refused(error, self.root) from error
         return files
