@@ -4,15 +4,13 @@ This is the one place that parses the URL, so that its password cannot leak else
 address quote parts of it and are never passed on.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import socket
 import ssl
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +31,8 @@ from product_sync.targets.postgres import binary
 from product_sync.targets.postgres.errors import read_error
 
 _PORT: Final = "5432"
+#: The application name of sessions that write nothing.
+_NAME: Final = "product_sync"
 #: How many connections to the target a sync may have open at once.
 CONNECTIONS_NEEDED: Final = 3
 EXPECTED: Final = "postgresql://USER:PASSWORD@HOST:5432/DATABASE"
@@ -75,7 +75,7 @@ _HANDSHAKE_S: Final = 5.0
 
 
 def connect(
-    address: TargetAddress, *, application_name: str = "product_sync", connect_within_s: float | None = None
+    address: TargetAddress, *, application_name: str = _NAME, connect_within_s: float | None = None
 ) -> psycopg.Connection:
     """A new connection in autocommit mode, with the server's own placeholders (``$1``) and canonical conversions.
 
@@ -110,20 +110,25 @@ def connect(
 
 @contextmanager
 def connected(
-    address: TargetAddress, name: str, *, connect_within_s: float | None = None
+    address: TargetAddress, name: str, *, application_name: str = _NAME, connect_within_s: float | None = None
 ) -> Iterator[psycopg.Connection]:
     """A connection for questions about ``name``, a table for example. Raises what `connect` raises; driver errors in
     the block become the errors of a failed read."""
-    with closing(connect(address, connect_within_s=connect_within_s)) as connection:
+    connection = connect(address, application_name=application_name, connect_within_s=connect_within_s)
+    with closing(connection):
         try:
             yield connection
         except psycopg.Error as error:
             raise read_error(error, table=name, broken=connection.closed) from error
 
 
-def conninfo(
-    address: TargetAddress, *, application_name: str = "product_sync", connect_within_s: float | None = None
-) -> str:
+def cut(connection: psycopg.Connection) -> None:
+    """Ends a connection on which another thread waits for the server: the driver then finds it closed."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
+
+
+def conninfo(address: TargetAddress, *, application_name: str = _NAME, connect_within_s: float | None = None) -> str:
     """The address with our defaults, in libpq's own form. It may hold the password, so it must not be shown. Raises
     `ConfigurationError` for an invalid address."""
     ours = {"application_name": application_name, "client_encoding": "UTF8"}

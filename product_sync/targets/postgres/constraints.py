@@ -6,8 +6,6 @@ from the catalogue), and the foreign keys of the table. A constraint that looks 
 or that a trigger fills, cannot be asked about: then the load finds the refused rows one by one.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -111,13 +109,14 @@ def _excluding(
     if index.generated:
         made = zip(index.generated, index.expressions, strict=True)
         relation = sql.SQL("SELECT *{generated} FROM ({relation}) AS {alias}").format(
-            generated=sql.SQL("").join(sql.SQL(", {} AS {}").format(_text(e), sql.Identifier(n)) for n, e in made),
+            generated=sql.SQL("").join(sql.SQL(", {} AS {}").format(sql.SQL(e), sql.Identifier(n)) for n, e in made),
             relation=relation,
             alias=sql.Identifier(row_schema.table.name),
         )
-    keys = sql.SQL("").join(sql.SQL(", {} AS {}").format(_text(key), _key(n)) for n, key in enumerate(index.keys))
+    keys = sql.SQL("").join(sql.SQL(", {} AS {}").format(sql.SQL(key), _key(n)) for n, key in enumerate(index.keys))
     matches = [
-        sql.SQL("p.{k} {op} w.{k}").format(k=_key(n), op=_text(operator)) for n, operator in enumerate(index.operators)
+        sql.SQL("p.{k} {op} w.{k}").format(k=_key(n), op=sql.SQL(operator))
+        for n, operator in enumerate(index.operators)
     ]
     parts = [_HOLDERS.format(matches=_and(matches))]
     if index.unique:
@@ -148,7 +147,7 @@ def _excluding(
         keys=keys,
         relation=relation,
         alias=sql.Identifier(row_schema.table.name),
-        predicate=_text(index.predicate or "true"),
+        predicate=sql.SQL(index.predicate or "true"),
         key=row_sql.key(row_schema),
         whole_key=_whole_key(row_schema, row_schema.table.name),
         is_ours=row_sql.is_ours(row_schema, row_schema.table.name),
@@ -271,8 +270,3 @@ def _whole_key(row_schema: RowSchema, alias: str) -> sql.Composed:
 
 def _key(place: int) -> sql.Identifier:
     return sql.Identifier(f"key {place}")
-
-
-def _text(expression: str) -> sql.SQL:
-    """An expression or an operator as the server's catalogue has it."""
-    return sql.SQL(expression)

@@ -8,10 +8,6 @@ The steps of a run with shards share the lock: each has it as a shared lock, and
 a step of one run has it, no step of another run and no sync without shards gets it (docs/decisions/0196).
 """
 
-from __future__ import annotations
-
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +21,7 @@ from product_sync.errors import SyncAlreadyRunning
 from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TargetTable
 from product_sync.targets.postgres import session_sql
-from product_sync.targets.postgres.connection import connect, connected, too_few_connections
+from product_sync.targets.postgres.connection import connect, connected, cut, too_few_connections
 from product_sync.targets.postgres.errors import pools_statements
 from product_sync.targets.postgres.waits import OnWait
 
@@ -68,35 +64,23 @@ def try_lock(connection: psycopg.Connection, table: TargetTable, *, shared_by: s
     return cursor.fetchone() == (True,)
 
 
-def wait_for_lock(
-    connection: psycopg.Connection,
-    table: TargetTable,
-    *,
-    wait_s: float,
-    on_wait: OnWait,
-    shared_by: str | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Takes the table's lock for this session, as `try_lock`. Tries for ``wait_s`` seconds while another session holds
-    it, then raises `SyncAlreadyRunning`. The server does not queue it: a wait in the server could not be reported."""
-    _wait(lambda: try_lock(connection, table, shared_by=shared_by), connection, table, wait_s, on_wait, sleep)
-
-
 def wait_until_free(address: TargetAddress, table: TargetTable, *, wait_s: float, on_wait: OnWait) -> None:
     """Waits for ``wait_s`` seconds until no session holds the table's lock, without taking it. Errors as of
-    `lock_holder` and `wait_for_lock`."""
+    `lock_holder` and `wait_until`."""
     with connected(address, table.qualified_name) as connection:
-        _wait(lambda: holder_of(connection, table) is None, connection, table, wait_s, on_wait, time.sleep)
+        wait_until(lambda: holder_of(connection, table) is None, connection, table, wait_s, on_wait)
 
 
-def _wait(
+def wait_until(
     is_free: Callable[[], bool],
     connection: psycopg.Connection,
     table: TargetTable,
     wait_s: float,
     on_wait: OnWait,
-    sleep: Callable[[float], None],
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
+    """Asks ``is_free`` for ``wait_s`` seconds while another session holds the table's lock, then raises
+    `SyncAlreadyRunning`. The server does not queue it: a wait in the server could not be reported."""
     began = time.monotonic()
     while not is_free():
         holder = holder_of(connection, table)
@@ -159,12 +143,11 @@ def _served_within(connection: psycopg.Connection, seconds: float) -> Iterator[N
     """Cuts the connection after so many seconds: a pool without a free session lets it wait for ever."""
     is_cut = threading.Event()
 
-    def cut() -> None:
+    def end() -> None:
         is_cut.set()
-        with socket.socket(fileno=os.dup(connection.fileno())) as wire:
-            wire.shutdown(socket.SHUT_RDWR)
+        cut(connection)
 
-    timer = threading.Timer(seconds, cut)
+    timer = threading.Timer(seconds, end)
     timer.start()
     try:
         yield

@@ -4,8 +4,6 @@ The checks depend on this read. So it is one snapshot, it fails rather than leav
 canonical: equal values in the table are equal in the files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -109,7 +107,6 @@ class PostgresReader:
             return fetch(connection, self.row_schema, ids)
 
     def obstacles(self, batch: WriteBatch) -> list[Obstacle]:
-        """As `TargetWriter.obstacles`."""
         with self._reading() as connection:
             return constraints.obstacles(connection, self.row_schema, batch)
 

@@ -5,16 +5,13 @@ a sync for days. Time-outs of our own would change what triggers of the table's 
 not say which session is in the way. So a second connection asks every few seconds (docs/decisions/0091).
 """
 
-from __future__ import annotations
-
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Self
 
 import psycopg
@@ -23,7 +20,7 @@ from psycopg.pq import TransactionStatus
 from product_sync.errors import ProductSyncError
 from product_sync.schema.addresses import TargetAddress
 from product_sync.targets.postgres import session_sql
-from product_sync.targets.postgres.connection import connect
+from product_sync.targets.postgres.connection import connect, cut
 
 _LOGGER = logging.getLogger(__name__)
 #: Called with a sentence that says what is waited for.
@@ -123,13 +120,7 @@ def watched(
     def is_busy() -> bool:
         return not connection.closed and connection.info.transaction_status is TransactionStatus.ACTIVE
 
-    def break_off() -> None:
-        # The driver, which waits in another thread, then finds the connection closed.
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
-            wire.shutdown(socket.SHUT_RDWR)
-
-    backend = connection.info.backend_pid
-    return Watch(address, backend, is_busy, break_off, on_wait, patience)
+    return Watch(address, connection.info.backend_pid, is_busy, partial(cut, connection), on_wait, patience)
 
 
 def _blocker(pid: int, name: str | None, state: str | None, seconds: float | None) -> str:

@@ -4,12 +4,11 @@ Nothing is written over a newer value, and two syncs never write at once. A tran
 if the answer to COMMIT is lost, the server is asked (`commit_outcome`).
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from typing import Final, Self
 
 import psycopg
@@ -32,10 +31,10 @@ from product_sync.schema.obstacle import Obstacle
 from product_sync.schema.ports import WriteBatch, Written
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.targets.postgres import binary, commit_outcome, constraints, reader, row_sql, session_sql
-from product_sync.targets.postgres.connection import application_name, connect
+from product_sync.targets.postgres.connection import application_name, connect, connected
 from product_sync.targets.postgres.copy_rows import CANCEL_S, copy_rows
-from product_sync.targets.postgres.errors import START_AGAIN, describe, read_error, write_error
-from product_sync.targets.postgres.lock import already_running, holder_of, try_lock, wait_for_lock
+from product_sync.targets.postgres.errors import START_AGAIN, describe, write_error
+from product_sync.targets.postgres.lock import already_running, holder_of, try_lock, wait_until
 from product_sync.targets.postgres.requirements import changed, require_unchanged, require_writable
 from product_sync.targets.postgres.waits import PATIENCE, OnWait, Patience, Watch, log_wait, watched
 
@@ -80,25 +79,17 @@ class PostgresWriter:
         self._copies = binary.can_be_copied(self.row_schema)
         table = self.row_schema.table
         with ExitStack() as on_failure:
-            connection = on_failure.enter_context(closing(connect(self.address, application_name=self._name)))
+            opened = connected(self.address, table.qualified_name, application_name=self._name)
+            connection = on_failure.enter_context(opened)
             self._watch = on_failure.enter_context(self._watched(connection))
-            try:
-                self._session = _session(connection)
-                require_writable(connection, self.address, table)
-                if not self.probing:
-                    wait_for_lock(
-                        connection,
-                        table,
-                        wait_s=self.lock_wait_s,
-                        on_wait=self.on_wait,
-                        shared_by=self._shared_by,
-                        sleep=self.sleep,
-                    )
-                elif (holder := holder_of(connection, table)) is not None:
-                    raise already_running(holder, table)
-                self._flushes_later = self._may_flush_later(connection)
-            except psycopg.Error as error:
-                raise read_error(error, table=table.qualified_name, broken=connection.closed) from error
+            self._session = _session(connection)
+            require_writable(connection, self.address, table)
+            if not self.probing:
+                take = partial(try_lock, connection, table, shared_by=self._shared_by)
+                wait_until(take, connection, table, self.lock_wait_s, self.on_wait, self.sleep)
+            elif (holder := holder_of(connection, table)) is not None:
+                raise already_running(holder, table)
+            self._flushes_later = self._may_flush_later(connection)
             self._open = on_failure.pop_all()
         self._connection = connection
 
