@@ -59,7 +59,7 @@ def list_quarantine(
             return
         report.total, report.by_reason = row_count(path), {str(code): n for code, n in quarantine.summary(path).items()}
         report.matching = count_matching(path, wanted) if wanted else report.total
-        report.advice = {code: ADVICE[Reason(code)].action for code in report.by_reason if not wanted or code in wanted}
+        report.advice = {code: ADVICE[Reason(code)] for code in report.by_reason if not wanted or code in wanted}
         report.run_id = read_metadata(path).get(RUN_ID)
         report.entries = StoredEntries(path, wanted)
 

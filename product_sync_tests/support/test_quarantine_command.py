@@ -69,7 +69,7 @@ def test_each_entry_has_all_that_is_wrong_and_its_history(market: Market, monkey
     assert listing.by_reason == {
         "missing_field": 1, "not_exact": 1, "refused_by_database": 1, "unsupported_id": 1, "wrong_type": 1,
     }  # fmt: skip
-    assert listing.advice == {code: ADVICE[Reason(code)].action for code in listing.by_reason}
+    assert listing.advice == {code: ADVICE[Reason(code)] for code in listing.by_reason}
     ring = found['{"$oid": "65a000000000000000000001"}']
     assert (ring.id, ring.id_type, ring.stage, ring.attempts) == (str(OBJECT_ID), "objectId", "convert", 2)
     assert {(defect.column, defect.reason, defect.value) for defect in ring.defects} == {
@@ -146,7 +146,7 @@ class TestTheCommand:
         assert """  'it'"'"'s'  (string)""" in shown.lines
         assert """  '{"$numberDouble": "2.5"}'""" in shown.lines
         assert '      price: wrong_type: "a lot"' in shown.lines
-        assert f"  not_exact: {ADVICE[Reason.NOT_EXACT].action}" in shown.lines
+        assert f"  not_exact: {ADVICE[Reason.NOT_EXACT]}" in shown.lines
         assert any(line.startswith("4 in quarantine. By reason: missing_field: 1, ") for line in shown.lines)
         assert any(line.endswith(" UTC, in 2 runs") for line in shown.lines)
         assert shown.lines[-2:-1] == ["Everything about one of them:"]
