@@ -8,13 +8,12 @@ Access is by password (SCRAM) on the loopback address. There is no Unix socket, 
 bytes.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from product_sync.embedded.placement import DISTRIBUTION, places, server_account
@@ -33,23 +32,22 @@ _NAME = "PostgreSQL"
 _READY_TIMEOUT_S = 60.0
 
 
+@dataclass
 class Postgres:
     """One server on one data folder. `launch` starts it; `wait_until_ready` waits for it."""
 
-    def __init__(self, process: ServerProcess, *, port: int, data: Path, password: str) -> None:
-        self.process = process
-        self.port = port
-        self.home = data.parent
-        self._data = data
-        self._password = password
+    process: ServerProcess
+    port: int
+    home: Path
+    password: str = field(repr=False)
 
     def url(self, database: str, *, driver: str = "postgresql") -> str:
-        return f"{driver}://{SUPERUSER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
+        return f"{driver}://{SUPERUSER}:{self.password}@{LOOPBACK}:{self.port}/{database}"
 
     def wait_until_ready(self) -> None:
         """Wait until the last line of the server's pid file says that it is ready (`src/include/utils/pidfile.h`)."""
         for _ in self.process.waiting(_READY_TIMEOUT_S):
-            lines = _pid_file(self._data)
+            lines = _pid_file(self.home / "data")
             if len(lines) >= 8 and lines[0] == str(self.process.pid) and lines[7].strip() == "ready":
                 return
         raise self._died()
@@ -87,8 +85,7 @@ def launch(folder: Path, *, port: int, log: Path, durable: bool, say: Callable[[
         process = ServerProcess(_NAME, command, log=log, stop_signal=signal.SIGINT, account=account)
     except OSError as error:
         raise _cannot_start(executable, error) from error
-    password = (home / "password").read_text().strip()
-    return Postgres(process, port=port, data=data, password=password)
+    return Postgres(process, port, home, (home / "password").read_text().strip())
 
 
 def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
@@ -119,7 +116,8 @@ def _initialise(binaries: Path, home: Path, account: Account | None) -> None:
     if done.returncode != 0:
         raise EmbeddedServerError(
             f"PostgreSQL cannot make its data folder in {home}: {_last_error(done.stderr)}",
-            hint="Check that the disk is not full and that the folder belongs to this user.",
+            hint="Check that the disk is not full and that the folder belongs to this user. If libraries are missing,"
+            f" `ldd {binaries}/bin/postgres` names them.",
         )
     unfinished.rename(home / "data")
 

@@ -78,15 +78,10 @@ class ColumnSpec(Strict):
     def _one_origin(self) -> ColumnSpec:
         if [self.source, self.expression, self.value, self.now or None].count(None) != 3:
             raise ValueError("a column has one of `source`, `expression`, `now: true` and `value`, which is not null")
-        if self.is_constant and (self.has_default or not self.required or self.kind is not Kind.VALUE):
-            key = "now" if self.now else "value"
+        is_plain = self.required and not self.has_default and self.kind is Kind.VALUE
+        if not is_plain and (self.is_id or self.is_constant):
+            key = "source: _id" if self.is_id else "now" if self.now else "value"
             raise ValueError(f"`{key}` takes no `default`, no `required: false` and no `kind`: every row has it")
-        return self
-
-    @model_validator(mode="after")
-    def _plain_id(self) -> ColumnSpec:
-        if self.is_id and (self.has_default or not self.required or self.kind is not Kind.VALUE):
-            raise ValueError("`source: _id` takes no `default`, no `required: false` and no `kind`: every id is there")
         return self
 
     @property

@@ -73,7 +73,6 @@ class Labels(Strict):
 
 
 def _default_labels(known: dict[str, Any]) -> Labels:
-    """Made of the name."""
     if known["name"] == DEFAULT_NAME:
         return Labels(item="product", items="products", source="the product service", target="the cart service")
     item = known["name"].replace("_", " ")
@@ -110,7 +109,6 @@ class SyncDefinition(Strict):
 
     @property
     def expressions(self) -> dict[str, object]:
-        """The expressions by the name of their column."""
         return {name: spec.expression for name, spec in self.columns.items() if spec.expression is not None}
 
     _commands: hints.SyncCommands | None = PrivateAttr(None)

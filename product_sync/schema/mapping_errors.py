@@ -4,8 +4,6 @@ The keys that are allowed, and the nearest one, come from the models of `definit
 ``("columns", "price")``; who knows the file adds the line of each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, get_args, get_origin
@@ -82,7 +80,7 @@ def _mistake(model: type[BaseModel], error: ErrorDetails) -> Mistake:
             said = f"expected {said}"
         is_short = owner is None and not isinstance(value, Mapping | list)
         return Mistake(place, f"{named(place)}{f' is {shown(value)};' if is_short else ':'} {said}.")
-    return Mistake(place, f"{named(place)} is {_length(kind, context, value) or _other(kind, context, value)}")
+    return Mistake(place, f"{named(place)} is {_wrong(kind, context, value)}")
 
 
 def _about_key(model: type[BaseModel], place: Place, *, is_missing: bool) -> str:
@@ -97,16 +95,12 @@ def _about_key(model: type[BaseModel], place: Place, *, is_missing: bool) -> str
     return f"{holder} has the key {_quoted(key)}{meant} {_allowed(owner)}"
 
 
-def _length(kind: str, context: Mapping[str, Any], value: object) -> str:
+def _wrong(kind: str, context: Mapping[str, Any], value: object) -> str:
     if kind == "string_too_short":
         return "empty."
     if kind == "string_too_long":
         text = str(value)
         return f"{shown(text)}, which has {len(text)} characters; at most {context['max_length']} are allowed."
-    return ""
-
-
-def _other(kind: str, context: Mapping[str, Any], value: object) -> str:
     if kind == "string_pattern_mismatch":
         expected = "the name of an environment variable: letters, digits and `_`, without a digit at the beginning"
     else:

@@ -4,8 +4,6 @@ To YAML 1.1 `no`, `on` and `yes` are booleans, `null` is nothing and `1` a numbe
 name, so names are taken as they are written. Of two lines for one column, PyYAML would drop the first in silence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +31,15 @@ class MappingFile:
     root: yaml.Node | None
 
     def line(self, place: Place) -> int:
-        """The line of the key at ``place``, or of the one above a missing key; 0 if there is none."""
-        return _line(self.root, place) if self.root else 0
+        """The line of the last key at ``place``, or of the nearest one above it; 0 if there is none."""
+        node, line = self.root, 0
+        for name in place:
+            found = [(key, value) for member, key, value in _direct(node) if member == name]
+            if not found:
+                break
+            key, node = found[-1]
+            line = key.start_mark.line + 1
+        return line
 
     def where(self, place: Place) -> str:
         """For people: the file and the line."""
@@ -121,7 +126,7 @@ def _members(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Pl
         yield from _members(value, (*place, name), seen)
 
 
-def _direct(node: yaml.Node) -> list[tuple[str | int, yaml.Node, yaml.Node]]:
+def _direct(node: yaml.Node | None) -> list[tuple[str | int, yaml.Node, yaml.Node]]:
     if isinstance(node, yaml.MappingNode):
         return [(key.value, key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
     if isinstance(node, yaml.SequenceNode):
@@ -136,15 +141,3 @@ def _repeated(members: list[tuple[Place, yaml.Node, yaml.Node]]) -> Iterator[Mis
             twice.add(place)
             yield Mistake(place, f"{named(place)} is given twice; the first time in line {first[place]}.")
         first.setdefault(place, key.start_mark.line + 1)
-
-
-def _line(node: yaml.Node, place: Place) -> int:
-    """The line of the last key at ``place``, or of the nearest one above it."""
-    line = 0
-    for name in place:
-        found = [(key, value) for member, key, value in _direct(node) if member == name]
-        if not found:
-            break
-        key, node = found[-1]
-        line = key.start_mark.line + 1
-    return line

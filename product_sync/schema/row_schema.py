@@ -4,8 +4,6 @@ Everything that depends on the shape of a row is derived here, once, so that no 
 schemas of the snapshot and the diff, the compared columns, the key of the state folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -87,7 +85,6 @@ class RowSchema:
 
     @property
     def expressions(self) -> dict[str, object]:
-        """The expressions of the mapping, by the name of their column."""
         return {column.name: column.expression for column in self.columns if column.expression is not None}
 
     @cached_property
