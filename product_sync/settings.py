@@ -284,8 +284,8 @@ class NotificationSettings(Settings):
 
 def state_root(env: Environment) -> Path:
     """`PRODUCT_SYNC_STATE`, else a folder beside the Dagster instance, else one in the user's state folder. For a URL
-    it is the scratch folder of this process (`state.mirror`). Raises `ConfigurationError` for a URL that cannot be
-    used, and for a user without a home directory."""
+    it is the scratch folder of this process (`state.mirror`). Raises `ConfigurationError` for a URL or a folder that
+    cannot be used, and for a user without a home directory."""
     if url := _state_url(env):
         from product_sync.state.mirror import open_mirror
         from product_sync.state.object_store import checked_url
@@ -324,8 +324,14 @@ def _default_state_root(env: Environment, variable: str, hint: str) -> Path:
 
 
 def dagster_home(env: Environment) -> Path | None:
-    """The folder of Dagster's instance; ``None`` where commands record their runs in the state folder."""
-    return _path(env, DAGSTER_HOME)
+    """The folder of Dagster's instance; ``None`` where commands record their runs in the state folder. Raises
+    `ConfigurationError` for one that does not exist, because a mistyped one would be created with a new history."""
+    home = _path(env, DAGSTER_HOME)
+    if home is not None and not home.is_dir():
+        raise ConfigurationError(
+            f"{DAGSTER_HOME} is {str(home)!r}, which is not a directory.", hint="Create it or unset it."
+        )
+    return home
 
 
 def _path(env: Environment, name: str) -> Path | None:

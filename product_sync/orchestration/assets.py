@@ -36,6 +36,7 @@ from product_sync.pipeline.sharded_run import loaded_so_far
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import PageSettings
+from product_sync.state.storage_errors import local_storage
 
 Asset = dg.AssetsDefinition | dg.AssetSpec
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
@@ -173,7 +174,8 @@ def load_whole(context: dg.AssetExecutionContext, names: SyncNames, sync_run: Sy
         record_dry_run(context, names, sync_run)
         return
     try:
-        result = load(sync_run)
+        with local_storage(sync_run.folder.root):
+            result = load(sync_run)
     except BaseException as error:
         if gives_way(context, names, sync_run, error):
             return
@@ -218,7 +220,7 @@ def record_unfinished_load(
     if result is not None:
         said, metadata = run_log.unfinished(result), unfinished_metadata(result)
         context.log_event(dg.AssetObservation(names.load, description=said, metadata=metadata))
-    if isinstance(error, ProductSyncError | OSError):
+    if isinstance(error, ProductSyncError):
         record_drift_report(context.op_execution_context, sync_run, LOADED if result else NOT_LOADED, result)
 
 

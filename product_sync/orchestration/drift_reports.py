@@ -20,6 +20,7 @@ from product_sync.pipeline.sync_run import SyncRun
 from product_sync.report import drift_report
 from product_sync.settings import ReportSettings
 from product_sync.state.mirror import mirror_of
+from product_sync.state.storage_errors import local_storage
 from product_sync.verify import accounting
 from product_sync.verify.checks import CheckResult
 
@@ -37,8 +38,9 @@ def record_drift_report(
     if sync_run.is_partial:
         return
     try:
-        metadata = _write(sync_run, outcome, result, ReportSettings.from_environment(os.environ))
-    except (ConfigurationError, LocalStorageError, StateStoreError, OSError, pa.ArrowException) as error:
+        with local_storage(sync_run.folder.root):
+            metadata = _write(sync_run, outcome, result, ReportSettings.from_environment(os.environ))
+    except (ConfigurationError, LocalStorageError, StateStoreError, pa.ArrowException) as error:
         context.log.warning("The drift report could not be written: %s", error)
         return
     context.log.info(run_log.report(str(metadata["report"].value)))
@@ -51,12 +53,13 @@ def conclude_drift_report(
     """Put the results of the checks after the load into the report of this run, if it has one."""
     from product_sync.report import drift_page
 
-    path = sync_run.folder.report(sync_run.files.run_id)
     try:
-        if path.exists():
-            page = drift_page.conclude(path.read_text(encoding="utf-8"), accounting.conclusion(check_results))
-            sync_run.folder.write_report(sync_run.files.run_id, page)
-    except (LocalStorageError, StateStoreError, OSError) as error:
+        with local_storage(sync_run.folder.root):
+            path = sync_run.folder.report(sync_run.files.run_id)
+            if path.exists():
+                page = drift_page.conclude(path.read_text(encoding="utf-8"), accounting.conclusion(check_results))
+                sync_run.folder.write_report(sync_run.files.run_id, page)
+    except (LocalStorageError, StateStoreError) as error:
         context.log.warning("The conclusion could not be written into the drift report: %s", error)
 
 

@@ -55,15 +55,16 @@ def check_instance(env: Mapping[str, str]) -> None:
 
 
 def _open(home: Path | None, state_root: Path) -> dg.DagsterInstance:
-    if home is not None and not home.is_dir():
-        raise ConfigurationError(
-            f"{DAGSTER_HOME} is {str(home)!r}, which is not a directory.", hint="Create it or unset it."
-        )
     try:
         with local_history.opening(state_root) if home is None else nullcontext(home) as folder:
             return dg.DagsterInstance.from_config(str(folder))
     except OSError as error:
-        raise refused(error, state_root if home is None else home) from error
+        if home is None:
+            raise refused(error, state_root) from error
+        raise ConfigurationError(
+            f"{DAGSTER_HOME} is {str(home)!r}, which cannot be used: {error.strerror}.",
+            hint="Check its files, their owner and its disk.",
+        ) from error
     except (dg.DagsterError, yaml.YAMLError, ImportError) as error:
         raise _not_accepted(error, (home or local_history.folder_of(state_root)) / "dagster.yaml") from error
 

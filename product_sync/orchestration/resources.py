@@ -105,13 +105,13 @@ class RunResource:
             if begins and will_load and definition.name not in self._admitted:
                 require_writable(sync_run.databases)
                 self._admitted.add(definition.name)
-            try:
-                with local_storage(sync_run.folder.root):
+            with local_storage(sync_run.folder.root):
+                try:
                     yield sync_run
-            except BaseException:
-                sync_run.publish_unfinished()
-                raise
-            sync_run.files.publish()
+                except BaseException:
+                    sync_run.publish_unfinished()
+                    raise
+                sync_run.files.publish()
 
     def _open(self, context: Context, definition: SyncDefinition, defaults: Mapping[str, Any]) -> SyncRun:
         """Reads the environment. The table is reflected once for all steps of a process, which costs 0.1 s."""

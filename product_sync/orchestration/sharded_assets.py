@@ -35,6 +35,7 @@ from product_sync.pipeline import sharded_run
 from product_sync.pipeline.load_diff import loaded
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.state import store
+from product_sync.state.storage_errors import local_storage
 
 #: A step is repeated if its process, a server or the store went away. `StepFailed` says which errors stay.
 _RETRY: Final = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL)
@@ -144,7 +145,7 @@ def _begin_load(context: _Context, names: SyncNames, run: SyncRun) -> int | None
     if run.settings.dry_run:
         return 0
     try:
-        with run.writer(shares_lock=True):
+        with local_storage(run.folder.root), run.writer(shares_lock=True):
             return sharded_run.begin_load(run)
     except BaseException as error:
         if gives_way(context, names, run, error):
@@ -157,7 +158,8 @@ def _load_shard(context: _Context, names: SyncNames, run: SyncRun) -> None:
     if not sharded_run.has_begun(run):
         return
     try:
-        result = sharded_run.load(run, _shard(context))
+        with local_storage(run.folder.root):
+            result = sharded_run.load(run, _shard(context))
     except BaseException as error:
         record_unfinished_load(context, names, run, error)
         raise

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from product_sync.errors import AccessDenied, ConfigurationError, LocalStorageError, ProductSyncError
+from product_sync.errors import AccessDenied, LocalStorageError, ProductSyncError
 from product_sync.notify.channels import require_channels
 from product_sync.runtime import hints
 from product_sync.runtime.typed_settings import Environment, Settings
@@ -19,7 +19,6 @@ from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import TargetTable
 from product_sync.settings import (
-    DAGSTER_HOME,
     PageSettings,
     ReportSettings,
     RunOptions,
@@ -74,15 +73,11 @@ def require_local_storage(env: Mapping[str, str]) -> Path:
     """Return the state folder, if this user can use it. Creates nothing; removes old runs if the disk has no room. For
     a URL it is the scratch folder of this process, and the store is checked too. Raises `ConfigurationError` if a
     setting names a folder that cannot be used, `LocalStorageError` if its disk has no room."""
-    root, home = state_root(env), dagster_home(env)
-    if home is not None and not home.is_dir():
-        raise ConfigurationError(
-            f"{DAGSTER_HOME} is {str(home)!r}, which is not a directory.", hint="Create it or unset it."
-        )
-    history = history_root(env)
-    if home is None and history != root:
+    root, history = state_root(env), history_root(env)
+    records_here = dagster_home(env) is None
+    if records_here and history != root:
         require_usable(history)
-    has_history = home is None and history == root
+    has_history = records_here and history == root
     try:
         require_usable(root, run_history=has_history)
     except LocalStorageError:

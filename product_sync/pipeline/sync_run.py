@@ -44,6 +44,7 @@ from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT
 from product_sync.state.mirror import mirror_of
+from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import RunFiles, StateFolder
 from product_sync.targets.postgres.health import TargetHealth, health
 from product_sync.targets.postgres.writer import PostgresWriter
@@ -222,7 +223,8 @@ class SyncRun:
     def publish_unfinished(self) -> None:
         """Let later steps and runs know what a load that ends with an error has done so far."""
         try:
-            self.files.publish(store.LOAD_BEGAN, store.LOAD_RESULT)
+            with local_storage(self.folder.root):
+                self.files.publish(store.LOAD_BEGAN, store.LOAD_RESULT)
         except ProductSyncError as error:
             _LOGGER.warning("What this step has done could not be stored: %s", error)
 

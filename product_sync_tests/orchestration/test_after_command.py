@@ -106,6 +106,15 @@ def test_a_setting_that_cannot_be_is_logged_and_never_raised(tmp_path: Path, cap
     assert "PRODUCT_SYNC_ALERT_QUIET_MINUTES is 'an hour'" in caplog.text
 
 
+def test_the_alert_about_a_folder_that_does_not_exist_does_not_create_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = {"DAGSTER_HOME": str(tmp_path / "mistyped")}
+    notify_of_command(env, "product_sync", ProductSyncError("It failed."), datetime.now(UTC))
+    assert "There is no state folder: DAGSTER_HOME is" in caplog.text
+    assert list(tmp_path.iterdir()) == [], "the next command would take it for a new instance"
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 90, b'{"notified_until": 1', b"\xff\xfe"])
 def test_a_damaged_record_of_alerts_is_set_aside_and_started_anew(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture

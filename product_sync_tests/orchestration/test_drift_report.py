@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from product_sync.errors import Unreachable
+from product_sync.errors import StateStoreError, Unreachable
 from product_sync.orchestration.names import PRODUCT
+from product_sync.state.store import StateFolder
 from product_sync_tests.shop import Outcome, Shop, ids, product
 
 
@@ -177,4 +178,17 @@ def test_a_report_that_cannot_be_written_is_told_in_the_log_and_the_sync_goes_on
     outcome = shop.run()
     assert outcome.success
     assert PRODUCT.drift_report not in outcome.materialized
-    assert "The drift report could not be written" in outcome.log
+    assert f"The drift report could not be written: The state folder {shop.state} could not be" in outcome.log
+
+
+def test_a_conclusion_that_cannot_be_fetched_is_told_in_the_log_and_the_sync_goes_on(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StateStoreError("The object store does not answer.")
+
+    shop.put(product("a"))
+    monkeypatch.setattr(StateFolder, "report", fail)
+    outcome = shop.run()
+    assert outcome.success, outcome.failures
+    assert "The conclusion could not be written into the drift report: The object store does not answer." in outcome.log

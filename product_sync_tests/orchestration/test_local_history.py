@@ -208,6 +208,12 @@ def test_a_configuration_that_dagster_does_not_accept_is_named(tmp_path: Path, t
         open_and_run({"DAGSTER_HOME": str(tmp_path)}, tmp_path)
 
 
+def test_a_home_that_cannot_be_read_is_named_by_its_variable(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").mkdir()
+    with pytest.raises(ConfigurationError, match=f"DAGSTER_HOME is '{tmp_path}', which cannot be used: Is a directory"):
+        open_and_run({"DAGSTER_HOME": str(tmp_path)}, tmp_path)
+
+
 def test_a_history_that_another_command_does_not_let_go_of_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,7 +148,7 @@ def test_the_load_alone_does_not_execute_a_plan_without_a_fresh_reading(shop: Sh
     with_ten_missing(shop)
     plan_id = plan_of(shop)
     refused = shop.materialize(PRODUCT.load, PRODUCT.quarantine, plan=plan_id)
-    assert "has read both sides itself" in refused.failures
+    assert "has read both sides itself. Start the whole job" in refused.failures, "of whichever sync"
     assert shop.rows == {}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
@@ -112,16 +113,23 @@ def test_a_scheduled_run_gives_way_and_one_that_a_person_started_fails(drifted: 
     assert "is being synced by another sync" in asked_for.failures
 
 
-@pytest.mark.parametrize("start", [Shop.run, run], ids=["whole", "in shards"])
-def test_a_load_that_a_full_disk_keeps_from_beginning_has_a_report_too(
-    drifted: Shop, monkeypatch: pytest.MonkeyPatch, start: Callable[[Shop], Outcome]
+@pytest.mark.parametrize(
+    ("start", "error", "said"),
+    [
+        (Shop.run, pa.ArrowInvalid("Parquet magic bytes not found: '/a/diff.parquet'"), "/a/diff.parquet is damaged."),
+        (run, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "The disk of the state folder {state} is full"),
+    ],
+    ids=["whole", "in shards"],
+)
+def test_a_load_that_the_state_folder_keeps_from_beginning_has_a_report_too(
+    drifted: Shop, monkeypatch: pytest.MonkeyPatch, start: Callable[[Shop], Outcome], error: Exception, said: str
 ) -> None:
-    def meet_a_full_disk(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr("product_sync.pipeline.saved_plan.only_planned", meet_a_full_disk)
+    monkeypatch.setattr("product_sync.pipeline.saved_plan.only_planned", fail)
     failed = start(drifted)
-    assert f"The disk of the state folder {drifted.state} is full" in failed.failures
+    assert said.format(state=drifted.state) in failed.failures
     assert "the load could not begin" in page(failed)
 
 
