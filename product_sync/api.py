@@ -11,14 +11,20 @@ returned whatever happened; ``report.raise_for_error()`` turns what ended it int
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any
 
-from product_sync.errors import ChecksFailed, ConfigurationError, MappingError, ProductSyncError, SyncOverdue
-from product_sync.pipeline.written_rows import correct_exit_status
+from product_sync.errors import (
+    ChecksFailed,
+    ConfigurationError,
+    MappingError,
+    NotAttempted,
+    ProductSyncError,
+    SyncOverdue,
+)
 from product_sync.results import (
     DoctorReport,
     ProductReport,
@@ -30,7 +36,7 @@ from product_sync.results import (
 )
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.schema.definition import DEFAULT_NAME, SyncDefinition, load_definitions
-from product_sync.settings import CHANNELS, RunArguments, history_root, state_root
+from product_sync.settings import CHANNELS, history_root, state_root
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -45,7 +51,7 @@ def sync(
     check: bool = False,
     on_progress: OnProgress = no_progress,
     instance: dg.DagsterInstance | None = None,
-    **options: Unpack[RunArguments],
+    **options: Any,
 ) -> SyncReport:
     """Find what is missing or changed, load it in batches, prove the result.
 
@@ -82,12 +88,12 @@ def validate(
 ) -> ValidationReport:
     """Read both sides afresh and compare them. Writes to neither. Takes and answers as `sync` does; the failure is
     `ChecksFailed` where the two sides do not agree."""
-    options: RunArguments = {
+    report = ValidationReport()
+    options = {
         "settle_seconds": settle_seconds,
         "quarantine_budget": quarantine_budget,
         "accept_source_count": accept_source_count,
     }
-    report = ValidationReport()
     _run(report, sync, mapping, on_progress, instance, options)
     return report
 
@@ -98,14 +104,14 @@ def _run(
     mapping: str | Path | None,
     on_progress: OnProgress,
     instance: dg.DagsterInstance | None,
-    options: RunArguments,
+    options: Mapping[str, Any],
     *,
     check: bool = False,
 ) -> None:
     """Run the job of ``report`` with the options that are not ``None``. Settings that cannot be used are refused before
     anything is opened or recorded."""
     given = {name: value for name, value in options.items() if value is not None}
-    with _notifying(report, instance), _ending(report):
+    with _notifying(report, sync, instance), _ending(report):
         definition = _find(report, sync, mapping)
         from product_sync.pipeline.preconditions import require_settings
 
@@ -139,8 +145,8 @@ def stats(
 
         report.source_count, report.target_count = databases.count()
         if followed := change_pass.followed(StateFolder(state_root(os.environ), databases.state_key)):
-            report.position_at, report.unsettled = followed.position_at.isoformat(), followed.unsettled
-            report.full_proof_at = followed.full_proof_at.isoformat()
+            for name, value in followed.numbers.items():
+                setattr(report, name, value)
         with _recording(instance) as recorded:
             names = SyncNames.of(databases.definition.name)
             if last := last_successful_sync(recorded, names, databases.state_key):
@@ -257,12 +263,24 @@ def _ending(report: Report) -> Iterator[None]:
         yield
     except ProductSyncError as error:
         report.failure = error
-        if isinstance(report, SyncReport) and report.run_id:
-            correct_exit_status(error, report, state_root(os.environ))
+        if isinstance(report, SyncReport):
+            _correct_exit_status(error, report)
+
+
+def _correct_exit_status(failure: ProductSyncError, report: SyncReport) -> None:
+    """Give ``failure`` exit status 1 if it promises that nothing was written and that is not so. Its class cannot know:
+    the server that is unreachable before the first batch may be so after the last one (docs/decisions/0087)."""
+    counts = {name: getattr(report, name) for name in ("inserted", "updated", "deleted", "taken_back")}
+    written = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
+    if written and failure.exit_status in (ConfigurationError.exit_status, NotAttempted.exit_status):
+        failure.exit_status = ProductSyncError.exit_status
+        failure.hint = f"{failure.hint} What was written before stays: {written}.".lstrip()
 
 
 @contextmanager
-def _notifying(report: SyncReport | ValidationReport, instance: dg.DagsterInstance | None) -> Iterator[None]:
+def _notifying(
+    report: SyncReport | ValidationReport, sync: SyncDefinition | str | None, instance: dg.DagsterInstance | None
+) -> Iterator[None]:
     """Notify people and monitors of how it ended, also of an error that is no `ProductSyncError`, where nobody else
     does. Of a run in an ``instance`` of the caller's, the caller notifies."""
     started_at, bug = datetime.now(UTC), None
@@ -273,17 +291,20 @@ def _notifying(report: SyncReport | ValidationReport, instance: dg.DagsterInstan
         raise
     finally:
         if instance is None:
-            notify(report, bug or report.failure, started_at)
+            notify(report, bug or report.failure, started_at, sync if isinstance(sync, str) else "")
 
 
-def notify(report: SyncReport | ValidationReport, error: BaseException | None, started_at: datetime) -> None:
-    """Notify people and monitors of how the command of ``report`` ended. Raises nothing."""
+def notify(
+    report: SyncReport | ValidationReport, error: BaseException | None, started_at: datetime, asked_for: str = ""
+) -> None:
+    """Notify people and monitors of how the command of ``report`` ended. Before its sync is known, it is about the one
+    that was ``asked_for``, else about `product`. Raises nothing."""
     if not any(os.environ.get(name) for name in CHANNELS):
         return
     from product_sync.orchestration.after_command import notify_of_command
     from product_sync.orchestration.names import SyncNames
 
-    names = SyncNames.of(report.sync or DEFAULT_NAME)  # before the sync is known, that of `product`
+    names = SyncNames.of(report.sync or asked_for or DEFAULT_NAME)
     of_sync = names.changes_job if isinstance(report, SyncReport) and report.scope == "changes" else names.sync_job
     job = names.validate_job if isinstance(report, ValidationReport) else of_sync
     notify_of_command(os.environ, job, error, started_at, names.sync)

@@ -36,8 +36,7 @@ Driver errors are translated into this tree once, in the adapters (``raise ... f
     ├── SyncOverdue                   1     no sync has succeeded for too long
     └── SyncCancelled               130     SIGTERM, Ctrl-C, Terminate
 
-The exit statuses are for a run that has written nothing. After the first write, 2 and 3 become 1
-(`product_sync.pipeline.written_rows`).
+The exit statuses are for a run that has written nothing. After the first write, 2 and 3 become 1 (`product_sync.api`).
 
 Messages name the thing, the value and the way out. No message holds a credential.
 """

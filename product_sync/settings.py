@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -170,34 +170,6 @@ class RunOptions(Settings):
         return self
 
 
-class RunArguments(TypedDict, total=False):
-    """`RunOptions` as the keyword arguments of a function; ``None`` counts as not given. A test compares both."""
-
-    ids: list[str] | None
-    changes: bool | None
-    dry_run: bool | None
-    probe: bool | None
-    plan: str | None
-    max_plan_age_s: float | None
-    max_drift_growth: float | None
-    extra: Literal["report", "delete"] | None
-    shards: int | None
-    batch_size: int | None
-    batch_delay_ms: int | None
-    pacing: Literal["fixed", "adaptive"] | None
-    target_batch_s: float | None
-    max_duty: float | None
-    retry_s: float | None
-    lock_wait_s: float | None
-    source_recheck_after_s: float | None
-    settle_seconds: float | None
-    accept_source_count: int | None
-    accept_changes: bool | None
-    max_isolated_rows: int | None
-    quarantine_budget: float | None
-    max_delete_share: float | None
-
-
 def _time_zone(text: str) -> str:
     try:
         ZoneInfo(text)
@@ -264,13 +236,13 @@ class ReportSettings(Settings):
     reports_url: WebFolder = setting("", variable=REPORTS_URL)
 
 
-class NotificationSettings(Settings):
-    """Where the result of a run is sent. The alert URLs are Apprise's and are checked there (`notify.channels`)."""
+class NotificationSettings(ReportSettings):
+    """Where the result of a run is sent, with the links in it. The alert URLs are Apprise's and are checked there
+    (`notify.channels`)."""
 
     alert_urls: Annotated[tuple[str, ...], BeforeValidator(_BETWEEN_URLS.split)] = setting((), variable=ALERT_URLS)
     quiet_minutes: float = setting(60.0, unit="minutes", variable=ALERT_QUIET, ge=0)
     warn_quiet_minutes: float = setting(1_440.0, unit="minutes", variable=ALERT_WARN_QUIET, ge=0)
-    ui_url: WebFolder = setting("", variable=UI_URL)
     heartbeat_url: WebAddress = setting("", variable=HEARTBEAT_URL)
     metrics_file: Annotated[Path, BeforeValidator(absolute_path)] | None = setting(None, variable=METRICS_FILE)
     metrics_push_url: WebAddress = setting("", variable=METRICS_PUSH_URL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from product_sync import api, cli
 from product_sync.results import StatsReport, SyncReport, ValidationReport
-from product_sync.settings import RunArguments, RunOptions
+from product_sync.settings import RunOptions
 from product_sync_tests.market import Market
 
 PLAN = "00000000-0000-4000-8000-000000000000"
@@ -63,14 +63,6 @@ def typed(*arguments: str) -> None:
 
 def test_every_setting_has_a_flag() -> None:
     assert TYPED.keys() == RunOptions.model_fields.keys()
-
-
-def test_the_function_takes_the_same_options_with_the_same_types() -> None:
-    arguments = get_type_hints(RunArguments)
-    assert arguments.keys() == RunOptions.model_fields.keys()
-    for name, field in RunOptions.model_fields.items():
-        declared = set(get_args(field.annotation)) if type(None) in get_args(field.annotation) else {field.annotation}
-        assert set(get_args(arguments[name])) - {Path, type(None)} == declared - {type(None)}, name
 
 
 @pytest.mark.parametrize("name", TYPED)

@@ -14,23 +14,8 @@ from product_sync.notify import prometheus
 from product_sync.notify.alerts import AlertState, Level, StatusUpdate
 from product_sync.notify.apprise import AlertUrl, parse_alert_urls
 from product_sync.runtime.bounded_calls import BoundedCalls
-from product_sync.settings import (
-    ALERT_QUIET,
-    ALERT_URLS,
-    ALERT_WARN_QUIET,
-    HEARTBEAT_URL,
-    METRICS_FILE,
-    METRICS_PUSH_URL,
-    REPORTS_URL,
-    UI_URL,
-    NotificationSettings,
-    ReportSettings,
-)
+from product_sync.settings import ALERT_URLS, METRICS_FILE, NotificationSettings
 
-#: Every variable of a channel, and the variables of the links in its messages.
-VARIABLES = (
-    ALERT_URLS, ALERT_QUIET, ALERT_WARN_QUIET, UI_URL, REPORTS_URL, HEARTBEAT_URL, METRICS_FILE, METRICS_PUSH_URL
-)  # fmt: skip
 #: Seconds to try the metrics file. A file system that hangs is no mistake in the variable.
 _TRIAL_S = 3.0
 _FORMS = "The forms are listed in Apprise's documentation: https://github.com/caronc/apprise/wiki"
@@ -50,7 +35,7 @@ class Channels:
     def updates(self, state: AlertState, now: float) -> Iterator[StatusUpdate]:
         """The mistakes that ``state`` does not know yet, and corrected ones. ``now`` is in seconds since 1970. Settings
         are read every few seconds, so a lasting mistake must not count as a new failure each time."""
-        for name in VARIABLES:
+        for name in (each.variable for each in NotificationSettings.each().values()):
             subject, mistake = f"setting/{name}", self.mistakes.get(name)
             known = state.subjects.get(subject)
             if (known is not None and known.level is Level.ERROR) != (mistake is not None):
@@ -65,10 +50,6 @@ def resolve_channels(env: Mapping[str, str], *, writes_metrics: bool | None = No
     if writes_metrics is None:
         writes_metrics = not env.get("DAGSTER_HOME")
     settings, mistakes = NotificationSettings.with_mistakes(env)
-    try:
-        ReportSettings.from_environment({REPORTS_URL: env.get(REPORTS_URL, "")})
-    except ConfigurationError as error:
-        mistakes[REPORTS_URL] = error
     alert_urls, problems = parse_alert_urls(settings.alert_urls)
     if problems:
         mistakes[ALERT_URLS] = ConfigurationError(" ".join(problems), hint=_FORMS)

@@ -17,7 +17,6 @@ from product_sync.notify.apprise import parse_alert_urls
 from product_sync.notify.delivery import DELIVERY_S, deliver
 from product_sync.notify.events import FinishedRun, status_updates
 from product_sync.notify.run_metrics import RunMetrics
-from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.settings import ALERT_URLS, NotificationSettings
 
 #: Ids of runs that are kept, to recognise a run whose record came late.
@@ -91,18 +90,16 @@ def notify_of_runs(
     *,
     updates: Sequence[StatusUpdate] = (),
     has_followed: bool = False,
-    timing: Timing = SYSTEM_TIMING,
     within_s: float = DELIVERY_S,
 ) -> DispatchResult:
     """Notify people and monitors of ``runs``, the oldest first, and of ``updates``; deliver what is still waiting.
     ``has_followed`` says that the metrics have changed without a run. Returns after ``within_s`` seconds at the
     latest."""
-    end = timing.monotonic() + within_s
+    end = time.monotonic() + within_s
     state.count(runs)
     calls = monitors.call_monitors(state.metrics, runs, settings, has_changed=has_followed)
-    all_updates = _updates(runs, updates, settings)
-    result = send_updates(state.alerts, all_updates, settings, log, timing=timing, within_s=within_s)
-    for problem in monitors.problems(calls, min(monitors.MONITOR_S, end - timing.monotonic())):
+    result = send_updates(state.alerts, _updates(runs, updates, settings), settings, log, within_s)
+    for problem in monitors.problems(calls, min(monitors.MONITOR_S, end - time.monotonic())):
         log.warning("%s", problem)
     return result
 
@@ -112,12 +109,10 @@ def send_updates(
     updates: Iterable[StatusUpdate],
     settings: NotificationSettings,
     log: logging.Logger,
-    *,
-    timing: Timing = SYSTEM_TIMING,
     within_s: float = DELIVERY_S,
 ) -> DispatchResult:
     """Put the messages that are due into the log and the outbox, and deliver the outbox."""
-    messages = state.add(updates, timing.now().timestamp(), _quiet_times(settings))
+    messages = state.add(updates, time.time(), _quiet_times(settings))
     for message in messages:
         log.log(_LOG_LEVELS[message.level], "%s\n%s", message.title, message.body)
     problems: list[str] = []

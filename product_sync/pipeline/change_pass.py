@@ -81,6 +81,12 @@ class Followed:
     full_proof_at: datetime
     change_to_repair_s: float | None = None
 
+    @property
+    def numbers(self) -> dict[str, int | str]:
+        """As they are recorded with a check and reported, with times in ISO 8601."""
+        position_at, full_proof_at = self.position_at.isoformat(), self.full_proof_at.isoformat()
+        return {"position_at": position_at, "unsettled": self.unsettled, "full_proof_at": full_proof_at}
+
 
 @dataclass(slots=True)
 class Differing:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts
-from product_sync.compare.diff_lines import Difference, first_differences
+from product_sync.compare.diff_lines import Difference
 from product_sync.errors import AccessDenied, ConfigurationError, NotAttempted
 from product_sync.load.deletion import reason_to_keep
 from product_sync.load.estimate import Estimate, estimate, not_probed
@@ -47,7 +47,7 @@ def dry_run(run: SyncRun) -> DryRunResult:
     return DryRunResult(
         todo.counts,
         _estimate(run, todo, target, denied),
-        first_differences(todo.path, run.row_schema),
+        read_back.first_differing(run),
         by_reason,
         ", ".join(lacking_privileges(run, todo.counts, target.privileges)),
         saved_plan.keep(run, todo),

@@ -86,12 +86,7 @@ def _with_position(judged: list[CheckResult], followed: Followed | None) -> list
     """Record with the first check, target_matches_source, up to when changes are compared, and what is unsettled."""
     if followed is None:
         return judged
-    position: dict[str, int | str] = {
-        "position_at": followed.position_at.isoformat(),
-        "unsettled": followed.unsettled,
-        "full_proof_at": followed.full_proof_at.isoformat(),
-    }
-    return [replace(judged[0], numbers={**judged[0].numbers, **position}), *judged[1:]]
+    return [replace(judged[0], numbers={**judged[0].numbers, **followed.numbers}), *judged[1:]]
 
 
 def _by_reason(sync_run: SyncRun, verification: Verification) -> dict[str, int]:
@@ -144,7 +139,7 @@ def _verification(sync_run: SyncRun, differing: Differing) -> Verification:
 def verify_shard(sync_run: SyncRun, number: int) -> None:
     """Compare a shard with the target as it is after the load, if `check_result` will need it."""
     if not _diff_is_the_proof(sync_run):
-        shards.verify(sync_run, number, _compare_afresh)
+        shards.verify(shards.shard(sync_run, number), _compare_afresh)
 
 
 def _compare_afresh(sync_run: SyncRun) -> DiffCounts:

@@ -151,16 +151,11 @@ def _first(compared: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from (line for line in of_op if line["id"] in ids)
 
 
-def verify(run: SyncRun, number: int, compare: Compare) -> None:
-    """``compare`` a shard with its rows as they are now."""
-    _verify(shard(run, number), compare)
-
-
 def verified(run: SyncRun, compare: Compare) -> DiffCounts:
     """``compare`` all shards with their rows as they are now, but for those that `verify` has compared."""
     for each in _one_after_the_other(run):
         if not each.files.has(store.VERIFIED_COUNTS):
-            _verify(each, compare)
+            verify(each, compare)
     is_read_again = run.files.shard(0).has(store.VERIFIED_TARGET_ROWS)
     _join(run, store.VERIFIED_DIFF, *([store.VERIFIED_TARGET_ROWS] if is_read_again else []))
     counts = _sum(_of_all(run.files, store.VERIFIED_COUNTS))
@@ -169,7 +164,8 @@ def verified(run: SyncRun, compare: Compare) -> DiffCounts:
     return counts
 
 
-def _verify(each: SyncRun, compare: Compare) -> None:
+def verify(each: SyncRun, compare: Compare) -> None:
+    """``compare`` a shard with its rows as they are now."""
     each.files.write_json(store.VERIFIED_COUNTS, {"counts": asdict(compare(each))})
 
 

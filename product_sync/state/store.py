@@ -59,7 +59,7 @@ LOAD_REJECTS = "load_rejects.parquet"
 LOAD_RESULT = "load.json"
 #: Rows of a shard that wait for other rows, perhaps of other shards.
 WAITING = "waiting.parquet"
-#: Written before the first batch: without a readable result, the load may still have written rows.
+#: Written before the first batch: a load that finds it is repeated.
 LOAD_BEGAN = "load_began.json"
 #: The same of a step that loads one shard, and may be repeated.
 ATTEMPTED = "attempted.json"
@@ -309,12 +309,6 @@ def has_plan(root: Path, plan_id: str) -> bool:
     if mirror := mirror_of(root):
         return bool(mirror.found(f"*/{PLANS}/{plan_id}/*/{PLAN}"))
     return any(root.glob(f"*/{PLANS}/{plan_id}/{PLAN}"))
-
-
-def find_run(root: Path, run_id: str) -> RunFiles | None:
-    """The files of a run of this machine below ``root``, under any state key; ``None`` if it has none."""
-    folder = next((path for kind in (RUNS, PARTIAL_RUNS) for path in root.glob(f"*/{kind}/{run_id}")), None)
-    return RunFiles(folder) if folder else None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

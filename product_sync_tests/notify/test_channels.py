@@ -256,7 +256,8 @@ class TestWhateverEndsACommand:
         monkeypatch.setenv("PRODUCT_SYNC_STATE", "/dev/null/state")
         monkeypatch.setenv("CART_DB_URL", "")
         assert api.sync().exit_status == 2
-        assert web.titles() == ["the job product_sync failed"]
+        assert api.sync("sellers").exit_status == 2, "there is none"
+        assert web.titles() == ["the job product_sync failed", "product_sync (sellers): the job sellers_sync failed"]
 
     def test_a_history_of_runs_that_cannot_be_read(
         self, web: WebReceiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

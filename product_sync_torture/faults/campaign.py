@@ -25,7 +25,6 @@ from product_sync import api
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.watch import look
 from product_sync.schema.definition import load_definitions
-from product_sync.settings import RunArguments
 from product_sync.state.store import StateFolder
 from product_sync_torture.faults.judge import Ending, Evidence, Run, judge
 from product_sync_torture.faults.kinds import Fault, Injection, Place, Process
@@ -103,7 +102,7 @@ def _attempt(
         scene.make(equal=fault.in_pass)
         variables = {"DAGSTER_HOME": str(home)}
         stack.enter_context(environment(scene.source_url, scene.target_url, Path(state), **variables))
-        switches: RunArguments = {"batch_size": BATCH_SIZE, "batch_delay_ms": 0}
+        switches: dict[str, Any] = {"batch_size": BATCH_SIZE, "batch_delay_ms": 0}
         if fault.in_pass:
             _store_position(scene, Path(state))
             scene.lose_events()
