@@ -1,7 +1,7 @@
 """The reports of all commands, with the same fields for scripts and for ``--json``.
 
 The keys are a contract with other programs: every report has all of them, and ``None`` means unknown. An error never
-hides what was done before it.
+hides what was done before it. docs/programs.md says what each key means.
 """
 
 from __future__ import annotations
@@ -108,27 +108,8 @@ class SampleValue:
 
 @dataclass(kw_only=True)
 class SyncReport(Report):
-    """One run of a sync. Counts are rows; ``duration_s`` and ``estimated_s`` are in seconds.
-
-    ``scope`` is `everything`, `ids` or `changes`. ``compared`` is the number of products that a partial run looked at;
-    all its counts and ``valid`` are about these products alone. ``events`` and ``lag_s`` are about the changes that it
-    read. ``position_at``, ``unsettled`` and ``full_proof_at`` are as in `StatsReport`.
-
-    ``filtered_out`` documents do not match the filter of the mapping. It is ``filtered_out_about`` instead if the
-    collection was too large to be counted, and both are ``None`` without a filter. ``plan_id`` is the plan that a dry
-    run made or that the run executed; ``skipped_since_plan`` counts its rows that had changed since then.
-
-    ``missing``, ``changed`` and ``extra`` are the result of the diff, without quarantined products. ``in_flight``
-    counts differences that were still changing during the verification. ``valid`` says that nothing was missing or
-    changed at the end, except quarantined products. ``exclusions`` are the first of the ``excluded`` rows, which could
-    not be written because of other rows. A document may have several reasons in ``quarantined_by_reason``.
-    ``found_by_column`` counts the documents in which the path of a column, or its expression, has a value.
-    ``drift_report`` is a path, or a web address if PRODUCT_SYNC_REPORTS_URL is set.
-
-    Only for a dry run: ``would_pass`` and ``predicted_checks`` say whether a sync that starts now would pass its
-    checks; ``sample_product`` is one product, column by column; ``lacking`` are the privileges that the role lacks
-    for the load; ``no_estimate_because`` explains an unknown ``estimated_s``.
-    """
+    """One run of a sync. Counts are rows; ``duration_s`` and ``estimated_s`` are in seconds. In a partial run, all
+    counts and ``valid`` are about the products that it looked at."""
 
     run_id: str | None = None
     plan_id: str | None = None
@@ -186,8 +167,7 @@ class SyncReport(Report):
 
 @dataclass(kw_only=True)
 class ValidationReport(Report):
-    """A new comparison of both sides. The lists hold the first ten ids of each kind. ``found_by_column`` is as in
-    `SyncReport`."""
+    """A new comparison of both sides. The lists hold the first ten ids of each kind."""
 
     valid: bool | None = None
     source_count: int | None = None
@@ -207,9 +187,8 @@ class ValidationReport(Report):
 
 @dataclass(kw_only=True)
 class StatsReport(Report):
-    """The current number of products on each side, and the last successful sync: its end in ISO 8601, UTC.
-    ``position_at`` is the time of the source up to which its changes are compared, ``unsettled`` the number of products
-    that differed then, ``full_proof_at`` when the last full sync that passed began; ``None`` if nothing is followed."""
+    """The current number of products on each side, the last successful sync, and how far changes are compared. Times
+    are ISO 8601, UTC."""
 
     source_count: int | None = None
     target_count: int | None = None
@@ -222,9 +201,8 @@ class StatsReport(Report):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionReport:
-    """One side. ``latency_ms`` is one round trip in milliseconds; ``host`` names all hosts with their ports.
-    ``collection`` and ``replica_set`` (``None`` for a standalone server) are for MongoDB; ``schema``, ``table_name``
-    and ``table``, which maps columns to types, are for PostgreSQL."""
+    """One side. ``collection`` and ``replica_set`` are for MongoDB; ``schema``, ``table_name`` and ``table`` are for
+    PostgreSQL."""
 
     host: str | None = None
     database: str | None = None
@@ -246,7 +224,7 @@ class ConnectionReport:
 class DoctorReport(Report):
     """The settings, both connections and the alert channels. ``failure`` is the first problem. ``settings_problems``
     are settings that a sync would refuse. ``alerts`` has the service of each usable alert URL, ``alert_problems`` what
-    is wrong with the others. ``sample_product`` is one product, column by column, if a sync could read it."""
+    is wrong with the others."""
 
     mongodb: ConnectionReport = field(default_factory=ConnectionReport)
     postgres: ConnectionReport = field(default_factory=ConnectionReport)

@@ -70,20 +70,17 @@ def set_history_aside(folder: Path) -> Path:
 
 
 def _is_damaged(database: Path) -> bool:
-    """Whether SQLite cannot read the file's schema, or two processes created it at the same time."""
+    """Whether SQLite cannot read the file's schema."""
     if not database.exists():
         return False
     try:
         with closing(sqlite3.connect(database)) as connection:
-            names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-            if "alembic_version" not in names:
-                return False
-            [heads] = connection.execute("SELECT count(*) FROM alembic_version").fetchone()
-            return bool(heads > 1)
+            connection.execute("SELECT name FROM sqlite_master").fetchall()
     except sqlite3.OperationalError:
         return False  # it cannot be opened or read now, and opening it again says why
     except sqlite3.DatabaseError:
         return True
+    return False
 
 
 def prune(instance: dg.DagsterInstance, folder: Path) -> None:

@@ -93,16 +93,6 @@ def test_a_damaged_history_is_set_aside_and_begun_anew(tmp_path: Path, caplog: p
     assert f"has been set aside as {aside}" in caplog.text
 
 
-def test_a_history_that_two_commands_of_an_older_version_have_made_is_set_aside(tmp_path: Path) -> None:
-    with open_instance({}, tmp_path):
-        pass
-    with closing(sqlite3.connect(tmp_path / "dagster/history/runs.db")) as database, database:
-        database.execute("INSERT INTO alembic_version VALUES ('another')")
-    with open_instance({}, tmp_path) as instance:
-        assert instance.get_runs() == []
-    assert len(list(tmp_path.glob("dagster.damaged-*"))) == 1
-
-
 def test_a_history_that_is_damaged_during_a_run_is_named_and_set_aside(tmp_path: Path) -> None:
     def run_on_damaged() -> None:
         with open_instance({}, tmp_path) as instance:
