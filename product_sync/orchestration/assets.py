@@ -116,11 +116,10 @@ def _steps(steps: Steps, names: SyncNames, specs: Mapping[str, dg.AssetSpec]) ->
     )
     def snapshots(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
         """Reads both sides at once, or the one that is selected (docs/decisions/0110)."""
-        reads_source = dg.AssetKey(names.source_snapshot) in context.selected_asset_keys
-        reads_target = dg.AssetKey(names.target_snapshot) in context.selected_asset_keys
+        selected = {key.to_user_string() for key in context.selected_asset_keys}
         with steps.open(context, begins=True) as sync_run:
-            source, target = sync_run.snapshot(source=reads_source, target=reads_target)
-            yield from snapshot_results(context, names, sync_run, source, target)
+            read = sync_run.snapshot(source=names.source_snapshot in selected, target=names.target_snapshot in selected)
+            yield from snapshot_results(context, sync_run, *read)
 
     @dg.multi_asset(name=names.diff, required_resource_keys=resources, specs=[specs[names.diff]])
     def diff(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
@@ -142,7 +141,7 @@ def _steps(steps: Steps, names: SyncNames, specs: Mapping[str, dg.AssetSpec]) ->
         made."""
         with steps.open(context) as sync_run:
             if context.selected_asset_keys:
-                yield from load_whole(context, names, sync_run)
+                yield from load_whole(context, sync_run)
             else:
                 yield from load_checks(context, sync_run)
 
@@ -150,50 +149,49 @@ def _steps(steps: Steps, names: SyncNames, specs: Mapping[str, dg.AssetSpec]) ->
 
 
 def snapshot_results(
-    context: dg.AssetExecutionContext,
-    names: SyncNames,
-    sync_run: SyncRun,
-    source: SourceSnapshot | None,
-    target: TargetSnapshot | None,
+    context: dg.AssetExecutionContext, sync_run: SyncRun, source: SourceSnapshot | None, target: TargetSnapshot | None
 ) -> Iterator[dg.MaterializeResult[None]]:
+    """What is recorded of the selected sides that were read."""
+    names, selected = SyncNames.of(sync_run.name), {key.to_user_string() for key in context.selected_asset_keys}
     if sync_run.settings.changes:
         context.log.info(run_log.changes_read(change_pass.of(sync_run.files), read_back.source_size(sync_run.files)))
-    if source:
+    if source and names.source_snapshot in selected:
         context.log.info(run_log.source_read(source))
         metadata = source_metadata(sync_run, source)
         yield dg.MaterializeResult(asset_key=names.source_snapshot, metadata=metadata)
-    if target:
+    if target and names.target_snapshot in selected:
         context.log.info(run_log.target_read(target))
         metadata = target_metadata(sync_run, target)
         yield dg.MaterializeResult(asset_key=names.target_snapshot, metadata=metadata)
 
 
-def load_whole(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun) -> Results:
+def load_whole(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Results:
     """Load all differences, or predict it in a dry run."""
     if sync_run.settings.dry_run:
-        record_dry_run(context, names, sync_run)
+        record_dry_run(context, sync_run)
         return
     try:
         with local_storage(sync_run.folder.root):
             result = load(sync_run)
     except BaseException as error:
-        if gives_way(context, names, sync_run, error):
+        if gives_way(context, sync_run, error):
             return
-        record_unfinished_load(context, names, sync_run, error)
+        record_unfinished_load(context, sync_run, error)
         raise
-    yield from load_results(context, names, sync_run, result)
+    yield from load_results(context, sync_run, result)
 
 
-def gives_way(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun, error: BaseException) -> bool:
+def gives_way(context: dg.AssetExecutionContext, sync_run: SyncRun, error: BaseException) -> bool:
     """Whether a run that nobody has asked for is skipped because of ``error``: another sync is running."""
     if not isinstance(error, SyncAlreadyRunning) or not is_automatic(context.run) or loaded_so_far(sync_run):
         return False
-    record_skipped(context, names, error)
+    record_skipped(context, SyncNames.of(sync_run.name), error)
     without_checks(context)
     return True
 
 
-def load_results(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun, result: LoadResult) -> Results:
+def load_results(context: dg.AssetExecutionContext, sync_run: SyncRun, result: LoadResult) -> Results:
+    names = SyncNames.of(sync_run.name)
     context.log.info(run_log.loaded(result))
     context.log.info(run_log.quarantined(*read_back.quarantine_summary(sync_run)))
     yield dg.MaterializeResult(asset_key=names.load, metadata=load_metadata(sync_run, result))
@@ -202,24 +200,22 @@ def load_results(context: dg.AssetExecutionContext, names: SyncNames, sync_run: 
     yield from load_checks(context, sync_run)
 
 
-def record_dry_run(context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun) -> None:
+def record_dry_run(context: dg.AssetExecutionContext, sync_run: SyncRun) -> None:
     """Predict the load. Its checks are not made."""
     preview = dry_run(sync_run)
     said, metadata = run_log.dry_run(preview), preview_metadata(sync_run, preview)
     context.log.log(logging.INFO if preview.prediction.would_pass else logging.WARNING, said)
-    context.log_event(dg.AssetObservation(names.load, description=said, metadata=metadata))
+    context.log_event(dg.AssetObservation(SyncNames.of(sync_run.name).load, description=said, metadata=metadata))
     record_drift_report(context.op_execution_context, sync_run, f"{DRY} {preview.prediction.sentence}")
     without_checks(context)
 
 
-def record_unfinished_load(
-    context: dg.AssetExecutionContext, names: SyncNames, sync_run: SyncRun, error: BaseException
-) -> None:
+def record_unfinished_load(context: dg.AssetExecutionContext, sync_run: SyncRun, error: BaseException) -> None:
     """A load that was interrupted, or could not go on, records what it had done: Dagster materialises nothing then."""
     result = loaded_so_far(sync_run)
     if result is not None:
         said, metadata = run_log.unfinished(result), unfinished_metadata(result)
-        context.log_event(dg.AssetObservation(names.load, description=said, metadata=metadata))
+        context.log_event(dg.AssetObservation(SyncNames.of(sync_run.name).load, description=said, metadata=metadata))
     if isinstance(error, ProductSyncError):
         record_drift_report(context.op_execution_context, sync_run, LOADED if result else NOT_LOADED, result)
 

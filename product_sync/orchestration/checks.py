@@ -8,6 +8,7 @@ import dagster as dg
 from product_sync.errors import ChecksFailed, ProductSyncError
 from product_sync.orchestration import run_log
 from product_sync.orchestration.drift_reports import REFUSED, conclude_drift_report, record_drift_report
+from product_sync.orchestration.failures import CheckFailed
 from product_sync.orchestration.metadata import followed_metadata, proof_metadata
 from product_sync.orchestration.names import (
     CHANGE_IS_PLAUSIBLE,
@@ -19,7 +20,6 @@ from product_sync.orchestration.names import (
     check_specs,
 )
 from product_sync.orchestration.resources import Steps
-from product_sync.orchestration.step_errors import CheckFailed
 from product_sync.pipeline import read_back, run_checks
 from product_sync.pipeline.sync_run import SyncRun
 from product_sync.state.storage_errors import local_storage

@@ -17,7 +17,7 @@ from product_sync.orchestration import run_log
 from product_sync.orchestration.metadata import Metadata, drift_metadata
 from product_sync.orchestration.names import SyncNames
 from product_sync.pipeline.sync_run import SyncRun
-from product_sync.report import drift_report
+from product_sync.report import drift_page, drift_report
 from product_sync.settings import ReportSettings
 from product_sync.state.mirror import mirror_of
 from product_sync.state.storage_errors import local_storage
@@ -51,8 +51,6 @@ def conclude_drift_report(
     context: dg.OpExecutionContext, sync_run: SyncRun, check_results: Sequence[CheckResult]
 ) -> None:
     """Put the results of the checks after the load into the report of this run, if it has one."""
-    from product_sync.report import drift_page
-
     try:
         with local_storage(sync_run.folder.root):
             path = sync_run.folder.report(sync_run.files.run_id)
@@ -64,8 +62,6 @@ def conclude_drift_report(
 
 
 def _write(sync_run: SyncRun, outcome: str, result: LoadResult | None, settings: ReportSettings) -> Metadata:
-    from product_sync.report import drift_page
-
     started = sync_run.timing.monotonic()
     report = drift_report.gather(sync_run, outcome, result)
     run_url = f"{settings.ui_url}/runs/{report.run_id}" if settings.ui_url else ""

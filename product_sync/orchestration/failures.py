@@ -1,19 +1,72 @@
-"""Why a run failed, in sentences that may be sent to people.
+"""How a step ends with our own sentence, and why a run failed, in sentences that may be sent to people.
+
+Dagster wraps an exception of a step in an error of its own, which it shows first, above three tracebacks. It shows a
+`dagster.Failure` unchanged, also as the failure of the run (docs/decisions/0096). Other errors are bugs and keep their
+traceback.
 
 Dagster records a failure in three ways: as the failure of a step, with the chain of errors; as the failure of the run,
 if its resources could not be created; and as a run that was marked as failed because its process is gone. A dead
 process is noticed by us (`dead_runs`) or by the code server that started it.
 """
 
+import logging
 import re
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 from dagster import DagsterEventType as Kind
 
-from product_sync.errors import ProductSyncError
-from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
+from product_sync.errors import (
+    ProductSyncError,
+    SourceReadError,
+    StateStoreError,
+    TargetLocked,
+    TooFewConnections,
+    TransientError,
+    Unreachable,
+)
+
+#: How SIGINT, SIGTERM and Terminate reach a step: by Dagster's error, or in a process of our own by Python's.
+INTERRUPTS = (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)
+#: A server or the store did not answer, so a step that has a retry policy may succeed a little later.
+_MAY_PASS = (SourceReadError, StateStoreError, TargetLocked, TooFewConnections, TransientError, Unreachable)
+
+
+class StepFailed(dg.Failure):
+    """A step failed with ``error``. The description is the error's sentence and hint."""
+
+    def __init__(self, error: ProductSyncError) -> None:
+        metadata = {"code": error.code, **({"hint": error.hint} if error.hint else {})}
+        super().__init__(description=str(error), metadata=metadata, allow_retries=isinstance(error, _MAY_PASS))
+        self.error = error
+
+
+class CheckFailed(StepFailed):
+    """A blocking check failed. Its evaluation is recorded before this is raised."""
+
+
+for _shown in (StepFailed, CheckFailed):
+    # Dagster shows the module path before the name of a class, except for classes of `builtins`.
+    _shown.__module__ = "builtins"
+
+
+@contextmanager
+def own_errors(log: logging.Logger, after_interrupt: Callable[[], str]) -> Iterator[None]:
+    """Raise `StepFailed` for a `ProductSyncError`, and log the chain of its causes at DEBUG. An interrupt is raised
+    again with the sentence of ``after_interrupt``, which says what was done before it."""
+    try:
+        yield
+    except ProductSyncError as error:
+        log.debug("%s", "".join(traceback.format_exception(error)))
+        raise StepFailed(error) from None
+    except INTERRUPTS as interrupt:
+        sentence = after_interrupt()
+        log.warning("%s", sentence)
+        raise type(interrupt)(sentence) from None
+
 
 #: How the step of a blocking check fails, today and in older runs. The alert about the check says more.
 _CHECK_FAILED = (CheckFailed.__name__, "DagsterAssetCheckFailedError")
@@ -35,7 +88,7 @@ def own_sentence(event: dg.DagsterEvent) -> str:
 
 
 def _of_interrupt(error: Any) -> str:
-    """The message of an interrupt says what was done before it (`step_errors.own_errors`)."""
+    """The message of an interrupt says what was done before it (`own_errors`)."""
     return _message_of(error) if error is not None and error.cls_name in _INTERRUPTED else ""
 
 

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import dagster as dg
 
@@ -13,9 +13,8 @@ from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.pending_diff import CLOCKS_DIFFER
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import ScheduleSettings, state_root
-
-if TYPE_CHECKING:
-    from product_sync.state.store import StateFolder
+from product_sync.state.change_position import read_last_proof
+from product_sync.state.store import StateFolder
 
 _Result = TypeVar("_Result")
 
@@ -33,8 +32,6 @@ def full_proof_check(definition: SyncDefinition, settings: ScheduleSettings) -> 
     )
     def check() -> dg.AssetCheckResult:
         """Looks up the last full proof now."""
-        from product_sync.state.store import StateFolder
-
         folder = StateFolder(state_root(os.environ), Databases.of(definition, os.environ).state_key)
         return full_proof(dg.AssetCheckResult, names, settings, folder, time.time())
 
@@ -42,11 +39,9 @@ def full_proof_check(definition: SyncDefinition, settings: ScheduleSettings) -> 
 
 
 def full_proof(
-    kind: Callable[..., _Result], names: SyncNames, settings: ScheduleSettings, folder: "StateFolder", now: float
+    kind: Callable[..., _Result], names: SyncNames, settings: ScheduleSettings, folder: StateFolder, now: float
 ) -> _Result:
     """Whether the last full proof is recent enough: the result of a step or, as an evaluation, of a sensor."""
-    from product_sync.state.change_position import read_last_proof
-
     result = partial(kind, asset_key=dg.AssetKey(names.proof), check_name=FULL_PROOF_IS_RECENT)
     proof, limit_h = read_last_proof(folder), settings.full_proof_hours
     if proof is None:

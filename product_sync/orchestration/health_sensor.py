@@ -7,40 +7,20 @@ which turn the two systems and the asset `health` red in the UI. A person can al
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import dagster as dg
 
-from product_sync.notify.alerts import AlertState, Level, read_state, write_state
+from product_sync.notify.alerts import Level, read_state, write_state
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import send_updates
 from product_sync.orchestration.names import CONNECTIONS, SyncNames, check_specs
-from product_sync.orchestration.sensor_errors import notifies_of_its_errors
+from product_sync.orchestration.ticks import Cursor, notifies_of_its_errors
 from product_sync.schema.definition import SyncDefinition
+from product_sync.support.health import ConnectionHealth, check_both_sides
 
-if TYPE_CHECKING:
-    from product_sync.support.health import ConnectionHealth
-
-#: Seconds between two records of an unchanged state. Dagster never purges these records.
+#: Seconds between two records of an unchanged state.
 RECORD_EVERY_S = 3_600.0
-
-
-@dataclass(slots=True)
-class HealthState:
-    """The sensor's cursor. ``levels`` are those of the newest record, made at ``recorded_at`` (seconds since 1970)."""
-
-    alerts: AlertState = field(default_factory=AlertState)
-    levels: dict[str, str] = field(default_factory=dict)
-    recorded_at: float = 0.0
-
-    def must_record(self, levels: dict[str, str], now: float) -> bool:
-        """Whether ``levels`` have changed or the last record is old. If so, they count as recorded from then on."""
-        # The age is negative if the clock was set back.
-        if levels == self.levels and 0 <= now - self.recorded_at < RECORD_EVERY_S:
-            return False
-        self.levels, self.recorded_at = levels, now
-        return True
 
 
 def health_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
@@ -58,15 +38,13 @@ def health_sensor(definition: SyncDefinition) -> dg.SensorDefinition:
     )
     @notifies_of_its_errors(names.health_sensor)
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        from product_sync.support.health import check_both_sides
-
-        state = read_state(HealthState(), context.cursor)
+        state = read_state(Cursor(), context.cursor)
         sides = check_both_sides(definition, os.environ)
         now = time.time()
         channels = resolve_channels(os.environ)
         updates = [side.status_update(now, definition.name) for side in sides]
         result = send_updates(state.alerts, updates, channels.settings, context.log)
-        records = state.must_record({side.side: str(side.level) for side in sides}, now)
+        records = state.must_record(" ".join(side.level for side in sides), now, RECORD_EVERY_S)
         return dg.SensorResult(
             skip_reason=" ".join([*(side.text for side in sides), str(result), *map(str, channels.mistakes.values())]),
             cursor=write_state(state),
@@ -84,8 +62,6 @@ def connection_checks(definition: SyncDefinition) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(name=names.connections, specs=check_specs(names, *CONNECTIONS), can_subset=True)
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         """Checks both connections now."""
-        from product_sync.support.health import check_both_sides
-
         selected = {key.name for key in context.selected_asset_check_keys}
         found = check_results(dg.AssetCheckResult, names, check_both_sides(definition, os.environ))
         yield from (each for each in found if each.check_name in selected)
@@ -97,7 +73,7 @@ _Result = TypeVar("_Result")
 _WORDS = {Level.OK: "healthy", Level.WARN: "warning", Level.ERROR: "failed"}
 
 
-def check_results(kind: Callable[..., _Result], names: SyncNames, sides: "Sequence[ConnectionHealth]") -> list[_Result]:
+def check_results(kind: Callable[..., _Result], names: SyncNames, sides: Sequence[ConnectionHealth]) -> list[_Result]:
     """The result of each check, for a step or, as an evaluation, for a sensor."""
     about = dict(zip(CONNECTIONS, [*([side] for side in sides), sides], strict=True))
     made = []
@@ -117,7 +93,7 @@ def check_results(kind: Callable[..., _Result], names: SyncNames, sides: "Sequen
     return made
 
 
-def _observation(names: SyncNames, sides: "Sequence[ConnectionHealth]") -> dg.AssetObservation:
+def _observation(names: SyncNames, sides: Sequence[ConnectionHealth]) -> dg.AssetObservation:
     metadata: dict[str, Any] = {}
     for side in sides:
         metadata |= {side.side: f"{_WORDS[side.level]}: {side.text}", **side.facts}

@@ -7,7 +7,7 @@ them too: ``resources: {sync: {config: {dry_run: true}}}``. In other people's pr
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,9 +18,9 @@ from product_sync.load.result import LoadResult
 from product_sync.notify.channels import require_channels
 from product_sync.orchestration import names, run_log
 from product_sync.orchestration.dead_runs import ends_with_its_run
+from product_sync.orchestration.failures import own_errors
 from product_sync.orchestration.progress_events import Heartbeat, record_progress
 from product_sync.orchestration.sqlite_connections import kept_open
-from product_sync.orchestration.step_errors import own_errors
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sharded_run import loaded_so_far
 from product_sync.pipeline.sync_run import SyncRun, open_sync_run, require_writable
@@ -75,7 +75,8 @@ class RunResource:
         collect_again()
         signals.resend_lost_interrupts(dg.DagsterExecutionInterruptedError.__name__)
         if context.log is not None:
-            self._heartbeat.of_step("begin", self._reporting(context.log.info, lambda _: None))
+            report = record_progress(self._listener.on_progress, context.log.info, lambda _: None, time.monotonic)
+            self._heartbeat.of_step("begin", report)
         self._heartbeat.start()
         try:
             with kept_open(context.instance, context.run.run_id) if context.instance and context.run else nullcontext():
@@ -128,24 +129,17 @@ class RunResource:
             if names.SYNC_TAG not in context.run.tags:
                 context.instance.add_run_tags(context.run.run_id, {names.SYNC_TAG: definition.name})
             context.log.info(run_log.opening(context.run, options, str(databases)))
-        report = self._reporting(context.log.info, context.op_execution_context.log_event, of_sync)
+        step = context.op_execution_context
+        report = record_progress(self._listener.on_progress, context.log.info, step.log_event, time.monotonic, of_sync)
         return open_sync_run(
             databases,
             options,
             state_root=state_root(os.environ),
             run_id=context.run.run_id,
-            on_progress=self._heartbeat.of_step(context.op_execution_context.op.name, report),
+            on_progress=self._heartbeat.of_step(step.op.name, report),
             on_load=self._listener.loads.append,
             is_reexecution=context.run.parent_run_id is not None,
         )
-
-    def _reporting(
-        self,
-        log: Callable[[str], None],
-        observe: Callable[[dg.AssetObservation], None],
-        of_sync: names.SyncNames = names.PRODUCT,
-    ) -> OnProgress:
-        return record_progress(self._listener.on_progress, log, observe, time.monotonic, of_sync)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,15 @@ from dagster import DagsterEventType as Kind
 
 from product_sync.notify.events import FinishedRun
 from product_sync.orchestration.failures import failure_of
-from product_sync.orchestration.names import PRODUCT, SCOPE_TAG, STATE_KEY, TARGET_MATCHES_SOURCE, SyncNames, syncs_of
-from product_sync.orchestration.schedules import is_skipped
+from product_sync.orchestration.names import (
+    PRODUCT,
+    SCOPE_TAG,
+    SKIPPED_TAG,
+    STATE_KEY,
+    TARGET_MATCHES_SOURCE,
+    SyncNames,
+    syncs_of,
+)
 from product_sync.verify.checks import CheckResult, Severity
 
 Metadata = Mapping[str, dg.MetadataValue[Any]]
@@ -126,7 +133,7 @@ def finished_runs(
     new = [
         record
         for record in _newest(instance, since - OVERLAP_S)
-        if record.dagster_run.run_id not in seen and not is_skipped(record.dagster_run)
+        if record.dagster_run.run_id not in seen and SKIPPED_TAG not in record.dagster_run.tags
     ]
     return [
         _finished_run(instance, record, names)

@@ -18,6 +18,7 @@ from product_sync.errors import ChecksFailed, ConfigurationError, LoadStopped, S
 from product_sync.notify.run_metrics import FOLLOWED
 from product_sync.orchestration.build import build_definitions
 from product_sync.orchestration.dead_runs import process_tags, reap_dead_runs
+from product_sync.orchestration.failures import INTERRUPTS, CheckFailed, StepFailed
 from product_sync.orchestration.names import (
     CHANGE_IS_PLAUSIBLE,
     EVERY_BATCH_LOADED,
@@ -32,7 +33,6 @@ from product_sync.orchestration.resources import Listener
 from product_sync.orchestration.run_history import is_number, read_events
 from product_sync.orchestration.schedules import check_schedule
 from product_sync.orchestration.sqlite_connections import kept_open
-from product_sync.orchestration.step_errors import INTERRUPTS, CheckFailed, StepFailed
 from product_sync.pipeline.databases import Databases
 from product_sync.pipeline.sync_run import WAIT_STAGE
 from product_sync.results import ExclusionReport, PredictedCheck, SampleValue, SyncReport, ValidationReport

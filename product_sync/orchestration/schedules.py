@@ -12,7 +12,7 @@ import dagster as dg
 
 from product_sync.errors import ConfigurationError, ProductSyncError, SyncAlreadyRunning
 from product_sync.orchestration.names import SKIPPED_TAG, SyncNames, syncs_of
-from product_sync.orchestration.sensor_errors import notifies_of_its_errors
+from product_sync.orchestration.ticks import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
 from product_sync.runtime.typed_settings import Environment
 from product_sync.schema.definition import SyncDefinition
@@ -105,7 +105,3 @@ def record_skipped(context: dg.AssetExecutionContext, names: SyncNames, taken: S
     context.log.warning(reason)
     context.log_event(dg.AssetObservation(asset_key=names.load, metadata={"skipped": reason, "holder": taken.holder}))
     context.instance.add_run_tags(context.run.run_id, {SKIPPED_TAG: taken.holder})
-
-
-def is_skipped(run: dg.DagsterRun) -> bool:
-    return SKIPPED_TAG in run.tags

@@ -2,13 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import dagster as dg
 
-from product_sync.errors import ConfigurationError, LocalStorageError, NotAttempted
+from product_sync.errors import ConfigurationError, LocalStorageError, NotAttempted, ProductSyncError
 from product_sync.notify.alerts import write_state
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import NotificationState, notify_of_runs
@@ -17,11 +16,10 @@ from product_sync.orchestration.dead_runs import reap_dead_runs
 from product_sync.orchestration.jobs import definitions_of
 from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.run_history import finished_runs
-from product_sync.orchestration.sensor_errors import notifies_of_its_errors
+from product_sync.orchestration.ticks import notifies_of_its_errors
 from product_sync.pipeline.databases import Databases
-from product_sync.pipeline.sides import find_by_sides, sides_key
+from product_sync.pipeline.sides import stored_position
 from product_sync.schema.definition import SyncDefinition
-from product_sync.settings import state_root
 
 
 class ProjectSensor(dg.SensorDefinition):
@@ -33,31 +31,17 @@ class ProjectSensor(dg.SensorDefinition):
         return self
 
 
-def project_sensor(
-    name: str, seconds: int, description: str
-) -> Callable[[Callable[[dg.SensorEvaluationContext], dg.SkipReason]], ProjectSensor]:
-    """Makes a sensor of a function. It is on from the start."""
-
-    def decorate(function: Callable[[dg.SensorEvaluationContext], dg.SkipReason]) -> ProjectSensor:
-        return ProjectSensor(
-            name=name,
-            evaluation_fn=notifies_of_its_errors(name)(function),
-            minimum_interval_seconds=seconds,
-            default_status=dg.DefaultSensorStatus.RUNNING,
-            description=description,
-        )
-
-    return decorate
-
-
-@project_sensor(
-    "reap_dead_runs", 30, "Marks syncs whose process was killed as failed, so that the queue and the schedule go on."
-)
-def reap_dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+def _reap_dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     reaped: list[str] = []
+    problems: list[ProductSyncError] = []
     for definition in definitions_of(context.repository_def):
-        lock_is_free = partial(_lock_is_free, definition)
-        reaped += reap_dead_runs(context.instance, SyncNames.of(definition.name), lock_is_free=lock_is_free)
+        names, lock_is_free = SyncNames.of(definition.name), partial(_lock_is_free, definition)
+        try:
+            reaped += reap_dead_runs(context.instance, names, lock_is_free=lock_is_free)
+        except ProductSyncError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
     return dg.SkipReason(f"Marked as failed: {', '.join(reaped)}." if reaped else "No dead run.")
 
 
@@ -65,13 +49,7 @@ def _lock_is_free(definition: SyncDefinition) -> bool:
     return Databases.of(definition, os.environ).lock_holder() is None
 
 
-@project_sensor(
-    "tell_of_runs",
-    15,
-    "Sends alerts, heartbeat and metrics for every finished run, once, however it was launched. Undelivered alerts are"
-    " sent again. Set PRODUCT_SYNC_ALERT_URLS; see docs/alerts.md",
-)
-def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+def _notify_of_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     now = time.time()
     channels = resolve_channels(os.environ, writes_metrics=True)
     state = NotificationState.read(context.cursor, now)
@@ -88,11 +66,8 @@ def tell_of_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 def _follow(metrics: RunMetrics, definition: SyncDefinition) -> bool:
     """Note in the metrics how far the changes are compared. Opens no connection. A state folder that this process
     cannot read keeps back no alert."""
-    from product_sync.state.change_position import read_position
-
     try:
-        folder = find_by_sides(state_root(os.environ), sides_key(Databases.of(definition, os.environ)))
-        stored = read_position(folder) if folder else None
+        stored = stored_position(definition, os.environ)
     except (ConfigurationError, LocalStorageError, NotAttempted, OSError):
         return False
     followed: dict[str, int | float] = {}
@@ -100,3 +75,22 @@ def _follow(metrics: RunMetrics, definition: SyncDefinition) -> bool:
         values = (float(stored.position.time.seconds), stored.proof.at.timestamp(), len(stored.unsettled))
         followed = dict(zip(FOLLOWED, values, strict=True))
     return metrics.follow(definition.name, followed) if followed else False
+
+
+reap_dead_runs_sensor = ProjectSensor(
+    name="reap_dead_runs",
+    evaluation_fn=notifies_of_its_errors("reap_dead_runs")(_reap_dead_runs),
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Marks syncs whose process was killed as failed, so that the queue and the schedule go on.",
+)
+tell_of_runs_sensor = ProjectSensor(
+    name="tell_of_runs",
+    evaluation_fn=notifies_of_its_errors("tell_of_runs")(_notify_of_runs),
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Sends alerts, heartbeat and metrics for every finished run, once, however it was launched. Undelivered alerts"
+        " are sent again. Set PRODUCT_SYNC_ALERT_URLS; see docs/alerts.md"
+    ),
+)

@@ -76,14 +76,7 @@ def _snapshots(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) ->
     def gather(context: _Context) -> Iterator[dg.MaterializeResult[None]]:
         with steps.open(context) as run:
             source, target = sharded_run.gather(run) if run.files.has(store.CUT) else run.snapshot_both()
-            selected = {key.to_user_string() for key in context.selected_asset_keys}
-            yield from snapshot_results(
-                context,
-                names,
-                run,
-                source if names.source_snapshot in selected else None,
-                target if names.target_snapshot in selected else None,
-            )
+            yield from snapshot_results(context, run, source, target)
 
     @dg.graph(name=names.snapshots, out=_graph_outs(original))
     def snapshots(source: Any, target: Any) -> dict[str, Any]:
@@ -98,7 +91,7 @@ def _load(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) -> dg.A
     @op("begin", ins={"diff": _IN, "source": _IN}, out=_SHARDS | {"go": dg.Out(dg.Nothing, is_required=False)})
     def begin(context: _Context) -> _Started:
         with steps.open(context) as run:
-            number = _begin_load(context, names, run) if context.selected_asset_keys else 0
+            number = _begin_load(context, run) if context.selected_asset_keys else 0
         if number is not None:
             yield dg.Output(None, "go")
             yield from _each(number)
@@ -106,7 +99,7 @@ def _load(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) -> dg.A
     @op("load", ins=_AFTER, out=_OUT)
     def load(context: _Context) -> None:
         with steps.open(context) as run:
-            _load_shard(context, names, run)
+            _load_shard(context, run)
 
     @op("settle", ins=_AFTER | {"go": _IN}, out=_SHARDS)
     def settle(context: _Context) -> _Started:
@@ -125,9 +118,9 @@ def _load(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) -> dg.A
             if not context.selected_asset_keys:
                 yield from load_checks(context, run)
             elif sharded_run.has_begun(run):
-                yield from load_results(context, names, run, loaded(run))
+                yield from load_results(context, run, loaded(run))
             else:
-                yield from load_whole(context, names, run)
+                yield from load_whole(context, run)
 
     config = dg.ConfigMapping(lambda given: {"conclude": {"config": given}}, config_schema=LOAD_CONFIG)
 
@@ -140,7 +133,7 @@ def _load(steps: Steps, names: SyncNames, original: dg.AssetsDefinition) -> dg.A
     return _like(original, load_graph, {"diff": names.diff, "source": names.source_snapshot})
 
 
-def _begin_load(context: _Context, names: SyncNames, run: SyncRun) -> int | None:
+def _begin_load(context: _Context, run: SyncRun) -> int | None:
     """How many shards there are to load; ``None`` for a run that gives way to another one."""
     if run.settings.dry_run:
         return 0
@@ -148,20 +141,20 @@ def _begin_load(context: _Context, names: SyncNames, run: SyncRun) -> int | None
         with local_storage(run.folder.root), run.writer(shares_lock=True):
             return sharded_run.begin_load(run)
     except BaseException as error:
-        if gives_way(context, names, run, error):
+        if gives_way(context, run, error):
             return None
-        record_unfinished_load(context, names, run, error)
+        record_unfinished_load(context, run, error)
         raise
 
 
-def _load_shard(context: _Context, names: SyncNames, run: SyncRun) -> None:
+def _load_shard(context: _Context, run: SyncRun) -> None:
     if not sharded_run.has_begun(run):
         return
     try:
         with local_storage(run.folder.root):
             result = sharded_run.load(run, _shard(context))
     except BaseException as error:
-        record_unfinished_load(context, names, run, error)
+        record_unfinished_load(context, run, error)
         raise
     context.log.info(run_log.loaded(result))
 

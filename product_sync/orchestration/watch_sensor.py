@@ -7,38 +7,36 @@ watch asks for passes through the queue like any other, so there is one run at a
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from product_sync.errors import NotAttempted, SourceReadError, StateStoreError
-from product_sync.notify.alerts import AlertState, Level, StatusUpdate, read_state, write_state
+from product_sync.notify.alerts import Level, StatusUpdate, read_state, write_state
 from product_sync.notify.channels import resolve_channels
 from product_sync.notify.dispatch import send_updates
 from product_sync.orchestration.full_proof_check import full_proof
 from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.resources import Steps
 from product_sync.orchestration.schedules import UNFINISHED, why_not_now
-from product_sync.orchestration.sensor_errors import notifies_of_its_errors
-from product_sync.pipeline.databases import Databases
+from product_sync.orchestration.ticks import Cursor, notifies_of_its_errors
+from product_sync.pipeline import watch
 from product_sync.pipeline.kept_databases import KeptDatabases
-from product_sync.pipeline.sides import find_by_sides, sides_key
+from product_sync.pipeline.sides import stored_position
+from product_sync.pipeline.watch import Look
 from product_sync.schema.changes import LostReason
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import RunOptions, ScheduleSettings, state_root
-
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-
-    from product_sync.pipeline.watch import Look
+from product_sync.state.store import StateFolder
 
 #: Seconds until a run tries again what it could not settle, or after a run that failed or was cancelled.
 RETRY_S = 600.0
 #: The least seconds between two full runs that the watch starts because changes were lost.
 FULL_S = 3_600.0
-#: Seconds between two records of a watch that finds changes, and of one that finds none. Dagster never purges them.
+#: Seconds between two records of a watch that finds changes, and of one that finds none.
 RECORD_S, RECORD_QUIET_S = 600.0, 3_600.0
 #: Losses that another full run would not mend.
 _NOT_MENDED = (LostReason.TOO_MANY_UNSETTLED, LostReason.UNAVAILABLE)
@@ -46,30 +44,15 @@ _LAG, _STREAM = "changes/lag", "changes/stream"
 
 
 @dataclass(slots=True)
-class WatchState:
-    """The sensor's cursor. ``events`` and ``compared`` count since the last record, which was made at ``recorded_at``
-    (seconds since 1970) of a watch in the state ``recorded``."""
+class WatchState(Cursor):
+    """``events`` and ``compared`` count since the last record."""
 
-    alerts: AlertState = field(default_factory=AlertState)
     events: int = 0
     compared: int = 0
-    recorded: str = ""
-    recorded_at: float = 0.0
-
-    def must_record(self, found: "Look", condition: str, now: float) -> bool:
-        """Whether the condition has changed or the last record is old. If so, it counts as recorded from then on."""
-        self.events += found.events
-        self.compared += found.compared
-        age = now - self.recorded_at
-        # The age is negative if the clock was set back.
-        if condition == self.recorded and 0 <= age < (RECORD_S if self.events else RECORD_QUIET_S):
-            return False
-        self.recorded, self.recorded_at = condition, now
-        return True
 
 
 def watch_sensor(
-    steps: Steps, settings: ScheduleSettings, jobs: "Sequence[UnresolvedAssetJobDefinition]"
+    steps: Steps, settings: ScheduleSettings, jobs: Sequence[UnresolvedAssetJobDefinition]
 ) -> dg.SensorDefinition:
     """The watch of a sync. ``jobs`` are those of the sync."""
     definition = steps.definition
@@ -89,9 +72,6 @@ def watch_sensor(
     )
     @notifies_of_its_errors(names.watch_sensor)
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        from product_sync.pipeline.watch import look
-        from product_sync.state.store import StateFolder
-
         state, now = read_state(WatchState(), context.cursor), time.time()
 
         def without_a_look(why: str) -> dg.SensorResult:
@@ -107,16 +87,17 @@ def watch_sensor(
         try:
             with kept.use(os.environ) as databases:
                 folder = StateFolder(state_root(os.environ), databases.state_key)
-                found = look(databases, folder, settle_s=settle_s, unfinished_pass=unfinished_pass)
+                found = watch.look(databases, folder, settle_s=settle_s, unfinished_pass=unfinished_pass)
         except (NotAttempted, SourceReadError) as error:
             return without_a_look(str(error))
         if found.waits_for:
             return without_a_look(f"Run {found.waits_for} compares the changes; the next tick looks again.")
         _notify(context, state, [*_lag(settings, definition, found), *_stream(definition, found)])
         text, request = _decide(context, definition, found)
-        records = state.must_record(found, _condition(found), now)
+        state.events += found.events
+        state.compared += found.compared
         events: list[Any] = []
-        if records:
+        if state.must_record(_condition(found), now, RECORD_S if state.events else RECORD_QUIET_S):
             proof = full_proof(dg.AssetCheckEvaluation, names, settings, folder, now)
             events = [*_observations(definition, found, state), proof]
             state.events = state.compared = 0
@@ -130,7 +111,7 @@ def watch_sensor(
 
 
 def _decide(
-    context: dg.SensorEvaluationContext, definition: SyncDefinition, found: "Look"
+    context: dg.SensorEvaluationContext, definition: SyncDefinition, found: Look
 ) -> tuple[str, dg.RunRequest | None]:
     """What the tick says, and the run that it asks for."""
     text, names = said(definition, found), SyncNames.of(definition.name)
@@ -158,7 +139,7 @@ def _decide(
     return f"{text} A run of {wanted} is requested.", dg.RunRequest(job_name=wanted)
 
 
-def said(definition: SyncDefinition, found: "Look") -> str:
+def said(definition: SyncDefinition, found: Look) -> str:
     """What a look found, for people."""
     labels = definition.labels
     if found.stored is None:
@@ -174,14 +155,14 @@ def said(definition: SyncDefinition, found: "Look") -> str:
     return f"{up_to}: {changes}, {compared}, {differ}."
 
 
-def _condition(found: "Look") -> str:
+def _condition(found: Look) -> str:
     """Changes of this are worth a record of their own: also a new full proof, whose age a check judges."""
     if found.stored is None:
         return found.lost.reason if found.lost else "none"
     return f"{'differ' if found.unsettled else 'agree'} since {found.stored.proof.run_id}"
 
 
-def _observations(definition: SyncDefinition, found: "Look", state: WatchState) -> list[dg.AssetObservation]:
+def _observations(definition: SyncDefinition, found: Look, state: WatchState) -> list[dg.AssetObservation]:
     """The records on the pages of the changes and of the proven copy."""
     names, metadata = SyncNames.of(definition.name), dict[str, Any](state=said(definition, found))
     if found.stored is not None:
@@ -202,20 +183,16 @@ def _observations(definition: SyncDefinition, found: "Look", state: WatchState) 
     return [*observed, dg.AssetObservation(asset_key=names.proof, metadata=of_proof)] if of_proof else observed
 
 
-def _not_seen(definition: SyncDefinition, now: float) -> "Look | None":
+def _not_seen(definition: SyncDefinition, now: float) -> Look | None:
     """The stored position while a side cannot be read. Opens no connection, so this machine's clock gives the lag."""
-    from product_sync.pipeline.watch import Look
-    from product_sync.state.change_position import read_position
-
     try:
-        folder = find_by_sides(state_root(os.environ), sides_key(Databases.of(definition, os.environ)))
-        stored = read_position(folder) if folder else None
+        stored = stored_position(definition, os.environ)
     except StateStoreError:
         return None
     return Look(stored, lag_s=max(0.0, now - stored.position.time.seconds)) if stored else None
 
 
-def _lag(settings: ScheduleSettings, definition: SyncDefinition, found: "Look | None") -> list[StatusUpdate]:
+def _lag(settings: ScheduleSettings, definition: SyncDefinition, found: Look | None) -> list[StatusUpdate]:
     """Whether the position is too old. Nothing if no position is known."""
     if found is None or found.stored is None:
         return []
@@ -228,7 +205,7 @@ def _lag(settings: ScheduleSettings, definition: SyncDefinition, found: "Look | 
     return [StatusUpdate(_LAG, "the watch of changes", level, time.time(), text if is_late else "", definition.name)]
 
 
-def _stream(definition: SyncDefinition, found: "Look") -> list[StatusUpdate]:
+def _stream(definition: SyncDefinition, found: Look) -> list[StatusUpdate]:
     """Whether the changes can be followed. Nothing before the first full run, and for a source that has no changes to
     follow: that is no failure."""
     if found.stored is None and (found.lost is None or found.lost.reason == LostReason.UNAVAILABLE):

@@ -12,6 +12,10 @@ from pathlib import Path
 
 from product_sync.errors import LocalStorageError
 from product_sync.pipeline.databases import Databases
+from product_sync.runtime.typed_settings import Environment
+from product_sync.schema.definition import SyncDefinition
+from product_sync.settings import state_root
+from product_sync.state.change_position import StoredPosition, read_position
 from product_sync.state.replaced import Replaced
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder, read_json, write_json
@@ -36,6 +40,12 @@ def find_by_sides(root: Path, sides: str) -> StateFolder | None:
     """The folder that the newest run of these two sides used; ``None`` if none has noted them."""
     key = _noted(_file(root, sides))
     return StateFolder(root, key) if key else None
+
+
+def stored_position(definition: SyncDefinition, env: Environment) -> StoredPosition | None:
+    """Up to where the changes of a sync are compared. Opens no connection."""
+    folder = find_by_sides(state_root(env), sides_key(Databases.of(definition, env)))
+    return read_position(folder) if folder else None
 
 
 def _file(root: Path, sides: str) -> Replaced:

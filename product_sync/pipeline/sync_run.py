@@ -97,8 +97,7 @@ class SyncRun:
     def snapshot(self, *, source: bool, target: bool) -> tuple[SourceSnapshot | None, TargetSnapshot | None]:
         """Read the given sides, both at once. A partial run reads both in any case: no other run uses its files."""
         if (source and target) or self.is_partial:
-            new, old = self.snapshot_both()
-            return new if source else None, old if target else None
+            return self.snapshot_both()
         return self.snapshot_source() if source else None, self.snapshot_target() if target else None
 
     def snapshot_both(self) -> tuple[SourceSnapshot, TargetSnapshot]:

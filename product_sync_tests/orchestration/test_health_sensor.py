@@ -10,8 +10,9 @@ import pytest
 
 from product_sync.notify.alerts import Level, read_state, write_state
 from product_sync.orchestration import names
-from product_sync.orchestration.health_sensor import RECORD_EVERY_S, HealthState, check_results, health_sensor
+from product_sync.orchestration.health_sensor import check_results, health_sensor
 from product_sync.orchestration.names import PRODUCT
+from product_sync.orchestration.ticks import Cursor
 from product_sync.schema.definition import load_definition
 from product_sync.support.health import ConnectionHealth
 from product_sync_tests.receivers import WebReceiver, web_receiver
@@ -171,16 +172,15 @@ def test_a_setting_of_the_alerts_that_cannot_be_keeps_it_neither_from_looking_no
 
 
 def test_what_stays_the_same_is_recorded_once_an_hour_and_what_changes_at_once() -> None:
-    fine, failed = {"mongodb": str(Level.OK)}, {"mongodb": str(Level.ERROR)}
-    state = HealthState()
-    assert state.must_record(fine, 0.0)
-    recorded = [state.must_record(fine, minute * 60.0) for minute in range(5, 24 * 60, 5)]
-    assert sum(recorded) == 24 * 3600 / RECORD_EVERY_S - 1
-    assert state.must_record(failed, 24 * 3600.0)
-    assert not state.must_record(failed, 24 * 3600.0 + 300)
-    assert state.must_record(fine, 24 * 3600.0 + 600)
-    assert state.must_record(fine, 60.0), "the clock was set back"
-    assert read_state(HealthState(), write_state(state)) == state
+    state, hour = Cursor(), 3600.0
+    assert state.must_record("fine", 0.0, hour)
+    recorded = [state.must_record("fine", minute * 60.0, hour) for minute in range(5, 24 * 60, 5)]
+    assert sum(recorded) == 24 - 1
+    assert state.must_record("failed", 24 * hour, hour)
+    assert not state.must_record("failed", 24 * hour + 300, hour)
+    assert state.must_record("fine", 24 * hour + 600, hour)
+    assert state.must_record("fine", 60.0, hour), "the clock was set back"
+    assert read_state(Cursor(), write_state(state)) == state
 
 
 def test_a_cursor_that_cannot_be_read_starts_anew() -> None:
@@ -191,4 +191,4 @@ def test_a_cursor_that_cannot_be_read_starts_anew() -> None:
         '{"alerts": 3}',
         '{"alerts": {"subjects": {}, "outbox": [], "dropped": 0}, "of_an_older_version": 1}',
     ):
-        assert read_state(HealthState(), text) == HealthState()
+        assert read_state(Cursor(), text) == Cursor()

@@ -13,10 +13,11 @@ from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from pymongo import MongoClient
 
-from product_sync.errors import ConfigurationError
+from product_sync.errors import ConfigurationError, Unreachable
 from product_sync.orchestration.build import build_sync_definitions
 from product_sync.orchestration.names import PRODUCT, SYNC_TAG, TABLE_TAG, SyncNames, syncs_of
 from product_sync.orchestration.run_history import finished_runs, last_successful_sync
+from product_sync.orchestration.sensors import reap_dead_runs_sensor
 from product_sync.pipeline.databases import Databases
 from product_sync.schema.definition import DEFAULT_MAPPING, load_definition, load_definitions
 from product_sync.settings import PageSettings, ScheduleSettings
@@ -294,3 +295,20 @@ def test_two_syncs_run_beside_each_other_where_the_queue_allows_it_and_two_of_on
         migration.rollback()
         wait_until(lambda: status(first) is dg.DagsterRunStatus.SUCCESS)
     assert set(mall.rows) == set(ids(3))
+
+
+def test_a_target_that_is_down_keeps_back_no_dead_run_of_another_sync(
+    mall: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sellers = SELLERS.replace("table: seller", "table: seller, url_variable: SELLER_DB_URL")
+    (folder / "seller.yaml").write_text(sellers)
+    monkeypatch.setenv("SELLER_DB_URL", mall.cart_url)
+    monkeypatch.setenv("CART_DB_URL", "postgresql://127.0.0.1:1/cart")
+    monkeypatch.setattr("product_sync.orchestration.dead_runs.SILENCE_S", -1.0)
+    asked_in_vain, silent = record_run(mall.instance), record_run(mall.instance, job=SELLER.sync_job)
+    context = dg.build_sensor_context(mall.instance, repository_def=project().get_repository_def())
+    with pytest.raises(Unreachable):
+        reap_dead_runs_sensor(context)
+    ended = [run.run_id for run in mall.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))]
+    assert silent in ended
+    assert asked_in_vain not in ended

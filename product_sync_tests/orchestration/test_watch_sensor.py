@@ -295,7 +295,8 @@ def test_the_lag_raises_an_alert(shop: Shop, monkeypatch: pytest.MonkeyPatch, tm
     assert watching.requested() == [PRODUCT.changes_job]
     assert "changes/lag" in json.loads(watching.cursor or "")["alerts"]["subjects"]
     monkeypatch.setenv("CART_DB_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
-    monkeypatch.setattr("product_sync.orchestration.watch_sensor.sides_key", lambda _: sides_key(databases_of(shop)))
+    key = sides_key(databases_of(shop))
+    monkeypatch.setattr("product_sync.pipeline.sides.sides_key", lambda _: key)
     blind = Watch(shop)
     assert "cannot be reached" in blind.said()
     assert "changes/lag" in json.loads(blind.cursor or "")["alerts"]["subjects"]

@@ -1,7 +1,7 @@
-"""Sends an alert when a sensor or a schedule itself fails. Otherwise the failure is only a red tick in the UI.
+"""What the ticks of sensors and schedules have in common: the alert when one of them fails itself, and the cursor.
 
-The alert state is kept in the memory of the code location's process: an evaluation that raises stores no cursor. After
-a restart of the code location an alert may come again.
+Without the alert the failure is only a red tick in the UI. Its state is kept in the memory of the code location's
+process: an evaluation that raises stores no cursor. After a restart of the code location an alert may come again.
 """
 
 import functools
@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from product_sync.errors import ProductSyncError
@@ -20,6 +21,25 @@ _Context = TypeVar("_Context")
 _Result = TypeVar("_Result")
 _LOG = logging.getLogger("product_sync.notify.dispatch")
 _STATE = AlertState()
+
+
+@dataclass(slots=True)
+class Cursor:
+    """What a sensor remembers. ``recorded`` is the condition of its newest record, which was made at ``recorded_at``
+    (seconds since 1970). Dagster never purges these records."""
+
+    alerts: AlertState = field(default_factory=AlertState)
+    recorded: str = ""
+    recorded_at: float = 0.0
+
+    def must_record(self, condition: str, now: float, every_s: float) -> bool:
+        """Whether the condition has changed, or the last record is older than ``every_s`` seconds. If so, it counts as
+        recorded from then on."""
+        # The age is negative if the clock was set back.
+        if condition == self.recorded and 0 <= now - self.recorded_at < every_s:
+            return False
+        self.recorded, self.recorded_at = condition, now
+        return True
 
 
 def notifies_of_its_errors(name: str) -> Callable[[Callable[[_Context], _Result]], Callable[[_Context], _Result]]:
