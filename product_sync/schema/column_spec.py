@@ -109,10 +109,10 @@ def fitting_columns(given: Any, handler: ValidatorFunctionWrapHandler) -> dict[s
         columns: dict[str, ColumnSpec] = handler(given)
     except ValidationError as error:
         valid = _valid_columns(given) if isinstance(given, Mapping) else {}
-        raise mapping_errors.mistaken("columns", _mistakes_among(valid), error) from None
+        raise mapping_errors.mistaken(_mistakes_among(valid), error) from None
     mistakes = [*_missing_columns(columns), *_mistakes_among(columns)]
     if mistakes:
-        raise mapping_errors.mistaken("columns", mistakes)
+        raise mapping_errors.mistaken(mistakes)
     return columns
 
 

@@ -47,7 +47,7 @@ def all_of(mistakes: Iterable[Mistake], where: Callable[[Place], str] = lambda _
     return MappingError("\n".join(f"{where(each.place)}{each.text}" for each in known), hint=_HINT, mistakes=known)
 
 
-def mistaken(title: str, mistakes: Iterable[Mistake], error: ValidationError | None = None) -> ValidationError:
+def mistaken(mistakes: Iterable[Mistake], error: ValidationError | None = None) -> ValidationError:
     """For validators: these mistakes in the words of `Mistake`, beside those of ``error``."""
     found = [
         InitErrorDetails(type=each["type"], loc=each["loc"], input=each["input"], ctx=each.get("ctx", {}))
@@ -57,7 +57,7 @@ def mistaken(title: str, mistakes: Iterable[Mistake], error: ValidationError | N
         InitErrorDetails(type=PydanticCustomError(_MISTAKE, "{text}", {"text": text}), loc=place, input=None)
         for place, text in mistakes
     ]
-    return ValidationError.from_exception_data(title, found)
+    return ValidationError.from_exception_data("columns", found)
 
 
 def _mistake(model: type[BaseModel], error: ErrorDetails) -> Mistake:

@@ -8,8 +8,6 @@ shows a value that a failover takes back. The other reads return what the primar
 behind, its value is older than the one that an event has already carried to the target.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -286,15 +284,19 @@ def require_readable(database: _Database, name: str, source_filter: Query, expre
     read through the index on ``_id``. Raises translated errors, as this is the first access to the collection."""
     try:
         uuid = collection_uuid(database, name)
-        _require_queries(database, name, query_of(source_filter))
+        _require_index(database, name)
+        hint = "source.filter in the mapping file: a query as for find(), with the operators of MongoDB"
+        _require_accepted(database, name, f"filter of the collection {name!r}", hint, query_of(source_filter))
         for column, expression in expressions.items():
-            _require_expression(database, name, column, expression_of(expression))
+            hint = f"columns.{column}.expression in the mapping file: an aggregation expression of MongoDB"
+            value = {"_id": 1, "value": expression_of(expression)}
+            _require_accepted(database, name, f"expression of the column {column!r}", hint, {}, value)
     except PyMongoError as error:
         raise translated(error, database) from error
     return uuid
 
 
-def _require_queries(database: _Database, name: str, query: Query) -> None:
+def _require_index(database: _Database, name: str) -> None:
     try:
         _explain(database, name, {})
     except OperationFailure as error:
@@ -304,14 +306,6 @@ def _require_queries(database: _Database, name: str, query: Query) -> None:
             f"The collection {name!r} in the database {database.name!r} has no index on _id to be read by.",
             hint="Create an index on _id alone, or name another collection in the mapping file (source.collection).",
         ) from error
-    hint = "source.filter in the mapping file: a query as for find(), with the operators of MongoDB"
-    _require_accepted(database, name, f"filter of the collection {name!r}", hint, query)
-
-
-def _require_expression(database: _Database, name: str, column: str, expression: Any) -> None:
-    hint = f"columns.{column}.expression in the mapping file: an aggregation expression of MongoDB"
-    value = {"_id": 1, "value": expression}
-    _require_accepted(database, name, f"expression of the column {column!r}", hint, {}, value)
 
 
 def _require_accepted(database: _Database, name: str, what: str, hint: str, *asked: Query) -> None:
