@@ -154,7 +154,8 @@ def snapshot_results(
     """What is recorded of the selected sides that were read."""
     names, selected = SyncNames.of(sync_run.name), {key.to_user_string() for key in context.selected_asset_keys}
     if sync_run.settings.changes:
-        context.log.info(run_log.changes_read(change_pass.of(sync_run.files), read_back.source_size(sync_run.files)))
+        read, in_collection = change_pass.of(sync_run.files), read_back.source_size(sync_run.files)
+        context.log.info(run_log.changes_read(read, sync_run.scope, in_collection))
     if source and names.source_snapshot in selected:
         context.log.info(run_log.source_read(source))
         metadata = source_metadata(sync_run, source)

@@ -147,7 +147,8 @@ def _load_numbers(result: LoadResult) -> Metadata:
     """The rows that this load put into quarantine have their own name: on the same asset, ``quarantined`` of a dry run
     counts all documents that cannot be copied."""
     numbers = _numbers(result)
-    return {**numbers, "quarantined_in_load": numbers.pop("quarantined")}
+    quarantined = numbers.pop("quarantined")
+    return {**numbers, "quarantined_in_load": quarantined}
 
 
 def quarantine_metadata(sync_run: SyncRun, result: LoadResult) -> Metadata:

@@ -128,7 +128,7 @@ class RunResource:
             databases = self._databases[definition.name] = Databases.of(definition, os.environ)
             if names.SYNC_TAG not in context.run.tags:
                 context.instance.add_run_tags(context.run.run_id, {names.SYNC_TAG: definition.name})
-            context.log.info(run_log.opening(context.run, options, str(databases)))
+            context.log.info(run_log.opening(context.run, options, definition.labels, str(databases)))
         step = context.op_execution_context
         report = record_progress(self._listener.on_progress, context.log.info, step.log_event, time.monotonic, of_sync)
         return open_sync_run(

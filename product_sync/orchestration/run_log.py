@@ -13,7 +13,9 @@ from product_sync.load.result import LoadResult
 from product_sync.pipeline.change_pass import Pass
 from product_sync.pipeline.dry_run import DryRunResult
 from product_sync.pipeline.sync_run import DiffSummary
+from product_sync.schema.definition import Labels
 from product_sync.schema.records import Reason
+from product_sync.schema.scope import Scope
 from product_sync.settings import RunOptions
 from product_sync.verify.checks import CheckResult, Severity
 
@@ -22,22 +24,22 @@ MANY = 1_000
 DRY_RUN = "Dry run: nothing is written."
 
 
-def opening(run: dg.DagsterRun, settings: RunOptions, sides: str) -> str:
+def opening(run: dg.DagsterRun, settings: RunOptions, labels: Labels, sides: str) -> str:
     """The first line: the kind of the run, and its two sides."""
     if settings.dry_run:
         kind = DRY_RUN
     elif run.job_name.startswith("validate_"):
         kind = "Validation: nothing is written."
     else:
-        kind = f"Sync{_of(settings)} in {_pace(settings)}; extra rows: {settings.extra}."
+        kind = f"Sync{_of(settings, labels)} in {_pace(settings)}; extra rows: {settings.extra}."
     plan = f" Plan {settings.plan}." if settings.plan else ""
     return f"{kind} {sides}.{plan} Run {run.run_id}."
 
 
-def _of(settings: RunOptions) -> str:
+def _of(settings: RunOptions, labels: Labels) -> str:
     if settings.changes:
         return " of what the source has changed"
-    return f" of {_count(len(settings.ids), 'named product')}" if settings.ids else ""
+    return f" of {_count(len(settings.ids), f'named {labels.item}', f'named {labels.items}')}" if settings.ids else ""
 
 
 def _pace(settings: RunOptions) -> str:
@@ -47,11 +49,11 @@ def _pace(settings: RunOptions) -> str:
     return f"batches of {rows}, {settings.batch_delay_ms} ms apart"
 
 
-def changes_read(read: Pass, in_collection: int) -> str:
+def changes_read(read: Pass, scope: Scope, in_collection: int) -> str:
     """With a hint if a full run is quicker: from about a tenth of the catalogue on."""
     more = "" if read.at_end else " More follow: start the next pass, or a full sync."
     more += " A full sync would be quicker." if len(read.scope) > in_collection / 10 and read.events > MANY else ""
-    return f"Changes: {_count(read.events, 'event')}; {read.scope} are compared; {read.lag_s:,.0f} s behind.{more}"
+    return f"Changes: {_count(read.events, 'event')}; {scope} are compared; {read.lag_s:,.0f} s behind.{more}"
 
 
 def source_read(snapshot: SourceSnapshot) -> str:

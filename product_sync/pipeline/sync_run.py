@@ -39,7 +39,7 @@ from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.hints import SyncCommands
 from product_sync.runtime.progress import OnProgress, Progress, waiting
 from product_sync.schema.row_schema import RowSchema
-from product_sync.schema.scope import EVERYTHING, KeyRange, Scope
+from product_sync.schema.scope import EVERYTHING, Ids, KeyRange, Scope
 from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT
@@ -233,9 +233,14 @@ class SyncRun:
 
     @cached_property
     def scope(self) -> Scope:
+        labels = self.databases.definition.labels
         if self.settings.changes:
-            return change_pass.of(self.files).scope
-        return named_ids(self.settings.ids) if self.settings.ids else EVERYTHING
+            found: Ids = change_pass.of(self.files).scope
+        elif self.settings.ids:
+            found = named_ids(self.settings.ids)
+        else:
+            return EVERYTHING
+        return replace(found, called=(labels.item, labels.items))
 
     @property
     def name(self) -> str:

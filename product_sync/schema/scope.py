@@ -52,10 +52,12 @@ class KeyRange:
 @dataclass(frozen=True, slots=True)
 class Ids:
     """Some products. ``texts`` are ids as the target has them: every document whose ``_id`` has that text is read.
-    ``others`` are ``_id``s of BSON types that no row can have: only the quarantine may hold their documents."""
+    ``others`` are ``_id``s of BSON types that no row can have: only the quarantine may hold their documents.
+    ``called`` is what people call one of them, and several."""
 
     texts: Sequence[str]
     others: Sequence[SourceId] = ()
+    called: tuple[str, str] = ("product", "products")
 
     kind = "ids"
 
@@ -63,7 +65,7 @@ class Ids:
         return len(self.texts) + len(self.others)
 
     def __str__(self) -> str:
-        return f"{len(self):,} named {'product' if len(self) == 1 else 'products'}"
+        return f"{len(self):,} named {self.called[len(self) != 1]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ class Changed(Ids):
     kind = "changes"
 
     def __str__(self) -> str:
-        products = f"{len(self):,} {'product' if len(self) == 1 else 'products'}"
+        products = f"{len(self):,} {self.called[len(self) != 1]}"
         before = " or were not settled then" if self.unsettled else ""
         return f"{products} that changed since {self.since:%Y-%m-%d %H:%M:%S} UTC{before}"
 

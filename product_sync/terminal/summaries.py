@@ -188,7 +188,7 @@ def _result(report: SyncReport | ValidationReport, mapping: Sequence[str]) -> No
     elif report.valid:
         line(f"The copy agrees with the source{_apart_from(report)}.", "green")
         if report.quarantined:
-            line("To see each of them, why, and what to do:")
+            line("To see each quarantined document, why, and what to do:")
             command(hints.shell("product-sync", "quarantine", *mapping))
     elif report.valid is not None:
         line("The copy does not agree with the source.", "red")

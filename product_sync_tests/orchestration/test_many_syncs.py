@@ -1,6 +1,7 @@
 """Two syncs in one project, products and sellers: each has its own names, runs, state and lock."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,12 @@ def test_everything_of_a_sync_is_named_by_it_and_is_in_its_group(folder: Path, m
     }  # fmt: skip
     checks = {key.name for key in defs.resolve_asset_graph().asset_check_keys if "seller" in str(key.asset_key)}
     assert checks == {key.name for key in defs.resolve_asset_graph().asset_check_keys}
+    described = [
+        *(spec.description for spec in defs.resolve_all_asset_specs() if spec.group_name == "seller_sync"),
+        *(job.description for job in repository.get_all_jobs() if "seller" in job.name),
+        *(sensor.description for sensor in repository.sensor_defs if "seller" in sensor.name),
+    ]
+    assert not [text for text in described if re.search(r"\bproducts?\b", text or "")], "they speak of sellers"
 
 
 def test_each_job_syncs_its_own_table_and_keeps_its_own_state(mall: Shop) -> None:
