@@ -132,6 +132,13 @@ def test_the_picture_shows_every_package_and_the_table_says_where_to_change_what
     assert [what for what, touch in rows.items() if not named_paths(touch)] == []
 
 
+def test_the_index_of_the_decisions_names_each_with_its_title() -> None:
+    index = (DOCS / "decisions" / "README.md").read_text().splitlines()
+    records = map(Page, sorted((DOCS / "decisions").glob("[0-9]*.md")))
+    lines = [f"- [{shown.text.splitlines()[0].removeprefix('# ')}]({shown.path.name})" for shown in records]
+    assert [line for line in lines if line not in index] == []
+
+
 def test_a_decision_that_no_longer_holds_says_so_first() -> None:
     marked = [shown for shown in map(Page, (DOCS / "decisions").glob("*.md")) if "Superseded" in shown.text]
     assert marked
