@@ -12,7 +12,7 @@ import click
 
 from product_sync.embedded.servers import running
 from product_sync.errors import ProductSyncError
-from product_sync_bench import contestants, report, results
+from product_sync_bench import contestants, options, report, results
 from product_sync_bench.catalogue import Catalogue
 from product_sync_bench.contestants import MissingContestantError
 from product_sync_bench.race import CHANGED_BEFORE, Race
@@ -28,22 +28,16 @@ _REPORT = Path("docs/benchmarks.md")
     "--products", type=click.IntRange(min=1_000), multiple=True, default=(100_000, 1_000_000), show_default=True,
     help="Size of a catalogue; may be given several times.",
 )  # fmt: skip
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each contestant.")
+@options.rounds
 @click.option("--only", multiple=True, metavar="NAME", help="Only this contestant; may be given several times.")
 @click.option(
     "--scenario", "scenarios", multiple=True, type=click.Choice([*SCENARIOS, *tuple(CHANGED_BEFORE)[1:]]),
     help="Only this scenario; may be given several times. Passes go on from a full sync:"
     " they need 'nothing changed' too.",
 )  # fmt: skip
-@click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), default=".data/bench", show_default=True,
-    help="Data folder. The catalogues in it are kept for the next time.",
-)  # fmt: skip
-@click.option(
-    "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path),
-    help=f"Where the report goes [{_REPORT} from {_ENOUGH_ROUNDS} rounds on, else beside the data].",
-)  # fmt: skip
-@click.option("--write-only", is_flag=True, help="Measure nothing: write the report again from the figures beside it.")
+@options.folder
+@options.report
+@options.write_only
 def main(
     products: tuple[int, ...],
     rounds: int,
@@ -53,7 +47,7 @@ def main(
     report_file: Path | None,
     write_only: bool,
 ) -> None:
-    """Measure product_sync, its peers and the floors, and write the report."""
+    """Measure product_sync, its peers and the floors, and write the report: into docs/ from three rounds on."""
     report_file = report_file or (_REPORT if rounds >= _ENOUGH_ROUNDS else folder / "benchmarks.md")
     figures = report_file.with_suffix(".json")
     sections = results.read(figures)
@@ -76,9 +70,7 @@ def main(
                 race = Race(servers, Catalogue(size), folder.resolve(), click.echo)
                 section = race.run(rounds, only, scenarios, keep)
                 click.echo(f"\n{report.summary(section)}\n")
-    except MissingContestantError as error:
-        raise click.ClickException(str(error)) from error
-    except ProductSyncError as error:
+    except (MissingContestantError, ProductSyncError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{report_file} and {figures}")
 

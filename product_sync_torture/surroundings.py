@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
 from product_sync.embedded.servers import Servers, remove, running
 
+Round = TypeVar("Round")
 #: Prefixes of variables that would configure other servers.
 _OURS = ("PRODUCT_", "CART_", "MONGO_", "SYNC_", "DAGSTER_", "PG")
 
@@ -72,6 +76,19 @@ def markdown(title: str, module: str, body: Sequence[str], violations: Sequence[
             "",
         ]
     )
+
+
+def keep(path: Path | None, played: Any) -> None:
+    """Add a round to the file of those that need not be played again."""
+    if path:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(played)) + "\n")
+
+
+def kept(path: Path | None, round_of: Callable[..., Round]) -> list[Round]:
+    """The rounds in a file of `keep`; none if there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+    return [round_of(**json.loads(line)) for line in lines]
 
 
 def finish(text: str, path: Path | None) -> None:

@@ -13,7 +13,7 @@ import click
 
 from product_sync.embedded.servers import running
 from product_sync.errors import ProductSyncError
-from product_sync_bench import machine
+from product_sync_bench import machine, options
 from product_sync_bench.latency import measuring, report, results
 
 _ENOUGH_ROUNDS = 3
@@ -22,18 +22,13 @@ _REPORT = Path("docs/latency.md")
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--rows", type=click.IntRange(min=1_000), default=100_000, show_default=True, help="Rows of the load.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Loads of each pace.")
-@click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), default=".data/bench", show_default=True,
-    help="Data folder. The catalogue in it is kept for the next time.",
-)  # fmt: skip
-@click.option(
-    "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path),
-    help=f"Where the report goes [{_REPORT} from {_ENOUGH_ROUNDS} rounds on, else beside the data].",
-)  # fmt: skip
-@click.option("--write-only", is_flag=True, help="Measure nothing: write the report again from the figures beside it.")
+@options.rounds
+@options.folder
+@options.report
+@options.write_only
 def main(rows: int, rounds: int, folder: Path, report_file: Path | None, write_only: bool) -> None:
-    """Measure what the target's users feel of a load at each pace, and write the report."""
+    """Measure what the target's users feel of a load at each pace, and write the report: into docs/ from three rounds
+    on."""
     report_file = report_file or (_REPORT if rounds >= _ENOUGH_ROUNDS else folder / "latency.md")
     figures = report_file.with_suffix(".json")
     if not write_only:

@@ -1,7 +1,8 @@
 """``python -m product_sync_bench.shards``: what `make bench-shards` calls.
 
 The report goes to docs/shards.md when all sizes are measured, else beside the data, so that trying it out does not
-replace figures that belong together.
+replace figures that belong together. A run replaces the one of its kind in the report; those of another machine or
+commit are not kept.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ collect_seldom()
 import product_sync.definitions  # noqa: E402, F401
 from product_sync.embedded.servers import running  # noqa: E402
 from product_sync.errors import ProductSyncError  # noqa: E402
-from product_sync_bench import machine  # noqa: E402
+from product_sync_bench import machine, options  # noqa: E402
 from product_sync_bench.shards import measuring, report, results  # noqa: E402
 from product_sync_bench.shards.results import Results, Run  # noqa: E402
 from product_sync_tests.object_store import S3Server  # noqa: E402
@@ -38,19 +39,12 @@ _SIZES = (100_000, 1_000_000, 10_000_000)
     "--products", type=click.IntRange(min=1_000), multiple=True, default=_SIZES, show_default=True,
     help="Size of a catalogue; may be given several times.",
 )  # fmt: skip
-@click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), default=".data/bench", show_default=True,
-    help="Data folder. The catalogues in it are kept for the next time.",
-)  # fmt: skip
-@click.option(
-    "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path),
-    help=f"Where the report goes [{_REPORT} for all sizes, else beside the data]. A run replaces the one of its kind in"
-    " it; those of another machine or commit are not kept.",
-)  # fmt: skip
+@options.folder
+@options.report
 @click.option("--prepare", is_flag=True, help="Only make the catalogues.")
-@click.option("--write-only", is_flag=True, help="Measure nothing: write the report again from the figures beside it.")
+@options.write_only
 def main(products: tuple[int, ...], folder: Path, report_file: Path | None, prepare: bool, write_only: bool) -> None:
-    """Measure what shards cost, and write the report with the model."""
+    """Measure what shards cost, and write the report with the model: into docs/ if all sizes are measured."""
     collect_again()
     report_file = report_file or (_REPORT if {*_SIZES} <= {*products} else folder / "shards.md")
     figures = report_file.with_suffix(".json")

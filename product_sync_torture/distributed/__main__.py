@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 from product_sync_tests.object_store import S3Server
 from product_sync_tests.workers import redis
 from product_sync_torture.distributed.campaign import KILLS, SHARDS, Round, stage
-from product_sync_torture.surroundings import markdown, say, servers, temporary_folder
+from product_sync_torture.surroundings import keep, kept, markdown, say, servers, temporary_folder
 
 
 def main() -> int:
@@ -30,7 +28,7 @@ def main() -> int:
     chosen = [kill for kill in KILLS if arguments.only in kill.name]
     if not chosen:
         parser.error(f"no kill has a name with {arguments.only!r} in it")
-    rounds = _kept(arguments.keep) if arguments.keep else []
+    rounds = kept(arguments.keep, Round)
     known = {(played.kill, played.seed) for played in rounds}
     seeds = range(arguments.seed, arguments.seed + arguments.rounds)
     left = [(kill, seed) for seed in seeds for kill in chosen if (kill.name, seed) not in known]
@@ -45,9 +43,7 @@ def main() -> int:
                     if kill.executor == executor:
                         rounds.append(own.play(kill, seed))
                         _show(rounds[-1], len(rounds))
-                        if arguments.keep:
-                            with arguments.keep.open("a", encoding="utf-8") as file:
-                                file.write(json.dumps(asdict(rounds[-1])) + "\n")
+                        keep(arguments.keep, rounds[-1])
                         if arguments.report:
                             arguments.report.write_text(_report(rounds), encoding="utf-8")
 
@@ -55,11 +51,6 @@ def main() -> int:
             list(pool.map(play, dict.fromkeys(kill.executor for kill, _ in left)))
     say(_report(rounds))
     return int(any(played.violations for played in rounds))
-
-
-def _kept(path: Path) -> list[Round]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [Round(**json.loads(line)) for line in lines]
 
 
 def _show(played: Round, count: int) -> None:

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from product_sync_torture.faults.campaign import Round, keep, kept
+from product_sync_torture.faults.campaign import Round
 from product_sync_torture.faults.kinds import FAULTS
 from product_sync_torture.faults.report import report
 from product_sync_torture.faults.workers import play_all
-from product_sync_torture.surroundings import say
+from product_sync_torture.surroundings import keep, kept, say
 
 _SHOWN: Final = 5
 
@@ -37,7 +37,7 @@ def main() -> int:
     if not chosen:
         parser.error(f"no fault has a name with {arguments.only!r} in it")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the workers
-    rounds = kept(arguments.keep) if arguments.keep else []
+    rounds = kept(arguments.keep, Round)
     known = {(one.fault, one.seed) for one in rounds}
     tasks = [(chosen[n % len(chosen)], arguments.seed + n // len(chosen)) for n in range(arguments.rounds)]
     left = [(number, seed) for number, seed in tasks if (FAULTS[number].name, seed) not in known]
@@ -45,8 +45,7 @@ def main() -> int:
     for one, disk in play_all(left, arguments.workers):
         rounds.append(one)
         _show(one, len(rounds), len(tasks))
-        if arguments.keep:
-            keep(arguments.keep, one)
+        keep(arguments.keep, one)
         text = report(rounds, asked=len(tasks), workers=arguments.workers, disk=disk)
         if arguments.report:
             arguments.report.write_text(text, encoding="utf-8")

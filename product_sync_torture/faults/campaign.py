@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -54,17 +54,8 @@ class Round:
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
-
-def keep(path: Path, played: Round) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(played)) + "\n")
-
-
-def kept(path: Path) -> list[Round]:
-    """The rounds in a file of `keep`; none if there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rounds = [Round(**json.loads(line)) for line in lines]
-    return [replace(one, ending=one.ending and Ending(one.ending)) for one in rounds]
+    def __post_init__(self) -> None:
+        self.ending = Ending(self.ending) if self.ending else None  # a text, if it was kept in a file
 
 
 def make_history(folder: Path) -> Path:
