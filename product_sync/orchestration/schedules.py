@@ -23,13 +23,9 @@ _CONNECT_WITHIN_S = 5.0
 #: Dagster's own tags of a run that no person has launched.
 _LAUNCHED_BY = ("dagster/schedule_name", "dagster/sensor_name")
 
-UNFINISHED = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
+#: Dagster adds statuses: one that we do not know is of a run that may go on. MANAGED runs are not executed by Dagster.
+_ENDED = ("SUCCESS", "FAILURE", "CANCELED", "MANAGED")
+UNFINISHED = tuple(status for status in dg.DagsterRunStatus if status.name not in _ENDED)
 
 
 def unfinished_runs(instance: dg.DagsterInstance, syncs: Collection[SyncNames]) -> list[dg.RunRecord]:
