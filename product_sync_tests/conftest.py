@@ -6,6 +6,7 @@ process is just that. Nothing is skipped where they cannot be started: the tests
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -32,6 +33,30 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+#: Before anything is imported.
+_ENVIRONMENT = dict(os.environ)
+
+
+def pytest_collection_finish() -> None:
+    """Importing `product_sync.definitions` prepares a process and its children. Those of a test prepare themselves."""
+    _put_back(_ENVIRONMENT)
+
+
+@pytest.fixture(autouse=True)
+def environment_of_this_test() -> Iterator[None]:
+    """What code under test sets is gone after the test: a child of a later one has what that test gives it."""
+    before = dict(os.environ)
+    yield
+    _put_back(before)
+
+
+def _put_back(environment: dict[str, str]) -> None:
+    """But for the variables of pytest and its plugins, which name the test."""
+    for name in [each for each in os.environ if each not in environment and not each.startswith("PYTEST_")]:
+        del os.environ[name]
+    os.environ |= {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
 
 
 def pytest_configure() -> None:

@@ -20,9 +20,9 @@ def test_the_test_that_shows_a_promise_exists(file: str, name: str) -> None:
 
 
 def test_every_promise_names_a_test() -> None:
-    rows = [line for line in PAGE.splitlines() if re.match(r"\| \d+ \|", line)]
-    assert [row.split("|")[1].strip() for row in rows] == [str(number + 1) for number in range(len(rows))]
-    assert len(rows) > 10
+    rows = [line for line in PAGE.splitlines() if re.match(r"\| \d+[a-z]? \|", line)]
+    numbers = [row.split("|")[1].strip() for row in rows]
+    assert [each for each in numbers if each.isdigit()] == [str(number + 1) for number in range(26)]
     assert all(re.search(r"`product_sync_tests/[\w/]+\.py::test_\w+`", row) for row in rows)
 
 

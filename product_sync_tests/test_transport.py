@@ -5,7 +5,9 @@ The MongoDB server speaks TLS itself and takes no other connection. PostgreSQL's
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.sources import mongodb
 from product_sync.targets.postgres.connection import connect
 from product_sync_tests.market import Market, product, products
+from product_sync_tests.network import LocalServer, address_through
 from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
 from product_sync_tests.targets.postgres_tables import PASSWORD, Role, execute, role
 from product_sync_tests.tls import Certificates, TlsProxy, issue, through, tls_proxy
@@ -131,10 +134,29 @@ class TestTarget:
         assert "absent.pem" in caught.value.message
 
     def test_a_password_in_the_clear_is_not_given_to_a_server_that_asks_for_it(self, clerk: Role) -> None:
-        """``require_auth`` of libpq holds; a server that offers no password check at all is no PostgreSQL of ours."""
-        with pytest.raises(NotAttempted) as caught:
-            connect(TargetAddress(f"{clerk.url}?require_auth=password"))
-        assert PASSWORD not in str(caught.value)
+        """``require_auth`` of libpq is passed on."""
+        with closing(_AsksForPassword()) as server:
+            url = f"{address_through(clerk.url, server.port)}?sslmode=disable"
+            with pytest.raises(NotAttempted):
+                connect(TargetAddress(url))
+            assert PASSWORD.encode() in server.heard, "so it is without"
+            server.heard = b""
+            with pytest.raises(NotAttempted) as caught:
+                connect(TargetAddress(f"{url}&require_auth=scram-sha-256"))
+            assert PASSWORD.encode() not in server.heard
+        assert "server requested a cleartext password" in caught.value.message
+
+
+class _AsksForPassword(LocalServer):
+    """Asks each client for its password in the clear, as no PostgreSQL with SCRAM does, and hears what it says."""
+
+    heard = b""
+
+    def _serve(self, client: socket.socket) -> None:
+        client.recv(1_000)
+        client.sendall(b"R" + (8).to_bytes(4, "big") + (3).to_bytes(4, "big"))
+        self.heard += client.recv(1_000)
+        client.close()
 
 
 class TestSource:

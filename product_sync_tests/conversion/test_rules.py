@@ -290,19 +290,12 @@ def test_every_supported_type_has_a_rule() -> None:
     assert {column_type.name for column_type in (*TYPES, JSON, JSONB)} == set(CONVERSIONS)
 
 
-def test_the_instants_at_the_ends_are_those_of_the_calendar() -> None:
-    # 4713-11-24 BC (proleptic Gregorian) is Julian day 0; 1970-01-01 is Julian day 2440588.
-    assert -2_440_588 * 86_400_000 == -210_866_803_200_000
-    # An int64 of microseconds ends before PostgreSQL's timestamps do (294277-01-01 is Julian day 109203528).
-    assert (2**63 - 1) // 1000 < (109_203_528 - 2_440_588) * 86_400_000
-
-
 @pytest.mark.parametrize("column_type", NUMBERS, ids=str)
 def test_an_enormous_exponent_costs_no_time(column_type: ColumnType) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for exponent in ("1E+6144", "-1E+6144", "1E-6176"):
         converted(column_type, Decimal128(exponent))
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_a_plain_numeric_ends_where_that_of_postgresql_ends() -> None:

@@ -56,9 +56,9 @@ def test_a_log_that_cannot_be_opened_is_left_to_dagster(tmp_path: Path, monkeypa
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         monkeypatch.setattr(instance.event_log_storage, "path_for_shard", lambda shard: str(tmp_path / "no" / shard))
         with kept_open(instance, "run"):
-            pass
+            assert instance.get_runs() == []
 
 
 def test_another_storage_is_left_alone() -> None:
     with dg.DagsterInstance.ephemeral() as instance, kept_open(instance, "run"):
-        pass
+        assert saying.execute_in_process(instance=instance).success

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -310,15 +312,22 @@ def test_many_looks_that_find_nothing_take_no_process_no_thread_no_file_and_no_m
         watching.tick()
     children = process.children(recursive=True)
     processor = time.process_time()
-    before = (process.num_threads(), process.num_fds(), process.memory_info().rss)
+    before = (process.num_threads(), process.num_fds(), process.memory_info().rss, blocks())
     for _ in range(LOOKS):
         watching.tick()
     assert (time.process_time() - processor) / LOOKS < 0.1
     until = time.monotonic() + 20
     while process.num_threads() > before[0] and time.monotonic() < until:
         time.sleep(0.1)  # the threads of the last connections end
-    after = (process.num_threads(), process.num_fds(), process.memory_info().rss)
+    after = (process.num_threads(), process.num_fds(), process.memory_info().rss, blocks())
     assert process.children(recursive=True) == children
     assert after[0] <= before[0] + 2
     assert after[1] <= before[1] + 4
     assert after[2] - before[2] < 4_000_000
+    assert (after[3] - before[3]) / LOOKS < 10
+
+
+def blocks() -> int:
+    """The blocks of memory that Python uses; a list or a dict that is kept takes one or two."""
+    gc.collect()
+    return sys.getallocatedblocks()

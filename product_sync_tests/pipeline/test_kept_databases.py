@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from pymongo import MongoClient
 
@@ -71,6 +72,7 @@ def test_a_look_at_nothing_new_is_two_replies_of_mongodb_and_none_of_postgresql(
     watcher, looks = Watcher(shop), 20
     first = watcher.look()
     monkeypatch.delattr(Databases, "reader")
+    monkeypatch.setattr(psycopg, "connect", lambda *_, **__: pytest.fail("PostgreSQL was asked"))
     with MongoClient[dict[str, Any]](shop.mongodb_url) as client:
         client.get_default_database().other.insert_one({})
     with traffic(shop) as sent:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import pytest
 
 from product_sync.runtime import prefetch
+from product_sync_tests.market import wait_until
 
 
 def numbers(
@@ -26,13 +27,6 @@ def numbers(
 
 def one(_: int) -> int:
     return 1
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5.0
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def threads_ahead() -> list[str]:

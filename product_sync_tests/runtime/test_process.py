@@ -10,9 +10,6 @@ from textwrap import dedent
 
 import pytest
 
-#: The process of the tests has called `stay_small` too, and its children inherit what that has set.
-SET_BY_STAY_SMALL = {"ARROW_DEFAULT_MEMORY_POOL", "OPENBLAS_NUM_THREADS"}
-
 
 @pytest.mark.parametrize(("prepare", "imported"), [("", True), ("leave_pandas_out()", False)])
 def test_arrow_imports_pandas_unless_it_is_left_out(prepare: str, imported: bool) -> None:
@@ -39,9 +36,7 @@ def test_arrow_takes_its_memory_from_the_system_unless_told_otherwise(chosen: di
         "pa.array([1]).to_pylist()\n"
         "print(pa.default_memory_pool().backend_name, 'pandas' in sys.modules)\n"
     )
-    env = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"} | chosen
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
-    assert ran.stdout.split() == [pool, "False"]
+    assert run(program, **chosen).stdout.split() == [pool, "False"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
@@ -104,9 +99,11 @@ def test_what_one_thread_has_freed_serves_the_others(prepare: str, heaps: int) -
     assert float(run(program).stdout) == pytest.approx(heaps, abs=0.6)
 
 
-def run(program: str) -> subprocess.CompletedProcess[str]:
-    own = {name: value for name, value in os.environ.items() if name not in SET_BY_STAY_SMALL}
-    return subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=False, env=own)
+def run(program: str, **chosen: str) -> subprocess.CompletedProcess[str]:
+    """A process that has nothing of what prepares the processes of the tests (`conftest.py` sees to that)."""
+    assert not {"ARROW_DEFAULT_MEMORY_POOL", "OPENBLAS_NUM_THREADS"} & os.environ.keys()
+    command, env = [sys.executable, "-c", dedent(program)], {**os.environ, **chosen}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
 def test_the_end_does_what_was_to_be_done_and_takes_nothing_apart(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import Timestamp
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
@@ -18,7 +20,7 @@ from product_sync.errors import ChangesLost, ChangesUnavailable, ProductSyncErro
 from product_sync.schema.addresses import SourceAddress
 from product_sync.schema.changes import ChangePosition, Changes, ClusterTime
 from product_sync.schema.records import IdType, SourceId
-from product_sync.sources.mongodb import MongoChanges
+from product_sync.sources.mongodb import MongoChanges, collection
 from product_sync.sources.mongodb.client import connect
 from product_sync.sources.mongodb.collection import collection_uuid
 from product_sync.sources.mongodb.source import MongoSource
@@ -143,6 +145,33 @@ def test_a_change_that_no_majority_has_is_not_claimed_and_seen_when_one_has_it(
             shop.client.admin.command(stalls | {"mode": "off"})
         set_price(shop, "b", 27)
         assert set(changes(kept, found.position, feed).ids) == string_ids("a", "b")
+
+
+def test_a_member_that_lags_behind_the_position_is_not_read(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for, and each page of the snapshot asks for that time again: another member may answer."""
+    stalls, at = {"configureFailPoint": "disableSnapshotting", "mode": "alwaysOn"}, position(shop)
+    source = MongoSource(shop, product_row_schema())
+    shop.client.admin.command(stalls)
+    try:
+        with shop.client.start_session() as session:
+            alone = shop.products.with_options(write_concern=WriteConcern(1))
+            alone.update_one({"_id": "a"}, {"$set": {"price": 28}}, session=session)
+            assert session.operation_time is not None
+            ahead = replace(at, time=ClusterTime(session.operation_time.time, session.operation_time.inc))
+        with monkeypatch.context() as patch:
+            patch.setattr(collection, "REPLICATION_MS", 300)
+            with pytest.raises(ChangesUnavailable, match="lags more than"):
+                source.read_after(ahead)
+    finally:
+        shop.client.admin.command(stalls | {"mode": "off"})
+    set_price(shop, "b", 29)
+    source.read_after(ahead)
+    shop.command("profile", 2)
+    assert {row["price"] for batch in source.snapshot() for row in batch.rows.to_pylist() if row["id"] == "a"} == {28}
+    shop.command("profile", 0)
+    pages = [each["command"]["readConcern"] for each in shop["system.profile"].find({"command.find": "products"})]
+    assert pages
+    assert {str(each.get("afterClusterTime")) for each in pages} == {str(Timestamp(*ahead.time))}
 
 
 def test_a_right_that_is_taken_away_is_missed_by_the_next_look(server: PrivateMongod, shop: Shop) -> None:
