@@ -55,5 +55,13 @@ def create_product_table(cart_url: str) -> None:
         connection.execute(ORIGINAL_TABLE)
 
 
+@contextmanager
+def another_sync(cart_url: str) -> Iterator[psycopg.Connection]:
+    """A session that holds the lock of a sync of the product table."""
+    with psycopg.connect(cart_url, application_name="another sync") as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))")
+        yield connection
+
+
 def _with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

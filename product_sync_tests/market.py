@@ -168,9 +168,9 @@ class Running:
         return self.outcome()
 
 
-def wait_until(holds: Callable[[], object]) -> None:
-    """Look again and again; fail when it has not come true within a minute."""
-    deadline = time.monotonic() + _TIMEOUT_S
+def wait_until(holds: Callable[[], object], seconds: float = _TIMEOUT_S) -> None:
+    """Look again and again; fail when it has not come true in time."""
+    deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(_POLL_S)

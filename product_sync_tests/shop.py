@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from product_sync.orchestration.names import PRODUCT
 from product_sync.orchestration.resources import Listener
 from product_sync.runtime.progress import OnProgress, no_progress
 from product_sync.schema.definition import load_definitions
+from product_sync_tests.databases import another_sync
 from product_sync_tests.run_history import history_in_memory
 
 #: Quick settings for tests; each can be overridden by a run.
@@ -215,12 +216,9 @@ class Shop:
         )
         return Outcome(self.instance, result.run_id, result.success)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[psycopg.Connection]:
         """Another sync holds the lock."""
-        with psycopg.connect(self.cart_url, application_name="another sync") as connection:
-            connection.execute("SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))")
-            yield
+        return another_sync(self.cart_url)
 
 
 @pytest.fixture

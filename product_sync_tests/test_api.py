@@ -8,18 +8,15 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-import psycopg
 import pytest
 
 import product_sync
 from product_sync import api, cli
 from product_sync.results import SyncReport
 from product_sync.runtime.progress import Progress
+from product_sync_tests.databases import another_sync
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.targets.postgres_tables import role
-
-# take_lock: as a sync on public.product takes it.
-TAKE_LOCK = "SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))"
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +80,7 @@ class TestSettings:
 class TestLock:
     def test_a_sync_names_who_holds_the_lock_and_a_dry_run_goes_on(self, market: Market) -> None:
         market.stock(products(2))
-        with psycopg.connect(market.cart_url, application_name="another sync") as connection:
-            connection.execute(TAKE_LOCK)
+        with another_sync(market.cart_url):
             report, dry = sync(), sync(dry_run=True)
         assert (report.exit_status, report.error and report.error.code) == (3, "already_running")
         assert "another sync" in str(report.failure)
@@ -94,8 +90,7 @@ class TestLock:
     def test_a_sync_that_finds_the_lock_taken_waits_says_so_and_goes_on_when_it_is_free(self, market: Market) -> None:
         market.stock(products(2))
         heard: list[Progress] = []
-        with psycopg.connect(market.cart_url, application_name="another sync") as connection:
-            connection.execute(TAKE_LOCK)
+        with another_sync(market.cart_url) as connection:
 
             def free_after_three(progress: Progress) -> None:
                 if progress.stage == "waiting":
@@ -110,20 +105,10 @@ class TestLock:
 
     def test_a_sync_that_waited_in_vain_says_for_how_long(self, market: Market) -> None:
         market.stock(products(1))
-        with psycopg.connect(market.cart_url, application_name="another sync") as connection:
-            connection.execute(TAKE_LOCK)
+        with another_sync(market.cart_url):
             report = sync(lock_wait_s=0.3)
         assert (report.exit_status, report.error and report.error.code) == (3, "already_running")
         assert "Waited 0.3 s." in str(report.failure)
-
-
-@pytest.mark.usefixtures("in_memory")
-class TestPlan:
-    def test_a_dry_run_names_a_plan_and_a_sync_executes_it(self, market: Market) -> None:
-        market.stock(products(3))
-        plan = sync(dry_run=True).raise_for_error().plan_id
-        report = sync(plan=plan).raise_for_error()
-        assert (report.plan_id, report.inserted, report.skipped_since_plan, report.valid) == (plan, 3, 0, True)
 
 
 @pytest.mark.usefixtures("in_memory")
@@ -183,21 +168,10 @@ class TestExtra:
         market.sql("INSERT INTO cart_item VALUES ('p0061')")
         return market
 
-    def test_they_are_reported_and_left_alone(self, catalogue: Market) -> None:
-        report = sync().raise_for_error()
-        assert (report.extra, report.deleted, report.valid) == (2, 0, True)
-        assert len(catalogue.rows()) == 62
-
     def test_they_are_deleted_when_asked_for_but_for_those_in_a_cart(self, catalogue: Market) -> None:
         report = sync(extra="delete").raise_for_error()
         assert (report.extra, report.deleted, report.kept_referenced) == (2, 1, 1)
         assert set(catalogue.rows()) == {each["_id"] for each in products(60)} | {"p0061"}
-
-    def test_none_is_deleted_when_they_are_more_than_one_in_twenty(self, catalogue: Market) -> None:
-        catalogue.copy([product(number) for number in range(62, 64)])
-        report = sync(extra="delete")
-        assert (report.extra, report.deleted) == (4, 0)
-        assert len(catalogue.rows()) == 64
 
     def test_none_is_deleted_when_that_would_empty_carts(self, catalogue: Market) -> None:
         catalogue.sql("ALTER TABLE cart_item DROP CONSTRAINT cart_item_product_id_fkey")

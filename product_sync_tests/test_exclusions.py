@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from product_sync.errors import RowsExcluded
 from product_sync.load.deletion import DeletionFacts
 from product_sync.load.parking_values import parking_places
 from product_sync.schema.addresses import TargetAddress
@@ -218,15 +216,3 @@ def test_a_sync_repairs_what_excludes_each_other_and_tells_what_it_cannot(market
     assert (second.status, second.answer["valid"], second.answer["excluded"]) == (0, True, 0), second.everything
     source = {f"p{n:04}": f"Ring {n}" for n in range(30) if n != 22}
     assert dict(market.sql("SELECT id, title FROM product")) == source
-
-
-def test_the_server_forbids_what_the_sync_works_around(cart_url: str, product_table: str) -> None:
-    """A swap in one statement is refused; else none of this would be needed."""
-    execute(cart_url, "CREATE UNIQUE INDEX ON product (title)")
-    with _Table(cart_url) as table:
-        rows = [row("a", title="1"), row("b", title="2")]
-        table.write(write_batch(ROW_SCHEMA, inserts=rows))
-        swap = write_batch(ROW_SCHEMA, updates=[(rows[0], row("a", title="2")), (rows[1], row("b", title="1"))])
-        with pytest.raises(RowsExcluded) as caught:
-            table.write(swap)
-    assert isinstance(caught.value.__cause__, psycopg.errors.UniqueViolation)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import psycopg
 import pytest
 
 from product_sync import api
 from product_sync.errors import ConfigurationError
 from product_sync.results import SyncReport
 from product_sync.runtime.progress import Progress
+from product_sync_tests.databases import another_sync
 from product_sync_tests.market import Market, products
 from product_sync_tests.targets.postgres_tables import role
 
 pytestmark = pytest.mark.usefixtures("in_memory")
-
-TAKE_LOCK = "SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))"
 
 
 def after_the_last_batch(rows: int, harm: Callable[[], object]) -> Callable[[Progress], None]:
@@ -62,7 +60,7 @@ def test_a_right_that_is_lost_after_the_last_batch_ends_with_1_with_a_plan_too(
 
 
 def test_the_command_ends_with_the_same_status(market: Market) -> None:
-    market.stock(products(60))
+    market.stock(products(600))
 
     def half_written() -> bool:
         return int(market.sql("SELECT count(*) FROM product")[0][0]) >= 10
@@ -80,9 +78,8 @@ def test_what_is_met_before_the_first_write_keeps_its_status(market: Market, mon
     market.stock(products(25))
     plan = api.sync(dry_run=True).raise_for_error().plan_id
     assert api.sync(plan=plan, max_plan_age_s=0).exit_status == 3
-    with psycopg.connect(market.cart_url) as other:
-        other.execute(TAKE_LOCK)
-        assert api.sync().exit_status == 3
+    with another_sync(market.cart_url):
+        assert api.sync(lock_wait_s=0).exit_status == 3
     market.sql("ALTER TABLE product RENAME TO gone")
     for dry_run in (True, False):
         assert api.sync(dry_run=dry_run).exit_status == 2

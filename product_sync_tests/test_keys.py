@@ -99,24 +99,3 @@ def test_whole_numbers_are_ids_of_an_integer_column(market: Market, column: str,
     assert dict(market.sql("SELECT number, title FROM item")) == {number: f"t{number}" for number in numbers}
     states = {text: market.run("show", text, "--json").answer["state"] for text in ("10", "7", "none")}
     assert states == {"10": "equal", "7": "quarantined", "none": "nowhere"}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "ALTER TABLE item ADD UNIQUE (ref)",
-        "ALTER TABLE item ALTER ref SET NOT NULL",
-    ],
-)
-def test_a_column_that_does_not_identify_a_row_is_refused_with_the_statement_that_helps(
-    market: Market, change: str
-) -> None:
-    market.sql("CREATE TABLE item (id serial PRIMARY KEY, ref text, slug text)")
-    market.sql(change)
-    mapped(market, "item", {"ref": {"source": "_id"}, "slug": {"source": "slug"}})
-    market.stock([{"_id": "a", "slug": "s"}])
-    error = market.run(*SYNC).error
-    assert error["code"] == "table"
-    assert "public.item.ref holds the id, but does not identify a row" in error["message"]
-    market.sql(error["hint"])
-    assert market.run(*SYNC).answer["inserted"] == 1

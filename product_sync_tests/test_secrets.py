@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +27,7 @@ from pymongo import MongoClient
 from product_sync import api
 from product_sync.results import Report
 from product_sync.runtime.progress import Progress
+from product_sync_tests.databases import another_sync
 from product_sync_tests.market import Market, product, products
 from product_sync_tests.network import proxy
 from product_sync_tests.planted import findings, forms
@@ -214,6 +214,11 @@ class TestAddresses:
 
 
 class TestRuns:
+    def test_all_goes_well(self, scene: Scene) -> None:
+        scene.market.enter(scene.monkeypatch)
+        assert scene.sync(quarantine_budget=1.0).failure is None
+        assert scene.sync(quarantine_budget=1.0, dry_run=True).failure is None
+
     def test_a_table_that_is_not_there_and_a_right_that_is_missing(self, scene: Scene) -> None:
         scene.market.sql(f"REVOKE INSERT ON product FROM {scene.clerk.name}")
         scene.fails("access_denied")
@@ -221,8 +226,7 @@ class TestRuns:
         scene.fails("table")
 
     def test_the_lock_is_taken(self, scene: Scene) -> None:
-        with psycopg.connect(scene.market.cart_url) as holder:
-            holder.execute("SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))")
+        with another_sync(scene.market.cart_url):
             scene.fails("already_running")
 
     def test_the_database_refuses_rows(self, scene: Scene) -> None:

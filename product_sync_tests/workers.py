@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from product_sync.embedded.process import LOOPBACK, ServerProcess, free_port
-from product_sync_tests.machines import BIN, Fleet, kill_with_children, wait_until
+from product_sync_tests.machines import BIN, Fleet, kill_with_children
+from product_sync_tests.market import wait_until
 
 #: Seconds after which Redis gives the task of a lost worker to another one; longer than a step takes here.
 VISIBILITY_S: Final = 600

@@ -42,24 +42,6 @@ def numbered(numbers: list[int]) -> Titles:
     return {f"p{place:04}": f"t{number}" for place, number in enumerate(numbers)}
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 10])
-def test_two_products_swap_a_unique_value_in_one_load(tmp_path: Path, batch_size: int) -> None:
-    bench = with_titles(tmp_path, {"a": "2", "b": "1", "c": "3"}, {"a": "1", "b": "2", "c": "3"})
-    result = bench.load(batch_size=batch_size)
-    assert titles(bench) == {"a": "2", "b": "1", "c": "3"}
-    assert (result.planned, result.updated, result.quarantined, result.excluded) == (2, 2, 0, 0)
-
-
-@pytest.mark.parametrize("step", [1, -1])
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_a_chain_is_written_in_one_load_whatever_its_direction(tmp_path: Path, step: int, batch_size: int) -> None:
-    wanted, held = numbered([number + step for number in range(25)]), numbered(list(range(25)))
-    bench = with_titles(tmp_path, wanted, held)
-    result = bench.load(batch_size=batch_size)
-    assert titles(bench) == wanted
-    assert (result.updated, result.quarantined, result.excluded) == (25, 0, 0)
-
-
 def test_no_row_ever_shows_a_value_that_neither_side_had(tmp_path: Path) -> None:
     wanted = numbered([1, 2, 3, 0, 5, 4])
     bench = with_titles(tmp_path, wanted, numbered(list(range(6))))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from product_sync.orchestration import names
@@ -147,49 +145,6 @@ def test_a_load_that_stops_still_tells_its_counts_and_keeps_what_it_did_not_get_
     assert stopped.checks[names.TARGET_MATCHES_SOURCE].metadata["missing_ids"].value == ["x2", "x3"]
     assert stopped.materialized[PRODUCT.quarantine]["quarantined"] == 1
     assert [(entry["id"], entry["attempts"]) for entry in shop.quarantine.values()] == [("bad", 1)]
-
-
-def test_a_batch_that_waits_too_long_for_a_lock_fails_and_the_next_one_is_loaded(shop: Shop) -> None:
-    shop.put(*(product(name) for name in ids(3)))
-    assert shop.run().success
-    shop.put(product("p0000", price=1), product("p0001", price=1))
-    with psycopg.connect(shop.cart_url) as other:
-        other.execute("ALTER ROLE CURRENT_USER IN DATABASE " + other.info.dbname + " SET lock_timeout = '100ms'")
-        other.commit()
-        other.execute("SELECT FROM product WHERE id = 'p0000' FOR UPDATE")
-        outcome = shop.run(batch_size=1, retry_s=0.3)
-    done = outcome.materialized[PRODUCT.load]
-    assert (outcome.success, done["failed_batches"], done["updated"]) == (False, 1, 1)
-    assert "lock timeout" in done["failed"][0]["cause"]
-    assert shop.run().success, "the next run converges"
-    assert {price for price, _ in shop.rows.values()} == {1, 500}
-
-
-def test_nothing_is_written_while_another_sync_holds_the_lock(shop: Shop) -> None:
-    shop.put(product("a"))
-    with shop.locked():
-        outcome = shop.run()
-    assert not outcome.success
-    assert "is being synced by another sync" in outcome.failures
-    assert PRODUCT.load not in outcome.materialized
-    assert shop.rows == {}
-
-
-def test_the_load_waits_for_another_sync_to_end_and_says_so(shop: Shop) -> None:
-    shop.put(product("a"))
-    heard: list[Progress] = []
-    with ExitStack() as other:
-        other.enter_context(shop.locked())
-
-        def hear(progress: Progress) -> None:
-            if progress.stage == "waiting":
-                heard.append(progress)
-                other.close()
-
-        outcome = shop.run(lock_wait_s=60.0, on_progress=hear)
-    assert outcome.success
-    assert list(shop.rows) == ["a"]
-    assert "another sync holds the lock: another sync (backend" in heard[0].note
 
 
 @pytest.mark.parametrize("launched_by", ["dagster/schedule_name", "dagster/sensor_name"])

@@ -84,13 +84,6 @@ def test_a_source_that_shrank_by_more_than_a_fifth_stops_the_run_until_it_is_acc
     assert shop.run().success, "the accepted size is the baseline from then on"
 
 
-def test_a_source_that_shrank_by_a_fifth_passes(shop: Shop) -> None:
-    fill(shop)
-    assert shop.run().success
-    shop.remove(*ids(2))
-    assert shop.run().success
-
-
 def test_overwriting_more_than_half_of_the_target_stops_the_run_before_the_load(shop: Shop) -> None:
     fill(shop, 150)
     assert shop.run().success

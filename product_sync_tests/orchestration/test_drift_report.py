@@ -119,13 +119,6 @@ def test_a_change_that_is_refused_has_a_report_too(shop: Shop) -> None:
     assert "150 products differ" in page(refused)
 
 
-def test_a_load_that_cannot_begin_has_a_report_too(shop: Shop) -> None:
-    shop.put(product("a"))
-    with shop.locked():
-        refused = shop.run()
-    assert "the load could not begin" in page(refused)
-
-
 def test_what_a_catalogue_holds_is_text_on_the_page_which_needs_nothing_from_anywhere(shop: Shop) -> None:
     nasty = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
     shop.put(product("a", title=nasty), product("<b>id</b>"), product("bad", title={"<i>": nasty}))

@@ -172,35 +172,6 @@ def test_a_dry_run_tries_no_batch_beside_a_sync_and_says_so(shop: Shop) -> None:
     assert "another sync" in dry.observed[PRODUCT.load]["estimate"]
 
 
-def test_a_dry_run_of_a_reader_names_the_privileges_that_a_sync_would_lack(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop.put(product("a"))
-    monkeypatch.setenv("CART_DB_URL", reader_url(shop))
-    dry = shop.run(dry_run=True)
-    assert dry.success
-    assert dry.observed[PRODUCT.load]["privileges"] == "INSERT"
-    assert dry.observed[PRODUCT.load]["estimated_s"] is None
-    real = shop.run()
-    assert not real.success
-    assert 'GRANT INSERT ON "public"."product"' in real.failures
-    assert shop.rows == {}
-
-
-def reader_url(shop: Shop) -> str:
-    """The cart's database for a role that may only read."""
-    shop.sql(
-        "DO $$ BEGIN CREATE ROLE only_reads LOGIN PASSWORD 'reads'; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
-    )
-    shop.sql("GRANT SELECT ON product TO only_reads")
-    return with_user(shop.cart_url, "only_reads", "reads")
-
-
-def with_user(url: str, user: str, password: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{user}:{password}@{rest.rpartition('@')[2]}"
-
-
 def state_key(shop: Shop) -> str:
     [folder] = [path.parent for path in shop.state.glob("*/runs")]
     return folder.name

@@ -7,17 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import psycopg
 import pytest
-from pymongo import MongoClient
 
 from product_sync.orchestration import names
 from product_sync.orchestration.names import PRODUCT
+from product_sync_tests.market import wait_until
 from product_sync_tests.run_history import put_history
 from product_sync_tests.shop import Outcome, Shop, ids, product, project
 from product_sync_tests.warm_process import started
@@ -172,46 +171,3 @@ def waiting(connection: psycopg.Connection) -> int:
     ).fetchone()
     connection.execute("SELECT pg_stat_clear_snapshot()")
     return int(row[0]) if row else 0
-
-
-def wait_until(holds: object, seconds: float = 60.0) -> None:
-    assert callable(holds)
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
-
-
-def test_no_password_is_in_any_file_of_the_instance_after_success_and_after_failures(
-    shop: Shop, home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mongo_secret, cart_secret, wrong = "planted-in-mongo-1", "planted-in-cart-2", "wrong-planted-3"
-    database = shop.mongodb_url.rpartition("/")[2].partition("?")[0]
-    with MongoClient[dict[str, object]](shop.mongodb_url) as client:
-        client[database].command("createUser", "planted", pwd=mongo_secret, roles=["readWrite"])
-    shop.sql("DROP ROLE IF EXISTS planted")
-    shop.sql(f"CREATE ROLE planted LOGIN SUPERUSER PASSWORD '{cart_secret}'")
-
-    def urls(mongo: str, cart: str) -> None:
-        host = shop.mongodb_url.removeprefix("mongodb://")
-        monkeypatch.setenv("PRODUCT_SERVICE_MONGODB_URL", f"mongodb://planted:{mongo}@{host}&authSource={database}")
-        monkeypatch.setenv("CART_DB_URL", f"postgresql://planted:{cart}@{shop.cart_url.rpartition('@')[2]}")
-
-    shop.put(product("a"))
-    recorded = Shop(shop.mongodb_url, shop.cart_url, shop.state, instance)
-    try:
-        urls(mongo_secret, cart_secret)
-        assert recorded.run().success
-        shop.put(product("b"))
-        shop.sql("ALTER TABLE product ADD CONSTRAINT no_b CHECK (id <> 'b')")
-        assert not recorded.run().success
-        urls(wrong, cart_secret)
-        assert "refused" in recorded.run().failures
-        urls(mongo_secret, wrong)
-        assert "refused user 'planted'" in recorded.run().failures
-    finally:
-        shop.sql("DROP ROLE planted")
-    places = [path for folder in (home, shop.state) for path in folder.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".db" for path in places)
-    for secret in (mongo_secret, cart_secret, wrong):
-        assert [path.name for path in places if secret.encode() in path.read_bytes()] == []

@@ -158,12 +158,6 @@ def test_the_alerts_and_the_health_of_a_sync_name_it(mall: Shop, monkeypatch: py
         assert web.alerts[-1]["title"] == "product_sync (seller): the connection to PostgreSQL failed"
 
 
-def test_the_lock_is_of_one_table(mall: Shop) -> None:
-    with mall.locked():
-        assert "is being synced by another sync" in mall.run().failures
-        assert mall.run(SELLER.sync_job, quarantine_budget=1.0).success
-
-
 def test_a_schedule_waits_for_runs_of_its_own_sync_only(mall: Shop, tmp_path: Path) -> None:
     put_history(tmp_path)
     mall.instance = dg.DagsterInstance.local_temp(str(tmp_path))

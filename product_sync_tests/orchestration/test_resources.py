@@ -10,15 +10,6 @@ import pytest
 from product_sync.orchestration.names import PRODUCT
 from product_sync_tests.shop import Shop, product
 
-
-def test_a_run_that_lacks_a_variable_fails_and_names_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop.put(product("a"))
-    monkeypatch.delenv("CART_DB_URL")
-    outcome = shop.run()
-    assert not outcome.success
-    assert "CART_DB_URL is not set" in outcome.failures
-
-
 OUT_OF_BOUNDS: list[dict[str, Any]] = [{"batch_size": 0}, {"batch_delay_ms": -1}, {"max_duty": 0.0}]
 OF_ANOTHER_TYPE: list[dict[str, Any]] = [{"batch_size": "lots"}, {"extra": "drop"}, {"retry_s": "long"}, {"probe": 1}]
 

@@ -14,9 +14,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from product_sync.orchestration import names
 from product_sync.orchestration.dead_runs import reap_dead_runs
 from product_sync.orchestration.names import PRODUCT
 from product_sync.settings import RunOptions
+from product_sync_tests import market
 from product_sync_tests.databases import cart_database, create_product_table, mongodb_database
 from product_sync_tests.docs.pages import Page
 from product_sync_tests.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver
@@ -116,11 +118,8 @@ class Server:
         return Outcome(self.shop.instance, run_id, self.record(run_id).dagster_run.is_success)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 240.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.2)
+#: The daemon, the web server and each run are processes of their own: on a busy machine they take their time.
+wait_until = partial(market.wait_until, seconds=240.0)
 
 
 @pytest.fixture(scope="module")

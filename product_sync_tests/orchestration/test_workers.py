@@ -16,7 +16,8 @@ from product_sync.schema.addresses import TargetAddress
 from product_sync.schema.records import TargetTable
 from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.lock import try_lock
-from product_sync_tests.machines import Fleet, wait_until
+from product_sync_tests.machines import Fleet
+from product_sync_tests.market import wait_until
 from product_sync_tests.orchestration.test_machines import history_url, known, outcome, s3_server, store_url
 from product_sync_tests.shop import Shop, ids, product
 from product_sync_tests.workers import CeleryWorker, celery_config, redis_url

@@ -181,13 +181,6 @@ def test_two_runs_do_not_replace_the_quarantine_at_once(shop: Shop) -> None:
     assert set(shop.quarantine) == {'"bad"'}
 
 
-def test_the_holder_of_the_lock_is_named(shop: Shop) -> None:
-    with shop.locked():
-        holder = databases_of(shop).lock_holder()
-    assert holder is not None
-    assert "another sync" in holder
-
-
 def test_both_sides_are_counted_and_not_estimated(shop: Shop) -> None:
     shop.put(*(product(name) for name in ids(7)))
     shop.sql("INSERT INTO product VALUES ('x', 't', 1, 'i', 's', 1)")

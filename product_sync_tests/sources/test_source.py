@@ -347,16 +347,6 @@ class TestWhatIsThere:
         with pytest.raises(SourceMissing, match=f"'{shop.name}'.*admin"):
             list(source(shop).snapshot())
 
-    @pytest.mark.parametrize(
-        "options", [{"viewOn": "base", "pipeline": []}, {"timeseries": {"timeField": "t"}}], ids=["view", "time series"]
-    )
-    def test_what_is_no_collection_is_refused_by_name(self, shop: Shop, options: dict[str, Any]) -> None:
-        shop["base"].insert_one(product("a"))
-        shop.create_collection("products", **options)
-
-        with pytest.raises(ConfigurationError, match=r"'products' .* not a collection"):
-            list(source(shop).snapshot())
-
     def test_a_collection_dropped_in_mid_read_does_not_look_complete(self, shop: Shop) -> None:
         shop["products"].insert_many([product(number) for number in range(10)])
         pages = source(shop, page_rows=5).snapshot()

@@ -25,7 +25,7 @@ from product_sync.embedded.servers import remove
 from product_sync.notify.alerts import Level
 from product_sync.schema.definition import load_definition
 from product_sync.support.health import ConnectionHealth, check_both_sides
-from product_sync_tests.databases import create_product_table
+from product_sync_tests.databases import another_sync, create_product_table
 from product_sync_tests.market import Market, products, wait_until
 from product_sync_tests.network import proxy
 from product_sync_tests.sources.private_mongod import PrivateMongod, private_mongod
@@ -114,8 +114,7 @@ def test_a_collection_or_a_table_that_is_gone_is_said(market: Market) -> None:
 def test_a_load_that_is_running_holds_nothing_up(market: Market) -> None:
     market.stock(products(1))
     market.copy(products(1))
-    with psycopg.connect(market.cart_url) as load:
-        load.execute("SELECT pg_advisory_lock(hashtextextended('product_sync:public.product', 0))")
+    with another_sync(market.cart_url) as load:
         load.execute("UPDATE product SET price = 1")
         load.execute("LOCK TABLE product IN SHARE UPDATE EXCLUSIVE MODE")
         assert [found.level for found in check_health(market)] == [Level.OK, Level.OK]

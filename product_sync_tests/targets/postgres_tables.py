@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from product_sync.targets.postgres.reflection import reflect
 _T = TypeVar("_T")
 #: The password of every `role`, to be looked for where it must not be.
 PASSWORD = "s3cret-of-the-test"
+_WAITING: LiteralString = (
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 
 
 def execute(url: str, *statements: LiteralString | sql.SQL | sql.Composed) -> list[tuple[Any, ...]]:
@@ -100,6 +104,22 @@ def locked(url: str, table: str) -> Iterator[None]:
         connection.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier(table)))
         yield
         connection.rollback()
+
+
+@contextmanager
+def once_waiting(url: str, act: Callable[[], object]) -> Iterator[None]:
+    """Do it in a thread as soon as a session of this database waits for a lock, which is within the block."""
+
+    def watch() -> None:
+        while not execute(url, _WAITING):
+            time.sleep(0.01)
+        act()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield
+    thread.join(60)
+    assert not thread.is_alive(), "nobody waited"
 
 
 def eventually(action: Callable[[], _T]) -> _T:

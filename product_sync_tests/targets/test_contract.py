@@ -1,4 +1,4 @@
-"""The contract of the target, on PostgreSQL and on the fake that stands for it in the tests of the core."""
+"""The contract of the target, on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from product_sync.schema.row_schema import RowSchema
 from product_sync.targets.postgres.reader import PostgresReader
 from product_sync.targets.postgres.reflection import reflect
 from product_sync.targets.postgres.writer import PostgresWriter
-from product_sync_tests.fakes import FakeTarget
 from product_sync_tests.target_contract import (
     Row,
     TargetContract,
@@ -63,27 +62,6 @@ class _PostgresTarget:
         )
 
 
-class _MemoryTarget:
-    def __init__(self, row_schema: RowSchema, rows: Sequence[Row]) -> None:
-        self._fake = self.reader = self.writer = FakeTarget(row_schema)
-        self._fake.write(write_batch(row_schema, inserts=rows))
-
-    def remove(self, key: str) -> None:
-        self._fake.rows.pop(key, None)
-
-    def refuse_title(self, title: str) -> None:
-        self._fake.refuses = lambda row: "check_title" if row["title"] == title else None
-
-    def make_unique(self, column: str) -> None:
-        self._fake.unique += (column,)
-
-    def refer_to_id(self, column: str) -> None:
-        self._fake.parent = column
-
-    def swallow(self, key: str) -> None:
-        self._fake.swallows = {key}
-
-
 class TestPostgresTarget(TargetContract):
     @pytest.fixture
     def target_of(self, cart_url: str) -> Iterator[TargetOf]:
@@ -106,9 +84,3 @@ class TestPostgresTarget(TargetContract):
         target_of(row_schema, [])
         reflected = reflect(TargetAddress(cart_url), "public", "everything")
         assert reflected.columns == row_schema.table.columns
-
-
-class TestFakeTarget(TargetContract):
-    @pytest.fixture
-    def target_of(self) -> TargetOf:
-        return _MemoryTarget

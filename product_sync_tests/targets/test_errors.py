@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import LiteralString
 
 import psycopg
@@ -29,6 +29,7 @@ from product_sync_tests.targets.postgres_tables import (
     eventually,
     execute,
     locked,
+    once_waiting,
     product,
     role,
     row_schema_of,
@@ -272,11 +273,9 @@ def test_a_deadlock_is_transient(cart_url: str, product_table: str) -> None:
         # The writer's deadlock_timeout is the shorter one, so it is the one that the server ends.
         other.execute("SET deadlock_timeout = '1min'")
         other.execute("UPDATE product SET quantity = 0 WHERE id = 'b'")
-        crossing = threading.Timer(0.3, other.execute, ["SELECT 1 FROM product WHERE id = 'a' FOR UPDATE"])
-        crossing.start()
-        with pytest.raises(TransientError, match="40P01") as caught:
+        crossing = partial(other.execute, "SELECT 1 FROM product WHERE id = 'a' FOR UPDATE")
+        with once_waiting(cart_url, crossing), pytest.raises(TransientError, match="40P01") as caught:
             writer.write(batch)
-        crossing.join()
         other.rollback()
         assert not caught.value.connection_lost
         assert writer.write(batch).updated == {"a"}

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import pytest
 
 from product_sync.errors import TableError
 from product_sync.schema.addresses import TargetAddress
-from product_sync.targets.postgres.connection import connect
 from product_sync.targets.postgres.health import ForeignKey, Privileges, health
-from product_sync.targets.postgres.lock import lock_holder, pools_transactions
+from product_sync.targets.postgres.lock import lock_holder
 from product_sync.targets.postgres.writer import PostgresWriter
-from product_sync_tests.pooler import transaction_pooler
 from product_sync_tests.targets.postgres_tables import execute, other_sessions, role, row_schema_of
 
 ALL = Privileges(select=True, insert=True, update=True, delete=True, lacking=())
@@ -118,17 +114,6 @@ def test_a_sync_that_is_running_is_shown_also_to_a_role_that_sees_little(cart_ur
         )
     assert other_sessions(cart_url, 0)
     assert lock_holder(TargetAddress(cart_url), row_schema.table) is None
-
-
-@pytest.mark.parametrize("sessions", [1, 2, 5])
-def test_a_transaction_pooler_is_found_out(cart_url: str, sessions: int) -> None:
-    with (
-        transaction_pooler(cart_url, sessions=sessions) as pooler,
-        closing(connect(TargetAddress(pooler.url))) as connection,
-    ):
-        assert pools_transactions(connection, TargetAddress(pooler.url))
-    with closing(connect(TargetAddress(cart_url))) as connection:
-        assert not pools_transactions(connection, TargetAddress(cart_url))
 
 
 def test_a_table_that_went_away_is_named(cart_url: str, product_table: str) -> None:

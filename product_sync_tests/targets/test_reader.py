@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import LiteralString
-from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 import pytest
@@ -38,19 +37,6 @@ def test_a_batch_ends_at_its_bytes_too(cart_url: str, product_table: str) -> Non
     batches = list(PostgresReader(TargetAddress(cart_url), row_schema_of(cart_url)).snapshot())
     assert sum(batch.num_rows for batch in batches) == 20_000
     assert max(batch.nbytes for batch in batches) < BATCH_BYTES + 1_100_000
-
-
-def test_text_that_is_not_utf8_is_an_error_and_not_other_text(cart_url: str) -> None:
-    """A database of the encoding SQL_ASCII holds whatever it was given."""
-    database = f"{urlsplit(cart_url).path[1:]}_ascii"
-    execute(cart_url, f"CREATE DATABASE {database} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
-    url = urlunsplit(urlsplit(cart_url)._replace(path=f"/{database}"))
-    try:
-        execute(url, "CREATE TABLE t (id text PRIMARY KEY, title text)", r"INSERT INTO t VALUES ('a', E'Ros\xe9')")
-        with pytest.raises(NotAttempted, match="invalid byte sequence"):
-            list(PostgresReader(TargetAddress(url), row_schema_of(url, "t")).snapshot())
-    finally:
-        execute(cart_url, f"DROP DATABASE {database} WITH (FORCE)")
 
 
 def test_a_reading_that_is_not_finished_leaves_no_session_behind(cart_url: str, product_table: str) -> None:

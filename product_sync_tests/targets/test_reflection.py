@@ -148,17 +148,6 @@ def test_an_enum_has_its_labels_and_a_domain_its_not_null_and_default(cart_url: 
     ]
 
 
-def test_hostile_names_are_only_names(cart_url: str) -> None:
-    execute(
-        cart_url,
-        'CREATE SCHEMA "my ""schema%s"',
-        'CREATE TABLE "my ""schema%s"."T able; --" ("i.d" text, "we""ird %s" int, PRIMARY KEY ("i.d"))',
-    )
-    table = reflect(TargetAddress(cart_url), 'my "schema%s', "T able; --")
-    assert [column.name for column in table.columns] == ["i.d", 'we"ird %s']
-    assert (table.has_primary_key, table.keys) == (True, (("i.d",),))
-
-
 def test_a_partitioned_table_is_a_table(cart_url: str) -> None:
     execute(cart_url, "CREATE TABLE p (id text PRIMARY KEY, n int) PARTITION BY HASH (id)")
     assert reflect(TargetAddress(cart_url), "public", "p").keys == (("id",),)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +12,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from product_sync.errors import (
     AccessDenied,
@@ -38,6 +36,7 @@ from product_sync_tests.targets.postgres_tables import (
     eventually,
     execute,
     locked,
+    once_waiting,
     other_sessions,
     product,
     role,
@@ -49,67 +48,6 @@ COMMIT = b"COMMIT\0"
 
 def _writer(url: str, *, run_id: str = "test", sleep: Callable[[float], None] = time.sleep) -> PostgresWriter:
     return PostgresWriter(TargetAddress(url), row_schema_of(url), run_id=run_id, sleep=sleep)
-
-
-def test_select_insert_and_update_on_the_one_table_are_all_the_rights_it_needs(
-    cart_url: str, product_table: str
-) -> None:
-    row_schema = row_schema_of(cart_url)
-    database = sql.Identifier(psycopg.conninfo.conninfo_to_dict(cart_url)["dbname"])  # type: ignore[arg-type] # a text
-    execute(
-        cart_url,
-        # No schema to create in, no temporary table.
-        sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database),
-        "REVOKE ALL ON SCHEMA public FROM PUBLIC",
-    )
-    with (
-        role(
-            cart_url,
-            sql.SQL("GRANT CONNECT ON DATABASE {} TO {{}}").format(database).as_string(),
-            "GRANT USAGE ON SCHEMA public TO {}",
-            "GRANT SELECT, INSERT, UPDATE ON product TO {}",
-        ) as user,
-        PostgresWriter(TargetAddress(user.url), row_schema, run_id="test") as writer,
-    ):
-        assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
-        changed = write_batch(row_schema, updates=[(product("p"), product("p", price=1))])
-        assert writer.probe(changed).updated == {"p"}
-        assert writer.write(changed).updated == {"p"}
-
-
-def test_grants_on_the_mapped_columns_alone_suffice(cart_url: str, product_table: str) -> None:
-    execute(cart_url, "ALTER TABLE product ADD note money")
-    row_schema = row_schema_of(cart_url)
-    columns = 'id, title, price, image, "sellerId", quantity'
-    with (
-        role(
-            cart_url,
-            f"GRANT SELECT ({columns}), INSERT ({columns}) ON product TO {{}}",
-            'GRANT UPDATE (title, price, image, "sellerId", quantity) ON product TO {}',
-        ) as user,
-        PostgresWriter(TargetAddress(user.url), row_schema, run_id="test") as writer,
-    ):
-        assert writer.write(write_batch(row_schema, inserts=[product("p")])).inserted == {"p"}
-        assert writer.write(write_batch(row_schema, updates=[(product("p"), product("p", price=1))])).updated == {"p"}
-
-
-def test_hostile_names_and_values_stay_names_and_values(cart_url: str) -> None:
-    execute(
-        cart_url,
-        'CREATE SCHEMA "my shop%s"',
-        'CREATE TABLE "my shop%s"."T; --" ("i d" text PRIMARY KEY, "we""ird %s" text, "p" text, "u" text, "n0" text)',
-    )
-    row_schema = row_schema_of(cart_url, "T; --", schema="my shop%s")
-    evil = "'; DROP TABLE product; -- %s $1 \\ {}"
-    old = {"i d": evil, 'we"ird %s': evil, "p": "p", "u": "u", "n0": None}
-    new = {**old, 'we"ird %s': "new", "n0": "$2"}
-    with PostgresWriter(TargetAddress(cart_url), row_schema, run_id="test") as writer:
-        # More often than it takes psycopg to prepare a statement.
-        for _ in range(8):
-            assert writer.write(write_batch(row_schema, inserts=[old])).inserted == {evil}
-            assert writer.write(write_batch(row_schema, updates=[(old, new)])).updated == {evil}
-            assert writer.fetch([evil]).to_pylist() == [new]
-            assert writer.write(write_batch(row_schema, deletes=[new])).deleted == {evil}
 
 
 def test_a_partitioned_table_is_written_like_any_other(cart_url: str) -> None:
@@ -155,11 +93,9 @@ def test_a_row_that_changes_while_the_statement_waits_is_not_overwritten(cart_ur
     with _writer(cart_url) as writer, psycopg.connect(cart_url) as other:
         writer.write(write_batch(row_schema, inserts=[product("p"), product("q")]))
         other.execute("UPDATE product SET price = 1 WHERE id = 'p'")
-        finishing = threading.Timer(0.3, other.commit)
-        finishing.start()
         updates = [(product(key), product(key, price=2)) for key in ("p", "q")]
-        assert writer.write(write_batch(row_schema, updates=updates)) == Written(updated=frozenset({"q"}))
-        finishing.join()
+        with once_waiting(cart_url, other.commit):
+            assert writer.write(write_batch(row_schema, updates=updates)) == Written(updated=frozenset({"q"}))
     assert execute(cart_url, "SELECT price FROM product ORDER BY id") == [(1,), (2,)]
 
 
@@ -211,8 +147,8 @@ def test_an_interrupted_batch_leaves_no_row_no_transaction_and_no_lock(
     former = signal.signal(signal.SIGINT, handler)
     try:
         with _writer(cart_url) as writer, locked(cart_url, product_table):
-            threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
-            with pytest.raises((KeyboardInterrupt, _Terminated)):
+            interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
+            with once_waiting(cart_url, interrupt), pytest.raises((KeyboardInterrupt, _Terminated)):
                 writer.write(write_batch(row_schema, inserts=[product("p")]))
             writer.close()
             # While the table is still held: nobody waits for it any more.
