@@ -80,7 +80,7 @@ def cli() -> None:
     """
 
 
-@cli.command(cls=_RunCommand)
+@cli.command(cls=_RunCommand, short_help="Find what is missing or changed, and repair it.")
 @_names_argument
 @_all_option
 @_mapping_option
@@ -134,7 +134,7 @@ def stats(as_json: bool, max_age: timedelta | None, sync: str | None, mapping: s
     finish(api.stats(max_age=max_age, sync=sync, mapping=mapping), as_json, show_stats)
 
 
-@cli.command()
+@cli.command(short_help="Show everything about one product.")
 @click.argument("product_id", metavar="ID")
 @_sync_option
 @_mapping_option
@@ -151,7 +151,7 @@ def show(product_id: str, as_json: bool, **which: str | None) -> None:
     finish(api.show(product_id, **which), as_json, show_product)
 
 
-@cli.command()
+@cli.command(short_help="List the documents that cannot be copied, and why.")
 @click.option("--reason", "reasons", multiple=True, metavar="CODE", help="Only documents with this reason. Repeatable.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: a line for each column that fails.")
 @_sync_option
@@ -176,7 +176,7 @@ def quarantine(reasons: tuple[str, ...], as_csv: bool, as_json: bool, **which: s
     sys.exit(report.exit_status)
 
 
-@cli.command()
+@cli.command(short_help="Check the settings, both connections and the mapping.")
 @_sync_option
 @_mapping_option
 @_json_option
@@ -188,7 +188,7 @@ def doctor(as_json: bool, **which: str | None) -> None:
     finish(api.doctor(**which), as_json, show_doctor)
 
 
-@cli.command()
+@cli.command(short_help="Plant drift between two real servers, and repair it.")
 @_folder_option
 def demo(folder: Path) -> None:
     """Start a real MongoDB and PostgreSQL, plant drift in a sample catalogue, and repair it."""

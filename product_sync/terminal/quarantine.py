@@ -16,6 +16,9 @@ def show_quarantine(report: QuarantineListing, mapping: Sequence[str] = ()) -> N
     """All entries, the counts by reason, the advice. ``mapping`` are the options that further commands repeat."""
     if report.total is None:
         return
+    if not report.total and report.run_id is None:
+        line("No sync of these two sides has recorded a quarantine yet.", "yellow")
+        return
     if not report.total:
         line("No document is in quarantine.", "green")
         return

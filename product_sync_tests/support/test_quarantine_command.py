@@ -133,6 +133,8 @@ def test_where_no_sync_has_been_there_is_nothing(
     listing = api.quarantine()
     assert (listing.exit_status, listing.total, listing.by_reason, list(listing.entries)) == (0, 0, {}, [])
     show_quarantine(listing)
+    assert capsys.readouterr().out == "No sync of these two sides has recorded a quarantine yet.\n"
+    show_quarantine(QuarantineListing(total=0, run_id="r1"))
     assert capsys.readouterr().out == "No document is in quarantine.\n"
 
 
