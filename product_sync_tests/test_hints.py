@@ -39,6 +39,7 @@ NOT_FOR_PEOPLE = {
     "embedded/catalogue.py",
     "embedded/demo.py",
     "embedded/placement.py",
+    "embedded/postgres.py",
     "embedded/sellers.py",
     "runtime/hints.py",
 }
