@@ -66,4 +66,4 @@ def _defects(title: str, defects: list[DefectReport]) -> None:
 
 
 def _value(value: str | None, absent: str = "NULL") -> str:
-    return absent if value is None else value.replace("\n", "\\n")
+    return absent if value is None else value.replace("\n", "\\n") or '""'

@@ -87,7 +87,7 @@ def _sample(product: Sequence[SampleValue] | None) -> None:
 
 
 def _becomes(value: SampleValue) -> tuple[str, str, str, str]:
-    target = "NULL" if value.target is None else value.target
+    target = "NULL" if value.target is None else value.target or '""'
     return value.column, value.source, value.given, f"not copied: {value.reason}" if value.reason else target
 
 

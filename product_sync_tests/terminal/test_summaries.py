@@ -10,9 +10,20 @@ from contextlib import closing, suppress
 
 import pytest
 
-from product_sync.results import ConnectionReport, DoctorReport, ErrorInfo, StatsReport, SyncReport, ValidationReport
+from product_sync.results import (
+    ConnectionReport,
+    DifferenceReport,
+    DoctorReport,
+    ErrorInfo,
+    ProductReport,
+    SampleValue,
+    StatsReport,
+    SyncReport,
+    ValidationReport,
+)
 from product_sync.runtime.progress import Progress
 from product_sync.terminal import summaries
+from product_sync.terminal.product import show_product
 from product_sync.terminal.progress import progress_bar
 
 HALF = Progress("load", 5, 10, 2.0, 2.5)
@@ -112,3 +123,13 @@ class TestSummaries:
     def test_statistics_before_the_first_sync_say_so(self, capsys: pytest.CaptureFixture[str]) -> None:
         summaries.show_stats(StatsReport(source_count=3, target_count=0))
         assert "none yet" in capsys.readouterr().out
+
+    def test_an_empty_text_does_not_look_like_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        note = DifferenceReport(column="note", target="", source=None)
+        show_product(ProductReport(id="a", state="changed", target_row={"note": ""}, differences=[note]))
+        sample = [SampleValue("note", "note", "string", '""', "", None)]
+        summaries.show_sync(SyncReport(dry_run=True, source_count=1, sample_product=sample))
+        printed = capsys.readouterr().out
+        assert 'note: "" in the target, NULL in the source' in printed
+        assert '│ note │ ""' in printed
+        assert printed.replace(" ", "").splitlines()[-2] == '│note│note│""(string)│""│'
