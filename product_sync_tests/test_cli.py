@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from product_sync.embedded.servers import Servers
+from product_sync.terminal.text import moment
 from product_sync_tests.market import Market, Outcome, open_market, product, products
 
 SYNC_KEYS = (
@@ -196,7 +197,7 @@ def test_an_overdue_sync_ends_with_status_1_and_still_says_what_is_known(day: Da
     assert overdue.status == 1
     assert overdue.error["code"] == "sync_overdue"
     assert overdue.answer["last_sync_at"] == day.stats_after.answer["last_sync_at"]
-    assert overdue.answer["last_sync_at"] in overdue.error["message"]
+    assert moment(overdue.answer["last_sync_at"]) in overdue.error["message"]
 
 
 def test_another_target_has_not_been_synced(day: Day, market: Market, cart_url: str, product_table: str) -> None:
