@@ -68,7 +68,6 @@ class RunResource:
         self._given = given
         self._databases: dict[str, Databases] = {}
         self._heartbeat = Heartbeat()
-        self._admitted: set[str] = set()
 
     @contextmanager
     def at_work(self, context: dg.InitResourceContext) -> Iterator["RunResource"]:
@@ -102,10 +101,8 @@ class RunResource:
             ends_with_its_run(context.instance, context.run.run_id),
         ):
             sync_run = self._open(context, definition, defaults)
-            will_load = _will_load(context, definition) and not sync_run.settings.dry_run
-            if begins and will_load and definition.name not in self._admitted:
+            if begins and _will_load(context, definition) and not sync_run.settings.dry_run:
                 require_writable(sync_run.databases)
-                self._admitted.add(definition.name)
             with local_storage(sync_run.folder.root):
                 try:
                     yield sync_run
