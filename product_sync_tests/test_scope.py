@@ -16,6 +16,7 @@ from product_sync.pipeline.dry_run import dry_run
 from product_sync.pipeline.load_diff import load
 from product_sync.pipeline.run_checks import RunChecks
 from product_sync.pipeline.sync_run import SyncRun
+from product_sync.runtime.progress import Progress
 from product_sync.verify.checks import CheckResult, Severity
 from product_sync_tests.market import Market, products
 from product_sync_tests.pipeline.test_sync_run import begin, read_and_compare
@@ -55,7 +56,9 @@ def test_only_the_named_products_are_read_and_repaired_and_nothing_else_is_claim
     assert shop.files()["baseline.json"] == before["baseline.json"]
     assert sorted(shop.quarantine) == ['"other"', '"p0003"'], "the others' entries stay"
     shop.put(product("p0003"))
-    synced(shop, ids=["p0003"])
+    heard: list[Progress] = []
+    assert shop.run(ids=["p0003"], on_progress=heard.append).success
+    assert {each.total for each in heard if each.stage.startswith("read")} == {1}, "not of the whole catalogue"
     assert list(shop.quarantine) == ['"other"']
 
 

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypedDict, Unpack
+from typing import Final, NotRequired, TypedDict, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,11 +35,13 @@ READ_AHEAD_BYTES: Final = 2 * 1024 * 1024
 
 
 class Reading(TypedDict):
-    """The metadata of the files that a read writes, its clock, and who is told of its progress."""
+    """The metadata of the files that a read writes, its clock, and who is told of its progress. ``expected`` is the
+    number of rows of a read that is not of everything."""
 
     metadata: Mapping[str, str]
     timing: Timing
     on_progress: OnProgress
+    expected: NotRequired[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ class _SourceRecording:
         self.stamped = {**reading["metadata"], TAKEN_AT: self.taken_at.isoformat()}
         self._row_schema = row_schema
         self._rows_path, self._rejects_path = rows_path, rejects_path
-        total = None if row_schema.filter else source.estimated_count()
+        total = reading.get("expected")
+        if total is None and not row_schema.filter:
+            total = source.estimated_count()
         self._meter = Meter("read source", total, reading["on_progress"], reading["timing"])
         self._reasons: Mapping[Reason, int] = {}
         self._source = source
@@ -180,7 +184,8 @@ class _TargetRecording:
         self.stamped = {**reading["metadata"], TAKEN_AT: self.taken_at.isoformat()}
         self._row_schema = row_schema
         self._path = path
-        self._meter = Meter("read target", reader.estimated_count(), reading["on_progress"], reading["timing"])
+        total = reading["expected"] if "expected" in reading else reader.estimated_count()
+        self._meter = Meter("read target", total, reading["on_progress"], reading["timing"])
 
     def rows(self, batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The same batches. The file exists when all are read, and no part of it if the read stops early."""

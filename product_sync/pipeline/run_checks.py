@@ -159,9 +159,7 @@ def _compare_afresh(sync_run: SyncRun) -> DiffCounts:
         quarantined,
         out,
         reader=sync_run.reader,
-        timing=sync_run.timing,
-        on_progress=sync_run.on_progress,
-        metadata=sync_run.metadata,
+        **sync_run.reading,
     )
 
 

@@ -39,7 +39,7 @@ from product_sync.runtime.clock import SYSTEM_TIMING, Timing
 from product_sync.runtime.hints import SyncCommands
 from product_sync.runtime.progress import OnProgress, Progress, waiting
 from product_sync.schema.row_schema import RowSchema
-from product_sync.schema.scope import EVERYTHING, Ids, KeyRange, Scope
+from product_sync.schema.scope import EVERYTHING, Everything, Ids, KeyRange, Scope
 from product_sync.settings import RunOptions
 from product_sync.state import store
 from product_sync.state.files import RUN_ID, STATE_KEY, TAKEN_AT
@@ -117,7 +117,7 @@ class SyncRun:
         files = self._both_files(self.files, self.files.path(store.TARGET_ROWS))
         with self.source() as source:
             change_pass.take_position(self, source)
-            new, old = snapshot_both(source, self.reader, self.row_schema, files, **self._reading)
+            new, old = snapshot_both(source, self.reader, self.row_schema, files, **self.reading)
             if self.part is not None:
                 return new, old
             self._note_source(new, source)
@@ -129,16 +129,18 @@ class SyncRun:
         rows, rejects = self.files.path(store.SOURCE_ROWS), self.files.path(store.REJECTS)
         with self.source() as source:
             change_pass.take_position(self, source)
-            snapshot = snapshot_source(source, self.row_schema, rows, rejects, **self._reading)
+            snapshot = snapshot_source(source, self.row_schema, rows, rejects, **self.reading)
             self._note_source(snapshot, source)
             return self.with_filtered_out(snapshot, source)
 
     def snapshot_target(self) -> TargetSnapshot:
-        return snapshot_target(self.reader, self.row_schema, self.files.path(store.TARGET_ROWS), **self._reading)
+        return snapshot_target(self.reader, self.row_schema, self.files.path(store.TARGET_ROWS), **self.reading)
 
     @property
-    def _reading(self) -> Reading:
-        return {"metadata": self.metadata, "timing": self.timing, "on_progress": self.on_progress}
+    def reading(self) -> Reading:
+        """What a read of either side takes."""
+        reading: Reading = {"metadata": self.metadata, "timing": self.timing, "on_progress": self.on_progress}
+        return reading if isinstance(self.scope, Everything) else {**reading, "expected": len(self.scope)}
 
     def require_usable_plan(self) -> None:
         """Raise `StalePlan` if this run executes a plan that cannot be used."""
