@@ -10,6 +10,7 @@ A step in a process of its own also goes on when its run has ended: when the pro
 somebody terminates a run that is on another machine. Such a step is interrupted.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -27,6 +28,7 @@ from product_sync.orchestration.run_history import last_event_at
 from product_sync.orchestration.schedules import unfinished_runs
 from product_sync.runtime.signals import interrupt_main_thread
 
+_LOGGER = logging.getLogger(__name__)
 #: Every run records an event at least once a minute (`progress_events`).
 SILENCE_S = 300.0
 #: Seconds between two looks at the run. Its step is interrupted at the second one that finds it ended, because Dagster
@@ -123,8 +125,12 @@ def ends_with_its_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[Non
 def _watch(instance: dg.DagsterInstance, run_id: str, done: threading.Event) -> None:
     looks = 0
     while looks < 2 and not done.wait(_LOOK_EVERY_S):
-        run = instance.get_run_by_id(run_id)
-        looks += run is None or _has_ended(run)
+        try:
+            run = instance.get_run_by_id(run_id)
+        except Exception as error:  # noqa: BLE001 - of any storage; it may be back at the next look
+            _LOGGER.warning("Whether the run has ended could not be read: %s", error)
+        else:
+            looks += run is None or _has_ended(run)
     if not done.is_set():
         interrupt_main_thread()
 

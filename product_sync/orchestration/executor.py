@@ -4,6 +4,7 @@ All steps share one process by default: a process of its own costs a step two se
 one after the other anyway. With shards any of Dagster's executors may place the steps (docs/decisions/0197).
 """
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from product_sync.orchestration.dead_runs import SILENCE_S, process_tags
 from product_sync.orchestration.run_history import last_event_at
 from product_sync.settings import EXECUTOR, EXECUTOR_CONFIG, ExecutorSettings
 
+_LOGGER = logging.getLogger(__name__)
 #: A run that has recorded nothing for so many seconds records that it is alive.
 QUIET_S: Final = SILENCE_S / 3
 _LOOK_EVERY_S: Final = QUIET_S / 4
@@ -89,8 +91,11 @@ class InCharge(dg.Executor):
 
 def _beat(instance: dg.DagsterInstance, run: dg.DagsterRun, ended: threading.Event) -> None:
     while not ended.wait(_LOOK_EVERY_S):
-        if time.time() - (last_event_at(instance, run.run_id) or 0.0) > QUIET_S:
-            instance.report_engine_event("The run is alive and waits for its steps.", run)
+        try:
+            if time.time() - (last_event_at(instance, run.run_id) or 0.0) > QUIET_S:
+                instance.report_engine_event("The run is alive and waits for its steps.", run)
+        except Exception as error:  # noqa: BLE001 - of any storage; it may be back at the next look
+            _LOGGER.warning("That the run is alive could not be recorded: %s", error)
 
 
 def _with_default(definition: dg.ExecutorDefinition, config: Mapping[str, Any]) -> dg.ExecutorDefinition:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from sqlalchemy.exc import OperationalError
 
 from product_sync.errors import ConfigurationError, SyncCancelled
 from product_sync.orchestration import dead_runs, executor, names
@@ -18,6 +19,7 @@ from product_sync.orchestration.build import build_definitions, build_sync_defin
 from product_sync.orchestration.dead_runs import ends_with_its_run, process_tags
 from product_sync.orchestration.executor import executor_of, in_charge
 from product_sync.orchestration.names import PRODUCT
+from product_sync.orchestration.run_history import last_event_at
 from product_sync.schema.definition import load_definition, load_definitions
 from product_sync.settings import EXECUTOR, EXECUTOR_CONFIG, ExecutorSettings
 from product_sync_tests.deploy import ROOT
@@ -123,6 +125,18 @@ def signs_of_life(instance: dg.DagsterInstance, run_id: str) -> list[dg.EventLog
     return [entry for entry in instance.all_logs(run_id) if "is alive" in entry.message]
 
 
+def failing_once(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The storage of Dagster is down for a moment."""
+    failures = iter([OperationalError("SELECT", None, Exception("the server is starting up"))])
+
+    def run(*arguments: Any) -> Any:
+        for failure in failures:
+            raise failure
+        return call(*arguments)
+
+    return run
+
+
 @dg.executor(name="one_that_waits", config_schema={})
 def _one_that_waits(_: dg.InitExecutorContext) -> dg.Executor:
     class Waits(dg.Executor):
@@ -151,6 +165,7 @@ def test_a_run_whose_steps_wait_says_that_it_is_alive_and_where(
 ) -> None:
     monkeypatch.setattr(executor, "QUIET_S", 0.2)
     monkeypatch.setattr(executor, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(executor, "last_event_at", failing_once(last_event_at))
     result = dg.execute_job(dg.reconstructable(_waiting), instance, raise_on_error=False)
     run = instance.get_run_by_id(result.run_id)
     assert run is not None
@@ -168,13 +183,16 @@ def test_a_step_in_a_process_of_its_own_is_interrupted_when_its_run_ends(
     run_id = record_run(instance, tags=process_tags() | {names.PROCESS_TAG: "1@1"})
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), ends_with_its_run(instance, run_id):
-        _end(instance, run_id, status)
+        _end(instance, run_id, status, monkeypatch)
     assert 0.6 < time.monotonic() - began < 10
 
 
-def _end(instance: dg.DagsterInstance, run_id: str, status: dg.DagsterRunStatus) -> None:
+def _end(
+    instance: dg.DagsterInstance, run_id: str, status: dg.DagsterRunStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = instance.get_run_by_id(run_id)
     assert run is not None
+    monkeypatch.setattr(instance, "get_run_by_id", failing_once(instance.get_run_by_id))
     time.sleep(0.5)  # while the run goes on nothing happens
     if status is dg.DagsterRunStatus.CANCELING:
         instance.report_run_canceling(run)
