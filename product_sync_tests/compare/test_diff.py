@@ -14,6 +14,7 @@ from bson import ObjectId
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts, diff
 from product_sync.compare.diff_lines import Difference, changed_columns, first_differences, first_rows
+from product_sync.compare.rule import same
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
@@ -230,3 +231,11 @@ def test_the_first_rows_of_a_kind_have_a_bound_and_there_is_always_one(tmp_path:
     assert first_rows(path, Op.INSERT, 7, most_bytes=5_000)["id"].to_pylist() == ids[:4]
     assert first_rows(path, Op.INSERT, 7, most_bytes=1)["id"].to_pylist() == ids[:1]
     assert first_rows(path, Op.UPDATE, 7).num_rows == 0
+
+
+def test_two_nans_and_two_nulls_are_the_same_value() -> None:
+    """Of two readings of the target: a row that holds NaN would never be deleted or written by a plan."""
+    nan = math.nan
+    one, other = [nan, nan, 1.0, None, None, 1.0], [nan, 1.0, nan, None, nan, 1.0]
+    found = same(pa.chunked_array([one], pa.float64()), pa.chunked_array([other], pa.float64()))
+    assert found.to_pylist() == [True, False, False, True, False, True]
