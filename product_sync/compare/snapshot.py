@@ -98,7 +98,6 @@ class _SourceRecording:
         self._reasons: Mapping[Reason, int] = {}
         self._source = source
         self._absent: Counter[str] = Counter()
-        self._sample = NO_SAMPLE
 
     def rows(self, pages: Iterator[SourceBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The rows of each page. The files exist when all are read, and no part of them if the read stops early."""
@@ -119,9 +118,6 @@ class _SourceRecording:
                     rejects.write(quarantine.rejects_batch(row_schema, page.rejects, Stage.CONVERT))
                 self._meter.advance(page.documents)
                 yield page.rows
-            if self._meter.done:
-                # Not beside the pages: they and the sample may have megabytes in each document.
-                self._sample = read_sample(self._source, row_schema)
         self._meter.end()
         try:
             if len(id_types) > 1:
@@ -134,7 +130,7 @@ class _SourceRecording:
             converted.unlink(missing_ok=True)
 
     def snapshot(self) -> SourceSnapshot:
-        """The counts, after all rows are read."""
+        """The counts and the sample, after all rows are read: pages and sample may have megabytes in each document."""
         return SourceSnapshot(
             documents=self._meter.done,
             rejected=row_count(self._rejects_path),
@@ -143,7 +139,7 @@ class _SourceRecording:
             duration_s=self._meter.elapsed_s,
             rows_per_second=self._meter.rate,
             found=found_by_column(self._row_schema, self._meter.done, self._absent),
-            sample=self._sample,
+            sample=read_sample(self._source, self._row_schema) if self._meter.done else NO_SAMPLE,
         )
 
 
