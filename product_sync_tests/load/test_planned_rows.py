@@ -42,8 +42,14 @@ def test_what_is_kept_is_what_both_diffs_say_and_the_rest_of_the_plan_is_counted
 
 
 def test_the_order_of_a_diff_is_kept(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path, [document("c", price=2), document("b"), document("a")], [row("c"), row("x")])
+    bench = make_bench(tmp_path, [document("a", title="bad")])
+    bench.target.refuses = lambda refused: "check_title" if refused["title"] == "bad" else None
+    bench.sync()
+    bench.source.put(document("c", price=2))
+    bench.source.put(document("b"))
+    bench.target.rows |= {name: row(name) for name in ("c", "x")}
     bench.compare()
+    assert pq.read_table(bench.path("diff"))["id"].to_pylist() == ["b", "c", "x", "a"], "who was refused before is last"
     assert narrow(bench, bench.path("diff")) == 0
     assert pq.read_table(bench.path("kept")).equals(pq.read_table(bench.path("diff")))
 
