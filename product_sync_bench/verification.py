@@ -108,10 +108,7 @@ def shape(connection: psycopg.Connection[Any]) -> Shape:
 
 def describe_changes(before: Shape, after: Shape, verdict: Verdict) -> None:
     """Say into ``verdict`` how ``after`` differs from ``before``."""
-    for kind, old, new in (
-        ("", before.columns, after.columns),
-        ("constraint ", before.constraints, after.constraints),
-    ):
+    for kind, old, new in (("", before.columns, after.columns), ("constraint ", before.constraints, after.constraints)):
         for name in old | new:
             if name not in new:
                 verdict.altered_table.append(f"{kind}{name} dropped")

@@ -14,16 +14,7 @@ import pytest
 from product_sync_tests.warm_process import WarmProcess
 from product_sync_torture.faults import campaign
 from product_sync_torture.faults.campaign import Round, make_history, play
-from product_sync_torture.faults.judge import (
-    Drift,
-    Ending,
-    Evidence,
-    Expected,
-    Row,
-    Run,
-    Write,
-    judge,
-)
+from product_sync_torture.faults.judge import Drift, Ending, Evidence, Expected, Row, Run, Write, judge
 from product_sync_torture.faults.kinds import FAULTS
 from product_sync_torture.faults.machines import Machines, machines
 from product_sync_torture.faults.report import report
