@@ -118,7 +118,7 @@ def test_a_row_that_another_row_keeps_out_is_a_difference_and_no_bad_document(
 
     assert not outcome.success
     done = loaded(outcome)
-    assert (done["inserted"], done["updated"], done["quarantined"], done["excluded"]) == (2, 2, 0, 2)
+    assert (done["inserted"], done["updated"], done["quarantined_in_load"], done["excluded"]) == (2, 2, 0, 2)
     assert shop.rows.keys() == {*ALL, "old"}
     assert shop.quarantine == {}
     assert {each["id"] for each in done["exclusions"]} == {"new", "old"}
