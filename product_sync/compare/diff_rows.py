@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from product_sync.schema.records import Op, SourceId
 from product_sync.schema.row_schema import ID_TYPE, NEW, OLD, RowSchema
-from product_sync.state.files import ParquetSink, parquet_writer
+from product_sync.state.files import TableSink, table_writer
 from product_sync.state.spill import Spill
 
 #: The place of the id in ``RowSchema.source_schema`` and in ``RowSchema.target_schema``.
@@ -99,7 +99,7 @@ class DiffFile:
     """Writes a diff in its order. Rows are added by rising ids, in any order of kinds. Made by `diff_file`. ``counts``
     has the rows by whether they were refused before, and by op."""
 
-    sink: ParquetSink
+    sink: TableSink
     later: Spill
     counts: Counter[tuple[bool, Op]] = field(default_factory=Counter)
 
@@ -119,7 +119,7 @@ def diff_file(out: Path, row_schema: RowSchema, folder: Path, *, metadata: Mappi
     """A `DiffFile` that is written to ``out`` when the block ends. Every kind of rows but the first waits in a
     temporary file in ``folder``."""
     with (
-        parquet_writer(out, row_schema.diff_schema, metadata=metadata, sought_by="op") as sink,
+        table_writer(out, row_schema.diff_schema, metadata=metadata, sought_by="op") as sink,
         closing(Spill(folder, row_schema.diff_schema, len(_ORDER))) as later,
     ):
         yield DiffFile(sink, later)

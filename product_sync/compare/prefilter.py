@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from product_sync.compare.rule import chosen, partners, same_values, taken
 from product_sync.schema.row_schema import RowSchema
-from product_sync.state.files import MemoryRelease, ParquetSink, opened, pages, parquet_writer
+from product_sync.state.files import MemoryRelease, TableSink, opened, pages, table_writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ def unmatched(
     false as soon as this does not pay; the files are then meaningless."""
     source_schema, target_schema = row_schema.source_schema, row_schema.target_schema
     with (
-        parquet_writer(left[0], source_schema, metadata=metadata, group_bytes=window.page_bytes) as source_sink,
-        parquet_writer(left[1], target_schema, metadata=metadata, group_bytes=window.page_bytes) as target_sink,
+        table_writer(left[0], source_schema, metadata=metadata, group_bytes=window.page_bytes) as source_sink,
+        table_writer(left[1], target_schema, metadata=metadata, group_bytes=window.page_bytes) as target_sink,
     ):
         source = _Side(_pages(source_batches, window), source_schema, source_sink)
         target = _Side(_pages(target_batches, window), target_schema, target_sink)
@@ -109,7 +109,7 @@ class _Side:
     """The rows of one side. ``waiting`` may still meet their partner; ``tail`` of them came after the last row that met
     its partner."""
 
-    def __init__(self, pages: Iterator[pa.Table], schema: pa.Schema, left: ParquetSink) -> None:
+    def __init__(self, pages: Iterator[pa.Table], schema: pa.Schema, left: TableSink) -> None:
         self._pages = pages
         self._next = next(pages, None)
         self._left = left

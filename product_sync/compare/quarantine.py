@@ -26,7 +26,7 @@ from product_sync.conversion.ids import source_key, to_bson
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
 from product_sync.schema.scope import EVERYTHING, Everything, Scope
-from product_sync.state.files import RUN_ID, opened, pages, parquet_writer, read_metadata, read_schema
+from product_sync.state.files import RUN_ID, opened, pages, read_metadata, read_schema, table_writer
 
 _PAGE_ROWS = 8_192
 #: Entries that are read at once for people.
@@ -100,7 +100,7 @@ def add_duplicates(rows: Path, rejects: Path, out: Path, row_schema: RowSchema) 
         FileInput(rows, identity, row_schema.key.name, [ID_TYPE, row_schema.key.name]),
         FileInput(rejects, schema, "id", select=lambda page: page.filter(page["id"].is_valid())),
     ]
-    with parquet_writer(out, schema, metadata=read_metadata(rejects)) as sink:
+    with table_writer(out, schema, metadata=read_metadata(rejects)) as sink:
         without_id = FileInput(rejects, schema, "id", select=lambda page: page.filter(page["id"].is_null()))
         for page in without_id.batches():
             sink.write(page)
@@ -171,7 +171,7 @@ def merge(
     if previous is not None:
         inputs.append(FileInput(previous, schema, "source_key"))
     kept = pa.array([f"{source_id.type} {source_id.text}" for source_id in untried], pa.string())
-    with parquet_writer(out, schema, metadata=read_metadata(rejects[0]) | {RUN_ID: run_id}) as sink:
+    with table_writer(out, schema, metadata=read_metadata(rejects[0]) | {RUN_ID: run_id}) as sink:
         for read in by_key(inputs, out.parent):
             seen = _first_of_each(pa.concat_tables(read[: len(rejects)]))
             before = schema.empty_table() if previous is None else read[-1]

@@ -27,7 +27,7 @@ from product_sync.runtime.progress import Meter, OnProgress
 from product_sync.schema.ports import Source, TargetReader
 from product_sync.schema.records import Reason, SourceBatch, Stage
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
-from product_sync.state.files import RUN_ID, TAKEN_AT, parquet_writer, read_metadata, release_memory, row_count
+from product_sync.state.files import RUN_ID, TAKEN_AT, read_metadata, release_memory, row_count, table_writer
 from product_sync.state.mirror import is_there
 
 #: Bytes of rows that a thread may read ahead of the comparison, on each side.
@@ -105,10 +105,10 @@ class _SourceRecording:
         converted = self._rejects_path.with_name(f"{self._rejects_path.name}.without_duplicates")
         id_types: set[str] = set()
         with (
-            parquet_writer(
+            table_writer(
                 self._rows_path, row_schema.source_schema, metadata=stamped, sought_by=row_schema.key.name
             ) as rows,
-            parquet_writer(converted, quarantine.rejects_schema(row_schema), metadata=stamped) as rejects,
+            table_writer(converted, quarantine.rejects_schema(row_schema), metadata=stamped) as rejects,
         ):
             for page in pages:
                 rows.write(page.rows)
@@ -186,7 +186,7 @@ class _TargetRecording:
     def rows(self, batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
         """The same batches. The file exists when all are read, and no part of it if the read stops early."""
         schema, key = self._row_schema.target_schema, self._row_schema.key.name
-        with parquet_writer(self._path, schema, metadata=self.stamped, sought_by=key) as sink:
+        with table_writer(self._path, schema, metadata=self.stamped, sought_by=key) as sink:
             for batch in batches:
                 sink.write(batch)
                 self._meter.advance(batch.num_rows)

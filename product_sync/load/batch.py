@@ -35,7 +35,7 @@ from product_sync.schema.obstacle import ObstacleKind
 from product_sync.schema.ports import Source, WriteBatch, Written
 from product_sync.schema.records import Defect, Op, Reason, Reject, Stage
 from product_sync.schema.row_schema import RowSchema
-from product_sync.state.files import ParquetSink
+from product_sync.state.files import TableSink
 
 _LOGGER = logging.getLogger(__name__)
 #: The check that is left to do after a batch commits.
@@ -58,7 +58,7 @@ class BatchWork:
     row_schema: RowSchema
     source: Source
     transactions: Transactions
-    rejects: ParquetSink
+    rejects: TableSink
     result: LoadResult
     postponed: PostponedRows
     max_isolated: int

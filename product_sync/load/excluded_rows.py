@@ -34,7 +34,7 @@ from product_sync.schema.obstacle import ObstacleKind
 from product_sync.schema.ports import WriteBatch
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
-from product_sync.state.files import ParquetSink
+from product_sync.state.files import TableSink
 
 _LOGGER = logging.getLogger(__name__)
 #: Rows that the server is asked about at once.
@@ -56,7 +56,7 @@ def write_excluded(
     loop: BatchLoop,
     folder: Path,
     batch_size: Callable[[], int],
-    leave: ParquetSink | None = None,
+    leave: TableSink | None = None,
 ) -> None:
     """Writes the rows that ``work`` has postponed and that can be written, in batches of ``loop``. The others are
     counted as excluded, or added to ``leave`` because rows of other shards may be in their way. The caller closes what

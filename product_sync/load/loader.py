@@ -30,7 +30,7 @@ from product_sync.runtime.progress import Meter, OnProgress
 from product_sync.schema.ports import Source, TargetWriter
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowSchema
-from product_sync.state.files import parquet_writer, release_memory
+from product_sync.state.files import release_memory, table_writer
 
 WRITES = (Op.INSERT, Op.UPDATE)
 _LOGGER = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ def load(
     meter = Meter("load", result.planned - result.skipped_since_plan, on_progress, timing)
     transactions = Transactions(writer, policy.retry, timing, on_retry=lambda: meter.advance(0))
     with (
-        parquet_writer(rejects_out, quarantine.rejects_schema(row_schema), metadata=metadata) as rejects,
-        parquet_writer(leave, row_schema.diff_schema, metadata=metadata) if leave else nullcontext() as left,
+        table_writer(rejects_out, quarantine.rejects_schema(row_schema), metadata=metadata) as rejects,
+        table_writer(leave, row_schema.diff_schema, metadata=metadata) if leave else nullcontext() as left,
     ):
         work = BatchWork(
             row_schema,

@@ -12,7 +12,7 @@ from product_sync.orchestration.console import console
 from product_sync.orchestration.executor import IN_PROCESS, in_charge
 from product_sync.orchestration.full_proof_check import full_proof_check
 from product_sync.orchestration.health_sensor import connection_checks, health_sensor
-from product_sync.orchestration.io_manager import ParquetIOManager
+from product_sync.orchestration.io_manager import TableIOManager
 from product_sync.orchestration.jobs import sync_jobs
 from product_sync.orchestration.names import SyncNames
 from product_sync.orchestration.resources import HOST_RESOURCE, Listener, Steps, sync_resource
@@ -86,7 +86,7 @@ def _of_sync(
             health_sensor(definition),
             *([watch_sensor(steps, schedule, jobs)] if schedule and schedule.changes_seconds else []),
         ],
-        resources={steps.resource: resource, names.io_manager: ParquetIOManager(definition=definition)},
+        resources={steps.resource: resource, names.io_manager: TableIOManager(definition=definition)},
     )
 
 

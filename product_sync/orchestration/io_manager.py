@@ -32,7 +32,7 @@ def _files(names: SyncNames) -> dict[str, str]:
     }
 
 
-class ParquetIOManager(dg.ConfigurableIOManager):
+class TableIOManager(dg.ConfigurableIOManager):
     """Loads the newest file of an asset of one sync. Only one run writes at a time, so in a run it is the file of that
     run."""
 

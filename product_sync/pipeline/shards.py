@@ -1,7 +1,7 @@
 """A run in shards: both sides are read and compared range by range, and all that judges sees the sums.
 
 A shard is a `SyncRun` that reads a range of ids into a folder of its own below the run's. When all shards have done a
-step, their tables are joined under the run's own names, without copying a row (`state.joined_parquet`). So every other
+step, their tables are joined under the run's own names, without copying a row (`state.joined_table`). So every other
 step works as in a run without shards: checks, load, quarantine, verification, reports.
 
 Each function can run in a process of its own, which shares nothing with the others but the files of the run, and may

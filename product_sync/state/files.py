@@ -1,6 +1,6 @@
 """Reads and writes Parquet files: they appear whole or not at all, and are read in pages of bounded bytes.
 
-Every table between two steps goes through `parquet_writer`. Without it a killed run would leave half a snapshot behind,
+Every table between two steps goes through `table_writer`. Without it a killed run would leave half a snapshot behind,
 and the next reader would take the products of the other half for deleted ones.
 """
 
@@ -16,9 +16,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from product_sync.state.joined_parquet import JoinedParquet, footer, joined_as_bytes, joined_at
+from product_sync.state.joined_table import JoinedTable, footer, joined_as_bytes, joined_at
 from product_sync.state.mirror import here
-from product_sync.state.storage_errors import opening_parquet
+from product_sync.state.storage_errors import opening_table
 
 #: Metadata of every file: the source and target that it belongs to (`RowSchema.state_key`), the run that wrote it, and
 #: when the *reading started* (ISO 8601, UTC). No value in the file is older than that.
@@ -39,8 +39,8 @@ PAGE_BYTES = 8 * 1024 * 1024
 
 
 @dataclass
-class ParquetSink:
-    """Collects batches into row groups of bounded rows and bytes. Made by `parquet_writer`."""
+class TableSink:
+    """Collects batches into row groups of bounded rows and bytes. Made by `table_writer`."""
 
     writer: Any
     group_bytes: int
@@ -71,14 +71,14 @@ class ParquetSink:
 
 
 @contextmanager
-def parquet_writer(
+def table_writer(
     path: Path,
     schema: pa.Schema,
     *,
     metadata: Mapping[str, str],
     sought_by: str | None = None,
     group_bytes: int = ROW_GROUP_BYTES,
-) -> Iterator[ParquetSink]:
+) -> Iterator[TableSink]:
     """A sink whose file replaces ``path`` when the block ends (`replaced_durably`). Statistics are written of the
     column ``sought_by``, so that a reader can skip row groups. A row group has at most ``group_bytes``, or one row."""
     # Products have few values in common, and rows are looked up by id only. Dictionaries and statistics of all columns
@@ -93,7 +93,7 @@ def parquet_writer(
             write_statistics=[sought_by] if sought_by else False,
         ) as writer,
     ):
-        sink = ParquetSink(writer, group_bytes)
+        sink = TableSink(writer, group_bytes)
         yield sink
         sink.flush()
 
@@ -126,7 +126,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def opened(path: Path) -> pq.ParquetFile | JoinedParquet:
+def opened(path: Path) -> pq.ParquetFile | JoinedTable:
     """Open a file for reading, as a context manager. Arrow's read-ahead is off: it would keep every byte until the file
     is closed, 55 MB for each million products of a load."""
     return joined_at(path) or pq.ParquetFile(here(path), pre_buffer=False)
@@ -143,7 +143,7 @@ def join(path: Path, parts: Sequence[Path]) -> None:
 
 
 def copy(path: Path, to: Path) -> None:
-    with opened(path) as file, parquet_writer(to, read_schema(path), metadata=read_metadata(path)) as sink:
+    with opened(path) as file, table_writer(to, read_schema(path), metadata=read_metadata(path)) as sink:
         for page in pages(file):
             sink.write(page)
 
@@ -159,7 +159,7 @@ def sliced(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
 
 
 def pages(
-    file: pq.ParquetFile | JoinedParquet,
+    file: pq.ParquetFile | JoinedTable,
     *,
     rows: int = PAGE_ROWS,
     most_bytes: int = PAGE_BYTES,
@@ -192,7 +192,7 @@ def group_bytes(group: Any, columns: Sequence[str] | None = None) -> int:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    with opening_parquet(path):
+    with opening_table(path):
         if joined := joined_at(path):
             return dict(joined.own_metadata)
         metadata = footer(path).schema.to_arrow_schema().metadata or {}
@@ -201,18 +201,18 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def read_schema(path: Path) -> pa.Schema:
     """The columns of a file, without its metadata."""
-    with opening_parquet(path), opened(path) as file:
+    with opening_table(path), opened(path) as file:
         return file.schema_arrow.remove_metadata()
 
 
 def row_count(path: Path) -> int:
-    with opening_parquet(path):
+    with opening_table(path):
         return int((joined_at(path) or footer(path)).num_rows)
 
 
-def check_parquet(path: Path) -> None:
+def check_table(path: Path) -> None:
     """Read the file once to its end. Raises `LocalStorageError` for a damaged file."""
-    with opening_parquet(path), opened(path) as file:
+    with opening_table(path), opened(path) as file:
         for _ in file.iter_batches(batch_size=1_024):
             pass
 

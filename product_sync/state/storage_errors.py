@@ -104,7 +104,7 @@ def damaged(path: Path) -> LocalStorageError:
 
 
 @contextmanager
-def opening_parquet(path: Path) -> Iterator[None]:
+def opening_table(path: Path) -> Iterator[None]:
     """Turn Arrow's errors for a cut or overwritten file in the block into the error of `damaged`."""
     try:
         yield

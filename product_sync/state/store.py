@@ -30,7 +30,7 @@ from filelock import FileLock
 
 from product_sync.errors import LocalStorageError, ProductSyncError
 from product_sync.state.access import refused, require_usable
-from product_sync.state.files import check_parquet, replaced_durably
+from product_sync.state.files import check_table, replaced_durably
 from product_sync.state.mirror import group_of, here, is_there, mirror_of
 from product_sync.state.replaced import Replaced
 from product_sync.state.retention import (
@@ -174,7 +174,7 @@ class StateFolder:
         path = self.quarantine
         try:
             if path.exists():
-                check_parquet(path)
+                check_table(path)
                 return path
         except LocalStorageError:
             lost = "Every document is tried again, and `first_seen` and `attempts` count from the next sync."

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from product_sync.compare import quarantine
 from product_sync.compare.diff import diff
-from product_sync_tests.parquet import write_parquet
+from product_sync_tests.tables import write_table
 from product_sync_tests.source_contract import product_row_schema
 
 folder, rows, width, is_shuffled = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
@@ -48,11 +48,11 @@ def side(schema, order, price):
         yield pa.RecordBatch.from_arrays(cast, schema=schema)
 
 order = np.arange(rows)
-write_parquet(folder / "source", row_schema.source_schema, side(row_schema.source_schema, order, 1), metadata={})
+write_table(folder / "source", row_schema.source_schema, side(row_schema.source_schema, order, 1), metadata={})
 if is_shuffled:
     rng.shuffle(order)
-write_parquet(folder / "target", row_schema.target_schema, side(row_schema.target_schema, order, 2), metadata={})
-write_parquet(folder / "rejects", quarantine.rejects_schema(row_schema), [], metadata={})
+write_table(folder / "target", row_schema.target_schema, side(row_schema.target_schema, order, 2), metadata={})
+write_table(folder / "rejects", quarantine.rejects_schema(row_schema), [], metadata={})
 
 def resident(name):
     [line] = [line for line in open("/proc/self/status") if line.startswith(name)]

@@ -20,8 +20,8 @@ from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import read_metadata
 from product_sync_tests.load.bench import document, make_bench, row
-from product_sync_tests.parquet import write_parquet
 from product_sync_tests.row_schemas import row_schema_of
+from product_sync_tests.tables import write_table
 
 INFINITY, MINUS_INFINITY = 2**63 - 1, -(2**63)
 
@@ -48,9 +48,9 @@ def compare(row_schema: RowSchema, folder: Path, source: dict[str, Any], target:
         [empty | source | {"id": "a", "source_id_type": "string"}], row_schema.source_schema
     )
     old = pa.RecordBatch.from_pylist([empty | target | {"id": "a"}], row_schema.target_schema)
-    write_parquet(folder / "source", row_schema.source_schema, [new], metadata={})
-    write_parquet(folder / "target", row_schema.target_schema, [old], metadata={})
-    write_parquet(folder / "rejects", quarantine.rejects_schema(row_schema), [], metadata={})
+    write_table(folder / "source", row_schema.source_schema, [new], metadata={})
+    write_table(folder / "target", row_schema.target_schema, [old], metadata={})
+    write_table(folder / "rejects", quarantine.rejects_schema(row_schema), [], metadata={})
     return diff(
         row_schema,
         folder / "source",

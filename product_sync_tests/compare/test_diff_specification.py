@@ -21,8 +21,8 @@ from product_sync.conversion.ids import source_key
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync_tests.parquet import write_parquet
 from product_sync_tests.row_schemas import row_schema_of
+from product_sync_tests.tables import write_table
 
 #: Names that differ in letter case only, one that the files use for themselves, and one that is written once.
 ROW_SCHEMA = row_schema_of(
@@ -128,25 +128,23 @@ def written(folder: Path, products: dict[str, Product], target_order: Sequence[s
     ]
     # An _id of no known type has no text.
     rejects.append(Reject("unknown", None, (Defect("id", Reason.UNSUPPORTED_ID, ""),)))
-    write_parquet(
+    write_table(
         folder / "source",
         ROW_SCHEMA.source_schema,
         [pa.RecordBatch.from_pylist(source, ROW_SCHEMA.source_schema)],
         metadata={},
     )
-    write_parquet(
+    write_table(
         folder / "target",
         ROW_SCHEMA.target_schema,
         [pa.RecordBatch.from_pylist(target, ROW_SCHEMA.target_schema)],
         metadata={},
     )
     schema = quarantine.rejects_schema(ROW_SCHEMA)
-    write_parquet(
-        folder / "rejects", schema, [quarantine.rejects_batch(ROW_SCHEMA, rejects, Stage.CONVERT)], metadata={}
-    )
+    write_table(folder / "rejects", schema, [quarantine.rejects_batch(ROW_SCHEMA, rejects, Stage.CONVERT)], metadata={})
     values = pa.Table.from_pylist(refused_values, pa.schema(list(ROW_SCHEMA.target_schema)[1:]))
     batch = quarantine.rejects_batch(ROW_SCHEMA, refused, Stage.LOAD, values)
-    write_parquet(folder / "refused", schema, [batch], metadata={})
+    write_table(folder / "refused", schema, [batch], metadata={})
     quarantine.merge(None, [folder / "refused"], folder / "quarantine", now=NOW, run_id="1")
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from product_sync.compare.key_ranges import FileInput, Limits, by_key
-from product_sync.state.files import parquet_writer
+from product_sync.state.files import table_writer
 from product_sync.state.spill import Spill, row_bytes
 
 SCHEMA = pa.schema({"key": pa.string(), "text": pa.string(), "number": pa.int64()})
@@ -20,7 +20,7 @@ KEYS = st.one_of(st.text(max_size=3), st.integers(0, 400).map(lambda number: f"7
 
 
 def written(path: Path, rows: list[tuple[str, str, int]], group_rows: int = 7) -> FileInput:
-    with parquet_writer(path, SCHEMA, metadata={}) as sink:
+    with table_writer(path, SCHEMA, metadata={}) as sink:
         for start in range(0, len(rows), group_rows):
             names = ("key", "text", "number")
             page = [dict(zip(names, row, strict=True)) for row in rows[start : start + group_rows]]

@@ -24,9 +24,9 @@ from product_sync.compare.rule import partners
 from product_sync.schema.records import Defect, IdType, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync.state.files import parquet_writer, row_count
-from product_sync_tests.parquet import write_parquet
+from product_sync.state.files import row_count, table_writer
 from product_sync_tests.row_schemas import row_schema_of
+from product_sync_tests.tables import write_table
 
 ROW_SCHEMA = row_schema_of(
     {"weight": ColumnType(TypeName.DOUBLE), "note": ColumnType(TypeName.TEXT)},
@@ -42,8 +42,8 @@ def written(row_schema: RowSchema, folder: Path, source: list[tuple[str, Any]], 
     new = [{"source_id_type": "string", "id": row_id, "weight": w, "note": "new"} for row_id, w in source]
     old = [{"id": row_id, "weight": w, "note": "old"} for row_id, w in target]
     for name, schema, rows in (("source", row_schema.source_schema, new), ("target", row_schema.target_schema, old)):
-        write_parquet(folder / name, schema, [pa.RecordBatch.from_pylist(rows, schema)], metadata={})
-    write_parquet(folder / "rejects", quarantine.rejects_schema(row_schema), [], metadata={})
+        write_table(folder / name, schema, [pa.RecordBatch.from_pylist(rows, schema)], metadata={})
+    write_table(folder / "rejects", quarantine.rejects_schema(row_schema), [], metadata={})
 
 
 def differences(folder: Path, target_batches: Iterator[pa.RecordBatch] | None = None) -> list[dict[str, Any]]:
@@ -142,7 +142,7 @@ def test_a_few_rows_that_leave_hold_no_more_memory_than_their_own(tmp_path: Path
     rows = [(f"{number:05d}", 0.0) for number in range(10_000)]
     written(ROW_SCHEMA, tmp_path, rows, rows)
     pages = prefilter._pages(prefilter._batches(tmp_path / "target", Window()), Window())
-    with parquet_writer(tmp_path / "left", ROW_SCHEMA.target_schema, metadata={}) as sink:
+    with table_writer(tmp_path / "left", ROW_SCHEMA.target_schema, metadata={}) as sink:
         side = prefilter._Side(pages, ROW_SCHEMA.target_schema, sink)
         side.read(side)
         side._pass_on_oldest(10)
@@ -208,7 +208,7 @@ def test_an_empty_target_lacks_all_but_the_rejected(tmp_path: Path, order: int) 
     written(ROW_SCHEMA, tmp_path, rows[::order], [])
     reject = Reject('"00007"', SourceId(IdType.STRING, "00007"), (Defect("weight", Reason.NOT_FINITE, "NaN"),))
     rejects = quarantine.rejects_batch(ROW_SCHEMA, [reject], Stage.CONVERT)
-    write_parquet(tmp_path / "rejects", rejects.schema, [rejects], metadata={})
+    write_table(tmp_path / "rejects", rejects.schema, [rejects], metadata={})
     differences(tmp_path)
     diff = pq.read_table(tmp_path / "diff")
     assert diff["id"].to_pylist() == [row_id for row_id, _ in rows if row_id != "00007"]

@@ -33,8 +33,8 @@ from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE, RowSchema, resolve_mapping
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import RUN_ID, STATE_KEY, read_metadata
-from product_sync_tests.parquet import write_parquet
 from product_sync_tests.row_schemas import INTEGER, TEXT, row_schema_of, table_of
+from product_sync_tests.tables import write_table
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -72,7 +72,7 @@ def refused_values(count: int, values: dict[str, Any] = VALUES) -> pa.Table:
 def write_rejects(path: Path, rejects: Sequence[Reject], stage: Stage = Stage.CONVERT) -> Path:
     refused = refused_values(len(rejects)) if stage is Stage.LOAD else None
     batch = rejects_batch(ROW_SCHEMA, rejects, stage, refused)
-    write_parquet(path, rejects_schema(ROW_SCHEMA), [batch], metadata={STATE_KEY: "key", RUN_ID: "run"})
+    write_table(path, rejects_schema(ROW_SCHEMA), [batch], metadata={STATE_KEY: "key", RUN_ID: "run"})
     return path
 
 
@@ -84,7 +84,7 @@ def write_rows(path: Path, ids: Sequence[Any], row_schema: RowSchema = ROW_SCHEM
         *(pa.nulls(len(sources), column.type.arrow) for column in row_schema.values),
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=row_schema.source_schema)
-    write_parquet(path, row_schema.source_schema, [batch], metadata={})
+    write_table(path, row_schema.source_schema, [batch], metadata={})
     return path
 
 
@@ -300,7 +300,7 @@ def test_the_refused_values_of_a_column_called_id_beside_the_key_are_found(tmp_p
         [entry | history for entry in batch.to_pylist()], schema=quarantine_schema(rejects_schema(row_schema))
     )
     path = tmp_path / "quarantine"
-    write_parquet(path, entries.schema, entries.to_batches(), metadata={STATE_KEY: "key", RUN_ID: "run"})
+    write_table(path, entries.schema, entries.to_batches(), metadata={STATE_KEY: "key", RUN_ID: "run"})
     found = [{"source_id_type": "string", "sku": "a", "id": 7}, {"source_id_type": "string", "sku": "b", "id": 8}]
     assert refused_rows(path, row_schema).to_pylist() == found
     assert refused_rows(path, row_schema, "b").to_pylist() == found[1:]

@@ -23,7 +23,7 @@ from product_sync.state.store import (
     keys_with,
     read_json,
 )
-from product_sync_tests.parquet import write_parquet
+from product_sync_tests.tables import write_table
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -68,7 +68,7 @@ def test_a_table_of_shards_is_counted_elsewhere_without_its_rows_and_then_read(
     parts = [pa.table({"id": [f"{shard}-{number}" for number in range(1_000)]}) for shard in range(2)]
     for number, rows in enumerate(parts):
         path = files.shard(number).path("source.parquet")
-        write_parquet(path, rows.schema, rows.to_batches(), metadata={"run_id": "run"})
+        write_table(path, rows.schema, rows.to_batches(), metadata={"run_id": "run"})
     join(files.path("source.parquet"), [files.shard(number).path("source.parquet") for number in range(2)])
     files.publish()
     other = StateFolder(elsewhere, "key").begin("run", NOW)
@@ -192,7 +192,7 @@ def test_a_damaged_quarantine_is_left_out_until_it_is_replaced(
     with caplog.at_level(logging.WARNING, "product_sync"):
         assert other.sound_quarantine() is None
     assert "The quarantine was damaged" in caplog.text
-    other.replaced(QUARANTINE).replace(lambda path: write_parquet(path, rows.schema, rows.to_batches(), metadata={}))
+    other.replaced(QUARANTINE).replace(lambda path: write_table(path, rows.schema, rows.to_batches(), metadata={}))
     found = folder.sound_quarantine()
     assert found is not None
     assert found.read_bytes() == other.quarantine.read_bytes()

@@ -32,7 +32,7 @@ from product_sync.state.retention import KEPT_REPORTS, KEPT_RUNS, old_objects
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder
 from product_sync_tests.object_store import S3Server
-from product_sync_tests.parquet import write_parquet
+from product_sync_tests.tables import write_table
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -77,7 +77,7 @@ from datetime import UTC, datetime
 from product_sync.settings import state_root
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder
-from product_sync_tests.parquet import write_parquet
+from product_sync_tests.tables import write_table
 files = StateFolder(state_root(os.environ), "key").begin("run", datetime.now(UTC))
 files.path("source.parquet").write_bytes(os.urandom(30_000_000))
 files.path("source.json").write_text("{}")
@@ -228,7 +228,7 @@ def test_a_large_file_that_another_run_has_removed_is_gone_and_not_a_missing_buc
     monkeypatch.setattr("product_sync.state.mirror._SMALL_BYTES", 0)
     files = StateFolder(mirror.root, "key").begin("run", NOW)
     rows = pa.table({"id": ["a"]})
-    write_parquet(files.path("source.parquet"), rows.schema, rows.to_batches(), metadata={})
+    write_table(files.path("source.parquet"), rows.schema, rows.to_batches(), metadata={})
     files.publish()
     other = other_machine(mirror, tmp_path).begin("run", NOW)
     mirror.objects.remove([entry.name for entry in mirror.objects.entries("key/runs/")])

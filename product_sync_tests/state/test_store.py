@@ -23,8 +23,8 @@ from product_sync.state.store import (
     read_json,
     write_json,
 )
-from product_sync_tests.parquet import write_parquet
 from product_sync_tests.state.test_access import as_another_user, reachable  # noqa: F401 - a fixture
+from product_sync_tests.tables import write_table
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -136,7 +136,7 @@ def test_a_damaged_quarantine_is_set_aside(tmp_path: Path, damage: str, caplog: 
     folder = StateFolder(tmp_path, "key")
     assert folder.sound_quarantine() is None
     rows = pa.table({"source_key": [f"{number:040}" for number in range(2 * ROW_GROUP_ROWS)]})
-    write_parquet(folder.quarantine, rows.schema, rows.to_batches(), metadata={})
+    write_table(folder.quarantine, rows.schema, rows.to_batches(), metadata={})
     assert folder.sound_quarantine() == folder.quarantine
     content = folder.quarantine.read_bytes()
     half = len(content) // 2

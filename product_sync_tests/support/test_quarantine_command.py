@@ -25,9 +25,9 @@ from product_sync.pipeline.sides import SIDES
 from product_sync.results import QuarantineListing
 from product_sync.schema.records import Defect, IdType, Reason, Reject, SourceId, Stage
 from product_sync_tests.market import Market, open_market, product, products
-from product_sync_tests.parquet import write_parquet
 from product_sync_tests.pseudo_terminal import on_terminal
 from product_sync_tests.row_schemas import TEXT, row_schema_of
+from product_sync_tests.tables import write_table
 
 OBJECT_ID = ObjectId("65a000000000000000000001")
 NOBODY = "postgresql://reader:sesame@127.0.0.1:1/cart"
@@ -197,7 +197,7 @@ def test_memory_does_not_grow_with_the_quarantine(tmp_path: Path) -> None:
             ]
             yield rejects_batch(row_schema, rejects, Stage.CONVERT)
 
-    write_parquet(tmp_path / "rejects", rejects_batch(row_schema, [], Stage.CONVERT).schema, pages(), metadata={})
+    write_table(tmp_path / "rejects", rejects_batch(row_schema, [], Stage.CONVERT).schema, pages(), metadata={})
     merge(None, [tmp_path / "rejects"], path, now=datetime.now(UTC), run_id="r")
     script = (
         "import resource, sys; from pathlib import Path; from product_sync.results import QuarantineListing\n"

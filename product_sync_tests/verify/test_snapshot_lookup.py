@@ -25,7 +25,7 @@ IDS = ["b", "a", "", "Z", "é", "\uffff", "\U0001f600", "y" * 5_000, "~", "10", 
 def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EarlierFile:
     monkeypatch.setattr(files, "ROW_GROUP_ROWS", 2)
     path = tmp_path / "target.parquet"
-    with files.parquet_writer(path, ROW_SCHEMA.target_schema, metadata={}, sought_by="id") as sink:
+    with files.table_writer(path, ROW_SCHEMA.target_schema, metadata={}, sought_by="id") as sink:
         for batch in table_of(ROW_SCHEMA, [row(each) for each in IDS]).to_batches(max_chunksize=1):
             sink.write(batch)
     return EarlierFile(Side.TARGET, datetime.now(UTC), path)

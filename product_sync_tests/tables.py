@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from product_sync.state.files import parquet_writer
+from product_sync.state.files import table_writer
 
 
-def write_parquet(
+def write_table(
     path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, metadata: Mapping[str, str]
 ) -> int:
-    """Stream ``batches`` of ``schema`` into ``path``; returns the number of rows. See `parquet_writer`."""
-    with parquet_writer(path, schema, metadata=metadata) as sink:
+    """Stream ``batches`` of ``schema`` into ``path``; returns the number of rows. See `table_writer`."""
+    with table_writer(path, schema, metadata=metadata) as sink:
         for batch in batches:
             sink.write(batch)
     return sink.rows

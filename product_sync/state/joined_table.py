@@ -24,7 +24,7 @@ def joined_as_bytes(folder: Path, parts: Iterable[Path], metadata: Mapping[str, 
     return json.dumps({"parts": names, "metadata": dict(metadata)}).encode()
 
 
-def joined_at(path: Path) -> JoinedParquet | None:
+def joined_at(path: Path) -> JoinedTable | None:
     """The table at ``path``, if it has several files. A Parquet file begins with its own mark."""
     if (mirror := mirror_of(path)) and mirror.is_large(path):
         return None
@@ -32,7 +32,7 @@ def joined_at(path: Path) -> JoinedParquet | None:
         if file.read(1) != b"{":
             return None
         content = json.loads(b"{" + file.read())
-    return JoinedParquet([path.parent / part for part in content["parts"]], content["metadata"])
+    return JoinedTable([path.parent / part for part in content["parts"]], content["metadata"])
 
 
 def footer(path: Path) -> Any:
@@ -43,7 +43,7 @@ def footer(path: Path) -> Any:
     return found or pq.read_metadata(here(path))
 
 
-class JoinedParquet:
+class JoinedTable:
     """As much of `pq.ParquetFile` as the program uses. One part is open at a time. ``own_metadata`` is that of the
     table."""
 
