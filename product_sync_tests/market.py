@@ -110,7 +110,7 @@ class Market:
 
     def remembered(self) -> dict[str, bytes]:
         """What the state folder keeps from run to run: the quarantine and the baseline."""
-        found = [*self.state.glob("*/quarantine.parquet"), *self.state.glob("*/baseline.json")]
+        found = [*self.state.glob("*/quarantine.arrow"), *self.state.glob("*/baseline.json")]
         return {path.name: path.read_bytes() for path in found}
 
     # Commands, and the functions behind them.

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, quote_plus
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 _SQLITE: Final = b"SQLite format 3\0"
-_PARQUET: Final = b"PAR1"
+_ARROW: Final = b"ARROW1"
 
 
 def forms(secret: str) -> set[str]:
@@ -47,8 +47,8 @@ def _texts(place: Path) -> Iterator[tuple[str, str]]:
         except FileNotFoundError:  # a process that still ends removes SQLite's files beside a database
             continue
         yield str(path), content.decode(errors="replace")
-        if content.startswith(_PARQUET):
-            table = pq.read_table(path)
+        if content.startswith(_ARROW):
+            table = pa.ipc.open_file(content).read_all()
             yield str(path), f"{table.schema.metadata} {table.to_pylist()}"
         elif content.startswith(_SQLITE):
             with closing(sqlite3.connect(path)) as database:

@@ -1,4 +1,4 @@
-"""Writes the Parquet files that tests begin with."""
+"""Writes the tables that tests begin with, and reads whole ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from product_sync.state.files import table_writer
+from product_sync.state.files import opened, pages, table_writer
 
 
 def write_table(
@@ -18,3 +18,15 @@ def write_table(
         for batch in batches:
             sink.write(batch)
     return sink.rows
+
+
+def read_table(path: Path) -> pa.Table:
+    """All rows of a table, with its metadata."""
+    with opened(path) as file:
+        return pa.Table.from_batches(pages(file), file.schema)
+
+
+def group_rows(path: Path) -> list[int]:
+    """The number of rows of each row group."""
+    with opened(path) as file:
+        return [group.num_rows for group in file.groups]

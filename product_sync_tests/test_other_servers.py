@@ -45,7 +45,7 @@ def refused(market: Market, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
             assert (report.error.code, report.exit_status) == (code, status), report.error
             for each in named:
                 assert each in f"{report.error.message} {report.error.hint}"
-        assert not list(market.state.glob("*/runs/*/source.parquet")), "nothing was read"
+        assert not list(market.state.glob("*/runs/*/source.arrow")), "nothing was read"
         return report
 
     market.stock(products(2))
@@ -308,7 +308,7 @@ def test_doctor_opens_the_record_of_runs_and_the_files_of_this_sync(
         del market.env[name]
     market.enter(monkeypatch)
     sync().raise_for_error()
-    [quarantine] = market.state.glob("*/quarantine.parquet")
+    [quarantine] = market.state.glob("*/quarantine.arrow")
     if os.geteuid() == 0:
         os.chown(quarantine, 65_534, 65_534)
     else:

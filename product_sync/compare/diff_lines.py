@@ -17,7 +17,7 @@ from product_sync.compare.rule import same_values
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import RowColumn, RowSchema
 from product_sync.schema.types import TypeName
-from product_sync.state.files import may_hold, opened, pages, read_schema
+from product_sync.state.files import opened, pages, read_schema
 from product_sync.state.spill import row_bytes
 
 #: The most bytes of the rows of one op that are shown.
@@ -85,22 +85,14 @@ def first_rows(path: Path, op: Op, limit: int, most_bytes: int = _SHOWN_BYTES) -
 def _rows_of(path: Path, op: Op) -> Iterator[pa.Table]:
     """The rows of ``op`` that were not refused before. Row groups without such rows are not read."""
     with opened(path) as file:
-        for group in range(file.num_row_groups):
-            if not may_hold(file, group, "op", str(op), str(op)):
+        for at, group in enumerate(file.groups):
+            if not group.may_hold("op", str(op), str(op)):
                 continue
-            marks = file.read_row_group(group, columns=["op", "refused_before"])
-            wanted = pc.and_(pc.equal(marks["op"], str(op)), pc.invert(marks["refused_before"]))
-            if pc.any(wanted, min_count=0).as_py():
-                yield from _chosen(pages(file, groups=[group]), wanted)
-
-
-def _chosen(read: Iterator[pa.RecordBatch], wanted: pa.ChunkedArray) -> Iterator[pa.Table]:
-    start = 0
-    for page in read:
-        rows = pa.Table.from_batches([page]).filter(wanted.slice(start, page.num_rows))
-        start += page.num_rows
-        if rows.num_rows:
-            yield rows.replace_schema_metadata()
+            for page in pages(file, groups=[at]):
+                wanted = pc.and_(pc.equal(page["op"], str(op)), pc.invert(page["refused_before"]))
+                rows = page.filter(wanted)
+                if rows.num_rows:
+                    yield pa.Table.from_batches([rows]).replace_schema_metadata()
 
 
 def lines_of(row: pa.Table, op: Op, row_schema: RowSchema) -> Iterator[Difference]:

@@ -12,20 +12,18 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from product_sync.state.files import MemoryRelease, group_bytes, opened, pages
+from product_sync.state.files import MemoryRelease, opened, pages, row_count
 from product_sync.state.spill import WAITING_BYTES, Spill, row_bytes
 
 #: Keys that are sampled to place the borders between ranges.
 _SAMPLES: Final = 100_000
-#: Bytes that a value without bytes of its own may need in memory.
-_FIXED_WIDTH: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ LIMITS: Final = Limits()
 
 @dataclass(frozen=True)
 class FileInput:
-    """Rows with a text key that is never null: columns of a Parquet file. ``select`` turns a batch of them into one of
+    """Rows with a text key that is never null: columns of a file. ``select`` turns a batch of them into one of
     ``schema``, and may drop rows. ``key_in_file`` is the name of the key in the file, if it is not ``key``."""
 
     path: Path
@@ -56,13 +54,12 @@ class FileInput:
     def nbytes(self) -> int:
         """Bytes in memory, or more."""
         with opened(self.path) as file:
-            return sum(_group_bytes(file.metadata.row_group(at), self.columns) for at in range(file.num_row_groups))
+            return sum(group.bytes_of(self.columns) for group in file.groups)
 
     @property
     def num_rows(self) -> int:
         """The number of rows, or more."""
-        with opened(self.path) as file:
-            return int(file.metadata.num_rows)
+        return row_count(self.path)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows, in batches that fit into memory."""
@@ -73,19 +70,10 @@ class FileInput:
     def weighed_keys(self) -> Iterator[tuple[pa.Array, NDArray[np.float64]]]:
         """The keys of all rows, in parts, with the approximate bytes of each row."""
         with opened(self.path) as file:
-            for at in range(file.num_row_groups):
-                group = file.metadata.row_group(at)
-                name = self.key_in_file or self.key
-                keys = file.read_row_group(at, columns=[name])[name].drop_null().combine_chunks()
+            for at, group in enumerate(file.groups):
+                keys = file.read(at, [self.key_in_file or self.key]).column(0).drop_null()
                 if len(keys):
-                    yield keys, np.full(len(keys), _group_bytes(group, self.columns) / len(keys))
-
-
-def _group_bytes(group: Any, columns: Sequence[str] | None) -> int:
-    """At least the bytes that a row group's columns have in memory. In Parquet a null has hardly any bytes."""
-    leaves = [group.column(at).path_in_schema.partition(".")[0] for at in range(group.num_columns)]
-    wanted = sum(columns is None or name in columns for name in leaves)
-    return group_bytes(group, columns) + _FIXED_WIDTH * wanted * int(group.num_rows)
+                    yield keys, np.full(len(keys), group.bytes_of(self.columns) / len(keys))
 
 
 @dataclass(frozen=True)

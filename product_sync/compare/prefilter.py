@@ -61,7 +61,7 @@ def drop_identical_rows(
     given, are the rows of ``target_rows`` while that file is still being written; they are read to their end. Of the
     documents that share a text id, some may be dropped and others not.
     """
-    left = folder / "source.parquet", folder / "target.parquet"
+    left = folder / "source.arrow", folder / "target.arrow"
     with closing(_batches(source_rows, window)) as new, closing(_batches(target_rows, window)) as old:
         pays = unmatched(row_schema, new, old if target_batches is None else target_batches, left, window)
     for _ in target_batches or ():

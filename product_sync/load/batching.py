@@ -29,7 +29,7 @@ def read_batches(
     share no batch with others."""
     with opened(path) as file:
         read = _pages(file, ops)
-        pending = file.schema_arrow.empty_table()
+        pending = file.schema.empty_table()
         while True:
             size = next_size()
             # A table without rows has bytes too.

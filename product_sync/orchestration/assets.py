@@ -66,17 +66,17 @@ def _specs(definition: SyncDefinition, names: SyncNames) -> dict[str, dg.AssetSp
         (names.target, (), {"postgres"},
          f"The table {definition.target.table} of {labels.target}. It is the copy: events keep it up to date, and the"
          " sync repairs what they lost."),
-        (names.source_snapshot, (names.source,), {"mongodb", "parquet"},
+        (names.source_snapshot, (names.source,), {"mongodb", "arrow"},
          f"All {labels.items} of {labels.source}, converted exactly; what cannot be converted is rejected with a"
          " reason."),
-        (names.target_snapshot, (names.target,), {"postgres", "parquet"},
+        (names.target_snapshot, (names.target,), {"postgres", "arrow"},
          f"All rows of the table {definition.target.table}, from one consistent snapshot."),
-        (names.diff, (names.source_snapshot, names.target_snapshot), {"parquet"},
+        (names.diff, (names.source_snapshot, names.target_snapshot), {"arrow"},
          f"Every difference, one row for each {labels.item}: missing (insert), changed (update) or extra (target"
          " only)."),
         (names.load, (names.diff,), {"postgres"},
          "Writes the differences in batches, each in its own transaction."),
-        (names.quarantine, (names.source_snapshot, names.load), {"parquet"},
+        (names.quarantine, (names.source_snapshot, names.load), {"arrow"},
          f"The {labels.items} that cannot be copied exactly, and why. Each is tried again on every run."),
         (names.proof, (names.load, names.quarantine), {"postgres"},
          "Recorded when a sync has written, has read the target again, and no check has failed. Its freshness turns"

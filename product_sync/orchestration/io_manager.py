@@ -1,6 +1,6 @@
 """Loads the result of a step as a pandas DataFrame, in a notebook or in a downstream asset.
 
-The steps write their Parquet files themselves, as streams. Nothing is written here.
+The steps write their files themselves, as streams. Nothing is written here.
 """
 
 import os
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import pyarrow as pa
 
 from product_sync.orchestration.names import SyncNames
 from product_sync.pipeline.databases import Databases
 from product_sync.schema.definition import SyncDefinition
 from product_sync.settings import state_root
 from product_sync.state import store
-from product_sync.state.files import opened
+from product_sync.state.files import opened, pages
 from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder, keys_with
 
@@ -41,7 +42,7 @@ class TableIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Does nothing: the steps return no values."""
         raise dg.DagsterInvariantViolationError(
-            f"{context.asset_key.to_user_string()} handed a {type(obj).__name__} to the Parquet IO manager,"
+            f"{context.asset_key.to_user_string()} handed a {type(obj).__name__} to the IO manager of the sync,"
             " which only reads. Choose another IO manager for this asset."
         )
 
@@ -65,7 +66,8 @@ class TableIOManager(dg.ConfigurableIOManager):
                 return pd.DataFrame([store.read_json(path)])
             # As datetime64: Python's own dates do not reach as far as PostgreSQL's.
             with opened(path) as file:
-                frame: pd.DataFrame = file.read().to_pandas(date_as_object=False)
+                rows = pa.Table.from_batches(pages(file), file.schema)
+                frame: pd.DataFrame = rows.to_pandas(date_as_object=False)
             return frame
 
 

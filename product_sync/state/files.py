@@ -1,4 +1,4 @@
-"""Reads and writes Parquet files: they appear whole or not at all, and are read in pages of bounded bytes.
+"""Reads and writes the files of tables: they appear whole or not at all, and are read in pages of bounded bytes.
 
 Every table between two steps goes through `table_writer`. Without it a killed run would leave half a snapshot behind,
 and the next reader would take the products of the other half for deleted ones.
@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from product_sync.state.joined_table import JoinedTable, footer, joined_as_bytes, joined_at
 from product_sync.state.mirror import here
-from product_sync.state.storage_errors import opening_table
+from product_sync.state.table_file import Group, TableFile, index_of
 
 #: Metadata of every file: the source and target that it belongs to (`RowSchema.state_key`), the run that wrote it, and
 #: when the *reading started* (ISO 8601, UTC). No value in the file is older than that.
@@ -44,6 +43,8 @@ class TableSink:
 
     writer: Any
     group_bytes: int
+    sought_by: str | None
+    groups: list[Group] = field(default_factory=list)
     rows: int = 0
     _pending: list[pa.RecordBatch] = field(default_factory=list)
     _pending_rows: int = 0
@@ -66,7 +67,10 @@ class TableSink:
     def flush(self) -> None:
         """Write what is pending as one row group."""
         if self._pending:
-            self.writer.write_table(pa.Table.from_batches(self._pending), row_group_size=ROW_GROUP_ROWS)
+            rows = pa.Table.from_batches(self._pending).combine_chunks()
+            for batch in rows.to_batches(max_chunksize=ROW_GROUP_ROWS):
+                self.groups.append(Group.of(batch, self.sought_by))
+                self.writer.write_batch(batch)
             self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
 
@@ -79,23 +83,18 @@ def table_writer(
     sought_by: str | None = None,
     group_bytes: int = ROW_GROUP_BYTES,
 ) -> Iterator[TableSink]:
-    """A sink whose file replaces ``path`` when the block ends (`replaced_durably`). Statistics are written of the
-    column ``sought_by``, so that a reader can skip row groups. A row group has at most ``group_bytes``, or one row."""
-    # Products have few values in common, and rows are looked up by id only. Dictionaries and statistics of all columns
-    # would take a third of the time.
+    """A sink whose file replaces ``path`` when the block ends (`replaced_durably`). The bounds of the text column
+    ``sought_by`` are written down, so that a reader can skip row groups. A row group has at most ``group_bytes``, or
+    one row."""
+    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
     with (
         replaced_durably(path) as file,
-        pq.ParquetWriter(
-            file,
-            schema.with_metadata(dict(metadata)),
-            compression="lz4",
-            use_dictionary=False,
-            write_statistics=[sought_by] if sought_by else False,
-        ) as writer,
+        pa.ipc.new_file(file, schema.with_metadata(dict(metadata)), options=options) as writer,
     ):
-        sink = TableSink(writer, group_bytes)
+        sink = TableSink(writer, group_bytes, sought_by)
         yield sink
         sink.flush()
+        writer.write_batch(pa.RecordBatch.from_pylist([], schema), custom_metadata=index_of(sink.groups))
 
 
 @contextmanager
@@ -126,10 +125,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def opened(path: Path) -> pq.ParquetFile | JoinedTable:
-    """Open a file for reading, as a context manager. Arrow's read-ahead is off: it would keep every byte until the file
-    is closed, 55 MB for each million products of a load."""
-    return joined_at(path) or pq.ParquetFile(here(path), pre_buffer=False)
+def opened(path: Path) -> TableFile | JoinedTable:
+    """Open a table for reading, as a context manager."""
+    return joined_at(path) or TableFile(here(path))
 
 
 def join(path: Path, parts: Sequence[Path]) -> None:
@@ -159,7 +157,7 @@ def sliced(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
 
 
 def pages(
-    file: pq.ParquetFile | JoinedTable,
+    file: TableFile | JoinedTable,
     *,
     rows: int = PAGE_ROWS,
     most_bytes: int = PAGE_BYTES,
@@ -167,54 +165,38 @@ def pages(
     groups: Iterable[int] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a file, or of some of its row groups, in batches of at most ``rows`` rows and about ``most_bytes``.
-    Arrow's own batches span several row groups: with wide rows, one batch could be the whole file."""
-    for group in range(file.num_row_groups) if groups is None else groups:
-        metadata = file.metadata.row_group(group)
-        fitting = most_bytes * metadata.num_rows // max(group_bytes(metadata, columns), 1)
-        size = max(1, min(rows, fitting))
-        yield from file.iter_batches(batch_size=size, row_groups=[group], columns=columns)
-
-
-def may_hold(file: pq.ParquetFile, group: int, column: str, first: str, last: str) -> bool:
-    """Whether a row group may hold a value from ``first`` to ``last`` in a column of text that is `sought_by`."""
-    bounds = file.metadata.row_group(group).column(file.schema_arrow.get_field_index(column)).statistics
-    return bounds is None or not bounds.has_min_max or (bounds.min <= last and first <= bounds.max)
-
-
-def group_bytes(group: Any, columns: Sequence[str] | None = None) -> int:
-    """The Parquet bytes of a row group's columns, by its metadata: of all columns, or of the named ones."""
-    chunks = (group.column(at) for at in range(group.num_columns))
-    return sum(
-        int(chunk.total_uncompressed_size)
-        for chunk in chunks
-        if columns is None or chunk.path_in_schema.partition(".")[0] in columns
-    )
+    The batches of one group share its memory."""
+    for at in range(len(file.groups)) if groups is None else groups:
+        group = file.groups[at]
+        fitting = most_bytes * group.num_rows // max(group.bytes_of(columns), 1)
+        read, size = file.read(at, columns), max(1, min(rows, fitting))
+        for start in range(0, group.num_rows, size):
+            yield read.slice(start, size)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    with opening_table(path):
-        if joined := joined_at(path):
-            return dict(joined.own_metadata)
-        metadata = footer(path).schema.to_arrow_schema().metadata or {}
+    if joined := joined_at(path):
+        return dict(joined.own_metadata)
+    metadata = footer(path).schema.metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def read_schema(path: Path) -> pa.Schema:
     """The columns of a file, without its metadata."""
-    with opening_table(path), opened(path) as file:
-        return file.schema_arrow.remove_metadata()
+    with opened(path) as file:
+        return file.schema.remove_metadata()
 
 
 def row_count(path: Path) -> int:
-    with opening_table(path):
-        return int((joined_at(path) or footer(path)).num_rows)
+    joined = joined_at(path)
+    return sum(group.num_rows for group in (joined or footer(path)).groups)
 
 
 def check_table(path: Path) -> None:
     """Read the file once to its end. Raises `LocalStorageError` for a damaged file."""
-    with opening_table(path), opened(path) as file:
-        for _ in file.iter_batches(batch_size=1_024):
-            pass
+    with opened(path) as file:
+        for at in range(len(file.groups)):
+            file.read(at)
 
 
 def release_memory() -> None:

@@ -5,7 +5,7 @@ whole files with the store (docs/decisions/0190). Every object but two small kin
 
     <state key>/runs/<run id>/<group>/<file>    what a step has published at once; partial_runs and plans alike
     <state key>/runs/<run id>/<group>/.complete the last object of a group; without it nobody reads the group
-    <state key>/quarantine/00000042.parquet     a file that is replaced is a new number (`replaced`)
+    <state key>/quarantine/00000042.arrow     a file that is replaced is a new number (`replaced`)
     <state key>/runs/<run id>/.alive            replaced: the sign of life of a run
     <state key>/reports/<run id>.html           replaced by the later checks of its run
 

@@ -46,29 +46,23 @@ def local_storage(root: Path) -> Iterator[None]:
     """Turn errors of local storage in the block into a `LocalStorageError` that names the state folder ``root``."""
     try:
         yield
-    except (OSError, pa.ArrowInvalid) as error:
+    except OSError as error:
         if translated := storage_error(error, root):
             raise translated from error
         raise
 
 
-#: Arrow's words for a file that is not a whole Parquet file.
-_DAMAGED = re.compile("magic bytes|Parquet file size is 0|too small to be a Parquet|decompression failure|Corrupt")
 #: Python and Arrow put quotation marks around a path.
 _QUOTED_PATH = re.compile(r"""['"](/[^'"]+)['"]""")
 
 
-def storage_error(error: OSError | pa.ArrowInvalid, root: Path) -> LocalStorageError | None:
+def storage_error(error: OSError, root: Path) -> LocalStorageError | None:
     """The error in words; ``None`` for an error that is not about files, such as one of the network."""
     if isinstance(error, _OF_THE_NETWORK):
         return None
-    number = error.errno if isinstance(error, OSError) else None
+    number = error.errno
     if number is None:
         number = next((number for text, number in _ERRNO_BY_TEXT.items() if text in str(error)), None)
-    if number is None and _DAMAGED.search(str(error)):
-        return damaged(Path(_place(error) or f"A file of the {what_is(root)}"))
-    if number is None and not isinstance(error, OSError):
-        return None
     message, hint = _BY_ERRNO.get(number or 0, ("", ""))
     if not message:
         said = os.strerror(number) if number else str(error).partition("\n")[0]
@@ -108,7 +102,9 @@ def opening_table(path: Path) -> Iterator[None]:
     """Turn Arrow's errors for a cut or overwritten file in the block into the error of `damaged`."""
     try:
         yield
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
+        if isinstance(error, MemoryError):
+            raise
         raise damaged(path) from error
     except OSError as error:
         if error.errno is not None:

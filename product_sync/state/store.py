@@ -4,12 +4,12 @@ Each sync has a folder named by its state key (`RowSchema.state_key`), so that a
 meets the state of the first: a run would compare a shop with the wrong past, and could take all of its rows for extra.
 Files appear whole or not at all (temporary file and rename).
 
-    <root>/<state key>/quarantine.parquet
+    <root>/<state key>/quarantine.arrow
     <root>/<state key>/baseline.json
-    <root>/<state key>/runs/<run id>/{source,rejects,target,diff,...}.parquet, load.json
+    <root>/<state key>/runs/<run id>/{source,rejects,target,diff,...}.arrow, load.json
     <root>/<state key>/runs/<run id>/shards/<number>/...    the tables that those of the run consist of
     <root>/<state key>/partial_runs/<run id>/...    runs that read only some products
-    <root>/<state key>/plans/<run id>/{diff.parquet,diff.json,plan.json}
+    <root>/<state key>/plans/<run id>/{diff.arrow,diff.json,plan.json}
     <root>/<state key>/reports/{history.json,<run id>.html}
 
 With a URL in PRODUCT_SYNC_STATE, ``root`` is the scratch folder of this process (`state.mirror`).
@@ -47,18 +47,18 @@ from product_sync.state.storage_errors import damaged
 
 #: The ranges of ids of a run with shards. Each shard has a folder of its own below `SHARDS`.
 CUT, SHARDS = "cut.json", "shards"
-SOURCE_ROWS = "source.parquet"
+SOURCE_ROWS = "source.arrow"
 SOURCE_COUNT = "source.json"
-REJECTS = "rejects.parquet"
-TARGET_ROWS = "target.parquet"
+REJECTS = "rejects.arrow"
+TARGET_ROWS = "target.arrow"
 #: The rows of the source and of the target that are still to be compared.
-UNMATCHED_ROWS = ("unmatched_source.parquet", "unmatched_target.parquet")
-DIFF = "diff.parquet"
+UNMATCHED_ROWS = ("unmatched_source.arrow", "unmatched_target.arrow")
+DIFF = "diff.arrow"
 DIFF_COUNTS = "diff.json"
-LOAD_REJECTS = "load_rejects.parquet"
+LOAD_REJECTS = "load_rejects.arrow"
 LOAD_RESULT = "load.json"
 #: Rows of a shard that wait for other rows, perhaps of other shards.
-WAITING = "waiting.parquet"
+WAITING = "waiting.arrow"
 #: Written before the first batch: a load that finds it is repeated.
 LOAD_BEGAN = "load_began.json"
 #: The same of a step that loads one shard, and may be repeated.
@@ -66,12 +66,12 @@ ATTEMPTED = "attempted.json"
 #: The position in the source's changes that a full run took, and the changes that a pass has read.
 CHANGE_POSITION = "change_position.json"
 CHANGED_IDS = "changed_ids.json"
-VERIFIED_TARGET_ROWS = "verified_target.parquet"
-VERIFIED_DIFF = "verified_diff.parquet"
+VERIFIED_TARGET_ROWS = "verified_target.arrow"
+VERIFIED_DIFF = "verified_diff.arrow"
 VERIFIED_COUNTS = "verified.json"
-APPROVED_DIFF = "approved_diff.parquet"
+APPROVED_DIFF = "approved_diff.arrow"
 PLAN = "plan.json"
-QUARANTINE = "quarantine.parquet"
+QUARANTINE = "quarantine.arrow"
 BASELINE = "baseline.json"
 
 

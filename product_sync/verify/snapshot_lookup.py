@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from product_sync.compare import diff_rows
 from product_sync.compare.diff_lines import Difference, lines_of
 from product_sync.compare.rule import same_values
+from product_sync.errors import LocalStorageError
 from product_sync.schema.records import Op
 from product_sync.schema.row_schema import ID_TYPE, RowSchema
-from product_sync.state.files import may_hold, opened, pages
+from product_sync.state.files import opened, pages
 from product_sync.verify.drift_cause import Explanation, Observation, Side, explain
 
 #: A run that has begun since may have removed the file, or the file is damaged.
-_UNREADABLE = (pa.ArrowInvalid, OSError)
+_UNREADABLE = (LocalStorageError, OSError)
 
 
 #: Gives the observation of a product by id and column; the column is empty for an insert or an extra row.
@@ -127,13 +128,12 @@ def _rows_of(file: EarlierFile, row_schema: RowSchema, ids: Sequence[str]) -> It
     schema, key = _schema(file, row_schema), row_schema.key.name
     wanted, first, last = pa.array(ids, pa.string()), min(ids), max(ids)
     with opened(file.rows) as read:
-        for group in range(read.num_row_groups):
-            if not may_hold(read, group, key, first, last):
+        for at, group in enumerate(read.groups):
+            if not group.may_hold(key, first, last):
                 continue
-            is_wanted = pc.is_in(read.read_row_group(group, columns=[key])[key], value_set=wanted)
-            if not pc.any(is_wanted, min_count=0).as_py():
+            if not pc.any(pc.is_in(read.read(at, [key]).column(0), value_set=wanted), min_count=0).as_py():
                 continue
-            for page in pages(read, groups=[group]):
+            for page in pages(read, groups=[at]):
                 rows = pa.Table.from_batches([page]).filter(pc.is_in(page.column(key), value_set=wanted))
                 if rows.num_rows:
                     yield rows.cast(schema)

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from bson import ObjectId
 from hypothesis import given, settings
@@ -30,6 +29,7 @@ from product_sync.runtime.progress import Progress, no_progress
 from product_sync.state.files import RUN_ID, read_metadata
 from product_sync_tests.fakes import FakeSource
 from product_sync_tests.load.bench import METADATA, Bench, document, make_bench, row
+from product_sync_tests.tables import read_table
 
 SMALL = Window(rows=6, bytes=10_000, page_rows=2, trial_pages=2)
 #: Of few texts, and of ids of another type with the same text.
@@ -58,7 +58,7 @@ def compared(bench: Bench, unmatched: tuple[Path, Path] | None) -> tuple[DiffCou
     counts = diffs.diff(
         bench.row_schema, both.source_rows, both.rejects, both.target_rows, None, out, metadata={}, unmatched=unmatched
     )
-    return counts, pq.read_table(out).to_pylist()
+    return counts, read_table(out).to_pylist()
 
 
 @settings(deadline=None, max_examples=30)
@@ -76,8 +76,8 @@ def test_nothing_is_different_from_reading_and_comparing_one_after_the_other(
         for window in (SMALL, replace(SMALL, trial_pages=1_000)):
             assert read(bench, window=window)[0].rejects == (bench.snapshot and bench.snapshot.rejects)
             for path, alone in ((both.source_rows, "source"), (both.rejects, "rejects"), (both.target_rows, "target")):
-                assert pq.read_table(path).equals(pq.read_table(bench.path(alone)), check_metadata=True)
-            assert compared(bench, both.found_unmatched()) == (counts, pq.read_table(bench.path("diff")).to_pylist())
+                assert read_table(path).equals(read_table(bench.path(alone)), check_metadata=True)
+            assert compared(bench, both.found_unmatched()) == (counts, read_table(bench.path("diff")).to_pylist())
 
 
 def test_only_what_differs_is_left_to_the_diff(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_only_what_differs_is_left_to_the_diff(tmp_path: Path) -> None:
     assert (source.documents, target.rows) == (100, 99)
     unmatched = files(tmp_path).found_unmatched()
     assert unmatched is not None
-    assert [pq.read_table(path)["id"].to_pylist() for path in unmatched] == [["050", "000", "099"], ["050", "99x"]]
+    assert [read_table(path)["id"].to_pylist() for path in unmatched] == [["050", "000", "099"], ["050", "99x"]]
     counts, _ = compared(bench, unmatched)
     assert (counts.missing, counts.changed, counts.extra) == (2, 1, 1)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from bson import ObjectId
 
@@ -21,7 +20,7 @@ from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import read_metadata
 from product_sync_tests.load.bench import document, make_bench, row
 from product_sync_tests.row_schemas import row_schema_of
-from product_sync_tests.tables import write_table
+from product_sync_tests.tables import read_table, write_table
 
 INFINITY, MINUS_INFINITY = 2**63 - 1, -(2**63)
 
@@ -99,7 +98,7 @@ def test_a_product_is_changed_exactly_where_a_compared_value_differs(
 def test_infinite_instants_reach_the_load_as_they_were_read(tmp_path: Path) -> None:
     row_schema = typed_row_schema()
     compare(row_schema, tmp_path, {"listed": 5}, {"listed": MINUS_INFINITY})
-    table = pq.read_table(tmp_path / "diff")
+    table = read_table(tmp_path / "diff")
     assert table.schema.remove_metadata() == row_schema.diff_schema
     assert table["old_listed"].cast(pa.int64()).to_pylist() == [MINUS_INFINITY]
 
@@ -142,7 +141,7 @@ def test_rows_come_by_op_and_id(tmp_path: Path) -> None:
         [row("c"), row("a"), row("z"), row("y")],
     )
     bench.compare()
-    table = pq.read_table(bench.path("diff"))
+    table = read_table(bench.path("diff"))
     assert list(zip(table["op"].to_pylist(), table["id"].to_pylist(), strict=True)) == [
         ("insert", "b"),
         ("insert", "d"),

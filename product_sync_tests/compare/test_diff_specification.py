@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +20,9 @@ from product_sync.conversion.ids import source_key
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE
 from product_sync.schema.types import ColumnType, TypeName
+from product_sync.state.files import row_count
 from product_sync_tests.row_schemas import row_schema_of
-from product_sync_tests.tables import write_table
+from product_sync_tests.tables import read_table, write_table
 
 #: Names that differ in letter case only, one that the files use for themselves, and one that is written once.
 ROW_SCHEMA = row_schema_of(
@@ -158,7 +158,7 @@ def test_the_diff_is_what_the_specification_says(
     written(tmp_path, products, order)
     paths = [tmp_path / name for name in ("source", "rejects", "target", "quarantine", "diff")]
     counts = diff(ROW_SCHEMA, *paths, metadata={}, limits=limits)
-    found = pq.read_table(tmp_path / "diff")
+    found = read_table(tmp_path / "diff")
     new = zip(*(found[f"new_{name}"].to_pylist() for name in NAMES), strict=True)
     old = zip(*(found[f"old_{name}"].to_pylist() for name in NAMES), strict=True)
     expected = specified(products)
@@ -184,6 +184,6 @@ def test_the_diff_is_what_the_specification_says(
         missing=kinds.count((False, 0)),
         changed=kinds.count((False, 1)),
         extra=kinds.count((False, 2)),
-        quarantined=pq.read_metadata(tmp_path / "rejects").num_rows + refused,
+        quarantined=row_count(tmp_path / "rejects") + refused,
         refused=refused,
     )

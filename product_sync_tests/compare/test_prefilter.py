@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +25,7 @@ from product_sync.schema.row_schema import RowSchema
 from product_sync.schema.types import ColumnType, TypeName
 from product_sync.state.files import row_count, table_writer
 from product_sync_tests.row_schemas import row_schema_of
-from product_sync_tests.tables import write_table
+from product_sync_tests.tables import read_table, write_table
 
 ROW_SCHEMA = row_schema_of(
     {"weight": ColumnType(TypeName.DOUBLE), "note": ColumnType(TypeName.TEXT)},
@@ -49,18 +48,18 @@ def written(row_schema: RowSchema, folder: Path, source: list[tuple[str, Any]], 
 def differences(folder: Path, target_batches: Iterator[pa.RecordBatch] | None = None) -> list[dict[str, Any]]:
     paths = (folder / "source", folder / "rejects", folder / "target", None, folder / "diff")
     diffs.diff(ROW_SCHEMA, *paths, metadata={}, target_batches=target_batches)
-    return [{name: repr(value) for name, value in row.items()} for row in pq.read_table(folder / "diff").to_pylist()]
+    return [{name: repr(value) for name, value in row.items()} for row in read_table(folder / "diff").to_pylist()]
 
 
 def while_read(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
     """The rows of a file, in batches of so many; the file itself is there only when they end."""
     hidden = path.rename(path.with_name("hidden"))
-    yield from pq.read_table(hidden).to_batches(max_chunksize=rows)
+    yield from read_table(hidden).to_batches(max_chunksize=rows)
     hidden.rename(path)
 
 
 def ids(path: Path) -> list[str]:
-    return [str(row_id) for row_id in pq.read_table(path)["id"].to_pylist()]
+    return [str(row_id) for row_id in read_table(path)["id"].to_pylist()]
 
 
 @settings(deadline=None, max_examples=30)
@@ -210,7 +209,7 @@ def test_an_empty_target_lacks_all_but_the_rejected(tmp_path: Path, order: int) 
     rejects = quarantine.rejects_batch(ROW_SCHEMA, [reject], Stage.CONVERT)
     write_table(tmp_path / "rejects", rejects.schema, [rejects], metadata={})
     differences(tmp_path)
-    diff = pq.read_table(tmp_path / "diff")
+    diff = read_table(tmp_path / "diff")
     assert diff["id"].to_pylist() == [row_id for row_id, _ in rows if row_id != "00007"]
     assert diff["new_weight"].to_pylist() == [weight for row_id, weight in rows if row_id != "00007"]
     assert pc.unique(diff["op"]).to_pylist() == ["insert"]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from bson import Int64, ObjectId
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,9 +31,9 @@ from product_sync.schema.definition import SyncDefinition
 from product_sync.schema.records import Defect, Reason, Reject, SourceId, Stage
 from product_sync.schema.row_schema import ID_TYPE, RowSchema, resolve_mapping
 from product_sync.schema.types import ColumnType, TypeName
-from product_sync.state.files import RUN_ID, STATE_KEY, read_metadata
+from product_sync.state.files import RUN_ID, STATE_KEY, read_metadata, read_schema
 from product_sync_tests.row_schemas import INTEGER, TEXT, row_schema_of, table_of
-from product_sync_tests.tables import write_table
+from product_sync_tests.tables import read_table, write_table
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -90,7 +89,7 @@ def write_rows(path: Path, ids: Sequence[Any], row_schema: RowSchema = ROW_SCHEM
 
 def entries(path: Path) -> dict[str, dict[str, Any]]:
     """The entries of a file by source_key. Each key has at most one. Instants stay Arrow's."""
-    table = pq.read_table(path)
+    table = read_table(path)
     table = table.drop_columns(["refused"])
     rows = table.to_pylist()
     assert len({row["source_key"] for row in rows}) == len(rows)
@@ -100,7 +99,7 @@ def entries(path: Path) -> dict[str, dict[str, Any]]:
 class TestRejects:
     def test_a_reject_is_one_row_with_all_its_defects(self, tmp_path: Path) -> None:
         path = write_rejects(tmp_path / "rejects", [reject(OBJECT_ID, Reason.NOT_EXACT, Reason.TOO_LONG)])
-        assert pq.read_table(path).to_pylist() == [
+        assert read_table(path).to_pylist() == [
             {
                 "source_key": '{"$oid": "507f1f77bcf86cd799439011"}',
                 "id": TEXT_ID,
@@ -130,7 +129,7 @@ class TestDuplicates:
         write_rejects(tmp_path / "rejects", rejects)
         counts = add_duplicates(tmp_path / "rows", tmp_path / "rejects", out, ROW_SCHEMA)
         assert counts == summary(out)
-        assert pq.read_schema(out).remove_metadata().equals(rejects_schema(ROW_SCHEMA))
+        assert read_schema(out).remove_metadata().equals(rejects_schema(ROW_SCHEMA))
         assert read_metadata(out)[STATE_KEY] == "key"
         return entries(out)
 
@@ -222,7 +221,7 @@ class TestMerge:
         ]
         previous = path if path.exists() else None
         merge(previous, files, path, now=NOW + run * HOUR, run_id=f"run-{run}", untried=untried)
-        assert pq.read_schema(path).remove_metadata().equals(quarantine_schema(rejects_schema(ROW_SCHEMA)))
+        assert read_schema(path).remove_metadata().equals(quarantine_schema(rejects_schema(ROW_SCHEMA)))
         assert read_metadata(path) == {STATE_KEY: "key", RUN_ID: f"run-{run}"}
         return entries(path)
 
@@ -282,7 +281,7 @@ class TestMerge:
 
     def test_a_quarantine_without_refusals_excuses_nothing(self, tmp_path: Path) -> None:
         self.run(tmp_path, [reject("b")])
-        assert pq.read_table(tmp_path / "quarantine")["refused"].null_count == 1
+        assert read_table(tmp_path / "quarantine")["refused"].null_count == 1
         assert refused_rows(tmp_path / "quarantine", ROW_SCHEMA).num_rows == 0
 
 

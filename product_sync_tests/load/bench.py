@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from product_sync.compare import diff as diffs
 from product_sync.compare import quarantine
 from product_sync.compare.diff import DiffCounts
@@ -24,6 +22,7 @@ from product_sync.verify.accounting import Line, accounted, found
 from product_sync.verify.verification import Verification, compare_afresh, confirm
 from product_sync_tests.fakes import FakeSource, FakeTarget, FakeTime
 from product_sync_tests.source_contract import product_row_schema
+from product_sync_tests.tables import read_table
 
 METADATA = {RUN_ID: "run-1"}
 
@@ -67,11 +66,11 @@ class Bench:
 
     @property
     def quarantine(self) -> Path | None:
-        path = self.folder / "quarantine.parquet"
+        path = self.folder / "quarantine.arrow"
         return path if path.exists() else None
 
     def path(self, name: str) -> Path:
-        return self.folder / f"{name}.parquet"
+        return self.folder / f"{name}.arrow"
 
     def compare(self) -> DiffCounts:
         """Read both sides and write the diff."""
@@ -182,7 +181,7 @@ class Bench:
 
     def load_rejects(self) -> dict[str, list[str]]:
         """Reasons by text id of what the load put into quarantine."""
-        table = pq.read_table(self.path("load_rejects"))
+        table = read_table(self.path("load_rejects"))
         return dict(zip(table["id"].to_pylist(), table["reasons"].to_pylist(), strict=True))
 
 

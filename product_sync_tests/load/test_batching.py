@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from product_sync.load.batching import count_rows, read_batches
 from product_sync.schema.records import Op
+from product_sync.state.files import opened, table_writer
 from product_sync_tests.source_contract import product_row_schema
 
 WRITES = (Op.INSERT, Op.UPDATE)
@@ -30,7 +30,10 @@ def plan(path: Path, ops: list[Op], *, refused_from: int | None = None, title: s
         }
         for number, op in enumerate(ops)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=group)
+    with table_writer(path, schema, metadata={}) as sink:
+        for batch in pa.Table.from_pylist(rows, schema=schema).to_batches(max_chunksize=group):
+            sink.write(batch)
+            sink.flush()
 
 
 def ids(batch: pa.Table) -> list[str]:
@@ -50,7 +53,7 @@ def test_batching_loses_and_repeats_nothing(
     ops: list[Op], size: int, group: int, refused_from: int, max_bytes: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "plan.parquet"
+        path = Path(folder) / "plan.arrow"
         plan(path, ops, refused_from=refused_from, group=group)
         batches = list(read_batches(path, WRITES, lambda: size, max_bytes=max_bytes))
         assert count_rows(path, WRITES) == sum(batch.num_rows for batch in batches)
@@ -97,7 +100,7 @@ def test_a_plan_without_differences_has_no_batch(tmp_path: Path) -> None:
 def test_what_has_been_read_of_a_file_is_not_kept(tmp_path: Path) -> None:
     groups, rows = 20, 5_000
     schema = product_row_schema().diff_schema
-    with pq.ParquetWriter(tmp_path / "diff", schema, compression="none", use_dictionary=False) as writer:
+    with table_writer(tmp_path / "diff", schema, metadata={}) as sink:
         for group in range(groups):
             given = {
                 "op": ["insert"] * rows,
@@ -106,8 +109,10 @@ def test_what_has_been_read_of_a_file_is_not_kept(tmp_path: Path) -> None:
                 "new_title": [f"{number:200}" for number in range(rows)],
             }
             columns = [pa.array(given.get(field.name, [None] * rows), field.type) for field in schema]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-    size = (tmp_path / "diff").stat().st_size
+            sink.write(pa.RecordBatch.from_arrays(columns, schema=schema))
+            sink.flush()
+    with opened(tmp_path / "diff") as file:
+        size = sum(group.bytes_of() for group in file.groups)
     before = pa.total_allocated_bytes()
     held = [pa.total_allocated_bytes() - before for _ in read_batches(tmp_path / "diff", WRITES, lambda: rows)]
     assert len(held) == groups

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from product_sync.schema.records import Op
 from product_sync_tests.load.bench import Bench, document, make_bench, row
+from product_sync_tests.tables import read_table
 
 IDS = [f"p{number}" for number in range(8)]
 #: What a side knows of a product: nothing, or its price and quantity; in the source also one that does not fit.
@@ -51,7 +51,7 @@ def copies(source: Side) -> dict[str, Any]:
 def test_the_diff_puts_every_id_in_exactly_one_place(source: Side, target: Side) -> None:
     with bench_of(source, target) as bench:
         counts = bench.compare()
-        rows = pq.read_table(bench.path("diff")).to_pylist()
+        rows = read_table(bench.path("diff")).to_pylist()
     found = {entry["id"]: entry["op"] for entry in rows}
     assert len(found) == len(rows)
     expected: dict[str, Op] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from hypothesis import given
 
 from product_sync.load.loader import WRITES, LoadPolicy
@@ -13,13 +12,14 @@ from product_sync.load.planned_rows import keep_planned
 from product_sync.schema.records import Op
 from product_sync_tests.load.bench import METADATA, Bench, document, make_bench, row
 from product_sync_tests.load.test_convergence import EXAMPLES, SOURCE_STATES, TARGET_STATES, Side, bench_of, sides
+from product_sync_tests.tables import read_table
 
 EXACTLY = LoadPolicy(only_as_planned=True)
 
 
 def rows_of(path: Path) -> dict[str, tuple[object, ...]]:
     """The rows of a diff file as they count: all but the mark of an earlier refusal."""
-    rows = pq.read_table(path).drop_columns(["refused_before"]).to_pylist()
+    rows = read_table(path).drop_columns(["refused_before"]).to_pylist()
     return {entry["id"]: tuple(entry.values()) for entry in rows}
 
 
@@ -49,9 +49,9 @@ def test_the_order_of_a_diff_is_kept(tmp_path: Path) -> None:
     bench.source.put(document("b"))
     bench.target.rows |= {name: row(name) for name in ("c", "x")}
     bench.compare()
-    assert pq.read_table(bench.path("diff"))["id"].to_pylist() == ["b", "c", "x", "a"], "who was refused before is last"
+    assert read_table(bench.path("diff"))["id"].to_pylist() == ["b", "c", "x", "a"], "who was refused before is last"
     assert narrow(bench, bench.path("diff")) == 0
-    assert pq.read_table(bench.path("kept")).equals(pq.read_table(bench.path("diff")))
+    assert read_table(bench.path("kept")).equals(read_table(bench.path("diff")))
 
 
 def test_a_value_that_changes_just_before_its_batch_is_not_written(tmp_path: Path) -> None:

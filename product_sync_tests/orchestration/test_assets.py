@@ -16,6 +16,7 @@ from product_sync.orchestration.run_history import finished_runs, last_successfu
 from product_sync.runtime.progress import Progress
 from product_sync.schema.definition import DEFAULT_MAPPING
 from product_sync_tests.shop import Shop, ids, product
+from product_sync_tests.tables import read_table, write_table
 
 #: A rule of the cart's table that a product can break, which the conversion cannot know.
 NOT_NEGATIVE = "ALTER TABLE product ADD CONSTRAINT not_negative CHECK (price >= 0)"
@@ -193,7 +194,7 @@ def test_one_step_reads_both_sides_or_only_the_one_that_is_selected(shop: Shop) 
     shop.put(product("a"))
     alone = shop.materialize(PRODUCT.target_snapshot)
     assert set(alone.materialized) == {PRODUCT.target_snapshot}
-    assert [Path(file).name for file in shop.state.glob("*/runs/*/*.parquet")] == ["target.parquet"]
+    assert [Path(file).name for file in shop.state.glob("*/runs/*/*.arrow")] == ["target.arrow"]
     assert set(shop.materialize(PRODUCT.source_snapshot).materialized) == {PRODUCT.source_snapshot}
 
     both = shop.run()
@@ -247,7 +248,7 @@ def test_a_diff_alone_is_not_made_of_a_source_that_a_check_has_stopped(shop: Sho
 def test_a_diff_older_than_an_hour_is_refused(shop: Shop) -> None:
     shop.put(product("a"))
     shop.materialize(PRODUCT.source_snapshot, PRODUCT.target_snapshot, PRODUCT.diff)
-    [diff] = shop.state.glob("*/runs/*/diff.parquet")
+    [diff] = shop.state.glob("*/runs/*/diff.arrow")
     rewrite_metadata(diff, {"taken_at": "2020-01-01T00:00:00+00:00"})
     loaded = shop.materialize(PRODUCT.load, PRODUCT.quarantine)
     assert not loaded.success
@@ -297,9 +298,7 @@ def other_schema() -> str:
 
 
 def rewrite_metadata(path: Path, changes: Mapping[str, str]) -> None:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
+    table = read_table(path)
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    pq.write_table(table.replace_schema_metadata({**metadata, **changes}), path)
+    write_table(path, table.schema.remove_metadata(), table.to_batches(), metadata={**metadata, **changes})
     os.utime(path)

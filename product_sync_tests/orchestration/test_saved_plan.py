@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow.parquet as pq
 import pytest
 
 from product_sync.orchestration import names
@@ -21,6 +20,7 @@ from product_sync.state.files import TAKEN_AT
 from product_sync.state.retention import KEPT_PLANS
 from product_sync.state.store import RunFiles, StateFolder
 from product_sync_tests.shop import Shop, ids, product
+from product_sync_tests.tables import read_table, write_table
 
 SOMEBODY_S = "0b8a4a52-3b52-4f3c-9f46-3d4b2a3b9c11"
 
@@ -164,7 +164,7 @@ def test_a_plan_outlives_the_files_of_its_run_for_a_day(shop: Shop) -> None:
     assert kept.has(store.DIFF)
     folder.begin("last", now + KEPT_PLANS + timedelta(minutes=1))
     assert not kept.folder.exists()
-    assert {path.stat().st_mode & 0o077 for path in kept.folder.glob("*.parquet")} <= {0}
+    assert {path.stat().st_mode & 0o077 for path in kept.folder.glob("*.arrow")} <= {0}
 
 
 def test_plans_and_diffs_are_trusted_for_the_same_time() -> None:
@@ -174,9 +174,9 @@ def test_plans_and_diffs_are_trusted_for_the_same_time() -> None:
 def age(files: RunFiles, by: timedelta) -> None:
     """Make a plan older than it is."""
     path: Path = files.path(store.DIFF)
-    table = pq.read_table(path)
+    table = read_table(path)
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     metadata[TAKEN_AT] = (datetime.fromisoformat(metadata[TAKEN_AT]) - by).isoformat()
-    pq.write_table(table.replace_schema_metadata(metadata), path)
+    write_table(path, table.schema.remove_metadata(), table.to_batches(), metadata=metadata)
     os.utime(path)
     assert json.loads(files.path(store.PLAN).read_text())["extra"] == "report"

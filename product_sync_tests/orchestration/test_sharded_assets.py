@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
@@ -20,6 +20,7 @@ from product_sync.orchestration.run_history import finished_runs
 from product_sync.orchestration.sharded_assets import in_shards
 from product_sync.pipeline import sharded_run
 from product_sync.schema.definition import load_definition
+from product_sync.state.storage_errors import damaged
 from product_sync_tests.orchestration.test_drift_report import page
 from product_sync_tests.shop import QUICK, Outcome, Shop, ids, product, project
 
@@ -116,7 +117,7 @@ def test_a_scheduled_run_gives_way_and_one_that_a_person_started_fails(drifted: 
 @pytest.mark.parametrize(
     ("start", "error", "said"),
     [
-        (Shop.run, pa.ArrowInvalid("Parquet magic bytes not found: '/a/diff.parquet'"), "/a/diff.parquet is damaged."),
+        (Shop.run, damaged(Path("/a/diff.arrow")), "/a/diff.arrow is damaged."),
         (run, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "The disk of the state folder {state} is full"),
     ],
     ids=["whole", "in shards"],

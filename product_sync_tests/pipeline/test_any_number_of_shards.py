@@ -30,10 +30,10 @@ from product_sync.results import ProductReport
 from product_sync.schema.addresses import SourceAddress, TargetAddress
 from product_sync.schema.definition import SyncDefinition
 from product_sync.state import store
-from product_sync.state.files import opened
 from product_sync.support.show import show_product
 from product_sync_tests.pipeline.test_sync_run import begin
 from product_sync_tests.shop import Shop, product, shop
+from product_sync_tests.tables import read_table
 
 __all__ = ["shop"]
 
@@ -292,6 +292,5 @@ def _plain(value: Any) -> Any:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    with opened(path) as file:
-        rows: list[dict[str, Any]] = file.read().to_pylist()
+    rows: list[dict[str, Any]] = read_table(path).to_pylist()
     return rows

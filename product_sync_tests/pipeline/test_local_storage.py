@@ -34,7 +34,7 @@ def test_damaged_files_are_said_and_begun_anew_and_the_sync_goes_on(
     assert sync(settle_seconds=0, batch_delay_ms=0).valid
     [baseline] = market.state.glob("*/baseline.json")
     folder = baseline.parent
-    damaged = [baseline, folder / "quarantine.parquet", folder / "reports" / "history.json"]
+    damaged = [baseline, folder / "quarantine.arrow", folder / "reports" / "history.json"]
     for path, content in zip(damaged, (b"\0" * 60, b"PAR1 cut", b""), strict=True):
         path.write_bytes(content)
     with caplog.at_level(logging.WARNING, "product_sync"):

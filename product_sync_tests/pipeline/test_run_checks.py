@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import pyarrow.parquet as pq
 import pytest
 
 from product_sync.compare import diff as diffs
@@ -23,6 +22,7 @@ from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import VERIFIED_DIFF, VERIFIED_TARGET_ROWS
 from product_sync_tests.pipeline.test_sync_run import begin, read_and_compare
 from product_sync_tests.shop import Shop, ids, product, shop
+from product_sync_tests.tables import read_table
 from product_sync_tests.targets.postgres_tables import other_sessions
 
 __all__ = ["shop"]
@@ -72,7 +72,7 @@ def test_what_the_proof_has_read_is_kept(shop: Shop) -> None:
     assert proven is not None
     assert (proven.source_count, proven.target_count, proven.missing, proven.extra) == (3, 3, 0, 0)
     kept = sync_run.files.path(VERIFIED_TARGET_ROWS)
-    assert sorted(pq.read_table(kept)["id"].to_pylist()) == ids(3)
+    assert sorted(read_table(kept)["id"].to_pylist()) == ids(3)
     assert read_metadata(kept)[RUN_ID] == sync_run.files.run_id
     assert TAKEN_AT in read_metadata(kept)
     assert {progress.stage for progress in heard} == {"read target"}
@@ -94,7 +94,7 @@ def test_what_differs_is_found_in_whatever_order_the_rows_lie(
     shop.sql("INSERT INTO product VALUES ('x', 't', 1, 'i', 's', 1)")
     check_result = run_checks.check_result(sync_run).check_results[0]
     assert not check_result.passed
-    found = pq.read_table(sync_run.files.path(VERIFIED_DIFF)).select(["op", "id"]).to_pylist()
+    found = read_table(sync_run.files.path(VERIFIED_DIFF)).select(["op", "id"]).to_pylist()
     assert [(row["op"], row["id"]) for row in found] == [("insert", "p0007"), ("update", "p0021"), ("extra", "x")]
 
 
@@ -125,7 +125,7 @@ def test_a_comparison_that_fails_ends_the_reading_and_leaves_nothing(
 ) -> None:
     sync_run = loaded(shop)
     shop.sql(OTHERS, WIDE_BYTES // 6, WIDE)
-    sync_run.files.path("source.parquet").unlink()
-    with pytest.raises(LocalStorageError, match=r"source\.parquet is gone"), local_storage(shop.state):
+    sync_run.files.path("source.arrow").unlink()
+    with pytest.raises(LocalStorageError, match=r"source\.arrow is gone"), local_storage(shop.state):
         run_checks.check_result(sync_run)
     assert_nothing_is_left(shop, sync_run)

@@ -208,7 +208,7 @@ def test_a_difference_counts_only_after_the_time_to_settle_even_where_nothing_wa
 def test_the_files_of_a_run_can_be_read_by_their_owner_only(shop: Shop) -> None:
     shop.put(product("a"))
     sync_run = read_and_compare(begin(shop))
-    tables = [path for path in Path(sync_run.files.folder).iterdir() if path.suffix == ".parquet"]
+    tables = [path for path in Path(sync_run.files.folder).iterdir() if path.suffix == ".arrow"]
     assert {path.stat().st_mode & 0o077 for path in tables} == {0}
     assert sync_run.files.has(store.DIFF)
 

@@ -64,7 +64,7 @@ def test_a_folder_that_may_not_be_written_is_named_with_its_user(reachable: Path
 
 
 @pytest.mark.parametrize(
-    "name", ["key/quarantine.parquet", "dagster/history/runs.db", "notifications.json", "key/reports"]
+    "name", ["key/quarantine.arrow", "dagster/history/runs.db", "notifications.json", "key/reports"]
 )
 def test_a_file_of_another_user_is_named_with_its_owner(reachable: Path, name: str) -> None:
     state = reachable / "state"

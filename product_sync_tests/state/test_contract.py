@@ -12,7 +12,7 @@ import pytest
 
 from product_sync.pipeline.sides import find_by_sides, note_sides
 from product_sync.state.drift_history import PastDrift, add_to_history
-from product_sync.state.files import join, opened, read_metadata, row_count
+from product_sync.state.files import join, opened, pages, read_metadata, row_count
 from product_sync.state.store import (
     BASELINE,
     PLAN,
@@ -67,17 +67,17 @@ def test_a_table_of_shards_is_counted_elsewhere_without_its_rows_and_then_read(
     files = StateFolder(root, "key").begin("run", NOW)
     parts = [pa.table({"id": [f"{shard}-{number}" for number in range(1_000)]}) for shard in range(2)]
     for number, rows in enumerate(parts):
-        path = files.shard(number).path("source.parquet")
+        path = files.shard(number).path("source.arrow")
         write_table(path, rows.schema, rows.to_batches(), metadata={"run_id": "run"})
-    join(files.path("source.parquet"), [files.shard(number).path("source.parquet") for number in range(2)])
+    join(files.path("source.arrow"), [files.shard(number).path("source.arrow") for number in range(2)])
     files.publish()
     other = StateFolder(elsewhere, "key").begin("run", NOW)
-    first = other.shard(0).path("source.parquet")
+    first = other.shard(0).path("source.arrow")
     assert (row_count(first), read_metadata(first)["run_id"]) == (1_000, "run")
-    assert row_count(other.path("source.parquet")) == 2_000
+    assert row_count(other.path("source.arrow")) == 2_000
     assert root == elsewhere or not first.exists(), "only its metadata was read"
-    with opened(other.path("source.parquet")) as file:
-        assert file.read() == pa.concat_tables(parts)
+    with opened(other.path("source.arrow")) as file:
+        assert pa.Table.from_batches(pages(file)) == pa.concat_tables(parts)
 
 
 def test_a_step_that_is_repeated_elsewhere_replaces_what_it_has_left(root: Path, elsewhere: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_damaged_quarantine_is_left_out_until_it_is_replaced(
 ) -> None:
     folder, other = StateFolder(root, "key"), StateFolder(elsewhere, "key")
     rows = pa.table({"source_key": ["a"]})
-    damage(folder, "quarantine.parquet", b"PAR1 and no more")
+    damage(folder, "quarantine.arrow", b"ARROW1 and no more")
     with caplog.at_level(logging.WARNING, "product_sync"):
         assert other.sound_quarantine() is None
     assert "The quarantine was damaged" in caplog.text

@@ -79,7 +79,7 @@ from product_sync.state.storage_errors import local_storage
 from product_sync.state.store import StateFolder
 from product_sync_tests.tables import write_table
 files = StateFolder(state_root(os.environ), "key").begin("run", datetime.now(UTC))
-files.path("source.parquet").write_bytes(os.urandom(30_000_000))
+files.path("source.arrow").write_bytes(os.urandom(30_000_000))
 files.path("source.json").write_text("{}")
 print("begins", flush=True)
 files.publish()
@@ -106,7 +106,7 @@ def test_a_kill_in_the_middle_of_an_upload_leaves_nothing_to_read_and_the_next_a
     with upload() as process:
         assert process.communicate()[0] == "begins\nhas ended\n"
     found = other_machine(mirror, tmp_path).begin("run", NOW)
-    assert here(found.path("source.parquet")).stat().st_size == 30_000_000
+    assert here(found.path("source.arrow")).stat().st_size == 30_000_000
     assert list((tmp_path / "killed").iterdir()) == [], "the next process has removed it"
 
 
@@ -177,7 +177,7 @@ def test_old_runs_plans_and_reports_are_removed_by_the_clock_of_the_store() -> N
     unused = [entry("other/runs/a/g/x", 31 * day), entry("other/runs/b/g/x", 29 * day)]
     plans = [entry("other/plans/a/g/plan.json", 25 * hour), entry("key/plans/b/g/plan.json", 23 * hour)]
     reports = [entry(f"key/reports/{number}.html", number * day) for number in range(KEPT_REPORTS + 2)]
-    kept = [entry("key/quarantine/00000001.parquet", 90 * day), entry("key/reports/history/00000001.json", 90 * day)]
+    kept = [entry("key/quarantine/00000001.arrow", 90 * day), entry("key/reports/history/00000001.json", 90 * day)]
     trials = [entry(".trial/a", 2 * hour), entry(".trial/b", minute)]
     entries = [own, *old, works, *young, *unused, *plans, *reports, *kept, *trials]
     removed = [each.name for each in old_objects(entries, "key/runs/own")]
@@ -228,12 +228,12 @@ def test_a_large_file_that_another_run_has_removed_is_gone_and_not_a_missing_buc
     monkeypatch.setattr("product_sync.state.mirror._SMALL_BYTES", 0)
     files = StateFolder(mirror.root, "key").begin("run", NOW)
     rows = pa.table({"id": ["a"]})
-    write_table(files.path("source.parquet"), rows.schema, rows.to_batches(), metadata={})
+    write_table(files.path("source.arrow"), rows.schema, rows.to_batches(), metadata={})
     files.publish()
     other = other_machine(mirror, tmp_path).begin("run", NOW)
     mirror.objects.remove([entry.name for entry in mirror.objects.entries("key/runs/")])
     with pytest.raises(LocalStorageError, match="is gone"), local_storage(mirror.root):
-        row_count(other.path("source.parquet"))
+        row_count(other.path("source.arrow"))
 
 
 @pytest.mark.parametrize(
@@ -322,13 +322,13 @@ from product_sync.state.mirror import here
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 root = state_root(os.environ)
 with local_storage(root):
-    here(StateFolder(root, "key").begin("run", datetime.now(UTC)).path("source.parquet"))
+    here(StateFolder(root, "key").begin("run", datetime.now(UTC)).path("source.arrow"))
 """
 
 
 def test_a_scratch_disk_that_takes_no_more_is_named(mirror: Mirror, tmp_path: Path) -> None:
     files = StateFolder(mirror.root, "key").begin("run", NOW)
-    (files.folder / "source.parquet").write_bytes(bytes(3_000_000))
+    (files.folder / "source.arrow").write_bytes(bytes(3_000_000))
     files.publish()
     env = {**os.environ, "PRODUCT_SYNC_STATE": mirror.objects.url, "PRODUCT_SYNC_SCRATCH": str(tmp_path / "full")}
     ended = subprocess.run(

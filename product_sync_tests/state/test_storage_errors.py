@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from product_sync.errors import LocalStorageError
@@ -46,7 +45,7 @@ def test_other_errors_stay_what_they_are(tmp_path: Path, error: Exception) -> No
 def test_a_write_that_arrow_cannot_finish_is_translated_and_leaves_nothing(tmp_path: Path) -> None:
     full = Path("/dev/full")
     with pytest.raises(LocalStorageError, match="is full"), local_storage(tmp_path), full.open("wb") as file:
-        pq.write_table(ROWS, file)
+        pa.ipc.new_file(file, ROWS.schema).write_table(ROWS)
 
 
 def test_too_many_open_files_are_named_where_a_library_hides_the_errno(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_damaged_quarantine_is_set_aside(tmp_path: Path, damage: str, caplog: 
     with caplog.at_level(logging.WARNING, "product_sync"):
         assert folder.sound_quarantine() is None
     assert "The quarantine was damaged and has been set aside as" in caplog.text
-    assert len(list(folder.folder.glob("quarantine.parquet.damaged-*"))) == 1
+    assert len(list(folder.folder.glob("quarantine.arrow.damaged-*"))) == 1
 
 
 @pytest.mark.parametrize("content", ["", '{"runs": [{"missing": 1}]}', "{}"])

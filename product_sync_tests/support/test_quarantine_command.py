@@ -187,7 +187,7 @@ class TestTheCommand:
 def test_memory_does_not_grow_with_the_quarantine(tmp_path: Path) -> None:
     """40,000 entries are 15 MB of JSON; as objects all at once they would need 60."""
     row_schema = row_schema_of({"title": TEXT})
-    path, count = tmp_path / "quarantine.parquet", 40_000
+    path, count = tmp_path / "quarantine.arrow", 40_000
 
     def pages() -> Iterator[pa.RecordBatch]:
         for start in range(0, count, 10_000):

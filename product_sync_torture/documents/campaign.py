@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-import pyarrow.parquet as pq
+import pyarrow as pa
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
@@ -200,8 +200,8 @@ class _Place:
             return cart.execute("SELECT md5(id), xmin::text FROM product ORDER BY 1").fetchall()
 
     def _quarantine(self) -> _Found:
-        (path,) = self.state.glob("*/quarantine.parquet")
-        entries = pq.read_table(path).drop_columns(["refused"]).to_pylist()
+        (path,) = self.state.glob("*/quarantine.arrow")
+        entries = pa.ipc.open_file(pa.OSFile(str(path))).read_all().drop_columns(["refused"]).to_pylist()
         if len({entry["source_key"] for entry in entries}) < len(entries):
             self._report(["two entries of the quarantine have one name"])
         if longest := [key for entry in entries if len(key := entry["source_key"]) > LONGEST_KEY]:
