@@ -84,10 +84,10 @@ def diff_table(row_schema: RowSchema, op: Op, new: pa.Table | None, old: pa.Tabl
         raise ValueError("a diff has rows of at least one side")
     absent = [pa.nulls(len(ids), column.type.arrow) for column in row_schema.values]
     columns = [
-        pa.array(np.full(len(ids), str(op)), pa.string()),
+        pa.repeat(pa.scalar(str(op), pa.string()), len(ids)),
         ids,
         pa.nulls(len(ids), pa.string()) if new is None else new.column(0),
-        pa.array(np.full(len(ids), refused)),
+        pa.repeat(refused, len(ids)),
         *(absent if new is None else new.columns[SOURCE_ID + 1 :]),
         *(absent if old is None else old.columns[TARGET_ID + 1 :]),
     ]
