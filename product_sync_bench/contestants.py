@@ -90,7 +90,7 @@ class Contestant:
 
 
 def product_sync(
-    batch_size: int | None = 10_000, delay_ms: int | None = 0, *, mapping: str | None = None, changes: bool = False
+    batch_size: int | None = 20_000, delay_ms: int | None = 0, *, mapping: str | None = None, changes: bool = False
 ) -> Contestant:
     """Our command. ``None`` keeps the default of an option. ``mapping`` is a file of this folder. With ``changes`` it
     compares only what the source has changed."""
