@@ -175,10 +175,8 @@ def pages(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    if joined := joined_at(path):
-        return dict(joined.own_metadata)
-    metadata = footer(path).schema.metadata or {}
-    return {key.decode(): value.decode() for key, value in metadata.items()}
+    joined = joined_at(path)
+    return dict(joined.own_metadata if joined else footer(path).metadata)
 
 
 def read_schema(path: Path) -> pa.Schema:

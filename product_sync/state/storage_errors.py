@@ -52,6 +52,8 @@ def local_storage(root: Path) -> Iterator[None]:
         raise
 
 
+#: A damaged length asks for more memory than any machine has.
+_ABSURD_SIZE = re.compile(r"size \d{14,}")
 #: Python and Arrow put quotation marks around a path.
 _QUOTED_PATH = re.compile(r"""['"](/[^'"]+)['"]""")
 
@@ -103,7 +105,7 @@ def opening_table(path: Path) -> Iterator[None]:
     try:
         yield
     except pa.ArrowException as error:
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError) and not _ABSURD_SIZE.search(str(error)):
             raise
         raise damaged(path) from error
     except OSError as error:

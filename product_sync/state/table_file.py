@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from product_sync.state.storage_errors import damaged, opening_table
+from product_sync.state.storage_errors import opening_table
 
 _INDEX: Final = b"groups"
 #: Longer values are no bounds: the index is read before any row.
@@ -56,30 +56,41 @@ def _bounds(batch: pa.RecordBatch, sought_by: str) -> Iterator[tuple[str, tuple[
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What a file says of its rows. The metadata of the table is that of the ``schema``."""
+    """What a file says of its rows."""
 
     schema: pa.Schema
+    metadata: Mapping[str, str]
     groups: tuple[Group, ...]
-
-    @property
-    def num_rows(self) -> int:
-        return sum(group.num_rows for group in self.groups)
 
 
 def index_of(groups: Sequence[Group]) -> dict[bytes, bytes]:
     """The metadata of the last batch of a file."""
-    entries = [[group.num_rows, dict(group.nbytes), dict(group.bounds)] for group in groups]
+    entries = [
+        [group.num_rows, [*group.nbytes.values()], [[name, *ends] for name, ends in group.bounds.items()]]
+        for group in groups
+    ]
     return {_INDEX: json.dumps(entries).encode()}
 
 
 def read_footer(file: Any) -> Footer:
-    """The footer of an open file or object. Raises Arrow's errors and `KeyError` if it is no table of ours."""
+    """The footer of an open file or object. Raises Arrow's errors."""
     reader = pa.ipc.open_file(file)
-    last = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)
-    entries = json.loads((last.custom_metadata or {})[_INDEX])
-    groups = (Group(rows, nbytes, {name: (low, high) for name, (low, high) in bounds.items()})
-              for rows, nbytes, bounds in entries)  # fmt: skip
-    return Footer(reader.schema, tuple(groups))
+    schema = reader.schema
+    try:
+        last = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)
+        entries = json.loads(last.custom_metadata[_INDEX])
+        groups = tuple(
+            Group(
+                int(rows),
+                dict(zip(schema.names, sizes, strict=True)),
+                {name: (low, high) for name, low, high in bounds},
+            )
+            for rows, sizes, bounds in entries
+        )
+        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    except (LookupError, TypeError, ValueError) as error:
+        raise pa.ArrowInvalid("The file does not end with the index of a table.") from error
+    return Footer(schema, metadata, groups)
 
 
 class TableFile:
@@ -99,10 +110,7 @@ class TableFile:
     @cached_property
     def footer(self) -> Footer:
         with opening_table(self._path):
-            try:
-                return read_footer(self._file)
-            except (KeyError, IndexError) as error:
-                raise damaged(self._path) from error
+            return read_footer(self._file)
 
     @property
     def schema(self) -> pa.Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from product_sync.errors import LocalStorageError
 from product_sync.state import files
 from product_sync.state.files import read_schema
 from product_sync_tests.tables import group_rows, read_table, write_table
@@ -66,3 +68,24 @@ def test_a_row_group_is_bounded_in_bytes_too(tmp_path: Path) -> None:
 def test_only_the_owner_may_read_products(tmp_path: Path) -> None:
     write_table(tmp_path / "rows", SCHEMA, [], metadata={})
     assert stat.S_IMODE((tmp_path / "rows").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_damaged_file_is_read_or_named_wherever_the_damage_is(tmp_path: Path, seed: int) -> None:
+    """Arrow trusts the lengths and offsets of a file: one that is wrong must not end the process."""
+    path, rng = tmp_path / "rows", random.Random(seed)  # noqa: S311 - no secret
+    rows = [batch(*(f"é{number}" for number in range(start, start + 40))) for start in range(0, 400, 40)]
+    write_table(path, SCHEMA, rows, metadata={"run_id": "7"})
+    whole, said = path.read_bytes(), list[str]()
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 1, 4))):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged if rng.random() < 0.8 else damaged[: rng.randrange(len(damaged))])
+        try:
+            files.read_metadata(path)
+            files.check_table(path)
+        except LocalStorageError as error:
+            said.append(error.message)
+    assert len(said) > 50
+    assert {*said} == {f"{path} is damaged."}
