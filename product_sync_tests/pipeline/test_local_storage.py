@@ -35,7 +35,7 @@ def test_damaged_files_are_said_and_begun_anew_and_the_sync_goes_on(
     [baseline] = market.state.glob("*/baseline.json")
     folder = baseline.parent
     damaged = [baseline, folder / "quarantine.arrow", folder / "reports" / "history.json"]
-    for path, content in zip(damaged, (b"\0" * 60, b"PAR1 cut", b""), strict=True):
+    for path, content in zip(damaged, (b"\0" * 60, b"ARROW1 cut", b""), strict=True):
         path.write_bytes(content)
     with caplog.at_level(logging.WARNING, "product_sync"):
         assert show("p0001").exit_status == 0

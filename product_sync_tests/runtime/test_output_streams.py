@@ -47,7 +47,7 @@ def test_closed_streams_do_not_end_a_sync_and_no_text_gets_into_its_files(stocke
     assert shell(stocked, 'exec "$@" sync <&- >&- 2>&-').returncode == 0
     assert len(stocked.rows()) == FEW
     [quarantine] = stocked.state.glob("*/quarantine.arrow")
-    assert quarantine.read_bytes().startswith(b"PAR1")
+    assert quarantine.read_bytes().startswith(b"ARROW1")
     assert (stocked.state / "dagster/history/runs.db").read_bytes().startswith(b"SQLite format 3")
 
 
