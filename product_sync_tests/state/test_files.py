@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from product_sync.errors import LocalStorageError
 from product_sync.state import files
 from product_sync.state.files import read_schema
+from product_sync.state.table_file import Group, index_of
 from product_sync_tests.tables import group_rows, read_table, write_table
 
 SCHEMA = pa.schema([pa.field("id", pa.string())])
@@ -89,3 +91,14 @@ def test_a_damaged_file_is_read_or_named_wherever_the_damage_is(tmp_path: Path, 
             said.append(error.message)
     assert len(said) > 50
     assert {*said} == {f"{path} is damaged."}
+
+
+def test_offsets_that_point_outside_of_the_values_are_named_before_a_value_is_read(tmp_path: Path) -> None:
+    path, offsets = tmp_path / "rows", pa.py_buffer(struct.pack("<3i", 0, 2**30, 5))
+    ids = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"abcde")])
+    with pa.ipc.new_file(str(path), SCHEMA) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays([ids], schema=SCHEMA))
+        writer.write_batch(batch(), custom_metadata=index_of([Group(2, {"id": 17}, {})]))
+    assert files.row_count(path) == 2
+    with pytest.raises(LocalStorageError, match=f"{path} is damaged"):
+        files.check_table(path)
